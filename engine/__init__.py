@@ -1,0 +1,1 @@
+"""The core: refs, graph, solver, ops and exporters."""

@@ -1,0 +1,1 @@
+"""Dockerfile to graph; pure."""

@@ -1,0 +1,1 @@
+"""Refs and the only door to their bytes."""

@@ -1,0 +1,1 @@
+"""Cache keys, the pure plan and the scheduler."""

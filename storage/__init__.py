@@ -1,0 +1,1 @@
+"""Where bytes and facts are kept: the event log, blobs, layers, snapshots and registries."""

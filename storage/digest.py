@@ -1,0 +1,89 @@
+"""Digests and the canonical bytes they are taken of.
+
+Sources: OCI image-spec, descriptor.md (digest grammar) and config.md (chain ID formula).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import orjson
+
+from storage.errors import InputError
+
+_GRAMMAR = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
+
+
+class Digest(str):
+    """`<algorithm>:<lower-case hex>`, checked when made; equal and hashable as its text."""
+
+    __slots__ = ()
+
+    def __new__(cls, text: str) -> Digest:
+        """Raises InputError when `text` is not a sha256 or sha512 digest."""
+        if isinstance(text, Digest):
+            return text
+        if not _GRAMMAR.fullmatch(text):
+            raise InputError(f"not a digest: {text[:100]!r}", hint="a digest reads sha256:<64 hexadecimal digits>")
+        return super().__new__(cls, text)
+
+    @property
+    def algorithm(self) -> str:
+        """`sha256` or `sha512`."""
+        return self.partition(":")[0]
+
+    @property
+    def hex(self) -> str:
+        """The hexadecimal part."""
+        return self.partition(":")[2]
+
+    @property
+    def short(self) -> str:
+        """Twelve hexadecimal digits, for people."""
+        return self.hex[:12]
+
+
+class Hasher:
+    """Incremental digest; `update` releases the interpreter lock on buffers over 2 KiB."""
+
+    __slots__ = ("_algorithm", "_hash", "size")
+
+    def __init__(self, algorithm: str = "sha256") -> None:
+        self._algorithm = algorithm
+        self._hash = hashlib.new(algorithm)
+        self.size = 0
+
+    def update(self, data: bytes | bytearray | memoryview) -> None:
+        """Count and hash `data`."""
+        self._hash.update(data)
+        self.size += len(data)
+
+    def digest(self) -> Digest:
+        """The digest of all bytes seen so far."""
+        return Digest(f"{self._algorithm}:{self._hash.hexdigest()}")
+
+
+def sha256(data: bytes) -> Digest:
+    """The sha256 digest of `data`."""
+    return Digest("sha256:" + hashlib.sha256(data).hexdigest())
+
+
+def canonical_json(value: Any) -> bytes:
+    """The one encoding digests are taken of: UTF-8, keys sorted, no spaces. Primitives, lists and string-keyed dicts."""
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+
+
+def digest_json(value: Any) -> Digest:
+    """The sha256 digest of `canonical_json(value)`."""
+    return sha256(canonical_json(value))
+
+
+def chain_ids(diff_ids: Iterable[Digest]) -> list[Digest]:
+    """The chain ID of every prefix of `diff_ids`, bottom layer first (image-spec config.md, "Layer ChainID")."""
+    out: list[Digest] = []
+    for diff_id in diff_ids:
+        out.append(sha256(f"{out[-1]} {diff_id}".encode()) if out else diff_id)
+    return out

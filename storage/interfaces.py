@@ -1,0 +1,373 @@
+"""What the engine knows of storage: plain data and protocols of at most six methods.
+
+Plain data here is frozen, made of primitives, and goes into events and across processes as `to_json()` gives it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+from storage.digest import Digest
+
+Json = dict[str, Any]
+
+# ---------------------------------------------------------------- plain data
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """An OCI platform; `str()` gives `os/architecture[/variant]`."""
+
+    os: str
+    architecture: str
+    variant: str = ""
+
+    def __str__(self) -> str:
+        return "/".join(part for part in (self.os, self.architecture, self.variant) if part)
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptor:
+    """OCI descriptor of one blob; `size` in bytes (image-spec descriptor.md)."""
+
+    media_type: str
+    digest: Digest
+    size: int
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> Json:
+        """The OCI JSON form, keys `mediaType`, `digest`, `size` and, when there are any, `annotations`."""
+        out: Json = {"mediaType": self.media_type, "digest": str(self.digest), "size": self.size}
+        if self.annotations:
+            out["annotations"] = dict(self.annotations)
+        return out
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Descriptor:
+        """The inverse of `to_json`. Raises KeyError, TypeError or InputError on anything else."""
+        return cls(
+            str(data["mediaType"]), Digest(data["digest"]), int(data["size"]), dict(data.get("annotations") or {})
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """Where a blob can be read. Data, never a session: any later process can use it with its own credentials.
+
+    `registry` is `host[:port]`, `repository` the path below /v2/, `scope` the token scope that reading needs
+    (`repository:<name>:pull`): a name, never a secret. `mirrors` are other `host[:port]` to ask first.
+    """
+
+    registry: str
+    repository: str
+    scope: str
+    mirrors: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, registry: str, repository: str) -> Provider:
+        """The provider of `repository` at `registry`, with the scope that pulling from it needs."""
+        return cls(registry, repository, f"repository:{repository}:pull")
+
+    def to_json(self) -> Json:
+        """`{registry, repository, scope}` and, when there are any, `mirrors`."""
+        out: Json = {"registry": self.registry, "repository": self.repository, "scope": self.scope}
+        if self.mirrors:
+            out["mirrors"] = list(self.mirrors)
+        return out
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Provider:
+        """The inverse of `to_json`."""
+        return cls(data["registry"], data["repository"], data["scope"], tuple(data.get("mirrors", ())))
+
+    def __str__(self) -> str:
+        return f"{self.registry}/{self.repository}"
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """An image name, as docker understands it, made complete.
+
+    `registry` `host[:port]` (default docker.io), `repository` (with `library/` where docker adds it), and `tag` or
+    `digest` or both; `tag` is `latest` when neither was written. `written` is the text the user wrote.
+    """
+
+    registry: str
+    repository: str
+    tag: str
+    digest: Digest | None
+    written: str
+
+    @property
+    def provider(self) -> Provider:
+        """Where blobs of this image are read."""
+        return Provider.of(self.registry, self.repository)
+
+    def __str__(self) -> str:
+        name = f"{self.registry}/{self.repository}"
+        if self.tag:
+            name += f":{self.tag}"
+        return f"{name}@{self.digest}" if self.digest else name
+
+
+# ---------------------------------------------------------------- the log
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """An event to be appended. `data` holds primitives, lists and string-keyed dicts only, 64 KiB encoded at most."""
+
+    stream: str
+    type: str
+    data: Json
+    build: str | None = None
+    vertex: str | None = None
+    cause: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An event in the log (DESIGN section 4). `seq` is gapless and total, `time` UTC nanoseconds since the epoch."""
+
+    seq: int
+    time: int
+    stream: str
+    version: int
+    type: str
+    build: str | None
+    vertex: str | None
+    cause: int | None
+    data: Json
+
+    def to_json(self) -> Json:
+        """One object with exactly the names of DESIGN section 4; `time` as RFC 3339 with nanoseconds."""
+        from datetime import UTC, datetime  # reason: only `events --json` needs it, and starting up must be quick
+
+        whole, ns = divmod(self.time, 1_000_000_000)
+        stamp = datetime.fromtimestamp(whole, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{ns:09d}Z"
+        return {
+            "seq": self.seq, "time": stamp, "stream": self.stream, "version": self.version, "type": self.type,
+            "build": self.build, "vertex": self.vertex, "cause": self.cause, "data": self.data,
+        }  # fmt: skip
+
+
+class EventLog(Protocol):
+    """The append-only log of one root. Thread-safe; several processes may append to the same log."""
+
+    def submit(self, events: Sequence[NewEvent]) -> Future[list[Event]]:
+        """Append all of `events`, in order and adjacent, atomically. The future is done once they are durable.
+        Submissions of one process land in the order they were made. The future raises LogError."""
+        ...
+
+    def append(self, *events: NewEvent) -> list[Event]:
+        """`submit(events).result()`: returns when they are durable."""
+        ...
+
+    def read(self, *, after: int = 0, until: int | None = None, types: frozenset[str] | None = None) -> Iterator[Event]:
+        """Events with `after < seq <= until`, in order, read in pages (memory does not grow with the log)."""
+        ...
+
+    def last_seq(self) -> int:
+        """The highest `seq`, 0 for an empty log."""
+        ...
+
+    def wait(self, after: int, timeout: float) -> bool:
+        """Block until an event later than `after` is there, from any process, or `timeout` seconds passed; say which."""
+        ...
+
+    def close(self) -> None:
+        """Write what was submitted and let go of the file."""
+        ...
+
+
+# ---------------------------------------------------------------- bytes on this disk
+
+
+class BlobWriter(Protocol):
+    """A blob on its way in. Nothing is visible, and nothing stays behind, before `commit`."""
+
+    def write(self, data: bytes) -> None:
+        """Append `data`."""
+        ...
+
+    def commit(self, expected: Digest | None = None) -> tuple[Digest, int]:
+        """Make the blob durable and visible; returns its digest and size in bytes.
+        Raises VerificationError, keeping nothing, when it is not `expected`."""
+        ...
+
+    def abort(self) -> None:
+        """Drop it. Harmless after `commit`."""
+        ...
+
+
+class BlobStore(Protocol):
+    """Content-addressed blobs: an OCI image layout that any OCI tool can read."""
+
+    def size(self, digest: Digest) -> int | None:
+        """Size in bytes, or None when the blob is not here."""
+        ...
+
+    def open(self, digest: Digest) -> BinaryIO:
+        """The blob's bytes, from the start. Raises FileNotFoundError."""
+        ...
+
+    def put(self, data: bytes) -> Digest:
+        """Store small `data` durably; a no-op when it is here already."""
+        ...
+
+    def get(self, digest: Digest) -> bytes:
+        """All bytes of a small blob, verified. Raises FileNotFoundError, VerificationError."""
+        ...
+
+    def writer(self) -> BlobWriter:
+        """Begin a new blob."""
+        ...
+
+
+class ByteSource(Protocol):
+    """Bytes that arrive from elsewhere; `read` blocks (use it off the event loop)."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """At most `size` bytes, b"" at the end. Raises what broke the source."""
+        ...
+
+
+class LayerStore(Protocol):
+    """Layers of images, mountable, named by diff ID. A layer is there whole or not at all."""
+
+    def has(self, diff_id: Digest) -> bool:
+        """Is the layer mountable here?"""
+        ...
+
+    def lower(self, diff_id: Digest) -> Path:
+        """The directory that serves as overlay lower."""
+        ...
+
+    def unpack(self, diff_id: Digest, media_type: str, source: ByteSource) -> int:
+        """Decompress, verify against `diff_id`, lay out, make durable, publish; returns the bytes laid out.
+        Raises VerificationError (wrong or malformed bytes) or DiskError; nothing of the layer stays then.
+        Consumes `source` to its end. Blocking."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """How layers are laid out, for MaterializationRequested.snapshotter: `directory`."""
+        ...
+
+
+class Snapshot(Protocol):
+    """A writable file system on top of lowers, mounted at `root`; the changes gather beside it."""
+
+    @property
+    def root(self) -> Path:
+        """Where it is mounted."""
+        ...
+
+    def commit(self) -> int:
+        """Unmount, make the changes durable and visible under the snapshot's id; returns bytes of the diff."""
+        ...
+
+    def discard(self) -> None:
+        """Unmount and drop the changes. Harmless after `commit`."""
+        ...
+
+
+class SnapshotStore(Protocol):
+    """Results of steps: the changes a step made, kept as an overlay upper, named by an id unique to the execution."""
+
+    def has(self, snapshot: str) -> bool:
+        """Is it here?"""
+        ...
+
+    def lower(self, snapshot: str) -> Path:
+        """The directory that serves as overlay lower."""
+        ...
+
+    def begin(self, snapshot: str, lowers: Sequence[Path]) -> Snapshot:
+        """Mount a new writable snapshot over `lowers` (bottom first; may be empty). Blocking. Raises DiskError."""
+        ...
+
+    def view(self, lowers: Sequence[Path]) -> AbstractContextManager[Path]:
+        """Mount `lowers` (bottom first) read-only for the time of the context. Blocking. Raises DiskError."""
+        ...
+
+    def pack(self, snapshot: str, write: Callable[[bytes], Any], *, clamp_mtime: int | None = None) -> None:
+        """Write the changes as an OCI layer tar (uncompressed, deterministic order, whiteouts as image-spec layer.md
+        has them). `clamp_mtime`: no time later than this many seconds since the epoch. Blocking."""
+        ...
+
+
+# ---------------------------------------------------------------- registries
+
+ByteStream = AsyncIterator[bytes]
+
+
+class RegistrySource(Protocol):
+    """Reading from registries. Methods raise RegistryError (missing, auth, transport) and VerificationError."""
+
+    async def resolve(self, reference: Reference) -> Descriptor:
+        """The descriptor that the tag or digest of `reference` names now (a manifest or an index)."""
+        ...
+
+    async def manifest(self, provider: Provider, digest: Digest) -> tuple[str, bytes]:
+        """Media type and verified bytes of a manifest or index."""
+        ...
+
+    def blob(self, provider: Provider, blob: Descriptor) -> AbstractAsyncContextManager[BlobStream]:
+        """Open `blob`. Retries and resumes by itself; bytes are verified while streaming: the iterator raises
+        VerificationError instead of ending when they are not `blob.digest`."""
+        ...
+
+    async def exists(self, provider: Provider, digest: Digest) -> bool:
+        """Does `provider` hold the blob? (HEAD)"""
+        ...
+
+
+class BlobStream(Protocol):
+    """The bytes of one blob as they arrive."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        """Chunks, in order. Raises RegistryError, VerificationError."""
+        ...
+
+    @property
+    def wire_bytes(self) -> int:
+        """Body bytes received so far, as the registry counts them (a resumed stretch is counted again)."""
+        ...
+
+    @property
+    def resumed_from(self) -> int:
+        """Offset of the last resumption in bytes; 0 when it came in one piece."""
+        ...
+
+
+class RegistryTarget(Protocol):
+    """Writing to registries. Methods raise RegistryError (missing, auth, transport) and VerificationError."""
+
+    async def mount(self, target: Provider, digest: Digest, source: Provider) -> bool:
+        """Cross-repository mount within one registry; False when the registry would not (any 4xx or 202)."""
+        ...
+
+    async def upload(self, target: Provider, blob: Descriptor, chunks: Callable[[], ByteStream]) -> None:
+        """Upload `blob` from a stream that can be opened anew for a retry."""
+        ...
+
+    async def put_manifest(self, target: Provider, name: str, media_type: str, data: bytes) -> Digest:
+        """Put a manifest or index under `name` (a tag or its digest)."""
+        ...
+
+
+# ---------------------------------------------------------------- locks
+
+
+class Locks(Protocol):
+    """Named advisory locks of one root, that die with their holder's process."""
+
+    def try_acquire(self, name: str) -> AbstractContextManager[None] | None:
+        """The lock, held until the context ends; None when somebody else (any thread or process) has it."""
+        ...

@@ -1,0 +1,1 @@
+"""Registry client (OCI distribution-spec and Docker Registry HTTP API v2)."""
