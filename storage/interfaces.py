@@ -177,7 +177,7 @@ class EventLog(Protocol):
         ...
 
     def wait(self, after: int, timeout: float) -> bool:
-        """Block until an event later than `after` is there, from any process, or `timeout` seconds passed; say which."""
+        """Block until there is an event after `after` (of any process) or `timeout` seconds passed: say which."""
         ...
 
     def close(self) -> None:

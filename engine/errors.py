@@ -1,0 +1,77 @@
+"""The errors of a build, below those of storage. `exit_code` is the process's (DESIGN section 6).
+
+    RefledgerError (storage/errors.py)
+    ├── BuildError             1  the build's own step failed
+    │   └── StepFailed            a command ended with another code than 0
+    ├── InputError             2
+    │   └── DockerfileError       a line of the Dockerfile, with its excerpt
+    ├── HostError              3
+    │   ├── SandboxError          no OCI runtime, or it could not start the container
+    │   └── MaterializationError  no provider could give a layer; says which, and for which step
+    ├── VerificationError      4
+    └── Cancelled            130  interrupted by the user
+"""
+
+from __future__ import annotations
+
+from storage.errors import (
+    DiskError,
+    FailureKind,
+    HostError,
+    InputError,
+    LogError,
+    RefledgerError,
+    RegistryError,
+    VerificationError,
+)
+
+__all__ = [
+    "BuildError", "Cancelled", "DiskError", "DockerfileError", "FailureKind", "HostError", "InputError", "LogError",
+    "MaterializationError", "RefledgerError", "RegistryError", "SandboxError", "StepFailed", "VerificationError",
+]  # fmt: skip
+
+
+class BuildError(RefledgerError):
+    """The build did what it was told, and that failed."""
+
+    exit_code = 1
+
+
+class StepFailed(BuildError):
+    """A step's command ended with `status` (128 + n when signal n ended it)."""
+
+    def __init__(self, command: str, status: int) -> None:
+        super().__init__(f"{command!r} did not complete successfully: exit code {status}")
+        self.status = status
+
+
+class DockerfileError(InputError):
+    """A Dockerfile that cannot be built. `line` and `end` are 1-based; `excerpt` the source lines, unnumbered."""
+
+    def __init__(
+        self, what: str, *, filename: str, line: int, end: int | None = None, excerpt: str = "", hint: str = ""
+    ) -> None:
+        super().__init__(what, where=f"{filename}:{line}", hint=hint)
+        self.filename = filename
+        self.line = line
+        self.end = end or line
+        self.excerpt = excerpt
+
+
+class SandboxError(HostError):
+    """The OCI runtime is missing or could not start the container."""
+
+
+class MaterializationError(HostError):
+    """A layer could not be had from any provider. `kind` is the last failure's."""
+
+    def __init__(self, what: str, *, kind: FailureKind, where: str = "", hint: str = "") -> None:
+        super().__init__(what, where=where, hint=hint)
+        self.kind: FailureKind = kind
+        self.exit_code = 4 if kind == "corrupt" else 3
+
+
+class Cancelled(RefledgerError):
+    """Interrupted (SIGINT, SIGTERM)."""
+
+    exit_code = 130

@@ -1,0 +1,398 @@
+"""Every fact that can be in the log: frozen, past tense, without behaviour (DESIGN section 4).
+
+Field names are public interface: people `jq` them. Schemas grow by new fields with defaults (I10). A fact's `STREAM`
+says which stream it belongs to: `build` (`build/<id>`), `ref` (`ref/<id>`) or `cache`. Sizes are bytes, times
+UTC nanoseconds, digests text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Literal
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fact:
+    """Base of all facts. Fields hold primitives, tuples of primitives and plain dicts."""
+
+    STREAM: ClassVar[Literal["build", "ref", "cache"]] = "build"
+
+
+# ---------------------------------------------------------------- builds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildStarted(Fact):
+    """`definition` and `context` are digests of stored blobs (context: None, it is read as steps need it);
+    `options`: args, target, platforms, secrets (ids), tags, jobs, no_cache; `host`: hostname, kernel, pid."""
+
+    frontend: str
+    definition: str
+    options: Json
+    context: str | None
+    engine_version: str
+    host: Json
+    name: str = ""
+    filename: str = "Dockerfile"
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphDefined(Fact):
+    """`graph`: digest of the stored graph; `target`: vertex; `plan`: vertices in order, each `vertex`, `name`, `lines`."""
+
+    graph: str
+    vertices: int
+    plan: tuple[Json, ...] = ()
+    target: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuntimeChosen(Fact):
+    """The OCI runtime that ran a trivial container here, and what the others said (`rejected`: name → reason)."""
+
+    runtime: str
+    version: str
+    rejected: Json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildCompleted(Fact):
+    """`results`: each `ref`, and `digest` of its manifest when something was exported."""
+
+    results: tuple[Json, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildFailed(Fact):
+    """`vertex`: the step at fault, if one is; `error` as the user read it; `exit_code` of the process."""
+
+    vertex: str | None
+    error: str
+    exit_code: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildCancelled(Fact):
+    """The user stopped it."""
+
+    error: str = "interrupted"
+    vertex: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildInterrupted(Fact):
+    """Found later: the process had died without a word. `removed`: leftovers that were cleaned up."""
+
+    error: str
+    found_by: str | None = None
+    removed: tuple[str, ...] = ()
+    vertex: str | None = None
+
+
+# ---------------------------------------------------------------- vertices
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VertexStarted(Fact):
+    """`inputs`: ids of the refs it works on; `attempt` counts from 1."""
+
+    name: str
+    inputs: tuple[str, ...]
+    attempt: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VertexCached(Fact):
+    """A cache hit gave the result; `outputs`: ref ids."""
+
+    name: str
+    outputs: tuple[str, ...]
+    origin_build: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VertexCompleted(Fact):
+    """`outputs`: ref ids; `exit_code` for a command."""
+
+    name: str
+    outputs: tuple[str, ...]
+    exit_code: int | None = None
+    attempt: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VertexFailed(Fact):
+    """`error`: one line; `exit_code` when a command ran."""
+
+    name: str
+    error: str
+    exit_code: int | None = None
+    attempt: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VertexCancelled(Fact):
+    """Stopped because another step failed or the user said so."""
+
+    name: str
+    attempt: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VertexOutput(Fact):
+    """`text` (UTF-8, undecodable bytes replaced) that stream `fd` (1 or 2) printed from byte `offset` of the step's output;
+    `dropped`: bytes left out before it because the step printed faster than the bound."""
+
+    fd: int
+    offset: int
+    text: str
+    dropped: int = 0
+
+
+# ---------------------------------------------------------------- sources and refs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceResolved(Fact):
+    """`reference` as written; `digest` what the tag named; `manifest` the one chosen for `platform`; `config`: digest."""
+
+    reference: str
+    digest: str
+    platform: str
+    provider: Json
+    manifest: str
+    config: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContextScanned(Fact):
+    """Files a step selects from a context: `listing` is the digest of the stored list (path, type, mode, digest)."""
+
+    name: str
+    listing: str
+    files: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteCreated(Fact):
+    """A pointer: `layers` are descriptors, each with `diff_id`; no bytes of them are here for its sake."""
+
+    STREAM: ClassVar[Literal["build", "ref", "cache"]] = "ref"
+    ref: str
+    layers: tuple[Json, ...]
+    providers: tuple[Json, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalCreated(Fact):
+    """A step's result, on this disk: `layers` bottom first, `parent` the ref it stands on; `bytes` of the diff."""
+
+    STREAM: ClassVar[Literal["build", "ref", "cache"]] = "ref"
+    ref: str
+    parent: str | None
+    bytes: int
+    layers: tuple[Json, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaterializationRequested(Fact):
+    """`reason`: run, copy, export, shell or inspect; `layers`: digests of the blobs to come; `bytes`: their sizes."""
+
+    STREAM: ClassVar[Literal["build", "ref", "cache"]] = "ref"
+    ref: str
+    reason: str
+    layers: tuple[str, ...]
+    bytes: int
+    snapshotter: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PullStarted(Fact):
+    """This build now fetches blob `digest` for all who wait for it."""
+
+    digest: str
+    total: int
+    provider: Json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PullProgressed(Fact):
+    """`bytes` of `total` of blob `digest` have come. At most 4 a second a layer."""
+
+    digest: str
+    bytes: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PullFailed(Fact):
+    """One provider could not give blob `digest`; the next is tried."""
+
+    digest: str
+    provider: Json
+    kind: str
+    error: str
+    bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerPulled(Fact):
+    """`bytes` over the wire as the registry counts them; `verified`: what was checked (`digest`, `diff_id`)."""
+
+    digest: str
+    bytes: int
+    provider: Json
+    seconds: float
+    verified: tuple[str, ...]
+    resumed_from: int = 0
+    diff_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Materialized(Fact):
+    """The ref is mountable here; `bytes` fetched for this request by this build, `waited`: layers others fetched."""
+
+    STREAM: ClassVar[Literal["build", "ref", "cache"]] = "ref"
+    ref: str
+    bytes: int
+    seconds: float
+    waited: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaterializationFailed(Fact):
+    """`digest`: the blob that could not be had; `kind` is the log's `class`: missing, auth, transport, corrupt, disk."""
+
+    STREAM: ClassVar[Literal["build", "ref", "cache"]] = "ref"
+    ref: str
+    digest: str
+    kind: str
+    error: str
+    providers: tuple[Json, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlobCreated(Fact):
+    """A step's layer was packed: `snapshot` → `diff_id` → `digest`; `compressor`: name, version, level."""
+
+    STREAM: ClassVar[Literal["build", "ref", "cache"]] = "ref"
+    ref: str
+    diff_id: str
+    digest: str
+    media_type: str
+    bytes: int
+    compressor: str
+    snapshot: str = ""
+    epoch: int | None = None
+
+
+# ---------------------------------------------------------------- the cache
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheQueried(Fact):
+    """`outcome`: hit or miss; `reason` of a miss: never-built, no-cache, bytes-lost."""
+
+    key: str
+    outcome: str
+    ref: str | None = None
+    origin_build: str | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheRecorded(Fact):
+    """`components`: digest of the stored plaintext key; `layers` of the ref it names, bottom first."""
+
+    STREAM: ClassVar[Literal["build", "ref", "cache"]] = "cache"
+    key: str
+    components: str
+    ref: str
+    layers: tuple[Json, ...]
+
+
+# ---------------------------------------------------------------- exports
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportStarted(Fact):
+    """`kind`: image, oci, docker or local; `target`: name or path; `layers`: digests that may have to be read."""
+
+    kind: str
+    target: str
+    digest: str
+    layers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportProgressed(Fact):
+    """`bytes` of `total` of blob `digest` went to `target` by `transport`. At most 4 a second a layer."""
+
+    target: str
+    digest: str
+    bytes: int
+    total: int
+    transport: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exported(Fact):
+    """`layers`: each `digest`, `transport` (mounted, streamed, uploaded, present, written), `bytes` moved, `source`."""
+
+    kind: str
+    target: str
+    digest: str
+    layers: tuple[Json, ...]
+
+
+TYPES: dict[str, type[Fact]] = {
+    cls.__name__: cls
+    for cls in (
+        BuildStarted, GraphDefined, RuntimeChosen, BuildCompleted, BuildFailed, BuildCancelled, BuildInterrupted,
+        VertexStarted, VertexCached, VertexCompleted, VertexFailed, VertexCancelled, VertexOutput,
+        SourceResolved, ContextScanned, RemoteCreated, LocalCreated, MaterializationRequested, PullStarted,
+        PullProgressed, PullFailed, LayerPulled, Materialized, MaterializationFailed, BlobCreated,
+        CacheQueried, CacheRecorded, ExportStarted, ExportProgressed, Exported,
+    )
+}  # fmt: skip
+"""The closed table of what may be decoded: a stored name never imports anything."""
+
+_RENAMED = {"kind": "class"}
+"""Names that the log has and Python cannot: field → key, for the fact types below."""
+_RENAMED_IN = frozenset({"MaterializationFailed", "PullFailed"})
+
+_FIELDS = {name: tuple(f.name for f in fields(cls)) for name, cls in TYPES.items()}
+
+
+def to_data(fact: Fact) -> Json:
+    """The `data` of the fact's event: primitives, lists and string-keyed dicts."""
+    name = type(fact).__name__
+    renamed = _RENAMED if name in _RENAMED_IN else {}
+    out: Json = {}
+    for key in _FIELDS[name]:
+        value = getattr(fact, key)
+        out[renamed.get(key, key)] = list(value) if isinstance(value, tuple) else value
+    return out
+
+
+def from_data(name: str, data: Mapping[str, Any]) -> Fact | None:
+    """The fact an event holds; None for a type this version does not know (it changes no view of this version).
+
+    Unknown fields are left out and missing ones take their defaults, so logs of other versions stay readable (I10).
+    """
+    cls = TYPES.get(name)
+    if cls is None:
+        return None
+    renamed = _RENAMED if name in _RENAMED_IN else {}
+    values: Json = {}
+    for key in _FIELDS[name]:
+        stored = renamed.get(key, key)
+        if stored in data:
+            value = data[stored]
+            values[key] = tuple(value) if isinstance(value, list) else value
+    return cls(**values)

@@ -1,0 +1,270 @@
+"""The build graph: vertices named by the digest of their op and inputs. Plain data; no I/O.
+
+An op says *what*; engine/ops says how. Two vertices with the same op and inputs are the same vertex, so a step that
+two stages share runs once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from storage.digest import Digest, digest_json
+from storage.interfaces import Descriptor, Provider
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageLayer:
+    """One layer of an image in a registry."""
+
+    diff_id: Digest
+    blob: Descriptor
+
+    def to_json(self) -> Json:
+        """The blob's descriptor with `diff_id` beside it."""
+        return {**self.blob.to_json(), "diff_id": str(self.diff_id)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ImageLayer:
+        """The inverse of `to_json`."""
+        return cls(Digest(data["diff_id"]), Descriptor.from_json(data))
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedImage:
+    """What a resolver knows of an image without fetching a layer. `digest` is what the name pointed at (maybe an
+    index), `manifest` the chosen platform's, `config` the image config JSON (image-spec config.md)."""
+
+    reference: str
+    digest: Digest
+    manifest: Digest
+    platform: str
+    provider: Provider
+    layers: tuple[ImageLayer, ...]
+    config_digest: Digest
+    config: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class InlineFile:
+    """A file given in the Dockerfile itself (heredoc). `data` is text."""
+
+    name: str
+    data: str
+
+
+# ---------------------------------------------------------------- ops
+
+
+@dataclass(frozen=True, slots=True)
+class Scratch:
+    """The empty file system. No inputs."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSource:
+    """An image in a registry. No inputs; the result is a remote."""
+
+    reference: str
+    manifest: Digest
+    platform: str
+    provider: Provider
+    layers: tuple[ImageLayer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ContextSource:
+    """The local build context, less what `excludes` (.dockerignore patterns, in order) hide. No inputs."""
+
+    name: str = "context"
+    excludes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Run `argv`. Input 0: the base. `env` ordered; `user` as in USER; `scripts` appear executable in /dev/pipes."""
+
+    argv: tuple[str, ...]
+    env: tuple[tuple[str, str], ...]
+    cwd: str
+    user: str = ""
+    network: Literal["host", "none"] = "host"
+    scripts: tuple[InlineFile, ...] = ()
+    platform: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """Copy `sources` (patterns below the root of input 1) and `files` to absolute `dest` in input 0.
+
+    Input 0: the base; input 1: a context, stage or image (absent when there are only `files`). `dest` ends with `/`
+    when it was written as a directory. `chown`: `user[:group]`, names or numbers, "" for 0:0; `chmod`: octal, "" to
+    keep. `unpack`: local tar archives among the sources are unpacked (ADD). `from_context`: input 1 is a context
+    (ownership becomes 0:0 unless chown says otherwise; else source ownership becomes 0:0 too, as docker does).
+    """
+
+    sources: tuple[str, ...]
+    dest: str
+    chown: str = ""
+    chmod: str = ""
+    files: tuple[InlineFile, ...] = ()
+    unpack: bool = False
+    from_context: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Mkdir:
+    """Make directory `path` (absolute) and its parents, 0755 root, in input 0, where missing (WORKDIR)."""
+
+    path: str
+
+
+Op = Scratch | ImageSource | ContextSource | Run | Copy | Mkdir
+_OPS: dict[str, type[Any]] = {
+    "scratch": Scratch, "image": ImageSource, "context": ContextSource, "run": Run, "copy": Copy, "mkdir": Mkdir,
+}  # fmt: skip
+_KINDS = {cls: kind for kind, cls in _OPS.items()}
+
+
+def op_kind(op: Op) -> str:
+    """`scratch`, `image`, `context`, `run`, `copy` or `mkdir`."""
+    return _KINDS[type(op)]
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "to_json"):
+        return value.to_json()
+    if isinstance(value, InlineFile):
+        return {"name": value.name, "data": value.data}
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Digest) else value
+
+
+def op_to_json(op: Op) -> Json:
+    """`{"op": kind, …fields}`; the digest of a vertex is taken of this."""
+    return {"op": op_kind(op), **{name: _plain(getattr(op, name)) for name in op.__dataclass_fields__}}
+
+
+def op_from_json(data: Mapping[str, Any]) -> Op:
+    """The inverse of `op_to_json`. Raises KeyError or TypeError on anything else."""
+    cls = _OPS[data["op"]]
+    values: Json = {key: data[key] for key in cls.__dataclass_fields__ if key in data}
+    decoders: dict[str, Any] = {
+        "manifest": Digest,
+        "provider": Provider.from_json,
+        "layers": lambda items: tuple(ImageLayer.from_json(item) for item in items),
+        "files": lambda items: tuple(InlineFile(item["name"], item["data"]) for item in items),
+        "scripts": lambda items: tuple(InlineFile(item["name"], item["data"]) for item in items),
+        "env": lambda items: tuple((key, value) for key, value in items),
+    }
+    for key, value in values.items():
+        if key in decoders:
+            values[key] = decoders[key](value)
+        elif isinstance(value, list):
+            values[key] = tuple(value)
+    op: Op = cls(**values)
+    return op
+
+
+# ---------------------------------------------------------------- vertices
+
+
+@dataclass(frozen=True, slots=True)
+class Vertex:
+    """One step. `digest` names op and inputs; `name` is for people; `lines` (first, last), 1-based, (0, 0) for none."""
+
+    digest: Digest
+    op: Op
+    inputs: tuple[Digest, ...]
+    name: str
+    stage: str = ""
+    lines: tuple[int, int] = (0, 0)
+
+
+def vertex(op: Op, inputs: tuple[Digest, ...], name: str, *, stage: str = "", lines: tuple[int, int] = (0, 0)) -> Vertex:
+    """Make a vertex; its digest follows from `op` and `inputs` only, not from how it is called or where it stands."""
+    digest = digest_json({"op": op_to_json(op), "inputs": [str(item) for item in inputs]})
+    return Vertex(digest, op, inputs, name, stage, lines)
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryStep:
+    """One entry of the image's history to be; `vertex`: the step that may have added a layer, None for metadata."""
+
+    created_by: str
+    vertex: Digest | None = None
+    comment: str = "refledger.dockerfile.v0"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One image the build makes. `image` is its config JSON without `rootfs`, `history` and `created`;
+    `base_history` the history entries of the base image; `history` what this build adds."""
+
+    vertex: Digest
+    platform: str
+    image: Mapping[str, Any]
+    base_history: tuple[Mapping[str, Any], ...] = ()
+    history: tuple[HistoryStep, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """Vertices in topological order (inputs first), and what to make of them."""
+
+    vertices: tuple[Vertex, ...]
+    results: tuple[Result, ...]
+    warnings: tuple[str, ...] = ()
+    by_digest: Mapping[Digest, Vertex] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "by_digest", {item.digest: item for item in self.vertices})
+
+    def to_json(self) -> Json:
+        """The stored form: everything needed to build again."""
+        return {
+            "vertices": [
+                {
+                    "digest": str(v.digest), "op": op_to_json(v.op), "inputs": [str(i) for i in v.inputs],
+                    "name": v.name, "stage": v.stage, "lines": list(v.lines),
+                }
+                for v in self.vertices
+            ],
+            "results": [
+                {
+                    "vertex": str(r.vertex), "platform": r.platform, "image": dict(r.image),
+                    "base_history": [dict(h) for h in r.base_history],
+                    "history": [
+                        {"created_by": h.created_by, "vertex": h.vertex and str(h.vertex), "comment": h.comment}
+                        for h in r.history
+                    ],
+                }
+                for r in self.results
+            ],
+        }  # fmt: skip
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Graph:
+        """The inverse of `to_json`. Raises KeyError, TypeError or InputError on anything else."""
+        vertices = tuple(
+            Vertex(
+                Digest(v["digest"]), op_from_json(v["op"]), tuple(Digest(i) for i in v["inputs"]),
+                v["name"], v["stage"], (v["lines"][0], v["lines"][1]),
+            )
+            for v in data["vertices"]
+        )  # fmt: skip
+        results = tuple(
+            Result(
+                Digest(r["vertex"]), r["platform"], r["image"], tuple(r["base_history"]),
+                tuple(
+                    HistoryStep(h["created_by"], Digest(h["vertex"]) if h["vertex"] else None, h["comment"])
+                    for h in r["history"]
+                ),
+            )
+            for r in data["results"]
+        )  # fmt: skip
+        return cls(vertices, results)
