@@ -1,0 +1,98 @@
+"""Image names as docker reads them, made complete. Pure.
+
+Sources: distribution/reference (grammar and "familiar name" rules), OCI distribution-spec ("Pulling manifests").
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+
+from storage.digest import Digest
+from storage.errors import InputError
+from storage.interfaces import Reference
+
+DEFAULT_REGISTRY = "docker.io"
+_EXAMPLE = "an image name reads [host[:port]/]name[:tag][@sha256:…], as in debian:12"
+_LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?"
+_HOST = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9a-fA-F:.]+\])(?::[0-9]{{1,5}})?")
+_COMPONENT = r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*"
+_PATH = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+_BARE_ID = re.compile(r"[0-9a-f]{64}")
+
+
+def parse_reference(text: str) -> Reference:
+    """`text` as docker understands it: `docker.io` and `library/` added where they were left out, tag `latest` when
+    neither tag nor digest is written. Raises InputError that quotes the part which is wrong."""
+    if "://" in text:
+        raise _bad(text, "it is a URL", f"write it without {text.partition('://')[0]}://")
+    name, at, digest_text = text.partition("@")
+    digest = _digest(text, digest_text) if at else None
+    registry, path = _split_registry(name)
+    path, colon, tag = path.partition(":")
+    if colon and not _TAG.fullmatch(tag):
+        raise _bad(text, f"{tag[:140]!r} is not a tag", "a tag is up to 128 letters, digits, '_', '.' and '-'")
+    if not _HOST.fullmatch(registry) or not _port_fits(registry):
+        raise _bad(text, f"{registry!r} is not a host name", _EXAMPLE)
+    _check_path(text, path)
+    if registry == DEFAULT_REGISTRY and "/" not in path:
+        if _BARE_ID.fullmatch(path):
+            raise _bad(text, "64 hexadecimal digits are an image id, not a name", "write name@sha256:<id>")
+        path = f"library/{path}"
+    if len(registry) + 1 + len(path) > 255:
+        raise _bad(text, "the name is longer than 255 characters", _EXAMPLE)
+    return Reference(registry, path, tag or ("" if digest else "latest"), digest, text)
+
+
+def is_loopback(host: str) -> bool:
+    """Is `host` (`name`, `name:port`, `[v6]:port`) this machine? Names other than localhost are not looked up."""
+    name = host_name(host)
+    if name.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def host_name(host: str) -> str:
+    """`host` without its port and brackets."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0]
+
+
+def _digest(text: str, digest: str) -> Digest:
+    try:
+        return Digest(digest)
+    except InputError as error:
+        raise _bad(text, f"{digest[:140]!r} is not a digest", error.hint) from error
+
+
+def _split_registry(name: str) -> tuple[str, str]:
+    """Registry and the rest. The first component is a host when it could not be a component of a docker.io name."""
+    first, slash, rest = name.partition("/")
+    hostlike = "." in first or ":" in first or first == "localhost" or first != first.lower()
+    if not slash or not hostlike:
+        return DEFAULT_REGISTRY, name
+    return (DEFAULT_REGISTRY if first == "index.docker.io" else first), rest
+
+
+def _port_fits(registry: str) -> bool:
+    port = re.search(r":([0-9]+)$", registry)
+    return port is None or 0 < int(port[1]) < 65536
+
+
+def _check_path(text: str, path: str) -> None:
+    if _PATH.fullmatch(path):
+        return
+    if not path:
+        raise _bad(text, "the name is empty", _EXAMPLE)
+    if path != path.lower() and _PATH.fullmatch(path.lower()):
+        raise _bad(text, "repository names are lower case", f"did you mean {path.lower()!r}?")
+    raise _bad(text, f"{path[:260]!r} is not a repository name", _EXAMPLE)
+
+
+def _bad(text: str, why: str, hint: str) -> InputError:
+    return InputError(f"not an image name: {text[:300]!r}: {why}", hint=hint)
