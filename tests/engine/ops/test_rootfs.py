@@ -1,0 +1,157 @@
+"""Nothing a root directory holds leads out of it, with openat2 and without."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from engine.ops.rootfs import RootDir
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Path:
+    """`secret` lies outside `root`."""
+    (tmp_path / "secret").write_text("outside")
+    root = tmp_path / "root"
+    (root / "etc").mkdir(parents=True)
+    (root / "usr/bin").mkdir(parents=True)
+    (root / "etc/passwd").write_text("inside")
+    (root / "secret").write_text("inside")
+    (root / "bin").symlink_to("usr/bin")
+    (root / "absolute").symlink_to("/etc/passwd")
+    (root / "escape").symlink_to("../../../../../secret")
+    (root / "host").symlink_to(tmp_path / "secret")
+    (root / "updir").symlink_to("..")
+    (root / "dangling").symlink_to("/later/dir")
+    (root / "loop").symlink_to("loop")
+    (root / "etc/back").symlink_to("../usr/bin/../../etc/passwd")
+    return tmp_path
+
+
+@pytest.fixture(params=[True, False], ids=["openat2", "walk"])
+def root(host: Path, request: pytest.FixtureRequest) -> Iterator[RootDir]:
+    with RootDir(host / "root", use_openat2=request.param) as root:
+        yield root
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/etc/passwd", "etc/passwd", "//etc/./passwd", "absolute", "escape", "updir/updir/secret", "../../secret",
+     "etc/back", "usr/../etc/passwd", "updir/absolute"],
+)  # fmt: skip
+def test_every_link_and_dotdot_stays_inside(root: RootDir, path: str) -> None:
+    assert root.read_bytes(path, 100) == b"inside"
+
+
+def test_a_link_to_a_host_path_is_looked_up_inside(root: RootDir, host: Path) -> None:
+    assert (host / "secret").exists()
+    with pytest.raises(FileNotFoundError):
+        root.read_bytes("host", 100)
+
+
+def test_creating_through_a_link_creates_inside(root: RootDir, host: Path) -> None:
+    (host / "root/new").symlink_to("/../../created")
+    os.close(root.open("new", os.O_WRONLY | os.O_CREAT, 0o600))
+    assert (host / "root/created").is_file()
+    assert not (host / "created").exists()
+
+
+def test_exclusive_creation_does_not_follow_a_link(root: RootDir) -> None:
+    with pytest.raises(FileExistsError):
+        root.open("dangling", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+
+
+@pytest.mark.parametrize(
+    ("path", "error"),
+    [("loop", OSError), ("etc/passwd/x", NotADirectoryError), ("etc/passwd/", NotADirectoryError),
+     ("none/x", FileNotFoundError), ("none", FileNotFoundError), ("etc/passwd/..", NotADirectoryError),
+     ("a\0b", OSError)],
+)  # fmt: skip
+def test_errors_are_those_of_the_system_and_name_the_path(root: RootDir, path: str, error: type[OSError]) -> None:
+    with pytest.raises(error) as caught:
+        root.stat(path)
+    assert caught.value.filename == path.replace("\0", "\\0")
+
+
+def test_stat_and_readlink_can_look_at_the_link_itself(root: RootDir) -> None:
+    assert stat.S_ISLNK(root.stat("bin", follow=False).st_mode)
+    assert stat.S_ISDIR(root.stat("bin").st_mode)
+    assert root.readlink("absolute") == "/etc/passwd"
+    with pytest.raises(OSError, match="Invalid argument"):
+        root.readlink("etc/passwd")
+
+
+def test_reading_is_bounded_and_refuses_what_is_no_file(root: RootDir, host: Path) -> None:
+    os.mkfifo(host / "root/fifo")
+    assert root.read_bytes("etc/passwd", 3) == b"ins"
+    for path in ("fifo", "etc"):
+        with pytest.raises(OSError, match="not a regular file"):
+            root.read_bytes(path, 10)
+
+
+@pytest.mark.parametrize(
+    ("path", "real"),
+    [("bin", "/usr/bin"), ("bin/x", "/usr/bin/x"), ("/", "/"), ("..", "/"), ("absolute", "/etc/passwd"),
+     ("updir/bin/../lib", "/usr/lib"), ("etc/", "/etc"), ("dangling/..", None)],
+)  # fmt: skip
+def test_resolve_gives_the_real_path_inside(root: RootDir, path: str, real: str | None) -> None:
+    if real is None:
+        with pytest.raises(FileNotFoundError):
+            root.resolve(path)
+    else:
+        assert root.resolve(path) == real
+
+
+def test_makedirs_goes_through_links_and_names_what_it_made(root: RootDir, host: Path) -> None:
+    assert root.makedirs("/bin/a/b", 0o755) == ["/usr/bin/a", "/usr/bin/a/b"]
+    assert stat.S_IMODE((host / "root/usr/bin/a").stat().st_mode) == 0o755
+    assert root.makedirs("/bin/a/b") == []
+    assert root.makedirs("updir/updir/top") == ["/top"]
+    assert not (host / "top").exists()
+    assert root.makedirs("dangling") == ["/later", "/later/dir"]
+    assert root.makedirs("/") == []
+
+
+def test_makedirs_sets_mode_whatever_the_umask(root: RootDir, host: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        root.makedirs("wide/open", 0o2777)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((host / "root/wide/open").stat().st_mode) == 0o2777
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="changing owners needs root")
+def test_makedirs_owns_only_what_it_made(root: RootDir, host: Path) -> None:
+    root.makedirs("etc/mine", uid=1000, gid=1001)
+    assert ((host / "root/etc/mine").stat().st_uid, (host / "root/etc/mine").stat().st_gid) == (1000, 1001)
+    assert (host / "root/etc").stat().st_uid == 0
+
+
+@pytest.mark.parametrize("path", ["etc/passwd", "etc/passwd/x", "absolute/x"])
+def test_makedirs_names_the_file_in_the_way(root: RootDir, path: str) -> None:
+    with pytest.raises(NotADirectoryError) as caught:
+        root.makedirs(path)
+    assert caught.value.filename == path
+
+
+def test_no_descriptor_is_left_open(root: RootDir) -> None:
+    before = sorted(Path("/proc/self/fd").iterdir())
+    for path in ("bin/x", "absolute", "none/x", "loop", "etc/passwd/x"):
+        for call in (root.stat, root.resolve, root.makedirs):
+            try:
+                call(path)
+            except OSError:
+                continue
+    assert sorted(Path("/proc/self/fd").iterdir()) == before
+
+
+def test_names_that_are_not_utf8_work(root: RootDir, host: Path) -> None:
+    name = os.fsdecode(b"\xff\xfe")
+    (host / "root" / name).write_text("raw")
+    assert root.read_bytes(name, 10) == b"raw"
+    assert root.resolve(name) == f"/{name}"
