@@ -1,0 +1,358 @@
+"""Which files a COPY or ADD takes from a source tree: the content part of its cache key, and the list to copy.
+
+Rules (Dockerfile reference, "COPY", and what BuildKit does where it is silent):
+
+- `..`, a leading `/` and symlinks never lead out of the tree; they are resolved inside it.
+- A source that *is* a symlink, by name or by wildcard, is followed, under the link's own name. Symlinks below a copied
+  directory stay symlinks.
+- Wildcards match component by component, see links as they are, and may match nothing: then nothing is copied.
+  A source without wildcards must exist.
+- `.dockerignore` hides a path as if it were not there; directories above an exception (`!`) are there.
+- Sockets are left out: a layer cannot hold them.
+"""
+
+from __future__ import annotations
+
+import builtins
+import errno
+import hashlib
+import os
+import posixpath
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from engine.errors import DiskError, InputError
+from engine.frontend.dockerignore import IgnoreMatcher
+from engine.frontend.glob import compile_glob, has_wildcard
+from engine.graph import Copy
+from engine.ops.rootfs import RootDir
+from storage.digest import Digest, sha256
+
+EntryType = Literal["file", "dir", "symlink", "fifo", "char", "block"]
+
+CHUNK = 1 << 20
+"""Bytes held of one file at a time."""
+
+_TYPES: dict[int, EntryType] = {
+    stat.S_IFREG: "file", stat.S_IFDIR: "dir", stat.S_IFLNK: "symlink",
+    stat.S_IFIFO: "fifo", stat.S_IFCHR: "char", stat.S_IFBLK: "block",
+}  # fmt: skip
+_KEPT_XATTRS = ("user.", "security.capability")
+_GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
+_FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # never waits on what became a FIFO
+_DIR_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One thing to be made. Names are text with surrogateescape; `size` in bytes; `mode` the 12 permission bits.
+
+    `path` is the name under the source tree as the Dockerfile leads to it ("" is the tree itself), `source` the same
+    without symlinks. `uid`, `gid`, `xattrs` and `link` (an identity shared by hard links) are those of the source
+    when that is a stage or image; a context has none of them. `device` is the number of a device node.
+    """
+
+    path: str
+    source: str
+    type: EntryType
+    mode: int
+    size: int = 0
+    digest: Digest | None = None
+    target: str = ""
+    uid: int = 0
+    gid: int = 0
+    device: int = 0
+    xattrs: tuple[tuple[str, bytes], ...] = ()
+    link: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """One thing a source pattern led to. `entries[start]` is the thing itself; for a directory, what is below it
+    follows up to `end`, the entries of each directory adjacent and behind the directory's own."""
+
+    path: str
+    start: int
+    end: int
+
+    def relative(self, entry: Entry) -> str:
+        """`entry`'s path below this directory, "" for the directory itself."""
+        return entry.path[len(self.path) :].lstrip("/")
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What a Copy takes, in copying order. `files` counts all but directories; `bytes` is the sum of file sizes."""
+
+    entries: tuple[Entry, ...]
+    matches: tuple[Match, ...]
+    files: int
+    bytes: int
+
+    def listing(self) -> builtins.bytes:
+        """One line an entry: path, type, octal mode, digest or link target or device, owner and xattrs where kept;
+        tab-separated, odd bytes as `\\xNN`. Two selections with one listing copy to the same result but for times."""
+        return "".join(_line(entry) for entry in self.entries).encode()
+
+    @property
+    def digest(self) -> Digest:
+        """The digest of the listing."""
+        return sha256(self.listing())
+
+
+def select(op: Copy, source: Path, excludes: Sequence[str] = (), *, hash_files: bool) -> Selection:
+    """The files `op.sources` name in the tree at `source`, less those that `excludes` hide. Blocking.
+
+    `hash_files`: read every file for its digest, as the cache key of a context needs; a stage is known by its ref.
+    Raises InputError (a source is not there, or changes meanwhile; a malformed pattern) and DiskError.
+    """
+    if not op.sources:
+        return Selection((), (), 0, 0)
+    try:
+        with RootDir(source) as root:
+            return _Selector(root, op, IgnoreMatcher(excludes) if excludes else None, hash_files).run()
+    except OSError as error:
+        raise DiskError.of(error, "reading the files to copy") from error
+
+
+class _Selector:
+    def __init__(self, root: RootDir, op: Copy, ignore: IgnoreMatcher | None, hash_files: bool) -> None:
+        self._root = root
+        self._op = op
+        self._ignore = ignore
+        self._hash_files = hash_files
+        self._entries: list[Entry] = []
+
+    def run(self) -> Selection:
+        matches: list[Match] = []
+        for pattern in self._op.sources:
+            path = posixpath.normpath("/" + pattern).lstrip("/")
+            literal = not has_wildcard(path)
+            for found in [path] if literal else sorted(self._expand(path)):
+                match = self._take(found)
+                if match is None:
+                    raise self._missing(found)
+                matches.append(match)
+        entries = tuple(self._entries)
+        files = sum(entry.type != "dir" for entry in entries)
+        return Selection(entries, tuple(matches), files, sum(entry.size for entry in entries))
+
+    # ---------------------------------------------------------------- from patterns to paths
+
+    def _expand(self, pattern: str) -> Iterator[str]:
+        """Paths that match; links on the way are followed only before the first wildcard, as BuildKit's walk does."""
+        parts = pattern.split("/")
+        fixed = next(index for index, part in enumerate(parts) if has_wildcard(part))
+        base = "/".join(parts[:fixed])
+        real = self._real(base)
+        if real is not None:
+            yield from self._expand_below(base, real, parts[fixed:])
+
+    def _expand_below(self, path: str, source: str, parts: list[str]) -> Iterator[str]:
+        glob = compile_glob(parts[0])
+        try:
+            with self._scan(source) as (_, found):
+                names = [(item.name, item.is_dir(follow_symlinks=False)) for item in found]
+        except NotADirectoryError:
+            return
+        for name, is_dir in names:
+            if not glob.fullmatch(name):
+                continue
+            real = _join(source, name)
+            if len(parts) > 1 and is_dir:
+                yield from self._expand_below(_join(path, name), real, parts[1:])
+            elif len(parts) == 1 and (self._visible(real) if is_dir else not self._excluded(real)):
+                yield _join(path, name)
+
+    def _real(self, path: str) -> str | None:
+        """`path` without symlinks, or None when nothing is there."""
+        try:
+            real = self._root.resolve(path).lstrip("/")
+            self._root.stat(real, follow=False)
+        except OSError as error:
+            if error.errno in _GONE:
+                return None
+            raise
+        return real
+
+    def _missing(self, path: str) -> InputError:
+        what = "build context" if self._op.from_context else "stage or image"
+        hint = f"paths are looked up from the root of the {what}"
+        if self._real(path) is not None:
+            hint = f"it is there, but .dockerignore hides it: add a line !{printable(path)}"
+        return InputError(f'"/{printable(path)}": not found', hint=hint)
+
+    # ---------------------------------------------------------------- exclusion
+
+    def _excluded(self, source: str) -> bool:
+        return self._ignore is not None and source != "" and self._ignore.excluded(source)
+
+    def _may_contain(self, source: str) -> bool:
+        return self._ignore is not None and self._ignore.may_contain_included(source)
+
+    def _visible(self, source: str) -> bool:
+        """Is the directory there for the build: not hidden, or with something below it that is not?"""
+        if not self._excluded(source):
+            return True
+        if not self._may_contain(source):
+            return False
+        with self._scan(source) as (_, found):
+            names = [(_join(source, item.name), item.is_dir(follow_symlinks=False)) for item in found]
+        return any(self._visible(name) if is_dir else not self._excluded(name) for name, is_dir in names)
+
+    # ---------------------------------------------------------------- from paths to entries
+
+    def _take(self, path: str) -> Match | None:
+        source = self._real(path)
+        if source is None or (source != path and self._excluded(path)):
+            return None
+        start = len(self._entries)
+        parent, name = posixpath.split(source)
+        with self._directory(parent) as fd:
+            regular = stat.S_ISREG(self._root.stat(source, follow=False).st_mode)
+            entry = self._entry(path, source, name or ".", fd, regular=regular)
+        if entry is None or (entry.type != "dir" and self._excluded(source)):
+            return None
+        if entry.type == "dir" and not self._visible(source):
+            return None
+        self._entries.append(entry)
+        if entry.type == "dir":
+            self._walk(path, source)
+        return Match(path, start, len(self._entries))
+
+    def _walk(self, path: str, source: str) -> None:
+        """Append what is below a directory: the entries of each directory adjacent, sorted, parents first."""
+        pending = [(path, source)]
+        while pending:
+            path, source = pending.pop()
+            below: list[tuple[str, str]] = []
+            with self._scan(source) as (fd, found):
+                for item in sorted(found, key=_name):
+                    inner = _join(source, item.name)
+                    if self._excluded(inner) and not (item.is_dir(follow_symlinks=False) and self._visible(inner)):
+                        continue
+                    named = inner if path == source else _join(path, item.name)
+                    regular = item.is_file(follow_symlinks=False)
+                    entry = self._entry(named, inner, item.name, fd, regular=regular)
+                    if entry is not None:
+                        self._entries.append(entry)
+                        if entry.type == "dir":
+                            below.append((entry.path, inner))
+            pending.extend(reversed(below))
+
+    def _entry(self, path: str, source: str, name: str, directory: int, *, regular: bool) -> Entry | None:
+        """The entry of `name` in an open directory; None for a socket. Raises InputError when it went away."""
+        digest: Digest | None = None
+        target = ""
+        try:
+            if regular and self._hash_files:
+                info, digest = _hash(name, directory)
+            else:
+                info = os.stat(name, dir_fd=directory, follow_symlinks=False)
+            if stat.S_ISLNK(info.st_mode):
+                target = os.readlink(name, dir_fd=directory)
+        except OSError as error:
+            if error.errno in _GONE:
+                raise changed(path) from None
+            raise OSError(error.errno, error.strerror, printable(source)) from None
+        kind = _TYPES.get(stat.S_IFMT(info.st_mode))
+        if kind is None:
+            return None
+        mode = stat.S_IMODE(info.st_mode)
+        size = info.st_size if kind == "file" else 0
+        device = info.st_rdev if kind in {"char", "block"} else 0
+        if self._op.from_context:
+            return Entry(path, source, kind, mode, size, digest, target, device=device)
+        link = (info.st_dev, info.st_ino) if info.st_nlink > 1 and kind != "dir" else None
+        xattrs = _xattrs(name, directory) if kind in {"file", "dir"} else ()
+        return Entry(path, source, kind, mode, size, digest, target, info.st_uid, info.st_gid, device, xattrs, link)
+
+    # ---------------------------------------------------------------- descriptors
+
+    @contextmanager
+    def _directory(self, source: str) -> Iterator[int]:
+        fd = self._root.open(source, _DIR_FLAGS)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    @contextmanager
+    def _scan(self, source: str) -> Iterator[tuple[int, Iterator[os.DirEntry[str]]]]:
+        with self._directory(source) as fd, os.scandir(fd) as found:
+            yield fd, found
+
+
+def changed(path: str) -> InputError:
+    """The error for a file of the context that is not what it was a moment ago."""
+    return InputError(
+        f"context file {printable(path)!r} changed during the build",
+        hint="run the build again when nothing writes to the context",
+    )
+
+
+def printable(path: str) -> str:
+    """`path` for people and listings: control characters, backslashes and undecodable bytes as `\\xNN`."""
+    if path.isprintable() and "\\" not in path:
+        return path
+    return "".join(
+        char if char.isprintable() and char != "\\" else "".join(f"\\x{byte:02x}" for byte in os.fsencode(char))
+        for char in path
+    )
+
+
+def _name(item: os.DirEntry[str]) -> str:
+    return item.name
+
+
+def _join(directory: str, name: str) -> str:
+    return f"{directory}/{name}" if directory else name
+
+
+def _line(entry: Entry) -> str:
+    content = entry.digest or (printable(entry.target) if entry.target else "")
+    if entry.type in {"char", "block"}:
+        content = f"{os.major(entry.device)}:{os.minor(entry.device)}"
+    line = f"{printable(entry.path) or '.'}\t{entry.type}\t{entry.mode:04o}\t{content}"
+    if entry.uid or entry.gid:
+        line += f"\t{entry.uid}:{entry.gid}"
+    for key, value in entry.xattrs:
+        line += f"\t{printable(key)}={value.hex()}"
+    return line + "\n"
+
+
+def _hash(name: str, directory: int) -> tuple[os.stat_result, Digest]:
+    """Metadata and digest of one open: what is hashed is what was looked at."""
+    fd = os.open(name, _FILE_FLAGS, dir_fd=directory)
+    try:
+        info = os.fstat(fd)
+        if not stat.S_ISREG(info.st_mode):
+            raise FileNotFoundError(errno.ENOENT, "no longer a regular file")
+        data = os.read(fd, min(info.st_size, CHUNK) + 1)
+        seen, size = hashlib.sha256(data), len(data)
+        if info.st_size >= CHUNK:  # for a smaller file one short read is its end
+            while data:
+                data = os.read(fd, CHUNK)
+                seen.update(data)
+                size += len(data)
+        if size != info.st_size:
+            raise FileNotFoundError(errno.ENOENT, "its size changes")
+    finally:
+        os.close(fd)
+    return info, Digest("sha256:" + seen.hexdigest())
+
+
+def _xattrs(name: str, directory: int) -> tuple[tuple[str, bytes], ...]:
+    """The kept extended attributes, sorted. Where the file system has none, there are none."""
+    path = f"/proc/self/fd/{directory}/{name}"  # listxattr(2) takes no directory descriptor; a file is not a link here
+    try:
+        keys = sorted(key for key in os.listxattr(path, follow_symlinks=False) if key.startswith(_KEPT_XATTRS))
+        return tuple((key, os.getxattr(path, key, follow_symlinks=False)) for key in keys)
+    except OSError as error:
+        if error.errno in {errno.ENOTSUP, errno.ENODATA}:
+            return ()
+        raise
