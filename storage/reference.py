@@ -45,6 +45,17 @@ def parse_reference(text: str) -> Reference:
     return Reference(registry, path, tag or ("" if digest else "latest"), digest, text)
 
 
+def check_provider(registry: str, repository: str) -> None:
+    """Raises InputError when the two could not come from a reference: they may come from somebody else's log."""
+    if not (_HOST.fullmatch(registry) and _port_fits(registry) and _PATH.fullmatch(repository)):
+        raise InputError(f"not a repository: {f'{registry}/{repository}'[:300]!r}", hint=_EXAMPLE)
+
+
+def is_tag(text: str) -> bool:
+    """Does `text` fit the grammar of tags?"""
+    return _TAG.fullmatch(text) is not None
+
+
 def is_loopback(host: str) -> bool:
     """Is `host` (`name`, `name:port`, `[v6]:port`) this machine? Names other than localhost are not looked up."""
     name = host_name(host)

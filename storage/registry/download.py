@@ -1,0 +1,161 @@
+"""A blob on its way in: verified while it streams, taken up again where a connection broke.
+
+Sources: OCI distribution-spec ("Pulling blobs"), RFC 9110 section 14 (ranges).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import TYPE_CHECKING
+
+from storage.digest import Hasher
+from storage.errors import RegistryError, VerificationError
+from storage.interfaces import Descriptor
+from storage.registry.failures import Unavailable
+from storage.registry.session import Call, Session
+
+if TYPE_CHECKING:
+    import httpx
+
+_CONTENT_RANGE = re.compile(r"bytes\s+([0-9]{1,18})-")
+
+
+class Download:
+    """`BlobStream` of one blob. `calls` are the places to ask, mirrors first, each given the headers to send."""
+
+    def __init__(self, session: Session, blob: Descriptor, calls: Sequence[Callable[[dict[str, str]], Call]]) -> None:
+        self._session = session
+        self._blob = blob
+        self._calls = list(calls)
+        self._call = calls[0]({})
+        self._response: httpx.Response | None = None
+        self._hasher = Hasher(blob.digest.algorithm)
+        self._offset = 0
+        self._skip = 0
+        self._wire_bytes = 0
+        self._resumed_from = 0
+
+    @property
+    def wire_bytes(self) -> int:
+        """Body bytes received so far; a stretch that was sent twice counts twice."""
+        return self._wire_bytes
+
+    @property
+    def resumed_from(self) -> int:
+        """Offset in bytes at which the last broken connection was taken up again; 0 for none."""
+        return self._resumed_from
+
+    async def connect(self) -> None:
+        """Ask for what is missing yet; a place that fails is not asked again while there is another.
+        Raises RegistryError, VerificationError."""
+        while True:
+            headers = {"Range": f"bytes={self._offset}-"} if self._offset else {}
+            self._call = self._calls[0](headers)
+            try:
+                self._response = await self._session.send(self._call)
+                await self._check_answer(self._response)
+            except (RegistryError, VerificationError):
+                await self.aclose()
+                if len(self._calls) == 1:
+                    raise
+                del self._calls[0]
+            except BaseException:
+                await self.aclose()
+                raise
+            else:
+                return
+
+    async def aclose(self) -> None:
+        """Let go of the connection."""
+        response, self._response = self._response, None
+        if response is not None:
+            await response.aclose()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        limits = self._session.transport.limits
+        barren = 0
+        while True:
+            start = self._offset
+            try:
+                async for chunk in self._chunks():
+                    # reason: hashing runs beside the consumer's own work, and outside the event loop
+                    hashing = asyncio.get_running_loop().run_in_executor(None, self._hasher.update, chunk)
+                    yield chunk
+                    await hashing
+                if self._offset == self._blob.size:
+                    break
+            except Unavailable:
+                barren = 0 if self._offset - start >= limits.progress_bytes else barren + 1
+                if barren >= limits.tries:
+                    raise
+            else:
+                # reason: an answer without Content-Length ends like this, whole or broken; asking on tells which
+                barren += 1
+                if barren >= limits.tries:
+                    raise self._corrupt(f"it ends after {self._offset} of {self._blob.size} bytes")
+            await self.aclose()
+            await self._session.transport.pause(max(barren, 1))
+            await self.connect()
+            self._resumed_from = self._offset
+        if self._hasher.digest() != self._blob.digest:
+            raise self._corrupt(f"its bytes have the digest {self._hasher.digest()}")
+
+    async def _check_answer(self, response: httpx.Response) -> None:
+        """Does the answer give the missing bytes, as many as there must be?"""
+        size, status = self._blob.size, response.status_code
+        if status == 416:
+            raise self._corrupt(f"it has no byte {self._offset} of {size}")
+        if status not in {200, 206} or (status == 206 and not self._offset):
+            raise await self._session.failure(self._call, response)
+        begin = 0
+        if status == 206:
+            matched = _CONTENT_RANGE.match(response.headers.get("content-range", ""))
+            begin = int(matched[1]) if matched else -1
+            if not 0 <= begin <= self._offset:
+                what = "the registry answered with another range than asked for"
+                raise RegistryError(what, kind="transport", status=status, where=self._call.where)
+        self._skip = self._offset - begin
+        length = response.headers.get("content-length", "")
+        if length.isdigit() and int(length) != size - begin:
+            raise self._corrupt(f"the registry has {begin + int(length)} bytes where {size} are promised")
+
+    async def _chunks(self) -> AsyncIterator[bytes]:
+        """New bytes in pieces of about `limits.chunk_bytes`; what came before a break is handed on before it raises."""
+        assert self._response is not None
+        bound = self._session.transport.limits.chunk_bytes
+        gathered: list[bytes] = []
+        held = 0
+        failure: RegistryError | None = None
+        try:
+            async for raw in self._session.transport.pieces(self._response, self._call.where):
+                piece = self._fresh(raw)
+                gathered.append(piece)
+                held += len(piece)
+                if held >= bound:
+                    yield b"".join(gathered)
+                    gathered, held = [], 0
+        except RegistryError as error:
+            failure = error
+        if held:
+            yield b"".join(gathered)
+        if failure is not None:
+            raise failure
+
+    def _fresh(self, piece: bytes) -> bytes:
+        """`piece` without what an earlier connection brought. Raises VerificationError past the promised size."""
+        self._wire_bytes += len(piece)
+        if self._skip:
+            known = min(self._skip, len(piece))
+            self._skip -= known
+            piece = piece[known:]
+        self._offset += len(piece)
+        if self._offset > self._blob.size:
+            raise self._corrupt(f"it goes on after the {self._blob.size} bytes promised")
+        return piece
+
+    def _corrupt(self, why: str) -> VerificationError:
+        what = f"the registry's blob is not what its digest promises: {why}"
+        hint = "the copy in the registry is damaged: push the image again"
+        return VerificationError(what, where=self._call.where, hint=hint)

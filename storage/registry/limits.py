@@ -1,0 +1,33 @@
+"""The bounds that a registry client keeps to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Seconds, bytes and counts.
+
+    `connect_seconds` to get a connection, `stall_seconds` without a byte either way, `commit_seconds` for the answer
+    to a write (a registry hashes and moves a blob before it answers); `tries` of one request, the pauses between them
+    growing from `backoff_seconds` to at most `backoff_cap_seconds`; a `Retry-After` is honoured up to
+    `retry_after_cap_seconds`; `progress_bytes`: a download that broke off after this much starts its count of tries
+    anew; `chunk_bytes`: pieces in which blobs are handed on; `patch_bytes`: pieces of a chunked upload.
+    """
+
+    connect_seconds: float = 15.0
+    stall_seconds: float = 60.0
+    commit_seconds: float = 300.0
+    tries: int = 5
+    backoff_seconds: float = 0.25
+    backoff_cap_seconds: float = 20.0
+    retry_after_cap_seconds: float = 120.0
+    redirects: int = 5
+    progress_bytes: int = MIB
+    chunk_bytes: int = MIB // 2
+    patch_bytes: int = 16 * MIB
+    manifest_bytes: int = 16 * MIB
+    answer_bytes: int = 64 * 1024
