@@ -42,7 +42,7 @@ class BuildStarted(Fact):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphDefined(Fact):
-    """`graph`: digest of the stored graph; `target`: vertex; `plan`: vertices in order, each `vertex`, `name`, `lines`."""
+    """`graph`: digest of the stored graph; `target`: vertex; `plan`: in order, each `vertex`, `name`, `lines`."""
 
     graph: str
     vertices: int
@@ -144,7 +144,7 @@ class VertexCancelled(Fact):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VertexOutput(Fact):
-    """`text` (UTF-8, undecodable bytes replaced) that stream `fd` (1 or 2) printed from byte `offset` of the step's output;
+    """`text` (UTF-8, undecodable bytes replaced) that `fd` (1 or 2) printed, from byte `offset` of the step's output;
     `dropped`: bytes left out before it because the step printed faster than the bound."""
 
     fd: int
@@ -158,7 +158,7 @@ class VertexOutput(Fact):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceResolved(Fact):
-    """`reference` as written; `digest` what the tag named; `manifest` the one chosen for `platform`; `config`: digest."""
+    """`reference` as written; `digest` what the tag named; `manifest` the one for `platform`; `config`: digest."""
 
     reference: str
     digest: str
@@ -266,7 +266,7 @@ class Materialized(Fact):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaterializationFailed(Fact):
-    """`digest`: the blob that could not be had; `kind` is the log's `class`: missing, auth, transport, corrupt, disk."""
+    """`digest`: the blob that could not be had; `kind` is `class` in the log: missing, auth, transport, corrupt, disk."""
 
     STREAM: ClassVar[Literal["build", "ref", "cache"]] = "ref"
     ref: str
@@ -342,12 +342,14 @@ class ExportProgressed(Fact):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported(Fact):
-    """`layers`: each `digest`, `transport` (mounted, streamed, uploaded, present, written), `bytes` moved, `source`."""
+    """`layers`: each `digest`, `transport` (mounted, streamed, uploaded, present, written), `bytes` moved, `source`;
+    `provider`: where the blobs can be read from now on, for a registry."""
 
     kind: str
     target: str
     digest: str
     layers: tuple[Json, ...]
+    provider: Json | None = None
 
 
 TYPES: dict[str, type[Fact]] = {

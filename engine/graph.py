@@ -185,7 +185,9 @@ class Vertex:
     lines: tuple[int, int] = (0, 0)
 
 
-def vertex(op: Op, inputs: tuple[Digest, ...], name: str, *, stage: str = "", lines: tuple[int, int] = (0, 0)) -> Vertex:
+def vertex(
+    op: Op, inputs: tuple[Digest, ...], name: str, *, stage: str = "", lines: tuple[int, int] = (0, 0)
+) -> Vertex:
     """Make a vertex; its digest follows from `op` and `inputs` only, not from how it is called or where it stands."""
     digest = digest_json({"op": op_to_json(op), "inputs": [str(item) for item in inputs]})
     return Vertex(digest, op, inputs, name, stage, lines)

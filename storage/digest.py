@@ -72,7 +72,7 @@ def sha256(data: bytes) -> Digest:
 
 
 def canonical_json(value: Any) -> bytes:
-    """The one encoding digests are taken of: UTF-8, keys sorted, no spaces. Primitives, lists and string-keyed dicts."""
+    """The one encoding digests are taken of: UTF-8, keys sorted, no spaces. Primitives, lists, string-keyed dicts."""
     return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
 
 
@@ -87,3 +87,8 @@ def chain_ids(diff_ids: Iterable[Digest]) -> list[Digest]:
     for diff_id in diff_ids:
         out.append(sha256(f"{out[-1]} {diff_id}".encode()) if out else diff_id)
     return out
+
+
+def parse_json(data: bytes) -> Any:
+    """The value that `data` (UTF-8 JSON) holds. Raises ValueError."""
+    return orjson.loads(data)

@@ -371,3 +371,47 @@ class Locks(Protocol):
     def try_acquire(self, name: str) -> AbstractContextManager[None] | None:
         """The lock, held until the context ends; None when somebody else (any thread or process) has it."""
         ...
+
+
+# ---------------------------------------------------------------- packing and archives
+
+
+@dataclass(frozen=True, slots=True)
+class PackedBlob:
+    """A step's layer as a blob in the blob store; `compressor`: name, version and level."""
+
+    diff_id: Digest
+    blob: Descriptor
+    compressor: str
+
+
+class LayerPacker(Protocol):
+    """Turns snapshots into blobs."""
+
+    def pack(self, snapshot: str, clamp_mtime: int | None) -> PackedBlob:
+        """Write the snapshot's layer into the blob store; `clamp_mtime` as in SnapshotStore.pack. Blocking."""
+        ...
+
+
+class Archive(Protocol):
+    """A tar file on its way out: complete after `commit`, gone after `abort`."""
+
+    def add(self, name: str, data: bytes) -> None:
+        """Add a small file."""
+        ...
+
+    def begin(self, name: str, size: int) -> None:
+        """Start a file of `size` bytes, whose data follows by `write`."""
+        ...
+
+    def write(self, data: bytes) -> None:
+        """The next bytes of the file begun."""
+        ...
+
+    def commit(self) -> None:
+        """Finish the archive and give it its name."""
+        ...
+
+    def abort(self) -> None:
+        """Leave nothing. Harmless after `commit`."""
+        ...

@@ -23,7 +23,7 @@ import posixpath
 import re
 import stat
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from engine.errors import DiskError, InputError
@@ -120,7 +120,8 @@ class _Copier:
         for file in op.files:
             self._inline(file)
         for path, time in self._made.items():
-            _set_time(self._target, path, time)
+            with suppress(FileNotFoundError, NotADirectoryError):  # an archive has put something else there since
+                _set_time(self._target, path, time)
 
     # ---------------------------------------------------------------- where to
 

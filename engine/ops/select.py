@@ -181,10 +181,22 @@ class _Selector:
 
     def _missing(self, path: str) -> InputError:
         what = "build context" if self._op.from_context else "stage or image"
-        hint = f"paths are looked up from the root of the {what}"
-        if self._real(path) is not None:
+        real = self._real(path)
+        if real is None:
+            hint = f"paths are looked up from the root of the {what}"
+            if self._is_link(path):
+                hint = f"it is a symbolic link to something that is not in the {what}"
+        elif self._ignore is not None and (self._excluded(real) or self._excluded(path)):
             hint = f"it is there, but .dockerignore hides it: add a line !{printable(path)}"
+        else:
+            hint = "it is a socket, and those cannot be copied"
         return InputError(f'"/{printable(path)}": not found', hint=hint)
+
+    def _is_link(self, path: str) -> bool:
+        try:
+            return stat.S_ISLNK(self._root.stat(path, follow=False).st_mode)
+        except OSError:
+            return False
 
     # ---------------------------------------------------------------- exclusion
 

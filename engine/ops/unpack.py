@@ -41,7 +41,10 @@ _CODECS: tuple[tuple[bytes, Callable[[IO[bytes]], IO[bytes]]], ...] = (
 )
 _XATTR = "SCHILY.xattr."
 _KEPT_XATTRS = ("user.", "security.capability")
-_BROKEN = (tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, UnicodeError, gzip.BadGzipFile, ValueError)
+_BROKEN = (
+    tarfile.TarError, zlib.error, lzma.LZMAError, gzip.BadGzipFile,
+    EOFError, ValueError, OverflowError, RecursionError,  # the last three of absurd numbers and nested long names
+)  # fmt: skip
 _SPECIAL = {tarfile.FIFOTYPE: stat.S_IFIFO, tarfile.CHRTYPE: stat.S_IFCHR, tarfile.BLKTYPE: stat.S_IFBLK}
 
 
@@ -129,7 +132,7 @@ class _Unpacker:
                 self._unpack(archive, member)
                 archive.members = []  # type: ignore[attr-defined]  # else memory grows with every member
         for path, time in self._times.items():
-            with self._open(path) as fd:
+            with suppress(FileNotFoundError, NotADirectoryError), self._open(path) as fd:  # a later member replaced it
                 os.utime(fd, ns=(time, time))
 
     def _unpack(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
@@ -273,7 +276,7 @@ def _time(member: tarfile.TarInfo) -> int:
     """Modification time in ns; the extended header has digits that a float drops. What no file system holds is 0."""
     try:
         time = int(Decimal(member.pax_headers.get("mtime", str(member.mtime))) * 1_000_000_000)
-    except (InvalidOperation, OverflowError):
+    except (InvalidOperation, OverflowError, ValueError):
         return 0
     return time if 0 <= time < 1 << 63 else 0
 

@@ -1,0 +1,49 @@
+"""The seam between deciding and doing (I14): plain data in, plain data out, facts to a sink.
+
+The first executor is in this process (engine/ops/local.py). Another one may live elsewhere: nothing in a Task or an
+Outcome is a handle.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from engine.graph import Vertex
+from engine.ops.select import Selection
+from engine.refs.ref import Remote
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One execution of a vertex.
+
+    `execution` names it and, for a step, the ref it makes; `inputs` are in the vertex's order (a context gives none);
+    `context` is the directory that context sources stand for, `selection` the files of it that a Copy takes;
+    `epoch` SOURCE_DATE_EPOCH in seconds.
+    """
+
+    vertex: Vertex
+    execution: str
+    attempt: int
+    inputs: tuple[Remote, ...]
+    context: str = ""
+    excludes: tuple[str, ...] = ()
+    selection: Selection | None = None
+    epoch: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """`ref`: the result; `exit_code` of the command, for a step that ran one."""
+
+    ref: Remote
+    exit_code: int | None = None
+
+
+class Executor(Protocol):
+    """Runs tasks. Cancelling `execute` stops the task and cleans up after it."""
+
+    async def execute(self, task: Task) -> Outcome:
+        """Raises StepFailed, MaterializationError, SandboxError, DiskError, InputError."""
+        ...

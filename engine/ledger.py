@@ -1,0 +1,67 @@
+"""How a build speaks to the log: facts in, events out, in order.
+
+`record` returns when the fact is durable (what follows may depend on it: I2, I6); `post` only keeps the order, for
+progress and output. Both go through the same queue, so the log's order is the order of the calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import Future
+from typing import Protocol
+
+from engine.events import Fact, to_data
+from storage.interfaces import Event, EventLog, NewEvent
+
+
+class Facts(Protocol):
+    """Where ops put facts. In a cluster the other end of this is the coordinator of the build (I14)."""
+
+    async def record(self, fact: Fact, *, vertex: str | None = None, cause: int | None = None) -> int:
+        """Append durably; returns the event's seq. Raises LogError."""
+        ...
+
+    def post(self, fact: Fact, *, vertex: str | None = None, cause: int | None = None) -> None:
+        """Append in order, durable a little later. A failure surfaces at the next `record` or `flush`."""
+        ...
+
+
+class Ledger:
+    """Facts of one build."""
+
+    def __init__(self, log: EventLog, build: str) -> None:
+        self._log = log
+        self._last: Future[list[Event]] | None = None
+        self._failure: BaseException | None = None
+        self.build = build
+
+    def _submit(self, fact: Fact, vertex: str | None, cause: int | None) -> Future[list[Event]]:
+        stream = {"build": f"build/{self.build}", "cache": "cache"}.get(fact.STREAM)
+        if stream is None:
+            stream = f"ref/{fact.ref}"  # type: ignore[attr-defined]  # every fact of a ref stream has `ref`
+        event = NewEvent(stream, type(fact).__name__, to_data(fact), self.build, vertex, cause)
+        self._last = self._log.submit([event])
+        return self._last
+
+    async def record(self, fact: Fact, *, vertex: str | None = None, cause: int | None = None) -> int:
+        """See Facts.record."""
+        self._raise_failure()
+        return (await asyncio.wrap_future(self._submit(fact, vertex, cause)))[0].seq
+
+    def post(self, fact: Fact, *, vertex: str | None = None, cause: int | None = None) -> None:
+        """See Facts.post."""
+        self._submit(fact, vertex, cause).add_done_callback(self._note_failure)
+
+    async def flush(self) -> None:
+        """Return when everything posted so far is durable. Raises LogError."""
+        if self._last is not None:
+            await asyncio.wait([asyncio.wrap_future(self._last)])
+        self._raise_failure()
+
+    def _note_failure(self, future: Future[list[Event]]) -> None:
+        if not future.cancelled() and (error := future.exception()) is not None:
+            self._failure = error
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure

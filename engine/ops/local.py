@@ -1,0 +1,194 @@
+"""The executor in this process: what each op does to refs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from engine.errors import DiskError, StepFailed
+from engine.events import LocalCreated, RemoteCreated, RuntimeChosen
+from engine.executor import Outcome, Task
+from engine.graph import ContextSource, Copy, ImageSource, Mkdir, Run, Scratch
+from engine.ledger import Facts
+from engine.ops.copy import copy_into, make_directory
+from engine.ops.oci_spec import Process
+from engine.ops.output import OutputRecorder
+from engine.ops.rootfs import RootDir
+from engine.ops.sandbox import Sandbox
+from engine.ops.select import select
+from engine.ops.users import ExecUser, resolve_user
+from engine.refs.materializer import Clock, Materializer, Reason
+from engine.refs.ref import Local, Remote, layers_to_json, of_image, of_step, scratch
+from storage.interfaces import Snapshot, SnapshotStore
+
+T = TypeVar("T")
+SandboxFactory = Callable[[], Awaitable[tuple[Sandbox, RuntimeChosen]]]
+"""Chooses the OCI runtime; called when the first RUN needs one."""
+
+
+@dataclass(slots=True)
+class LocalExecutor:
+    """Executes tasks here. Sources give remotes; steps materialize what they need."""
+
+    materializer: Materializer
+    snapshots: SnapshotStore
+    make_sandbox: SandboxFactory
+    facts: Facts
+    clock: Clock
+    _sandbox: Sandbox | None = None
+    _choosing: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def execute(self, task: Task) -> Outcome:
+        """See Executor.execute."""
+        match task.vertex.op:
+            case Scratch():
+                return Outcome(scratch())
+            case ContextSource():
+                raise AssertionError("a context has no ref: its files are selected before")
+            case ImageSource() as op:
+                return await self._image(task, op)
+            case Run() as op:
+                return await self._run(task, op)
+            case Copy() as op:
+                return await self._copy(task, op)
+            case Mkdir() as op:
+                base = await self._materialize(task, task.inputs[0], "run")
+                return await self._step(
+                    task, base, lambda snapshot: _blocking(lambda: self._mkdir(task, op, snapshot.root))
+                )
+
+    # ------------------------------------------------------------ ops
+
+    async def _image(self, task: Task, op: ImageSource) -> Outcome:
+        ref = of_image(op.layers, op.provider)
+        await self.facts.record(
+            RemoteCreated(
+                ref=ref.id,
+                layers=tuple(layer.to_json() for layer in op.layers),
+                providers=(op.provider.to_json(),),
+            ),
+            vertex=task.vertex.digest,
+        )
+        return Outcome(ref)
+
+    async def _run(self, task: Task, op: Run) -> Outcome:
+        base, sandbox = await asyncio.gather(self._materialize(task, task.inputs[0], "run"), self._ready_sandbox())
+
+        async def run(snapshot: Snapshot) -> int:
+            user = await _blocking(lambda: _user(snapshot.root, op.user))
+            env = op.env if any(name == "HOME" for name, _ in op.env) else (*op.env, ("HOME", user.home))
+            process = Process(
+                argv=op.argv,
+                env=env,
+                cwd=op.cwd,
+                uid=user.uid,
+                gid=user.gid,
+                groups=tuple(user.additional_gids),
+                network=op.network,
+                root=snapshot.root,
+                scripts=op.scripts,
+            )
+            output = OutputRecorder(self.facts, task.vertex.digest, self.clock.monotonic)
+            try:
+                status = await sandbox.run(process, output.write)
+            finally:
+                output.close()
+            if status != 0:
+                raise StepFailed(" ".join(op.argv), status)
+            return status
+
+        return await self._step(task, base, run)
+
+    async def _copy(self, task: Task, op: Copy) -> Outcome:
+        if len(task.inputs) > 1:
+            base, source = await asyncio.gather(
+                self._materialize(task, task.inputs[0], "copy"), self._materialize(task, task.inputs[1], "copy")
+            )
+        else:
+            base, source = await self._materialize(task, task.inputs[0], "copy"), None
+        now = self._now(task)
+
+        def copy(root: Path) -> None:
+            if source is not None:
+                with self.snapshots.view(source.lowers) as tree:
+                    copy_into(op, select(op, tree, hash_files=False), tree, root, now_ns=now)
+            else:
+                assert task.selection is not None  # the planner selected the files to make the key
+                copy_into(op, task.selection, Path(task.context), root, now_ns=now)
+
+        return await self._step(task, base, lambda snapshot: _blocking(lambda: copy(snapshot.root)))
+
+    def _mkdir(self, task: Task, op: Mkdir, root: Path) -> None:
+        make_directory(op.path, root, self._now(task))
+
+    # ------------------------------------------------------------ what steps share
+
+    async def _step(
+        self, task: Task, base: Local, work: Callable[[Snapshot], Awaitable[int | None]]
+    ) -> Outcome:
+        """Mount, `work`, commit; nothing stays mounted or half-made when any of it fails or is cancelled."""
+        snapshot = await self._begin(task, base)
+        try:
+            exit_code = await work(snapshot)
+            size = await _blocking(snapshot.commit)
+        except OSError as error:
+            raise DiskError.of(error, task.vertex.name) from error
+        finally:
+            await _blocking(snapshot.discard)
+        ref = of_step(task.execution, base, self._now(task))
+        await self.facts.record(
+            LocalCreated(ref=ref.id, parent=base.id, bytes=size, layers=tuple(layers_to_json(ref.layers))),
+            vertex=task.vertex.digest,
+        )
+        return Outcome(ref, exit_code)
+
+    async def _begin(self, task: Task, base: Local) -> Snapshot:
+        starting = asyncio.ensure_future(_blocking(lambda: self.snapshots.begin(task.execution, base.lowers)))
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            await asyncio.wait([starting])
+            if starting.exception() is None:
+                await _blocking(starting.result().discard)
+            raise
+
+    async def _materialize(self, task: Task, ref: Remote, reason: Reason) -> Local:
+        return await self.materializer.materialize(
+            ref, vertex=task.vertex.digest, reason=reason, needed_by=task.vertex.name
+        )
+
+    async def _ready_sandbox(self) -> Sandbox:
+        async with self._choosing:
+            if self._sandbox is None:
+                self._sandbox, chosen = await self.make_sandbox()
+                await self.facts.record(chosen)
+            return self._sandbox
+
+    def _now(self, task: Task) -> int:
+        return self.clock.now() if task.epoch is None else task.epoch * 1_000_000_000
+
+
+def _user(root: Path, text: str) -> ExecUser:
+    with RootDir(root) as rootfs:
+        return resolve_user(rootfs, text)
+
+
+async def _blocking(work: Callable[[], T]) -> T:
+    """Run `work` in a thread. A cancelled caller still waits for its end: what it touches must not outlive the step."""
+    future = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        while not future.done():
+            try:
+                await asyncio.wait([future])
+            except asyncio.CancelledError:
+                continue
+        if not future.cancelled():
+            future.exception()
+        raise
+
+

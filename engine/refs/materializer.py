@@ -1,0 +1,352 @@
+"""The only door to bytes.
+
+Invariants, by number:
+- I2: `MaterializationRequested` is durable before a provider is asked for a layer.
+- I3: a layer is published only after its blob's digest and its diff ID were checked, both while it streamed.
+- I4: a layer is fetched once at a time per root. Within the process the waiters share a flight that belongs to none
+  of them; across processes they share a lock. Whoever gets the lock and finds the layer missing fetches it, with its
+  own credentials: the failure of another process is never inherited.
+- I7: mountable, blob here and available at a provider are asked separately, each when it matters.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from engine.errors import FailureKind, MaterializationError, RefledgerError, RegistryError, VerificationError
+from engine.events import (
+    LayerPulled,
+    MaterializationFailed,
+    MaterializationRequested,
+    Materialized,
+    PullFailed,
+    PullProgressed,
+    PullStarted,
+)
+from engine.ledger import Facts
+from engine.refs.pipe import BytePipe, ReaderGone
+from engine.refs.ref import Layer, Local, Ref
+from storage.errors import DiskError
+from storage.interfaces import BlobStore, Descriptor, LayerStore, Locks, Provider, RegistrySource, SnapshotStore
+
+Reason = Literal["run", "copy", "export", "shell", "inspect"]
+POLL = 0.05
+"""Seconds between two looks at a lock that another process holds."""
+PROGRESS_INTERVAL = 0.25
+"""Seconds between two PullProgressed of one layer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Time is passed in: `now` UTC nanoseconds, `monotonic` seconds."""
+
+    now: Callable[[], int]
+    monotonic: Callable[[], float]
+
+
+@dataclass(slots=True)
+class _Flight:
+    """One layer on its way, wanted by `waiters` tasks of this process."""
+
+    task: asyncio.Task[int | None]
+    waiters: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """Why one layer could not be had."""
+
+    error: RefledgerError
+    kind: FailureKind
+
+
+class LayerUnavailable(Exception):
+    """Internal: no provider could give the layer; the waiter says for which step."""
+
+    def __init__(self, layer: Layer, kind: FailureKind, error: RefledgerError | None) -> None:
+        super().__init__(str(error))
+        self.layer = layer
+        self.kind = kind
+        self.error = error
+
+
+@dataclass(slots=True)
+class Materializer:
+    """Makes refs mountable. One per process and root; all ops share it."""
+
+    layers: LayerStore
+    snapshots: SnapshotStore
+    blobs: BlobStore
+    registry: RegistrySource
+    locks: Locks
+    facts: Facts
+    clock: Clock
+    parallel: int = 4
+    _flights: dict[str, _Flight] = field(default_factory=dict)
+    _slots: asyncio.Semaphore | None = None
+    _threads: ThreadPoolExecutor | None = None
+
+    async def materialize(self, ref: Ref, *, vertex: str | None, reason: Reason, needed_by: str = "") -> Local:
+        """Make every layer of `ref` mountable here, fetching what is missing; `needed_by` names the step for errors.
+
+        Raises MaterializationError when a layer cannot be had.
+        """
+        missing = {layer.name: layer for layer in ref.layers if not self._mountable(layer)}
+        if missing:
+            await self._bring(ref, list(missing.values()), vertex, reason, needed_by)
+        return Local(ref.id, ref.layers, tuple(self._lower(layer) for layer in ref.layers))
+
+    def mountable(self, ref: Ref) -> bool:
+        """Is every layer of `ref` here?"""
+        return all(self._mountable(layer) for layer in ref.layers)
+
+    def obtainable(self, ref: Ref) -> bool:
+        """Is every layer either here or known to lie at a provider? Asks nobody."""
+        return all(self._mountable(layer) or (layer.blob and layer.providers) for layer in ref.layers)
+
+    def close(self) -> None:
+        """Let the threads go."""
+        if self._threads is not None:
+            self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def _mountable(self, layer: Layer) -> bool:
+        if layer.snapshot and self.snapshots.has(layer.snapshot):
+            return True
+        return layer.diff_id is not None and self.layers.has(layer.diff_id)
+
+    def _lower(self, layer: Layer) -> Path:
+        if layer.snapshot and self.snapshots.has(layer.snapshot):
+            return self.snapshots.lower(layer.snapshot)
+        assert layer.diff_id is not None  # _mountable said so
+        return self.layers.lower(layer.diff_id)
+
+    async def _bring(
+        self, ref: Ref, missing: Sequence[Layer], vertex: str | None, reason: Reason, needed_by: str
+    ) -> None:
+        started = self.clock.monotonic()
+        requested = await self.facts.record(
+            MaterializationRequested(
+                ref=ref.id,
+                reason=reason,
+                layers=tuple(str(layer.blob.digest) for layer in missing if layer.blob),
+                bytes=sum(layer.blob.size for layer in missing if layer.blob),
+                snapshotter=self.layers.name,
+            ),
+            vertex=vertex,
+        )
+        tasks = [asyncio.ensure_future(self._wait_for(layer, vertex, requested)) for layer in missing]
+        try:
+            fetched = await asyncio.gather(*tasks)
+        except LayerUnavailable as failure:
+            raise await self._failed(ref, failure, vertex, requested, needed_by) from failure.error
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        await self.facts.record(
+            Materialized(
+                ref=ref.id,
+                bytes=sum(size or 0 for size in fetched),
+                seconds=round(self.clock.monotonic() - started, 6),
+                waited=tuple(
+                    str(layer.blob.digest)
+                    for layer, size in zip(missing, fetched, strict=True)
+                    if size is None and layer.blob
+                ),
+            ),
+            vertex=vertex,
+            cause=requested,
+        )
+
+    async def _failed(
+        self, ref: Ref, failure: LayerUnavailable, vertex: str | None, cause: int, needed_by: str
+    ) -> MaterializationError:
+        layer, blob = failure.layer, failure.layer.blob
+        name = blob.digest.short if blob else layer.name
+        what = f"layer {name} cannot be had"
+        if failure.error is not None:
+            what += f": {failure.error.what}"
+        if needed_by:
+            what += f"; needed by {needed_by}"
+        error = MaterializationError(
+            what,
+            kind=failure.kind,
+            where=failure.error.where if failure.error else "",
+            hint=failure.error.hint if failure.error else "the step that made it must run again: use --no-cache",
+        )
+        await self.facts.record(
+            MaterializationFailed(
+                ref=ref.id,
+                digest=str(blob.digest) if blob else layer.name,
+                kind=failure.kind,
+                error=str(error),
+                providers=tuple(provider.to_json() for provider in layer.providers),
+            ),
+            vertex=vertex,
+            cause=cause,
+        )
+        return error
+
+    # ------------------------------------------------------------ one layer, many waiters
+
+    async def _wait_for(self, layer: Layer, vertex: str | None, cause: int) -> int | None:
+        """Bytes fetched, or None when somebody else fetched it. Raises LayerUnavailable."""
+        flight = self._flights.get(layer.name)
+        joined = flight is not None
+        if flight is None:
+            flight = _Flight(asyncio.ensure_future(self._fly(layer, vertex, cause)))
+            self._flights[layer.name] = flight
+        flight.waiters += 1
+        try:
+            fetched = await asyncio.shield(flight.task)
+        finally:
+            flight.waiters -= 1
+            if flight.waiters == 0:
+                # The last waiter left: nobody wants the bytes any more.
+                self._flights.pop(layer.name, None)
+                if not flight.task.done():
+                    flight.task.cancel()
+                    await asyncio.wait([flight.task])
+        return None if joined else fetched
+
+    async def _fly(self, layer: Layer, vertex: str | None, cause: int) -> int | None:
+        async with self._locked(f"layer-{layer.name}"):
+            if self._mountable(layer):
+                return None
+            if layer.diff_id is None or layer.blob is None:
+                raise LayerUnavailable(layer, "missing", None)
+            if self._slots is None:
+                self._slots = asyncio.Semaphore(self.parallel)
+                self._threads = ThreadPoolExecutor(self.parallel, thread_name_prefix="unpack")
+            async with self._slots:
+                return await self._fetch(layer, layer.blob, vertex, cause)
+
+    @asynccontextmanager
+    async def _locked(self, name: str) -> AsyncIterator[None]:
+        while (lock := self.locks.try_acquire(name)) is None:
+            await asyncio.sleep(POLL)  # noqa: ASYNC110  # the holder may be another process: no event can tell us
+        with lock:
+            yield
+
+    async def _fetch(self, layer: Layer, blob: Descriptor, vertex: str | None, cause: int) -> int:
+        """Try the blob that lies here, then each provider. Returns the bytes that came over a wire."""
+        last = _Failure(RegistryError("no provider is known", kind="missing"), "missing")
+        if self.blobs.size(blob.digest) is not None:
+            try:
+                await self._unpack_stored(layer, blob)
+            except VerificationError as error:
+                last = _Failure(error, "corrupt")
+            else:
+                return 0
+        for provider in layer.providers:
+            try:
+                return await self._pull(layer, blob, provider, vertex, cause)
+            except RegistryError as error:
+                last = _Failure(error, error.kind)
+            except VerificationError as error:
+                last = _Failure(error, "corrupt")
+            except DiskError as error:
+                last = _Failure(error, "disk")
+            self.facts.post(
+                PullFailed(
+                    digest=str(blob.digest), provider=provider.to_json(), kind=last.kind, error=str(last.error)
+                ),
+                vertex=vertex,
+                cause=cause,
+            )
+            if last.kind == "disk":
+                break  # another provider's bytes would not fit either
+        raise LayerUnavailable(layer, last.kind, last.error)
+
+    async def _unpack_stored(self, layer: Layer, blob: Descriptor) -> None:
+        assert layer.diff_id is not None
+        with self.blobs.open(blob.digest) as stored:
+            source = io.BufferedReader(stored, 1 << 20) if isinstance(stored, io.RawIOBase) else stored
+            await self._in_thread(lambda: self.layers.unpack(layer.diff_id, blob.media_type, source))  # type: ignore[arg-type]
+
+    async def _pull(self, layer: Layer, blob: Descriptor, provider: Provider, vertex: str | None, cause: int) -> int:
+        """Stream the blob from `provider` into the layer store. Raises what broke it, with nothing left behind."""
+        assert layer.diff_id is not None
+        diff_id = layer.diff_id
+        started = self.clock.monotonic()
+        self.facts.post(
+            PullStarted(digest=str(blob.digest), total=blob.size, provider=provider.to_json()),
+            vertex=vertex,
+            cause=cause,
+        )
+        pipe = BytePipe()
+        unpacking = asyncio.ensure_future(
+            self._in_thread(lambda: self._drain(pipe, lambda: self.layers.unpack(diff_id, blob.media_type, pipe)))
+        )
+        try:
+            async with self.registry.blob(provider, blob) as stream:
+                shown = started
+                with _reader_may_leave():
+                    async for chunk in stream:
+                        await pipe.write(chunk)
+                        if (now := self.clock.monotonic()) - shown >= PROGRESS_INTERVAL:
+                            shown = now
+                            self.facts.post(
+                                PullProgressed(digest=str(blob.digest), bytes=stream.wire_bytes, total=blob.size),
+                                vertex=vertex,
+                                cause=cause,
+                            )
+                    pipe.close()
+                await unpacking
+                wire, resumed = stream.wire_bytes, stream.resumed_from
+        except BaseException as error:
+            # The thread must be gone, and its leavings with it, before anybody tries again.
+            pipe.fail(error)
+            await _settle(unpacking)
+            raise
+        await self.facts.record(
+            LayerPulled(
+                digest=str(blob.digest),
+                bytes=wire,
+                provider=provider.to_json(),
+                seconds=round(self.clock.monotonic() - started, 6),
+                verified=("digest", "diff_id"),
+                resumed_from=resumed,
+                diff_id=str(diff_id),
+            ),
+            vertex=vertex,
+            cause=cause,
+        )
+        return wire
+
+    @staticmethod
+    def _drain(pipe: BytePipe, unpack: Callable[[], int]) -> int:
+        try:
+            return unpack()
+        finally:
+            pipe.reader_done()
+
+    async def _in_thread(self, work: Callable[[], int]) -> int:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+
+@contextmanager
+def _reader_may_leave() -> Iterator[None]:
+    """The reading thread's own error says more than the broken pipe does: it is raised by awaiting the thread."""
+    try:
+        yield
+    except ReaderGone:
+        return
+
+
+async def _settle(future: asyncio.Future[int]) -> None:
+    """Wait until `future` is done, however it ends, even while being cancelled."""
+    while not future.done():
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError:
+            continue
+    if not future.cancelled():
+        future.exception()

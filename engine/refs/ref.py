@@ -1,0 +1,128 @@
+"""Refs: immutable results, remote or local. Plain data.
+
+Three facts of a layer are independent (I7) and are asked of whoever knows: *blob here* (BlobStore.size), *mountable
+here* (LayerStore.has, SnapshotStore.has), *available at provider* (`Layer.providers`). None of them implies another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from engine.graph import ImageLayer
+from storage.digest import Digest, chain_ids
+from storage.interfaces import Descriptor, Provider
+
+Json = dict[str, Any]
+SCRATCH = "scratch"
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer of a ref.
+
+    A layer of an image has `diff_id`, `blob` and `providers` from the start. A layer that a step made has `snapshot`
+    (the execution's id) and `created` (UTC ns); its diff ID and blob are learned when an export packs it.
+    """
+
+    diff_id: Digest | None = None
+    blob: Descriptor | None = None
+    providers: tuple[Provider, ...] = ()
+    snapshot: str = ""
+    created: int = 0
+
+    @property
+    def name(self) -> str:
+        """What identifies it here: the snapshot id of a step's layer, else the diff ID."""
+        return self.snapshot or str(self.diff_id)
+
+    def to_json(self) -> Json:
+        """The descriptor (when known) with `diff_id`, `providers`, `snapshot`, `created` beside it; empty ones left out."""
+        out: Json = self.blob.to_json() if self.blob else {}
+        if self.diff_id:
+            out["diff_id"] = str(self.diff_id)
+        if self.providers:
+            out["providers"] = [provider.to_json() for provider in self.providers]
+        if self.snapshot:
+            out["snapshot"] = self.snapshot
+        if self.created:
+            out["created"] = self.created
+        return out
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Layer:
+        """The inverse of `to_json`. Raises KeyError, TypeError or InputError on anything else."""
+        return cls(
+            diff_id=Digest(data["diff_id"]) if "diff_id" in data else None,
+            blob=Descriptor.from_json(data) if "digest" in data else None,
+            providers=tuple(Provider.from_json(item) for item in data.get("providers", ())),
+            snapshot=str(data.get("snapshot", "")),
+            created=int(data.get("created", 0)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """A pointer: nothing is promised to be on this disk. Only `Materializer.materialize` makes it Local."""
+
+    id: str
+    layers: tuple[Layer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """Every layer is mountable here: `lowers` are their directories, bottom first."""
+
+    id: str
+    layers: tuple[Layer, ...]
+    lowers: tuple[Path, ...]
+
+    def to_remote(self) -> Remote:
+        """The pointer alone: what may leave this process."""
+        return Remote(self.id, self.layers)
+
+
+Ref = Remote | Local
+
+
+def scratch() -> Remote:
+    """The empty file system."""
+    return Remote(SCRATCH, ())
+
+
+def of_image(layers: Sequence[ImageLayer], provider: Provider) -> Remote:
+    """The ref of an image in a registry: its id is the chain ID of its layers."""
+    if not layers:
+        return scratch()
+    chain = chain_ids([layer.diff_id for layer in layers])[-1]
+    return Remote(str(chain), tuple(Layer(layer.diff_id, layer.blob, (provider,)) for layer in layers))
+
+
+def of_step(execution: str, base: Ref, created: int) -> Remote:
+    """The ref of a step: `base` and one more layer, the snapshot that this execution made at `created` (UTC ns)."""
+    return Remote(execution, (*base.layers, Layer(snapshot=execution, created=created)))
+
+
+def with_provider(ref: Remote, provider: Provider) -> Remote:
+    """The same ref, also to be had from `provider`, which is asked first."""
+    return Remote(
+        ref.id,
+        tuple(
+            replace(layer, providers=(provider, *(p for p in layer.providers if p != provider)))
+            if layer.blob
+            else layer
+            for layer in ref.layers
+        ),
+    )
+
+
+def layers_to_json(layers: Sequence[Layer]) -> list[Json]:
+    """For events and the cache index."""
+    return [layer.to_json() for layer in layers]
+
+
+def layers_from_json(data: Sequence[Mapping[str, Any]]) -> tuple[Layer, ...]:
+    """The inverse of `layers_to_json`."""
+    return tuple(Layer.from_json(item) for item in data)

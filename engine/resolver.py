@@ -1,0 +1,111 @@
+"""Image names to what they point at: manifest and config, never a layer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from engine.errors import VerificationError
+from engine.events import SourceResolved
+from engine.graph import ImageLayer, ResolvedImage
+from engine.ledger import Facts
+from storage.digest import Digest, parse_json
+from storage.interfaces import BlobStore, Descriptor, Provider, RegistrySource
+from storage.platform import choose_platform, parse_platform
+from storage.reference import parse_reference
+
+CONFIG_LIMIT = 8 * 1024 * 1024
+"""Bytes of an image config at most: a registry must not fill our memory."""
+LAYERS_LIMIT = 500
+"""The kernel's overlay takes no more lowers than this."""
+
+
+@dataclass(slots=True)
+class ImageResolver:
+    """Resolves names through `registry`. Manifests and configs are kept in `blobs`, so an unchanged tag costs one HEAD."""
+
+    registry: RegistrySource
+    blobs: BlobStore
+    facts: Facts
+
+    async def resolve(self, wanted: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], ResolvedImage]:
+        """All of `wanted` (reference as written, platform) at once. Raises InputError, RegistryError,
+        VerificationError."""
+        unique = list(dict.fromkeys(wanted))
+        tasks = [asyncio.ensure_future(self._resolve(reference, platform)) for reference, platform in unique]
+        try:
+            return dict(zip(unique, await asyncio.gather(*tasks), strict=True))
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _resolve(self, written: str, platform: str) -> ResolvedImage:
+        reference = parse_reference(written)
+        provider = reference.provider
+        top = await self.registry.resolve(reference)
+        where = str(reference)
+        manifest_digest, manifest = top.digest, await self._manifest(provider, top.digest, where)
+        if "manifests" in manifest:
+            chosen = choose_platform(manifest, parse_platform(platform))
+            manifest_digest, manifest = chosen.digest, await self._manifest(provider, chosen.digest, where)
+        try:
+            config_blob = Descriptor.from_json(manifest["config"])
+            blobs = [Descriptor.from_json(item) for item in manifest["layers"]]
+            config = parse_json(await self._config(provider, config_blob, where))
+            diff_ids = [Digest(item) for item in config["rootfs"]["diff_ids"]]
+            if len(diff_ids) != len(blobs):
+                raise ValueError(f"{len(blobs)} layers but {len(diff_ids)} diff IDs")
+            if not isinstance(config.get("config") or {}, dict):
+                raise TypeError("its config is not an object")
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise VerificationError(
+                f"not an image Refledger understands: {error}", where=where, hint="inspect it with: skopeo inspect --raw"
+            ) from error
+        if len(blobs) > LAYERS_LIMIT:
+            raise VerificationError(f"{len(blobs)} layers are more than the {LAYERS_LIMIT} a kernel can mount", where=where)
+        await self.facts.record(
+            SourceResolved(
+                reference=written,
+                digest=str(top.digest),
+                platform=platform,
+                provider=provider.to_json(),
+                manifest=str(manifest_digest),
+                config=str(config_blob.digest),
+            )
+        )
+        layers = tuple(ImageLayer(diff_id, blob) for diff_id, blob in zip(diff_ids, blobs, strict=True))
+        return ResolvedImage(
+            written, top.digest, manifest_digest, platform, provider, layers, config_blob.digest, config
+        )
+
+    async def _manifest(self, provider: Provider, digest: Digest, where: str) -> dict[str, Any]:
+        if self.blobs.size(digest) is not None:
+            data = self.blobs.get(digest)
+        else:
+            _, data = await self.registry.manifest(provider, digest)
+            self.blobs.put(data)
+        try:
+            manifest = parse_json(data)
+        except ValueError as error:
+            raise VerificationError("the manifest is not JSON", where=where) from error
+        if not isinstance(manifest, dict):
+            raise VerificationError("the manifest is not a JSON object", where=where)
+        return manifest
+
+    async def _config(self, provider: Provider, blob: Descriptor, where: str) -> bytes:
+        if self.blobs.size(blob.digest) is not None:
+            return self.blobs.get(blob.digest)
+        if blob.size > CONFIG_LIMIT:
+            raise VerificationError(f"its config of {blob.size} bytes is larger than {CONFIG_LIMIT}", where=where)
+        parts = []
+        async with self.registry.blob(provider, blob) as stream:
+            async for chunk in stream:
+                parts.append(chunk)  # noqa: PERF401  # an async comprehension would hide the bound that Descriptor.size sets
+        data = b"".join(parts)
+        self.blobs.put(data)
+        return data
+
+

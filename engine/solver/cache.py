@@ -1,0 +1,56 @@
+"""Cache keys: ordered plaintext components and their digest. Pure.
+
+A key says what a result depends on, never where it lies or when it was made: image layers count by their diff IDs,
+files of a context by their content, modes and paths, and not by time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from engine.graph import ContextSource, Copy, ImageSource, Mkdir, Op, Run, Scratch, op_to_json
+from storage.digest import Digest, chain_ids, digest_json
+
+SCHEMA = "1"
+"""Changes when the meaning of components changes, so that old keys miss instead of lying."""
+
+Component = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class CacheKey:
+    """`digest` names the ordered `components`."""
+
+    digest: Digest
+    components: tuple[Component, ...]
+
+    def to_json(self) -> list[list[str]]:
+        """The stored plaintext: `[[name, value], …]`."""
+        return [list(component) for component in self.components]
+
+
+def cache_key(op: Op, inputs: Sequence[CacheKey], content: Digest | None = None) -> CacheKey:
+    """The key of `op` on results with the keys `inputs` (the context has none: its part is `content`)."""
+    components: list[Component] = [("schema", SCHEMA), ("op", op_to_json(op)["op"])]
+    match op:
+        case Scratch() | ContextSource():
+            pass
+        case ImageSource(layers=layers):
+            chain = chain_ids([layer.diff_id for layer in layers])
+            components.append(("chain", str(chain[-1]) if chain else "scratch"))
+        case Run():
+            components += [("argv", arg) for arg in op.argv]
+            components += [("env", f"{name}={value}") for name, value in op.env]
+            components += [("cwd", op.cwd), ("user", op.user), ("network", op.network), ("platform", op.platform)]
+            components += [("script", f"{script.name}\n{script.data}") for script in op.scripts]
+        case Copy():
+            components += [("source", source) for source in op.sources]
+            components += [("dest", op.dest), ("chown", op.chown), ("chmod", op.chmod), ("unpack", str(op.unpack))]
+            components += [("file", f"{file.name}\n{file.data}") for file in op.files]
+        case Mkdir(path=path):
+            components.append(("path", path))
+    components += [("input", str(key.digest)) for key in inputs]
+    if content is not None:
+        components.append(("content", str(content)))
+    return CacheKey(digest_json([list(component) for component in components]), tuple(components))
