@@ -1,0 +1,37 @@
+"""What tests of every part share: real registries, one process of each for a whole run."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+
+import pytest
+
+from tests.registry_fixture import RegistryProcess
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryProcess]:
+    """A registry on loopback. Shared: use repository names of your own (`repository`)."""
+    yield from _serve(tmp_path_factory, "registry")
+
+
+@pytest.fixture(scope="session")
+def second_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryProcess]:
+    """Another registry on loopback, to copy to."""
+    yield from _serve(tmp_path_factory, "second-registry")
+
+
+@pytest.fixture
+def repository(request: pytest.FixtureRequest) -> str:
+    """A repository name that no other test uses."""
+    words = re.sub(r"[^a-z0-9]+", "-", request.node.nodeid.removeprefix("tests/").lower()).strip("-")
+    return f"t/{words[-120:].strip('-')}"
+
+
+def _serve(factory: pytest.TempPathFactory, name: str) -> Iterator[RegistryProcess]:
+    if shutil.which("docker-registry") is None:
+        pytest.skip("docker-registry is not installed")
+    with RegistryProcess(factory.mktemp(name)) as process:
+        yield process
