@@ -1,0 +1,154 @@
+"""What earlier builds left to reuse: cache keys → refs, packed layers of snapshots, and who provides which blob."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from dataclasses import dataclass
+from typing import Any
+
+from projections.fields import integer, mapping, maybe_text, objects, size, text, texts
+from projections.runner import Projection, Views
+from storage.digest import canonical_json
+from storage.interfaces import Event, Provider
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class CacheEntry:
+    """The latest record of a cache key. `layers` as in CacheRecorded, bottom first; `components`: digest of the
+    plaintext key; `seq`: the event that recorded it."""
+
+    key: str
+    ref: str
+    layers: tuple[Json, ...]
+    components: str
+    origin_build: str | None
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class PackedLayer:
+    """A snapshot's layer as a blob: `diff_id` of the tar, `digest` and `bytes` of the blob."""
+
+    diff_id: str
+    digest: str
+    media_type: str
+    bytes: int
+
+
+class CacheIndex:
+    """Look-ups in views that hold `PROJECTION`. They see what was folded: `Views.catch_up` first."""
+
+    def __init__(self, views: Views) -> None:
+        self._views = views
+
+    def lookup(self, key: str) -> CacheEntry | None:
+        """The latest record of `key`. Raises what Views.query raises."""
+        rows = self._views.query("SELECT ref, layers, components, build, seq FROM cache WHERE key = ?", (key,))
+        for ref, layers, components, build, seq in rows:
+            return CacheEntry(key, ref, tuple(json.loads(layers)), components, build, seq)
+        return None
+
+    def blob_of(self, snapshot: str, epoch: int | None) -> PackedLayer | None:
+        """The blob that `snapshot` was packed into last, with times clamped to `epoch` (None: not clamped)."""
+        rows = self._views.query(
+            "SELECT diff_id, digest, media_type, bytes FROM packed WHERE snapshot = ? AND epoch IS ?", (snapshot, epoch)
+        )
+        return PackedLayer(*rows[0]) if rows else None
+
+    def providers_of(self, digest: str) -> list[Provider]:
+        """Everyone known to hold blob `digest`: last seen first, those that said they lost it at the end."""
+        rows = self._views.query(
+            "SELECT registry, repository, scope, mirrors FROM providers WHERE digest = ?"
+            " ORDER BY lost, seq DESC, registry, repository",
+            (digest,),
+        )
+        return [Provider(registry, repo, scope, tuple(json.loads(mirrors))) for registry, repo, scope, mirrors in rows]
+
+
+def _cache_recorded(cursor: sqlite3.Cursor, event: Event) -> None:
+    data = event.data
+    cursor.execute(
+        "INSERT OR REPLACE INTO cache VALUES (?, ?, ?, ?, ?, ?)",
+        (
+            text(data, "key"), text(data, "ref"), canonical_json(objects(data, "layers")).decode(),
+            text(data, "components", ""), event.build, event.seq,
+        ),
+    )  # fmt: skip
+
+
+def _blob_created(cursor: sqlite3.Cursor, event: Event) -> None:
+    data = event.data
+    snapshot = text(data, "snapshot", "") or text(data, "ref")
+    epoch = integer(data, "epoch")
+    cursor.execute("DELETE FROM packed WHERE snapshot = ? AND epoch IS ?", (snapshot, epoch))
+    cursor.execute(
+        "INSERT INTO packed VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (
+            snapshot, epoch, text(data, "diff_id"), text(data, "digest"), text(data, "media_type", ""),
+            size(data, "bytes"), event.seq,
+        ),
+    )  # fmt: skip
+
+
+def _provided(cursor: sqlite3.Cursor, event: Event, digests: list[str], provider: Json) -> None:
+    registry, repository = text(provider, "registry"), text(provider, "repository")
+    scope = text(provider, "scope", f"repository:{repository}:pull")
+    mirrors = canonical_json(texts(provider, "mirrors")).decode()
+    cursor.executemany(
+        "INSERT OR REPLACE INTO providers VALUES (?, ?, ?, ?, ?, 0, ?)",
+        [(digest, registry, repository, scope, mirrors, event.seq) for digest in digests],
+    )
+
+
+def _remote_created(cursor: sqlite3.Cursor, event: Event) -> None:
+    digests = [text(layer, "digest") for layer in objects(event.data, "layers")]
+    for provider in objects(event.data, "providers"):
+        _provided(cursor, event, digests, provider)
+
+
+def _layer_pulled(cursor: sqlite3.Cursor, event: Event) -> None:
+    if provider := mapping(event.data, "provider"):
+        _provided(cursor, event, [text(event.data, "digest")], provider)
+
+
+def _pull_failed(cursor: sqlite3.Cursor, event: Event) -> None:
+    """A provider without the blob is asked last from now on: it may only have hidden it from those credentials."""
+    provider = mapping(event.data, "provider")
+    if maybe_text(event.data, "class") == "missing" and provider:
+        cursor.execute(
+            "UPDATE providers SET lost = 1 WHERE digest = ? AND registry = ? AND repository = ?",
+            (text(event.data, "digest"), text(provider, "registry"), text(provider, "repository")),
+        )
+
+
+def _exported(cursor: sqlite3.Cursor, event: Event) -> None:
+    provider = mapping(event.data, "provider")
+    if provider and maybe_text(event.data, "kind") == "image":
+        _provided(cursor, event, [text(layer, "digest") for layer in objects(event.data, "layers")], provider)
+
+
+PROJECTION = Projection(
+    name="cache_index",
+    version=1,
+    tables=("cache", "packed", "providers"),
+    schema=(
+        "CREATE TABLE cache (key TEXT PRIMARY KEY, ref TEXT, layers TEXT, components TEXT, build TEXT, seq INTEGER)"
+        " WITHOUT ROWID",
+        "CREATE TABLE packed (snapshot TEXT, epoch INTEGER, diff_id TEXT, digest TEXT, media_type TEXT, bytes INTEGER,"
+        " seq INTEGER)",
+        "CREATE INDEX packed_snapshot ON packed (snapshot)",
+        "CREATE TABLE providers (digest TEXT, registry TEXT, repository TEXT, scope TEXT, mirrors TEXT, lost INTEGER,"
+        " seq INTEGER, PRIMARY KEY (digest, registry, repository)) WITHOUT ROWID",
+    ),
+    handlers={
+        "CacheRecorded": _cache_recorded,
+        "BlobCreated": _blob_created,
+        "RemoteCreated": _remote_created,
+        "LayerPulled": _layer_pulled,
+        "PullFailed": _pull_failed,
+        "Exported": _exported,
+    },
+)

@@ -1,0 +1,171 @@
+"""Builds: when they ran, how they ended, what they cost."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from projections.fields import integer, objects, size, text, texts
+from projections.runner import Projection, Row, Views
+from storage.digest import canonical_json
+from storage.errors import InputError
+from storage.interfaces import Event
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class BuildRecord:
+    """One build. `status`: running, completed, failed, cancelled or interrupted; times in UTC ns; `last_seq`, `ended`
+    and `exit_code` are None without an end in the log. `executed` counts executions, `bytes_pulled` what came over
+    the wire for this build, failed attempts included; `results` as in BuildCompleted."""
+
+    id: str
+    name: str
+    filename: str
+    tags: tuple[str, ...]
+    status: str
+    started: int
+    ended: int | None
+    first_seq: int
+    last_seq: int | None
+    vertices: int
+    cached: int
+    executed: int
+    bytes_pulled: int
+    error: str | None
+    results: tuple[Json, ...]
+    exit_code: int | None
+
+    def to_json(self) -> Json:
+        """The fields, by name."""
+        return {**asdict(self), "tags": list(self.tags), "results": list(self.results)}
+
+
+_COLUMNS = (
+    "id, name, filename, tags, status, started, ended, first_seq, last_seq, vertices, cached, executed, bytes_pulled,"
+    " error, results, exit_code"
+)
+
+
+class History:
+    """Look-ups in views that hold `PROJECTION`. They see what was folded: `Views.catch_up` first."""
+
+    def __init__(self, views: Views) -> None:
+        self._views = views
+
+    def list(self, limit: int | None = None, status: str | None = None) -> list[BuildRecord]:
+        """Builds, the newest first; at most `limit`; only those in `status` when given."""
+        rows = self._views.query(
+            f"SELECT {_COLUMNS} FROM builds WHERE ?1 IS NULL OR status = ?1"  # noqa: S608  # a constant
+            " ORDER BY first_seq DESC LIMIT ?2",
+            (status, -1 if limit is None else limit),
+        )
+        return [_record(row) for row in rows]
+
+    def get(self, build: str) -> BuildRecord:
+        """The build whose id is, or alone begins with, `build`. Raises InputError when there is none or several."""
+        rows = self._views.query(
+            f"SELECT {_COLUMNS} FROM builds WHERE substr(id, 1, length(?1)) = ?1"  # noqa: S608  # a constant
+            " ORDER BY id <> ?1, first_seq DESC LIMIT 4",
+            (build,),
+        )
+        if not build or not rows:
+            raise InputError(f"no build {build[:80]!r}", hint="`refledger history` lists the builds of this root")
+        if len(rows) > 1 and rows[0][0] != build:
+            some = ", ".join(row[0] for row in rows)
+            raise InputError(f"several builds begin with {build!r}: {some}", hint="give more of the id")
+        return _record(rows[0])
+
+
+def _record(row: Row) -> BuildRecord:
+    values = list(row)
+    values[3] = tuple(json.loads(row[3]))
+    values[14] = tuple(json.loads(row[14]))
+    return BuildRecord(*values)
+
+
+def _started(cursor: sqlite3.Cursor, event: Event) -> None:
+    data = event.data
+    cursor.execute(
+        "INSERT OR IGNORE INTO builds VALUES (?, ?, ?, ?, 'running', ?, NULL, ?, NULL, 0, 0, 0, 0, NULL, '[]', NULL)",
+        (
+            _build(event), text(data, "name", ""), text(data, "filename", "Dockerfile"),
+            canonical_json(texts(data, "tags")).decode(), event.time, event.seq,
+        ),
+    )  # fmt: skip
+
+
+def _build(event: Event) -> str:
+    return event.build or event.stream.removeprefix("build/")
+
+
+def _graph_defined(cursor: sqlite3.Cursor, event: Event) -> None:
+    cursor.execute("UPDATE builds SET vertices = ? WHERE id = ?", (size(event.data, "vertices"), _build(event)))
+
+
+def _vertex_cached(cursor: sqlite3.Cursor, event: Event) -> None:
+    cursor.execute("UPDATE builds SET cached = cached + 1 WHERE id = ?", (_build(event),))
+
+
+def _vertex_executed(cursor: sqlite3.Cursor, event: Event) -> None:
+    cursor.execute("UPDATE builds SET executed = executed + 1 WHERE id = ?", (_build(event),))
+
+
+def _bytes_came(cursor: sqlite3.Cursor, event: Event) -> None:
+    cursor.execute(
+        "UPDATE builds SET bytes_pulled = bytes_pulled + ? WHERE id = ?", (size(event.data, "bytes"), _build(event))
+    )
+
+
+def _completed(cursor: sqlite3.Cursor, event: Event) -> None:
+    results = canonical_json(objects(event.data, "results")).decode()
+    _end(cursor, event, "completed", None, 0)
+    cursor.execute("UPDATE builds SET results = ? WHERE id = ?", (results, _build(event)))
+
+
+def _failed(cursor: sqlite3.Cursor, event: Event) -> None:
+    _end(cursor, event, "failed", text(event.data, "error", ""), integer(event.data, "exit_code", 1))
+
+
+def _cancelled(cursor: sqlite3.Cursor, event: Event) -> None:
+    _end(cursor, event, "cancelled", text(event.data, "error", "interrupted"), 130)
+
+
+def _interrupted(cursor: sqlite3.Cursor, event: Event) -> None:
+    _end(cursor, event, "interrupted", text(event.data, "error", ""), None)
+
+
+def _end(cursor: sqlite3.Cursor, event: Event, status: str, error: str | None, exit_code: int | None) -> None:
+    cursor.execute(
+        "UPDATE builds SET status = ?, ended = ?, last_seq = ?, error = ?, exit_code = ? WHERE id = ?",
+        (status, event.time, event.seq, error, exit_code, _build(event)),
+    )
+
+
+PROJECTION = Projection(
+    name="history",
+    version=1,
+    tables=("builds",),
+    schema=(
+        "CREATE TABLE builds (id TEXT PRIMARY KEY, name TEXT, filename TEXT, tags TEXT, status TEXT, started INTEGER,"
+        " ended INTEGER, first_seq INTEGER, last_seq INTEGER, vertices INTEGER, cached INTEGER, executed INTEGER,"
+        " bytes_pulled INTEGER, error TEXT, results TEXT, exit_code INTEGER) WITHOUT ROWID",
+        "CREATE INDEX builds_first_seq ON builds (first_seq)",
+    ),
+    handlers={
+        "BuildStarted": _started,
+        "GraphDefined": _graph_defined,
+        "VertexCached": _vertex_cached,
+        "VertexCompleted": _vertex_executed,
+        "VertexFailed": _vertex_executed,
+        "LayerPulled": _bytes_came,
+        "PullFailed": _bytes_came,
+        "BuildCompleted": _completed,
+        "BuildFailed": _failed,
+        "BuildCancelled": _cancelled,
+        "BuildInterrupted": _interrupted,
+    },
+)

@@ -1,0 +1,214 @@
+"""Refs: where their layers can be read, whether they are here, and the life of each from the log."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from projections.fields import BAD_EVENT, malformed, mapping, maybe_text, objects, size, text, texts
+from projections.runner import Projection, Row, Views
+from storage.digest import canonical_json
+from storage.errors import InputError
+from storage.interfaces import Event, EventLog
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class RefRecord:
+    """One ref. `kind`: how it came to be, remote (an image) or local (a step's result); `layers` bottom first and
+    `providers` as in the events; `build` and `seq` of its creation; `materialized`: mountable here, as far as the log
+    says; `bytes`: of a remote's blobs, of a local's own diff."""
+
+    ref: str
+    kind: str
+    layers: tuple[Json, ...]
+    providers: tuple[Json, ...]
+    parent: str | None
+    build: str | None
+    seq: int
+    materialized: bool
+    bytes: int
+
+    def to_json(self) -> Json:
+        """The fields, by name."""
+        return {**asdict(self), "layers": list(self.layers), "providers": list(self.providers)}
+
+
+@dataclass(frozen=True, slots=True)
+class LifeEvent:
+    """One event of a ref's life; `time` in UTC ns, `summary` one line for people (not yet escaped)."""
+
+    seq: int
+    time: int
+    type: str
+    build: str | None
+    summary: str
+
+
+_COLUMNS = "ref, kind, layers, providers, parent, build, seq, materialized, bytes"
+
+
+class Refs:
+    """Look-ups in views that hold `PROJECTION`. They see what was folded: `Views.catch_up` first."""
+
+    def __init__(self, views: Views) -> None:
+        self._views = views
+
+    def list(self, limit: int | None = None) -> list[RefRecord]:
+        """Refs, the newest first; at most `limit`."""
+        sql = f"SELECT {_COLUMNS} FROM refs ORDER BY seq DESC, ref LIMIT ?"  # noqa: S608  # a constant
+        return [_record(row) for row in self._views.query(sql, (-1 if limit is None else limit,))]
+
+    def get(self, ref: str) -> RefRecord:
+        """The ref whose id is, or alone begins with, `ref`; `sha256:` may be left out. Raises InputError."""
+        rows = self._views.query(
+            f"SELECT {_COLUMNS} FROM refs"  # noqa: S608  # a constant
+            " WHERE substr(ref, 1, length(?1)) = ?1 OR substr(ref, 1, length(?1) + 7) = 'sha256:' || ?1"
+            " ORDER BY ref <> ?1, seq DESC LIMIT 4",
+            (ref,),
+        )
+        if not ref or not rows:
+            raise InputError(f"no ref {ref[:80]!r}", hint="`refledger refs` lists the refs of this root")
+        if len(rows) > 1 and rows[0][0] != ref:
+            raise InputError(f"several refs begin with {ref!r}: {', '.join(row[0] for row in rows)}")
+        return _record(rows[0])
+
+
+def _record(row: Row) -> RefRecord:
+    values = list(row)
+    values[2], values[3] = tuple(json.loads(row[2])), tuple(json.loads(row[3]))
+    values[7] = bool(row[7])
+    return RefRecord(*values)
+
+
+# ---------------------------------------------------------------- folding
+
+
+def _remote_created(cursor: sqlite3.Cursor, event: Event) -> None:
+    """An image's ref is its chain ID, so builds create it again and again: the first made it, all add providers."""
+    data = event.data
+    ref, layers, providers = text(data, "ref"), objects(data, "layers"), objects(data, "providers")
+    known = cursor.execute("SELECT providers FROM refs WHERE ref = ?", (ref,)).fetchone()
+    if known is not None:
+        merged = json.loads(known[0])
+        merged += [provider for provider in providers if provider not in merged]
+        cursor.execute("UPDATE refs SET providers = ? WHERE ref = ?", (canonical_json(merged).decode(), ref))
+        return
+    total = sum(size(layer, "size") for layer in layers)
+    _insert(cursor, event, ("remote", layers, providers, None, 0, total))
+
+
+def _local_created(cursor: sqlite3.Cursor, event: Event) -> None:
+    data = event.data
+    parent = maybe_text(data, "parent")
+    _insert(cursor, event, ("local", objects(data, "layers"), [], parent, 1, size(data, "bytes")))
+
+
+def _insert(
+    cursor: sqlite3.Cursor, event: Event, facts: tuple[str, list[Json], list[Json], str | None, int, int]
+) -> None:
+    kind, layers, providers, parent, materialized, total = facts
+    cursor.execute(
+        "INSERT OR REPLACE INTO refs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            text(event.data, "ref"), kind, canonical_json(layers).decode(), canonical_json(providers).decode(), parent,
+            event.build, event.seq, materialized, total,
+        ),
+    )  # fmt: skip
+
+
+def _materialized(cursor: sqlite3.Cursor, event: Event) -> None:
+    cursor.execute("UPDATE refs SET materialized = 1 WHERE ref = ?", (text(event.data, "ref"),))
+
+
+PROJECTION = Projection(
+    name="refs",
+    version=1,
+    tables=("refs",),
+    schema=(
+        "CREATE TABLE refs (ref TEXT PRIMARY KEY, kind TEXT, layers TEXT, providers TEXT, parent TEXT, build TEXT,"
+        " seq INTEGER, materialized INTEGER, bytes INTEGER) WITHOUT ROWID",
+        "CREATE INDEX refs_seq ON refs (seq)",
+    ),
+    handlers={
+        "RemoteCreated": _remote_created,
+        "LocalCreated": _local_created,
+        "Materialized": _materialized,
+    },
+)
+
+
+# ---------------------------------------------------------------- lives
+
+
+def _who(provider: Json) -> str:
+    return f"{text(provider, 'registry', '?')}/{text(provider, 'repository', '?')}"
+
+
+def _short(digest: str) -> str:
+    return digest.removeprefix("sha256:")[:12]
+
+
+def _export_summary(data: Json) -> str:
+    layers = objects(data, "layers")
+    moved = ", ".join(f"{_short(text(x, 'digest', ''))} {text(x, 'transport', '?')}" for x in layers)
+    return f"exported to {text(data, 'target', '?')}" + (f": {moved}" if moved else "")
+
+
+_SUMMARIES: dict[str, Callable[[Json], str]] = {
+    "RemoteCreated": lambda d: (
+        f"pointer to {len(objects(d, 'layers'))} layers at {', '.join(map(_who, objects(d, 'providers'))) or 'nowhere'}"
+    ),
+    "LocalCreated": lambda d: f"result of a step, {size(d, 'bytes')} bytes on this disk",
+    "CacheQueried": lambda d: f"cache {text(d, 'outcome', '?')} {_short(text(d, 'key', ''))}",
+    "CacheRecorded": lambda d: f"recorded under cache key {_short(text(d, 'key', ''))}",
+    "VertexCached": lambda d: f"reused as {text(d, 'name', '')}",
+    "VertexStarted": lambda d: f"input of {text(d, 'name', '')}",
+    "VertexCompleted": lambda d: f"output of {text(d, 'name', '')}",
+    "MaterializationRequested": lambda d: (
+        f"wanted here for {text(d, 'reason', '?')}: {len(texts(d, 'layers'))} layers, {size(d, 'bytes')} bytes to come"
+    ),
+    "PullStarted": lambda d: f"{_short(text(d, 'digest', ''))} asked of {_who(mapping(d, 'provider'))}",
+    "PullFailed": lambda d: (
+        f"{_short(text(d, 'digest', ''))} not to be had of {_who(mapping(d, 'provider'))}: {text(d, 'error', '')}"
+    ),
+    "LayerPulled": lambda d: (
+        f"{_short(text(d, 'digest', ''))} came from {_who(mapping(d, 'provider'))}, {size(d, 'bytes')} bytes,"
+        f" verified {' and '.join(texts(d, 'verified')) or 'not at all'}"
+    ),
+    "Materialized": lambda d: f"mountable here, {size(d, 'bytes')} bytes fetched",
+    "MaterializationFailed": lambda d: f"not to be had: {text(d, 'error', '')}",
+    "BlobCreated": lambda d: f"packed into {_short(text(d, 'digest', ''))}, {size(d, 'bytes')} bytes",
+    "Exported": _export_summary,
+}
+
+
+def life(log: EventLog, record: RefRecord) -> list[LifeEvent]:
+    """What happened to a ref, in order: events that name it or one of its blobs. Raises LogError."""
+    blobs = {layer["digest"] for layer in record.layers if isinstance(layer.get("digest"), str)}
+    out = []
+    for event in log.read(after=record.seq - 1, types=frozenset(_SUMMARIES)):
+        try:
+            if not _concerns(event, record.ref, blobs):
+                continue
+            if event.type == "BlobCreated":
+                blobs.add(text(event.data, "digest"))
+            out.append(LifeEvent(event.seq, event.time, event.type, event.build, _SUMMARIES[event.type](event.data)))
+        except BAD_EVENT as error:
+            raise malformed(event, error) from error
+    return out
+
+
+def _concerns(event: Event, ref: str, blobs: set[Any]) -> bool:
+    data = event.data
+    if "ref" in data:
+        return bool(data["ref"] == ref or (event.type == "BlobCreated" and data.get("snapshot") == ref))
+    if ref in texts(data, "inputs") or ref in texts(data, "outputs"):
+        return True
+    if event.type == "Exported":
+        return any(text(layer, "digest", "") in blobs for layer in objects(data, "layers"))
+    return data.get("digest") in blobs

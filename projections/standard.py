@@ -1,0 +1,8 @@
+"""The projections that every root keeps."""
+
+from __future__ import annotations
+
+from projections import cache_index, history, refs
+from projections.runner import Projection
+
+STANDARD: tuple[Projection, ...] = (cache_index.PROJECTION, history.PROJECTION, refs.PROJECTION)

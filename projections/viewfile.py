@@ -1,0 +1,157 @@
+"""The SQLite file behind the views: opening, throwing away, copying, and what its errors mean.
+
+Durability is not wanted here: what a crash loses is folded again from the log.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from storage.errors import DiskError, HostError, RefledgerError
+
+WAIT = 60.0
+"""Seconds to wait for another process's transaction before saying so: a rebuild holds the file in one piece."""
+
+_DISK = {
+    sqlite3.SQLITE_FULL: errno.ENOSPC,
+    sqlite3.SQLITE_READONLY: errno.EROFS,
+    sqlite3.SQLITE_CANTOPEN: errno.EACCES,
+    sqlite3.SQLITE_PERM: errno.EACCES,
+    sqlite3.SQLITE_IOERR: errno.EIO,
+}
+_BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+_POSITIONS = """CREATE TABLE IF NOT EXISTS positions (
+    name TEXT PRIMARY KEY, version INTEGER NOT NULL, position INTEGER NOT NULL, anchor INTEGER NOT NULL,
+    tables TEXT NOT NULL) WITHOUT ROWID"""
+
+
+def open_views(path: Path | None, *, discard: bool = False) -> sqlite3.Connection:
+    """A connection in autocommit mode with the table of positions. An unusable file, or with `discard` any, is
+    replaced by an empty one. Raises DiskError."""
+    if path is None:
+        return _connect(":memory:")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _lock(path):
+            if discard:
+                _remove(path)
+            try:
+                return _connect(str(path))
+            except sqlite3.Error as error:
+                if not is_damage(error):
+                    raise
+                _remove(path)
+                return _connect(str(path))
+    except OSError as error:
+        raise DiskError.of(error, "opening the views") from error
+    except sqlite3.Error as error:
+        raise explained(error, path) from error
+
+
+def copy_views(path: Path) -> sqlite3.Connection | None:
+    """The file's content in memory, or None when there is none that can be trusted. Touches nothing.
+
+    Opened immutable, SQLite ignores the write-ahead log, so a file with a filled one is not read: it may be half a
+    checkpoint. The main file changes only by checkpoints, so the same look before and after means a whole copy.
+    """
+    before = _look(path)
+    if before is None:
+        return None
+    uri = path.resolve().as_uri() + "?mode=ro&immutable=1"
+    copy = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    try:
+        source = sqlite3.connect(uri, uri=True)
+        try:
+            source.backup(copy)
+        finally:
+            source.close()
+        _prepare(copy)
+        sound = copy.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok"
+    except sqlite3.Error:
+        sound = False
+    if sound and _look(path) == before:
+        return copy
+    copy.close()
+    return None
+
+
+def checkpoint(db: sqlite3.Connection) -> None:
+    """Empty the write-ahead log, so that readers of a read-only root need the main file only."""
+    with suppress(sqlite3.OperationalError):  # reason: somebody reads just now; the next one does it
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Is the file's content at fault (then it is folded again), rather than the disk or another process?"""
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is None:
+        return False
+    return code == sqlite3.SQLITE_READONLY_DBMOVED or (code & 0xFF) not in {*_DISK, *_BUSY, sqlite3.SQLITE_NOMEM}
+
+
+def explained(error: sqlite3.Error, path: Path | None) -> RefledgerError:
+    """The error a person can act on."""
+    where = str(path) if path else ""
+    code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
+    if code in _DISK:
+        number = _DISK[code]
+        return DiskError.of(OSError(number, os.strerror(number), where or None), "folding the views")
+    if code in _BUSY:
+        return HostError(
+            "another process holds the views", where=where, hint="wait for `refledger rebuild` to end, then try again"
+        )
+    return HostError(f"the views cannot be used: {error}", where=where, hint="run `refledger rebuild`")
+
+
+def _connect(target: str) -> sqlite3.Connection:
+    db = sqlite3.connect(target, isolation_level=None, check_same_thread=False, timeout=WAIT)
+    try:
+        db.execute("PRAGMA synchronous=OFF")
+        if target != ":memory:":
+            db.execute("PRAGMA journal_mode=WAL")
+        _prepare(db)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _prepare(db: sqlite3.Connection) -> None:
+    db.execute("PRAGMA trusted_schema=OFF")  # reason: the file may come with a root from elsewhere
+    db.execute("PRAGMA temp_store=MEMORY")
+    db.execute(_POSITIONS)
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """One process at a time opens or replaces the file: its parts (main, -wal, -shm) must be of one make."""
+    descriptor = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    for name in (path.name, path.name + "-wal", path.name + "-shm", path.name + "-journal"):
+        path.with_name(name).unlink(missing_ok=True)
+
+
+def _look(path: Path) -> tuple[int, int, int] | None:
+    """What tells one state of the file from another; None when it is missing or has an unfinished log beside it."""
+    try:
+        wal = path.with_name(path.name + "-wal")
+        if wal.exists() and wal.stat().st_size:
+            return None
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns

@@ -1,0 +1,296 @@
+"""Views can be thrown away, torn, copied and folded by several at once, and are always the same."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from projections import runner
+from projections.history import History
+from projections.runner import Projection, Views
+from projections.standard import STANDARD
+from storage.errors import DiskError, LogError
+from storage.interfaces import Event
+from tests.projections import story
+from tests.projections.support import ListLog
+
+
+def full_log() -> ListLog:
+    log = ListLog()
+    story.whole(log, "b1")
+    story.begin(log, "b2", "other")
+    story.pull(log, "b2")
+    story.whole(log, "b3")
+    return log
+
+
+def dump_of(log: ListLog) -> bytes:
+    with Views(None, STANDARD) as views:
+        views.catch_up(log)
+        return views.dump()
+
+
+def test_I1_rebuilt_views_dump_byte_for_byte_the_same(tmp_path: Path) -> None:
+    log, path = full_log(), tmp_path / "views.db"
+    with Views(path, STANDARD) as views:
+        assert views.catch_up(log) > 0
+        before = views.dump()
+    for leftover in tmp_path.iterdir():
+        leftover.unlink()
+    with Views(path, STANDARD) as views:
+        views.catch_up(log)
+        assert views.dump() == before
+        assert views.position == log.last_seq()
+        views.rebuild(log)
+        assert views.dump() == before
+        assert views.check(log) == []
+    assert before.count(b"\n") > 10
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cuts=st.lists(st.integers(0, len(full_log().events)), max_size=6), batch=st.integers(1, 30),
+       restarts=st.booleans())  # fmt: skip
+def test_I1_any_split_into_batches_and_restarts_gives_the_same_dump(
+    tmp_path_factory: pytest.TempPathFactory, cuts: list[int], batch: int, restarts: bool
+) -> None:
+    whole = full_log()
+    path = tmp_path_factory.mktemp("views") / "views.db"
+    views = Views(path, STANDARD)
+    original, runner.BATCH = runner.BATCH, batch
+    try:
+        for cut in [*sorted(cuts), len(whole.events)]:
+            views.catch_up(ListLog(whole.events[:cut]))
+            if restarts:
+                views.close()
+                views = Views(path, STANDARD)
+        assert views.dump() == dump_of(whole)
+    finally:
+        runner.BATCH = original
+        views.close()
+
+
+def test_catching_up_again_folds_nothing(tmp_path: Path) -> None:
+    log = full_log()
+    with Views(tmp_path / "views.db", STANDARD) as views:
+        assert views.catch_up(log) > 0
+        assert views.catch_up(log) == 0
+
+
+@pytest.mark.parametrize("damage", ["garbage", "truncated", "empty", "table gone", "other columns", "middle"])
+def test_a_damaged_file_is_folded_again_without_a_word(tmp_path: Path, damage: str) -> None:
+    log, path = full_log(), tmp_path / "views.db"
+    with Views(path, STANDARD) as views:
+        views.catch_up(log)
+    data = path.read_bytes()
+    match damage:
+        case "garbage":
+            path.write_bytes(b"not a database at all" * 1000)
+        case "truncated":
+            path.write_bytes(data[: len(data) // 2])
+        case "empty":
+            path.write_bytes(b"")
+        case "table gone":
+            with sqlite3.connect(path) as db:
+                db.execute("DROP TABLE builds")
+        case "other columns":
+            with sqlite3.connect(path) as db:
+                db.execute("DROP TABLE builds")
+                db.execute("CREATE TABLE builds (id TEXT)")
+        case "middle":
+            path.write_bytes(data[:100] + b"\xff" * (len(data) - 100))
+    story.begin(log, "b4")
+    with Views(path, STANDARD) as views:
+        views.catch_up(log)
+        assert History(views).get("b4").status == "running"
+        assert views.dump() == dump_of(log)
+    with Views(path, STANDARD) as views:
+        assert views.position == log.last_seq()
+
+
+def test_damage_met_by_a_look_up_is_repaired_from_the_log(tmp_path: Path) -> None:
+    log, path = full_log(), tmp_path / "views.db"
+    with Views(path, STANDARD) as views:
+        views.catch_up(log)
+        with sqlite3.connect(path) as db:
+            db.execute("DROP TABLE builds")
+        assert [build.id for build in History(views).list()] == ["b3", "b2", "b1"]
+
+
+def test_check_names_the_projection_that_differs(tmp_path: Path) -> None:
+    log, path = full_log(), tmp_path / "views.db"
+    with Views(path, STANDARD) as views:
+        views.catch_up(log)
+        with sqlite3.connect(path) as db:
+            db.execute("UPDATE builds SET cached = 99 WHERE id = 'b1'")
+        assert views.check(log) == ["history"]
+        views.rebuild(log)
+        assert views.check(log) == []
+
+
+def test_a_new_version_refolds_that_view_only(tmp_path: Path) -> None:
+    log, path = full_log(), tmp_path / "views.db"
+    with Views(path, STANDARD) as views:
+        views.catch_up(log)
+    folded: list[str] = []
+
+    def note(cursor: sqlite3.Cursor, event: Event) -> None:
+        folded.append(event.type)
+        cursor.execute("INSERT INTO renamed VALUES (?)", (event.build,))
+
+    newer = Projection("history", 2, ("renamed",), ("CREATE TABLE renamed (id TEXT)",), {"BuildStarted": note})
+    with Views(path, (*(view for view in STANDARD if view.name != "history"), newer)) as views:
+        assert views.catch_up(log) == len(folded) == 3
+        assert views.query("SELECT count(*) FROM renamed") == [(3,)]
+        assert views.query("SELECT name FROM sqlite_master WHERE name = 'builds'") == []
+    with Views(path, STANDARD) as views:
+        views.catch_up(log)
+        assert views.dump() == dump_of(log)
+
+
+def test_views_of_another_log_begin_anew(tmp_path: Path) -> None:
+    path = tmp_path / "views.db"
+    with Views(path, STANDARD) as views:
+        views.catch_up(full_log())
+    shorter = ListLog()
+    story.begin(shorter, "only")
+    other = ListLog(begin=5)
+    story.whole(other, "x1")
+    for _ in range(5):
+        story.whole(other, "x2")
+    for log in (shorter, other):
+        with Views(path, STANDARD) as views:
+            views.catch_up(log)
+            assert views.dump() == dump_of(log)
+
+
+def _follow(path: Path, barrier: Any) -> None:
+    log = full_log()
+    runner.BATCH = 3
+    barrier.wait()
+    with Views(path, STANDARD) as views:
+        for cut in range(1, len(log.events) + 1, 5):
+            views.catch_up(ListLog(log.events[:cut]))
+        views.catch_up(log)
+
+
+def test_processes_catching_up_at_once_fold_every_event_once(tmp_path: Path) -> None:
+    path = tmp_path / "views.db"
+    context = multiprocessing.get_context("fork")
+    barrier = context.Barrier(4)
+    workers = [context.Process(target=_follow, args=(path, barrier)) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0, 0, 0, 0]
+    with Views(path, STANDARD) as views:
+        assert views.position == full_log().last_seq()
+        assert views.dump() == dump_of(full_log())
+
+
+def test_I13_read_only_views_write_nothing(tmp_path: Path) -> None:
+    log, path = full_log(), tmp_path / "root" / "views.db"
+    with Views(path, STANDARD) as views:
+        views.catch_up(ListLog(log.events[:20]))
+    before = {file.name: (file.stat().st_mtime_ns, file.read_bytes()) for file in path.parent.iterdir()}
+    path.parent.chmod(0o555)
+    try:
+        with Views.read_only(path, log, STANDARD) as views:
+            assert views.dump() == dump_of(log)
+            assert views.check(log) == []
+    finally:
+        path.parent.chmod(0o755)
+    assert {file.name: (file.stat().st_mtime_ns, file.read_bytes()) for file in path.parent.iterdir()} == before
+
+
+def test_I13_read_only_views_need_no_file_and_survive_a_live_or_damaged_one(tmp_path: Path) -> None:
+    log, path = full_log(), tmp_path / "views.db"
+    with Views.read_only(path, log, STANDARD) as views:
+        assert views.dump() == dump_of(log)
+    assert list(tmp_path.iterdir()) == []
+    with Views(path, STANDARD) as live:
+        live.catch_up(ListLog(log.events[:30]))
+        live._db.execute("UPDATE builds SET name = 'in the write-ahead log'")
+        with Views.read_only(path, log, STANDARD) as views:
+            assert views.dump() == dump_of(log)
+    path.write_bytes(b"SQLite format 3\0" + b"junk" * 5000)
+    with Views.read_only(path, log, STANDARD) as views:
+        assert views.dump() == dump_of(log)
+
+
+def test_read_only_views_start_from_the_file(tmp_path: Path) -> None:
+    log, path = full_log(), tmp_path / "views.db"
+    with Views(path, STANDARD) as views:
+        views.catch_up(log)
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE builds SET name = 'marked'")
+    db.close()
+    with Views.read_only(path, log, STANDARD) as views:
+        assert {build.name for build in History(views).list()} == {"marked"}
+
+
+@pytest.mark.parametrize(
+    ("type_", "data"),
+    [
+        ("CacheRecorded", {"key": ["a"], "ref": "r", "layers": [], "components": "c"}),
+        ("CacheRecorded", {"key": "k"}),
+        ("CacheRecorded", {"key": "k", "ref": "r", "layers": "abc"}),
+        ("LayerPulled", {"digest": "d", "bytes": 10**30, "provider": {}}),
+        ("LayerPulled", {"digest": "d", "bytes": "many", "provider": {}}),
+        ("LayerPulled", {"digest": "d", "bytes": -1, "provider": {}}),
+        ("RemoteCreated", {"ref": "r", "layers": [{"digest": 3}], "providers": [{"registry": "r", "repository": "x"}]}),
+        ("BuildFailed", {"error": {"a": 1}}),
+        ("BuildStarted", {"name": "\ud800"}),
+        ("BlobCreated", {"ref": "r", "diff_id": "d", "digest": "x", "bytes": True}),
+        ("GraphDefined", {"vertices": 1.5}),
+    ],
+)
+def test_a_malformed_event_is_a_log_error_that_names_it(type_: str, data: dict[str, Any]) -> None:
+    log = ListLog()
+    story.begin(log)
+    event = log.add_raw(type_, data, "b1")
+    with Views(None, STANDARD) as views, pytest.raises(LogError, match=rf"event {event.seq} \({type_}\) is malformed"):
+        views.catch_up(log)
+
+
+def test_I10_unknown_types_and_fields_change_nothing() -> None:
+    log = full_log()
+    plain = dump_of(log)
+    log.add_raw("FromTheFuture", {"key": ["what", {"ever": 1}]}, "b1")
+    last = log.add_raw("VertexCompleted", {"name": "x", "outputs": [], "colour": {"new": True}}, "nobody")
+    with Views(None, STANDARD) as views:
+        views.catch_up(log)
+        assert views.dump() == plain
+        assert views.position == last.seq
+
+
+def test_a_place_that_cannot_be_written_is_a_disk_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DiskError):
+        Views(tmp_path / "file" / "views.db", STANDARD)
+
+
+def test_I1_views_of_the_log_on_disk_are_those_of_the_same_events(tmp_path: Path) -> None:
+    from storage.eventlog import open_log
+    from storage.interfaces import NewEvent
+
+    story_log = full_log()
+    events = [NewEvent(x.stream, x.type, x.data, x.build, x.vertex, x.cause) for x in story_log.events]
+    times = iter([event.time for event in story_log.events])
+    log = open_log(tmp_path / "log.db", clock=lambda: next(times))
+    try:
+        for event in events:
+            log.append(event)
+        assert [event.time for event in log.read()] == [event.time for event in story_log.events]
+        with Views(tmp_path / "views.db", STANDARD) as views:
+            views.catch_up(log)
+            assert views.dump() == dump_of(story_log)
+            assert views.check(log) == []
+    finally:
+        log.close()

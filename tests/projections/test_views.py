@@ -1,0 +1,154 @@
+"""What the cache index, the history and the refs say of a story."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from engine import events as e
+from projections.cache_index import CacheIndex
+from projections.history import History
+from projections.refs import Refs, life
+from projections.runner import Views
+from projections.standard import STANDARD
+from storage.errors import InputError
+from tests.projections import story
+from tests.projections.support import ListLog, digest
+
+
+@pytest.fixture
+def log() -> ListLog:
+    log = ListLog()
+    story.whole(log)
+    return log
+
+
+@pytest.fixture
+def views(log: ListLog) -> Iterator[Views]:
+    with Views(None, STANDARD) as views:
+        views.catch_up(log)
+        yield views
+
+
+def test_the_latest_record_of_a_key_wins(log: ListLog, views: Views) -> None:
+    index = CacheIndex(views)
+    entry = index.lookup(digest("k2"))
+    assert entry is not None
+    assert (entry.ref, entry.origin_build, entry.components) == ("b1-run", "b1", digest("comp"))
+    assert entry.layers == ({"snapshot": "b1-run"},)
+    newer = log.add(e.CacheRecorded(key=digest("k2"), components="c", ref="again", layers=()), "b9", "v2")
+    views.catch_up(log)
+    entry = index.lookup(digest("k2"))
+    assert entry is not None
+    assert (entry.ref, entry.origin_build, entry.seq) == ("again", "b9", newer.seq)
+    assert index.lookup("nothing") is None
+
+
+def test_packed_layers_are_found_by_snapshot_and_epoch(log: ListLog, views: Views) -> None:
+    index = CacheIndex(views)
+    packed = index.blob_of("b1-run", None)
+    assert packed is not None
+    assert (packed.digest, packed.diff_id, packed.bytes) == (digest("blobr"), digest("diffr"), 900)
+    assert index.blob_of("b1-run", 0) is None
+    for name, epoch in (("z", 0), ("zz", 0), ("plain", None)):
+        log.add(e.BlobCreated(ref="b1-run", snapshot="b1-run", diff_id=digest("d"), digest=digest(name),
+                              media_type="m", bytes=1, compressor="x", epoch=epoch), "b1")  # fmt: skip
+    views.catch_up(log)
+    found = [index.blob_of("b1-run", epoch) for epoch in (0, None)]
+    assert [packed and packed.digest for packed in found] == [digest("zz"), digest("plain")]
+
+
+def test_providers_of_a_blob_newest_first_and_the_one_that_lost_it_last(log: ListLog, views: Views) -> None:
+    index = CacheIndex(views)
+    assert [str(provider) for provider in index.providers_of(story.BLOBS[0])] == [
+        "127.0.0.1:5000/app", "127.0.0.1:5000/base",
+    ]  # fmt: skip
+    assert [provider.scope for provider in index.providers_of(digest("blobr"))] == ["repository:app:pull"]
+    log.add(e.PullFailed(digest=story.BLOBS[0], provider=story.TARGET, kind="missing", error="404"), "b2", "v")
+    log.add(e.PullFailed(digest=story.BLOBS[1], provider=story.TARGET, kind="transport", error="reset"), "b2", "v")
+    views.catch_up(log)
+    assert [p.repository for p in index.providers_of(story.BLOBS[0])] == ["base", "app"]
+    assert [p.repository for p in index.providers_of(story.BLOBS[1])] == ["app", "base"]
+
+
+def test_history_tells_how_a_build_went(log: ListLog, views: Views) -> None:
+    build = History(views).get("b1")
+    assert (build.status, build.exit_code, build.error, build.name) == ("completed", 0, None, "app")
+    assert (build.vertices, build.cached, build.executed, build.bytes_pulled) == (3, 1, 2, 30_000_000)
+    assert (build.first_seq, build.last_seq) == (1, log.last_seq())
+    assert build.results == ({"ref": "b1-run", "digest": digest("img")},)
+    assert build.tags == ("127.0.0.1:5000/app:latest",)
+    assert build.to_json()["ended"] == log.events[-1].time
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "code"),
+    [
+        (e.BuildFailed(vertex="v2", error="boom", exit_code=1), "failed", 1),
+        (e.BuildCancelled(), "cancelled", 130),
+        (e.BuildInterrupted(error="process 7 is gone"), "interrupted", None),
+        (None, "running", None),
+    ],
+)
+def test_history_of_builds_that_did_not_end_well(end: e.Fact | None, status: str, code: int | None) -> None:
+    log = ListLog()
+    story.begin(log)
+    log.add(e.PullFailed(digest="d", provider=story.PROVIDER, kind="transport", error="reset", bytes=7), "b1", "v2")
+    if end is not None:
+        log.add(end, "b1")
+    with Views(None, STANDARD) as views:
+        views.catch_up(log)
+        build = History(views).get("b1")
+    assert (build.status, build.exit_code, build.bytes_pulled) == (status, code, 7)
+    assert (build.ended is None) == (build.last_seq is None) == (end is None)
+
+
+def test_builds_are_found_by_unique_prefix() -> None:
+    log = ListLog()
+    for build in ("abc1", "abc2", "abc", "x%_"):
+        log.add(story.started(build), build)
+    with Views(None, STANDARD) as views:
+        views.catch_up(log)
+        history = History(views)
+        assert [build.id for build in history.list()] == ["x%_", "abc", "abc2", "abc1"]
+        assert [build.id for build in history.list(2)] == ["x%_", "abc"]
+        assert history.list(status="failed") == []
+        assert history.get("abc").id == "abc"
+        assert history.get("abc2").id == "abc2"
+        assert history.get("x%").id == "x%_"
+        for wrong, said in (("ab", "several builds"), ("%", "no build"), ("zz", "no build"), ("", "no build")):
+            with pytest.raises(InputError, match=said):
+                history.get(wrong)
+
+
+def test_refs_know_where_they_come_from_and_whether_they_are_here(log: ListLog, views: Views) -> None:
+    refs = Refs(views)
+    base = refs.get(digest("chain")[7:20])
+    assert (base.ref, base.kind, base.materialized, base.bytes) == (digest("chain"), "remote", True, 30_000_000)
+    assert (base.build, base.providers) == ("b1", (story.PROVIDER,))
+    step = refs.get("b1-run")
+    assert (step.kind, step.parent, step.bytes, step.materialized) == ("local", digest("chain"), 1234, True)
+    assert [ref.ref for ref in refs.list()] == ["b1-run", digest("chain")]
+    log.add(e.RemoteCreated(ref=digest("chain"), layers=tuple(story.LAYERS), providers=(story.TARGET,)), "b2", "v1")
+    log.add(e.RemoteCreated(ref="lazy", layers=tuple(story.LAYERS), providers=(story.TARGET,)), "b2", "v1")
+    views.catch_up(log)
+    base = refs.get(digest("chain"))
+    assert (base.build, base.providers) == ("b1", (story.PROVIDER, story.TARGET))
+    assert not refs.get("lazy").materialized
+    with pytest.raises(InputError, match="no ref"):
+        refs.get("nope")
+
+
+def test_the_life_of_a_ref_in_order(log: ListLog, views: Views) -> None:
+    refs = Refs(views)
+    told = life(log, refs.get(digest("chain")))
+    assert [event.type for event in told] == [
+        "RemoteCreated", "VertexCompleted", "VertexStarted", "MaterializationRequested", "PullStarted", "LayerPulled",
+        "PullStarted", "LayerPulled", "Materialized", "Exported",
+    ]  # fmt: skip
+    assert told[0].summary == "pointer to 2 layers at 127.0.0.1:5000/base"
+    assert "verified digest and diff_id" in told[5].summary
+    assert [event.type for event in life(log, refs.get("b1-run"))] == [
+        "LocalCreated", "VertexCompleted", "CacheRecorded", "BlobCreated", "Exported",
+    ]  # fmt: skip
