@@ -1,0 +1,185 @@
+"""The plain data of the progress view: steps, lines of output, bytes on their way."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+Json = dict[str, Any]
+
+LONGEST_LINE: Final = 32 * 1024
+"""Characters after which a line without an end is ended: a step may print for ever without a newline."""
+
+_CLOSED = frozenset({"cached", "done", "failed", "cancelled", "interrupted"})
+
+
+def provider_name(provider: Mapping[str, Any]) -> str:
+    """`registry/repository` of a provider as events have it."""
+    return "/".join(str(provider[key]) for key in ("registry", "repository") if provider.get(key))
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of output: when its end came (UTC ns), from which stream (1 or 2; 0: a remark of ours), without "\\n"."""
+
+    time: int
+    fd: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a name in the definition turned out to be."""
+
+    reference: str
+    digest: str
+    platform: str
+    vertex: str | None
+
+    def to_json(self) -> Json:
+        """The fields, by name."""
+        return asdict(self)
+
+
+@dataclass(slots=True)
+class Transfer:
+    """A blob on its way to a step or an export. `state`: waiting, pulling, done, failed, or waited (somebody else's
+    pull brought it; `puller` is the build). A failed pull is open: the next provider may have the blob."""
+
+    digest: str
+    requested: int
+    state: str = "waiting"
+    done: int = 0
+    total: int = 0
+    provider: str = ""
+    transport: str = ""
+    puller: str = ""
+    error: str = ""
+    started: int | None = None
+    ended: int | None = None
+    updated: int = 0
+
+    @property
+    def open(self) -> bool:
+        """May more happen to it?"""
+        return self.ended is None
+
+    @property
+    def rate(self) -> float:
+        """Bytes a second since it began, 0.0 while that says nothing."""
+        if self.started is None or self.updated <= self.started:
+            return 0.0
+        return self.done * 1e9 / (self.updated - self.started)
+
+    def begin(self, time: int, total: int, provider: str) -> None:
+        """A pull starts, or starts again from another provider."""
+        self.state, self.started, self.updated, self.provider, self.error = "pulling", time, time, provider, ""
+        self.done, self.total = 0, total or self.total
+
+    def advance(self, time: int, done: int, total: int) -> None:
+        """`done` bytes are here."""
+        if self.started is None:
+            self.started = time
+        self.state, self.done, self.total, self.updated = "pulling", done, max(total, done), time
+
+    def fail(self, time: int, error: str) -> None:
+        """One provider failed."""
+        self.state, self.error, self.updated = "failed", error, time
+
+    def finish(self, time: int, count: int) -> None:
+        """All of it is here; `count` bytes moved, which a resumed pull or a mount makes differ from the size."""
+        self.state, self.error, self.updated, self.ended = "done", "", time, time
+        self.done = self.total = self.total or count
+
+    def follow(self, pull: Transfer) -> None:
+        """Show what `pull`, of whomever, shows."""
+        self.state, self.done, self.total, self.provider = pull.state, pull.done, pull.total, pull.provider
+        self.error, self.started, self.ended, self.updated = pull.error, pull.started, pull.ended, pull.updated
+
+    def to_json(self) -> Json:
+        """The fields, by name, and `rate`."""
+        return {**asdict(self), "rate": self.rate}
+
+
+@dataclass(slots=True)
+class Step:
+    """One vertex, or one export (`kind`). `state`: pending, running, cached, done, failed, cancelled or interrupted.
+    `lines` of the Dockerfile; `output`: its last lines; `dropped`: bytes the engine left out of the log;
+    `result`: digest that an export made; `number` counts from 1 in plan order."""
+
+    vertex: str
+    name: str
+    number: int
+    kind: str = "step"
+    tail: int | None = 50
+    planned: bool = False
+    lines: list[int] = field(default_factory=list)
+    state: str = "pending"
+    started: int | None = None
+    ended: int | None = None
+    attempt: int = 0
+    exit_code: int | None = None
+    error: str = ""
+    origin_build: str | None = None
+    result: str = ""
+    dropped: int = 0
+    transfers: dict[str, Transfer] = field(default_factory=dict)
+    output: deque[Line] = field(default_factory=deque)
+    _rest: dict[int, Line] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.output = deque(self.output, maxlen=self.tail)
+
+    @property
+    def open(self) -> bool:
+        """May more happen to it?"""
+        return self.state not in _CLOSED
+
+    @property
+    def rest(self) -> list[Line]:
+        """Begun lines without an end yet, one a stream."""
+        return list(self._rest.values())
+
+    def close(self, state: str, time: int) -> None:
+        """It ended as `state`. Bars under it stay as they are from here on."""
+        self.state, self.ended = state, time
+        if self.started is None:
+            self.started = time
+        self.flush()
+
+    def print(self, time: int, fd: int, chunk: str, dropped: int) -> list[Line]:
+        """Take in `chunk` of stream `fd`, before which `dropped` bytes were left out; returns the lines it ends."""
+        lines = []
+        if dropped:
+            self.dropped += dropped
+            lines += [rest for rest in (self._rest.pop(fd, None),) if rest is not None]
+            lines.append(Line(time, 0, f"[{dropped} bytes of output were dropped: printed too fast]"))
+        begun = self._rest.pop(fd, None)
+        *ended, rest = ((begun.text if begun else "") + chunk).split("\n")
+        lines += [Line(time, fd, line.removesuffix("\r")) for line in ended]
+        if len(rest) > LONGEST_LINE:
+            lines.append(Line(time, fd, rest))
+        elif rest:
+            self._rest[fd] = Line(time, fd, rest)
+        self.output.extend(lines)
+        return lines
+
+    def flush(self) -> list[Line]:
+        """End the begun lines; returns them."""
+        lines = list(self._rest.values())
+        self._rest.clear()
+        self.output.extend(lines)
+        return lines
+
+    def to_json(self) -> Json:
+        """The step as plain data; `output` with begun lines at its end."""
+        return {
+            "vertex": self.vertex, "name": self.name, "kind": self.kind, "number": self.number, "lines": self.lines,
+            "state": self.state, "started": self.started, "ended": self.ended, "attempt": self.attempt,
+            "exit_code": self.exit_code, "error": self.error, "origin_build": self.origin_build,
+            "result": self.result, "dropped": self.dropped,
+            "output": [asdict(line) for line in (*self.output, *self.rest)],
+            "transfers": [transfer.to_json() for transfer in self.transfers.values()],
+        }  # fmt: skip
