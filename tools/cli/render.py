@@ -1,0 +1,131 @@
+"""Progress for people and programs: events in, text out. `make_renderer` for a build that runs, `draw` for any.
+
+Modes: tty (live, rich), plain (lines as `docker buildx` prints them), json (one event a line), quiet (nothing).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from typing import Protocol, TextIO
+
+from projections.progress import ProgressView
+from storage.errors import InputError
+from storage.interfaces import Event
+from tools.cli.frame import ASCII, UNICODE, Look, Row, excerpt_rows, frame
+
+_SGR = {"dim": "2", "bold": "1", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
+
+
+class Renderer(Protocol):
+    """Somebody who follows a build. Give it the events of all builds: a layer may be pulled by another one."""
+
+    def event(self, event: Event) -> None:
+        """Take in the next event. Raises LogError for a malformed one."""
+        ...
+
+    def tick(self) -> None:
+        """Let time pass: call it a few times a second."""
+        ...
+
+    def close(self) -> None:
+        """Show the end and let go of the terminal. Harmless when called again."""
+        ...
+
+
+def make_renderer(mode: str, build_id: str, stream: TextIO, clock: Callable[[], int] = time.time_ns) -> Renderer:
+    """The renderer for `mode` (auto, tty, plain, json or quiet); auto is tty on a terminal and plain elsewhere.
+    `clock` gives UTC ns. Raises InputError."""
+    if mode == "auto":
+        mode = "tty" if stream.isatty() and os.environ.get("TERM", "dumb") not in ("", "dumb") else "plain"
+    match mode:
+        case "tty":
+            from tools.cli.tty import TtyRenderer
+
+            return TtyRenderer(build_id, stream, clock)
+        case "plain":
+            from tools.cli.plain import PlainRenderer
+
+            return PlainRenderer(build_id, Out(stream))
+        case "json":
+            return JsonRenderer(build_id, Out(stream))
+        case "quiet":
+            return QuietRenderer()
+        case _:
+            raise InputError(f"no progress mode {mode[:40]!r}", hint="--progress is auto, tty, plain, json or quiet")
+
+
+def draw(
+    view: ProgressView, width: int, color: bool, *, excerpt: str = "", unicode: bool = True, now: int | None = None
+) -> str:
+    """The view as text, lines of at most `width` columns. `excerpt`: lines of the Dockerfile to show behind the
+    steps; `now` in UTC ns (None: the last event's time, right for a log from elsewhere)."""
+    look = Look(width, view.seen if now is None else now, glyphs=UNICODE if unicode else ASCII, detail=True)
+    rows = frame(view, look) + excerpt_rows(excerpt, look)
+    return "".join(_paint(row, color, unicode) + "\n" for row in rows)
+
+
+def speaks_unicode(stream: TextIO) -> bool:
+    """Can `stream` carry the glyphs?"""
+    return (getattr(stream, "encoding", None) or "utf-8").lower().replace("-", "").startswith("utf")
+
+
+def _paint(row: Row, color: bool, unicode: bool) -> str:
+    out = []
+    for text, style in row:
+        shown = text if unicode else text.encode("ascii", "replace").decode()
+        out.append(f"\x1b[{_SGR[style]}m{shown}\x1b[0m" if color and style and shown else shown)
+    return "".join(out).rstrip(" ")
+
+
+class Out:
+    """Lines to a stream that may lack characters or lose its reader (`| head`): the build goes on."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._encoding = getattr(stream, "encoding", None) or "utf-8"
+        self._gone = False
+
+    def line(self, text: str) -> None:
+        """Write `text` and a line end; characters the stream lacks become escapes."""
+        if self._gone:
+            return
+        try:
+            self._stream.write(text.encode(self._encoding, "backslashreplace").decode(self._encoding) + "\n")
+            self._stream.flush()
+        except (BrokenPipeError, ValueError):
+            self._gone = True  # a closed stream raises ValueError
+
+
+class JsonRenderer:
+    """One JSON object an event of the build, as `refledger events --json` has it."""
+
+    def __init__(self, build_id: str, out: Out) -> None:
+        self._build = build_id
+        self._out = out
+
+    def event(self, event: Event) -> None:
+        """Print it when it is the build's own."""
+        if event.build == self._build:
+            self._out.line(json.dumps(event.to_json(), separators=(",", ":")))
+
+    def tick(self) -> None:
+        """Nothing changes by itself."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class QuietRenderer:
+    """Says nothing: the caller prints the digest."""
+
+    def event(self, event: Event) -> None:
+        """Leave it."""
+
+    def tick(self) -> None:
+        """Leave it."""
+
+    def close(self) -> None:
+        """Nothing is held."""
