@@ -1,0 +1,106 @@
+"""Archives: an OCI image layout in a tar (`type=oci`), or that with docker's own index beside it (`type=docker`).
+
+Remote layers stream from their provider straight into the archive. Sources: OCI image-spec image-layout.md; the
+manifest.json that `docker save` writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from engine.events import Exported, ExportStarted
+from engine.exporters.image import Image, as_docker
+from engine.exporters.transfer import Transfer, drain
+from engine.ledger import Facts
+from storage.digest import Digest, canonical_json
+from storage.interfaces import Archive, Reference
+
+
+@dataclass(slots=True)
+class ArchiveExporter:
+    """`open_archive(dest)` begins the file; it gets its name only when complete."""
+
+    transfer: Transfer
+    facts: Facts
+    open_archive: Callable[[str], Archive]
+
+    async def export(
+        self, image: Image, kind: Literal["oci", "docker"], dest: str, names: Sequence[Reference]
+    ) -> Digest:
+        """Write `image` to `dest`; returns the digest of its manifest. Raises DiskError, MaterializationError."""
+        if kind == "docker":
+            image = as_docker(image)
+        unique = {layer.blob.digest: layer for layer in image.layers if layer.blob}
+        started = await self.facts.record(
+            ExportStarted(kind=kind, target=dest, digest=str(image.digest), layers=tuple(map(str, unique)))
+        )
+        archive = self.open_archive(dest)
+        moved = []
+        try:
+            archive.add("oci-layout", canonical_json({"imageLayoutVersion": "1.0.0"}))
+            for digest, layer in unique.items():
+                assert layer.blob is not None
+                archive.begin(_path(digest), layer.blob.size)
+                shown = self.transfer.progress(dest, layer.blob, "written", None)
+                await drain(self.transfer.read(layer, shown), archive.write)
+                source = "" if self.transfer.is_here(layer) else str(next(iter(layer.providers), ""))
+                moved.append(
+                    {"digest": str(digest), "transport": "written", "bytes": layer.blob.size, "source": source}
+                )
+            archive.add(_path(image.config_blob.digest), image.config)
+            archive.add(_path(image.digest), image.manifest)
+            archive.add("index.json", _index(image, names))
+            if kind == "docker":
+                archive.add("manifest.json", _docker_index(image, names))
+            archive.commit()
+        finally:
+            archive.abort()
+        await self.facts.record(
+            Exported(kind=kind, target=dest, digest=str(image.digest), layers=tuple(moved)), cause=started
+        )
+        return image.digest
+
+
+def _path(digest: Digest) -> str:
+    return f"blobs/{digest.algorithm}/{digest.hex}"
+
+
+def _index(image: Image, names: Sequence[Reference]) -> bytes:
+    descriptor = {"mediaType": image.media_type, "digest": str(image.digest), "size": len(image.manifest)}
+    entries = [
+        {
+            **descriptor,
+            "annotations": {
+                "io.containerd.image.name": str(name),
+                "org.opencontainers.image.ref.name": name.tag or "latest",
+            },
+        }
+        for name in names
+    ]
+    return canonical_json(
+        {
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.index.v1+json",
+            "manifests": entries or [descriptor],
+        }
+    )
+
+
+def _docker_index(image: Image, names: Sequence[Reference]) -> bytes:
+    return canonical_json(
+        [
+            {
+                "Config": _path(image.config_blob.digest),
+                "RepoTags": [_familiar(name) for name in names] or None,
+                "Layers": [_path(layer.blob.digest) for layer in image.layers if layer.blob],
+            }
+        ]
+    )
+
+
+def _familiar(name: Reference) -> str:
+    """The name as docker prints it: docker.io and library/ left out."""
+    repository = f"{name.registry}/{name.repository}"
+    return f"{repository.removeprefix('docker.io/').removeprefix('library/')}:{name.tag or 'latest'}"

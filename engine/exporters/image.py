@@ -1,0 +1,109 @@
+"""An image's config and manifest, made of refs. Pure: the same refs and config give the same bytes.
+
+Sources: OCI image-spec config.md and manifest.md. Times come from the layers (when the step ran, not when it was
+exported), so a build that is all cached exports the same digest again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from engine.graph import Result
+from engine.refs.ref import Layer
+from storage.digest import Digest, canonical_json, sha256
+from storage.interfaces import Descriptor
+
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+CONFIG = "application/vnd.oci.image.config.v1+json"
+DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
+_TO_OCI = {
+    "application/vnd.docker.image.rootfs.diff.tar.gzip": "application/vnd.oci.image.layer.v1.tar+gzip",
+    "application/vnd.docker.image.rootfs.diff.tar.zstd": "application/vnd.oci.image.layer.v1.tar+zstd",
+    "application/vnd.docker.image.rootfs.diff.tar": "application/vnd.oci.image.layer.v1.tar",
+    "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip":
+        "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """`layers` have `blob` and `diff_id`, bottom first; `manifest` and `config` are the bytes to be stored."""
+
+    layers: tuple[Layer, ...]
+    manifest: bytes
+    media_type: str
+    config: bytes
+    config_blob: Descriptor
+
+    @property
+    def digest(self) -> Digest:
+        """The manifest's digest."""
+        return sha256(self.manifest)
+
+
+def compose(result: Result, layers: Sequence[Layer], base_layers: int, epoch: int | None, *, now: int) -> Image:
+    """The image of `result` on `layers` (packed, bottom first), of which the first `base_layers` are the base's.
+
+    `epoch`: SOURCE_DATE_EPOCH in seconds, which then is every time this build adds; `now`: UTC ns, only used when
+    nothing else tells a time. Raises AssertionError when the history does not fit the layers (a bug).
+    """
+    stamp = _stamp(epoch * 1_000_000_000) if epoch is not None else ""
+    latest = _base_created(result.base_history)
+    entries: list[dict[str, Any]] = [dict(entry) for entry in result.base_history]
+    added = iter(layers[base_layers:])
+    for step in result.history:
+        entry: dict[str, Any] = {"created_by": step.created_by, "comment": step.comment}
+        if step.vertex is None:
+            entry["empty_layer"] = True
+        else:
+            latest = _stamp(next(added).created)
+        if stamp or latest:
+            entry["created"] = stamp or latest
+        entries.append(entry)
+    assert next(added, None) is None, "more layers than history tells of"
+    config = {key: value for key, value in result.image.items() if value not in (None, "")}
+    config["created"] = stamp or latest or _stamp(now)
+    config["rootfs"] = {"type": "layers", "diff_ids": [str(layer.diff_id) for layer in layers]}
+    config["history"] = entries
+    return _image(tuple(map(_as_oci, layers)), canonical_json(config), MANIFEST, CONFIG)
+
+
+def as_docker(image: Image) -> Image:
+    """The same image with Docker's media types, as `docker load` expects them."""
+    to_docker = {oci: docker for docker, oci in _TO_OCI.items()}
+    layers = tuple(
+        replace(layer, blob=replace(blob, media_type=to_docker.get(blob.media_type, blob.media_type)))
+        for layer in image.layers
+        if (blob := layer.blob)
+    )
+    return _image(layers, image.config, DOCKER_MANIFEST, DOCKER_CONFIG)
+
+
+def _image(layers: tuple[Layer, ...], config: bytes, media_type: str, config_type: str) -> Image:
+    config_blob = Descriptor(config_type, sha256(config), len(config))
+    manifest: Mapping[str, Any] = {
+        "schemaVersion": 2,
+        "mediaType": media_type,
+        "config": config_blob.to_json(),
+        "layers": [layer.blob.to_json() for layer in layers if layer.blob],
+    }
+    return Image(layers, canonical_json(manifest), media_type, config, config_blob)
+
+
+def _as_oci(layer: Layer) -> Layer:
+    assert layer.blob is not None, "layers are packed before they are composed"
+    return replace(layer, blob=replace(layer.blob, media_type=_TO_OCI.get(layer.blob.media_type, layer.blob.media_type)))
+
+
+def _base_created(history: Sequence[Mapping[str, Any]]) -> str:
+    return max((str(entry["created"]) for entry in history if entry.get("created")), default="")
+
+
+def _stamp(time: int) -> str:
+    """RFC 3339 with microseconds, or whole seconds when there are none."""
+    moment = datetime.fromtimestamp(time // 1_000_000_000, UTC).replace(microsecond=time % 1_000_000_000 // 1000)
+    return moment.isoformat(timespec="auto").replace("+00:00", "Z")

@@ -1,0 +1,176 @@
+"""Graph to refs: keys, answers, plan, execution. The effects around the pure planner."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from engine.events import CacheQueried, CacheRecorded, ContextScanned, VertexCached, VertexCompleted, VertexStarted
+from engine.executor import Executor, Outcome, Task
+from engine.graph import ContextSource, Copy, Graph, ImageSource, Scratch, Vertex
+from engine.ledger import Facts
+from engine.ops.select import Selection, select
+from engine.refs.materializer import Materializer
+from engine.refs.ref import Layer, Remote, layers_to_json, of_image, scratch
+from engine.solver.cache import CacheKey, cache_key
+from engine.solver.plan import Answer, Hit, Miss, plan
+from engine.solver.scheduler import Scheduler
+from storage.digest import Digest, canonical_json
+from storage.interfaces import BlobStore, Provider
+
+
+class CacheLookup(Protocol):
+    """What earlier builds recorded under a key: a projection answers."""
+
+    def lookup(self, key: Digest) -> tuple[Remote, str] | None:
+        """The ref and the build it came from."""
+        ...
+
+
+@dataclass(slots=True)
+class Solver:
+    """Solves one graph for one build."""
+
+    build: str
+    facts: Facts
+    executor: Executor
+    materializer: Materializer
+    cache: CacheLookup
+    blobs: BlobStore
+    context: str
+    jobs: int
+    no_cache: bool = False
+    epoch: int | None = None
+
+    async def solve(self, graph: Graph) -> Mapping[Digest, Remote]:
+        """Refs by vertex, of everything that was needed. Raises VertexError, InputError, LogError."""
+        selections = await self._select(graph)
+        keys = _keys(graph, selections)
+        answers = self._ask(graph, keys)
+        todo = plan(graph, answers)
+        known = {vertex.digest: hit.ref for vertex, hit in todo.cached}
+        for vertex, hit in todo.cached:
+            self.facts.post(
+                VertexCached(name=vertex.name, outputs=(hit.ref.id,), origin_build=hit.origin_build),
+                vertex=vertex.digest,
+            )
+        for vertex in todo.skipped:
+            if isinstance(vertex.op, ImageSource):
+                ref = of_image(vertex.op.layers, vertex.op.provider)
+                self.facts.post(VertexCached(name=vertex.name, outputs=(ref.id,)), vertex=vertex.digest)
+        # Scratch and contexts are nothing to wait for: one is empty, the other was read to make the keys.
+        known |= {vertex.digest: scratch() for vertex in todo.run if isinstance(vertex.op, Scratch)}
+        run = tuple(vertex for vertex in todo.run if not isinstance(vertex.op, Scratch | ContextSource))
+
+        async def execute(vertex: Vertex, inputs: tuple[Remote, ...], attempt: int) -> Outcome:
+            execution = f"{self.build}-{vertex.digest.short}-{attempt}"
+            outcome = await self.executor.execute(
+                Task(
+                    vertex, execution, attempt, inputs, self.context, selection=selections.get(vertex.digest),
+                    epoch=self.epoch,
+                )
+            )  # fmt: skip
+            if vertex.inputs:
+                await self._remember(keys[vertex.digest], outcome.ref, vertex)
+            return outcome
+
+        return await Scheduler(self.facts, execute, self.jobs).run(replace(todo, run=run), known)
+
+    async def _select(self, graph: Graph) -> dict[Digest, Selection]:
+        """Read what COPY and ADD take from contexts: the content part of their keys."""
+        wanted: dict[Digest, list[tuple[Vertex, Copy]]] = {}
+        for vertex in graph.vertices:
+            if isinstance(vertex.op, Copy):
+                if len(vertex.inputs) == 1:  # only inline files
+                    continue
+                if isinstance(graph.by_digest[vertex.inputs[1]].op, ContextSource):
+                    wanted.setdefault(vertex.inputs[1], []).append((vertex, vertex.op))
+        found: dict[Digest, Selection] = {}
+        for source, copies in wanted.items():
+            context = graph.by_digest[source]
+            assert isinstance(context.op, ContextSource)
+            excludes, root = context.op.excludes, Path(self.context)
+            await self.facts.record(VertexStarted(name=context.name, inputs=()), vertex=source)
+            for vertex, op in copies:
+                selection = await asyncio.to_thread(select, op, root, excludes, hash_files=True)
+                found[vertex.digest] = selection
+                self.facts.post(
+                    ContextScanned(
+                        name=context.op.name,
+                        listing=str(await asyncio.to_thread(self.blobs.put, selection.listing())),
+                        files=selection.files,
+                        bytes=selection.bytes,
+                    ),
+                    vertex=source,
+                )
+            self.facts.post(VertexCompleted(name=context.name, outputs=()), vertex=source)
+        inline = [v for v in graph.vertices if isinstance(v.op, Copy) and len(v.inputs) == 1]
+        found |= {vertex.digest: Selection((), 0, 0) for vertex in inline}
+        return found
+
+    def _ask(self, graph: Graph, keys: Mapping[Digest, CacheKey]) -> dict[Digest, Answer]:
+        providers = _providers(graph)
+        answers: dict[Digest, Answer] = {}
+        for vertex in graph.vertices:
+            if not vertex.inputs:
+                continue
+            key = keys[vertex.digest].digest
+            answer = answers[vertex.digest] = self._answer(key, providers)
+            if isinstance(answer, Hit):
+                queried = CacheQueried(
+                    key=str(key), outcome="hit", ref=answer.ref.id, origin_build=answer.origin_build
+                )
+            else:
+                queried = CacheQueried(key=str(key), outcome="miss", reason=answer.reason)
+            self.facts.post(queried, vertex=vertex.digest)
+        return answers
+
+    def _answer(self, key: Digest, providers: Mapping[Digest, tuple[Provider, ...]]) -> Answer:
+        if self.no_cache:
+            return Miss("no-cache")
+        found = self.cache.lookup(key)
+        if found is None:
+            return Miss("never-built")
+        ref = Remote(found[0].id, tuple(_with(layer, providers) for layer in found[0].layers))
+        return Hit(ref, found[1]) if self.materializer.obtainable(ref) else Miss("bytes-lost")
+
+    async def _remember(self, key: CacheKey, ref: Remote, vertex: Vertex) -> None:
+        components = await asyncio.to_thread(self.blobs.put, canonical_json(key.to_json()))
+        await self.facts.record(
+            CacheRecorded(
+                key=str(key.digest), components=str(components), ref=ref.id, layers=tuple(layers_to_json(ref.layers))
+            ),
+            vertex=vertex.digest,
+        )
+
+
+def _keys(graph: Graph, selections: Mapping[Digest, Selection]) -> dict[Digest, CacheKey]:
+    keys: dict[Digest, CacheKey] = {}
+    for vertex in graph.vertices:
+        selection = selections.get(vertex.digest)
+        content = selection.digest if selection is not None and len(vertex.inputs) > 1 else None
+        inputs = [keys[d] for d in vertex.inputs if not isinstance(graph.by_digest[d].op, ContextSource)]
+        keys[vertex.digest] = cache_key(vertex.op, inputs, content)
+    return keys
+
+
+def _providers(graph: Graph) -> dict[Digest, tuple[Provider, ...]]:
+    """Where this build's own images have their layers: fresher than what a cache record remembers."""
+    known: dict[Digest, tuple[Provider, ...]] = {}
+    for vertex in graph.vertices:
+        if isinstance(vertex.op, ImageSource):
+            for layer in vertex.op.layers:
+                before = known.get(layer.blob.digest, ())
+                known[layer.blob.digest] = tuple(dict.fromkeys((*before, vertex.op.provider)))
+    return known
+
+
+def _with(layer: Layer, providers: Mapping[Digest, tuple[Provider, ...]]) -> Layer:
+    if layer.blob is None:
+        return layer
+    return replace(
+        layer, providers=tuple(dict.fromkeys((*providers.get(layer.blob.digest, ()), *layer.providers)))
+    )

@@ -1,0 +1,80 @@
+"""Tar archives written in one pass: complete under their name, or not there at all."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tarfile
+from pathlib import Path
+from typing import IO
+
+from storage.errors import DiskError
+
+
+class TarArchive:
+    """Writes to `dest` (`-` is standard output): first to a hidden neighbour, renamed by `commit`. Implements Archive.
+
+    Entries have mode 0644, owner 0 and time 0, so the same content gives the same archive.
+    """
+
+    def __init__(self, dest: str) -> None:
+        self._dest = dest
+        self._temporary: Path | None = None
+        try:
+            self._file: IO[bytes] = sys.stdout.buffer if dest == "-" else self._create(Path(dest))
+        except OSError as error:
+            raise DiskError.of(error, f"writing {dest}") from error
+        self._left = 0
+        self._padding = 0
+
+    def _create(self, dest: Path) -> IO[bytes]:
+        self._temporary = dest.with_name(f".{dest.name}.{os.getpid()}.part")
+        return self._temporary.open("xb")
+
+    def add(self, name: str, data: bytes) -> None:
+        """See Archive.add."""
+        self.begin(name, len(data))
+        self.write(data)
+
+    def begin(self, name: str, size: int) -> None:
+        """See Archive.begin. `name` is relative."""
+        header = tarfile.TarInfo(name)
+        header.size, header.mode = size, 0o644
+        self._left, self._padding = size, -size % tarfile.BLOCKSIZE
+        self._put(header.tobuf(tarfile.PAX_FORMAT))
+
+    def write(self, data: bytes) -> None:
+        """See Archive.write."""
+        self._left -= len(data)
+        assert self._left >= 0, "more data than begin() announced"
+        self._put(data)
+        if self._left == 0 and self._padding:
+            self._put(bytes(self._padding))
+            self._padding = 0
+
+    def commit(self) -> None:
+        """See Archive.commit."""
+        assert self._left == 0, "less data than begin() announced"
+        self._put(bytes(2 * tarfile.BLOCKSIZE))
+        try:
+            self._file.flush()
+            if self._temporary is not None:
+                os.fsync(self._file.fileno())
+                self._file.close()
+                self._temporary.replace(self._dest)
+                self._temporary = None
+        except OSError as error:
+            raise DiskError.of(error, f"writing {self._dest}") from error
+
+    def abort(self) -> None:
+        """See Archive.abort."""
+        if self._temporary is not None:
+            self._file.close()
+            self._temporary.unlink(missing_ok=True)
+            self._temporary = None
+
+    def _put(self, data: bytes) -> None:
+        try:
+            self._file.write(data)
+        except OSError as error:
+            raise DiskError.of(error, f"writing {self._dest}") from error

@@ -1,0 +1,253 @@
+"""The only place that names concrete classes: opens a root and puts an engine together."""
+
+from __future__ import annotations
+
+import os
+import platform
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from engine.build import Engine
+from engine.events import BuildInterrupted, RuntimeChosen, to_data
+from engine.exporters.archive import ArchiveExporter
+from engine.exporters.local import LocalExporter
+from engine.exporters.push import Pusher
+from engine.exporters.transfer import Transfer
+from engine.ledger import Ledger
+from engine.ops.local import LocalExecutor
+from engine.ops.sandbox import OciSandbox, Sandbox, choose_runtime, sweep_containers
+from engine.refs.materializer import Clock, Materializer
+from engine.refs.ref import Remote, layers_from_json
+from engine.resolver import ImageResolver
+from projections.cache_index import CacheIndex
+from projections.history import History
+from projections.runner import Views
+from projections.standard import STANDARD
+from storage.archive import TarArchive
+from storage.blobs import DirectoryBlobs
+from storage.credentials import DockerCredentials
+from storage.digest import Digest
+from storage.errors import DiskError, InputError
+from storage.eventlog import SqliteEventLog, follow
+from storage.interfaces import Descriptor, Event, EventLog, NewEvent, PackedBlob, Provider
+from storage.layers import DirectoryLayers
+from storage.locks import FileLocks
+from storage.overlay import private_mounts
+from storage.packing import BlobPacker
+from storage.registry import RegistryClient
+from storage.snapshots import OverlaySnapshots
+from storage.sweep import sweep
+
+FORMAT = "1"
+"""The layout of a root (DESIGN section 5); a root of another format is refused, not guessed at."""
+
+
+def refledger_version() -> str:
+    """The installed version."""
+    return version("refledger")
+
+
+def root_directory() -> Path:
+    """`$REFLEDGER_ROOT`, default `~/.local/share/refledger`."""
+    return Path(os.environ.get("REFLEDGER_ROOT") or Path.home() / ".local/share/refledger").absolute()
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """An open root: `log` to append to, `views` caught up when opened, `locks` of all its processes."""
+
+    path: Path
+    log: EventLog
+    views: Views
+    locks: FileLocks
+
+    @property
+    def tmp(self) -> Path:
+        """Where unfinished things lie, named after the build that owns them."""
+        return self.path / "tmp"
+
+
+@contextmanager
+def open_root(path: Path) -> Iterator[Root]:
+    """Open a root for building, making it when it is not there. Raises DiskError, LogError, InputError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for name in ("layers", "snapshots", "locks", "tmp"):
+            (path / name).mkdir(exist_ok=True, mode=0o700)
+        _check_format(path)
+    except OSError as error:
+        raise DiskError.of(error, "opening the root") from error
+    with ExitStack() as stack:
+        log = SqliteEventLog(path / "log.db")
+        stack.callback(log.close)
+        views = stack.enter_context(Views(path / "views.db", STANDARD))
+        views.catch_up(log)
+        yield Root(path, log, views, FileLocks(path / "locks"))
+
+
+@contextmanager
+def read_root(path: Path) -> Iterator[tuple[EventLog, Views]]:
+    """Open a root for reading only: nothing below it changes, also when it is on a read-only disk (I13)."""
+    if not (path / "log.db").exists():
+        raise InputError(
+            "nothing was built here yet", where=str(path), hint="run refledger build, or set REFLEDGER_ROOT"
+        )
+    log = SqliteEventLog(path / "log.db", read_only=True)
+    try:
+        with Views.read_only(path / "views.db", log, STANDARD) as views:
+            yield log, views
+    finally:
+        log.close()
+
+
+def follow_log(log: EventLog, after: int, types: frozenset[str] | None) -> Iterator[Event]:
+    """Events later than `after`, for ever."""
+    return follow(log, after, lambda: False, types=types)
+
+
+def stored_text(path: Path, digest: str) -> str:
+    """A stored definition. Raises FileNotFoundError, VerificationError, InputError."""
+    return DirectoryBlobs(path, owner="reader").get(Digest(digest)).decode("utf-8", "replace")
+
+
+def _check_format(path: Path) -> None:
+    file = path / "format"
+    if not file.exists():
+        file.write_text(FORMAT + "\n")
+    elif (found := file.read_text(errors="replace").strip()) != FORMAT:
+        raise InputError(
+            f"this root has format {found[:20]!r}, this Refledger knows {FORMAT}",
+            where=str(path),
+            hint="use the Refledger that made it, or another REFLEDGER_ROOT",
+        )
+
+
+# ---------------------------------------------------------------- recovery
+
+
+def new_build_id() -> str:
+    """Twelve hexadecimal digits."""
+    return secrets.token_hex(6)
+
+
+@contextmanager
+def owning(root: Root, build: str) -> Iterator[None]:
+    """Hold the lock that says `build` is alive: its death, however sudden, lets go of it."""
+    lock = root.locks.try_acquire(_owner_lock(build))
+    assert lock is not None, "build ids are unique"
+    with lock:
+        yield
+
+
+def recover(root: Root, found_by: str) -> list[str]:
+    """Say in the log which builds died without a word, and remove what they left; returns their ids."""
+    dead = [
+        record
+        for record in History(root.views).list(status="running")
+        if not root.locks.held(_owner_lock(record.id))
+    ]
+
+    def is_alive(owner: str) -> bool:
+        return owner == found_by or root.locks.held(_owner_lock(owner))
+
+    removed = [*sweep_containers(root.tmp, is_alive), *sweep(root.tmp, is_alive)]
+    for record in dead:
+        fact = BuildInterrupted(
+            error="its process ended without a word (killed, or the machine went down)",
+            found_by=found_by,
+            removed=tuple(item for item in removed if record.id in item)[:50],
+        )
+        root.log.append(NewEvent(f"build/{record.id}", "BuildInterrupted", to_data(fact), record.id))
+    return [record.id for record in dead]
+
+
+def _owner_lock(build: str) -> str:
+    return f"build-{build}"
+
+
+# ---------------------------------------------------------------- the engine
+
+
+@dataclass(frozen=True, slots=True)
+class _Cache:
+    """What the solver and the exporters ask of the log, answered by the cache index."""
+
+    index: CacheIndex
+
+    def lookup(self, key: Digest) -> tuple[Remote, str] | None:
+        """See CacheLookup."""
+        entry = self.index.lookup(str(key))
+        return (Remote(entry.ref, layers_from_json(entry.layers)), entry.origin_build or "") if entry else None
+
+    def packed(self, snapshot: str, epoch: int | None) -> PackedBlob | None:
+        """See Catalog."""
+        found = self.index.blob_of(snapshot, epoch)
+        if found is None:
+            return None
+        return PackedBlob(
+            Digest(found.diff_id), Descriptor(found.media_type, Digest(found.digest), found.bytes), "recorded"
+        )
+
+    def providers(self, digest: Digest) -> tuple[Provider, ...]:
+        """See Catalog."""
+        return tuple(self.index.providers_of(str(digest)))
+
+
+def prepare_process() -> None:
+    """Give this process mounts of its own, before it has threads: they vanish with it, also at kill -9."""
+    if os.geteuid() != 0:
+        raise InputError("refledger build needs root, for mounts and ownership", hint="run it with sudo")
+    private_mounts()
+
+
+def engine(root: Root, build: str, runtime: str | None) -> tuple[Engine, RegistryClient]:
+    """The engine of one build, and its registry client, to be closed by the caller."""
+    log, locks, tmp = root.log, root.locks, root.tmp
+    clock = Clock(time.time_ns, time.monotonic)
+    ledger = Ledger(log, build)
+    blobs = DirectoryBlobs(root.path, owner=build)
+    layers = DirectoryLayers(root.path / "layers", tmp, build)
+    snapshots = OverlaySnapshots(root.path / "snapshots", tmp, build)
+    registry = RegistryClient(DockerCredentials(), user_agent=f"refledger/{refledger_version()}")
+    cache = _Cache(CacheIndex(root.views))
+    materializer = Materializer(
+        layers, snapshots, blobs, registry, locks, ledger, clock, parallel=max(2, os.cpu_count() or 1)
+    )
+
+    async def make_sandbox() -> tuple[Sandbox, RuntimeChosen]:
+        choice = await choose_runtime(runtime, root.path / "locks")
+        chosen = RuntimeChosen(
+            runtime=str(choice.runtime), version=choice.version, rejected=dict(choice.rejected)
+        )
+        return OciSandbox(choice.runtime, tmp, build), chosen
+
+    transfer = Transfer(blobs, registry, BlobPacker(snapshots, blobs), cache, locks, ledger, clock)
+    made = Engine(
+        ledger=ledger,
+        blobs=blobs,
+        resolver=ImageResolver(registry, blobs, ledger),
+        executor=LocalExecutor(materializer, snapshots, make_sandbox, ledger, clock),
+        materializer=materializer,
+        cache=cache,
+        transfer=transfer,
+        pusher=Pusher(registry, registry, transfer, ledger),
+        archiver=ArchiveExporter(transfer, ledger, TarArchive),
+        local=LocalExporter(materializer, snapshots, ledger, clock),
+        clock=clock,
+    )
+    return made, registry
+
+
+def host_facts() -> dict[str, object]:
+    """What BuildStarted says of this machine."""
+    uname = platform.uname()
+    return {
+        "hostname": uname.node, "kernel": uname.release, "machine": uname.machine, "pid": os.getpid(),
+        "cpus": os.cpu_count() or 1,
+    }  # fmt: skip
+

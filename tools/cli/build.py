@@ -1,0 +1,308 @@
+"""`refledger build`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from storage.errors import DiskError, InputError, RefledgerError
+from storage.interfaces import EventLog, Reference
+from tools import bootstrap
+from tools.cli.render import Renderer, make_renderer
+
+if TYPE_CHECKING:
+    from engine.build import BuildRequest, BuildResult, Output
+
+TICK = 0.1
+"""Seconds between two looks of the progress display at the log."""
+
+
+@click.command()
+@click.argument("context", default=".", metavar="[CONTEXT]")
+@click.option("-f", "--file", "file", metavar="FILE", help="The Dockerfile.  [default: CONTEXT/Dockerfile; - for stdin]")
+@click.option("-t", "--tag", "tags", multiple=True, metavar="NAME", help="Name of the image; may be given again.")
+@click.option("--target", default="", metavar="STAGE", help="Build this stage.")
+@click.option("--build-arg", "build_args", multiple=True, metavar="KEY[=VALUE]", help="Set an ARG; no value: from here.")
+@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Add a label to the image.")
+@click.option("--platform", metavar="OS/ARCH", help="Platform to build for.  [default: this machine's]")
+@click.option("-o", "--output", "outputs", multiple=True, metavar="type=…,dest=…", help="image, oci, docker or local.")
+@click.option("--push", is_flag=True, help="Push to the registries of all names: --output type=image.")
+@click.option("--no-cache", is_flag=True, help="Run every step.")
+@click.option("--network", type=click.Choice(["host", "none"]), default="host", help="Network of RUN.  [default: host]")
+@click.option("--jobs", type=click.IntRange(1), metavar="N", help="Steps at once.  [default: number of cores]")
+@click.option("--runtime", metavar="NAME", help="OCI runtime.  [default: crun or runc, whichever works here]")
+@click.option("--iidfile", metavar="FILE", help="Write the digest of the image config here.")
+@click.option("--metadata-file", metavar="FILE", help="Write build id and digests here, as JSON.")
+@click.option("--progress", default="auto", metavar="MODE", help="auto, tty, plain, json or quiet.  [default: auto]")
+@click.option("-q", "--quiet", is_flag=True, help="Print the digest only: --progress quiet.")
+def build(
+    context: str,
+    file: str | None,
+    tags: tuple[str, ...],
+    target: str,
+    build_args: tuple[str, ...],
+    labels: tuple[str, ...],
+    platform: str | None,
+    outputs: tuple[str, ...],
+    push: bool,
+    no_cache: bool,
+    network: Literal["host", "none"],
+    jobs: int | None,
+    runtime: str | None,
+    iidfile: str | None,
+    metadata_file: str | None,
+    progress: str,
+    quiet: bool,
+) -> None:
+    """Build an image from a Dockerfile. CONTEXT is a directory.
+
+    Nothing is pulled before a step needs it. Exit codes: 0 done, 1 a step failed, 2 wrong usage or input,
+    3 network, disk or permission, 4 verification failed, 130 interrupted.
+    """
+    from engine.build import BuildRequest
+    from engine.frontend.compile import FrontendOptions
+    from storage.platform import host_platform, parse_platform
+    from storage.reference import parse_reference
+
+    text, filename, ignore = _read_definition(context, file)
+    args = _assignments(build_args, "--build-arg")
+    names = tuple(parse_reference(tag) for tag in tags)
+    wanted = _outputs(outputs, push, names)
+    host = host_platform()
+    request = BuildRequest(
+        dockerfile=text,
+        frontend=FrontendOptions(
+            filename=filename,
+            build_args=args,
+            target=target,
+            platform=str(parse_platform(platform) if platform else host),
+            build_platform=str(host),
+            ignore=ignore,
+            labels=_assignments(labels, "--label"),
+            network=network,
+        ),
+        context=str(Path(context).absolute()),
+        names=names,
+        outputs=wanted,
+        jobs=jobs or os.cpu_count() or 1,
+        no_cache=no_cache,
+        epoch=_epoch(args.get("SOURCE_DATE_EPOCH") or os.environ.get("SOURCE_DATE_EPOCH")),
+        options={
+            "args": dict(args), "target": target, "platforms": [platform or str(host)], "secrets": [],
+            "outputs": [f"type={item.kind}" + (f",dest={item.dest}" if item.dest else "") for item in wanted],
+            "no_cache": no_cache, "network": network, "jobs": jobs or os.cpu_count() or 1,
+        },
+        name=Path(context).absolute().name,
+        version=bootstrap.refledger_version(),
+        host=bootstrap.host_facts(),
+    )  # fmt: skip
+    _run(request, runtime, "quiet" if quiet else progress, iidfile, metadata_file)
+
+
+def _run(
+    request: BuildRequest, runtime: str | None, progress: str, iidfile: str | None, metadata_file: str | None
+) -> None:
+    bootstrap.prepare_process()
+    build_id = bootstrap.new_build_id()
+    renderer = make_renderer(progress, build_id, sys.stderr if progress != "json" else sys.stdout)
+    with bootstrap.open_root(bootstrap.root_directory()) as root, bootstrap.owning(root, build_id):
+        for dead in bootstrap.recover(root, build_id):
+            sys.stderr.write(f"build {dead} had been interrupted; what it left was cleaned up\n")
+        first = root.log.last_seq()
+        try:
+            with watching(root.log, first, renderer):
+                result = asyncio.run(_build(root, build_id, request, runtime))
+        except RefledgerError as error:
+            if progress not in ("json", "quiet"):
+                from tools.cli.failure import explain
+
+                sys.stderr.write(explain(root.log, first, build_id, error, request.dockerfile, request.frontend.filename))
+            elif progress == "quiet":
+                sys.stderr.write(f"build {build_id}\n")
+            raise
+        _report(result, build_id, progress, request, iidfile, metadata_file)
+
+
+async def _build(root: bootstrap.Root, build_id: str, request: BuildRequest, runtime: str | None) -> BuildResult:
+    engine, registry = bootstrap.engine(root, build_id, runtime)
+    task = asyncio.ensure_future(engine.build(request))
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        return await task
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.remove_signal_handler(number)
+        engine.materializer.close()
+        await registry.aclose()
+
+
+@contextlib.contextmanager
+def watching(log: EventLog, after: int, renderer: Renderer) -> Iterator[None]:
+    """Draw everything later than `after` while the context lasts, and what is left at its end."""
+    ended = threading.Event()
+    failures: list[RefledgerError] = []
+
+    def watch() -> None:
+        seen = after
+        try:
+            while True:
+                last_round = ended.is_set()
+                for event in log.read(after=seen):
+                    renderer.event(event)
+                    seen = event.seq
+                renderer.tick()
+                if last_round:
+                    return
+                log.wait(seen, TICK)
+        except RefledgerError as error:
+            failures.append(error)
+        finally:
+            renderer.close()
+
+    thread = threading.Thread(target=watch, name="progress")
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+    if failures:
+        raise failures[0]
+
+
+def _report(
+    result: BuildResult,
+    build_id: str,
+    progress: str,
+    request: BuildRequest,
+    iidfile: str | None,
+    metadata_file: str | None,
+) -> None:
+    import json
+
+    for warning in result.warnings:
+        sys.stderr.write(f"WARNING: {warning}\n")
+    if not request.outputs and progress not in ("quiet", "json"):
+        sys.stderr.write("No output was asked for: the result stays in the cache (--push or --output takes it out)\n")
+    if progress == "quiet":
+        sys.stdout.write(f"{result.digest or result.ref}\n")
+    elif progress != "json":
+        sys.stderr.write(f"build {build_id}" + (f" made {result.digest}" if result.digest else "") + "\n")
+    try:
+        if iidfile:
+            Path(iidfile).write_text(str(result.config or result.ref))
+        if metadata_file:
+            facts = {
+                "refledger.build.id": build_id, "refledger.ref": result.ref,
+                "containerimage.digest": result.digest, "containerimage.config.digest": result.config,
+                "image.name": ",".join(str(name) for name in request.names),
+            }  # fmt: skip
+            Path(metadata_file).write_text(json.dumps({k: v for k, v in facts.items() if v}, indent=2) + "\n")
+    except OSError as error:
+        raise DiskError.of(error, "the build is done, but its digest could not be written") from error
+
+
+# ---------------------------------------------------------------- input
+
+
+def _read_definition(context: str, file: str | None) -> tuple[str, str, tuple[str, ...]]:
+    """The Dockerfile's text, its name for messages, and the patterns of .dockerignore."""
+    if context == "-" or "://" in context:
+        raise InputError(f"the context {context!r} is not supported yet", hint="give a directory")
+    directory = Path(context)
+    if not directory.is_dir():
+        raise InputError("the build context is not a directory", where=context)
+    if file == "-":
+        return sys.stdin.read(), "Dockerfile", _ignore(directory / "Dockerfile", directory)
+    path = Path(file) if file else directory / "Dockerfile"
+    try:
+        text = path.read_bytes().decode()
+    except FileNotFoundError:
+        raise InputError("there is no such Dockerfile", where=str(path), hint="name it with -f FILE") from None
+    except UnicodeDecodeError as error:
+        raise InputError("the Dockerfile is not UTF-8 text", where=str(path)) from error
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", where=str(path)) from error
+    return text, path.name, _ignore(path, directory)
+
+
+def _ignore(dockerfile: Path, context: Path) -> tuple[str, ...]:
+    from engine.frontend.dockerignore import parse_dockerignore
+
+    for candidate in (dockerfile.with_name(dockerfile.name + ".dockerignore"), context / ".dockerignore"):
+        try:
+            return parse_dockerignore(candidate.read_bytes().decode("utf-8", "replace"))
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise InputError(f"cannot be read: {error.strerror}", where=str(candidate)) from error
+    return ()
+
+
+def _assignments(given: Sequence[str], flag: str) -> dict[str, str]:
+    out: dict[str, str] = {}
+    for item in given:
+        name, equals, value = item.partition("=")
+        if not name:
+            raise InputError(f"{flag} {item!r} has no name", hint=f"write {flag} NAME=VALUE")
+        if equals:
+            out[name] = value
+        elif name in os.environ:
+            out[name] = os.environ[name]
+    return out
+
+
+def _epoch(text: str | None) -> int | None:
+    if not text:
+        return None
+    if not text.isascii() or not text.isdigit():
+        raise InputError(f"SOURCE_DATE_EPOCH is {text[:40]!r}", hint="it is a number of seconds since 1970")
+    return int(text)
+
+
+def _outputs(given: Sequence[str], push: bool, names: Sequence[Reference]) -> tuple[Output, ...]:
+    from engine.build import Output
+
+    out: list[Output] = []
+    for text in given:
+        kind, dest = _output(text)
+        if kind == "image":
+            push = True
+        elif kind in ("oci", "docker", "local"):
+            if not dest:
+                raise InputError(f"--output {text} has no dest", hint=f"write --output type={kind},dest=PATH")
+            if dest == "-" and kind == "local":
+                raise InputError("a directory cannot go to standard output", hint="use type=oci or type=docker")
+            out.append(Output(kind, dest))  # type: ignore[arg-type]  # checked in the line above
+        else:
+            raise InputError(f"no output type {kind!r}", hint="the types are image, oci, docker and local")
+    if push:
+        if not names:
+            raise InputError("there is no name to push to", hint="name the image with -t REGISTRY/NAME:TAG")
+        out.insert(0, Output("image"))
+    return tuple(out)
+
+
+def _output(text: str) -> tuple[str, str]:
+    """Kind and destination; a bare path is a local directory, as docker has it."""
+    if "=" not in text:
+        return ("docker", "-") if text == "-" else ("local", text)
+    fields = {}
+    for part in text.split(","):
+        key, equals, value = part.partition("=")
+        if not equals or key not in ("type", "dest", "push"):
+            raise InputError(f"--output does not know {part!r}", where=f"--output {text}", hint="it takes type and dest")
+        fields[key] = value
+    kind = fields.get("type", "local" if "dest" in fields else "")
+    return ("image" if kind == "registry" else kind), fields.get("dest", "")

@@ -1,0 +1,47 @@
+"""What the terminal shows of a failure: the last output, the lines of the Dockerfile, and where to look further."""
+
+from __future__ import annotations
+
+from engine.errors import DockerfileError
+from projections.progress import ProgressView, fold
+from storage.errors import RefledgerError
+from storage.interfaces import EventLog
+from tools.cli.text import clean
+
+LAST_LINES = 15
+AROUND = 2
+"""Lines of the Dockerfile shown before and after the ones at fault."""
+
+
+def explain(log: EventLog, after: int, build: str, error: RefledgerError, dockerfile: str, filename: str) -> str:
+    """Text for people, ending in a newline; the error itself is printed by the caller."""
+    parts = []
+    vertex = getattr(error, "vertex", None)
+    lines = (0, 0)
+    if isinstance(error, DockerfileError):
+        lines = (error.line, error.end)
+    elif vertex is not None:
+        lines = vertex.lines
+        parts += last_output(fold(log, build, after=after, tail=LAST_LINES), str(vertex.digest))
+    if lines[0]:
+        parts += excerpt(dockerfile, filename, lines)
+    text = "\n".join(parts) + "\n" if parts else ""
+    return text + f"build {build} failed: refledger show {build} tells the story\n"
+
+
+def last_output(view: ProgressView, vertex: str) -> list[str]:
+    """The last lines a step printed, between rules, headed by its name."""
+    step = next((step for step in view.steps if step.vertex == vertex), None)
+    if step is None or not step.output:
+        return []
+    lines = [clean(line.text) for line in (*step.output, *step.rest)]
+    return ["------", f" > {clean(step.name)}:", *lines[-LAST_LINES:], "------"]
+
+
+def excerpt(dockerfile: str, filename: str, lines: tuple[int, int]) -> list[str]:
+    """The lines `lines` (first, last; from 1) marked with >>>, and a few around them."""
+    source = dockerfile.splitlines()
+    first, last = lines
+    shown = range(max(1, first - AROUND), min(len(source), last + AROUND) + 1)
+    rows = [f"{n:4d} | {'>>>' if first <= n <= last else '   '} {clean(source[n - 1])}".rstrip() for n in shown]
+    return [f"{clean(filename)}:{first}", "-" * 20, *rows, "-" * 20]

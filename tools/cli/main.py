@@ -1,0 +1,83 @@
+"""The `refledger` command. Subcommands are imported when they run, so that starting up is quick."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+
+import click
+
+from storage.errors import RefledgerError
+
+_COMMANDS = {
+    "build": "tools.cli.build",
+    "events": "tools.cli.reading",
+    "history": "tools.cli.reading",
+    "output": "tools.cli.reading",
+    "rebuild": "tools.cli.reading",
+    "refs": "tools.cli.reading",
+    "show": "tools.cli.reading",
+}
+INTERNAL = 3
+
+
+class _Lazy(click.Group):
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, _ctx: click.Context, name: str) -> click.Command | None:
+        if name not in _COMMANDS:
+            return None
+        command = getattr(importlib.import_module(_COMMANDS[name]), name)
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("--root", metavar="DIR", help="Where everything is kept.  [default: $REFLEDGER_ROOT]")
+@click.version_option(package_name="refledger")
+def cli(root: str | None) -> None:
+    """Build container images lazily, with every transition of every result in an append-only log."""
+    if root:
+        os.environ["REFLEDGER_ROOT"] = root
+
+
+def main() -> None:
+    """Run the command; every error ends in one clear line and the exit code of its kind."""
+    try:
+        code = cli.main(prog_name="refledger", standalone_mode=False)
+    except RefledgerError as error:
+        _complain(error)
+        code = error.exit_code
+    except click.exceptions.Exit as error:
+        code = error.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = 2
+    except (click.Abort, KeyboardInterrupt):
+        code = 130
+    except BrokenPipeError:
+        # The reader (`| head`) left: nothing to tell anybody.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except Exception as error:  # noqa: BLE001  # the last line of defence: a traceback helps nobody at a terminal
+        if os.environ.get("REFLEDGER_DEBUG"):
+            traceback.print_exc()
+        sys.stderr.write(
+            f"ERROR: internal error: {type(error).__name__}: {error}"[:500]
+            + " (this is a bug in Refledger; REFLEDGER_DEBUG=1 shows where)\n"
+        )
+        code = INTERNAL
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _complain(error: RefledgerError) -> None:
+    from tools.cli.text import clean
+
+    sys.stderr.write(f"ERROR: {clean(str(error))}\n")
+
+
+if __name__ == "__main__":
+    main()

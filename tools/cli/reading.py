@@ -1,0 +1,231 @@
+"""The commands that read: they open the root read-only and use no network (I13). `rebuild` makes projections anew."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime
+
+import click
+
+from projections.history import BuildRecord, History
+from projections.progress import ProgressView, fold
+from projections.progress import output as output_lines
+from projections.refs import Refs, life
+from projections.runner import Views
+from storage.errors import InputError, VerificationError
+from storage.interfaces import Event, EventLog
+from tools import bootstrap
+from tools.cli.failure import excerpt, last_output
+from tools.cli.format import human_bytes, human_duration
+from tools.cli.render import draw, speaks_unicode
+from tools.cli.text import clean
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for programs.")
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+def _print_json(value: object) -> None:
+    _print(json.dumps(value, separators=(",", ":"), default=str))
+
+
+def _local_time(ns: int) -> str:
+    return datetime.fromtimestamp(ns / 1e9).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _table(rows: Sequence[Sequence[str]]) -> None:
+    """Columns as wide as their widest cell; the last one is cut at the terminal's width."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    limit = shutil.get_terminal_size((200, 24)).columns if sys.stdout.isatty() else 10_000
+    for row in rows:
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        _print(line if len(line) <= limit else line[: limit - 1] + "…")
+
+
+@click.command()
+@click.option("-n", "--limit", type=click.IntRange(1), default=50, help="Builds to list.  [default: 50]")
+@click.option("--status", type=click.Choice(["running", "completed", "failed", "cancelled", "interrupted"]))
+@_JSON
+def history(limit: int, status: str | None, as_json: bool) -> None:
+    """List builds, the newest first."""
+    with bootstrap.read_root(bootstrap.root_directory()) as (_, views):
+        records = History(views).list(limit=limit, status=status)
+    if as_json:
+        for record in records:
+            _print_json(record.to_json())
+        return
+    if not records:
+        _print("no builds")
+        return
+    rows = [("BUILD", "STARTED", "STATUS", "TIME", "STEPS", "CACHED", "PULLED", "NAME")]
+    rows += [
+        (
+            record.id,
+            _local_time(record.started),
+            record.status,
+            human_duration(record.ended - record.started) if record.ended else "-",
+            str(record.executed + record.cached),
+            str(record.cached),
+            human_bytes(record.bytes_pulled),
+            clean(", ".join(record.tags) or record.name),
+        )
+        for record in records
+    ]
+    _table(rows)
+
+
+@click.command()
+@click.argument("build_id", metavar="BUILD")
+@click.option("--at", type=click.IntRange(1), metavar="SEQ", help="As it was after this event.")
+@_JSON
+def show(build_id: str, at: int | None, as_json: bool) -> None:
+    """Draw the progress view of BUILD (an id or the beginning of one) from the log alone."""
+    with bootstrap.read_root(bootstrap.root_directory()) as (log, views):
+        record = History(views).get(build_id)
+        view = fold(log, record.id, after=record.first_seq - 1, until=at)
+        if as_json:
+            _print_json(view.to_json())
+            return
+        width = shutil.get_terminal_size((100, 24)).columns
+        color = sys.stdout.isatty()
+        sys.stdout.write(draw(view, width, color, unicode=speaks_unicode(sys.stdout)))
+        for line in _failure(log, record, view):
+            _print(line)
+
+
+def _failure(log: EventLog, record: BuildRecord, view: ProgressView) -> list[str]:
+    """The excerpt of the Dockerfile for a step that failed, from the stored definition."""
+    failed = next((step for step in view.steps if step.state == "failed"), None)
+    if failed is None:
+        return []
+    lines = last_output(view, failed.vertex)
+    if len(failed.lines) == 2 and failed.lines[0]:
+        started = next(log.read(after=record.first_seq - 1, until=record.first_seq))
+        try:
+            text = bootstrap.stored_text(bootstrap.root_directory(), str(started.data.get("definition")))
+        except (OSError, VerificationError, InputError):
+            return lines  # an old definition may be gone; the story is told without it
+        lines += excerpt(text, record.filename, (failed.lines[0], failed.lines[1]))
+    return lines
+
+
+@click.command()
+@click.argument("build_id", metavar="BUILD")
+@click.argument("step", required=False)
+@_JSON
+def output(build_id: str, step: str | None, as_json: bool) -> None:
+    """Print what BUILD's steps printed, or only STEP's (its number, or a part of its name)."""
+    with bootstrap.read_root(bootstrap.root_directory()) as (log, views):
+        record = History(views).get(build_id)
+        until = record.last_seq
+        view = fold(log, record.id, after=record.first_seq - 1, until=until, tail=0)
+        names = {item.vertex: item.name for item in view.steps}
+        vertex = None
+        if step is not None:
+            found = [s for s in view.steps if str(s.number) == step] or [s for s in view.steps if step in s.name]
+            if len(found) != 1:
+                which = "several steps match" if found else "no step matches"
+                raise InputError(f"{which} {step!r} in build {record.id}", hint="refledger show lists the steps")
+            vertex = found[0].vertex
+        for where, line in output_lines(log, record.id, vertex, after=record.first_seq - 1, until=until):
+            if as_json:
+                _print_json({"vertex": where, "step": names.get(where, ""), "fd": line.fd, "text": line.text})
+            else:
+                _print(clean(line.text))
+
+
+@click.command()
+@click.option("--build", "build_id", metavar="BUILD", help="Only this build's.")
+@click.option("--type", "types", multiple=True, metavar="TYPE", help="Only this type; may be given again.")
+@click.option("--after", default=0, type=click.IntRange(0), metavar="SEQ", help="Only later ones.")
+@click.option("--follow", is_flag=True, help="Go on with what is appended from now on.")
+@_JSON
+def events(build_id: str | None, types: tuple[str, ...], after: int, follow: bool, as_json: bool) -> None:
+    """Print the log."""
+    with bootstrap.read_root(bootstrap.root_directory()) as (log, views):
+        build = History(views).get(build_id).id if build_id else None
+        wanted = frozenset(types) or None
+        source = bootstrap.follow_log(log, after, wanted) if follow else log.read(after=after, types=wanted)
+        for event in source:
+            if build is None or event.build == build:
+                if as_json:
+                    _print_json(event.to_json())
+                else:
+                    _print(_event_line(event))
+                if follow:
+                    sys.stdout.flush()
+
+
+def _event_line(event: Event) -> str:
+    shown = {key: value for key, value in event.data.items() if value not in (None, [], {}, "")}
+    text = clean(json.dumps(shown, ensure_ascii=False))
+    line = f"{event.seq:>6}  {_local_time(event.time)[11:]}  {event.build or '-':12}  {event.type:<24} {text}"
+    limit = shutil.get_terminal_size((200, 24)).columns if sys.stdout.isatty() else 300
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+@click.command()
+@click.argument("ref", required=False)
+@_JSON
+def refs(ref: str | None, as_json: bool) -> None:
+    """List refs, or tell the life of REF (an id or the beginning of one) from the log."""
+    with bootstrap.read_root(bootstrap.root_directory()) as (log, views):
+        if ref is None:
+            _list_refs(views, as_json)
+            return
+        record = Refs(views).get(ref)
+        story = life(log, record)
+        if as_json:
+            _print_json({**record.to_json(), "life": [asdict(item) for item in story]})
+            return
+        _print(f"{record.ref}  {record.kind}, {len(record.layers)} layers, {human_bytes(record.bytes)}")
+        for item in story:
+            _print(f"{item.seq:>6}  {_local_time(item.time)[11:]}  {item.type:<24} {clean(item.summary)}")
+
+
+def _list_refs(views: Views, as_json: bool) -> None:
+    records = Refs(views).list()
+    if as_json:
+        for record in records:
+            _print_json(record.to_json())
+        return
+    if not records:
+        _print("no refs")
+        return
+    rows = [("REF", "KIND", "HERE", "LAYERS", "SIZE", "BUILD")]
+    rows += [
+        (
+            record.ref,
+            record.kind,
+            "yes" if record.materialized else "no",
+            str(len(record.layers)),
+            human_bytes(record.bytes),
+            record.build or "-",
+        )
+        for record in records
+    ]
+    _table(rows)
+
+
+@click.command()
+@click.option("--check", is_flag=True, help="Only compare: exit 4 when a projection differs from a fresh fold.")
+def rebuild(check: bool) -> None:
+    """Throw the projections away and fold them anew from the log."""
+    if check:
+        with bootstrap.read_root(bootstrap.root_directory()) as (log, views):
+            different = views.check(log)
+            position = views.position
+        if different:
+            raise VerificationError(
+                f"differs from a fresh fold: {', '.join(different)}", where="views.db", hint="run refledger rebuild"
+            )
+        _print(f"the projections equal a fresh fold of {position} events")
+        return
+    with bootstrap.open_root(bootstrap.root_directory()) as root:
+        _print(f"rebuilt from {root.views.rebuild(root.log)} events")
