@@ -56,7 +56,7 @@ class BuildRequest:
 
 @dataclass(frozen=True, slots=True)
 class BuildResult:
-    """`digest`: of the manifest, when one was made for an output; `ref`: the result's id; `warnings` of the frontend."""
+    """`digest`: of the manifest, when an output needed one; `ref`: the result's id; `warnings`: the frontend's."""
 
     ref: str
     digest: Digest | None

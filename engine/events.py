@@ -266,7 +266,7 @@ class Materialized(Fact):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaterializationFailed(Fact):
-    """`digest`: the blob that could not be had; `kind` is `class` in the log: missing, auth, transport, corrupt, disk."""
+    """`digest`: the blob nobody could give; `kind` (`class` in the log): missing, auth, transport, corrupt, disk."""
 
     STREAM: ClassVar[Literal["build", "ref", "cache"]] = "ref"
     ref: str

@@ -24,7 +24,7 @@ LAYERS_LIMIT = 500
 
 @dataclass(slots=True)
 class ImageResolver:
-    """Resolves names through `registry`. Manifests and configs are kept in `blobs`, so an unchanged tag costs one HEAD."""
+    """Resolves names through `registry`. Manifests and configs stay in `blobs`: an unchanged tag costs one HEAD."""
 
     registry: RegistrySource
     blobs: BlobStore
@@ -62,10 +62,12 @@ class ImageResolver:
                 raise TypeError("its config is not an object")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise VerificationError(
-                f"not an image Refledger understands: {error}", where=where, hint="inspect it with: skopeo inspect --raw"
+                f"not an image Refledger understands: {error}",
+                where=where,
+                hint="inspect it with: skopeo inspect --raw",
             ) from error
         if len(blobs) > LAYERS_LIMIT:
-            raise VerificationError(f"{len(blobs)} layers are more than the {LAYERS_LIMIT} a kernel can mount", where=where)
+            raise VerificationError(f"{len(blobs)} layers are more than the kernel mounts: {LAYERS_LIMIT}", where=where)
         await self.facts.record(
             SourceResolved(
                 reference=written,

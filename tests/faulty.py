@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import ssl
 import threading
 from asyncio import StreamReader as Reader
 from asyncio import StreamWriter as Writer
@@ -57,7 +58,8 @@ class Fault:
 class LocalServer:
     """An HTTP server on 127.0.0.1 in a thread of its own; one request a connection. `respond(request, writer)`."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self.seen: list[Seen] = []
         self.port = 0
         self._loop = asyncio.new_event_loop()
@@ -83,7 +85,7 @@ class LocalServer:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        server = self._loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0))
+        server = self._loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls))
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
         self._loop.run_forever()
@@ -112,8 +114,10 @@ class LocalServer:
 class Answering(LocalServer):
     """Answers with what `answer(request)` gives: status, headers, body."""
 
-    def __init__(self, answer: Callable[[Seen], tuple[int, Mapping[str, str], bytes]]) -> None:
-        super().__init__()
+    def __init__(
+        self, answer: Callable[[Seen], tuple[int, Mapping[str, str], bytes]], tls: ssl.SSLContext | None = None
+    ) -> None:
+        super().__init__(tls)
         self._answer = answer
 
     async def respond(self, seen: Seen, writer: Writer) -> None:

@@ -12,6 +12,13 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from storage.blobs import DirectoryBlobs
+from storage.layers import DirectoryLayers
+from storage.locks import FileLocks
+from storage.overlay import private_mounts
+from storage.snapshots import OverlaySnapshots
+from storage.sweep import sweep
+
 from engine.build import Engine
 from engine.events import BuildInterrupted, RuntimeChosen, to_data
 from engine.exporters.archive import ArchiveExporter
@@ -29,19 +36,13 @@ from projections.history import History
 from projections.runner import Views
 from projections.standard import STANDARD
 from storage.archive import TarArchive
-from storage.blobs import DirectoryBlobs
 from storage.credentials import DockerCredentials
 from storage.digest import Digest
 from storage.errors import DiskError, InputError
 from storage.eventlog import SqliteEventLog, follow
 from storage.interfaces import Descriptor, Event, EventLog, NewEvent, PackedBlob, Provider
-from storage.layers import DirectoryLayers
-from storage.locks import FileLocks
-from storage.overlay import private_mounts
 from storage.packing import BlobPacker
 from storage.registry import RegistryClient
-from storage.snapshots import OverlaySnapshots
-from storage.sweep import sweep
 
 FORMAT = "1"
 """The layout of a root (DESIGN section 5); a root of another format is refused, not guessed at."""

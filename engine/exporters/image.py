@@ -96,7 +96,8 @@ def _image(layers: tuple[Layer, ...], config: bytes, media_type: str, config_typ
 
 def _as_oci(layer: Layer) -> Layer:
     assert layer.blob is not None, "layers are packed before they are composed"
-    return replace(layer, blob=replace(layer.blob, media_type=_TO_OCI.get(layer.blob.media_type, layer.blob.media_type)))
+    media_type = _TO_OCI.get(layer.blob.media_type, layer.blob.media_type)
+    return replace(layer, blob=replace(layer.blob, media_type=media_type))
 
 
 def _base_created(history: Sequence[Mapping[str, Any]]) -> str:

@@ -29,7 +29,8 @@ class LocalExporter:
     async def export(self, ref: Ref, dest: str) -> None:
         """Write all files of `ref` below `dest`. Raises DiskError, MaterializationError."""
         started = await self.facts.record(ExportStarted(kind="local", target=dest, digest=""))
-        local = await self.materializer.materialize(ref, vertex=None, reason="export", needed_by=f"the export to {dest}")
+        needed_by = f"the export to {dest}"
+        local = await self.materializer.materialize(ref, vertex=None, reason="export", needed_by=needed_by)
         everything = Copy(sources=(".",), dest="/", from_context=False)
 
         def copy() -> None:

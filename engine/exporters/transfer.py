@@ -14,7 +14,16 @@ from engine.ledger import Facts
 from engine.refs.materializer import POLL, PROGRESS_INTERVAL, Clock
 from engine.refs.ref import Layer, Ref
 from storage.digest import Digest
-from storage.interfaces import BlobStore, ByteStream, Descriptor, LayerPacker, Locks, PackedBlob, Provider, RegistrySource
+from storage.interfaces import (
+    BlobStore,
+    ByteStream,
+    Descriptor,
+    LayerPacker,
+    Locks,
+    PackedBlob,
+    Provider,
+    RegistrySource,
+)
 
 CHUNK = 1 << 20
 

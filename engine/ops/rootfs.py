@@ -32,13 +32,20 @@ class _OpenHow(ctypes.Structure):
 
 
 @dataclass(frozen=True, slots=True)
-class _Position:
-    """Where a walk ended: entry `name` (maybe missing) of the open directory `directory`, `.` for itself.
-    `parents`: the real names that lead to `directory` from the root."""
+class Position:
+    """A place in a walk: entry `name` (maybe missing) of the open directory `directory`, `.` for itself.
+    `parents`: the real names that lead to `directory` from the root; `last`: nothing follows in the path."""
 
     directory: int
     name: bytes
     parents: tuple[bytes, ...]
+    last: bool = True
+
+    @property
+    def path(self) -> str:
+        """The real path inside the root, absolute."""
+        names = self.parents if self.name == b"." else (*self.parents, self.name)
+        return os.fsdecode(b"/" + b"/".join(names))
 
 
 class RootDir:
@@ -116,8 +123,7 @@ class RootDir:
         Raises FileNotFoundError when an earlier one is missing. The answer is a name, not a promise."""
         try:
             with self._walk(_encode(path), follow=True) as at:
-                names = at.parents if at.name == b"." else (*at.parents, at.name)
-                return os.fsdecode(b"/" + b"/".join(names))
+                return at.path
         except OSError as error:
             raise _named(error, path) from None
 
@@ -131,21 +137,27 @@ class RootDir:
         """
         made: list[str] = []
 
-        def make(directory: int, name: bytes, parents: tuple[bytes, ...]) -> None:
-            os.mkdir(name, 0o700, dir_fd=directory)
-            os.chown(name, uid, gid, dir_fd=directory, follow_symlinks=False)
-            fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+        def make(at: Position) -> None:
+            os.mkdir(at.name, 0o700, dir_fd=at.directory)
+            os.chown(at.name, uid, gid, dir_fd=at.directory, follow_symlinks=False)
+            fd = os.open(at.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at.directory)
             try:
                 os.fchmod(fd, mode)  # after chown, which clears setgid, and free of the umask
             finally:
                 os.close(fd)
-            made.append(os.fsdecode(b"/" + b"/".join((*parents, name))))
+            made.append(at.path)
 
+        self.make_missing(path + "/.", make)
+        return made
+
+    def make_missing(self, path: str, make: Callable[[Position], None]) -> None:
+        """Walk `path` through links and have `make` create each component that is missing: a directory unless `last`.
+        A trailing `/.` says that the last one is a directory too."""
         try:
-            with self._walk(_encode(path) + b"/.", follow=True, make=make):
-                return made
+            with self._walk(_encode(path), follow=True, make=make):
+                return
         except OSError as error:
-            raise _named(error, path) from None
+            raise _named(error, path.removesuffix("/.")) from None
 
     # ---------------------------------------------------------------- how
 
@@ -175,10 +187,10 @@ class RootDir:
 
     @contextmanager
     def _walk(
-        self, path: bytes, *, follow: bool, make: Callable[[int, bytes, tuple[bytes, ...]], None] | None = None
-    ) -> Iterator[_Position]:
+        self, path: bytes, *, follow: bool, make: Callable[[Position], None] | None = None
+    ) -> Iterator[Position]:
         """Follow `path` from the root without ever handing a link to the kernel. The last component may be missing
-        and, unless `follow`, is not looked through; `make` is called for every missing directory on the way."""
+        and, unless `follow`, is not looked through; `make` is called for every missing one."""
         fds, names = [os.dup(self._fd)], list[bytes]()
         pending = _split(path)
         links = 0
@@ -192,7 +204,7 @@ class RootDir:
                     continue
                 mode = _mode(part, fds[-1])
                 if mode is None and make is not None:
-                    make(fds[-1], part, tuple(names))
+                    make(Position(fds[-1], part, tuple(names), last=not pending))
                 elif mode is None and pending:
                     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
                 if mode is not None and stat.S_ISLNK(mode) and (follow or pending):
@@ -210,9 +222,9 @@ class RootDir:
                     fds.append(os.open(part, flags, dir_fd=fds[-1]))
                     names.append(part)
                 else:
-                    yield _Position(fds[-1], part, tuple(names))
+                    yield Position(fds[-1], part, tuple(names))
                     return
-            yield _Position(fds[-1], b".", tuple(names))
+            yield Position(fds[-1], b".", tuple(names))
         finally:
             for fd in fds:
                 os.close(fd)

@@ -231,7 +231,7 @@ class Materializer:
     @asynccontextmanager
     async def _locked(self, name: str) -> AsyncIterator[None]:
         while (lock := self.locks.try_acquire(name)) is None:
-            await asyncio.sleep(POLL)  # noqa: ASYNC110  # the holder may be another process: no event can tell us
+            await asyncio.sleep(POLL)
         with lock:
             yield
 

@@ -39,7 +39,7 @@ class Layer:
         return self.snapshot or str(self.diff_id)
 
     def to_json(self) -> Json:
-        """The descriptor (when known) with `diff_id`, `providers`, `snapshot`, `created` beside it; empty ones left out."""
+        """The descriptor (when known), and `diff_id`, `providers`, `snapshot`, `created` unless they are empty."""
         out: Json = self.blob.to_json() if self.blob else {}
         if self.diff_id:
             out["diff_id"] = str(self.diff_id)

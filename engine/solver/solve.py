@@ -108,7 +108,7 @@ class Solver:
                 )
             self.facts.post(VertexCompleted(name=context.name, outputs=()), vertex=source)
         inline = [v for v in graph.vertices if isinstance(v.op, Copy) and len(v.inputs) == 1]
-        found |= {vertex.digest: Selection((), 0, 0) for vertex in inline}
+        found |= {vertex.digest: Selection((), (), 0, 0) for vertex in inline}
         return found
 
     def _ask(self, graph: Graph, keys: Mapping[Digest, CacheKey]) -> dict[Digest, Answer]:

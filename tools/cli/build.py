@@ -28,10 +28,10 @@ TICK = 0.1
 
 @click.command()
 @click.argument("context", default=".", metavar="[CONTEXT]")
-@click.option("-f", "--file", "file", metavar="FILE", help="The Dockerfile.  [default: CONTEXT/Dockerfile; - for stdin]")
+@click.option("-f", "--file", "file", metavar="FILE", help="The Dockerfile; - is stdin.  [default: CONTEXT/Dockerfile]")
 @click.option("-t", "--tag", "tags", multiple=True, metavar="NAME", help="Name of the image; may be given again.")
 @click.option("--target", default="", metavar="STAGE", help="Build this stage.")
-@click.option("--build-arg", "build_args", multiple=True, metavar="KEY[=VALUE]", help="Set an ARG; no value: from here.")
+@click.option("--build-arg", "build_args", multiple=True, metavar="KEY[=VALUE]", help="Set an ARG; no value: from env.")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Add a label to the image.")
 @click.option("--platform", metavar="OS/ARCH", help="Platform to build for.  [default: this machine's]")
 @click.option("-o", "--output", "outputs", multiple=True, metavar="type=…,dest=…", help="image, oci, docker or local.")
@@ -68,8 +68,9 @@ def build(
     Nothing is pulled before a step needs it. Exit codes: 0 done, 1 a step failed, 2 wrong usage or input,
     3 network, disk or permission, 4 verification failed, 130 interrupted.
     """
-    from engine.build import BuildRequest
     from engine.frontend.compile import FrontendOptions
+
+    from engine.build import BuildRequest
     from storage.platform import host_platform, parse_platform
     from storage.reference import parse_reference
 
@@ -125,7 +126,8 @@ def _run(
             if progress not in ("json", "quiet"):
                 from tools.cli.failure import explain
 
-                sys.stderr.write(explain(root.log, first, build_id, error, request.dockerfile, request.frontend.filename))
+                text, filename = request.dockerfile, request.frontend.filename
+                sys.stderr.write(explain(root.log, first, build_id, error, text, filename))
             elif progress == "quiet":
                 sys.stderr.write(f"build {build_id}\n")
             raise
@@ -302,7 +304,7 @@ def _output(text: str) -> tuple[str, str]:
     for part in text.split(","):
         key, equals, value = part.partition("=")
         if not equals or key not in ("type", "dest", "push"):
-            raise InputError(f"--output does not know {part!r}", where=f"--output {text}", hint="it takes type and dest")
+            raise InputError(f"--output {text} has an unknown part {part!r}", hint="it takes type and dest")
         fields[key] = value
     kind = fields.get("type", "local" if "dest" in fields else "")
     return ("image" if kind == "registry" else kind), fields.get("dest", "")
