@@ -102,8 +102,8 @@ class Copy:
 
     Input 0: the base; input 1: a context, stage or image (absent when there are only `files`). `dest` ends with `/`
     when it was written as a directory. `chown`: `user[:group]`, names or numbers, "" for 0:0; `chmod`: octal, "" to
-    keep. `unpack`: local tar archives among the sources are unpacked (ADD). `from_context`: input 1 is a context
-    (ownership becomes 0:0 unless chown says otherwise; else source ownership becomes 0:0 too, as docker does).
+    keep. `unpack`: local tar archives among the sources are unpacked (ADD). `from_context`: input 1 is a context, its
+    files become 0:0; files of a stage or image keep their owner; `chown` overrides both.
     """
 
     sources: tuple[str, ...]
