@@ -1,0 +1,90 @@
+"""The OCI configuration of a step: what docker would give it, and nothing of the host."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.ops import seccomp
+from engine.ops.oci_spec import Host, Process, runtime_config
+
+HOST = Host("x86_64")
+
+
+def make(uid: int = 0, gid: int = 0, groups: tuple[int, ...] = (), network: str = "host") -> Process:
+    env = (("PATH", "/bin"), ("A", "x=y"))
+    return Process(("/bin/sh", "-c", "true"), env, "/work", uid, gid, groups, network, Path("/some/root"))
+
+
+def config(process: Process, host: Host = HOST) -> dict[str, Any]:
+    made = runtime_config(process, host, cgroup="/refledger/x", binds=(("/host/file", "/etc/file"),))
+    parsed: dict[str, Any] = json.loads(json.dumps(made))
+    return parsed
+
+
+def namespaces(process: Process, host: Host = HOST) -> set[str]:
+    return {item["type"] for item in config(process, host)["linux"]["namespaces"]}
+
+
+def test_the_process_is_what_was_asked() -> None:
+    process = config(make(5, 6, (7, 6)))["process"]
+    assert process["args"] == ["/bin/sh", "-c", "true"]
+    assert process["env"] == ["PATH=/bin", "A=x=y"]
+    assert process["cwd"] == "/work"
+    assert process["user"] == {"uid": 5, "gid": 6, "umask": 0o22, "additionalGids": [6, 7]}
+    assert not process["terminal"]
+
+
+def test_root_has_dockers_14_capabilities_and_others_only_may_gain_them() -> None:
+    root, other = (config(make(uid))["process"]["capabilities"] for uid in (0, 1))
+    assert len(root["bounding"]) == 14
+    assert root["effective"] == root["permitted"] == root["bounding"] == other["bounding"]
+    assert other["effective"] == other["permitted"] == []
+    assert "CAP_SYS_ADMIN" not in root["bounding"]
+    assert not root.get("inheritable")
+
+
+def test_network_none_has_its_own_namespace() -> None:
+    assert namespaces(make()) == {"mount", "pid", "ipc", "uts"}
+    assert namespaces(make(network="none")) == {"mount", "pid", "ipc", "uts", "network"}
+
+
+def test_a_cgroup_namespace_only_on_unified_hosts() -> None:
+    assert "cgroup" in namespaces(make(), Host("x86_64", unified=True))
+
+
+def test_binds_come_after_the_mounts_they_may_lie_in_and_are_read_only() -> None:
+    mounts = config(make())["mounts"]
+    assert [m["destination"] for m in mounts][-1] == "/etc/file"
+    assert "ro" in mounts[-1]["options"]
+    assert all("ro" in m["options"] for m in mounts if m["destination"].startswith("/sys"))
+
+
+@pytest.mark.parametrize("machine", seccomp.MACHINES)
+def test_seccomp_allows_no_name_unconditionally_that_escapes(machine: str) -> None:
+    profile = seccomp.profile(machine)
+    free = {n for r in profile["syscalls"] if r["action"] == "SCMP_ACT_ALLOW" and not r.get("args") for n in r["names"]}
+    assert {"read", "execve", "openat", "chroot", "statx", "rseq"} <= free
+    assert not free & {
+        "mount", "umount2", "unshare", "setns", "clone", "clone3", "bpf", "keyctl", "add_key", "request_key",
+        "kexec_load", "init_module", "reboot", "swapon", "open_by_handle_at", "io_uring_setup", "userfaultfd",
+        "perf_event_open", "socket", "personality", "move_mount", "fsopen", "pivot_root", "ioperm", "settimeofday",
+    }  # fmt: skip
+    assert profile["defaultAction"] == "SCMP_ACT_ERRNO"
+
+
+def test_seccomp_conditions() -> None:
+    rules = {(r["names"][0], r["args"][0]["op"], r["args"][0]["value"])
+             for r in seccomp.profile("x86_64")["syscalls"] if r.get("args")}  # fmt: skip
+    assert ("clone", "SCMP_CMP_MASKED_EQ", 0x7E020000) in rules
+    assert ("socket", "SCMP_CMP_NE", 40) in rules
+    assert {value for name, _, value in rules if name == "personality"} == {0, 8, 0x20000, 0x20008, 0xFFFFFFFF}
+
+
+def test_seccomp_covers_every_abi_of_the_machine() -> None:
+    assert seccomp.profile("x86_64")["architectures"] == ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86"]
+    assert "SCMP_ARCH_X32" in seccomp.profile("x86_64", x32=True)["architectures"]
+    assert seccomp.profile("aarch64")["architectures"] == ["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"]
