@@ -1,0 +1,277 @@
+"""One process in one container of an OCI runtime (runc or crun), from bundle to exit code.
+
+The runtime runs inside its own pid namespace whose first process dies with us, however we die (PR_SET_PDEATHSIG);
+the kernel then ends everything in it. Killing that first process is also how a step is cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import itertools
+import json
+import os
+import re
+import secrets
+import shutil
+import signal
+import stat
+import subprocess
+from asyncio.subprocess import Process as Child
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+from engine.errors import DiskError, InputError, SandboxError
+from engine.ops.leftovers import BUNDLES, CGROUP, STATE, children, kill, remove_container
+from engine.ops.lines import Lines
+from engine.ops.mountpoints import MountPoints
+from engine.ops.oci_spec import SCRIPTS, Host, Process, runtime_config
+from engine.ops.rootfs import RootDir
+from engine.ops.seccomp import MACHINES
+
+OnOutput = Callable[[int, bytes], None]
+
+_ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+_DIRECTORIES = ("/proc", "/sys", "/dev")
+_HOSTS, _RESOLV = "/etc/hosts", "/etc/resolv.conf"
+_GUARD = ("setpriv", "--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+_NOT_FOUND, _NOT_EXECUTABLE = 127, 126  # as shells and docker have it
+_SPAWN_POLLS, _SPAWN_POLL = 100, 0.01  # the namespace's first process appears within a few ms of the guard
+_OUR_FAULT = "runc run failed: "
+# what runc and crun say when the container is fine but its command is not
+_EXEC = re.compile(r'(?:^|: )(exec: ".*|exec \S+: .*|executable file .*|chdir to cwd .*)$', re.DOTALL)
+
+
+class OciSandbox:
+    """Runs processes with OCI runtime `runtime` (a path). `directory` holds bundles and the runtime's state, `owner`
+    (lower-case alphanumerics: the build's id) names the containers, for `sweep_containers`.
+
+    Call it from an event loop whose thread lives as long as the build: containers die with that thread.
+    """
+
+    def __init__(self, runtime: Path | str, directory: Path, owner: str) -> None:
+        self._runtime = str(runtime)
+        self._directory = directory
+        self._names = (f"{owner}.{secrets.token_hex(4)}.{number}" for number in itertools.count(1))
+
+    async def run(self, process: Process, on_output: OnOutput) -> int:
+        """See `Sandbox.run`."""
+        container = next(self._names)
+        bundle = self._directory / BUNDLES / container
+        _check_cwd(process)
+        stop = asyncio.Event()
+        try:
+            with MountPoints(process.root, directories=_DIRECTORIES, files=(_HOSTS, _RESOLV)):
+                self._write_bundle(bundle, container, process)
+                supervision = asyncio.create_task(self._supervise(container, bundle, on_output, stop))
+                try:
+                    return await asyncio.shield(supervision)
+                finally:
+                    stop.set()
+                    while not supervision.done():  # mounts stay until everything below them has died
+                        with suppress(asyncio.CancelledError):
+                            await asyncio.wait([supervision])
+        finally:
+            shutil.rmtree(bundle, ignore_errors=True)
+
+    # ------------------------------------------------------------ before
+
+    def _write_bundle(self, bundle: Path, container: str, process: Process) -> None:
+        """The OCI bundle (runtime-spec bundle.md), and beside it what is mounted into the container."""
+        contents = {_HOSTS: _hosts(process.hostname), _RESOLV: _resolv()}
+        binds = {target: bundle / Path(target).name for target in contents}
+        try:
+            (self._directory / STATE).mkdir(parents=True, exist_ok=True, mode=0o700)
+            bundle.mkdir(parents=True, mode=0o700)
+            for target, data in contents.items():
+                _write(binds[target], data, 0o644)
+            if process.scripts:
+                binds[SCRIPTS] = _write_scripts(bundle / "scripts", process)
+            config = runtime_config(
+                process, host(), cgroup=f"{CGROUP}/{container}", binds=tuple((str(s), t) for t, s in binds.items())
+            )
+            _write(bundle / "config.json", json.dumps(config).encode(), 0o600)
+        except OSError as error:
+            raise DiskError.of(error, "preparing the container") from error
+
+    # ------------------------------------------------------------ meanwhile
+
+    async def _supervise(self, container: str, bundle: Path, on_output: OnOutput, stop: asyncio.Event) -> int:
+        """Start the runtime and follow it to its end; when `stop` is set or `on_output` raises, end it first."""
+        log = bundle / "log.json"
+        guard = guard_command()
+        child = await self._spawn(guard, container, bundle, log)
+        following = asyncio.create_task(_follow(child, log, on_output))
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait({following, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        clean = following.done() and following.exception() is None
+        if not clean:
+            await _end(child, guarded=bool(guard))
+            following.cancel()
+            await asyncio.wait([following])
+        status = await child.wait()
+        if not clean or status < 0:
+            await asyncio.to_thread(remove_container, self._directory, container)
+            await child.communicate()  # what is left in the pipes, so that they are closed
+        if following.cancelled():
+            return status
+        following.result()
+        return self._judge(status, log, on_output)
+
+    async def _spawn(self, guard: tuple[str, ...], container: str, bundle: Path, log: Path) -> Child:
+        if shutil.which(self._runtime) is None:
+            raise SandboxError("the OCI runtime is not executable", where=self._runtime)
+        argv = (
+            *guard, self._runtime, "--root", str(self._directory / STATE), "--log", str(log), "--log-format", "json",
+            "run", "--bundle", str(bundle), container,
+        )  # fmt: skip
+        try:
+            return await asyncio.create_subprocess_exec(
+                *argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                env=_ENVIRONMENT, start_new_session=True,  # a Ctrl-C is ours to handle
+            )  # fmt: skip
+        except OSError as error:
+            raise SandboxError(f"cannot start {argv[0]}: {error.strerror}", where=self._runtime) from None
+
+    # ------------------------------------------------------------ after
+
+    def _judge(self, status: int, log: Path, on_output: OnOutput) -> int:
+        """The command's exit code; or what the runtime says about itself, told apart by its log."""
+        name = Path(self._runtime).name
+        if status < 0:
+            raise SandboxError(f"{name} was killed by {signal.Signals(-status).name}", where=self._runtime)
+        message = next(iter(_errors(log)), None) if status else None
+        if message is None:
+            return status
+        command = _EXEC.search(message)
+        if command is None:
+            said = message.removeprefix(_OUR_FAULT).replace("\n", " ")
+            raise SandboxError(f"{name} could not start the container: {said}", where=self._runtime)
+        on_output(2, command[1].encode("utf-8", "surrogateescape") + b"\n")
+        missing = "not found" in command[1] or "no such file" in command[1]
+        return _NOT_FOUND if missing and not command[1].startswith("chdir") else _NOT_EXECUTABLE
+
+
+async def _follow(child: Child, log: Path, on_output: OnOutput) -> None:
+    """Pass on output until both streams end."""
+
+    async def pump(fd: int, stream: asyncio.StreamReader) -> None:
+        def emit(data: bytes) -> None:
+            if kept := _without_errors(data, log) if fd == 2 else data:
+                on_output(fd, kept)
+
+        lines = Lines(emit)
+        try:
+            while data := await stream.read(65536):
+                lines.feed(data)
+        finally:
+            lines.flush()
+
+    assert child.stdout is not None and child.stderr is not None  # asked for when it was spawned
+    pumps = [asyncio.ensure_future(pump(1, child.stdout)), asyncio.ensure_future(pump(2, child.stderr))]
+    try:
+        await asyncio.gather(*pumps)
+    finally:
+        for task in pumps:
+            task.cancel()
+        await asyncio.wait(pumps)
+
+
+async def _end(child: Child, *, guarded: bool) -> None:
+    """Kill the runtime and what depends on it, and see it end. Guarded, the first process of the pid namespace is
+    killed: the guard ends only after the kernel has ended all others in there."""
+    for _ in range(_SPAWN_POLLS if guarded else 0):
+        found = children(child.pid)
+        for pid in found:
+            kill(pid)
+        if found or child.returncode is not None:
+            break
+        await asyncio.sleep(_SPAWN_POLL)
+    else:
+        if child.returncode is None:
+            kill(child.pid)
+    await child.wait()
+
+
+def _errors(log: Path) -> list[str]:
+    """What the runtime logged as errors, in order."""
+    found = []
+    with suppress(FileNotFoundError):
+        for line in log.read_text("utf-8", "surrogateescape").splitlines():
+            with suppress(ValueError, TypeError, KeyError):
+                entry = json.loads(line)
+                if entry["level"] in {"error", "fatal", "panic"}:
+                    found.append(str(entry["msg"]))
+    return found
+
+
+def _without_errors(data: bytes, log: Path) -> bytes:
+    """runc prints what it logs also on the stream that is the command's: not the step's output."""
+    if _OUR_FAULT.encode() not in data:
+        return data
+    own = {message.encode("utf-8", "surrogateescape") for message in _errors(log)}
+    return b"".join(line for line in data.splitlines(keepends=True) if line.rstrip(b"\n") not in own)
+
+
+def _check_cwd(process: Process) -> None:
+    try:
+        with RootDir(process.root) as root:
+            if stat.S_ISDIR(root.stat(process.cwd).st_mode):
+                return
+        reason = "not a directory"
+    except FileNotFoundError:
+        return  # the runtime makes it, as docker does
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+    raise InputError(f"working directory {process.cwd!r} cannot be used: {reason}", hint="change WORKDIR")
+
+
+def _write_scripts(directory: Path, process: Process) -> Path:
+    directory.mkdir(mode=0o755)
+    directory.chmod(0o755)
+    for script in process.scripts:
+        if not script.name or "/" in script.name or "\0" in script.name or script.name in {".", ".."}:
+            raise InputError(f"not a file name: {script.name!r}", hint="give the heredoc another name")
+        _write(directory / script.name, script.data.encode("utf-8", "surrogateescape"), 0o755)
+    return directory
+
+
+def _write(path: Path, data: bytes, mode: int) -> None:
+    path.write_bytes(data)
+    path.chmod(mode)
+
+
+def _hosts(hostname: str) -> bytes:
+    return f"127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback {hostname}\n".encode()
+
+
+def _resolv() -> bytes:
+    try:
+        return Path(_RESOLV).read_bytes()
+    except OSError:
+        return b""
+
+
+@cache
+def host() -> Host:
+    """What this machine has. Raises SandboxError where steps cannot be run."""
+    machine = os.uname().machine
+    if machine not in MACHINES:
+        raise SandboxError(f"steps cannot be run on {machine}", hint=f"use a machine of type {' or '.join(MACHINES)}")
+    # <asm/unistd.h>: __X32_SYSCALL_BIT + getpid; fails with ENOSYS where the kernel has no x32
+    x32 = machine == "x86_64" and ctypes.CDLL(None).syscall(ctypes.c_long(0x40000000 | 39)) == os.getpid()
+    return Host(machine, unified=Path("/sys/fs/cgroup/cgroup.controllers").exists(), x32=x32)
+
+
+@cache
+def guard_command() -> tuple[str, ...]:
+    """The command that ties the life of what it runs to ours; empty where util-linux is missing or too old, and a
+    kill -9 leaves a container to `sweep_containers`. Tried once a process (3 ms)."""
+    try:
+        done = subprocess.run((*_GUARD, "true"), capture_output=True, stdin=subprocess.DEVNULL, check=False, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+    return _GUARD if done.returncode == 0 else ()
