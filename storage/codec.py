@@ -1,0 +1,123 @@
+"""Events as the log stores them: columns `(seq, stream, version, type)` and one blob, the *state*.
+
+The state is a JSON object with short keys, `t` first: `t` time (UTC, ns), `b` build, `v` vertex, `c` cause
+(each only when there is one), `d` data. A type name is data: nothing is ever imported by a stored name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+import orjson
+
+from storage.interfaces import Event, Json, NewEvent
+
+MAX_STATE = 64 * 1024  # bytes, DESIGN section 4: what is larger is a blob, and the event carries its digest
+_STAMP = len('"t":18446744073709551615,')  # bytes that `stamp` adds at most
+
+UNREADABLE = (ValueError, KeyError, TypeError, AttributeError)  # what decoding damaged bytes can raise
+
+Row = tuple[int, str, int, str, bytes]  # seq, stream, version, type, state
+Encoded = tuple[str, str, bytes, Json]  # stream, type, state without its time, the same decoded
+
+
+def encode(event: NewEvent) -> Encoded:
+    """`event`, checked and ready to be stored but for its time, which `stamp` adds.
+
+    The last member is a private copy, so that the caller may reuse `event.data`. Raises ValueError (a bug of the
+    caller) when the payload is not made of str, int (64 bit), finite float, bool, None, list and str-keyed dict, or is
+    too large.
+    """
+    state: Json = {}
+    if event.build is not None:
+        state["b"] = event.build
+    if event.vertex is not None:
+        state["v"] = event.vertex
+    if event.cause is not None:
+        state["c"] = event.cause
+    state["d"] = event.data
+    try:
+        event.stream.encode()
+        event.type.encode()
+        body = orjson.dumps(state)
+    except (TypeError, UnicodeEncodeError) as error:
+        _refuse(event, str(error))
+    if len(body) + _STAMP > MAX_STATE:
+        raise ValueError(f"{event.type}: {len(body)} bytes, more than {MAX_STATE}: store a blob and log its digest")
+    # orjson writes tuples, UUIDs, dates, dataclasses and NaN as something else without a word; comparing what comes
+    # back finds them all, and costs less than a walk in Python.
+    copy: Json = orjson.loads(body)
+    if copy != state:
+        _refuse(event, "it would be read back as something else")
+    return event.stream, event.type, body, copy
+
+
+def stamp(body: bytes, time: int) -> bytes:
+    """The state to store: `body` of `encode` with its time (UTC, ns)."""
+    return b'{"t":%d,%b' % (time, body[1:])
+
+
+def time_of(state: bytes) -> int:
+    """The time (UTC, ns) of a stored state. Raises one of UNREADABLE when it is no state."""
+    return int(orjson.loads(state)["t"])
+
+
+def decode(row: Row) -> Event:
+    """The event of one stored row. Raises one of UNREADABLE when the state is no state."""
+    seq, stream, version, name, blob = row
+    state = orjson.loads(blob)
+    return event_of(seq, state["t"], stream, version, name, state)
+
+
+def event_of(seq: int, time: int, stream: str, version: int, name: str, state: Json) -> Event:
+    """The event with the build, vertex, cause and data of a decoded `state`."""
+    get = state.get
+    event = _Event(seq, time, stream, version, name, get("b"), get("v"), get("c"), state["d"])
+    event.__class__ = Event  # type: ignore[assignment]
+    return event  # type: ignore[return-value]
+
+
+class _Event:
+    """An Event while it is filled in: same layout, not frozen. The constructor of a frozen dataclass goes through
+    object.__setattr__ for every field, and took more than half of the time it takes to read a log."""
+
+    __slots__ = ("build", "cause", "data", "seq", "stream", "time", "type", "version", "vertex")
+
+    def __init__(
+        self, seq: int, time: int, stream: str, version: int, name: str,
+        build: str | None, vertex: str | None, cause: int | None, data: Json,
+    ) -> None:  # fmt: skip
+        self.seq = seq
+        self.time = time
+        self.stream = stream
+        self.version = version
+        self.type = name
+        self.build = build
+        self.vertex = vertex
+        self.cause = cause
+        self.data = data
+
+
+def _refuse(event: NewEvent, why: str) -> NoReturn:
+    envelope = {"stream": event.stream, "type": event.type, "build": event.build, "vertex": event.vertex}
+    culprit = _culprit({**envelope, "cause": event.cause, "data": event.data}, "")
+    raise ValueError(f"{event.type}: payloads are primitives: {culprit or why}")
+
+
+def _culprit(value: Any, path: str) -> str:
+    """Names the first part of `value` that JSON cannot give back, or ""."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if type(key) is not str:
+                return f"{path or '.'} has the key {key!r}"
+            if found := _culprit(item, f"{path}.{key}"):
+                return found
+        return ""
+    if isinstance(value, list):
+        return next((found for i, item in enumerate(value) if (found := _culprit(item, f"{path}[{i}]"))), "")
+    try:
+        same = orjson.loads(orjson.dumps(value)) == value
+    except TypeError:
+        same = False
+    return "" if same else f"{path} is {str(type(value))[7:-1]} {value!r:.80}"

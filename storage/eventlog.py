@@ -1,0 +1,216 @@
+"""The event log of one root: an append-only SQLite file, written by many threads and several processes.
+
+One thread of each process writes, and puts what accumulates while one commit runs into the next one: threads cannot
+share an fsync otherwise. Reading goes through connections of its own. Processes meet at SQLite's write lock.
+Fork before opening: neither SQLite's connections nor the writer thread survive a fork.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from storage import codec
+from storage.errors import DiskError, InputError, LogError
+from storage.interfaces import Event, EventLog, NewEvent
+from storage.logfile import LogReader
+
+if TYPE_CHECKING:
+    from storage.recorder import LogWriter
+
+PAGE = 2_000  # events a query reads at a time
+GROUP = 5_000  # events after which a transaction takes no further submission
+POLL = 0.03  # seconds between looks for what other processes appended (SQLite cannot notify)
+
+_SELECT = "SELECT rowid, originator_id, originator_version, topic, state FROM events WHERE rowid > ? AND rowid <= ?"
+_Submission = tuple[int, list[codec.Encoded], "Future[list[Event]]"]
+
+
+def open_log(where: str | Path, *, clock: Callable[[], int] = time.time_ns, read_only: bool = False) -> EventLog:
+    """The log at a path (SQLite). Raises InputError for any URL: other databases are not supported yet."""
+    scheme, separator, _ = str(where).partition("://")
+    if separator and scheme in {"postgresql", "postgres"}:
+        raise InputError("a log in PostgreSQL is not supported yet", hint="give a path: the log is an SQLite file")
+    if separator:
+        raise InputError(f"{scheme}:// is not a place for a log", hint="give a path: the log is an SQLite file")
+    return SqliteEventLog(Path(where), clock=clock, read_only=read_only)
+
+
+def follow(
+    log: EventLog, after: int, stop: Callable[[], bool], *, types: frozenset[str] | None = None
+) -> Iterator[Event]:
+    """Events later than `after`, for ever: those that are there, then those that any process appends, as they come.
+    Ends within half a second of `stop()` being true, or raises LogError when the log is closed."""
+    while not stop():
+        if log.wait(after, 0.25):
+            head = log.last_seq()
+            yield from log.read(after=after, until=head, types=types)
+            after = head
+
+
+class SqliteEventLog:
+    """EventLog in an SQLite file (WAL, synchronous FULL), made with its directory when it is not there."""
+
+    def __init__(self, path: Path, *, clock: Callable[[], int] = time.time_ns, read_only: bool = False) -> None:
+        """`clock` gives UTC nanoseconds. `read_only`: nothing is written, in the file or beside it (I13).
+        Raises LogTooNew, LogError, DiskError."""
+        self._path = path
+        self._clock = clock
+        self._read_only = read_only
+        self._pid = os.getpid()
+        self._queue: deque[_Submission] = deque()
+        self._changed = threading.Condition()  # guards the queue, _closing and _thread; told of every submission
+        self._closing = False
+        self._thread: threading.Thread | None = None
+        self._committed = threading.Condition()  # guards _head; told of every commit of this process
+        self._head = 0
+        self._reader = LogReader(path, read_only=read_only)
+        try:
+            self._prepare()
+        except BaseException:
+            self._reader.close()
+            raise
+
+    def _prepare(self) -> None:
+        if self._read_only:
+            if not self._path.exists() or self._reader.is_empty_file():
+                raise LogError("there is no event log", where=str(self._path), hint="nothing was built here yet")
+            return
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DiskError.of(error, "creating the event log") from error
+        if not self._path.exists() or self._reader.is_empty_file():
+            from storage.recorder import create  # reason: slow to import, and needed once in the life of a root
+
+            create(self._path)
+
+    # ---------------------------------------------------------------- writing
+
+    def submit(self, events: Sequence[NewEvent]) -> Future[list[Event]]:
+        """See EventLog. An event's time is that of its submission, never less than that of the event before it.
+        Raises ValueError for a payload that does not belong in a log (see codec.encode), LogError when closed.
+        The future cannot be cancelled; it raises LogError or DiskError."""
+        encoded = [codec.encode(event) for event in events]
+        if self._read_only:
+            raise LogError("the event log is open for reading only", where=str(self._path))
+        if os.getpid() != self._pid:
+            raise RuntimeError("the event log was opened before this process was forked: open it afterwards")
+        future: Future[list[Event]] = Future()
+        future.set_running_or_notify_cancel()  # what is submitted will be written: a cancelled waiter changes nothing
+        if not encoded:
+            future.set_result([])
+            return future
+        with self._changed:
+            if self._closing:
+                raise LogError("the event log is closed", where=str(self._path))
+            if self._thread is None:
+                # A daemon, so that a process that failed to close the log can still end.
+                self._thread = threading.Thread(target=self._write, name="eventlog", daemon=True)
+                self._thread.start()
+            self._queue.append((self._clock(), encoded, future))
+            self._changed.notify_all()
+        return future
+
+    def append(self, *events: NewEvent) -> list[Event]:
+        """See EventLog."""
+        return self.submit(events).result()
+
+    def _write(self) -> None:
+        """The writer thread: one transaction after the other, until the log is closed and the queue empty."""
+        from storage.recorder import LogWriter  # reason: slow to import; here nobody waits for it but the first append
+
+        writer = LogWriter(self._path)
+        while group := self._next_group():
+            self._commit(writer, group)
+        writer.close()
+
+    def _next_group(self) -> list[_Submission]:
+        group: list[_Submission] = []
+        count = 0
+        with self._changed:
+            self._changed.wait_for(lambda: self._queue or self._closing)
+            while self._queue and count < GROUP:
+                count += len(self._queue[0][1])
+                group.append(self._queue.popleft())
+        return group
+
+    def _commit(self, writer: LogWriter, group: list[_Submission]) -> None:
+        try:
+            results = writer.commit([(submitted, events) for submitted, events, _ in group])
+        except BaseException as error:  # noqa: BLE001  reason: whatever it is, it belongs to those who wait for it
+            for *_, future in group:
+                future.set_exception(error)
+            return
+        with self._committed:
+            self._head = results[-1][-1].seq
+            self._committed.notify_all()
+        for (*_, future), result in zip(group, results, strict=True):
+            future.set_result(result)
+
+    # ---------------------------------------------------------------- reading
+
+    def read(self, *, after: int = 0, until: int | None = None, types: frozenset[str] | None = None) -> Iterator[Event]:
+        """See EventLog. Ends at `until`, or at what was the last event when reading began. Raises LogError, also for a
+        log with a gap or an event that cannot be decoded."""
+        end = self.last_seq() if until is None else min(until, self.last_seq())
+        names = sorted(types) if types is not None else []
+        sql = _SELECT
+        if types is not None:
+            sql += f" AND topic IN ({','.join('?' * len(names))})"
+        sql += f" ORDER BY rowid LIMIT {PAGE}"
+        while after < end:
+            rows = self._reader.query(sql, (after, end, *names))
+            if types is None and (not rows or rows[-1][0] != max(after, 0) + len(rows)):
+                raise LogError(f"events are missing after event {max(after, 0)}", where=str(self._path))
+            yield from self._decode(rows)
+            after = rows[-1][0] if len(rows) == PAGE or types is None else end
+
+    def _decode(self, rows: list[codec.Row]) -> list[Event]:
+        try:
+            return [codec.decode(row) for row in rows]
+        except codec.UNREADABLE:
+            for row in rows:
+                try:
+                    codec.decode(row)
+                except codec.UNREADABLE as error:
+                    raise LogError(f"event {row[0]} is damaged", where=str(self._path)) from error
+            raise
+
+    def last_seq(self) -> int:
+        """See EventLog. Raises LogError."""
+        return int(self._reader.query("SELECT MAX(rowid) FROM events")[0][0] or 0)
+
+    def wait(self, after: int, timeout: float) -> bool:
+        """See EventLog: at once for events of this process, after `POLL` seconds at most for those of others."""
+        deadline = time.monotonic() + timeout
+        while self.last_seq() <= after:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            with self._committed:
+                self._committed.wait_for(lambda: self._head > after, min(left, POLL))
+        return True
+
+    # ---------------------------------------------------------------- care
+
+    def backup(self, dest: Path) -> None:
+        """Write a consistent copy of the log to the new file `dest`, durably; appending goes on meanwhile.
+        Raises InputError (`dest` exists), LogError, DiskError. A plain copy would lack what is in `-wal`."""
+        self._reader.backup(dest)
+
+    def close(self) -> None:
+        """See EventLog. Harmless when closed already; `submit`, `read`, `wait` and `last_seq` raise LogError then."""
+        with self._changed:
+            self._closing = True
+            thread = self._thread
+            self._changed.notify_all()
+        if thread is not None and os.getpid() == self._pid:
+            thread.join()
+        self._reader.close()
