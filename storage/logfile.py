@@ -49,8 +49,8 @@ def patiently(path: Path, doing: str, action: Callable[[], T]) -> T:
 def explain(error: sqlite3.Error, path: Path, doing: str) -> RefledgerError:
     """What `error` means for a person; `doing` names the action, as in "writing the event log"."""
     code, where = _code(error), str(path)
-    if code == sqlite3.SQLITE_FULL or (code in {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN} and _no_space(path)):
-        return DiskError.of(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), where), doing)
+    if number := _errno(code, path):
+        return DiskError.of(OSError(number, os.strerror(number), where), doing)
     words = {
         sqlite3.SQLITE_BUSY: ("another process has kept it locked for minutes", f"see which one: fuser -v {where}"),
         sqlite3.SQLITE_LOCKED: ("another process has kept it locked for minutes", f"see which one: fuser -v {where}"),
@@ -237,9 +237,20 @@ def _code(error: sqlite3.Error) -> int:
     return int(getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
 
 
-def _no_space(path: Path) -> bool:
+def _errno(code: int, path: Path) -> int:
+    """Why the file system refused, which SQLite's code does not say; 0 when it is not the file system."""
+    if code == sqlite3.SQLITE_FULL:
+        return errno.ENOSPC
+    if code not in {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM}:
+        return 0
+    if path.exists() and not os.access(path, os.R_OK):
+        return errno.EACCES
     try:
         disk = os.statvfs(path.parent)
-    except OSError:
-        return False
-    return disk.f_bavail * disk.f_frsize < 256 * 1024
+    except OSError as error:
+        return error.errno or 0
+    if disk.f_flag & os.ST_RDONLY:
+        return errno.EROFS
+    if disk.f_bavail * disk.f_frsize < 256 * 1024:
+        return errno.ENOSPC
+    return 0 if os.access(path.parent, os.W_OK) else errno.EACCES

@@ -10,6 +10,7 @@ from asyncio import StreamReader as Reader
 from asyncio import StreamWriter as Writer
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ class LocalServer:
     async def respond(self, seen: Seen, writer: Writer) -> None:
         raise NotImplementedError
 
-    def __enter__(self) -> LocalServer:
+    def __enter__(self) -> Self:
         self._thread.start()
         assert self._ready.wait(10)
         return self
@@ -132,10 +133,6 @@ class FaultyProxy(LocalServer):
         super().__init__()
         self.upstream = upstream
         self.faults = list(faults)
-
-    def __enter__(self) -> FaultyProxy:
-        super().__enter__()
-        return self
 
     async def respond(self, seen: Seen, writer: Writer) -> None:
         fault = next((one for one in self.faults if one.fits(seen)), Fault())

@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 from storage.blobs import DirectoryBlobs
@@ -18,6 +17,7 @@ from storage.locks import FileLocks
 from storage.overlay import private_mounts
 from storage.snapshots import OverlaySnapshots
 from storage.sweep import sweep
+from tools import __version__
 
 from engine.build import Engine
 from engine.events import BuildInterrupted, RuntimeChosen, to_data
@@ -46,11 +46,6 @@ from storage.registry import RegistryClient
 
 FORMAT = "1"
 """The layout of a root (DESIGN section 5); a root of another format is refused, not guessed at."""
-
-
-def refledger_version() -> str:
-    """The installed version."""
-    return version("refledger")
 
 
 def root_directory() -> Path:
@@ -214,7 +209,7 @@ def engine(root: Root, build: str, runtime: str | None) -> tuple[Engine, Registr
     blobs = DirectoryBlobs(root.path, owner=build)
     layers = DirectoryLayers(root.path / "layers", tmp, build)
     snapshots = OverlaySnapshots(root.path / "snapshots", tmp, build)
-    registry = RegistryClient(DockerCredentials(), user_agent=f"refledger/{refledger_version()}")
+    registry = RegistryClient(DockerCredentials(), user_agent=f"refledger/{__version__}")
     cache = _Cache(CacheIndex(root.views))
     materializer = Materializer(
         layers, snapshots, blobs, registry, locks, ledger, clock, parallel=max(2, os.cpu_count() or 1)

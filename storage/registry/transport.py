@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from email.utils import parsedate_to_datetime
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from storage.errors import RegistryError
@@ -28,20 +29,24 @@ T = TypeVar("T")
 Sleep = Callable[[float], Awaitable[None]]
 
 
+@cache
 def load_httpx() -> Any:
     """The httpx module, without its command line: that would load rich, pygments and click (0.1 s) for nothing."""
-    if "httpx" not in sys.modules:
+    hidden = "httpx" not in sys.modules
+    if hidden:
         # reason: makes httpx's own `from ._main import main` fail, which it is prepared for
         sys.modules["httpx._main"] = None  # type: ignore[assignment]
-        try:
-            import httpx
-        finally:
+    try:
+        import httpcore
+        import httpx
+    finally:
+        if hidden:
             del sys.modules["httpx._main"]
-        for name in ("httpx", "httpcore"):
-            # reason: at INFO and below they write URLs and headers, which may be signed or hold tokens
-            logging.getLogger(name).setLevel(logging.WARNING)
-    import httpx
-
+    # reason: at its 64 KiB a read, a pull spends half its time in the HTTP library; asyncio reads 256 KiB at once
+    httpcore.AsyncHTTP11Connection.READ_NUM_BYTES = 256 * 1024
+    for name in ("httpx", "httpcore"):
+        # reason: at INFO and below they write URLs and headers, which may be signed or hold tokens
+        logging.getLogger(name).setLevel(logging.WARNING)
     return httpx
 
 

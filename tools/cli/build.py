@@ -16,7 +16,7 @@ import click
 
 from storage.errors import DiskError, InputError, RefledgerError
 from storage.interfaces import EventLog, Reference
-from tools import bootstrap
+from tools import __version__, bootstrap
 from tools.cli.render import Renderer, make_renderer
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def build(
             "no_cache": no_cache, "network": network, "jobs": jobs or os.cpu_count() or 1,
         },
         name=Path(context).absolute().name,
-        version=bootstrap.refledger_version(),
+        version=__version__,
         host=bootstrap.host_facts(),
     )  # fmt: skip
     _run(request, runtime, "quiet" if quiet else progress, iidfile, metadata_file)

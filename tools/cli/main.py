@@ -10,6 +10,7 @@ import traceback
 import click
 
 from storage.errors import RefledgerError
+from tools import __version__
 
 _COMMANDS = {
     "build": "tools.cli.build",
@@ -37,7 +38,7 @@ class _Lazy(click.Group):
 
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option("--root", metavar="DIR", help="Where everything is kept.  [default: $REFLEDGER_ROOT]")
-@click.version_option(package_name="refledger")
+@click.version_option(__version__, prog_name="refledger")
 def cli(root: str | None) -> None:
     """Build container images lazily, with every transition of every result in an append-only log."""
     if root:
