@@ -1,0 +1,218 @@
+"""A Dockerfile to the graph of what its target needs. Pure: base images come from a resolver that is passed in.
+
+Sources: Dockerfile reference; BuildKit for what it leaves open (names of steps, history, defaults of the config).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+from engine.errors import InputError
+from engine.frontend.config import ImageConfig
+from engine.frontend.dockerignore import IgnoreMatcher
+from engine.frontend.instructions import Instruction, Source, parse_dockerfile
+from engine.frontend.names import CONTEXT_NAME, StepNames
+from engine.frontend.scope import FrontendOptions, global_arguments, unused_arguments
+from engine.frontend.stage import METADATA, Reading, StageState
+from engine.frontend.stages import (
+    Stage,
+    copied_from,
+    find_target,
+    needed_images,
+    needed_stages,
+    read_stages,
+    split_stages,
+)
+from engine.frontend.steps import Step, UnsupportedError, copy, run, workdir
+from engine.graph import (
+    ContextSource,
+    Copy,
+    Graph,
+    HistoryStep,
+    ImageSource,
+    Op,
+    ResolvedImage,
+    Result,
+    Scratch,
+    Vertex,
+    vertex,
+)
+from storage.digest import Digest
+from storage.platform import parse_platform
+from storage.reference import parse_reference
+
+__all__ = ["FrontendOptions", "Resolve", "compile_dockerfile"]
+
+Images = Mapping[tuple[str, str], ResolvedImage]
+Resolve = Callable[[Sequence[tuple[str, str]]], Awaitable[Images]]
+"""Image names as written with a platform each → what they are; one call for all that a build needs."""
+
+
+async def compile_dockerfile(text: str, options: FrontendOptions, resolve: Resolve) -> Graph:
+    """The graph of the target stage. `resolve` is asked once, for exactly the images the target needs, if any.
+
+    Raises DockerfileError (a line of `text`), InputError (an option) and whatever `resolve` raises.
+    """
+    IgnoreMatcher(options.ignore)  # reason: a malformed pattern is an error now, not in the middle of the build
+    source = Source(options.filename, text)
+    instructions, escape = parse_dockerfile(source)
+    before, groups = split_stages(instructions)
+    scope = global_arguments(source, before, options, escape)
+    if not groups:
+        raise source.error("the Dockerfile has no FROM", instructions[-1].lines, "a stage begins with FROM image")
+    stages = read_stages(source, groups, scope, escape, str(parse_platform(options.platform)))
+    target = find_target(source, stages, options.target)
+    needed = needed_stages(source, stages, target)
+    uses = list(needed_images(source, stages, needed, scope, str(parse_platform(options.platform))))
+    wanted = list(dict.fromkeys((use.reference, use.platform) for use in uses))
+    images = await resolve(wanted) if wanted else {}
+    compiler = _Compiler(source, stages, images, Reading(options, escape, scope))
+    compiler.warnings += [
+        f"--build-arg {name} was given, but no ARG declares it" for name in unused_arguments(options, instructions)
+    ]
+    for stage in needed:
+        compiler.read_stage(stage)
+    return compiler.graph(target)
+
+
+class _Compiler:
+    def __init__(self, source: Source, stages: Sequence[Stage], images: Images, reading: Reading) -> None:
+        self._source = source
+        self._stages = stages
+        self._images = images
+        self._reading = reading
+        self._states: dict[int, StageState] = {}
+        self._vertices: dict[Digest, Vertex] = {}
+        self.warnings: list[str] = []
+
+    # ------------------------------------------------------------ vertices
+
+    def _add(
+        self, op: Op, inputs: tuple[Digest, ...], name: str, stage: str = "", lines: tuple[int, int] = (0, 0)
+    ) -> Digest:
+        made = vertex(op, inputs, name, stage=stage, lines=lines)
+        self._vertices.setdefault(made.digest, made)  # the first to ask for a step gives it its name
+        return made.digest
+
+    def _image(self, reference: str, platform: str, names: StepNames | None, stage: str, origin: Instruction) -> Digest:
+        """The vertex of an image's file system; one without layers is the empty one."""
+        text = f"FROM {parse_reference(reference)}"
+        name = names.next(text) if names else text
+        image = self._images[(reference, platform)]
+        if not image.layers:
+            return self._add(Scratch(), (), name, stage, origin.lines)
+        op = ImageSource(reference, image.manifest, image.platform, image.provider, image.layers)
+        return self._add(op, (), name, stage, origin.lines)
+
+    # ------------------------------------------------------------ stages
+
+    def read_stage(self, stage: Stage) -> None:
+        """Read a stage; those it needs were read before. Raises DockerfileError."""
+        state = self._begin(stage)
+        for instruction in stage.commands:
+            try:
+                self._read(stage, state, instruction)
+            except UnsupportedError as error:
+                raise self._source.unsupported(error.what, instruction.lines) from error
+            except InputError as error:
+                raise self._source.error(error.what, instruction.lines, error.hint) from error
+        self._states[stage.index] = state
+
+    def _begin(self, stage: Stage) -> StageState:
+        title = "" if self._is_alone(stage) else stage.title
+        names = StepNames(title, stage.steps)
+        if stage.base_stage is not None:
+            return self._states[stage.base_stage].child(title, names)
+        if stage.base == "scratch":
+            base = self._add(Scratch(), (), "FROM scratch", title, stage.origin.lines)
+            platform = self._reading.options.platform
+            return StageState(title, names, base, str(parse_platform(platform)), ImageConfig.scratch(platform))
+        base = self._image(stage.base, stage.platform, names, title, stage.origin)
+        data = self._images[(stage.base, stage.platform)].config
+        try:
+            config = ImageConfig.of_base(data, stage.platform)
+        except InputError as error:
+            raise self._source.error(f"image {stage.base}: {error.what}", stage.origin.lines) from error
+        if config.config.pop("OnBuild", None):
+            raise self._source.unsupported(f"image {stage.base} has ONBUILD triggers, which", stage.origin.lines)
+        self._compare_platforms(stage, config)
+        history = data.get("history")
+        entries = tuple(item for item in history if isinstance(item, dict)) if isinstance(history, list) else ()
+        return StageState(title, names, base, stage.platform, config, base_history=entries)
+
+    def _is_alone(self, stage: Stage) -> bool:
+        """Nothing but this stage has a name: BuildKit then leaves it out of the steps' names."""
+        copies = (c.flags.get("from") for c in stage.commands if c.name == "COPY")
+        return len(self._stages) == 1 and not any(copies)
+
+    def _compare_platforms(self, stage: Stage, config: ImageConfig) -> None:
+        wanted, found = parse_platform(stage.platform), config.top
+        if (found.get("os"), found.get("architecture")) != (wanted.os, wanted.architecture):
+            line = stage.origin.lines[0]
+            self.warnings.append(f"line {line}: image {stage.base} is for {config.platform}, not for {wanted}")
+
+    # ------------------------------------------------------------ instructions
+
+    def _read(self, stage: Stage, state: StageState, instruction: Instruction) -> None:
+        name = instruction.name
+        if name == "ONBUILD":
+            raise UnsupportedError("ONBUILD")
+        if name in METADATA:
+            state.history.append(HistoryStep(METADATA[name](state, instruction, self._reading)))
+            return
+        if name == "RUN":
+            self._step(state, run(state, instruction, self._reading), instruction, ())
+        elif name == "WORKDIR":
+            made = workdir(state, instruction, self._reading)
+            if made is None:
+                state.history.append(HistoryStep("WORKDIR /"))
+            else:
+                self._step(state, made, instruction, ())
+        else:
+            self._copy(stage, state, instruction)
+
+    def _copy(self, stage: Stage, state: StageState, instruction: Instruction) -> None:
+        origin = copied_from(self._source, self._stages, stage, instruction)
+        made = copy(state, instruction, self._reading, from_context=origin is None)
+        takes_files = isinstance(made.op, Copy) and made.op.sources  # there may be heredocs only
+        inputs = (self._origin(origin, instruction),) if takes_files else ()
+        self._step(state, made, instruction, inputs)
+
+    def _origin(self, origin: Stage | str | None, instruction: Instruction) -> Digest:
+        if origin is None:
+            return self._add(ContextSource(excludes=self._reading.options.ignore), (), CONTEXT_NAME)
+        if isinstance(origin, Stage):
+            return self._states[origin.index].vertex
+        if origin == "scratch":
+            return self._add(Scratch(), (), "FROM scratch", "", instruction.lines)
+        return self._image(origin, str(parse_platform(self._reading.options.platform)), None, "", instruction)
+
+    def _step(self, state: StageState, made: Step, instruction: Instruction, inputs: tuple[Digest, ...]) -> None:
+        name = state.names.next(made.name)
+        state.vertex = self._add(made.op, (state.vertex, *inputs), name, state.title, instruction.lines)
+        state.history.append(HistoryStep(made.created_by, state.vertex))
+
+    # ------------------------------------------------------------ the result
+
+    def graph(self, target: Stage) -> Graph:
+        """The graph with `target` as its one result."""
+        state = self._states[target.index]
+        options = self._reading.options
+        image = state.image
+        if parse_platform(options.platform) != parse_platform(options.build_platform):
+            image.set_platform(options.platform)  # asked for, so the result is that, whatever its base was made for
+        if options.labels:
+            image.config["Labels"] = {**image.config.get("Labels", {}), **options.labels}
+        result = Result(state.vertex, image.platform, image.to_json(), state.base_history, tuple(state.history))
+        return Graph(self._below(state.vertex), (result,), tuple(self.warnings))
+
+    def _below(self, root: Digest) -> tuple[Vertex, ...]:
+        """`root` and all it stands on, in order: a stage named by a COPY of heredocs alone gives nothing to it."""
+        needed: set[Digest] = set()
+        waiting = [root]
+        while waiting:
+            digest = waiting.pop()
+            if digest not in needed:
+                needed.add(digest)
+                waiting.extend(self._vertices[digest].inputs)
+        return tuple(item for digest, item in self._vertices.items() if digest in needed)

@@ -1,0 +1,214 @@
+"""Stages: where they begin, what they build on and copy from, and which of them a target needs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from engine.errors import DockerfileError, InputError
+from engine.frontend.expand import ExpansionError, Lexer
+from engine.frontend.instructions import Instruction, Source, did_you_mean
+from storage.platform import parse_platform
+from storage.reference import parse_reference
+
+_STAGE_NAME = re.compile("[a-z][a-z0-9_.-]*")
+_NUMBER = re.compile("[0-9]{1,9}")
+_VARIABLE = re.compile(r"\$\{?([A-Za-z_]\w*)")
+LAYERS_OF = frozenset({"RUN", "COPY", "ADD", "WORKDIR"})
+
+
+@dataclass(slots=True)
+class Stage:
+    """One FROM and what follows it. `name` is lower case, "" without AS; `base` the image name, variables replaced;
+    `base_stage` the stage that name means, if one; `platform` what --platform said or the build's."""
+
+    index: int
+    name: str
+    base: str
+    base_stage: int | None
+    platform: str
+    origin: Instruction
+    commands: list[Instruction] = field(default_factory=list)
+
+    @property
+    def title(self) -> str:
+        """Its name, `stage-<index>` when it has none."""
+        return self.name or f"stage-{self.index}"
+
+    @property
+    def steps(self) -> int:
+        """How many numbered steps it has: those that may make a layer, and its base image."""
+        own = sum(command.name in LAYERS_OF for command in self.commands)
+        return own + (self.base_stage is None and self.base != "scratch")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageUse:
+    """An image that some stage needs, and the lines that say so."""
+
+    reference: str
+    platform: str
+    lines: tuple[int, int]
+
+
+def split_stages(instructions: Sequence[Instruction]) -> tuple[list[Instruction], list[list[Instruction]]]:
+    """The instructions before the first FROM, and those of each stage, FROM first."""
+    before: list[Instruction] = []
+    stages: list[list[Instruction]] = []
+    for instruction in instructions:
+        if instruction.name == "FROM":
+            stages.append([])
+        (stages[-1] if stages else before).append(instruction)
+    return before, stages
+
+
+def read_stages(
+    source: Source, groups: Sequence[Sequence[Instruction]], env: Mapping[str, str], escape: str, platform: str
+) -> list[Stage]:
+    """The stages; `env` are the global arguments, `platform` the build's. Raises DockerfileError."""
+    stages: list[Stage] = []
+    for index, (origin, *commands) in enumerate(groups):
+        name = _stage_name(source, origin)
+        base = _expand_base(source, origin, env, escape)
+        written = origin.flags.get("platform", "")
+        found = find_stage(stages, base)
+        stage_platform = _platform(source, origin, written, env, escape) if written else platform
+        stages.append(
+            Stage(index, name, base, None if found is None else found.index, stage_platform, origin, commands)
+        )
+    return stages
+
+
+def _stage_name(source: Source, origin: Instruction) -> str:
+    args = origin.args
+    if len(args) == 3 and args[1].lower() == "as":
+        name = args[2].lower()
+        if not _STAGE_NAME.fullmatch(name):
+            hint = "a name begins with a letter and has letters, digits, '_', '-' and '.'"
+            raise source.error(f"invalid name for build stage: {args[2]!r}", origin.lines, hint)
+        return name
+    if len(args) != 1:
+        raise source.error("FROM requires either one or three arguments", origin.lines, "write FROM image [AS name]")
+    return ""
+
+
+def _expand_base(source: Source, origin: Instruction, env: Mapping[str, str], escape: str) -> str:
+    written = origin.args[0]
+    try:
+        base = Lexer(escape).expand(written, env)
+    except ExpansionError as error:
+        raise source.error(error.what, origin.lines) from error
+    if not base:
+        raise source.error(f"base name ({written}) should not be blank", origin.lines, undefined_hint(written, env))
+    return base
+
+
+def _platform(source: Source, origin: Instruction, written: str, env: Mapping[str, str], escape: str) -> str:
+    try:
+        value = Lexer(escape).expand(written, env)
+        return str(parse_platform(value))
+    except InputError as error:
+        hint = undefined_hint(written, env) or error.hint
+        raise source.error(f"--platform={written}: {error.what}", origin.lines, hint) from error
+
+
+def undefined_hint(written: str, env: Mapping[str, str]) -> str:
+    """What to do about the first variable of `written` that has no value in FROM; "" when there is none."""
+    for name in _VARIABLE.findall(written):
+        if not env.get(name):
+            return f"{name} has no value here: give ARG {name} a default before the first FROM, or --build-arg {name}=…"
+    return ""
+
+
+def find_stage(stages: Sequence[Stage], name: str) -> Stage | None:
+    """The last of `stages` with this name, whatever its case."""
+    return next((stage for stage in reversed(stages) if stage.name and stage.name == name.lower()), None)
+
+
+def find_target(source: Source, stages: Sequence[Stage], target: str) -> Stage:
+    """The stage that --target names by name or number; the last one for "". Raises DockerfileError."""
+    if not target:
+        return stages[-1]
+    found = find_stage(stages, target)
+    if found is None and _NUMBER.fullmatch(target) and int(target) < len(stages):
+        found = stages[int(target)]
+    if found is None:
+        names = [stage.name for stage in stages if stage.name]
+        known = f"stages: {', '.join(names)}" if names else f"stages have no names: use 0 to {len(stages) - 1}"
+        near = did_you_mean(target, names) if names else ""
+        hint = f"{near} {known}" if near.startswith("did") else known
+        raise source.error(f"target stage {target!r} could not be found", stages[-1].origin.lines, hint)
+    return found
+
+
+def copied_from(source: Source, stages: Sequence[Stage], current: Stage, command: Instruction) -> Stage | str | None:
+    """What a COPY takes files from: an earlier stage, an image's name, or None for the context.
+
+    Raises DockerfileError.
+    """
+    written = command.flags.get("from")
+    if written is None:
+        return None
+    if "$" in written:
+        hint = "name a stage with FROM and a global ARG, and copy from that"
+        raise source.error(f"--from={written}: variables are not expanded here", command.lines, hint)
+    if _NUMBER.fullmatch(written):
+        if int(written) >= len(stages):
+            raise source.error(f"--from={written}: there is no stage {written}", command.lines, _count(stages))
+        found: Stage | None = stages[int(written)]
+    else:
+        found = find_stage(stages[: current.index], written) or find_stage(stages, written)
+    if found is None:
+        return written
+    if found.index >= current.index:
+        title = found.name or str(found.index)
+        problem = "a stage cannot copy from itself" if found is current else "it must come before the stage that copies"
+        raise source.error(f"cannot copy from stage {title!r}: {problem}", command.lines)
+    return found
+
+
+def _count(stages: Sequence[Stage]) -> str:
+    return f"stages are numbered 0 to {len(stages) - 1}"
+
+
+def needed_stages(source: Source, stages: Sequence[Stage], target: Stage) -> list[Stage]:
+    """`target` and all it needs, in order of appearance. Raises DockerfileError."""
+    needed: set[int] = set()
+    waiting = [target]
+    while waiting:
+        stage = waiting.pop()
+        if stage.index in needed:
+            continue
+        needed.add(stage.index)
+        if stage.base_stage is not None:
+            waiting.append(stages[stage.base_stage])
+        origins = (copied_from(source, stages, stage, command) for command in stage.commands if command.name == "COPY")
+        waiting.extend(origin for origin in origins if isinstance(origin, Stage))
+    return [stage for stage in stages if stage.index in needed]
+
+
+def needed_images(
+    source: Source, stages: Sequence[Stage], needed: Sequence[Stage], env: Mapping[str, str], platform: str
+) -> Iterator[ImageUse]:
+    """The images that `needed` stages stand on or copy from. Raises DockerfileError for a name that is none."""
+    for stage in needed:
+        if stage.base_stage is None and stage.base != "scratch":
+            yield _image(source, stage.base, stage.platform, stage.origin, undefined_hint(stage.origin.args[0], env))
+        for command in stage.commands:
+            if command.name == "COPY":
+                origin = copied_from(source, stages, stage, command)
+                if isinstance(origin, str) and origin != "scratch":
+                    yield _image(source, origin, platform, command, "")
+
+
+def _image(source: Source, reference: str, platform: str, instruction: Instruction, hint: str) -> ImageUse:
+    try:
+        parse_reference(reference)
+    except InputError as error:
+        raise _located(source, error, instruction, hint) from error
+    return ImageUse(reference, platform, instruction.lines)
+
+
+def _located(source: Source, error: InputError, instruction: Instruction, hint: str) -> DockerfileError:
+    return source.error(error.what, instruction.lines, hint or error.hint)
