@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from storage import codec
 from storage.errors import DiskError, InputError, LogError
 from storage.interfaces import Event, EventLog, NewEvent
-from storage.logfile import LogReader
+from storage.logfile import LogReader, check_writable
 
 if TYPE_CHECKING:
     from storage.recorder import LogWriter
@@ -86,6 +86,7 @@ class SqliteEventLog:
             self._path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DiskError.of(error, "creating the event log") from error
+        check_writable(self._path)
         if not self._path.exists() or self._reader.is_empty_file():
             from storage.recorder import create  # reason: slow to import, and needed once in the life of a root
 

@@ -223,6 +223,14 @@ class LogReader:
             self._copy = None
 
 
+def check_writable(path: Path) -> None:
+    """Raises DiskError when the log could only be read: SQLite would open it all the same, and say so at the first
+    append."""
+    if not os.access(path.parent, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
+        number = _errno(sqlite3.SQLITE_READONLY, path) or errno.EACCES
+        raise DiskError.of(OSError(number, os.strerror(number), str(path)), "opening the event log")
+
+
 def sync_directory(path: Path) -> None:
     """Make names in the directory durable."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
