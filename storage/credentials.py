@@ -12,6 +12,7 @@ import binascii
 import json
 import os
 import re
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,27 +111,28 @@ class DockerCredentials:
         program = f"docker-credential-{helper}"
         if not _HELPER_NAME.fullmatch(helper):
             raise _unusable(str(self._path()), f"names the credential helper {helper[:60]!r}", "correct the name")
+        process = self._start(program, registry)
         try:
-            process = await asyncio.create_subprocess_exec(
-                program, "get",
-                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
-                env=dict(self._environ),
-            )  # fmt: skip
-        except OSError as error:
-            hint = f"install {program}, or remove it from {self._path()}"
-            raise RegistryError(
-                f"the credential helper {program} cannot be run: {error.strerror}",
-                kind="auth", where=registry, hint=hint,
-            ) from error  # fmt: skip
-        try:
-            out, _ = await asyncio.wait_for(process.communicate(server.encode()), self._helper_seconds)
-        except TimeoutError:
+            # reason for a thread: asyncio's processes wait for grandchildren that hold the pipe, beyond any timeout
+            out, _ = await asyncio.to_thread(process.communicate, server.encode(), self._helper_seconds)
+        except subprocess.TimeoutExpired:
             raise _helper_failed(program, registry, f"gave no answer within {self._helper_seconds:g} s") from None
         finally:
-            if process.returncode is None:
+            if process.poll() is None:
                 process.kill()
-                await process.wait()
-        return _helper_answer(program, registry, process.returncode or 0, out)
+                process.wait()
+        return _helper_answer(program, registry, process.returncode, out)
+
+    def _start(self, program: str, registry: str) -> subprocess.Popen[bytes]:
+        try:
+            return subprocess.Popen(
+                [program, "get"], env=dict(self._environ),
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            )  # fmt: skip
+        except OSError as error:
+            what = f"the credential helper {program} cannot be run: {error.strerror}"
+            hint = f"install {program}, or remove it from {self._path()}"
+            raise RegistryError(what, kind="auth", where=registry, hint=hint) from error
 
 
 def _helper_answer(program: str, registry: str, status: int, out: bytes) -> Credential | None:

@@ -1,0 +1,280 @@
+"""Manifests and blobs arrive verified, whatever the connection does."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storage.credentials import Anonymous, Credential
+from storage.digest import Digest, sha256
+from storage.errors import RegistryError, VerificationError
+from storage.interfaces import Descriptor, Platform, Provider
+from storage.platform import choose_platform
+from storage.reference import parse_reference
+from storage.registry import Limits, RegistryClient
+from storage.registry.manifests import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
+from tests.faulty import Answering, Fault, FaultyProxy
+from tests.registry_fixture import RegistryProcess, push_blob, push_image, push_manifest
+from tests.storage.registry.kit import described, fetched, known, missing_digest, noise, use
+
+BIG = noise(3 << 20)
+
+
+@pytest.fixture
+def blob(registry: RegistryProcess, repository: str) -> Descriptor:
+    push_blob(registry.host, repository, BIG)
+    return described(BIG)
+
+
+def test_tag_and_digest_resolve_to_the_manifest(registry: RegistryProcess, repository: str) -> None:
+    image = push_image(registry.host, repository, [{"a": b"1"}])
+    expected = Descriptor(OCI_MANIFEST, Digest(image["digest"]), image["size"])
+    name = image["reference"].rpartition(":")[0]
+    for written in (image["reference"], f"{name}@{image['digest']}", f"{name}:other@{image['digest']}"):
+        assert use(partial(RegistryClient.resolve, reference=parse_reference(written))) == expected
+    media_type, data = use(lambda client: client.manifest(Provider.of(registry.host, repository), expected.digest))
+    assert (media_type, sha256(data)) == (OCI_MANIFEST, expected.digest)
+    assert json.loads(data) == image["manifest"]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault("HEAD", status=405),
+        Fault("HEAD", status=404),
+        Fault("HEAD", status=501),
+        Fault("HEAD", hide=("docker-content-digest",)),
+        Fault("HEAD", hide=("content-type",)),
+        Fault("HEAD", hide=("content-length",)),
+    ],
+)
+def test_registry_without_a_useful_head_is_asked_with_get(
+    registry: RegistryProcess, repository: str, fault: Fault
+) -> None:
+    image = push_image(registry.host, repository, [{"a": b"1"}])
+    with FaultyProxy(registry.host, fault) as proxy:
+        found = use(lambda client: client.resolve(parse_reference(f"{proxy.host}/{repository}")))
+    assert found == Descriptor(OCI_MANIFEST, Digest(image["digest"]), image["size"])
+
+
+def test_docker_schema_2_image_and_index(registry: RegistryProcess, repository: str, tmp_path: Path) -> None:
+    image = push_image(registry.host, repository, [{"a": b"1"}])
+    converted = f"{repository}-v2s2"
+    command = ["skopeo", "copy", "-q", "--src-tls-verify=false", "--dest-tls-verify=false", "--format", "v2s2"]
+    subprocess.run([*command, f"docker://{image['reference']}", f"docker://{registry.host}/{converted}:1"], check=True)
+    one = use(lambda client: client.resolve(parse_reference(f"{registry.host}/{converted}:1")))
+    assert one.media_type == DOCKER_MANIFEST
+    entry = {**one.to_json(), "platform": {"os": "linux", "architecture": "amd64"}}
+    listing = json.dumps({"schemaVersion": 2, "mediaType": DOCKER_LIST, "manifests": [entry]}).encode()
+    push_manifest(registry.host, converted, "all", listing, DOCKER_LIST)
+    found = use(lambda client: client.resolve(parse_reference(f"{registry.host}/{converted}:all")))
+    assert found.media_type == DOCKER_LIST
+    provider = Provider.of(registry.host, converted)
+    media_type, data = use(lambda client: client.manifest(provider, found.digest))
+    chosen = choose_platform(json.loads(data), Platform("linux", "amd64"))
+    assert media_type == DOCKER_LIST
+    assert chosen == one
+    assert use(lambda client: client.manifest(provider, chosen.digest))[0] == DOCKER_MANIFEST
+
+
+def test_media_type_is_what_the_verified_bytes_say() -> None:
+    data = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}).encode()
+    answer: Any = lambda seen: (200, {"Content-Type": OCI_MANIFEST}, data)  # noqa: E731
+    with Answering(answer) as server:
+        found = use(lambda client: client.manifest(Provider.of(server.host, "a/b"), sha256(data)))
+    assert found == (OCI_INDEX, data)
+
+
+@pytest.mark.parametrize("data", [b"[" * 100_000, b"[]", b"not json", b'{"schemaVersion": 1}'])
+def test_what_is_no_manifest_is_one_line(data: bytes) -> None:
+    with Answering(lambda seen: (200, {}, data)) as server, pytest.raises(RegistryError) as caught:
+        use(lambda client: client.manifest(Provider.of(server.host, "a/b"), sha256(data)))
+    assert len(str(caught.value)) < 400
+
+
+def test_manifest_is_bounded() -> None:
+    data = json.dumps({"schemaVersion": 2, "x": "y" * 5000}).encode()
+    with Answering(lambda seen: (200, {}, data)) as server, pytest.raises(RegistryError, match="longer than 4096"):
+        use(lambda client: client.manifest(Provider.of(server.host, "a/b"), sha256(data)), manifest_bytes=4096)
+
+
+def test_I3_manifest_with_other_bytes_is_refused(registry: RegistryProcess, repository: str) -> None:
+    image = push_image(registry.host, repository, [{"a": b"1"}])
+    with FaultyProxy(registry.host, Fault("GET", flip=True)) as proxy, pytest.raises(VerificationError):
+        use(lambda client: client.manifest(Provider.of(proxy.host, repository), Digest(image["digest"])))
+
+
+def test_blob_arrives_in_one_piece_and_is_counted_as_the_registry_counts(
+    registry: RegistryProcess, repository: str, blob: Descriptor
+) -> None:
+    mark = registry.mark()
+    data, wire, resumed = use(lambda client: fetched(client, Provider.of(registry.host, repository), blob))
+    assert data == BIG
+    assert resumed == 0
+    (line,) = registry.layer_gets([blob.digest], since=mark)
+    assert wire == line.bytes == len(BIG)
+    assert line.agent == "refledger/test"
+
+
+def test_empty_blob_is_a_blob(registry: RegistryProcess, repository: str) -> None:
+    push_blob(registry.host, repository, b"")
+    provider = Provider.of(registry.host, repository)
+    assert use(lambda client: fetched(client, provider, described(b"")))[0] == b""
+
+
+def test_broken_connections_are_resumed_with_range(
+    registry: RegistryProcess, repository: str, blob: Descriptor
+) -> None:
+    cuts = [Fault("GET", "/blobs/", 1, cut_after=1_000_001), Fault("GET", "/blobs/", 1, cut_after=700_000)]
+    with FaultyProxy(registry.host, *cuts) as proxy:
+        data, wire, resumed = use(lambda client: fetched(client, Provider.of(proxy.host, repository), blob))
+        ranges = [seen.headers.get("range") for seen in proxy.seen]
+    assert data == BIG
+    assert ranges == [None, "bytes=1000001-", "bytes=1700001-"]
+    assert resumed == 1_700_001
+    assert wire == len(BIG)
+
+
+def test_registry_that_ignores_range_is_read_from_the_start(
+    registry: RegistryProcess, repository: str, blob: Descriptor
+) -> None:
+    faults = [Fault("GET", "/blobs/", 1, cut_after=1_000_000), Fault("GET", "/blobs/", strip=("range",))]
+    with FaultyProxy(registry.host, *faults) as proxy:
+        data, wire, resumed = use(lambda client: fetched(client, Provider.of(proxy.host, repository), blob))
+    assert data == BIG
+    assert wire == len(BIG) + 1_000_000
+    assert resumed == 1_000_000
+
+
+def test_downloads_without_progress_end(registry: RegistryProcess, repository: str, blob: Descriptor) -> None:
+    slept: list[float] = []
+    with FaultyProxy(registry.host, Fault("GET", "/blobs/", cut_after=1000)) as proxy:
+        with pytest.raises(RegistryError) as caught:
+            use(lambda client: fetched(client, Provider.of(proxy.host, repository), blob), slept=slept)
+        assert len(proxy.seen) == 5
+    assert caught.value.kind == "transport"
+    assert slept == [0.25, 0.5, 1.0, 2.0]
+
+
+def test_stalled_connection_is_given_up_and_resumed(
+    registry: RegistryProcess, repository: str, blob: Descriptor
+) -> None:
+    with FaultyProxy(registry.host, Fault("GET", "/blobs/", 1, stall_after=500_000)) as proxy:
+        provider = Provider.of(proxy.host, repository)
+        data, _, resumed = use(lambda client: fetched(client, provider, blob), stall_seconds=0.5)
+    assert data == BIG
+    assert resumed == 500_000
+
+
+@pytest.mark.parametrize(
+    ("fault", "why"),
+    [
+        (Fault("GET", flip=True), "have the digest"),
+        (Fault("GET", content_length=len(BIG) - 1), "promised"),
+        (Fault("GET", content_length=len(BIG) + 1), "promised"),
+        (Fault("GET", hide=("content-length",), extra=b"more"), "goes on after"),
+        (Fault("GET", hide=("content-length",), cut_after=len(BIG) - 1, strip=("range",)), "ends after"),
+    ],
+)
+def test_I3_other_bytes_than_promised_never_end_well(
+    registry: RegistryProcess, repository: str, blob: Descriptor, fault: Fault, why: str
+) -> None:
+    with FaultyProxy(registry.host, fault) as proxy, pytest.raises(VerificationError, match=why) as caught:
+        use(lambda client: fetched(client, Provider.of(proxy.host, repository), blob))
+    assert blob.digest in caught.value.where
+
+
+def test_I3_damage_across_a_resumption_is_found(registry: RegistryProcess, repository: str, blob: Descriptor) -> None:
+    faults = [Fault("GET", "/blobs/", 1, cut_after=1_000_000), Fault("GET", "/blobs/", flip=True)]
+    with FaultyProxy(registry.host, *faults) as proxy, pytest.raises(VerificationError):
+        use(lambda client: fetched(client, Provider.of(proxy.host, repository), blob))
+
+
+def test_leaving_a_stream_early_leaves_no_connection_in_use(
+    registry: RegistryProcess, repository: str, blob: Descriptor
+) -> None:
+    provider = Provider.of(registry.host, repository)
+
+    async def peek(client: RegistryClient) -> bytes:
+        async with client.blob(provider, blob) as stream:
+            first = await anext(aiter(stream))
+        assert (await fetched(client, provider, blob))[0] == BIG
+        return first
+
+    assert BIG.startswith(use(peek))
+
+
+def test_cancelling_a_backoff_ends_it_at_once(registry: RegistryProcess) -> None:
+    async def main() -> None:
+        waiting = asyncio.Event()
+
+        async def sleep(seconds: float) -> None:
+            waiting.set()
+            await asyncio.sleep(3600)
+
+        client = RegistryClient(Anonymous(), user_agent="t", limits=Limits(), sleep=sleep)
+        with Answering(lambda seen: (503, {}, b"")) as server:
+            task = asyncio.create_task(client.exists(Provider.of(server.host, "a/b"), missing_digest()))
+            await waiting.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            await client.aclose()
+
+    asyncio.run(main())
+
+
+def test_existence_is_asked_by_head(registry: RegistryProcess, repository: str, blob: Descriptor) -> None:
+    provider = Provider.of(registry.host, repository)
+    mark = registry.mark()
+    assert use(lambda client: client.exists(provider, blob.digest)) is True
+    assert use(lambda client: client.exists(provider, missing_digest())) is False
+    assert [line.method for line in registry.requests()[mark:]] == ["HEAD", "HEAD"]
+    with FaultyProxy(registry.host, Fault("HEAD", status=405)) as proxy:
+        behind = Provider.of(proxy.host, repository)
+        assert use(lambda client: client.exists(behind, blob.digest)) is True
+        assert use(lambda client: client.exists(behind, missing_digest())) is False
+
+
+def test_mirrors_come_first_and_their_failure_does_not_matter(
+    registry: RegistryProcess, repository: str, blob: Descriptor
+) -> None:
+    def behind(proxy: FaultyProxy) -> Provider:
+        return Provider(registry.host, repository, f"repository:{repository}:pull", (proxy.host,))
+
+    mark = registry.mark()
+    with FaultyProxy(registry.host) as proxy:
+        assert use(lambda client: fetched(client, behind(proxy), blob))[0] == BIG
+        assert len(proxy.seen) == 1
+    assert len(registry.layer_gets([blob.digest], since=mark)) == 1
+    with FaultyProxy(registry.host, Fault(".*", status=404)) as proxy:
+        assert use(lambda client: fetched(client, behind(proxy), blob))[0] == BIG
+        assert use(lambda client: client.exists(behind(proxy), blob.digest)) is True
+
+
+def test_redirected_blob_is_read_without_showing_credentials(
+    registry: RegistryProcess, repository: str, blob: Descriptor
+) -> None:
+    expected = "Basic bWU6cHc="
+    challenge = {"WWW-Authenticate": 'Basic realm="x"'}
+    with FaultyProxy(registry.host) as elsewhere:
+        faults = [Fault(".*", demand=expected, headers=challenge), Fault("GET", "/blobs/", redirect=elsewhere.host)]
+        with FaultyProxy(registry.host, *faults) as proxy:
+            provider = Provider.of(proxy.host, repository)
+            credentials = known(proxy.host, Credential("me", "pw"))
+            assert use(lambda client: fetched(client, provider, blob), credentials=credentials)[0] == BIG
+            assert [seen.headers.get("authorization") for seen in proxy.seen] == [None, expected]
+        assert [seen.headers.get("authorization") for seen in elsewhere.seen] == [None]
+
+
+def test_redirects_in_circles_end(registry: RegistryProcess, repository: str) -> None:
+    with FaultyProxy(registry.host) as proxy:
+        proxy.faults.append(Fault("HEAD", redirect=proxy.host))
+        with pytest.raises(RegistryError, match="circles"):
+            use(lambda client: client.exists(Provider.of(proxy.host, repository), missing_digest()))

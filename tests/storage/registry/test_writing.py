@@ -1,0 +1,236 @@
+"""Blobs and manifests leave whole, verified, and without a copy on this disk."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import subprocess
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from storage.digest import Digest, sha256
+from storage.errors import InputError, RegistryError, VerificationError
+from storage.interfaces import Descriptor, Provider
+from storage.registry import RegistryClient
+from tests.faulty import Answering, Fault, FaultyProxy, Seen
+from tests.registry_fixture import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, RegistryProcess, get_json, layer_tar, push_blob
+from tests.storage.registry.kit import described, fetched, noise, stream_of, use
+
+BIG = noise(3 << 20, seed=2)
+
+
+def stored(registry: RegistryProcess, repository: str, data: bytes) -> bool:
+    provider = Provider.of(registry.host, repository)
+    return use(lambda client: client.exists(provider, sha256(data)))
+
+
+@pytest.mark.parametrize("data", [BIG, b"x", b""])
+def test_upload_is_one_put(registry: RegistryProcess, repository: str, data: bytes) -> None:
+    mark = registry.mark()
+    provider = Provider.of(registry.host, repository)
+    use(lambda client: client.upload(provider, described(data), stream_of(data)))
+    assert [line.method for line in registry.requests()[mark:]] == ["POST", "PUT"]
+    assert use(lambda client: fetched(client, provider, described(data)))[0] == data
+
+
+@pytest.mark.parametrize("status", [405, 411, 413, 415])
+def test_registry_that_refuses_one_piece_gets_chunks(registry: RegistryProcess, repository: str, status: int) -> None:
+    mark = registry.mark()
+    with FaultyProxy(registry.host, Fault("PUT", "/blobs/uploads/", 1, status=status)) as proxy:
+        provider = Provider.of(proxy.host, repository)
+        use(lambda client: client.upload(provider, described(BIG), stream_of(BIG)), patch_bytes=1_000_000)
+    methods = [line.method for line in registry.requests()[mark:]]
+    assert methods == ["POST", "DELETE", "POST", "PATCH", "PATCH", "PATCH", "PATCH", "PUT"]
+    assert stored(registry, repository, BIG)
+
+
+def test_failed_upload_starts_again_with_a_new_stream(registry: RegistryProcess, repository: str) -> None:
+    opened = []
+
+    def chunks() -> AsyncIterator[bytes]:
+        opened.append(1)
+        return stream_of(BIG)()
+
+    slept: list[float] = []
+    with FaultyProxy(registry.host, Fault("PUT", "/blobs/uploads/", 2, status=503)) as proxy:
+        provider = Provider.of(proxy.host, repository)
+        use(lambda client: client.upload(provider, described(BIG), chunks), slept=slept)
+    assert len(opened) == 3
+    assert slept == [0.25, 0.5]
+    assert stored(registry, repository, BIG)
+
+
+@pytest.mark.parametrize("patch_bytes", [0, 1_000_000])
+def test_I3_failing_source_stores_nothing_and_is_raised_as_it_is(
+    registry: RegistryProcess, repository: str, patch_bytes: int
+) -> None:
+    failure = RegistryError("the source is gone", kind="missing", status=404)
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield BIG  # all bytes, before the source says that they were wrong
+        raise failure
+
+    faults = [Fault("PUT", "/blobs/uploads/", 1, status=405)] if patch_bytes else []
+    limits: dict[str, Any] = {"patch_bytes": patch_bytes} if patch_bytes else {}
+    with FaultyProxy(registry.host, *faults) as proxy, pytest.raises(RegistryError) as caught:
+        provider = Provider.of(proxy.host, repository)
+        use(lambda client: client.upload(provider, described(BIG), chunks), **limits)
+    assert caught.value is failure
+    assert not stored(registry, repository, BIG)
+
+
+@pytest.mark.parametrize("wrong", [-1, 1])
+def test_I3_source_of_another_length_is_refused(registry: RegistryProcess, repository: str, wrong: int) -> None:
+    claimed = Descriptor("x", sha256(BIG), len(BIG) + wrong)
+    provider = Provider.of(registry.host, repository)
+    with pytest.raises(VerificationError, match="promised"):
+        use(lambda client: client.upload(provider, claimed, stream_of(BIG)))
+    assert not stored(registry, repository, BIG)
+
+
+def test_I3_registry_that_received_other_bytes_is_believed(registry: RegistryProcess, repository: str) -> None:
+    other = BIG[:-1] + bytes([BIG[-1] ^ 1])
+    provider = Provider.of(registry.host, repository)
+    with pytest.raises(VerificationError, match="arrived"):
+        use(lambda client: client.upload(provider, described(BIG), stream_of(other)))
+    assert not stored(registry, repository, BIG)
+
+
+def test_upload_goes_to_relative_locations_with_their_state() -> None:
+    def answer(seen: Seen) -> tuple[int, dict[str, str], bytes]:
+        if seen.method == "POST":
+            return 202, {"Location": "/elsewhere/1?state=a%2Fb"}, b""
+        return 201, {}, b""
+
+    data = b"hello"
+    with Answering(answer) as server:
+        use(lambda client: client.upload(Provider.of(server.host, "a/b"), described(data), stream_of(data)))
+        put = server.seen[-1]
+    assert put.path == "/elsewhere/1?state=a%2Fb&digest=sha256%3A" + sha256(data).hex
+    assert put.body == data
+
+
+def test_mount_moves_no_bytes(registry: RegistryProcess, repository: str) -> None:
+    push_blob(registry.host, repository, BIG)
+    mark = registry.mark()
+    source, target = Provider.of(registry.host, repository), Provider.of(registry.host, f"{repository}-b")
+    assert use(lambda client: client.mount(target, sha256(BIG), source)) is True
+    assert len(registry.mounts(since=mark)) == 1
+    assert len(registry.requests()) == mark + 1
+    assert stored(registry, f"{repository}-b", BIG)
+
+
+def test_mount_that_becomes_an_upload_is_cancelled(registry: RegistryProcess, repository: str) -> None:
+    mark = registry.mark()
+    source, target = Provider.of(registry.host, f"{repository}-none"), Provider.of(registry.host, repository)
+    assert use(lambda client: client.mount(target, sha256(BIG), source)) is False
+    seen = [(line.method, line.status) for line in registry.requests()[mark:]]
+    assert seen == [("POST", 202), ("DELETE", 204)]
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 422])
+def test_refused_mount_is_false(registry: RegistryProcess, repository: str, status: int) -> None:
+    with FaultyProxy(registry.host, Fault("POST", "mount=", status=status)) as proxy:
+        source, target = Provider.of(proxy.host, f"{repository}-a"), Provider.of(proxy.host, repository)
+        assert use(lambda client: client.mount(target, sha256(BIG), source)) is False
+
+
+def test_mount_between_registries_asks_nobody(registry: RegistryProcess, second_registry: RegistryProcess) -> None:
+    mark = registry.mark()
+    source, target = Provider.of(second_registry.host, "a/b"), Provider.of(registry.host, "a/b")
+    assert use(lambda client: client.mount(target, sha256(BIG), source)) is False
+    assert registry.mark() == mark
+
+
+@pytest.mark.parametrize("fault", [None, Fault("GET", "/blobs/", 1, cut_after=1_500_000)])
+def test_registry_to_registry_streams_whole_blobs(
+    registry: RegistryProcess, second_registry: RegistryProcess, repository: str, fault: Fault | None
+) -> None:
+    push_blob(registry.host, repository, BIG)
+    target = Provider.of(second_registry.host, f"{repository}-{'a' if fault else 'b'}")
+    with FaultyProxy(registry.host, *([fault] if fault else [])) as proxy:
+        source = Provider.of(proxy.host, repository)
+
+        async def copy(client: RegistryClient) -> None:
+            async def chunks() -> AsyncIterator[bytes]:
+                async with client.blob(source, described(BIG)) as stream:
+                    async for chunk in stream:
+                        yield chunk
+
+            await client.upload(target, described(BIG), chunks)
+
+        use(copy)
+    assert use(lambda client: fetched(client, target, described(BIG)))[0] == BIG
+
+
+def test_I3_corrupt_source_never_reaches_the_other_registry(
+    registry: RegistryProcess, second_registry: RegistryProcess, repository: str
+) -> None:
+    push_blob(registry.host, repository, BIG)
+    target = Provider.of(second_registry.host, repository)
+    with FaultyProxy(registry.host, Fault("GET", "/blobs/", flip=True)) as proxy:
+        source = Provider.of(proxy.host, repository)
+
+        async def copy(client: RegistryClient) -> None:
+            async def chunks() -> AsyncIterator[bytes]:
+                async with client.blob(source, described(BIG)) as stream:
+                    async for chunk in stream:
+                        yield chunk
+
+            await client.upload(target, described(BIG), chunks)
+
+        with pytest.raises(VerificationError) as caught:
+            use(copy)
+    assert proxy.host in caught.value.where, "the error names the source, not the target"
+    assert not stored(second_registry, repository, BIG)
+
+
+def test_skopeo_reads_what_was_pushed(registry: RegistryProcess, repository: str) -> None:
+    tar = layer_tar({"etc/hello": b"hello"})
+    layer = gzip.compress(tar, mtime=0)
+    config = json.dumps(
+        {"architecture": "amd64", "os": "linux", "config": {}, "rootfs": {"type": "layers", "diff_ids": [sha256(tar)]}}
+    ).encode()
+    manifest = json.dumps({
+        "schemaVersion": 2, "mediaType": OCI_MANIFEST,
+        "config": {"mediaType": OCI_CONFIG, "digest": sha256(config), "size": len(config)},
+        "layers": [{"mediaType": OCI_LAYER, "digest": sha256(layer), "size": len(layer)}],
+    }).encode()  # fmt: skip
+    provider = Provider.of(registry.host, repository)
+
+    async def push(client: RegistryClient) -> list[Digest]:
+        for data in (layer, config):
+            await client.upload(provider, described(data), stream_of(data))
+        return [await client.put_manifest(provider, name, OCI_MANIFEST, manifest) for name in ("1.0", sha256(manifest))]
+
+    assert use(push) == [sha256(manifest)] * 2
+    command = ["skopeo", "inspect", "--tls-verify=false", f"docker://{registry.host}/{repository}:1.0"]
+    seen = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    assert seen["Digest"] == sha256(manifest)
+    assert seen["Layers"] == [sha256(layer)]
+    assert get_json(registry.host, f"/v2/{repository}/tags/list")["tags"] == ["1.0"]
+
+
+def test_manifest_under_anothers_digest_is_refused_before_it_is_sent(registry: RegistryProcess) -> None:
+    mark = registry.mark()
+    provider = Provider.of(registry.host, "a/b")
+    with pytest.raises(VerificationError):
+        use(lambda client: client.put_manifest(provider, sha256(b"other"), OCI_MANIFEST, b"{}"))
+    with pytest.raises(InputError):
+        use(lambda client: client.put_manifest(provider, "not/a?tag", OCI_MANIFEST, b"{}"))
+    assert registry.mark() == mark
+
+
+def test_I11_manifest_that_names_a_missing_blob_is_the_registrys_error(
+    registry: RegistryProcess, repository: str
+) -> None:
+    manifest = json.dumps({
+        "schemaVersion": 2, "mediaType": OCI_MANIFEST,
+        "config": {"mediaType": OCI_CONFIG, "digest": sha256(b"gone"), "size": 4}, "layers": [],
+    }).encode()  # fmt: skip
+    provider = Provider.of(registry.host, repository)
+    with pytest.raises(RegistryError, match="blob unknown to registry") as caught:
+        use(lambda client: client.put_manifest(provider, "1.0", OCI_MANIFEST, manifest))
+    assert caught.value.where == f"{registry.host}/{repository}:1.0"
