@@ -1,0 +1,1 @@
+"""Keeps short notes, on the command line and over HTTP."""
