@@ -81,6 +81,17 @@ def test_I3_failing_source_stores_nothing_and_is_raised_as_it_is(
     assert not stored(registry, repository, BIG)
 
 
+def test_I3_last_bytes_wait_until_the_source_has_verified_them() -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        yield BIG
+        raise VerificationError("wrong all along")
+
+    with Answering(lambda seen: (202, {"Location": "/u"}, b"")) as server:
+        with pytest.raises(VerificationError, match="wrong all along"):
+            use(lambda client: client.upload(Provider.of(server.host, "a/b"), described(BIG), chunks))
+        assert [seen.method for seen in server.seen] == ["POST", "DELETE"], "no PUT arrived whole"
+
+
 @pytest.mark.parametrize("wrong", [-1, 1])
 def test_I3_source_of_another_length_is_refused(registry: RegistryProcess, repository: str, wrong: int) -> None:
     claimed = Descriptor("x", sha256(BIG), len(BIG) + wrong)
