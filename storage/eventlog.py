@@ -12,7 +12,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +21,8 @@ from storage.interfaces import Event, EventLog, NewEvent
 from storage.logfile import LogReader, check_writable
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from storage.recorder import LogWriter
 
 PAGE = 2_000  # events a query reads at a time
@@ -68,6 +69,7 @@ class SqliteEventLog:
         self._changed = threading.Condition()  # guards the queue, _closing and _thread; told of every submission
         self._closing = False
         self._thread: threading.Thread | None = None
+        self._writer: LogWriter | None = None  # the writer thread's own
         self._committed = threading.Condition()  # guards _head; told of every commit of this process
         self._head = 0
         self._reader = LogReader(path, read_only=read_only)
@@ -103,6 +105,8 @@ class SqliteEventLog:
             raise LogError("the event log is open for reading only", where=str(self._path))
         if os.getpid() != self._pid:
             raise RuntimeError("the event log was opened before this process was forked: open it afterwards")
+        from concurrent.futures import Future  # reason: slow to import, and reading needs none
+
         future: Future[list[Event]] = Future()
         future.set_running_or_notify_cancel()  # what is submitted will be written: a cancelled waiter changes nothing
         if not encoded:
@@ -125,12 +129,10 @@ class SqliteEventLog:
 
     def _write(self) -> None:
         """The writer thread: one transaction after the other, until the log is closed and the queue empty."""
-        from storage.recorder import LogWriter  # reason: slow to import; here nobody waits for it but the first append
-
-        writer = LogWriter(self._path)
         while group := self._next_group():
-            self._commit(writer, group)
-        writer.close()
+            self._commit(group)
+        if self._writer is not None:
+            self._writer.close()
 
     def _next_group(self) -> list[_Submission]:
         group: list[_Submission] = []
@@ -142,9 +144,13 @@ class SqliteEventLog:
                 group.append(self._queue.popleft())
         return group
 
-    def _commit(self, writer: LogWriter, group: list[_Submission]) -> None:
+    def _commit(self, group: list[_Submission]) -> None:
         try:
-            results = writer.commit([(submitted, events) for submitted, events, _ in group])
+            if self._writer is None:
+                from storage.recorder import LogWriter  # reason: slow to import; only the first append waits for it
+
+                self._writer = LogWriter(self._path)
+            results = self._writer.commit([(submitted, events) for submitted, events, _ in group])
         except BaseException as error:  # noqa: BLE001  reason: whatever it is, it belongs to those who wait for it
             for *_, future in group:
                 future.set_exception(error)
