@@ -6,13 +6,15 @@ Plain data here is frozen, made of primitives, and goes into events and across p
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from storage.digest import Digest
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future  # it brings logging along, which a quick start cannot afford
 
 Json = dict[str, Any]
 
@@ -161,7 +163,7 @@ class EventLog(Protocol):
 
     def submit(self, events: Sequence[NewEvent]) -> Future[list[Event]]:
         """Append all of `events`, in order and adjacent, atomically. The future is done once they are durable.
-        Submissions of one process land in the order they were made. The future raises LogError."""
+        Submissions of one process land in the order they were made. The future raises LogError or DiskError."""
         ...
 
     def append(self, *events: NewEvent) -> list[Event]:
@@ -308,7 +310,8 @@ ByteStream = AsyncIterator[bytes]
 
 
 class RegistrySource(Protocol):
-    """Reading from registries. Methods raise RegistryError (missing, auth, transport) and VerificationError."""
+    """Reading from registries. Methods raise RegistryError (missing, auth, transport) and VerificationError, and
+    InputError for a provider that no registry could have (from a foreign log, say)."""
 
     async def resolve(self, reference: Reference) -> Descriptor:
         """The descriptor that the tag or digest of `reference` names now (a manifest or an index)."""
@@ -347,7 +350,7 @@ class BlobStream(Protocol):
 
 
 class RegistryTarget(Protocol):
-    """Writing to registries. Methods raise RegistryError (missing, auth, transport) and VerificationError."""
+    """Writing to registries. Methods raise RegistryError (missing, auth, transport), VerificationError and InputError."""
 
     async def mount(self, target: Provider, digest: Digest, source: Provider) -> bool:
         """Cross-repository mount within one registry; False when the registry would not (any 4xx or 202)."""
