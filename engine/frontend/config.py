@@ -41,10 +41,11 @@ class ImageConfig:
     @classmethod
     def of_base(cls, data: Mapping[str, Any], platform: str) -> ImageConfig:
         """What a stage inherits from a base image's config `data`. Raises InputError when it cannot be understood."""
-        config = copy.deepcopy(data.get("config") or {})
-        if not isinstance(config, dict):
+        inherited = data.get("config")
+        if not isinstance(inherited, dict | None):
             raise InputError("its config is not an object")
-        config = {key: value for key, value in config.items() if value is not None and key != "ArgsEscaped"}
+        kept = {key: value for key, value in (inherited or {}).items() if value is not None and key != "ArgsEscaped"}
+        config = copy.deepcopy(kept)
         _check(config)
         top = {key: value for key, value in data.items() if key not in _OF_THE_BASE_ONLY and key != "config"}
         image = cls(copy.deepcopy(top), config)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,7 @@ NAMES = (
 )  # fmt: skip
 
 _DIRECTIVE = re.compile(r"#[ \t]*([a-zA-Z][a-zA-Z0-9]*)[ \t]*=[ \t]*(.+?)[ \t\r]*")
+_DIRECTIVES = frozenset({"escape", "syntax", "check"})
 _SYNTAX = re.compile(r"(docker\.io/)?docker/dockerfile(-upstream)?(:[\w.-]+)?(@sha256:[0-9a-f]{64})?")
 _HEREDOC = re.compile(r"(\d*)<<(-?)([^<]+)")
 _EXCERPT_LINES = 20
@@ -88,7 +89,7 @@ def parse_dockerfile(source: Source) -> tuple[list[Instruction], str]:
             line = text.count("\n", 0, text.index(bad)) + 1
             raise source.error(f"the Dockerfile contains {name}", (line, line), "save it as UTF-8 text")
     escape = _directives(source)
-    out = [_instruction(source, command) for command in _commands(source)]
+    out = [_instruction(source, command) for command in _commands(source, escape)]
     return out, escape
 
 
@@ -97,19 +98,31 @@ def _surrogate(text: str) -> str:
     return found[0] if found else ""
 
 
-def _commands(source: Source) -> list[Any]:
+def _commands(source: Source, escape: str) -> list[Any]:
     import dockerfile  # reason: loading it starts Go's runtime, 20 ms that other commands need not pay
 
     try:
-        commands: list[Any] = list(dockerfile.parse_string(source.text))
+        commands: list[Any] = list(dockerfile.parse_string(_escape_first(source.text)))
     except dockerfile.GoParseError as error:
         what = str(error)
-        line, end = _locate(source.text, lambda chunk: _fails(dockerfile, chunk))
         if "no instructions" in what:
             raise source.error("the Dockerfile has no instructions", (1, 1), "it begins with FROM") from error
+        line, end = _locate(source.text, escape, lambda chunk: _fails(dockerfile, chunk))
         hint = "end it with its word alone on a line" if "unterminated heredoc" in what else ""
         raise source.error(what, (line, end), hint) from error
     return commands
+
+
+def _escape_first(text: str) -> str:
+    """`text` with the escape directive moved to its top: the parser takes `# check=` for the end of the directives."""
+    lines = text.removeprefix("\ufeff").split("\n")
+    for index, line in enumerate(lines):
+        found = _DIRECTIVE.fullmatch(line.strip())
+        if not found or found[1].lower() not in _DIRECTIVES:
+            break
+        if found[1].lower() == "escape":
+            return "\n".join([line, *lines[:index], *lines[index + 1 :]])
+    return text
 
 
 def _fails(parser: Any, text: str) -> str:
@@ -120,21 +133,17 @@ def _fails(parser: Any, text: str) -> str:
     return ""
 
 
-def _locate(text: str, failure: Any) -> tuple[int, int]:
+def _locate(text: str, escape: str, failure: Callable[[str], str]) -> tuple[int, int]:
     """The lines of the instruction that the parser refuses; it names none, so they are tried one by one."""
     lines = text.removeprefix("\ufeff").split("\n")
-    escape = "\\"
+    prefix = "# escape=`\n" if escape == "`" else ""
     index = 0
     while index < len(lines):
         stripped = lines[index].strip()
         if not stripped or stripped.startswith("#"):
-            found = _DIRECTIVE.fullmatch(stripped)
-            if found and found[1].lower() == "escape" and found[2] == "`":
-                escape = "`"
             index += 1
             continue
         end = _continuation(lines, index, escape)
-        prefix = "# escape=`\n" if escape == "`" else ""
         chunk = "\n".join(lines[index:end])
         problem = failure(prefix + chunk)
         while "unterminated heredoc" in problem and end < len(lines):
@@ -167,14 +176,14 @@ def _directives(source: Source) -> str:
         if not found:
             break
         name, value = found[1].lower(), found[2]
+        if name not in _DIRECTIVES:  # an ordinary comment, and what follows it are comments too
+            break
         if name == "escape":
             if value not in ("\\", "`"):
                 raise source.error(f"invalid escape character {value!r}", (number, number), "it is ` or \\")
             escape = value
         elif name == "syntax" and not _SYNTAX.fullmatch(value):
             raise source.unsupported(f"the language {value!r} (syntax directive)", (number, number))
-        elif name not in ("escape", "syntax", "check"):
-            break  # an ordinary comment, and what follows it are comments too
     return escape
 
 
