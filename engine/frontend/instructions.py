@@ -103,8 +103,8 @@ def _commands(source: Source, escape: str) -> list[Any]:
 
     try:
         commands: list[Any] = list(dockerfile.parse_string(_escape_first(source.text)))
-    except dockerfile.GoParseError as error:
-        what = str(error)
+    except (dockerfile.GoParseError, UnicodeDecodeError) as error:
+        what = _reason(error)
         if "no instructions" in what:
             raise source.error("the Dockerfile has no instructions", (1, 1), "it begins with FROM") from error
         line, end = _locate(source.text, escape, lambda chunk: _fails(dockerfile, chunk))
@@ -128,9 +128,15 @@ def _escape_first(text: str) -> str:
 def _fails(parser: Any, text: str) -> str:
     try:
         parser.parse_string(text)
-    except parser.GoParseError as error:
-        return str(error)
+    except (parser.GoParseError, UnicodeDecodeError) as error:
+        return _reason(error)
     return ""
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnicodeDecodeError):  # the parser cuts some words by bytes, in the middle of a character
+        return "a word that must be plain ASCII has other characters"
+    return str(error) or "syntax error"
 
 
 def _locate(text: str, escape: str, failure: Callable[[str], str]) -> tuple[int, int]:
@@ -188,8 +194,10 @@ def _directives(source: Source) -> str:
 
 
 def _instruction(source: Source, command: Any) -> Instruction:
-    name = command.cmd.upper()
+    name = (command.cmd or "").upper()
     lines = (max(1, command.start_line), max(1, command.start_line, command.end_line))
+    if not name:
+        raise source.error("a line continues, but no instruction is in it", lines, "remove the escape character")
     if name not in NAMES:
         raise source.error(f"unknown instruction: {command.cmd}", lines, did_you_mean(name, NAMES))
     flags: dict[str, str] = {}

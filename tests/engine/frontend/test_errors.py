@@ -33,6 +33,7 @@ def _error(text: str, **options: object) -> DockerfileError:
         ("# escape=`\nFROM a\nRUN x `\n y\nLABEL `\n  a\n", 5, "LABEL must have two arguments"),
         # instructions and flags
         ("FROM x\nRUNN y\n", 2, "unknown instruction: RUNN"),
+        ("FROM x\nUSER a\n  \\\n", 3, "no instruction is in it"),
         ("FROM x\nCOPY --form=a b c\n", 2, "unknown flag --form for COPY"),
         ("FROM x\nENV --a=b c=d\n", 2, "unknown flag"),
         ("FROM x\nCOPY --chown a b\n", 2, "flag --chown needs a value"),
@@ -69,6 +70,7 @@ def _error(text: str, **options: object) -> DockerfileError:
         ("FROM x\nCMD\n", 2, "CMD requires"),
         ("FROM x\nHEALTHCHECK\n", 2, "unknown type '' in HEALTHCHECK"),
         ("FROM x\nHEALTHCHECK curl\n", 2, "unknown type 'curl'"),
+        ("FROM x\nHEALTHCHECK х y\n", 2, "must be plain ASCII"),
         ("FROM x\nHEALTHCHECK CMD\n", 2, "missing command"),
         ("FROM x\nHEALTHCHECK NONE a\n", 2, "takes no arguments"),
         ("FROM x\nHEALTHCHECK --interval=5s NONE\n", 2, "no flags"),
