@@ -38,7 +38,7 @@ KINDS: dict[str, tuple[str, ...]] = {
         "base",
         "gcc g++ make",
         "python3 python3-dev python3-numpy perl git",
-        "libboost-dev golang-1.19-src python3-pandas",
+        "libboost-dev golang-1.19-src python3-pandas gdb",
         "clang",
     ),
 }
