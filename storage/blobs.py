@@ -1,0 +1,174 @@
+"""Blobs in a directory that is a valid OCI image layout at all times (image-spec image-layout.md)."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from storage.digest import Digest, Hasher, canonical_json, sha256
+from storage.durable import fsync_directory, make_directories
+from storage.errors import DiskError, VerificationError
+from storage.scratch import Scratch
+
+_LAYOUT = {"imageLayoutVersion": "1.0.0"}
+_INDEX = {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": []}
+_CHUNK = 1 << 20
+
+
+class DirectoryBlobs:
+    """Implements BlobStore below `root`; unfinished blobs are `root/tmp/<owner>-<random>`.
+
+    Reading makes no file and no directory. Any number of processes may share `root`.
+    """
+
+    def __init__(self, root: Path, *, owner: str) -> None:
+        """Raises InputError when `owner` is not lower-case alphanumeric."""
+        self._root = root
+        self._scratch = Scratch(root / "tmp", owner)
+        self._laid_out = False
+
+    def size(self, digest: Digest) -> int | None:
+        """See BlobStore.size. Raises DiskError."""
+        try:
+            return self.path(digest).stat().st_size
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise DiskError.of(error, "looking for a blob") from error
+
+    def open(self, digest: Digest) -> BinaryIO:
+        """See BlobStore.open. Raises FileNotFoundError, DiskError."""
+        try:
+            return self.path(digest).open("rb", buffering=0)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise DiskError.of(error, "opening a blob") from error
+
+    def put(self, data: bytes) -> Digest:
+        """See BlobStore.put. Raises DiskError."""
+        digest = sha256(data)
+        if self.size(digest) != len(data):
+            writer = self.writer()
+            try:
+                writer.write(data)
+                writer.commit()
+            finally:
+                writer.abort()
+        return digest
+
+    def get(self, digest: Digest) -> bytes:
+        """See BlobStore.get. Raises FileNotFoundError, VerificationError, DiskError."""
+        try:
+            data = self.path(digest).read_bytes()
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise DiskError.of(error, "reading a blob") from error
+        hasher = Hasher(digest.algorithm)
+        hasher.update(data)
+        if hasher.digest() != digest:
+            raise VerificationError(
+                f"the stored blob is not {digest} any more", where=str(self.path(digest)),
+                hint="the disk or somebody changed it: delete the file, it will be fetched or made again",
+            )  # fmt: skip
+        return data
+
+    def writer(self) -> FileBlobWriter:
+        """See BlobStore.writer. Raises DiskError."""
+        try:
+            self._lay_out()
+            return FileBlobWriter(self, self._scratch.name())
+        except OSError as error:
+            raise DiskError.of(error, "starting a blob") from error
+
+    def path(self, digest: Digest) -> Path:
+        """Where the blob lies, when it is here."""
+        return self._root / "blobs" / digest.algorithm / digest.hex
+
+    def _lay_out(self) -> None:
+        if self._laid_out:
+            return
+        make_directories(self._root / "blobs" / "sha256")
+        make_directories(self._scratch.tmp)
+        for name, content in (("oci-layout", _LAYOUT), ("index.json", _INDEX)):
+            file = self._root / name
+            if not file.exists():
+                new = self._scratch.name()
+                _write_durably(new, canonical_json(content))
+                with suppress(FileExistsError):  # another process was quicker; a link never replaces its file
+                    os.link(new, file)
+                new.unlink()
+        fsync_directory(self._root)
+        self._laid_out = True
+
+
+class FileBlobWriter:
+    """Implements BlobWriter: a temporary file that is renamed once it is durable."""
+
+    def __init__(self, store: DirectoryBlobs, path: Path) -> None:
+        """Raises OSError."""
+        self._store = store
+        self._path = path
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        self._hasher = Hasher()
+
+    def write(self, data: bytes) -> None:
+        """See BlobWriter.write. Raises DiskError; then only `abort` is left."""
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(self._fd, view) :]
+        except OSError as error:
+            self.abort()
+            raise DiskError.of(error, "writing a blob") from error
+        self._hasher.update(data)
+
+    def commit(self, expected: Digest | None = None) -> tuple[Digest, int]:
+        """See BlobWriter.commit. Raises VerificationError, DiskError."""
+        try:
+            digest = self._check(expected)
+            target = self._store.path(digest)
+            os.fsync(self._fd)
+            make_directories(target.parent)
+            self._path.rename(target)
+            fsync_directory(target.parent)
+        except OSError as error:
+            raise DiskError.of(error, "storing a blob") from error
+        finally:
+            self.abort()
+        return digest, self._hasher.size
+
+    def abort(self) -> None:
+        """See BlobWriter.abort."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+            with suppress(FileNotFoundError):  # committed
+                self._path.unlink()
+
+    def _check(self, expected: Digest | None) -> Digest:
+        digest = self._hasher.digest()
+        if expected is not None and expected.algorithm != digest.algorithm:
+            digest = self._read_back(expected.algorithm)
+        if expected is not None and digest != expected:
+            raise VerificationError(f"the bytes have digest {digest}, not {expected}")
+        return digest
+
+    def _read_back(self, algorithm: str) -> Digest:
+        hasher = Hasher(algorithm)
+        os.lseek(self._fd, 0, os.SEEK_SET)
+        while data := os.read(self._fd, _CHUNK):
+            hasher.update(data)
+        return hasher.digest()
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    try:
+        os.write(fd, data)
+        os.fsync(fd)
+    finally:
+        os.close(fd)

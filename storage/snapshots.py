@@ -1,0 +1,187 @@
+"""Results of steps as overlay uppers: `snapshots/<id>/fs`."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from storage.durable import FileSystemSync, fsync_directory
+from storage.errors import DiskError, InputError
+from storage.overlay import detach_below, mount_overlay, unmount
+from storage.pack import is_opaque, pack_tree
+from storage.scratch import Scratch, remove_tree
+from storage.unpack import OPAQUE_XATTR
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+-]{0,199}")
+_TREE = "fs"
+_ROOT_CHANGED = "root-changed"  # a file beside the tree: the step changed owner or mode of the root directory itself
+
+
+class OverlaySnapshots:
+    """Implements SnapshotStore. `tmp` must lie in the same file system as `snapshots`."""
+
+    def __init__(self, snapshots: Path, tmp: Path, owner: str, sync: FileSystemSync | None = None) -> None:
+        """`owner` names unfinished snapshots; `sync` may be shared with others of the same file system.
+        Raises InputError when `owner` is not lower-case alphanumeric."""
+        self.directory = snapshots
+        self._scratch = Scratch(tmp, owner)
+        self.sync = sync or FileSystemSync(tmp)
+
+    def has(self, snapshot: str) -> bool:
+        """See SnapshotStore.has."""
+        return self.lower(snapshot).is_dir()
+
+    def lower(self, snapshot: str) -> Path:
+        """See SnapshotStore.lower. Raises InputError for what cannot be an id."""
+        if not _ID.fullmatch(snapshot):
+            raise InputError(f"not a snapshot id: {snapshot[:100]!r}")
+        return self.directory / snapshot / _TREE
+
+    def begin(self, snapshot: str, lowers: Sequence[Path]) -> OverlaySnapshot:
+        """See SnapshotStore.begin."""
+        final = self.lower(snapshot).parent
+        scratch = self._make_scratch()
+        try:
+            for name in ("upper", "work", "root"):
+                (scratch / name).mkdir()
+            _copy_root(lowers[-1] if lowers else None, scratch / "upper")
+            mount_overlay(scratch / "root", lowers, scratch / "upper", scratch / "work")
+        except OSError as error:
+            remove_tree(scratch)
+            raise DiskError.of(error, "beginning a snapshot") from error
+        except DiskError:
+            remove_tree(scratch)
+            raise
+        return OverlaySnapshot(self, scratch, final, tuple(lowers))
+
+    @contextmanager
+    def view(self, lowers: Sequence[Path]) -> Iterator[Path]:
+        """See SnapshotStore.view."""
+        scratch = self._make_scratch()
+        try:
+            try:
+                (scratch / "root").mkdir()
+                mount_overlay(scratch / "root", lowers)
+            except OSError as error:
+                raise DiskError.of(error, "mounting a view") from error
+            yield scratch / "root"
+        finally:
+            detach_below(scratch)
+            remove_tree(scratch)
+
+    def pack(self, snapshot: str, write: Callable[[bytes], Any], *, clamp_mtime: int | None = None) -> None:
+        """See SnapshotStore.pack. Raises DiskError, and what `write` raises."""
+        tree = self.lower(snapshot)
+        with_root = (tree.parent / _ROOT_CHANGED).exists()
+        try:
+            pack_tree(os.fsencode(tree), write, with_root=with_root, clamp_mtime=clamp_mtime)
+        except OSError as error:
+            raise DiskError.of(error, f"packing snapshot {snapshot}") from error
+
+    def _make_scratch(self) -> Path:
+        try:
+            return self._scratch.directory()
+        except OSError as error:
+            raise DiskError.of(error, "beginning a snapshot") from error
+
+
+class OverlaySnapshot:
+    """Implements Snapshot: `upper`, `work` and the mount point `root` in a scratch directory."""
+
+    def __init__(self, store: OverlaySnapshots, scratch: Path, final: Path, lowers: tuple[Path, ...]) -> None:
+        self._store = store
+        self._scratch = scratch
+        self._final = final
+        self._lowers = lowers
+
+    @property
+    def root(self) -> Path:
+        """See Snapshot.root."""
+        return self._scratch / "root"
+
+    def commit(self) -> int:
+        """See Snapshot.commit. Raises DiskError; the snapshot stays to be discarded then."""
+        upper = self._scratch / "upper"
+        try:
+            unmount(self.root)
+            size = _settle(os.fsencode(upper), [os.fsencode(lower) for lower in reversed(self._lowers)])
+            if _dress(upper) != _root_dress(self._lowers[-1] if self._lowers else None):
+                (self._scratch / _ROOT_CHANGED).touch()
+            upper.rename(self._scratch / _TREE)
+            for name in ("work", "root", "empty"):
+                remove_tree(self._scratch / name)
+            self._scratch.chmod(0o755)
+            self._store.sync()
+            self._store.directory.mkdir(parents=True, exist_ok=True)
+            self._scratch.rename(self._final)
+            fsync_directory(self._store.directory)
+        except OSError as error:
+            raise DiskError.of(error, "committing a snapshot") from error
+        return size
+
+    def discard(self) -> None:
+        """See Snapshot.discard. Raises DiskError."""
+        try:
+            if self._scratch.exists():
+                detach_below(self._scratch)
+                remove_tree(self._scratch)
+        except OSError as error:
+            raise DiskError.of(error, "discarding a snapshot") from error
+
+
+Dress = tuple[int, int, int]
+_NEW_ROOT: Dress = (0o755, 0, 0)
+
+
+def _dress(path: Path) -> Dress:
+    """Mode, owner and group."""
+    status = path.stat()
+    return stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid
+
+
+def _root_dress(lower: Path | None) -> Dress:
+    return _dress(lower) if lower else _NEW_ROOT
+
+
+def _copy_root(lower: Path | None, upper: Path) -> None:
+    """The root of an overlay looks like its upper's, which must look like what it covers."""
+    mode, uid, gid = _root_dress(lower)
+    os.chown(upper, uid, gid)
+    upper.chmod(mode)
+
+
+def _settle(upper: bytes, lowers: Sequence[bytes]) -> int:
+    """Take back opaque marks that hide nothing; returns the bytes of regular files, each inode once.
+
+    The kernel marks every new directory opaque to save itself lookups; in a layer the mark says that something below
+    was removed, and beside other lowers it would remove what the step never saw.
+    """
+    size = 0
+    linked: set[int] = set()
+    pending = [(upper, b"")]
+    while pending:
+        directory, name = pending.pop()
+        if name and is_opaque(directory) and not any(_has_directory(lower + name) for lower in lowers):
+            os.removexattr(directory, OPAQUE_XATTR)
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append((entry.path, name + b"/" + entry.name))
+                elif entry.is_file(follow_symlinks=False):
+                    status = entry.stat(follow_symlinks=False)
+                    if status.st_nlink == 1 or status.st_ino not in linked:
+                        size += status.st_size
+                        if status.st_nlink > 1:
+                            linked.add(status.st_ino)
+    return size
+
+
+def _has_directory(path: bytes) -> bool:
+    with suppress(OSError):
+        return stat.S_ISDIR(os.lstat(path).st_mode)
+    return False
