@@ -26,7 +26,7 @@ from pathlib import Path
 from storage.errors import HostError, RefledgerError
 from tools.debian_mirror import DebianMirror
 
-_RECIPE = "1"  # part of every tag: change it when the way images are made changes
+_RECIPE = "2"  # part of every tag: change it when the way images are made changes
 _PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # Each kind is a list of layers, each layer the packages it adds. "busybox" is Debian's static busybox and nothing else.
@@ -222,7 +222,9 @@ class _Workshop:
         return _run(*self._buildah(), "from", "--quiet", image).decode().strip()
 
     def _commit(self, container: str, tag: str) -> None:
-        _run(*self._buildah(), "commit", "--quiet", "--rm", container, f"oci:{self.cache.directory}:{tag}")
+        # reason: compressed once here, not by each copy to a registry
+        options = ("--quiet", "--rm", "--disable-compression=false")
+        _run(*self._buildah(), "commit", *options, container, f"oci:{self.cache.directory}:{tag}")
 
     def _buildah(self) -> list[str]:
         storage = self.directory / "storage"
