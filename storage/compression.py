@@ -7,12 +7,11 @@ Sources: RFC 1952 (gzip), RFC 8878 (zstd frames), image-spec layer.md (media typ
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import Protocol
+from typing import Protocol, cast
 
 import isal
 import zstandard
 from isal import isal_zlib
-from isal.igzip_lib import IsalError
 
 from storage.errors import InputError, VerificationError
 from storage.interfaces import ByteSource
@@ -22,6 +21,7 @@ CHUNK = 256 * 1024
 
 _GZIP_LEVEL = 2
 _ZSTD_LEVEL = 3
+_GzipError = cast("type[Exception]", isal_zlib.error)  # its stub declares an instance
 _BLOCK = 1 << 20
 _GZIP_WINDOW = 31  # zlib's convention: 15 bits of window, +16 for a gzip wrapper
 _LARGEST_WINDOW = 1 << 27  # what the zstd command line accepts without --long=31
@@ -108,7 +108,7 @@ class _Gunzip:
             data = self._input or self._source.read(CHUNK)
             try:
                 out: bytes = self._member.decompress(data, size)
-            except IsalError as error:
+            except _GzipError as error:
                 raise VerificationError(f"corrupt gzip data: {error}") from error
             self._input = self._member.unused_data if self._member.eof else self._member.unconsumed_tail
             if out:

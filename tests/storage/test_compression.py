@@ -1,0 +1,168 @@
+"""Streaming decompression: any member structure, bounded memory, and never silence about damage."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import struct
+import subprocess
+import sys
+
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from storage.compression import COMPRESSOR_VERSION, COMPRESSOR_VERSIONS, compressor, decompress
+from storage.errors import InputError, VerificationError
+from storage.interfaces import ByteSource
+
+TAR = "application/vnd.oci.image.layer.v1.tar"
+TEXT = b"".join(b"line %d of a file that compresses well\n" % number for number in range(20_000))
+NOISE = os.urandom(300_000)
+
+
+class Dribble:
+    """A source that gives at most `most` bytes at a time."""
+
+    def __init__(self, data: bytes, most: int) -> None:
+        self._stream = io.BytesIO(data)
+        self._most = most
+
+    def read(self, size: int = -1, /) -> bytes:
+        return self._stream.read(self._most if size < 0 else min(size, self._most))
+
+
+def all_of(source: ByteSource, size: int = 100_000) -> bytes:
+    parts = []
+    while data := source.read(size):
+        assert len(data) <= size
+        parts.append(data)
+    assert source.read(size) == b""
+    return b"".join(parts)
+
+
+def packed(name: str, data: bytes, cut: int = 65_536) -> bytes:
+    stream = compressor(name)
+    return b"".join(stream.compress(data[at : at + cut]) for at in range(0, len(data), cut)) + stream.flush()
+
+
+@pytest.mark.parametrize("name", ["gzip", "zstd", "none"])
+@pytest.mark.parametrize("data", [b"", b"x", TEXT, NOISE], ids=["empty", "one", "text", "noise"])
+@pytest.mark.parametrize("most", [1 << 20, 997])
+def test_what_is_compressed_comes_back(name: str, data: bytes, most: int) -> None:
+    assert all_of(decompress(Dribble(packed(name, data), most), TAR)) == data
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.sampled_from(["gzip", "zstd"]), st.integers(1, 2_000_000), st.integers(1, 300_000))
+def test_the_bytes_do_not_depend_on_how_the_input_was_cut(name: str, cut: int, other: int) -> None:
+    data = (TEXT + NOISE) * 2
+    assert packed(name, data, max(cut, 500)) == packed(name, data, max(other, 500))
+
+
+def test_gzip_has_neither_name_nor_time_and_standard_tools_read_it() -> None:
+    data = packed("gzip", TEXT)
+    assert data[:4] == b"\x1f\x8b\x08\x00"
+    assert data[4:8] == bytes(4)
+    assert gzip.decompress(data) == TEXT
+    assert subprocess.run(["zstd", "-dcq"], input=packed("zstd", TEXT), capture_output=True).stdout == TEXT
+
+
+def test_the_version_names_library_and_level() -> None:
+    assert COMPRESSOR_VERSION == COMPRESSOR_VERSIONS["gzip"]
+    assert COMPRESSOR_VERSION.startswith("isal ")
+    assert COMPRESSOR_VERSION.endswith("level 2")
+
+
+def test_an_unknown_compressor_is_refused() -> None:
+    with pytest.raises(InputError, match="brotli"):
+        compressor("brotli")
+
+
+def test_gzip_of_many_members_and_zero_padding() -> None:
+    data = gzip.compress(TEXT) + gzip.compress(b"") + gzip.compress(NOISE) + bytes(1000)
+    for most in (1 << 20, 1000):
+        assert all_of(decompress(Dribble(data, most), TAR + "+gzip")) == TEXT + NOISE
+
+
+def test_zstd_of_many_frames_and_skippable_ones() -> None:
+    skippable = struct.pack("<II", 0x184D2A55, 10) + b"0123456789"
+    plain = zstandard.ZstdCompressor(write_content_size=False, write_checksum=True)
+    sized = zstandard.ZstdCompressor(level=19)
+    data = skippable + plain.compress(TEXT) + sized.compress(NOISE) + skippable + sized.compress(b"") + skippable
+    for most in (1 << 20, 777):
+        assert all_of(decompress(Dribble(data, most), TAR + "+zstd")) == TEXT + NOISE
+
+
+@pytest.mark.parametrize("said", [TAR, TAR + "+gzip", TAR + "+zstd", "application/octet-stream"])
+@pytest.mark.parametrize("name", ["gzip", "zstd", "none"])
+def test_the_bytes_win_over_a_wrong_media_type(name: str, said: str) -> None:
+    assert all_of(decompress(Dribble(packed(name, TEXT), 2), said), 50_000) == TEXT
+
+
+@pytest.mark.parametrize("make", [gzip.compress, zstandard.ZstdCompressor(write_checksum=True).compress,
+                                  zstandard.ZstdCompressor(write_content_size=False).compress])  # fmt: skip
+@pytest.mark.parametrize("data", [TEXT, NOISE])
+def test_I3_truncation_anywhere_is_an_error(make: object, data: bytes) -> None:
+    whole = make(data)  # type: ignore[operator]
+    for keep in {4, 5, 17, len(whole) // 3, len(whole) // 2, len(whole) - 9, len(whole) - 4, len(whole) - 1}:
+        with pytest.raises(VerificationError, match="truncated"):
+            all_of(decompress(Dribble(whole[:keep], 4096), TAR))
+
+
+@pytest.mark.parametrize("name", ["gzip", "zstd"])
+def test_I3_a_flipped_bit_is_an_error(name: str) -> None:
+    whole = packed(name, NOISE)
+    for at in (len(whole) // 2, len(whole) - 2):
+        damaged = bytearray(whole)
+        damaged[at] ^= 4
+        with pytest.raises(VerificationError):
+            all_of(decompress(Dribble(bytes(damaged), 4096), TAR))
+
+
+@pytest.mark.parametrize("name", ["gzip", "zstd"])
+def test_garbage_behind_the_data_is_an_error(name: str) -> None:
+    with pytest.raises(VerificationError):
+        all_of(decompress(io.BytesIO(packed(name, TEXT) + b"garbage" * 10), TAR))
+
+
+@pytest.mark.parametrize("name", ["gzip", "zstd"])
+def test_an_empty_blob_of_a_compressed_type_is_an_error(name: str) -> None:
+    with pytest.raises(VerificationError):
+        decompress(io.BytesIO(b""), f"{TAR}+{name}")
+
+
+def test_the_error_of_a_source_passes_through() -> None:
+    class Broken:
+        def __init__(self) -> None:
+            self._first = packed("gzip", NOISE)[:1000]
+
+        def read(self, size: int = -1, /) -> bytes:
+            first, self._first = self._first, b""
+            if not first:
+                raise ConnectionResetError("gone")
+            return first
+
+    with pytest.raises(ConnectionResetError):
+        all_of(decompress(Broken(), TAR))
+
+
+@pytest.mark.parametrize("name", ["gzip", "zstd"])
+def test_memory_stays_small_when_little_expands_to_much(name: str) -> None:
+    program = f"""
+import io, resource
+from storage.compression import compressor, decompress
+stream, zeros = compressor({name!r}), bytes(1 << 20)
+bomb = b"".join(stream.compress(zeros) for _ in range(600)) + stream.flush()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+source, total = decompress(io.BytesIO(bomb), ""), 0
+while data := source.read(1 << 20):
+    total += len(data)
+assert total == 600 << 20, total
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 40_000  # KiB
