@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from engine.errors import VerificationError
 from engine.events import SourceResolved
 from engine.graph import ImageLayer, ResolvedImage
 from engine.ledger import Facts
+from engine.together import together
 from storage.digest import Digest, parse_json
 from storage.interfaces import BlobStore, Descriptor, Provider, RegistrySource
 from storage.platform import choose_platform, parse_platform
@@ -34,13 +34,8 @@ class ImageResolver:
         """All of `wanted` (reference as written, platform) at once. Raises InputError, RegistryError,
         VerificationError."""
         unique = list(dict.fromkeys(wanted))
-        tasks = [asyncio.ensure_future(self._resolve(reference, platform)) for reference, platform in unique]
-        try:
-            return dict(zip(unique, await asyncio.gather(*tasks), strict=True))
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        images = await together(self._resolve(reference, platform) for reference, platform in unique)
+        return dict(zip(unique, images, strict=True))
 
     async def _resolve(self, written: str, platform: str) -> ResolvedImage:
         reference = parse_reference(written)

@@ -350,7 +350,7 @@ class BlobStream(Protocol):
 
 
 class RegistryTarget(Protocol):
-    """Writing to registries. Methods raise RegistryError (missing, auth, transport), VerificationError and InputError."""
+    """Writing to registries. Methods raise RegistryError (missing, auth, transport), VerificationError, InputError."""
 
     async def mount(self, target: Provider, digest: Digest, source: Provider) -> bool:
         """Cross-repository mount within one registry; False when the registry would not (any 4xx or 202)."""

@@ -15,7 +15,7 @@ from typing import Any
 from tests.registry_fixture import RegistryProcess, push_image
 
 PROJECT = Path(__file__).resolve().parents[1]
-APPLETS = "sh cat echo ls true false sleep mkdir touch rm cp mv ln stat id env printf chmod chown sed seq sync kill test"
+APPLETS = "cat echo ls true false sleep mkdir touch rm cp mv ln stat id env printf chmod chown sed seq sync kill test"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class Builder:
         """What no finished or recovered build may leave: mounts and temporary files below the root."""
         mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
         left = [mount for mount in mounts if mount.startswith(str(self.root))]
-        return left + [str(path) for path in (self.root / "tmp").glob("*")]
+        return left + [str(path) for where in ("tmp/*", "run/*/*") for path in self.root.glob(where)]
 
 
 def busybox_layer() -> dict[str, bytes]:

@@ -11,14 +11,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from storage.blobs import DirectoryBlobs
-from storage.layers import DirectoryLayers
-from storage.locks import FileLocks
-from storage.overlay import private_mounts
-from storage.snapshots import OverlaySnapshots
-from storage.sweep import sweep
-from tools import __version__
-
 from engine.build import Engine
 from engine.events import BuildInterrupted, RuntimeChosen, to_data
 from engine.exporters.archive import ArchiveExporter
@@ -36,13 +28,20 @@ from projections.history import History
 from projections.runner import Views
 from projections.standard import STANDARD
 from storage.archive import TarArchive
+from storage.blobs import DirectoryBlobs
 from storage.credentials import DockerCredentials
 from storage.digest import Digest
 from storage.errors import DiskError, InputError
 from storage.eventlog import SqliteEventLog, follow
 from storage.interfaces import Descriptor, Event, EventLog, NewEvent, PackedBlob, Provider
+from storage.layers import DirectoryLayers
+from storage.locks import FileLocks
+from storage.overlay import private_mounts
 from storage.packing import BlobPacker
 from storage.registry import RegistryClient
+from storage.snapshots import OverlaySnapshots
+from storage.sweep import sweep
+from tools import __version__
 
 FORMAT = "1"
 """The layout of a root (DESIGN section 5); a root of another format is refused, not guessed at."""
@@ -67,13 +66,18 @@ class Root:
         """Where unfinished things lie, named after the build that owns them."""
         return self.path / "tmp"
 
+    @property
+    def run(self) -> Path:
+        """Where the OCI runtime keeps bundles and state of running containers."""
+        return self.path / "run"
+
 
 @contextmanager
 def open_root(path: Path) -> Iterator[Root]:
     """Open a root for building, making it when it is not there. Raises DiskError, LogError, InputError."""
     try:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for name in ("layers", "snapshots", "locks", "tmp"):
+        for name in ("layers", "snapshots", "locks", "tmp", "run"):
             (path / name).mkdir(exist_ok=True, mode=0o700)
         _check_format(path)
     except OSError as error:
@@ -151,7 +155,7 @@ def recover(root: Root, found_by: str) -> list[str]:
     def is_alive(owner: str) -> bool:
         return owner == found_by or root.locks.held(_owner_lock(owner))
 
-    removed = [*sweep_containers(root.tmp, is_alive), *sweep(root.tmp, is_alive)]
+    removed = [*sweep_containers(root.run, is_alive), *sweep(root.tmp, is_alive)]
     for record in dead:
         fact = BuildInterrupted(
             error="its process ended without a word (killed, or the machine went down)",
@@ -216,11 +220,11 @@ def engine(root: Root, build: str, runtime: str | None) -> tuple[Engine, Registr
     )
 
     async def make_sandbox() -> tuple[Sandbox, RuntimeChosen]:
-        choice = await choose_runtime(runtime, root.path / "locks")
+        choice = await choose_runtime(runtime, root.run)
         chosen = RuntimeChosen(
             runtime=str(choice.runtime), version=choice.version, rejected=dict(choice.rejected)
         )
-        return OciSandbox(choice.runtime, tmp, build), chosen
+        return OciSandbox(choice.runtime, root.run, build), chosen
 
     transfer = Transfer(blobs, registry, BlobPacker(snapshots, blobs), cache, locks, ledger, clock)
     made = Engine(

@@ -15,6 +15,7 @@ from engine.exporters.image import Image
 from engine.exporters.transfer import Transfer, of_bytes
 from engine.ledger import Facts
 from engine.refs.ref import Layer
+from engine.together import together
 from storage.interfaces import ByteStream, Provider, Reference, RegistrySource, RegistryTarget
 
 PARALLEL = 4
@@ -55,13 +56,7 @@ class Pusher:
 
         # A layer may stand twice in an image (an empty one often does): it moves once.
         unique = {layer.blob.digest: layer for layer in image.layers if layer.blob}
-        tasks = [asyncio.ensure_future(move(layer)) for layer in unique.values()]
-        try:
-            moved = await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        moved = await together(move(layer) for layer in unique.values())
         if not await self.source.exists(target, image.config_blob.digest):
             await self.target.upload(target, image.config_blob, lambda: of_bytes(image.config))
         await self.target.put_manifest(target, str(image.digest), image.media_type, image.manifest)

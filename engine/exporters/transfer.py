@@ -13,6 +13,7 @@ from engine.events import BlobCreated, ExportProgressed
 from engine.ledger import Facts
 from engine.refs.materializer import POLL, PROGRESS_INTERVAL, Clock
 from engine.refs.ref import Layer, Ref
+from engine.together import together
 from storage.digest import Digest
 from storage.interfaces import (
     BlobStore,
@@ -54,7 +55,7 @@ class Transfer:
 
     async def pack(self, ref: Ref, epoch: int | None, vertex: str | None) -> tuple[Layer, ...]:
         """The layers of `ref`, each with diff ID and blob. Packs what has none yet; fetches nothing."""
-        return tuple(await asyncio.gather(*(self._pack(layer, ref, epoch, vertex) for layer in ref.layers)))
+        return tuple(await together(self._pack(layer, ref, epoch, vertex) for layer in ref.layers))
 
     async def _pack(self, layer: Layer, ref: Ref, epoch: int | None, vertex: str | None) -> Layer:
         if not layer.snapshot:

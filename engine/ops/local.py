@@ -22,6 +22,7 @@ from engine.ops.select import select
 from engine.ops.users import ExecUser, resolve_user
 from engine.refs.materializer import Clock, Materializer, Reason
 from engine.refs.ref import Local, Remote, layers_to_json, of_image, of_step, scratch
+from engine.together import together
 from storage.interfaces import Snapshot, SnapshotStore
 
 T = TypeVar("T")
@@ -75,7 +76,8 @@ class LocalExecutor:
         return Outcome(ref)
 
     async def _run(self, task: Task, op: Run) -> Outcome:
-        base, sandbox = await asyncio.gather(self._materialize(task, task.inputs[0], "run"), self._ready_sandbox())
+        base = await self._materialize(task, task.inputs[0], "run")
+        sandbox = await self._ready_sandbox()
 
         async def run(snapshot: Snapshot) -> int:
             user = await _blocking(lambda: _user(snapshot.root, op.user))
@@ -103,12 +105,8 @@ class LocalExecutor:
         return await self._step(task, base, run)
 
     async def _copy(self, task: Task, op: Copy) -> Outcome:
-        if len(task.inputs) > 1:
-            base, source = await asyncio.gather(
-                self._materialize(task, task.inputs[0], "copy"), self._materialize(task, task.inputs[1], "copy")
-            )
-        else:
-            base, source = await self._materialize(task, task.inputs[0], "copy"), None
+        base, *sources = await together(self._materialize(task, ref, "copy") for ref in task.inputs)
+        source = sources[0] if sources else None
         now = self._now(task)
 
         def copy(root: Path) -> None:

@@ -33,6 +33,7 @@ from engine.events import (
 from engine.ledger import Facts
 from engine.refs.pipe import BytePipe, ReaderGone
 from engine.refs.ref import Layer, Local, Ref
+from engine.together import together
 from storage.errors import DiskError
 from storage.interfaces import BlobStore, Descriptor, LayerStore, Locks, Provider, RegistrySource, SnapshotStore
 
@@ -141,15 +142,10 @@ class Materializer:
             ),
             vertex=vertex,
         )
-        tasks = [asyncio.ensure_future(self._wait_for(layer, vertex, requested)) for layer in missing]
         try:
-            fetched = await asyncio.gather(*tasks)
+            fetched = await together(self._wait_for(layer, vertex, requested) for layer in missing)
         except LayerUnavailable as failure:
             raise await self._failed(ref, failure, vertex, requested, needed_by) from failure.error
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
         await self.facts.record(
             Materialized(
                 ref=ref.id,

@@ -68,9 +68,8 @@ def build(
     Nothing is pulled before a step needs it. Exit codes: 0 done, 1 a step failed, 2 wrong usage or input,
     3 network, disk or permission, 4 verification failed, 130 interrupted.
     """
-    from engine.frontend.compile import FrontendOptions
-
     from engine.build import BuildRequest
+    from engine.frontend.compile import FrontendOptions
     from storage.platform import host_platform, parse_platform
     from storage.reference import parse_reference
 

@@ -1,0 +1,189 @@
+"""The same Dockerfile built by us and by buildah: files, owners, modes, times, links and config, compared one by one.
+
+Every difference that stands is in `EXPLAINED` (and in docs/differences.md) with its reason; any other one fails.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import stat
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.builder import Builder, base_image
+from tests.registry_fixture import RegistryProcess
+
+pytestmark = pytest.mark.skipif(
+    os.geteuid() != 0 or not all(map(shutil.which, ("buildah", "umoci", "skopeo", "runc"))),
+    reason="needs root, buildah, umoci, skopeo and runc",
+)
+
+DOCKERFILE = """\
+ARG BASE
+FROM ${BASE} AS build
+ARG VERSION=1.2
+WORKDIR /src
+COPY src .
+RUN echo "built ${VERSION} of $(cat main.c)" > out && chmod 4755 out && ln out hard && ln -s out soft
+
+FROM ${BASE}
+ARG VERSION=3
+ENV NAME="a b" OTHER=${VERSION:-none} PATH=/opt/bin:${PATH}
+LABEL org.example.version=${VERSION} "with space"="x y"
+WORKDIR /opt/app
+WORKDIR data
+COPY --chown=1000:50 --chmod=640 src/main.c ./
+COPY --from=build /src/out /src/hard /opt/bin/
+COPY src/dir /opt/tree/
+ADD src/archive.tar /opt/unpacked/
+RUN rm /data/1 && mkdir -p /var/lib/x && echo text > /var/lib/x/file && chown 7:8 /var/lib/x/file \\
+    && chmod 1777 /var/lib/x && ln -s ../lib /var/lib/link && touch -d @1000000000 /var/lib/x/old
+RUN <<EOF
+echo one > /heredoc
+echo two >> /heredoc
+EOF
+USER app
+EXPOSE 80 53/udp
+VOLUME /var/data ["/not json"]
+STOPSIGNAL SIGINT
+HEALTHCHECK --interval=5s --retries=2 CMD true
+SHELL ["/bin/sh", "-ec"]
+CMD echo default
+ENTRYPOINT ["/opt/bin/out", "--flag"]
+"""
+
+EXPLAINED = {
+    "created": "the time of the build",
+    "history": "each tool words its own; entries and empty_layer flags are compared by the test below",
+    "rootfs": "diff IDs depend on times; layer counts: ours has one for each WORKDIR that buildah folds into the next",
+    "author": "buildah writes an empty one, the image-spec says it is optional",
+    "config.Image": "a field of the classic docker builder, not in the image-spec",
+    "config.Hostname": "classic docker builder",
+    "config.Domainname": "classic docker builder",
+    "config.Labels.io.buildah.version": "buildah signs its images with a label",
+    "config.OnBuild": "empty in buildah, left out here",
+    "config.AttachStdin": "classic docker builder, always false",
+    "config.AttachStdout": "classic docker builder, always false",
+    "config.AttachStderr": "classic docker builder, always false",
+    "config.Tty": "classic docker builder, always false",
+    "config.OpenStdin": "classic docker builder, always false",
+    "config.StdinOnce": "classic docker builder, always false",
+    "container": "classic docker builder",
+    "container_config": "classic docker builder: the config of the last container",
+    "docker_version": "classic docker builder",
+    "id": "docker v1",
+    "parent": "docker v1",
+    "Size": "docker v1",
+}
+
+
+def test_the_same_dockerfile_gives_the_same_image(
+    registry: RegistryProcess, repository: str, tmp_path: Path
+) -> None:
+    image = base_image(registry, f"{repository}/base")
+    builder = Builder(tmp_path)
+    builder.write({"Dockerfile": DOCKERFILE, "src/main.c": "int main;\n", "src/dir/a/b": "x", "src/dir/c": "y"})
+    (builder.context / "src/dir/c").chmod(0o755)
+    (builder.context / "src/dir/link").symlink_to("a/b")
+    archive = builder.context / "src/archive.tar"
+    run("tar", "-C", str(builder.context / "src/dir"), "--owner=5", "--group=6", "-cf", str(archive), ".")
+    for path in sorted(builder.context.rglob("*")):
+        os.utime(path, (1_500_000_000, 1_500_000_000), follow_symlinks=False)
+    before = time.time()
+    ours, theirs = f"{registry.host}/{repository}/ours:1", f"{registry.host}/{repository}/theirs:1"
+    builder.must_build(DOCKERFILE, "--build-arg", f"BASE={image['reference']}", "-t", ours, "--push")
+    buildah(tmp_path, builder.context, image["reference"], theirs)
+
+    difference = compare_trees(unpack(ours, tmp_path / "ours"), unpack(theirs, tmp_path / "theirs"), before)
+    assert difference == []
+    left, right = config_of(ours), config_of(theirs)
+    assert {key: pair for key, pair in compare_json(left, right).items() if key not in EXPLAINED} == {}
+    steps = [entry for entry in left["history"] if entry.get("comment", "").startswith("refledger")]
+    assert sum(not entry.get("empty_layer") for entry in left["history"]) == len(left["rootfs"]["diff_ids"])
+    assert len(steps) == DOCKERFILE.count("\n", DOCKERFILE.rindex("FROM")) - 1 - 3 - 1  # less heredoc and continued lines
+
+
+def buildah(tmp_path: Path, context: Path, base: str, target: str) -> None:
+    places = ["--root", str(tmp_path / "buildah"), "--runroot", str(tmp_path / "buildah-run")]
+    storage = [*places, "--storage-driver", "overlay"]
+    # buildah 1.28 knows no heredocs: the same commands as one line
+    heredoc = "RUN <<EOF\necho one > /heredoc\necho two >> /heredoc\nEOF"
+    text = DOCKERFILE.replace(heredoc, "RUN echo one > /heredoc; echo two >> /heredoc")
+    file = tmp_path / "Dockerfile.buildah"
+    file.write_text(text)
+    run(
+        "buildah", *storage, "bud", "--runtime", "runc", "--layers", "--format", "docker", "--tls-verify=false",
+        "--build-arg", f"BASE={base}", "-f", str(file), "-t", "result", str(context),
+    )  # fmt: skip
+    run("buildah", *storage, "push", "--tls-verify=false", "result", f"docker://{target}")
+
+
+def run(*command: str) -> bytes:
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert done.returncode == 0, (command, done.stderr.decode(errors="replace")[-2000:])
+    return done.stdout
+
+
+def unpack(reference: str, directory: Path) -> Path:
+    run("skopeo", "copy", "-q", "--src-tls-verify=false", f"docker://{reference}", f"oci:{directory}:x")
+    bundle = directory.with_suffix(".bundle")
+    run("umoci", "unpack", "--image", f"{directory}:x", str(bundle))
+    return bundle / "rootfs"
+
+
+def config_of(reference: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(
+        run("skopeo", "inspect", "--config", "--raw", "--tls-verify=false", f"docker://{reference}")
+    )
+    return found
+
+
+def describe(path: Path) -> dict[str, Any]:
+    info = path.lstat()
+    kind = stat.S_IFMT(info.st_mode)
+    out: dict[str, Any] = {"mode": oct(info.st_mode), "owner": (info.st_uid, info.st_gid), "mtime": info.st_mtime}
+    if kind == stat.S_IFREG:
+        out["content"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        out["links"] = info.st_nlink
+    elif kind == stat.S_IFLNK:
+        out["target"] = str(path.readlink())
+    names = os.listxattr(path, follow_symlinks=False)
+    out["xattrs"] = {name: os.getxattr(path, name, follow_symlinks=False) for name in names}
+    return out
+
+
+def compare_trees(ours: Path, theirs: Path, before: float) -> list[str]:
+    """Times count when they are not the time of the build itself."""
+    names = {str(p.relative_to(root)) for root in (ours, theirs) for p in root.rglob("*")}
+    out = []
+    for name in sorted(names):
+        pair = [describe(root / name) if os.path.lexists(root / name) else None for root in (ours, theirs)]
+        if pair[0] and pair[1]:
+            if all(item["mtime"] > before - 2 for item in pair if item):
+                for item in pair:
+                    item and item.pop("mtime")
+            else:
+                for item in pair:
+                    if item:
+                        item["mtime"] = int(item["mtime"])
+        if pair[0] != pair[1]:
+            out.append(f"{name}: ours {pair[0]}, theirs {pair[1]}")
+    return out
+
+
+def compare_json(left: Any, right: Any, prefix: str = "") -> dict[str, Any]:
+    """Paths whose values differ; keys in EXPLAINED end the descent."""
+    if isinstance(left, dict) and isinstance(right, dict) and prefix not in EXPLAINED:
+        out: dict[str, Any] = {}
+        for key in sorted({*left, *right}):
+            path = f"{prefix}.{key}" if prefix else key
+            out |= compare_json(left.get(key), right.get(key), path)
+        return out
+    return {} if left == right or (not left and not right) else {prefix: (left, right)}
