@@ -70,7 +70,8 @@ def _walk(root: bytes) -> Iterator[tuple[bytes, bytes, os.stat_result]]:
 
 
 def _listing(path: bytes, prefix: bytes) -> list[tuple[bytes, bytes]]:
-    return [(path + b"/" + name, prefix + name) for name in sorted(os.listdir(path), reverse=True)]  # noqa: PTH208 - bytes
+    names = sorted(os.listdir(path), reverse=True)  # noqa: PTH208 - bytes
+    return [(path + b"/" + name, prefix + name) for name in names]
 
 
 def _is_whiteout(status: os.stat_result) -> bool:

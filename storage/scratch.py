@@ -70,7 +70,8 @@ def remove_tree(path: Path) -> None:
                 else:
                     moved += 1
                     waiting.append(b"%s%d" % (prefix, moved))
-                    os.rename(entry.path, waiting[-1])  # noqa: PTH104 - bytes; refused for a mount point: what is mounted there survives
+                    # refused for a mount point, so what is mounted there survives
+                    os.rename(entry.path, waiting[-1])  # noqa: PTH104 - bytes
         if directory != top:
             os.rmdir(directory)  # noqa: PTH106 - bytes
     path.rmdir()

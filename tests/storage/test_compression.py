@@ -67,7 +67,8 @@ def test_gzip_has_neither_name_nor_time_and_standard_tools_read_it() -> None:
     assert data[:4] == b"\x1f\x8b\x08\x00"
     assert data[4:8] == bytes(4)
     assert gzip.decompress(data) == TEXT
-    assert subprocess.run(["zstd", "-dcq"], input=packed("zstd", TEXT), capture_output=True).stdout == TEXT
+    unpacked = subprocess.run(["zstd", "-dcq"], input=packed("zstd", TEXT), capture_output=True, check=True).stdout
+    assert unpacked == TEXT
 
 
 def test_the_version_names_library_and_level() -> None:
@@ -163,6 +164,6 @@ while data := source.read(1 << 20):
 assert total == 600 << 20, total
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 40_000  # KiB

@@ -22,7 +22,7 @@ def facts(root: Path, *, times: bool = True) -> dict[bytes, tuple[object, ...]]:
     inodes: dict[int, bytes] = {}
     top = os.fsencode(root)
     for directory, _, _ in os.walk(top):
-        for name in [b".", *sorted(os.listdir(directory))]:
+        for name in [b".", *sorted(os.listdir(directory))]:  # noqa: PTH208 - bytes
             path = directory if name == b"." else directory + b"/" + name
             status = os.lstat(path)
             key = path[len(top) :] or b"/"
@@ -31,7 +31,7 @@ def facts(root: Path, *, times: bool = True) -> dict[bytes, tuple[object, ...]]:
             if kind == stat.S_IFREG:
                 content = sha256(Path(os.fsdecode(path)).read_bytes())
             elif kind == stat.S_IFLNK:
-                content = os.readlink(path)
+                content = os.readlink(path)  # noqa: PTH115 - bytes
             elif kind in {stat.S_IFCHR, stat.S_IFBLK}:
                 content = status.st_rdev
             first = inodes.setdefault(status.st_ino, key) if kind != stat.S_IFDIR else key
@@ -40,6 +40,11 @@ def facts(root: Path, *, times: bool = True) -> dict[bytes, tuple[object, ...]]:
                 status.st_mtime_ns if times and key != b"/" else 0, xattrs(path),
             )  # fmt: skip
     return found
+
+
+def names(directory: Path) -> list[str]:
+    """What is in `directory`, sorted."""
+    return sorted(path.name for path in directory.iterdir())
 
 
 def xattrs(path: bytes | Path) -> dict[str, bytes]:
@@ -66,7 +71,8 @@ def gnu_tar(directory: Path, *options: str) -> bytes:
 def gnu_untar(tar: bytes, directory: Path) -> None:
     """Unpack as GNU tar does as root, attributes included."""
     directory.mkdir()
-    command = ["tar", "-C", str(directory), "--numeric-owner", "--xattrs", "--xattrs-include=*", "-xpf", "-"]
+    command = ["tar", "-C", str(directory), "--numeric-owner", "--xattrs", "--xattrs-include=*",
+               "--delay-directory-restore", "-xpf", "-"]  # fmt: skip
     subprocess.run(command, check=True, input=tar)
 
 

@@ -1,0 +1,426 @@
+"""Layers on disk: equal to what GNU tar makes of them, whole or not there, and never outside their own tree."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import stat
+import subprocess
+import sys
+import tarfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from storage.digest import sha256
+from storage.errors import DiskError, VerificationError
+from storage.layers import DirectoryLayers
+from storage.scratch import remove_tree
+from tests.storage.trees import GZIP, TAR, diff_id, facts, file, gnu_tar, gnu_untar, info, make_tar
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="ownership and devices need root")
+
+
+@pytest.fixture
+def layers(tmp_path: Path) -> DirectoryLayers:
+    return DirectoryLayers(tmp_path / "layers", tmp_path / "tmp", "b1")
+
+
+def unpack(layers: DirectoryLayers, tar: bytes) -> Path:
+    layers.unpack(diff_id(tar), TAR, io.BytesIO(tar))
+    return layers.lower(diff_id(tar))
+
+
+def is_whiteout(path: Path) -> bool:
+    status = path.lstat()
+    return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
+
+
+def is_opaque(path: Path) -> bool:
+    return "trusted.overlay.opaque" in os.listxattr(path)
+
+
+def rich_tree(top: Path) -> None:
+    """One of everything that a file system has."""
+    (top / "usr/lib").mkdir(parents=True)
+    (top / "usr/lib/file").write_bytes(os.urandom(100_000))
+    (top / "usr/lib/empty").touch()
+    os.link(top / "usr/lib/file", top / "zz-hard")
+    (top / "link").symlink_to("/usr/lib/nowhere")
+    os.link(top / "link", top / "link-of-link", follow_symlinks=False)
+    os.mkfifo(top / "pipe")
+    os.mknod(top / "zero", stat.S_IFCHR | 0o666, os.makedev(1, 5))
+    os.mknod(top / "disk", stat.S_IFBLK | 0o600, os.makedev(259, 70000))
+    (top / ("n" * 250)).write_text("long name")
+    (top / "grün 雪").write_text("utf-8")
+    Path(os.fsdecode(os.fsencode(top) + b"/l\xe4tin\xff")).write_text("not utf-8")
+    deep = top
+    for number in range(20):
+        deep = deep / f"{number:02}{'d' * 40}"
+        deep.mkdir()
+    (deep / "bottom").write_text("deep")
+    with (top / "sparse").open("wb") as out:
+        for number in range(10):
+            out.seek(number * 1_000_000)
+            out.write(b"island %d" % number)
+        out.truncate(20_000_000)
+    for number, mode in enumerate((0o4755, 0o2755, 0o1777, 0o000, 0o6111)):
+        (top / f"mode{number}").write_text("m")
+        (top / f"mode{number}").chmod(mode)
+    for number, mode in enumerate((0o1777, 0o2775, 0o700, 0o000)):
+        (top / f"dir{number}").mkdir()
+        (top / f"dir{number}/inside").write_text("i")
+        os.chown(top / f"dir{number}", number * 1000, 50 + number)
+        (top / f"dir{number}").chmod(mode)
+    (top / "owned").write_text("o")
+    os.chown(top / "owned", 3_000_000_000, 4_000_000_000)
+    os.chown(top / "link", 12, 34, follow_symlinks=False)
+    os.setxattr(top / "owned", "user.note", b"\0\xff=\n bytes")
+    os.setxattr(top / "usr", "user.dir", b"on a directory")
+    os.setxattr(top / "usr/lib/empty", "trusted.mine", b"t")
+    subprocess.run(["setcap", "cap_net_raw+ep", top / "mode0"], check=True)
+    when = 1_234_567_890_123_456_789
+    for directory, folders, files in os.walk(os.fsencode(top), topdown=False):
+        for name in [*files, *folders]:
+            when += 1_000_000_007
+            os.utime(directory + b"/" + name, ns=(when, when), follow_symlinks=False)
+    top.chmod(0o751)
+    os.chown(top, 5, 6)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("--format=posix", "--sparse"), ("--format=posix",), ("--format=gnu", "--sparse"),
+     ("--format=posix", "--sparse", "--sparse-version=0.0"), ("--format=posix", "--sparse", "--sparse-version=0.1")],
+    ids=" ".join,
+)  # fmt: skip
+def test_a_layer_is_laid_out_as_gnu_tar_does(tmp_path: Path, layers: DirectoryLayers, options: tuple[str, ...]) -> None:
+    (tmp_path / "source").mkdir()
+    rich_tree(tmp_path / "source")
+    kept = ("--xattrs", "--xattrs-include=*") if "--format=posix" in options else ()
+    tar = gnu_tar(tmp_path / "source", *options, *kept)
+    gnu_untar(tar, tmp_path / "oracle")
+    lower = unpack(layers, tar)
+    assert facts(lower) == facts(tmp_path / "oracle")
+    if kept:
+        assert facts(lower) == facts(tmp_path / "source")
+        assert xattr(lower / "mode0", "security.capability")
+    if "--sparse" in options:
+        assert (lower / "sparse").stat().st_blocks * 512 < 1_000_000
+
+
+def xattr(path: Path, name: str) -> bytes:
+    return os.getxattr(path, name)
+
+
+def test_the_bytes_of_regular_files_are_returned(layers: DirectoryLayers) -> None:
+    tar = make_tar(info("d"), file("d/a", b"x" * 1000), file("b", b"y"), info("l", tarfile.LNKTYPE, linkname="b"))
+    packed = gzip.compress(tar)
+    assert not layers.has(diff_id(tar))
+    assert layers.unpack(diff_id(tar), GZIP, io.BytesIO(packed)) == 1001
+    assert layers.has(diff_id(tar))
+    assert layers.name == "directory"
+    assert list(layers.lower(diff_id(tar)).parents[2].joinpath("tmp").iterdir()) == []
+
+
+def test_a_setgid_directory_passes_nothing_on(layers: DirectoryLayers) -> None:
+    lower = unpack(layers, make_tar(info("d", mode=0o2775, gid=50), file("d/f", b"x"), info("d/sub")))
+    assert (lower / "d/f").stat().st_gid == 0
+    assert ((lower / "d/sub").stat().st_gid, (lower / "d/sub").stat().st_mode & 0o7777) == (0, 0o755)
+    assert (lower / "d").stat().st_mode & 0o7777 == 0o2775
+
+
+def test_missing_parents_and_parents_after_children(layers: DirectoryLayers) -> None:
+    lower = unpack(layers, make_tar(file("a/b/c", b"x"), info("a", mode=0o711, uid=7, mtime=99), file("x/y", b"z")))
+    a, b = (lower / "a").stat(), (lower / "a/b").stat()
+    assert (a.st_mode & 0o7777, a.st_uid, a.st_mtime) == (0o711, 7, 99)
+    assert (b.st_mode & 0o7777, b.st_uid, b.st_mtime) == (0o755, 0, 0)
+    assert (lower / "x/y").read_bytes() == b"z"
+
+
+@pytest.mark.parametrize("first", ["file", "dir", "link", "fifo"])
+@pytest.mark.parametrize("second", ["file", "dir", "link", "fifo", "hard"])
+def test_the_last_of_several_members_wins(layers: DirectoryLayers, first: str, second: str) -> None:
+    kinds = {
+        "file": file("x", b"content", mode=0o640),
+        "dir": info("x", mode=0o711),
+        "link": info("x", tarfile.SYMTYPE, linkname="victim"),
+        "fifo": info("x", tarfile.FIFOTYPE),
+        "hard": info("x", tarfile.LNKTYPE, linkname="victim"),
+    }
+    below = [file("x/below", b"b")] if first == "dir" else []
+    lower = unpack(layers, make_tar(file("victim", b"v"), kinds[first], *below, kinds[second]))
+    expected = {"file": stat.S_IFREG, "dir": stat.S_IFDIR, "link": stat.S_IFLNK, "fifo": stat.S_IFIFO,
+                "hard": stat.S_IFREG}[second]  # fmt: skip
+    assert stat.S_IFMT((lower / "x").lstat().st_mode) == expected
+    assert (lower / "victim").read_bytes() == b"v"
+    if second == "dir":
+        assert (lower / "x").stat().st_mode & 0o7777 == 0o711
+        assert (lower / "x/below").exists() == (first == "dir")
+
+
+def test_a_hard_link_to_itself_is_harmless(layers: DirectoryLayers) -> None:
+    lower = unpack(layers, make_tar(file("a", b"x"), info("a", tarfile.LNKTYPE, linkname="./a")))
+    assert (lower / "a").read_bytes() == b"x"
+
+
+# ---------------------------------------------------------------- whiteouts
+
+
+def test_whiteouts_hide_what_lies_below(layers: DirectoryLayers) -> None:
+    lower = unpack(
+        layers, make_tar(file(".wh.gone"), info("d"), file("d/.wh.old"), file("new/.wh.x"), file("o/.wh..wh..opq"))
+    )
+    assert all(is_whiteout(lower / name) for name in ("gone", "d/old", "new/x"))
+    assert is_opaque(lower / "o")
+    assert not is_opaque(lower / "d")
+    assert not any(path.name.startswith(".wh.") for path in lower.rglob("*"))
+
+
+@pytest.mark.parametrize("order", ["before", "after"])
+def test_whiteouts_never_hide_their_own_layer(layers: DirectoryLayers, order: str) -> None:
+    marks = [file(".wh.f"), file(".wh.d"), file("o/.wh..wh..opq"), file("o/.wh.g")]
+    own = [file("f", b"f"), info("d"), file("d/in", b"i"), info("o"), file("o/g", b"g")]
+    lower = unpack(layers, make_tar(*(marks + own if order == "before" else own + marks)))
+    assert (lower / "f").read_bytes() == b"f"
+    assert (lower / "d/in").read_bytes() == b"i"
+    assert (lower / "o/g").read_bytes() == b"g"
+    assert is_opaque(lower / "d")
+    assert is_opaque(lower / "o")
+
+
+def test_bookkeeping_of_aufs_is_left_out(layers: DirectoryLayers) -> None:
+    lower = unpack(layers, make_tar(info(".wh..wh.plnk"), file(".wh..wh.plnk/1.2", b"x"), file(".wh..wh.aufs")))
+    assert list(lower.iterdir()) == []
+
+
+def test_attributes_that_would_redirect_overlay_are_left_out(layers: DirectoryLayers) -> None:
+    told = {"SCHILY.xattr.trusted.overlay.redirect": "/etc", "SCHILY.xattr.trusted.overlay.opaque": "y",
+            "SCHILY.xattr.security.selinux": "x", "SCHILY.xattr.user.kept": "k",
+            "SCHILY.xattr.com.apple.quarantine": "q"}  # fmt: skip
+    lower = unpack(layers, make_tar(info("d", pax_headers=told), file("f", pax_headers=told)))
+    assert os.listxattr(lower / "d") == os.listxattr(lower / "f") == ["user.kept"]
+
+
+# ---------------------------------------------------------------- hostile layers
+
+
+def test_links_inside_a_layer_resolve_inside_its_tree(layers: DirectoryLayers) -> None:
+    lower = unpack(
+        layers,
+        make_tar(
+            info("etc"), info("abs", tarfile.SYMTYPE, linkname="/etc"), file("abs/one", b"1"),
+            info("up", tarfile.SYMTYPE, linkname="../../../../../../etc"), file("up/two", b"2"),
+            info("later", tarfile.SYMTYPE, linkname="/run/x"), file("later/three", b"3"),
+            info("a"), info("a/rel", tarfile.SYMTYPE, linkname="../b/./c"), file("a/rel/four", b"4"),
+        ),
+    )  # fmt: skip
+    assert (lower / "etc/one").read_bytes() == b"1"
+    assert (lower / "etc/two").read_bytes() == b"2"
+    assert (lower / "run/x/three").read_bytes() == b"3"
+    assert (lower / "b/c/four").read_bytes() == b"4"
+    assert (lower / "abs").is_symlink()
+
+
+def test_a_file_never_goes_through_a_link_of_its_name(tmp_path: Path, layers: DirectoryLayers) -> None:
+    target = tmp_path / "target"
+    target.write_text("untouched")
+    lower = unpack(layers, make_tar(info("f", tarfile.SYMTYPE, linkname=str(target)), file("f", b"mine")))
+    assert (lower / "f").read_bytes() == b"mine"
+    assert target.read_text() == "untouched"
+
+
+def test_absolute_names_are_inside(layers: DirectoryLayers) -> None:
+    lower = unpack(layers, make_tar(file("/abs/file", b"x"), file("//./double//slash", b"y")))
+    assert (lower / "abs/file").read_bytes() == b"x"
+    assert (lower / "double/slash").read_bytes() == b"y"
+
+
+HOSTILE = {
+    "a name that leads up": make_tar(file("../evil", b"x")),
+    "a name that leads up later": make_tar(info("a"), file("a/../../evil", b"x")),
+    "a whiteout that leads up": make_tar(file("../.wh.x")),
+    "a whiteout of the parent": make_tar(file("a/.wh...")),
+    "a whiteout of the directory": make_tar(file("a/.wh..")),
+    "a whiteout of nothing": make_tar(file("a/.wh.")),
+    "a hard link out": make_tar(info("l", tarfile.LNKTYPE, linkname="../../../../../../etc/passwd")),
+    "a hard link to the host's file": make_tar(info("l", tarfile.LNKTYPE, linkname="/etc/passwd")),
+    "a hard link through a link": make_tar(
+        info("s", tarfile.SYMTYPE, linkname="/etc"), info("l", tarfile.LNKTYPE, linkname="s/passwd")
+    ),
+    "a hard link to a directory": make_tar(info("d"), info("l", tarfile.LNKTYPE, linkname="d")),
+    "a hard link to the root": make_tar(info("l", tarfile.LNKTYPE, linkname=".")),
+    "a hard link to nothing": make_tar(info("l", tarfile.LNKTYPE, linkname="")),
+    "links in a circle": make_tar(
+        info("a", tarfile.SYMTYPE, linkname="b"), info("b", tarfile.SYMTYPE, linkname="a"), file("a/f", b"x")
+    ),
+    "links to themselves, longer": make_tar(info("a", tarfile.SYMTYPE, linkname="a/a"), file("a/f", b"x")),
+    "a file as parent": make_tar(file("a", b"x"), file("a/b", b"y")),
+    "an opaque file": make_tar(file("a", b"x"), file("a/.wh..wh..opq")),
+    "a file as root": make_tar(file("./", b"")).replace(b"./", b"/\0", 1),
+    "a name too long for one component": make_tar(file("n" * 300)),
+    "a path too long": make_tar(file("/".join(["d" * 100] * 60))),
+    "an owner out of range": make_tar(file("f", pax_headers={"uid": "4294967295"})),
+    "a negative owner": make_tar(file("f", pax_headers={"uid": "-1"})),
+    "a device out of range": make_tar(info("f", tarfile.CHRTYPE, devmajor=-5, devminor=1), form=tarfile.GNU_FORMAT),
+    "a time beyond the clock": make_tar(file("f", pax_headers={"mtime": "99999999999999999999"})),
+    "a sparse file beyond the disk": make_tar(
+        file("f", pax_headers={"GNU.sparse.major": "0", "GNU.sparse.realsize": str(2**62), "GNU.sparse.map": "0,0"})
+    ),
+    "a capability that is none": make_tar(file("f", pax_headers={"SCHILY.xattr.security.capability": "x"})),
+    "truncated data": make_tar(file("f", b"x" * 5000))[:3000],
+    "no tar": b"<html>not found</html>" * 100,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("tar", HOSTILE.values(), ids=HOSTILE.keys())
+def test_I3_hostile_layers_are_refused_and_leave_nothing(tmp_path: Path, layers: DirectoryLayers, tar: bytes) -> None:
+    with pytest.raises(VerificationError) as caught:
+        unpack(layers, tar)
+    assert diff_id(tar).short in caught.value.where
+    assert "\n" not in str(caught.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tmp"]
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize("tail", [b"", b"garbage" * 3000])
+def test_I3_a_wrong_diff_id_leaves_nothing(tmp_path: Path, layers: DirectoryLayers, tail: bytes) -> None:
+    tar = make_tar(info("d"), file("d/f", b"x" * 3_000_000))
+    with pytest.raises(VerificationError, match=sha256(tar + tail).hex):
+        layers.unpack(sha256(b"another"), GZIP, io.BytesIO(gzip.compress(tar + tail, 1)))
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_bytes_behind_the_end_count_for_the_diff_id(layers: DirectoryLayers) -> None:
+    assert (unpack(layers, make_tar(file("f", b"x")) + b"garbage" * 300_000) / "f").read_bytes() == b"x"
+
+
+def test_the_error_of_a_source_passes_and_leaves_nothing(tmp_path: Path, layers: DirectoryLayers) -> None:
+    class Broken(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            data = super().read(1000)
+            if not data:
+                raise DiskError("the source broke")
+            return data
+
+    with pytest.raises(DiskError, match="the source broke"):
+        layers.unpack(sha256(b""), TAR, Broken(make_tar(file("f", bytes(100_000)))[:50_000]))
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_very_deep_layers_are_unpacked_replaced_and_removed(tmp_path: Path, layers: DirectoryLayers) -> None:
+    deep = "d/" * 1100 + "f"
+    assert layers.lower(diff_id(tar := make_tar(file(deep, b"x")))) == unpack(layers, tar)
+    assert (unpack(layers, make_tar(file(deep, b"x"), file("d", b"now a file"))) / "d").read_bytes() == b"now a file"
+    with pytest.raises(VerificationError):
+        layers.unpack(sha256(b"other"), TAR, io.BytesIO(make_tar(file(deep, b"y"))))
+    assert list((tmp_path / "tmp").iterdir()) == []
+    remove_tree(tmp_path / "layers")  # pytest's own way to remove it recurses
+
+
+# ---------------------------------------------------------------- sharing, disks, memory
+
+
+def test_several_threads_may_unpack_the_same_layer(tmp_path: Path) -> None:
+    tar = make_tar(*(file(f"f{number}", b"x" * number) for number in range(200)))
+    outcomes: list[int] = []
+
+    def work(number: int) -> None:
+        layers = DirectoryLayers(tmp_path / "layers", tmp_path / "tmp", f"b{number}")
+        outcomes.append(layers.unpack(diff_id(tar), TAR, io.BytesIO(tar)))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert outcomes == [sum(range(200))] * 4
+    assert [path.name for path in (tmp_path / "layers").iterdir()] == [diff_id(tar).hex]
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", disk], check=True)
+    yield disk
+    subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_a_full_disk_is_a_disk_error_and_leaves_nothing(small_disk: Path) -> None:
+    layers = DirectoryLayers(small_disk / "layers", small_disk / "tmp", "b1")
+    tar = make_tar(info("d"), *(file(f"d/{number}", bytes(500_000)) for number in range(20)))
+    with pytest.raises(DiskError) as caught:
+        unpack(layers, tar)
+    assert "free some space" in caught.value.hint
+    assert list((small_disk / "tmp").iterdir()) == []
+    assert (unpack(layers, make_tar(file("small", b"s"))) / "small").read_bytes() == b"s"
+
+
+def test_memory_does_not_grow_with_the_layer(tmp_path: Path) -> None:
+    program = """
+import hashlib, resource, sys, tarfile, io
+from pathlib import Path
+from storage.digest import Digest, Hasher
+from storage.layers import DirectoryLayers
+from storage.scratch import remove_tree
+from storage.tar import TarReader
+place, hasher = Path(sys.argv[1]), Hasher()
+with (place / "layer.tar").open("wb") as out:
+    head = tarfile.TarInfo("big")
+    head.size = 200 << 20
+    for piece in [head.tobuf(), *[bytes([n % 256]) * (1 << 20) for n in range(200)], bytes(1024)]:
+        hasher.update(piece)
+        out.write(piece)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+with (place / "layer.tar").open("rb", buffering=0) as source:
+    assert DirectoryLayers(place / "layers", place / "tmp", "b1").unpack(hasher.digest(), "", source) == 200 << 20
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    done = subprocess.run([sys.executable, "-c", program, tmp_path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 120_000  # KiB
+
+
+component = st.sampled_from(["a", "b", ".wh.a", "ü", "c" * 120])
+paths = st.lists(component, min_size=1, max_size=3).map("/".join)
+plain_paths = paths.filter(lambda path: ".wh." not in path)
+members = st.lists(
+    st.one_of(
+        st.builds(lambda path, data: file(path, data, mtime=7), plain_paths, st.binary(max_size=1500)),
+        st.builds(lambda path, mode: info(path, mode=mode), plain_paths, st.sampled_from([0o755, 0o1777, 0o700])),
+    ),
+    max_size=8,
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(members)
+def test_any_mixture_of_files_and_directories_is_as_gnu_tar_has_it(
+    tmp_path_factory: pytest.TempPathFactory, made: list[tarfile.TarInfo | tuple[tarfile.TarInfo, bytes]]
+) -> None:
+    place = tmp_path_factory.mktemp("any")
+    kinds: dict[str, bool] = {}
+    for member in made:  # GNU tar refuses to replace full directories, and to go below a file: not what is compared
+        entry = member[0] if isinstance(member, tuple) else member
+        for parent in list(Path(entry.name).parents)[:-1]:
+            if not kinds.setdefault(str(parent), True):
+                return
+        if kinds.setdefault(entry.name, entry.isdir()) != entry.isdir():
+            return
+    tar = make_tar(*made)
+    gnu_untar(tar, place / "oracle")
+    lower = unpack(DirectoryLayers(place / "layers", place / "tmp", "b1"), tar)
+    assert without_implied(facts(lower), made) == without_implied(facts(place / "oracle"), made)
+
+
+def without_implied(found: dict[bytes, tuple[object, ...]], made: list[object]) -> dict[bytes, tuple[object, ...]]:
+    """Times of directories that the tar does not name are nobody's promise."""
+    named = {b"/" + os.fsencode((m[0] if isinstance(m, tuple) else m).name) for m in made}  # type: ignore[attr-defined]
+    return {path: value if path in named else value[:3] for path, value in found.items()}
