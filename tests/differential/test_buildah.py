@@ -121,7 +121,7 @@ def test_the_same_dockerfile_gives_the_same_image(
     assert {key: pair for key, pair in compare_json(left, right).items() if key not in EXPLAINED} == {}
     steps = [entry for entry in left["history"] if entry.get("comment", "").startswith("refledger")]
     assert sum(not entry.get("empty_layer") for entry in left["history"]) == len(left["rootfs"]["diff_ids"])
-    assert len(steps) == 25
+    assert len(steps) == 19
 
 
 def buildah(tmp_path: Path, context: Path, base: str, target: str) -> None:

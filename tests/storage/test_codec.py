@@ -102,7 +102,7 @@ _Pair = namedtuple("_Pair", "a b")
     "value",
     [
         (1, 2), _Pair(1, 2), {1}, b"x", uuid.UUID(int=1), datetime(2020, 1, 1, tzinfo=UTC), _Colour.RED, _Point(1),
-        float("nan"), float("inf"), 2**64, -(2**63) - 1, "\ud800", object(), 1j,
+        float("nan"), float("inf"), 2**64, -(2**63) - 1, "\ud800", pytest.param(object(), id="an object"), 1j,
     ],
     ids=repr,
 )  # fmt: skip
