@@ -68,11 +68,11 @@ def test_gzip_has_neither_name_nor_time_and_standard_tools_read_it() -> None:
     assert not any(data[4:8])
     assert gzip.decompress(data) == TEXT
     unpacked = subprocess.run(["zstd", "-dcq"], input=packed("zstd", TEXT), capture_output=True, check=True).stdout
-    assert TEXT == unpacked
+    assert unpacked == TEXT
 
 
 def test_the_version_names_library_and_level() -> None:
-    assert COMPRESSOR_VERSION == COMPRESSOR_VERSIONS["gzip"]
+    assert COMPRESSOR_VERSIONS["gzip"] == COMPRESSOR_VERSION
     assert COMPRESSOR_VERSION.startswith("isal ")
     assert COMPRESSOR_VERSION.endswith("level 2")
 
