@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 TICK = 0.1
 """Seconds between two looks of the progress display at the log."""
+_ENDS = frozenset({"BuildCompleted", "BuildFailed", "BuildCancelled"})
 
 
 @click.command()
@@ -119,7 +120,7 @@ def _run(
             sys.stderr.write(f"build {dead} had been interrupted; what it left was cleaned up\n")
         first = root.log.last_seq()
         try:
-            with watching(root.log, first, renderer):
+            with watching(root.log, first, renderer, build_id):
                 result = asyncio.run(_build(root, build_id, request, runtime))
         except RefledgerError as error:
             if progress not in ("json", "quiet"):
@@ -149,8 +150,8 @@ async def _build(root: bootstrap.Root, build_id: str, request: BuildRequest, run
 
 
 @contextlib.contextmanager
-def watching(log: EventLog, after: int, renderer: Renderer) -> Iterator[None]:
-    """Draw everything later than `after` while the context lasts, and what is left at its end."""
+def watching(log: EventLog, after: int, renderer: Renderer, build_id: str) -> Iterator[None]:
+    """Draw everything later than `after` until the build has ended, in the log or (without a word there) here."""
     ended = threading.Event()
     failures: list[RefledgerError] = []
 
@@ -162,6 +163,7 @@ def watching(log: EventLog, after: int, renderer: Renderer) -> Iterator[None]:
                 for event in log.read(after=seen):
                     renderer.event(event)
                     seen = event.seq
+                    last_round |= event.build == build_id and event.type in _ENDS
                 renderer.tick()
                 if last_round:
                     return
