@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING
 
 from engine.errors import Cancelled, DockerfileError, RefledgerError
 from engine.events import BuildCancelled, BuildCompleted, BuildFailed, BuildStarted, GraphDefined
 from engine.executor import Executor
-from engine.exporters.archive import ArchiveExporter
-from engine.exporters.image import Image, compose
-from engine.exporters.local import LocalExporter
-from engine.exporters.push import Pusher
-from engine.exporters.transfer import Transfer
 from engine.frontend.compile import FrontendOptions, compile_dockerfile
 from engine.graph import Graph, ImageSource, Result, Scratch, Vertex
 from engine.ledger import Ledger
-from engine.refs.materializer import Clock, Materializer
+from engine.output import Output
+from engine.refs.materializer import Materializer
 from engine.refs.ref import Remote
 from engine.resolver import ImageResolver
 from engine.solver.scheduler import VertexError
@@ -26,13 +22,8 @@ from engine.solver.solve import CacheLookup, Solver
 from storage.digest import Digest, canonical_json
 from storage.interfaces import BlobStore, Reference
 
-
-@dataclass(frozen=True, slots=True)
-class Output:
-    """`kind` image pushes to the names, the others write to `dest` (a path, `-` for standard output)."""
-
-    kind: Literal["image", "oci", "docker", "local"]
-    dest: str = ""
+if TYPE_CHECKING:
+    from engine.exporters.exporters import Exporters  # a build without outputs need not load them
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +65,7 @@ class Engine:
     executor: Executor
     materializer: Materializer
     cache: CacheLookup
-    transfer: Transfer
-    pusher: Pusher
-    archiver: ArchiveExporter
-    local: LocalExporter
-    clock: Clock
+    exporters: Callable[[], Exporters]
 
     async def build(self, request: BuildRequest) -> BuildResult:
         """Build `request`. Raises RefledgerError (its exit code is the process's), with the end already in the log."""
@@ -150,19 +137,11 @@ class Engine:
     async def _export(self, request: BuildRequest, graph: Graph, refs: Mapping[Digest, Remote]) -> BuildResult:
         result = graph.results[0]
         ref = refs[result.vertex]
-        image: Image | None = None
-        if any(output.kind != "local" for output in request.outputs):
-            layers = await self.transfer.pack(ref, request.epoch, str(result.vertex))
-            image = compose(result, layers, _base_layers(graph, result), request.epoch, now=self.clock.now())
-        for output in request.outputs:
-            if output.kind == "local":
-                await self.local.export(ref, output.dest)
-            elif output.kind == "image":
-                assert image is not None
-                await self.pusher.push(image, request.names)
-            else:
-                assert image is not None
-                await self.archiver.export(image, output.kind, output.dest, request.names)
+        image = None
+        if request.outputs:
+            image = await self.exporters().export(
+                result, ref, _base_layers(graph, result), request.outputs, request.names, request.epoch
+            )
         digest = image.digest if image else None
         entry = {"ref": ref.id, "platform": result.platform, **({"digest": str(digest)} if digest else {})}
         await self.ledger.record(BuildCompleted(results=(entry,)))

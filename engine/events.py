@@ -8,23 +8,50 @@ UTC nanoseconds, digests text.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, dataclass_transform
 
 Json = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass_transform(kw_only_default=True, frozen_default=True)
 class Fact:
-    """Base of all facts. Fields hold primitives, tuples of primitives and plain dicts."""
+    """Base of all facts. Fields hold primitives, tuples of primitives and plain dicts.
+
+    A frozen dataclass in all but its making: the fields are the annotations, set by keyword and never again. The
+    standard decorator compiles six functions for each of thirty classes, which every start of the command would pay.
+    """
 
     STREAM: ClassVar[Literal["build", "ref", "cache"]] = "build"
+    FIELDS: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls) -> None:
+        cls.FIELDS = tuple(name for name, kind in cls.__annotations__.items() if not kind.startswith("ClassVar"))
+
+    def __init__(self, **values: Any) -> None:
+        for name in self.FIELDS:
+            if name in values:
+                object.__setattr__(self, name, values.pop(name))
+            elif not hasattr(type(self), name):
+                raise TypeError(f"{type(self).__name__} needs {name}")
+        if values:
+            raise TypeError(f"{type(self).__name__} has no {', '.join(values)}")
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"{type(self).__name__} is a fact: {name} cannot be changed")
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and all(getattr(self, f) == getattr(other, f) for f in self.FIELDS)
+
+    def __hash__(self) -> int:
+        return hash((type(self), *(repr(getattr(self, name)) for name in self.FIELDS)))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in self.FIELDS)})"
 
 
 # ---------------------------------------------------------------- builds
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class BuildStarted(Fact):
     """`definition` and `context` are digests of stored blobs (context: None, it is read as steps need it);
     `options`: args, target, platforms, secrets (ids), tags, jobs, no_cache; `host`: hostname, kernel, pid."""
@@ -40,7 +67,6 @@ class BuildStarted(Fact):
     tags: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class GraphDefined(Fact):
     """`graph`: digest of the stored graph; `target`: vertex; `plan`: in order, each `vertex`, `name`, `lines`."""
 
@@ -50,7 +76,6 @@ class GraphDefined(Fact):
     target: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RuntimeChosen(Fact):
     """The OCI runtime that ran a trivial container here, and what the others said (`rejected`: name → reason)."""
 
@@ -59,14 +84,12 @@ class RuntimeChosen(Fact):
     rejected: Json
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class BuildCompleted(Fact):
     """`results`: each `ref`, and `digest` of its manifest when something was exported."""
 
     results: tuple[Json, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class BuildFailed(Fact):
     """`vertex`: the step at fault, if one is; `error` as the user read it; `exit_code` of the process."""
 
@@ -75,7 +98,6 @@ class BuildFailed(Fact):
     exit_code: int = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class BuildCancelled(Fact):
     """The user stopped it."""
 
@@ -83,7 +105,6 @@ class BuildCancelled(Fact):
     vertex: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class BuildInterrupted(Fact):
     """Found later: the process had died without a word. `removed`: leftovers that were cleaned up."""
 
@@ -96,7 +117,6 @@ class BuildInterrupted(Fact):
 # ---------------------------------------------------------------- vertices
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class VertexStarted(Fact):
     """`inputs`: ids of the refs it works on; `attempt` counts from 1."""
 
@@ -105,7 +125,6 @@ class VertexStarted(Fact):
     attempt: int = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class VertexCached(Fact):
     """A cache hit gave the result; `outputs`: ref ids."""
 
@@ -114,7 +133,6 @@ class VertexCached(Fact):
     origin_build: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class VertexCompleted(Fact):
     """`outputs`: ref ids; `exit_code` for a command."""
 
@@ -124,7 +142,6 @@ class VertexCompleted(Fact):
     attempt: int = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class VertexFailed(Fact):
     """`error`: one line; `exit_code` when a command ran."""
 
@@ -134,7 +151,6 @@ class VertexFailed(Fact):
     attempt: int = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class VertexCancelled(Fact):
     """Stopped because another step failed or the user said so."""
 
@@ -142,7 +158,6 @@ class VertexCancelled(Fact):
     attempt: int = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class VertexOutput(Fact):
     """`text` (UTF-8, undecodable bytes replaced) that `fd` (1 or 2) printed, from byte `offset` of the step's output;
     `dropped`: bytes left out before it because the step printed faster than the bound."""
@@ -156,7 +171,6 @@ class VertexOutput(Fact):
 # ---------------------------------------------------------------- sources and refs
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class SourceResolved(Fact):
     """`reference` as written; `digest` what the tag named; `manifest` the one for `platform`; `config`: digest."""
 
@@ -168,7 +182,6 @@ class SourceResolved(Fact):
     config: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ContextScanned(Fact):
     """Files a step selects from a context: `listing` is the digest of the stored list (path, type, mode, digest)."""
 
@@ -178,7 +191,6 @@ class ContextScanned(Fact):
     bytes: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteCreated(Fact):
     """A pointer: `layers` are descriptors, each with `diff_id`; no bytes of them are here for its sake."""
 
@@ -188,7 +200,6 @@ class RemoteCreated(Fact):
     providers: tuple[Json, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class LocalCreated(Fact):
     """A step's result, on this disk: `layers` bottom first, `parent` the ref it stands on; `bytes` of the diff."""
 
@@ -199,7 +210,6 @@ class LocalCreated(Fact):
     layers: tuple[Json, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class MaterializationRequested(Fact):
     """`reason`: run, copy, export, shell or inspect; `layers`: digests of the blobs to come; `bytes`: their sizes."""
 
@@ -211,7 +221,6 @@ class MaterializationRequested(Fact):
     snapshotter: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class PullStarted(Fact):
     """This build now fetches blob `digest` for all who wait for it."""
 
@@ -220,7 +229,6 @@ class PullStarted(Fact):
     provider: Json
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class PullProgressed(Fact):
     """`bytes` of `total` of blob `digest` have come. At most 4 a second a layer."""
 
@@ -229,7 +237,6 @@ class PullProgressed(Fact):
     total: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class PullFailed(Fact):
     """One provider could not give blob `digest`; the next is tried."""
 
@@ -240,7 +247,6 @@ class PullFailed(Fact):
     bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class LayerPulled(Fact):
     """`bytes` over the wire as the registry counts them; `verified`: what was checked (`digest`, `diff_id`)."""
 
@@ -253,7 +259,6 @@ class LayerPulled(Fact):
     diff_id: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Materialized(Fact):
     """The ref is mountable here; `bytes` fetched for this request by this build, `waited`: layers others fetched."""
 
@@ -264,7 +269,6 @@ class Materialized(Fact):
     waited: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class MaterializationFailed(Fact):
     """`digest`: the blob nobody could give; `kind` (`class` in the log): missing, auth, transport, corrupt, disk."""
 
@@ -276,7 +280,6 @@ class MaterializationFailed(Fact):
     providers: tuple[Json, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class BlobCreated(Fact):
     """A step's layer was packed: `snapshot` → `diff_id` → `digest`; `compressor`: name, version, level."""
 
@@ -294,7 +297,6 @@ class BlobCreated(Fact):
 # ---------------------------------------------------------------- the cache
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class CacheQueried(Fact):
     """`outcome`: hit or miss; `reason` of a miss: never-built, no-cache, bytes-lost."""
 
@@ -305,7 +307,6 @@ class CacheQueried(Fact):
     reason: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class CacheRecorded(Fact):
     """`components`: digest of the stored plaintext key; `layers` of the ref it names, bottom first."""
 
@@ -319,7 +320,6 @@ class CacheRecorded(Fact):
 # ---------------------------------------------------------------- exports
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ExportStarted(Fact):
     """`kind`: image, oci, docker or local; `target`: name or path; `layers`: digests that may have to be read."""
 
@@ -329,7 +329,6 @@ class ExportStarted(Fact):
     layers: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ExportProgressed(Fact):
     """`bytes` of `total` of blob `digest` went to `target` by `transport`. At most 4 a second a layer."""
 
@@ -340,7 +339,6 @@ class ExportProgressed(Fact):
     transport: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Exported(Fact):
     """`layers`: each `digest`, `transport` (mounted, streamed, uploaded, present, written), `bytes` moved, `source`;
     `provider`: where the blobs can be read from now on, for a registry."""
@@ -368,15 +366,12 @@ _RENAMED = {"kind": "class"}
 """Names that the log has and Python cannot: field → key, for the fact types below."""
 _RENAMED_IN = frozenset({"MaterializationFailed", "PullFailed"})
 
-_FIELDS = {name: tuple(f.name for f in fields(cls)) for name, cls in TYPES.items()}
-
-
 def to_data(fact: Fact) -> Json:
     """The `data` of the fact's event: primitives, lists and string-keyed dicts."""
     name = type(fact).__name__
     renamed = _RENAMED if name in _RENAMED_IN else {}
     out: Json = {}
-    for key in _FIELDS[name]:
+    for key in fact.FIELDS:
         value = getattr(fact, key)
         out[renamed.get(key, key)] = list(value) if isinstance(value, tuple) else value
     return out
@@ -392,7 +387,7 @@ def from_data(name: str, data: Mapping[str, Any]) -> Fact | None:
         return None
     renamed = _RENAMED if name in _RENAMED_IN else {}
     values: Json = {}
-    for key in _FIELDS[name]:
+    for key in cls.FIELDS:
         stored = renamed.get(key, key)
         if stored in data:
             value = data[stored]

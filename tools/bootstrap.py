@@ -6,20 +6,16 @@ import os
 import platform
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engine.build import Engine
 from engine.events import BuildInterrupted, RuntimeChosen, to_data
-from engine.exporters.archive import ArchiveExporter
-from engine.exporters.local import LocalExporter
-from engine.exporters.push import Pusher
-from engine.exporters.transfer import Transfer
+from engine.executor import Executor, Outcome, Task
 from engine.ledger import Ledger
-from engine.ops.local import LocalExecutor
-from engine.ops.sandbox import OciSandbox, Sandbox, choose_runtime, sweep_containers
 from engine.refs.materializer import Clock, Materializer
 from engine.refs.ref import Remote, layers_from_json
 from engine.resolver import ImageResolver
@@ -27,21 +23,22 @@ from projections.cache_index import CacheIndex
 from projections.history import History
 from projections.runner import Views
 from projections.standard import STANDARD
-from storage.archive import TarArchive
 from storage.blobs import DirectoryBlobs
 from storage.credentials import DockerCredentials
 from storage.digest import Digest
 from storage.errors import DiskError, InputError
 from storage.eventlog import SqliteEventLog, follow
-from storage.interfaces import Descriptor, Event, EventLog, NewEvent, PackedBlob, Provider
+from storage.interfaces import Descriptor, Event, EventLog, NewEvent, PackedBlob, Provider, SnapshotStore
 from storage.layers import DirectoryLayers
 from storage.locks import FileLocks
 from storage.overlay import private_mounts
-from storage.packing import BlobPacker
 from storage.registry import RegistryClient
 from storage.snapshots import OverlaySnapshots
 from storage.sweep import sweep
 from tools import __version__
+
+if TYPE_CHECKING:
+    from engine.exporters.exporters import Exporters
 
 FORMAT = "1"
 """The layout of a root (DESIGN section 5); a root of another format is refused, not guessed at."""
@@ -155,7 +152,11 @@ def recover(root: Root, found_by: str) -> list[str]:
     def is_alive(owner: str) -> bool:
         return owner == found_by or root.locks.held(_owner_lock(owner))
 
-    removed = [*sweep_containers(root.run, is_alive), *sweep(root.tmp, is_alive)]
+    removed = sweep(root.tmp, is_alive)
+    if any(root.run.glob("*/*")):
+        from engine.ops.leftovers import sweep_containers
+
+        removed += sweep_containers(root.run, is_alive)
     for record in dead:
         fact = BuildInterrupted(
             error="its process ended without a word (killed, or the machine went down)",
@@ -219,28 +220,68 @@ def engine(root: Root, build: str, runtime: str | None) -> tuple[Engine, Registr
         layers, snapshots, blobs, registry, locks, ledger, clock, parallel=max(2, os.cpu_count() or 1)
     )
 
-    async def make_sandbox() -> tuple[Sandbox, RuntimeChosen]:
-        choice = await choose_runtime(runtime, root.run)
-        chosen = RuntimeChosen(
-            runtime=str(choice.runtime), version=choice.version, rejected=dict(choice.rejected)
-        )
-        return OciSandbox(choice.runtime, root.run, build), chosen
+    def exporters() -> Exporters:
+        from engine.exporters.archive import ArchiveExporter
+        from engine.exporters.exporters import Exporters
+        from engine.exporters.local import LocalExporter
+        from engine.exporters.push import Pusher
+        from engine.exporters.transfer import Transfer
+        from storage.archive import TarArchive
+        from storage.packing import BlobPacker
 
-    transfer = Transfer(blobs, registry, BlobPacker(snapshots, blobs), cache, locks, ledger, clock)
+        transfer = Transfer(blobs, registry, BlobPacker(snapshots, blobs), cache, locks, ledger, clock)
+        return Exporters(
+            transfer=transfer,
+            pusher=Pusher(registry, registry, transfer, ledger),
+            archiver=ArchiveExporter(transfer, ledger, TarArchive),
+            local=LocalExporter(materializer, snapshots, ledger, clock),
+            clock=clock,
+        )
+
     made = Engine(
         ledger=ledger,
         blobs=blobs,
         resolver=ImageResolver(registry, blobs, ledger),
-        executor=LocalExecutor(materializer, snapshots, make_sandbox, ledger, clock),
+        executor=_OnDemand(lambda: _executor(root, build, runtime, materializer, snapshots, ledger, clock)),
         materializer=materializer,
         cache=cache,
-        transfer=transfer,
-        pusher=Pusher(registry, registry, transfer, ledger),
-        archiver=ArchiveExporter(transfer, ledger, TarArchive),
-        local=LocalExporter(materializer, snapshots, ledger, clock),
-        clock=clock,
+        exporters=exporters,
     )
     return made, registry
+
+
+@dataclass(slots=True)
+class _OnDemand:
+    """An executor that is made when the first step runs: a build that is all cached does not load what steps need."""
+
+    make: Callable[[], Executor]
+    made: Executor | None = None
+
+    async def execute(self, task: Task) -> Outcome:
+        """See Executor.execute."""
+        if self.made is None:
+            self.made = self.make()
+        return await self.made.execute(task)
+
+
+def _executor(
+    root: Root,
+    build: str,
+    runtime: str | None,
+    materializer: Materializer,
+    snapshots: SnapshotStore,
+    ledger: Ledger,
+    clock: Clock,
+) -> Executor:
+    from engine.ops.local import LocalExecutor
+    from engine.ops.sandbox import OciSandbox, Sandbox, choose_runtime
+
+    async def make_sandbox() -> tuple[Sandbox, RuntimeChosen]:
+        choice = await choose_runtime(runtime, root.run)
+        chosen = RuntimeChosen(runtime=choice.runtime, version=choice.version, rejected=dict(choice.rejected))
+        return OciSandbox(choice.runtime, root.run, build), chosen
+
+    return LocalExecutor(materializer, snapshots, make_sandbox, ledger, clock)
 
 
 def host_facts() -> dict[str, object]:

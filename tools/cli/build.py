@@ -20,7 +20,8 @@ from tools import __version__, bootstrap
 from tools.cli.render import Renderer, make_renderer
 
 if TYPE_CHECKING:
-    from engine.build import BuildRequest, BuildResult, Output
+    from engine.build import BuildRequest, BuildResult
+    from engine.output import Output
 
 TICK = 0.1
 """Seconds between two looks of the progress display at the log."""
@@ -275,7 +276,7 @@ def _epoch(text: str | None) -> int | None:
 
 
 def _outputs(given: Sequence[str], push: bool, names: Sequence[Reference]) -> tuple[Output, ...]:
-    from engine.build import Output
+    from engine.output import Output
 
     out: list[Output] = []
     for text in given:

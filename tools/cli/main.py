@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import sys
@@ -47,6 +48,7 @@ def cli(root: str | None) -> None:
 
 def main() -> None:
     """Run the command; every error ends in one clear line and the exit code of its kind."""
+    gc.set_threshold(50_000)  # the collector would run dozens of times over modules that are being imported
     try:
         code = cli.main(prog_name="refledger", standalone_mode=False)
     except RefledgerError as error:
