@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import platform
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -206,8 +205,10 @@ def prepare_process() -> None:
     private_mounts()
 
 
-def engine(root: Root, build: str, runtime: str | None) -> tuple[Engine, RegistryClient]:
-    """The engine of one build, and its registry client, to be closed by the caller."""
+def engine(
+    root: Root, build: str, runtime: str | None, ambient: Mapping[str, str]
+) -> tuple[Engine, RegistryClient]:
+    """The engine of one build, and its registry client, to be closed by the caller. `ambient`: see LocalExecutor."""
     log, locks, tmp = root.log, root.locks, root.tmp
     clock = Clock(time.time_ns, time.monotonic)
     ledger = Ledger(log, build)
@@ -242,7 +243,7 @@ def engine(root: Root, build: str, runtime: str | None) -> tuple[Engine, Registr
         ledger=ledger,
         blobs=blobs,
         resolver=ImageResolver(registry, blobs, ledger),
-        executor=_OnDemand(lambda: _executor(root, build, runtime, materializer, snapshots, ledger, clock)),
+        executor=_OnDemand(lambda: _executor(root, build, runtime, materializer, snapshots, ledger, clock, ambient)),
         materializer=materializer,
         cache=cache,
         exporters=exporters,
@@ -272,6 +273,7 @@ def _executor(
     snapshots: SnapshotStore,
     ledger: Ledger,
     clock: Clock,
+    ambient: Mapping[str, str],
 ) -> Executor:
     from engine.ops.local import LocalExecutor
     from engine.ops.sandbox import OciSandbox, Sandbox, choose_runtime
@@ -281,14 +283,14 @@ def _executor(
         chosen = RuntimeChosen(runtime=choice.runtime, version=choice.version, rejected=dict(choice.rejected))
         return OciSandbox(choice.runtime, root.run, build), chosen
 
-    return LocalExecutor(materializer, snapshots, make_sandbox, ledger, clock)
+    return LocalExecutor(materializer, snapshots, make_sandbox, ledger, clock, ambient)
 
 
 def host_facts() -> dict[str, object]:
     """What BuildStarted says of this machine."""
-    uname = platform.uname()
+    uname = os.uname()
     return {
-        "hostname": uname.node, "kernel": uname.release, "machine": uname.machine, "pid": os.getpid(),
+        "hostname": uname.nodename, "kernel": uname.release, "machine": uname.machine, "pid": os.getpid(),
         "cpus": os.cpu_count() or 1,
     }  # fmt: skip
 

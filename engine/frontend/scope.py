@@ -101,7 +101,8 @@ def declare(
 
 
 def proxy_environment(build_args: Mapping[str, str]) -> dict[str, str]:
-    """The proxy variables of RUN, each in both spellings."""
+    """The proxy variables of RUN, each in both spellings. They are no part of the graph: a proxy changes how a step
+    reaches the network, not what it is asked to do, and its URL may hold a password (I9)."""
     out: dict[str, str] = {}
     for name in PROXY_ARGS:
         if name in build_args:

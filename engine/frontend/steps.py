@@ -12,7 +12,6 @@ from engine.frontend.config import join_path
 from engine.frontend.expand import Lexer
 from engine.frontend.instructions import Heredoc, Instruction, parse_heredoc
 from engine.frontend.names import run_command, shown, summary
-from engine.frontend.scope import proxy_environment
 from engine.frontend.stage import Reading, StageState, command_line
 from engine.frontend.values import check_chmod
 from engine.graph import Copy, InlineFile, Mkdir, Run
@@ -55,10 +54,9 @@ def run(state: StageState, instruction: Instruction, reading: Reading) -> Step:
     if not argv or not argv[0]:
         raise InputError("RUN requires at least one argument")
     env = state.env
-    proxies = {name: value for name, value in proxy_environment(reading.options.build_args).items() if name not in env}
     op = Run(
         argv=tuple(argv),
-        env=tuple((env | proxies).items()),
+        env=tuple(env.items()),
         cwd=state.image.working_dir,
         user=state.image.config.get("User", ""),
         network=_network(instruction, reading.options.network),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -32,13 +32,15 @@ SandboxFactory = Callable[[], Awaitable[tuple[Sandbox, RuntimeChosen]]]
 
 @dataclass(slots=True)
 class LocalExecutor:
-    """Executes tasks here. Sources give remotes; steps materialize what they need."""
+    """Executes tasks here. Sources give remotes; steps materialize what they need. `ambient`: variables (proxies) that
+    every RUN sees unless it sets them itself; they are in no key and in no event."""
 
     materializer: Materializer
     snapshots: SnapshotStore
     make_sandbox: SandboxFactory
     facts: Facts
     clock: Clock
+    ambient: Mapping[str, str] = field(default_factory=dict)
     _sandbox: Sandbox | None = None
     _choosing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -81,10 +83,10 @@ class LocalExecutor:
 
         async def run(snapshot: Snapshot) -> int:
             user = await _blocking(lambda: _user(snapshot.root, op.user))
-            env = op.env if any(name == "HOME" for name, _ in op.env) else (*op.env, ("HOME", user.home))
+            env = {**self.ambient, "HOME": user.home, **dict(op.env)}
             process = Process(
                 argv=op.argv,
-                env=env,
+                env=tuple(env.items()),
                 cwd=op.cwd,
                 uid=user.uid,
                 gid=user.gid,

@@ -16,7 +16,7 @@ from engine.ops.select import Selection, select
 from engine.refs.materializer import Materializer
 from engine.refs.ref import Layer, Remote, layers_to_json, of_image, scratch
 from engine.solver.cache import CacheKey, cache_key
-from engine.solver.plan import Answer, Hit, Miss, plan
+from engine.solver.plan import Answer, Hit, Miss, Plan, plan
 from engine.solver.scheduler import Scheduler
 from storage.digest import Digest, canonical_json
 from storage.interfaces import BlobStore, Provider
@@ -52,15 +52,7 @@ class Solver:
         answers = self._ask(graph, keys)
         todo = plan(graph, answers)
         known = {vertex.digest: hit.ref for vertex, hit in todo.cached}
-        for vertex, hit in todo.cached:
-            self.facts.post(
-                VertexCached(name=vertex.name, outputs=(hit.ref.id,), origin_build=hit.origin_build),
-                vertex=vertex.digest,
-            )
-        for vertex in todo.skipped:
-            if isinstance(vertex.op, ImageSource):
-                ref = of_image(vertex.op.layers, vertex.op.provider)
-                self.facts.post(VertexCached(name=vertex.name, outputs=(ref.id,)), vertex=vertex.digest)
+        self._tell_cached(graph, todo)
         # Scratch and contexts are nothing to wait for: one is empty, the other was read to make the keys.
         known |= {vertex.digest: scratch() for vertex in todo.run if isinstance(vertex.op, Scratch)}
         run = tuple(vertex for vertex in todo.run if not isinstance(vertex.op, Scratch | ContextSource))
@@ -127,6 +119,21 @@ class Solver:
                 queried = CacheQueried(key=str(key), outcome="miss", reason=answer.reason)
             self.facts.post(queried, vertex=vertex.digest)
         return answers
+
+    def _tell_cached(self, graph: Graph, todo: Plan) -> None:
+        """In the graph's order: an image comes before the steps that stand on it."""
+        hits = {vertex.digest: hit for vertex, hit in todo.cached}
+        skipped = {vertex.digest for vertex in todo.skipped}
+        for vertex in graph.vertices:
+            hit = hits.get(vertex.digest)
+            if hit is not None:
+                cached = VertexCached(name=vertex.name, outputs=(hit.ref.id,), origin_build=hit.origin_build)
+            elif vertex.digest in skipped and isinstance(vertex.op, ImageSource):
+                ref = of_image(vertex.op.layers, vertex.op.provider)
+                cached = VertexCached(name=vertex.name, outputs=(ref.id,))
+            else:
+                continue
+            self.facts.post(cached, vertex=vertex.digest)
 
     def _answer(self, key: Digest, providers: Mapping[Digest, tuple[Provider, ...]]) -> Answer:
         if self.no_cache:

@@ -309,6 +309,16 @@ def test_stages_copy_from_each_other_and_unused_ones_never_run(
     assert (tmp_path / "out/passwd").read_text().startswith("root:")
 
 
+def test_I9_a_proxy_reaches_run_and_nothing_that_is_kept(
+    builder: Builder, registry: RegistryProcess, repository: str
+) -> None:
+    image = base_image(registry, f"{repository}/base", layers=1)
+    args = ["--build-arg", "https_proxy=http://user:hunter22@proxy.test:3128"]
+    builder.must_build(f"FROM {image['reference']}\nRUN test -n \"$HTTPS_PROXY\" -a -n \"$https_proxy\"\n", *args)
+    found = subprocess.run(["grep", "-r", "-l", "hunter22", str(builder.root)], capture_output=True, check=False)
+    assert found.stdout == b""
+
+
 # ---------------------------------------------------------------- failures
 
 

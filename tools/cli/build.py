@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -72,11 +72,13 @@ def build(
     """
     from engine.build import BuildRequest
     from engine.frontend.compile import FrontendOptions
+    from engine.frontend.scope import proxy_environment
     from storage.platform import host_platform, parse_platform
     from storage.reference import parse_reference
 
     text, filename, ignore = _read_definition(context, file)
     args = _assignments(build_args, "--build-arg")
+    proxies = proxy_environment(args)
     names = tuple(parse_reference(tag) for tag in tags)
     wanted = _outputs(outputs, push, names)
     host = host_platform()
@@ -99,7 +101,8 @@ def build(
         no_cache=no_cache,
         epoch=_epoch(args.get("SOURCE_DATE_EPOCH") or os.environ.get("SOURCE_DATE_EPOCH")),
         options={
-            "args": dict(args), "target": target, "platforms": [platform or str(host)], "secrets": [],
+            "args": {name: value for name, value in args.items() if name not in proxies},
+            "target": target, "platforms": [platform or str(host)], "secrets": [],
             "outputs": [f"type={item.kind}" + (f",dest={item.dest}" if item.dest else "") for item in wanted],
             "no_cache": no_cache, "network": network, "jobs": jobs or os.cpu_count() or 1,
         },
@@ -107,11 +110,16 @@ def build(
         version=__version__,
         host=bootstrap.host_facts(),
     )  # fmt: skip
-    _run(request, runtime, "quiet" if quiet else progress, iidfile, metadata_file)
+    _run(request, runtime, proxies, "quiet" if quiet else progress, iidfile, metadata_file)
 
 
 def _run(
-    request: BuildRequest, runtime: str | None, progress: str, iidfile: str | None, metadata_file: str | None
+    request: BuildRequest,
+    runtime: str | None,
+    proxies: Mapping[str, str],
+    progress: str,
+    iidfile: str | None,
+    metadata_file: str | None,
 ) -> None:
     bootstrap.prepare_process()
     build_id = bootstrap.new_build_id()
@@ -122,7 +130,7 @@ def _run(
         first = root.log.last_seq()
         try:
             with watching(root.log, first, renderer, build_id):
-                result = asyncio.run(_build(root, build_id, request, runtime))
+                result = asyncio.run(_build(root, build_id, request, runtime, proxies))
         except RefledgerError as error:
             if progress not in ("json", "quiet"):
                 from tools.cli.failure import explain
@@ -132,11 +140,15 @@ def _run(
             elif progress == "quiet":
                 sys.stderr.write(f"build {build_id}\n")
             raise
+        if progress not in ("json", "quiet"):
+            sys.stderr.write(_summary(root, build_id, result))
         _report(result, build_id, progress, request, iidfile, metadata_file)
 
 
-async def _build(root: bootstrap.Root, build_id: str, request: BuildRequest, runtime: str | None) -> BuildResult:
-    engine, registry = bootstrap.engine(root, build_id, runtime)
+async def _build(
+    root: bootstrap.Root, build_id: str, request: BuildRequest, runtime: str | None, proxies: Mapping[str, str]
+) -> BuildResult:
+    engine, registry = bootstrap.engine(root, build_id, runtime, proxies)
     task = asyncio.ensure_future(engine.build(request))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -185,6 +197,18 @@ def watching(log: EventLog, after: int, renderer: Renderer, build_id: str) -> It
         raise failures[0]
 
 
+def _summary(root: bootstrap.Root, build_id: str, result: BuildResult) -> str:
+    """What the build made, in which time, and what that cost."""
+    from projections.history import History
+    from tools.cli.format import human_bytes, human_duration
+
+    root.views.catch_up(root.log)
+    record = History(root.views).get(build_id)
+    took = human_duration((record.ended or record.started) - record.started)
+    pulled = f"{human_bytes(record.bytes_pulled)} pulled" if record.bytes_pulled else "nothing pulled"
+    return f"build {build_id} {f'made {result.digest}' if result.digest else 'done'} in {took}, {pulled}\n"
+
+
 def _report(
     result: BuildResult,
     build_id: str,
@@ -201,8 +225,6 @@ def _report(
         sys.stderr.write("No output was asked for: the result stays in the cache (--push or --output takes it out)\n")
     if progress == "quiet":
         sys.stdout.write(f"{result.digest or result.ref}\n")
-    elif progress != "json":
-        sys.stderr.write(f"build {build_id}" + (f" made {result.digest}" if result.digest else "") + "\n")
     try:
         if iidfile:
             Path(iidfile).write_text(str(result.config or result.ref))
