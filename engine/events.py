@@ -10,43 +10,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, dataclass_transform
 
+from engine.record import Record
+
 Json = dict[str, Any]
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
-class Fact:
-    """Base of all facts. Fields hold primitives, tuples of primitives and plain dicts.
-
-    A frozen dataclass in all but its making: the fields are the annotations, set by keyword and never again. The
-    standard decorator compiles six functions for each of thirty classes, which every start of the command would pay.
-    """
+class Fact(Record):
+    """Base of all facts. Fields hold primitives, tuples of primitives and plain dicts, and are given by keyword."""
 
     STREAM: ClassVar[Literal["build", "ref", "cache"]] = "build"
-    FIELDS: ClassVar[tuple[str, ...]] = ()
-
-    def __init_subclass__(cls) -> None:
-        cls.FIELDS = tuple(name for name, kind in cls.__annotations__.items() if not kind.startswith("ClassVar"))
-
-    def __init__(self, **values: Any) -> None:
-        for name in self.FIELDS:
-            if name in values:
-                object.__setattr__(self, name, values.pop(name))
-            elif not hasattr(type(self), name):
-                raise TypeError(f"{type(self).__name__} needs {name}")
-        if values:
-            raise TypeError(f"{type(self).__name__} has no {', '.join(values)}")
-
-    def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(f"{type(self).__name__} is a fact: {name} cannot be changed")
-
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and all(getattr(self, f) == getattr(other, f) for f in self.FIELDS)
-
-    def __hash__(self) -> int:
-        return hash((type(self), *(repr(getattr(self, name)) for name in self.FIELDS)))
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in self.FIELDS)})"
 
 
 # ---------------------------------------------------------------- builds

@@ -10,14 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from engine.record import Record
 from storage.digest import Digest, digest_json
 from storage.interfaces import Descriptor, Provider
 
 Json = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class ImageLayer:
+class ImageLayer(Record):
     """One layer of an image in a registry."""
 
     diff_id: Digest
@@ -33,8 +33,7 @@ class ImageLayer:
         return cls(Digest(data["diff_id"]), Descriptor.from_json(data))
 
 
-@dataclass(frozen=True, slots=True)
-class ResolvedImage:
+class ResolvedImage(Record):
     """What a resolver knows of an image without fetching a layer. `digest` is what the name pointed at (maybe an
     index), `manifest` the chosen platform's, `config` the image config JSON (image-spec config.md)."""
 
@@ -48,8 +47,7 @@ class ResolvedImage:
     config: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class InlineFile:
+class InlineFile(Record):
     """A file given in the Dockerfile itself (heredoc). `data` is text."""
 
     name: str
@@ -59,13 +57,11 @@ class InlineFile:
 # ---------------------------------------------------------------- ops
 
 
-@dataclass(frozen=True, slots=True)
-class Scratch:
+class Scratch(Record):
     """The empty file system. No inputs."""
 
 
-@dataclass(frozen=True, slots=True)
-class ImageSource:
+class ImageSource(Record):
     """An image in a registry. No inputs; the result is a remote."""
 
     reference: str
@@ -75,16 +71,14 @@ class ImageSource:
     layers: tuple[ImageLayer, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ContextSource:
+class ContextSource(Record):
     """The local build context, less what `excludes` (.dockerignore patterns, in order) hide. No inputs."""
 
     name: str = "context"
     excludes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(Record):
     """Run `argv`. Input 0: the base. `env` ordered; `user` as in USER; `scripts` appear executable in /dev/pipes."""
 
     argv: tuple[str, ...]
@@ -96,8 +90,7 @@ class Run:
     platform: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Copy:
+class Copy(Record):
     """Copy `sources` (patterns below the root of input 1) and `files` to absolute `dest` in input 0.
 
     Input 0: the base; input 1: a context, stage or image (absent when there are only `files`). `dest` ends with `/`
@@ -115,8 +108,7 @@ class Copy:
     from_context: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Mkdir:
+class Mkdir(Record):
     """Make directory `path` (absolute) and its parents, 0755 root, in input 0, where missing (WORKDIR)."""
 
     path: str
@@ -146,13 +138,13 @@ def _plain(value: Any) -> Any:
 
 def op_to_json(op: Op) -> Json:
     """`{"op": kind, …fields}`; the digest of a vertex is taken of this."""
-    return {"op": op_kind(op), **{name: _plain(getattr(op, name)) for name in op.__dataclass_fields__}}
+    return {"op": op_kind(op), **{name: _plain(getattr(op, name)) for name in op.FIELDS}}
 
 
 def op_from_json(data: Mapping[str, Any]) -> Op:
     """The inverse of `op_to_json`. Raises KeyError or TypeError on anything else."""
     cls = _OPS[data["op"]]
-    values: Json = {key: data[key] for key in cls.__dataclass_fields__ if key in data}
+    values: Json = {key: data[key] for key in cls.FIELDS if key in data}
     decoders: dict[str, Any] = {
         "manifest": Digest,
         "provider": Provider.from_json,
@@ -173,8 +165,7 @@ def op_from_json(data: Mapping[str, Any]) -> Op:
 # ---------------------------------------------------------------- vertices
 
 
-@dataclass(frozen=True, slots=True)
-class Vertex:
+class Vertex(Record):
     """One step. `digest` names op and inputs; `name` is for people; `lines` (first, last), 1-based, (0, 0) for none."""
 
     digest: Digest
@@ -193,8 +184,7 @@ def vertex(
     return Vertex(digest, op, inputs, name, stage, lines)
 
 
-@dataclass(frozen=True, slots=True)
-class HistoryStep:
+class HistoryStep(Record):
     """One entry of the image's history to be; `vertex`: the step that may have added a layer, None for metadata."""
 
     created_by: str
@@ -202,8 +192,7 @@ class HistoryStep:
     comment: str = "refledger.dockerfile.v0"
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(Record):
     """One image the build makes. `image` is its config JSON without `rootfs`, `history` and `created`;
     `base_history` the history entries of the base image; `history` what this build adds."""
 

@@ -7,7 +7,7 @@ here* (LayerStore.has, SnapshotStore.has), *available at provider* (`Layer.provi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -103,19 +103,6 @@ def of_image(layers: Sequence[ImageLayer], provider: Provider) -> Remote:
 def of_step(execution: str, base: Ref, created: int) -> Remote:
     """The ref of a step: `base` and one more layer, the snapshot that this execution made at `created` (UTC ns)."""
     return Remote(execution, (*base.layers, Layer(snapshot=execution, created=created)))
-
-
-def with_provider(ref: Remote, provider: Provider) -> Remote:
-    """The same ref, also to be had from `provider`, which is asked first."""
-    return Remote(
-        ref.id,
-        tuple(
-            replace(layer, providers=(provider, *(p for p in layer.providers if p != provider)))
-            if layer.blob
-            else layer
-            for layer in ref.layers
-        ),
-    )
 
 
 def layers_to_json(layers: Sequence[Layer]) -> list[Json]:

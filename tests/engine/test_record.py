@@ -1,0 +1,44 @@
+"""Records behave as frozen dataclasses do."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import pytest
+
+from engine.events import TYPES, VertexStarted, from_data, to_data
+from engine.record import Record
+
+
+class Point(Record):
+    KIND: ClassVar[str] = "point"
+    x: int
+    y: int = 2
+
+
+def test_fields_come_by_position_and_by_name_with_defaults() -> None:
+    assert Point(1) == Point(x=1, y=2)
+    assert Point(1, 3) != Point(1)
+    assert hash(Point(1)) == hash(Point(1, 2))
+    assert repr(Point(1)) == "Point(x=1, y=2)"
+
+
+@pytest.mark.parametrize("given", [((), {}), ((1, 2, 3), {}), ((1,), {"z": 1})])
+def test_missing_and_unknown_fields_are_refused(given: tuple[tuple[int, ...], dict[str, int]]) -> None:
+    with pytest.raises(TypeError):
+        Point(*given[0], **given[1])
+
+
+def test_nothing_can_be_set_again() -> None:
+    with pytest.raises(AttributeError):
+        Point(1).x = 2  # type: ignore[misc]
+
+
+def test_I10_facts_survive_unknown_and_missing_fields() -> None:
+    fact = VertexStarted(name="n", inputs=("a",))
+    data = to_data(fact)
+    assert data == {"name": "n", "inputs": ["a"], "attempt": 1}
+    del data["attempt"]
+    assert from_data("VertexStarted", {**data, "from_the_future": 1}) == fact
+    assert from_data("NeverHeardOf", {}) is None
+    assert len(TYPES) > 25
