@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from engine.errors import DockerfileError
+from engine.errors import Cancelled, DockerfileError
 from projections.progress import ProgressView, fold
 from storage.errors import RefledgerError
 from storage.interfaces import EventLog
-from tools.cli.text import clean
+from tools.cli.text import clean, fit
 
 LAST_LINES = 15
 AROUND = 2
 """Lines of the Dockerfile shown before and after the ones at fault."""
+_TITLE = 100
+"""Columns of a step's name above its output: the excerpt below has all of it."""
 
 
 def explain(log: EventLog, after: int, build: str, error: RefledgerError, dockerfile: str, filename: str) -> str:
@@ -26,7 +28,10 @@ def explain(log: EventLog, after: int, build: str, error: RefledgerError, docker
     if lines[0]:
         parts += excerpt(dockerfile, filename, lines)
     text = "\n".join(parts) + "\n" if parts else ""
-    return text + f"build {build} failed: refledger show {build} tells the story\n"
+    ended = "was cancelled" if isinstance(error, Cancelled) else "failed"
+    # reason: nothing has printed anything before there is a step
+    further = f", refledger output {build} prints all output" if parts and vertex is not None else ""
+    return text + f"build {build} {ended}: refledger show {build} tells the story{further}\n"
 
 
 def last_output(view: ProgressView, vertex: str) -> list[str]:
@@ -35,7 +40,7 @@ def last_output(view: ProgressView, vertex: str) -> list[str]:
     if step is None or not step.output:
         return []
     lines = [clean(line.text) for line in (*step.output, *step.rest)]
-    return ["------", f" > {clean(step.name)}:", *lines[-LAST_LINES:], "------"]
+    return ["------", f" > {fit(clean(step.name), _TITLE, '...')}:", *lines[-LAST_LINES:], "------"]
 
 
 def excerpt(dockerfile: str, filename: str, lines: tuple[int, int]) -> list[str]:

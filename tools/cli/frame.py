@@ -50,7 +50,8 @@ _STYLES = {
 @dataclass(frozen=True, slots=True)
 class Look:
     """`width` in columns; `height` in rows (None: as many as it takes); `now`: UTC ns; `tail`: output lines under a
-    running step; `detail`: layers and sources also under finished steps, and more output under a failed one."""
+    running step; `detail`: layers and sources also under finished steps, and more output under a failed one; `told`:
+    leave what a failed step printed and the error to the caller, who says them in full."""
 
     width: int
     now: int
@@ -59,6 +60,7 @@ class Look:
     tail: int = 6
     bars: int = 8
     detail: bool = False
+    told: bool = False
 
 
 def frame(view: ProgressView, look: Look) -> list[Row]:
@@ -94,17 +96,18 @@ def _rows(view: ProgressView, look: Look, *, fold: bool) -> list[Row]:
         rows += _step(step, planned, view, look)
     if fold and pending:
         rows.append(_line(look, look.glyphs.pending, f"{len(pending)} steps to come", "", "dim"))
-    if look.detail and view.error and not any(step.error for step in steps):
+    if look.detail and not look.told and view.error and not any(step.error for step in steps):
         rows.append([(fit(f"error: {clean(view.error)}", look.width, look.glyphs.ellipsis), "red")])
     return rows
 
 
 def _header(view: ProgressView, steps: Sequence[Step], look: Look) -> Row:
     status = "running?" if look.detail and view.status == "running" else view.status
-    closed = sum(not step.open for step in steps)
+    closed = sum(step.state in ("done", "cached") for step in steps)
+    count = f"  {closed}/{len(steps)} steps" if steps else ""
     took = human_duration((view.ended or look.now) - view.started) if view.started else ""
     name = clean(view.name)
-    left = f"build {short_id(view.build)}{' ' if name else ''}{name}  {status}  {closed}/{len(steps)} steps"
+    left = f"build {short_id(view.build)}{' ' if name else ''}{name}  {status}{count}"
     style = "red" if status == "failed" else "bold"
     return _justified(look, (left, style), (took, "dim"))
 
@@ -138,7 +141,7 @@ def _step(step: Step, planned: int, view: ProgressView, look: Look) -> list[Row]
         ]
     if step.state == "running" or look.detail or step.state == "failed":
         rows += _transfers(list(step.transfers.values()), step, look)
-    if step.state == "failed":
+    if step.state == "failed" and not look.told:
         rows += _output(step, look, 20 if look.detail else look.tail)
         rows.append([(fit(f"{_INDENT}{clean(step.error)}", look.width, look.glyphs.ellipsis), "red")])
     elif step.state in ("running", "interrupted"):
@@ -182,7 +185,8 @@ def _transfers(transfers: list[Transfer], step: Step, look: Look) -> list[Row]:
     }
     if said := ", ".join(f"{count} {word}" for word, count in counts.items() if count):
         size = human_bytes(sum(transfer.done for transfer in transfers))
-        rows.append(_dim(look, f"{_INDENT}layers: {said}, {size} so far"))
+        so_far = " so far" if moving or counts["waiting"] else ""
+        rows.append(_dim(look, f"{_INDENT}layers: {said}, {size}{so_far}"))
     return rows
 
 

@@ -22,7 +22,7 @@ from tools import bootstrap
 from tools.cli.failure import excerpt, last_output
 from tools.cli.format import human_bytes, human_duration
 from tools.cli.render import draw, speaks_unicode
-from tools.cli.text import clean
+from tools.cli.text import cells, clean, fit
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for programs.")
 
@@ -39,13 +39,33 @@ def _local_time(ns: int) -> str:
     return datetime.fromtimestamp(ns / 1e9).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
-def _table(rows: Sequence[Sequence[str]]) -> None:
-    """Columns as wide as their widest cell; the last one is cut at the terminal's width."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    limit = shutil.get_terminal_size((200, 24)).columns if sys.stdout.isatty() else 10_000
+def _columns(otherwise: int) -> int:
+    """The terminal's width; `otherwise` where the output goes elsewhere."""
+    return shutil.get_terminal_size((200, 24)).columns if sys.stdout.isatty() else otherwise
+
+
+def _print_cut(line: str, limit: int) -> None:
+    _print(fit(line, limit, "…" if speaks_unicode(sys.stdout) else "..."))
+
+
+def _table(rows: Sequence[Sequence[str]], optional: Sequence[str], limit: int) -> None:
+    """Columns as wide as their widest cell. In a window of `limit` columns the `optional` ones go, in this order, until
+    most of the last column can be seen; that one is cut."""
+    widths = {title: max(cells(row[i]) for row in rows) for i, title in enumerate(rows[0])}
+    last = rows[0][-1]
+    for title in optional:
+        if sum(widths.values()) + 2 * (len(widths) - 1) - max(widths[last] - 24, 0) <= limit:
+            break
+        del widths[title]
     for row in rows:
-        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        _print(line if len(line) <= limit else line[: limit - 1] + "…")
+        shown = [(cell, widths[title]) for cell, title in zip(row, rows[0], strict=True) if title in widths]
+        _print_cut("  ".join(cell + " " * (width - cells(cell)) for cell, width in shown).rstrip(), limit)
+
+
+def _short_ref(ref: str) -> str:
+    """An id as a person types it: twelve characters behind the algorithm are enough for `Refs.get`."""
+    algorithm, colon, rest = ref.partition(":")
+    return f"{algorithm}:{rest[:12]}" if colon else ref
 
 
 @click.command()
@@ -77,7 +97,7 @@ def history(limit: int, status: str | None, as_json: bool) -> None:
         )
         for record in records
     ]
-    _table(rows)
+    _table(rows, ("STEPS", "CACHED", "PULLED", "STARTED", "TIME"), _columns(10_000))
 
 
 @click.command()
@@ -94,25 +114,27 @@ def show(build_id: str, at: int | None, as_json: bool) -> None:
             return
         width = shutil.get_terminal_size((100, 24)).columns
         color = sys.stdout.isatty()
-        sys.stdout.write(draw(view, width, color, unicode=speaks_unicode(sys.stdout)))
+        sys.stdout.write(draw(view, width, color, unicode=speaks_unicode(sys.stdout), told=True))
         for line in _failure(log, record, view):
             _print(line)
 
 
 def _failure(log: EventLog, record: BuildRecord, view: ProgressView) -> list[str]:
-    """The excerpt of the Dockerfile for a step that failed, from the stored definition."""
+    """What a step that failed printed, the excerpt of the stored Dockerfile, and the error, whole."""
     failed = next((step for step in view.steps if step.state == "failed"), None)
+    error = clean(view.error or (failed.error if failed else "") or "")
+    said = [f"error: {error}"] if error else []
     if failed is None:
-        return []
+        return said
     lines = last_output(view, failed.vertex)
     if len(failed.lines) == 2 and failed.lines[0]:
         started = next(log.read(after=record.first_seq - 1, until=record.first_seq))
         try:
             text = bootstrap.stored_text(bootstrap.root_directory(), str(started.data.get("definition")))
         except (OSError, VerificationError, InputError):
-            return lines  # an old definition may be gone; the story is told without it
+            return lines + said  # an old definition may be gone; the story is told without it
         lines += excerpt(text, record.filename, (failed.lines[0], failed.lines[1]))
-    return lines
+    return lines + said
 
 
 @click.command()
@@ -152,12 +174,13 @@ def events(build_id: str | None, types: tuple[str, ...], after: int, follow: boo
         build = History(views).get(build_id).id if build_id else None
         wanted = frozenset(types) or None
         source = bootstrap.follow_log(log, after, wanted) if follow else log.read(after=after, types=wanted)
+        limit = _columns(300)
         for event in source:
             if build is None or event.build == build:
                 if as_json:
                     _print_json(event.to_json())
                 else:
-                    _print(_event_line(event))
+                    _print_cut(_event_line(event), limit)
                 if follow:
                     sys.stdout.flush()
 
@@ -165,9 +188,7 @@ def events(build_id: str | None, types: tuple[str, ...], after: int, follow: boo
 def _event_line(event: Event) -> str:
     shown = {key: value for key, value in event.data.items() if value not in (None, [], {}, "")}
     text = clean(json.dumps(shown, ensure_ascii=False))
-    line = f"{event.seq:>6}  {_local_time(event.time)[11:]}  {event.build or '-':12}  {event.type:<24} {text}"
-    limit = shutil.get_terminal_size((200, 24)).columns if sys.stdout.isatty() else 300
-    return line if len(line) <= limit else line[: limit - 1] + "…"
+    return f"{event.seq:>6}  {_local_time(event.time)[11:]}  {event.build or '-':12}  {event.type:<24} {text}"
 
 
 @click.command()
@@ -184,9 +205,14 @@ def refs(ref: str | None, as_json: bool) -> None:
         if as_json:
             _print_json({**record.to_json(), "life": [asdict(item) for item in story]})
             return
-        _print(f"{record.ref}  {record.kind}, {len(record.layers)} layers, {human_bytes(record.bytes)}")
+        _print(f"{record.ref}  {record.kind}, {_layers(len(record.layers))}, {human_bytes(record.bytes)}")
+        limit = _columns(10_000)
         for item in story:
-            _print(f"{item.seq:>6}  {_local_time(item.time)[11:]}  {item.type:<24} {clean(item.summary)}")
+            _print_cut(f"{item.seq:>6}  {_local_time(item.time)[11:]}  {item.type:<24} {clean(item.summary)}", limit)
+
+
+def _layers(count: int) -> str:
+    return "1 layer" if count == 1 else f"{count} layers"
 
 
 def _list_refs(views: Views, as_json: bool) -> None:
@@ -201,7 +227,7 @@ def _list_refs(views: Views, as_json: bool) -> None:
     rows = [("REF", "KIND", "HERE", "LAYERS", "SIZE", "BUILD")]
     rows += [
         (
-            record.ref,
+            _short_ref(record.ref),
             record.kind,
             "yes" if record.materialized else "no",
             str(len(record.layers)),
@@ -210,7 +236,7 @@ def _list_refs(views: Views, as_json: bool) -> None:
         )
         for record in records
     ]
-    _table(rows)
+    _table(rows, ("LAYERS", "KIND", "SIZE"), _columns(10_000))
 
 
 @click.command()

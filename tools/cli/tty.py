@@ -70,7 +70,9 @@ class TtyRenderer:
 
     def _picture(self, width: int, height: int | None, now: int) -> Text:
         # reason: a terminal that is full to its last column wraps on some emulators
-        rows = frame(self._view, Look(max(width - 1, 10), now, height=height, glyphs=self._glyphs))
+        # reason for told: the build command says what failed, in full, below the final picture
+        look = Look(max(width - 1, 10), now, height=height, glyphs=self._glyphs, told=self._closed)
+        rows = frame(self._view, look)
         picture = Text("\n").join(_text(row, self._glyphs is ASCII) for row in rows)
         picture.no_wrap, picture.overflow = True, "crop"
         return picture
