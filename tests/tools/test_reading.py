@@ -61,6 +61,15 @@ def test_the_last_line_of_a_build_says_what_it_took_and_pulled(
     assert ran.endswith(f", {size / 1e6:.1f}MB pulled")
 
 
+def test_layers_that_an_archive_took_from_the_registry_do_not_count_as_nothing(
+    builder: Builder, registry: RegistryProcess, repository: str, tmp_path: Path
+) -> None:
+    image = base_image(registry, f"{repository}/base")
+    archive = ["--output", f"type=oci,dest={tmp_path / 'image.tar'}"]
+    done = builder.must_build(f"FROM {image['reference']}\nLABEL a=b\n", *archive).err.splitlines()[-1]
+    assert done.endswith(f"s, {sum(layer['size'] for layer in image['layers']) / 1e6:.1f}MB passed on")
+
+
 def test_a_failure_names_where_to_look_and_ends_with_the_error(
     builder: Builder, registry: RegistryProcess, repository: str
 ) -> None:

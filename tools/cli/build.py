@@ -205,8 +205,18 @@ def _summary(root: bootstrap.Root, build_id: str, result: BuildResult) -> str:
     root.views.catch_up(root.log)
     record = History(root.views).get(build_id)
     took = human_duration((record.ended or record.started) - record.started)
-    pulled = f"{human_bytes(record.bytes_pulled)} pulled" if record.bytes_pulled else "nothing pulled"
-    return f"build {build_id} {f'made {result.digest}' if result.digest else 'done'} in {took}, {pulled}\n"
+    passed = sum(
+        layer["bytes"]
+        for event in root.log.read(after=record.first_seq, types=frozenset({"Exported"}))
+        if event.build == build_id
+        for layer in event.data["layers"]
+        if layer["transport"] == "streamed" or (layer["transport"] == "written" and layer["source"])
+    )
+    cost = [f"{human_bytes(record.bytes_pulled)} pulled"] if record.bytes_pulled else []
+    # reason: an export may take layers from a registry without keeping them, which is no pull but traffic
+    cost += [f"{human_bytes(passed)} passed on"] if passed else []
+    made = f"made {result.digest}" if result.digest else "done"
+    return f"build {build_id} {made} in {took}, {', '.join(cost) or 'nothing pulled'}\n"
 
 
 def _report(
