@@ -37,11 +37,17 @@ class BuildError(RefledgerError):
     exit_code = 1
 
 
+SHOWN = 80
+"""Characters of a failed command in the error line; the excerpt below it has all of it."""
+
+
 class StepFailed(BuildError):
     """A step's command ended with `status` (128 + n when signal n ended it)."""
 
     def __init__(self, command: str, status: int) -> None:
-        super().__init__(f"{command!r} did not complete successfully: exit code {status}")
+        first, *more = command.strip().split("\n")
+        shown = first if len(first) <= SHOWN and not more else f"{first[:SHOWN]}…"
+        super().__init__(f"{shown!r} did not complete successfully: exit code {status}")
         self.status = status
 
 

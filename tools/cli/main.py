@@ -12,6 +12,7 @@ import click
 
 from storage.errors import RefledgerError
 from tools import __version__
+from tools.cli.text import clean
 
 _COMMANDS = {
     "build": "tools.cli.build",
@@ -56,8 +57,13 @@ def main() -> None:
         code = error.exit_code
     except click.exceptions.Exit as error:
         code = error.exit_code
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        code = 2
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        usage = f"{context.get_usage()}\n" if context else ""
+        sys.stderr.write(f"{usage}ERROR: {clean(error.format_message())}\n")
         code = 2
     except (click.Abort, KeyboardInterrupt):
         code = 130
@@ -77,8 +83,6 @@ def main() -> None:
 
 
 def _complain(error: RefledgerError) -> None:
-    from tools.cli.text import clean
-
     sys.stderr.write(f"ERROR: {clean(str(error))}\n")
 
 
