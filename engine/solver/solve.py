@@ -8,7 +8,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from engine.events import CacheQueried, CacheRecorded, ContextScanned, VertexCached, VertexCompleted, VertexStarted
+from engine.errors import RefledgerError
+from engine.events import (
+    CacheQueried,
+    CacheRecorded,
+    ContextScanned,
+    VertexCached,
+    VertexCancelled,
+    VertexCompleted,
+    VertexFailed,
+    VertexStarted,
+)
 from engine.executor import Executor, Outcome, Task
 from engine.graph import ContextSource, Copy, Graph, ImageSource, Scratch, Vertex
 from engine.ledger import Facts
@@ -17,7 +27,7 @@ from engine.refs.materializer import Materializer
 from engine.refs.ref import Layer, Remote, layers_to_json, of_image, scratch
 from engine.solver.cache import CacheKey, cache_key
 from engine.solver.plan import Answer, Hit, Miss, Plan, plan
-from engine.solver.scheduler import Scheduler
+from engine.solver.scheduler import Scheduler, VertexError
 from storage.digest import Digest, canonical_json
 from storage.interfaces import BlobStore, Provider
 
@@ -47,8 +57,8 @@ class Solver:
 
     async def solve(self, graph: Graph) -> Mapping[Digest, Remote]:
         """Refs by vertex, of everything that was needed. Raises VertexError, InputError, LogError."""
-        selections = await self._select(graph)
-        keys = _keys(graph, selections)
+        selections, contents = await self._select(graph)
+        keys = _keys(graph, contents)
         answers = self._ask(graph, keys)
         todo = plan(graph, answers)
         known = {vertex.digest: hit.ref for vertex, hit in todo.cached}
@@ -71,8 +81,8 @@ class Solver:
 
         return await Scheduler(self.facts, execute, self.jobs).run(replace(todo, run=run), known)
 
-    async def _select(self, graph: Graph) -> dict[Digest, Selection]:
-        """Read what COPY and ADD take from contexts: the content part of their keys."""
+    async def _select(self, graph: Graph) -> tuple[dict[Digest, Selection], dict[Digest, Digest]]:
+        """Read what COPY and ADD take from contexts: what to copy, and the content part of their keys, by vertex."""
         wanted: dict[Digest, list[tuple[Vertex, Copy]]] = {}
         for vertex in graph.vertices:
             if isinstance(vertex.op, Copy):
@@ -81,18 +91,28 @@ class Solver:
                 if isinstance(graph.by_digest[vertex.inputs[1]].op, ContextSource):
                     wanted.setdefault(vertex.inputs[1], []).append((vertex, vertex.op))
         found: dict[Digest, Selection] = {}
+        contents: dict[Digest, Digest] = {}
         for source, copies in wanted.items():
             context = graph.by_digest[source]
             assert isinstance(context.op, ContextSource)
             excludes, root = context.op.excludes, Path(self.context)
             await self.facts.record(VertexStarted(name=context.name, inputs=()), vertex=source)
             for vertex, op in copies:
-                selection = await asyncio.to_thread(select, op, root, excludes, hash_files=True)
+                try:
+                    selection = await asyncio.to_thread(select, op, root, excludes, hash_files=True)
+                except asyncio.CancelledError:
+                    self.facts.post(VertexCancelled(name=context.name), vertex=source)
+                    raise
+                except RefledgerError as error:
+                    await self.facts.record(VertexFailed(name=context.name, error=str(error)), vertex=source)
+                    raise VertexError(vertex, error) from error  # the line at fault is the COPY's
                 found[vertex.digest] = selection
+                # The stored listing's digest is the content part: two keys agree when the listings do.
+                contents[vertex.digest] = await asyncio.to_thread(self.blobs.put, selection.listing())
                 self.facts.post(
                     ContextScanned(
                         name=context.op.name,
-                        listing=str(await asyncio.to_thread(self.blobs.put, selection.listing())),
+                        listing=str(contents[vertex.digest]),
                         files=selection.files,
                         bytes=selection.bytes,
                     ),
@@ -101,7 +121,7 @@ class Solver:
             self.facts.post(VertexCompleted(name=context.name, outputs=()), vertex=source)
         inline = [v for v in graph.vertices if isinstance(v.op, Copy) and len(v.inputs) == 1]
         found |= {vertex.digest: Selection((), (), 0, 0) for vertex in inline}
-        return found
+        return found, contents
 
     def _ask(self, graph: Graph, keys: Mapping[Digest, CacheKey]) -> dict[Digest, Answer]:
         providers = _providers(graph)
@@ -154,13 +174,11 @@ class Solver:
         )
 
 
-def _keys(graph: Graph, selections: Mapping[Digest, Selection]) -> dict[Digest, CacheKey]:
+def _keys(graph: Graph, contents: Mapping[Digest, Digest]) -> dict[Digest, CacheKey]:
     keys: dict[Digest, CacheKey] = {}
     for vertex in graph.vertices:
-        selection = selections.get(vertex.digest)
-        content = selection.digest if selection is not None and len(vertex.inputs) > 1 else None
         inputs = [keys[d] for d in vertex.inputs if not isinstance(graph.by_digest[d].op, ContextSource)]
-        keys[vertex.digest] = cache_key(vertex.op, inputs, content)
+        keys[vertex.digest] = cache_key(vertex.op, inputs, contents.get(vertex.digest))
     return keys
 
 

@@ -356,7 +356,11 @@ def test_errors_are_one_line_with_their_exit_code_and_the_root_stays_usable(
     assert "manifest" in failed(builder.build(f"FROM {registry.host}/{repository}/none\nRUN true\n"), 3)
     assert "127.0.0.1:1" in failed(builder.build("FROM 127.0.0.1:1/x\n"), 3)
     assert "Dockerfile:2" in failed(builder.build("FROM scratch\nRUNN x\n"), 2)
-    assert "missing" in failed(builder.build("FROM scratch\nCOPY missing /\n"), 2)
+    missing = builder.build("FROM scratch\nCOPY missing /\n")
+    assert "missing" in failed(missing, 2)
+    assert "2 | >>> COPY missing /" in missing.err
+    ends = builder.events("VertexFailed", "VertexCompleted", "VertexCancelled", build=builder.builds()[0]["id"])
+    assert len(ends) == len(builder.events("VertexStarted", build=builder.builds()[0]["id"]))
     victim = registry.blob_path(layer_digests(image)[1])
     kept = victim.read_bytes()
     victim.write_bytes(bytes(len(kept)))
