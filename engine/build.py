@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from engine.refs.ref import Remote
 from engine.resolver import ImageResolver
 from engine.solver.scheduler import VertexError
 from engine.solver.solve import CacheLookup, Solver
+from engine.together import settle
 from storage.digest import Digest, canonical_json
 from storage.interfaces import BlobStore, Reference
 
@@ -76,7 +77,7 @@ class Engine:
             refs = await self._solve(request, graph)
             result = await self._export(request, graph, refs)
         except asyncio.CancelledError:
-            await _uncancelled(self.ledger.record(BuildCancelled()))
+            await settle(asyncio.ensure_future(self.ledger.record(BuildCancelled())))
             raise Cancelled("interrupted") from None
         except VertexError as failure:
             vertex, error = failure.vertex, failure.cause
@@ -167,15 +168,3 @@ def _base_layers(graph: Graph, result: Result) -> int:
     while vertex.inputs:
         vertex = graph.by_digest[vertex.inputs[0]]
     return len(vertex.op.layers) if isinstance(vertex.op, ImageSource) else 0
-
-
-async def _uncancelled(work: Awaitable[int]) -> None:
-    """Finish `work` although the task is being cancelled (a second time, too)."""
-    task = asyncio.ensure_future(work)
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError:
-            continue
-
-

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from dataclasses import dataclass
 from pathlib import Path
 
 from engine.errors import DiskError
@@ -14,6 +12,7 @@ from engine.ops.copy import copy_into
 from engine.ops.select import select
 from engine.refs.materializer import Clock, Materializer
 from engine.refs.ref import Ref
+from engine.together import in_thread
 from storage.interfaces import SnapshotStore
 
 
@@ -40,7 +39,7 @@ class LocalExporter:
                 copy_into(everything, selection, tree, Path(dest), now_ns=self.clock.now())
 
         try:
-            await asyncio.to_thread(copy)
+            await in_thread(copy)
         except OSError as error:
             raise DiskError.of(error, f"exporting to {dest}") from error
         await self.facts.record(Exported(kind="local", target=dest, digest="", layers=()), cause=started)

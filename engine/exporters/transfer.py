@@ -13,7 +13,7 @@ from engine.events import BlobCreated, ExportProgressed
 from engine.ledger import Facts
 from engine.refs.materializer import POLL, PROGRESS_INTERVAL, Clock
 from engine.refs.ref import Layer, Ref
-from engine.together import together
+from engine.together import in_thread, together
 from storage.digest import Digest
 from storage.interfaces import (
     BlobStore,
@@ -66,7 +66,7 @@ class Transfer:
         with lock:
             packed = self.catalog.packed(layer.snapshot, epoch)
             if packed is None or not self._readable(packed):
-                packed = await asyncio.to_thread(self.packer.pack, layer.snapshot, epoch)
+                packed = await in_thread(lambda: self.packer.pack(layer.snapshot, epoch))
                 await self.facts.record(
                     BlobCreated(
                         ref=ref.id,

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 from engine.errors import DiskError, StepFailed
 from engine.events import LocalCreated, RemoteCreated, RuntimeChosen
@@ -22,10 +21,9 @@ from engine.ops.select import select
 from engine.ops.users import ExecUser, resolve_user
 from engine.refs.materializer import Clock, Materializer, Reason
 from engine.refs.ref import Local, Remote, layers_to_json, of_image, of_step, scratch
-from engine.together import together
+from engine.together import in_thread, together
 from storage.interfaces import Snapshot, SnapshotStore
 
-T = TypeVar("T")
 SandboxFactory = Callable[[], Awaitable[tuple[Sandbox, RuntimeChosen]]]
 """Chooses the OCI runtime; called when the first RUN needs one."""
 
@@ -60,7 +58,7 @@ class LocalExecutor:
             case Mkdir() as op:
                 base = await self._materialize(task, task.inputs[0], "run")
                 return await self._step(
-                    task, base, lambda snapshot: _blocking(lambda: self._mkdir(task, op, snapshot.root))
+                    task, base, lambda snapshot: in_thread(lambda: self._mkdir(task, op, snapshot.root))
                 )
 
     # ------------------------------------------------------------ ops
@@ -82,7 +80,7 @@ class LocalExecutor:
         sandbox = await self._ready_sandbox()
 
         async def run(snapshot: Snapshot) -> int:
-            user = await _blocking(lambda: _user(snapshot.root, op.user))
+            user = await in_thread(lambda: _user(snapshot.root, op.user))
             env = {**self.ambient, "HOME": user.home, **dict(op.env)}
             process = Process(
                 argv=op.argv,
@@ -119,7 +117,7 @@ class LocalExecutor:
                 assert task.selection is not None  # the planner selected the files to make the key
                 copy_into(op, task.selection, Path(task.context), root, now_ns=now)
 
-        return await self._step(task, base, lambda snapshot: _blocking(lambda: copy(snapshot.root)))
+        return await self._step(task, base, lambda snapshot: in_thread(lambda: copy(snapshot.root)))
 
     def _mkdir(self, task: Task, op: Mkdir, root: Path) -> None:
         make_directory(op.path, root, self._now(task))
@@ -133,11 +131,11 @@ class LocalExecutor:
         snapshot = await self._begin(task, base)
         try:
             exit_code = await work(snapshot)
-            size = await _blocking(snapshot.commit)
+            size = await in_thread(snapshot.commit)
         except OSError as error:
             raise DiskError.of(error, task.vertex.name) from error
         finally:
-            await _blocking(snapshot.discard)
+            await in_thread(snapshot.discard)
         ref = of_step(task.execution, base, self._now(task))
         await self.facts.record(
             LocalCreated(ref=ref.id, parent=base.id, bytes=size, layers=tuple(layers_to_json(ref.layers))),
@@ -146,13 +144,13 @@ class LocalExecutor:
         return Outcome(ref, exit_code)
 
     async def _begin(self, task: Task, base: Local) -> Snapshot:
-        starting = asyncio.ensure_future(_blocking(lambda: self.snapshots.begin(task.execution, base.lowers)))
+        starting = asyncio.ensure_future(in_thread(lambda: self.snapshots.begin(task.execution, base.lowers)))
         try:
             return await asyncio.shield(starting)
         except asyncio.CancelledError:
             await asyncio.wait([starting])
             if starting.exception() is None:
-                await _blocking(starting.result().discard)
+                await in_thread(starting.result().discard)
             raise
 
     async def _materialize(self, task: Task, ref: Remote, reason: Reason) -> Local:
@@ -174,21 +172,3 @@ class LocalExecutor:
 def _user(root: Path, text: str) -> ExecUser:
     with RootDir(root) as rootfs:
         return resolve_user(rootfs, text)
-
-
-async def _blocking(work: Callable[[], T]) -> T:
-    """Run `work` in a thread. A cancelled caller still waits for its end: what it touches must not outlive the step."""
-    future = asyncio.ensure_future(asyncio.to_thread(work))
-    try:
-        return await asyncio.shield(future)
-    except asyncio.CancelledError:
-        while not future.done():
-            try:
-                await asyncio.wait([future])
-            except asyncio.CancelledError:
-                continue
-        if not future.cancelled():
-            future.exception()
-        raise
-
-

@@ -33,7 +33,7 @@ from engine.events import (
 from engine.ledger import Facts
 from engine.refs.pipe import BytePipe, ReaderGone
 from engine.refs.ref import Layer, Local, Ref
-from engine.together import together
+from engine.together import settle, together
 from storage.errors import DiskError
 from storage.interfaces import BlobStore, Descriptor, LayerStore, Locks, Provider, RegistrySource, SnapshotStore
 
@@ -300,7 +300,7 @@ class Materializer:
         except BaseException as error:
             # The thread must be gone, and its leavings with it, before anybody tries again.
             pipe.fail(error)
-            await _settle(unpacking)
+            await settle(unpacking)
             raise
         await self.facts.record(
             LayerPulled(
@@ -335,14 +335,3 @@ def _reader_may_leave() -> Iterator[None]:
         yield
     except ReaderGone:
         return
-
-
-async def _settle(future: asyncio.Future[int]) -> None:
-    """Wait until `future` is done, however it ends, even while being cancelled."""
-    while not future.done():
-        try:
-            await asyncio.wait([future])
-        except asyncio.CancelledError:
-            continue
-    if not future.cancelled():
-        future.exception()
