@@ -10,6 +10,7 @@ from storage.compression import decompress
 from storage.digest import Digest, Hasher
 from storage.durable import FileSystemSync, fsync_directory
 from storage.errors import DiskError, VerificationError
+from storage.implied import write_implied
 from storage.interfaces import ByteSource
 from storage.scratch import Scratch, remove_tree
 from storage.tar import TarReader
@@ -49,7 +50,8 @@ class DirectoryLayers:
             raise DiskError.of(error, doing) from error
         try:
             (directory / _TREE).mkdir()
-            laid_out = self._lay_out(diff_id, media_type, source, directory / _TREE)
+            laid_out, implied = self._lay_out(diff_id, media_type, source, directory / _TREE)
+            write_implied(directory, implied)
             self._publish(directory, self._layers / diff_id.hex)
         except VerificationError as error:
             raise VerificationError(error.what, where=f"layer {diff_id.short}", hint=error.hint) from error
@@ -60,7 +62,7 @@ class DirectoryLayers:
         return laid_out
 
     @staticmethod
-    def _lay_out(diff_id: Digest, media_type: str, source: ByteSource, tree: Path) -> int:
+    def _lay_out(diff_id: Digest, media_type: str, source: ByteSource, tree: Path) -> tuple[int, set[bytes]]:
         with _ReadAhead(source, media_type, Hasher(diff_id.algorithm)) as ahead:
             tar = TarReader(ahead)
             try:

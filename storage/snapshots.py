@@ -6,12 +6,14 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from storage.durable import FileSystemSync, fsync_directory
 from storage.errors import DiskError, InputError
+from storage.implied import ROOT, hidden_looks, make_directories, read_implied
 from storage.overlay import detach_below, mount_overlay, unmount
 from storage.pack import is_opaque, pack_tree
 from storage.scratch import Scratch, remove_tree
@@ -19,6 +21,7 @@ from storage.unpack import OPAQUE_XATTR
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+-]{0,199}")
 _TREE = "fs"
+_LOOKS = "looks"  # in the scratch directory: see storage.implied
 _ROOT_CHANGED = "root-changed"  # a file beside the tree: the step changed owner or mode of the root directory itself
 
 
@@ -49,15 +52,17 @@ class OverlaySnapshots:
         try:
             for name in ("upper", "work", "root"):
                 (scratch / name).mkdir()
-            _copy_root(lowers[-1] if lowers else None, scratch / "upper")
-            mount_overlay(scratch / "root", lowers, scratch / "upper", scratch / "work")
+            covered = self._uncover(scratch, lowers)
+            dress = _dress(covered[-1]) if covered else _NEW_ROOT
+            _put_on(scratch / "upper", dress)
+            mount_overlay(scratch / "root", covered, scratch / "upper", scratch / "work")
         except OSError as error:
             remove_tree(scratch)
             raise DiskError.of(error, "beginning a snapshot") from error
         except DiskError:
             remove_tree(scratch)
             raise
-        return OverlaySnapshot(self, scratch, final, tuple(lowers))
+        return OverlaySnapshot(self, scratch, final, tuple(lowers), dress)
 
     @contextmanager
     def view(self, lowers: Sequence[Path]) -> Iterator[Path]:
@@ -66,7 +71,7 @@ class OverlaySnapshots:
         try:
             try:
                 (scratch / "root").mkdir()
-                mount_overlay(scratch / "root", lowers)
+                mount_overlay(scratch / "root", self._uncover(scratch, lowers))
             except OSError as error:
                 raise DiskError.of(error, "mounting a view") from error
             yield scratch / "root"
@@ -83,6 +88,21 @@ class OverlaySnapshots:
         except OSError as error:
             raise DiskError.of(error, f"packing snapshot {snapshot}") from error
 
+    def _uncover(self, scratch: Path, lowers: Sequence[Path]) -> list[Path]:
+        """`lowers`, with one more on top where directories that they imply hide how those below look."""
+        implied = [self._implied(lower) for lower in lowers]
+        looks = hidden_looks(lowers, implied) if any(implied) else {}
+        if not looks:
+            return list(lowers)
+        make_directories(scratch / _LOOKS, looks)
+        return [*lowers, scratch / _LOOKS]
+
+    def _implied(self, lower: Path) -> AbstractSet[bytes]:
+        """A step's root counts like that of the layer it is packed as."""
+        if lower.parent.parent != self.directory:
+            return read_implied(lower)
+        return frozenset() if (lower.parent / _ROOT_CHANGED).exists() else {ROOT}
+
     def _make_scratch(self) -> Path:
         try:
             return self._scratch.directory()
@@ -93,11 +113,12 @@ class OverlaySnapshots:
 class OverlaySnapshot:
     """Implements Snapshot: `upper`, `work` and the mount point `root` in a scratch directory."""
 
-    def __init__(self, store: OverlaySnapshots, scratch: Path, final: Path, lowers: tuple[Path, ...]) -> None:
+    def __init__(self, store: OverlaySnapshots, scratch: Path, final: Path, lowers: tuple[Path, ...], dress: Dress) -> None:
         self._store = store
         self._scratch = scratch
         self._final = final
         self._lowers = lowers
+        self._dress = dress  # of the root, before the step
 
     @property
     def root(self) -> Path:
@@ -110,10 +131,10 @@ class OverlaySnapshot:
         try:
             unmount(self.root)
             size = _settle(os.fsencode(upper), [os.fsencode(lower) for lower in reversed(self._lowers)])
-            if _dress(upper) != _root_dress(self._lowers[-1] if self._lowers else None):
+            if _dress(upper) != self._dress:
                 (self._scratch / _ROOT_CHANGED).touch()
             upper.rename(self._scratch / _TREE)
-            for name in ("work", "root", "empty"):
+            for name in ("work", "root", "empty", _LOOKS):
                 remove_tree(self._scratch / name)
             self._scratch.chmod(0o755)
             self._store.sync()
@@ -144,13 +165,9 @@ def _dress(path: Path) -> Dress:
     return stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid
 
 
-def _root_dress(lower: Path | None) -> Dress:
-    return _dress(lower) if lower else _NEW_ROOT
-
-
-def _copy_root(lower: Path | None, upper: Path) -> None:
+def _put_on(upper: Path, dress: Dress) -> None:
     """The root of an overlay looks like its upper's, which must look like what it covers."""
-    mode, uid, gid = _root_dress(lower)
+    mode, uid, gid = dress
     os.chown(upper, uid, gid)
     upper.chmod(mode)
 

@@ -24,7 +24,7 @@ WHITEOUT = b".wh."
 OPAQUE_NAME = b".wh..wh..opq"
 
 _AUFS = b".wh..wh."  # besides the opaque marker: bookkeeping of aufs, which nobody reads any more
-_IGNORED_XATTRS = (b"trusted.overlay.", b"security.selinux")  # would redirect lookups; belongs to the host's policy
+IGNORED_XATTRS = (b"trusted.overlay.", b"security.selinux")  # would redirect lookups; belongs to the host's policy
 _NODES = {CHARACTER: stat.S_IFCHR, BLOCK_DEVICE: stat.S_IFBLK, FIFO: stat.S_IFIFO}
 _SYS_OPENAT2 = 437  # <asm/unistd.h>, <linux/openat2.h>
 _RESOLVE_NO_MAGICLINKS, _RESOLVE_IN_ROOT = 0x02, 0x10
@@ -46,9 +46,10 @@ class _OpenHow(ctypes.Structure):
 _IN_ROOT = _OpenHow(_OPEN_DIRECTORY, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
 
 
-def unpack_tree(tar: TarReader, root: Path) -> int:
-    """Lay the members of `tar` out in the empty directory `root`; returns the bytes of the regular files among them.
-    Parents that the tar lacks, and a root that it lacks, are root's, mode 0755, of time 0. Raises VerificationError
+def unpack_tree(tar: TarReader, root: Path) -> tuple[int, set[bytes]]:
+    """Lay the members of `tar` out in the empty directory `root`; returns the bytes of the regular files among them,
+    and the paths of implied directories: parents that the tar lacks, and a root that it lacks (the empty path). They
+    are root's, mode 0755, of time 0. Raises VerificationError
     for what cannot be laid out, OSError when the disk refuses; the tree is unfinished then."""
     tree = _Tree(root)
     entry = None
@@ -64,7 +65,7 @@ def unpack_tree(tar: TarReader, root: Path) -> int:
         raise VerificationError(f"{_show(entry)} cannot be laid out: {error.strerror}") from error
     finally:
         tree.close()
-    return tree.bytes
+    return tree.bytes, tree.implied
 
 
 class _Tree:
@@ -72,14 +73,15 @@ class _Tree:
 
     def __init__(self, root: Path) -> None:
         self.bytes = 0
+        self.implied: set[bytes] = set()
         self._path = os.fsencode(root.resolve())
         self._root = os.open(root, _OPEN_DIRECTORY)
         self._parents: dict[bytes, int] = {}
-        self._directories: dict[bytes, tuple[int, Entry]] = {}  # path → inode, how it shall look
+        self._directories: dict[bytes, tuple[int, Entry | None]] = {}  # path → inode, what the tar says
         self._whiteouts: list[bytes] = []
         self._opaque: list[bytes] = []
         self._umask = _umask()
-        self._promise(self._root, b"", _plain_directory(b""))
+        self._promise(self._root, b"", None)
 
     def close(self) -> None:
         """Let go of all descriptors."""
@@ -202,18 +204,21 @@ class _Tree:
                 # the layer has its own, which stays; if that is a directory, nothing may shine through from below
                 if stat.S_ISDIR(os.stat(base, dir_fd=parent, follow_symlinks=False).st_mode):
                     os.setxattr(self._open(path), OPAQUE_XATTR, b"y")
-        for path, (inode, entry) in self._directories.items():
+        implied: dict[int, bytes] = {}
+        for path, (inode, said) in self._directories.items():
             with suppress(FileNotFoundError, NotADirectoryError):  # a later member took its place
                 fd = self._open(path)
                 if os.fstat(fd).st_ino == inode:
-                    os.fchown(fd, _owner(entry.uid), _owner(entry.gid))
-                    os.fchmod(fd, entry.mode)
-                    _set_xattrs(fd, entry)
-                    os.utime(fd, ns=(entry.mtime, entry.mtime))
+                    if said:
+                        implied.pop(inode, None)  # was implied by way of a link
+                    else:
+                        implied[inode] = self._place(fd, path)
+                    _dress_directory(fd, said or _PLAIN_DIRECTORY)
+        self.implied = set(implied.values())
 
     # ---------------------------------------------------------------- directories
 
-    def _promise(self, fd: int, path: bytes, entry: Entry) -> None:
+    def _promise(self, fd: int, path: bytes, entry: Entry | None) -> None:
         self._directories.pop(path, None)  # the last member wins, also over one that named it by way of a link
         self._directories[path] = (os.fstat(fd).st_ino, entry)
 
@@ -248,11 +253,19 @@ class _Tree:
             os.mkdir(base, 0o700, dir_fd=parent)
         except FileExistsError:
             link = os.readlink(base, dir_fd=parent)  # dangling, else it could have been opened
-            here = os.fsencode(Path(f"/proc/self/fd/{parent}").readlink())[len(self._path) :]
-            whole = link if link.startswith(b"/") else here + b"/" + link
+            whole = link if link.startswith(b"/") else self._place(parent) + b"/" + link
             self._directory(b"/".join(part for part in whole.split(b"/") if part not in {b"", b"."}), links + 1)
         else:
-            self._promise(self._open(path), path, _plain_directory(path))
+            self._promise(self._open(path), path, None)
+
+    def _place(self, fd: int, path: bytes | None = None) -> bytes:
+        """Where directory `fd` is, links on the way resolved; `path` when that is too long for the kernel to say."""
+        try:
+            return os.fsencode(Path(f"/proc/self/fd/{fd}").readlink())[len(self._path) + 1 :]
+        except OSError as error:
+            if path is None or error.errno != errno.ENAMETOOLONG:
+                raise
+            return path
 
     def _forget(self) -> None:
         while self._parents:
@@ -272,8 +285,14 @@ def _clean(name: bytes) -> bytes:
     return b"/".join(parts)
 
 
-def _plain_directory(path: bytes) -> Entry:
-    return Entry(name=path, type=DIRECTORY, mode=0o755, uid=0, gid=0, size=0, mtime=0)
+_PLAIN_DIRECTORY = Entry(name=b"", type=DIRECTORY, mode=0o755, uid=0, gid=0, size=0, mtime=0)
+
+
+def _dress_directory(fd: int, entry: Entry) -> None:
+    os.fchown(fd, _owner(entry.uid), _owner(entry.gid))
+    os.fchmod(fd, entry.mode)
+    _set_xattrs(fd, entry)
+    os.utime(fd, ns=(entry.mtime, entry.mtime))
 
 
 def _write(fd: int, data: memoryview) -> None:
@@ -301,14 +320,14 @@ def _dress_by_name(entry: Entry, parent: int, base: bytes) -> None:
     if entry.type != SYMLINK:
         os.chmod(base, entry.mode, dir_fd=parent)
     for name, value in entry.xattrs.items():
-        if not name.startswith((*_IGNORED_XATTRS, b"user.")):  # Linux has user.* on files and directories only
+        if not name.startswith((*IGNORED_XATTRS, b"user.")):  # Linux has user.* on files and directories only
             _set_xattr(b"/proc/self/fd/%d/%s" % (parent, base), name, value)
     os.utime(base, ns=(entry.mtime, entry.mtime), dir_fd=parent, follow_symlinks=False)
 
 
 def _set_xattrs(fd: int, entry: Entry) -> None:
     for name, value in entry.xattrs.items():
-        if not name.startswith(_IGNORED_XATTRS):
+        if not name.startswith(IGNORED_XATTRS):
             _set_xattr(fd, name, value)
 
 
