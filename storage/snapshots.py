@@ -113,7 +113,9 @@ class OverlaySnapshots:
 class OverlaySnapshot:
     """Implements Snapshot: `upper`, `work` and the mount point `root` in a scratch directory."""
 
-    def __init__(self, store: OverlaySnapshots, scratch: Path, final: Path, lowers: tuple[Path, ...], dress: Dress) -> None:
+    def __init__(
+        self, store: OverlaySnapshots, scratch: Path, final: Path, lowers: tuple[Path, ...], dress: Dress
+    ) -> None:
         self._store = store
         self._scratch = scratch
         self._final = final
