@@ -72,7 +72,7 @@ class Engine:
         """Build `request`. Raises RefledgerError (its exit code is the process's), with the end already in the log."""
         vertex: Vertex | None = None
         try:
-            await self._start(request)
+            self._start(request)
             graph = await self._define(request)
             refs = await self._solve(request, graph)
             result = await self._export(request, graph, refs)
@@ -89,9 +89,9 @@ class Engine:
             raise
         return result
 
-    async def _start(self, request: BuildRequest) -> None:
+    def _start(self, request: BuildRequest) -> None:
         definition = self.blobs.put(request.dockerfile.encode())
-        await self.ledger.record(
+        self.ledger.post(
             BuildStarted(
                 frontend="dockerfile.v0",
                 definition=str(definition),
@@ -110,7 +110,7 @@ class Engine:
         stored = self.blobs.put(canonical_json(graph.to_json()))
         shown = [vertex for vertex in graph.vertices if not isinstance(vertex.op, Scratch)]
         plan = tuple({"vertex": str(v.digest), "name": v.name, "lines": list(v.lines)} for v in shown[:PLAN_SHOWN])
-        await self.ledger.record(
+        self.ledger.post(
             GraphDefined(
                 graph=str(stored),
                 vertices=len(graph.vertices),

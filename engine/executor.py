@@ -6,16 +6,15 @@ Outcome is a handle.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
 from engine.graph import Vertex
 from engine.ops.select import Selection
+from engine.record import Record
 from engine.refs.ref import Remote
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
+class Task(Record):
     """One execution of a vertex.
 
     `execution` names it and, for a step, the ref it makes; `inputs` are in the vertex's order (a context gives none);
@@ -33,8 +32,7 @@ class Task:
     epoch: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Record):
     """`ref`: the result; `exit_code` of the command, for a step that ran one."""
 
     ref: Remote

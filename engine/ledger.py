@@ -1,7 +1,8 @@
 """How a build speaks to the log: facts in, events out, in order.
 
 `record` returns when the fact is durable (what follows may depend on it: I2, I6); `post` only keeps the order, for
-progress and output. Both go through the same queue, so the log's order is the order of the calls.
+progress, output, and what nothing outside depends on yet. Both go through the same queue, so the log's order is the
+order of the calls, and a durable fact has all before it durable too.
 """
 
 from __future__ import annotations

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
+from engine.record import Record
 
-@dataclass(frozen=True, slots=True)
-class Output:
+
+class Output(Record):
     """`kind` image pushes to the names, the others write to `dest` (a path, `-` for standard output)."""
 
     kind: Literal["image", "oci", "docker", "local"]

@@ -63,7 +63,7 @@ class ImageResolver:
             ) from error
         if len(blobs) > LAYERS_LIMIT:
             raise VerificationError(f"{len(blobs)} layers are more than the kernel mounts: {LAYERS_LIMIT}", where=where)
-        await self.facts.record(
+        self.facts.post(
             SourceResolved(
                 reference=written,
                 digest=str(top.digest),

@@ -1,4 +1,7 @@
-"""Layers as plain directories: `layers/<diff ID>/fs`, each published whole."""
+"""Layers as plain directories: `layers/<diff ID>/fs`, each published whole.
+
+What unpacks is imported when something is unpacked: a build that is all cached only asks what is here.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,11 @@ import queue
 import threading
 from pathlib import Path
 
-from storage.compression import decompress
 from storage.digest import Digest, Hasher
 from storage.durable import FileSystemSync, fsync_directory
 from storage.errors import DiskError, VerificationError
-from storage.implied import write_implied
 from storage.interfaces import ByteSource
 from storage.scratch import Scratch, remove_tree
-from storage.tar import TarReader
-from storage.unpack import unpack_tree
 
 _TREE = "fs"
 _CHUNK = 1 << 20
@@ -43,6 +42,8 @@ class DirectoryLayers:
 
     def unpack(self, diff_id: Digest, media_type: str, source: ByteSource) -> int:
         """See LayerStore.unpack."""
+        from storage.implied import write_implied
+
         doing = f"unpacking layer {diff_id.short}"
         try:
             directory = self._scratch.directory()
@@ -63,6 +64,9 @@ class DirectoryLayers:
 
     @staticmethod
     def _lay_out(diff_id: Digest, media_type: str, source: ByteSource, tree: Path) -> tuple[int, set[bytes]]:
+        from storage.tar import TarReader
+        from storage.unpack import unpack_tree
+
         with _ReadAhead(source, media_type, Hasher(diff_id.algorithm)) as ahead:
             tar = TarReader(ahead)
             try:
@@ -130,6 +134,8 @@ class _ReadAhead:
             raise VerificationError(f"the layer's content has diff ID {found}, not {diff_id}{but}")
 
     def _run(self) -> None:
+        from storage.compression import decompress
+
         try:
             plain = decompress(self._source, self._media_type)
             while not self._stopped.is_set():

@@ -13,11 +13,8 @@ from typing import Any
 
 from storage.durable import FileSystemSync, fsync_directory
 from storage.errors import DiskError, InputError
-from storage.implied import ROOT, hidden_looks, make_directories, read_implied
 from storage.overlay import detach_below, mount_overlay, unmount
-from storage.pack import is_opaque, pack_tree
 from storage.scratch import Scratch, remove_tree
-from storage.unpack import OPAQUE_XATTR
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+-]{0,199}")
 _TREE = "fs"
@@ -81,6 +78,8 @@ class OverlaySnapshots:
 
     def pack(self, snapshot: str, write: Callable[[bytes], Any], *, clamp_mtime: int | None = None) -> None:
         """See SnapshotStore.pack. Raises DiskError, and what `write` raises."""
+        from storage.pack import pack_tree
+
         tree = self.lower(snapshot)
         with_root = (tree.parent / _ROOT_CHANGED).exists()
         try:
@@ -90,6 +89,8 @@ class OverlaySnapshots:
 
     def _uncover(self, scratch: Path, lowers: Sequence[Path]) -> list[Path]:
         """`lowers`, with one more on top where directories that they imply hide how those below look."""
+        from storage.implied import hidden_looks, make_directories
+
         implied = [self._implied(lower) for lower in lowers]
         looks = hidden_looks(lowers, implied) if any(implied) else {}
         if not looks:
@@ -99,6 +100,8 @@ class OverlaySnapshots:
 
     def _implied(self, lower: Path) -> AbstractSet[bytes]:
         """A step's root counts like that of the layer it is packed as."""
+        from storage.implied import ROOT, read_implied
+
         if lower.parent.parent != self.directory:
             return read_implied(lower)
         return frozenset() if (lower.parent / _ROOT_CHANGED).exists() else {ROOT}
@@ -180,6 +183,9 @@ def _settle(upper: bytes, lowers: Sequence[bytes]) -> int:
     The kernel marks every new directory opaque to save itself lookups; in a layer the mark says that something below
     was removed, and beside other lowers it would remove what the step never saw.
     """
+    from storage.pack import is_opaque
+    from storage.unpack import OPAQUE_XATTR
+
     size = 0
     linked: set[int] = set()
     pending = [(upper, b"")]

@@ -7,9 +7,9 @@ files of a context by their content, modes and paths, and not by time.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from engine.graph import ContextSource, Copy, ImageSource, Mkdir, Op, Run, Scratch, op_to_json
+from engine.record import Record
 from storage.digest import Digest, chain_ids, digest_json
 
 SCHEMA = "1"
@@ -18,8 +18,7 @@ SCHEMA = "1"
 Component = tuple[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class CacheKey:
+class CacheKey(Record):
     """`digest` names the ordered `components`."""
 
     digest: Digest

@@ -6,20 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from engine.graph import Graph, Vertex
+from engine.record import Record
 from engine.refs.ref import Remote
 from storage.digest import Digest
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
+class Hit(Record):
     """The cache knows the result."""
 
     ref: Remote
     origin_build: str
 
 
-@dataclass(frozen=True, slots=True)
-class Miss:
+class Miss(Record):
     """It must run: `reason` is never-built, no-cache or bytes-lost."""
 
     reason: str

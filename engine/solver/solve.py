@@ -96,7 +96,7 @@ class Solver:
             context = graph.by_digest[source]
             assert isinstance(context.op, ContextSource)
             excludes, root = context.op.excludes, Path(self.context)
-            await self.facts.record(VertexStarted(name=context.name, inputs=()), vertex=source)
+            self.facts.post(VertexStarted(name=context.name, inputs=()), vertex=source)
             for vertex, op in copies:
                 try:
                     selection = await asyncio.to_thread(select, op, root, excludes, hash_files=True)

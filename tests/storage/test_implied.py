@@ -199,7 +199,7 @@ def test_nothing_is_opened_where_nothing_is_implied(root: Root, monkeypatch: pyt
     def refuse(*_: object) -> None:
         raise AssertionError("looked at the layers")
 
-    monkeypatch.setattr("storage.snapshots.hidden_looks", refuse)
+    monkeypatch.setattr("storage.implied.hidden_looks", refuse)
     lowers = [root.base, layer(root, info("./"), sticky())]
     assert read_implied(root.base) == set()
     assert looks_everywhere(root, lowers)[:3] == STICKY[:3]
