@@ -1,12 +1,17 @@
-"""Awaiting several things at once, leaving none of them running when one fails."""
+"""Awaiting several things at once, or somebody else's lock, leaving nothing running or held when it goes wrong."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
+from storage.interfaces import Locks
+
 T = TypeVar("T")
+POLL = 0.05
+"""Seconds between two looks at a lock that another process holds."""
 
 
 async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
@@ -39,3 +44,12 @@ async def in_thread(work: Callable[[], T]) -> T:
     except asyncio.CancelledError:
         await settle(future)
         raise
+
+
+@asynccontextmanager
+async def locked(locks: Locks, name: str) -> AsyncIterator[None]:
+    """Hold lock `name`, waiting for whoever has it, in this process or another."""
+    while (lock := locks.try_acquire(name)) is None:
+        await asyncio.sleep(POLL)
+    with lock:
+        yield

@@ -11,9 +11,9 @@ from typing import Protocol
 from engine.errors import FailureKind, MaterializationError, RefledgerError, RegistryError, VerificationError
 from engine.events import BlobCreated, ExportProgressed
 from engine.ledger import Facts
-from engine.refs.materializer import POLL, PROGRESS_INTERVAL, Clock
+from engine.refs.materializer import PROGRESS_INTERVAL, Clock
 from engine.refs.ref import Layer, Ref
-from engine.together import in_thread, together
+from engine.together import in_thread, locked, together
 from storage.digest import Digest
 from storage.interfaces import (
     BlobStore,
@@ -60,10 +60,7 @@ class Transfer:
     async def _pack(self, layer: Layer, ref: Ref, epoch: int | None, vertex: str | None) -> Layer:
         if not layer.snapshot:
             return self._with_providers(layer)
-        lock_name = f"pack-{layer.snapshot}"
-        while (lock := self.locks.try_acquire(lock_name)) is None:
-            await asyncio.sleep(POLL)
-        with lock:
+        async with locked(self.locks, f"pack-{layer.snapshot}"):
             packed = self.catalog.packed(layer.snapshot, epoch)
             if packed is None or not self._readable(packed):
                 packed = await in_thread(lambda: self.packer.pack(layer.snapshot, epoch))

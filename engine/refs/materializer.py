@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -33,13 +33,11 @@ from engine.events import (
 from engine.ledger import Facts
 from engine.refs.pipe import BytePipe, ReaderGone
 from engine.refs.ref import Layer, Local, Ref
-from engine.together import settle, together
+from engine.together import locked, settle, together
 from storage.errors import DiskError
 from storage.interfaces import BlobStore, Descriptor, LayerStore, Locks, Provider, RegistrySource, SnapshotStore
 
 Reason = Literal["run", "copy", "export", "shell", "inspect"]
-POLL = 0.05
-"""Seconds between two looks at a lock that another process holds."""
 PROGRESS_INTERVAL = 0.25
 """Seconds between two PullProgressed of one layer."""
 
@@ -103,10 +101,6 @@ class Materializer:
         if missing:
             await self._bring(ref, list(missing.values()), vertex, reason, needed_by)
         return Local(ref.id, ref.layers, tuple(self._lower(layer) for layer in ref.layers))
-
-    def mountable(self, ref: Ref) -> bool:
-        """Is every layer of `ref` here?"""
-        return all(self._mountable(layer) for layer in ref.layers)
 
     def obtainable(self, ref: Ref) -> bool:
         """Is every layer either here or known to lie at a provider? Asks nobody."""
@@ -213,7 +207,7 @@ class Materializer:
         return None if joined else fetched
 
     async def _fly(self, layer: Layer, vertex: str | None, cause: int) -> int | None:
-        async with self._locked(f"layer-{layer.name}"):
+        async with locked(self.locks, f"layer-{layer.name}"):
             if self._mountable(layer):
                 return None
             if layer.diff_id is None or layer.blob is None:
@@ -223,13 +217,6 @@ class Materializer:
                 self._threads = ThreadPoolExecutor(self.parallel, thread_name_prefix="unpack")
             async with self._slots:
                 return await self._fetch(layer, layer.blob, vertex, cause)
-
-    @asynccontextmanager
-    async def _locked(self, name: str) -> AsyncIterator[None]:
-        while (lock := self.locks.try_acquire(name)) is None:
-            await asyncio.sleep(POLL)
-        with lock:
-            yield
 
     async def _fetch(self, layer: Layer, blob: Descriptor, vertex: str | None, cause: int) -> int:
         """Try the blob that lies here, then each provider. Returns the bytes that came over a wire."""

@@ -79,10 +79,6 @@ class Local:
     layers: tuple[Layer, ...]
     lowers: tuple[Path, ...]
 
-    def to_remote(self) -> Remote:
-        """The pointer alone: what may leave this process."""
-        return Remote(self.id, self.layers)
-
 
 Ref = Remote | Local
 
