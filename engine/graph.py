@@ -78,8 +78,30 @@ class ContextSource(Record):
     excludes: tuple[str, ...] = ()
 
 
+class Mount(Record):
+    """One `RUN --mount` (Dockerfile reference, "RUN --mount"). `target`: absolute, "" for a secret that is only in
+    `env`; `input`: the vertex's input that `source` (a path below its root) is taken from, -1 for none; `id` of a
+    cache, secret or ssh agent; `mode` permission bits, -1 for the kind's default; `size` of a tmpfs in bytes, 0 for
+    no bound; `env`: the variable that a secret is in as well, or only."""
+
+    kind: Literal["bind", "cache", "tmpfs", "secret", "ssh"]
+    target: str
+    input: int = -1
+    source: str = ""
+    readonly: bool = False
+    id: str = ""
+    sharing: Literal["shared", "private", "locked"] = "shared"
+    required: bool = False
+    mode: int = -1
+    uid: int = 0
+    gid: int = 0
+    size: int = 0
+    env: str = ""
+
+
 class Run(Record):
-    """Run `argv`. Input 0: the base. `env` ordered; `user` as in USER; `scripts` appear executable in /dev/pipes."""
+    """Run `argv`. Input 0: the base; further ones: what `mounts` take from. `env` ordered; `user` as in USER;
+    `scripts` appear executable in /dev/pipes; `security` `insecure` asks for all capabilities."""
 
     argv: tuple[str, ...]
     env: tuple[tuple[str, str], ...]
@@ -88,6 +110,8 @@ class Run(Record):
     network: Literal["host", "none"] = "host"
     scripts: tuple[InlineFile, ...] = ()
     platform: str = ""
+    mounts: tuple[Mount, ...] = ()
+    security: Literal["sandbox", "insecure"] = "sandbox"
 
 
 class Copy(Record):
@@ -96,7 +120,9 @@ class Copy(Record):
     Input 0: the base; input 1: a context, stage or image (absent when there are only `files`). `dest` ends with `/`
     when it was written as a directory. `chown`: `user[:group]`, names or numbers, "" for 0:0; `chmod`: octal, "" to
     keep. `unpack`: local tar archives among the sources are unpacked (ADD). `from_context`: input 1 is a context, its
-    files become 0:0; files of a stage or image keep their owner; `chown` overrides both.
+    files become 0:0; files of a stage or image keep their owner; `chown` overrides both. `link`: the layer is made
+    without looking at the base; `parents`: sources keep their directories (from a `/./` in them on); `excludes`:
+    patterns of what is left out.
     """
 
     sources: tuple[str, ...]
@@ -106,6 +132,9 @@ class Copy(Record):
     files: tuple[InlineFile, ...] = ()
     unpack: bool = False
     from_context: bool = True
+    link: bool = False
+    parents: bool = False
+    excludes: tuple[str, ...] = ()
 
 
 class Mkdir(Record):
@@ -129,8 +158,8 @@ def op_kind(op: Op) -> str:
 def _plain(value: Any) -> Any:
     if hasattr(value, "to_json"):
         return value.to_json()
-    if isinstance(value, InlineFile):
-        return {"name": value.name, "data": value.data}
+    if isinstance(value, InlineFile | Mount):
+        return {name: getattr(value, name) for name in value.FIELDS}
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     return str(value) if isinstance(value, Digest) else value
@@ -152,6 +181,7 @@ def op_from_json(data: Mapping[str, Any]) -> Op:
         "files": lambda items: tuple(InlineFile(item["name"], item["data"]) for item in items),
         "scripts": lambda items: tuple(InlineFile(item["name"], item["data"]) for item in items),
         "env": lambda items: tuple((key, value) for key, value in items),
+        "mounts": lambda items: tuple(Mount(**item) for item in items),
     }
     for key, value in values.items():
         if key in decoders:

@@ -5,11 +5,11 @@ Plain data here is frozen, made of primitives, and goes into events and across p
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol
 
 from storage.digest import Digest
 
@@ -279,8 +279,52 @@ class Snapshot(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What there is to a file besides its content; `mode` the 12 permission bits, `mtime` in ns since the epoch."""
+
+    mode: int
+    uid: int
+    gid: int
+    mtime: int
+    xattrs: Mapping[bytes, bytes] = field(default_factory=dict)
+
+
+class LayerWriter(Protocol):
+    """A step's layer, written entry by entry: parents before what is in them, each path once. Paths are relative to
+    the root, without `.`, `..` or slashes at their ends; the empty path is the root. Methods raise DiskError."""
+
+    def directory(self, path: bytes, look: Look) -> None:
+        """A directory."""
+        ...
+
+    def file(self, path: bytes, look: Look, size: int, content: Iterable[bytes | memoryview]) -> None:
+        """A regular file of exactly `size` bytes. Raises what `content` raises, and ValueError when it gives more or
+        less; the writer can only be discarded then."""
+        ...
+
+    def node(
+        self, path: bytes, look: Look, kind: Literal["symlink", "fifo", "char", "block"], target: bytes, device: int
+    ) -> None:
+        """A symbolic link to `target`, a FIFO, or a device of number `device`."""
+        ...
+
+    def link(self, path: bytes, target: bytes) -> None:
+        """A hard link to the file written as `target`."""
+        ...
+
+    def commit(self) -> int:
+        """Make the layer durable and visible under the snapshot's id; returns bytes of its regular files."""
+        ...
+
+    def discard(self) -> None:
+        """Drop it. Harmless after `commit`."""
+        ...
+
+
 class SnapshotStore(Protocol):
-    """Results of steps: the changes a step made, kept as an overlay upper, named by an id unique to the execution."""
+    """Results of steps: the changes a step made, named by an id unique to the execution. What a command changed is
+    kept as an overlay upper; what the engine itself composes may be kept as an image that no file is created for."""
 
     def has(self, snapshot: str) -> bool:
         """Is it here?"""
@@ -292,6 +336,10 @@ class SnapshotStore(Protocol):
 
     def begin(self, snapshot: str, lowers: Sequence[Path]) -> Snapshot:
         """Mount a new writable snapshot over `lowers` (bottom first; may be empty). Blocking. Raises DiskError."""
+        ...
+
+    def compose(self, snapshot: str) -> LayerWriter:
+        """Begin a new snapshot that is written entry by entry, without mounting anything. Raises DiskError."""
         ...
 
     def view(self, lowers: Sequence[Path]) -> AbstractContextManager[Path]:
@@ -321,9 +369,12 @@ class RegistrySource(Protocol):
         """Media type and verified bytes of a manifest or index."""
         ...
 
-    def blob(self, provider: Provider, blob: Descriptor) -> AbstractAsyncContextManager[BlobStream]:
+    def blob(
+        self, provider: Provider, blob: Descriptor, *, start: int = 0, end: int | None = None
+    ) -> AbstractAsyncContextManager[BlobStream]:
         """Open `blob`. Retries and resumes by itself; bytes are verified while streaming: the iterator raises
-        VerificationError instead of ending when they are not `blob.digest`."""
+        VerificationError instead of ending when they are not `blob.digest`. With `start` or `end` (offsets in bytes,
+        half open) only that range comes: its length is checked, its content is the caller's to verify."""
         ...
 
     async def exists(self, provider: Provider, digest: Digest) -> bool:
