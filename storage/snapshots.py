@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from storage.durable import FileSystemSync, fsync_directory
+from storage.erofs.header import SUFFIX, Image
+from storage.erofs.mount import ErofsMounts
 from storage.errors import DiskError, InputError
+from storage.interfaces import LayerWriter
 from storage.overlay import detach_below, mount_overlay, unmount
 from storage.scratch import Scratch, remove_tree
 
@@ -25,26 +28,55 @@ _ROOT_CHANGED = "root-changed"  # a file beside the tree: the step changed owner
 class OverlaySnapshots:
     """Implements SnapshotStore. `tmp` must lie in the same file system as `snapshots`."""
 
-    def __init__(self, snapshots: Path, tmp: Path, owner: str, sync: FileSystemSync | None = None) -> None:
-        """`owner` names unfinished snapshots; `sync` may be shared with others of the same file system.
-        Raises InputError when `owner` is not lower-case alphanumeric."""
+    def __init__(
+        self,
+        snapshots: Path,
+        tmp: Path,
+        owner: str,
+        sync: FileSystemSync | None = None,
+        *,
+        mounts: ErofsMounts | None = None,
+        as_images: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`owner` names unfinished snapshots; `sync` may be shared with others of the same file system; `mounts` of
+        snapshots that are images; `as_images`: is what is composed kept as one? Raises InputError when `owner` is not
+        lower-case alphanumeric."""
         self.directory = snapshots
         self._scratch = Scratch(tmp, owner)
         self.sync = sync or FileSystemSync(tmp)
+        self._mounts = mounts
+        self._as_images = as_images
 
     def has(self, snapshot: str) -> bool:
         """See SnapshotStore.has."""
-        return self.lower(snapshot).is_dir()
+        if self._tree(snapshot).is_dir():
+            return True
+        return self._mounts is not None and self._image(snapshot).is_file() and self._mounts.possible
 
     def lower(self, snapshot: str) -> Path:
-        """See SnapshotStore.lower. Raises InputError for what cannot be an id."""
+        """See SnapshotStore.lower. Raises InputError for what cannot be an id, DiskError."""
+        tree = self._tree(snapshot)
+        if self._mounts is not None and not tree.is_dir() and self._image(snapshot).is_file():
+            return self._mounts.lower(self._image(snapshot))
+        return tree
+
+    def compose(self, snapshot: str) -> LayerWriter:
+        """See SnapshotStore.compose."""
+        from storage.erofs.compose import ErofsLayerWriter
+
+        return ErofsLayerWriter(self._scratch.name(), self._image(snapshot))
+
+    def _tree(self, snapshot: str) -> Path:
         if not _ID.fullmatch(snapshot):
             raise InputError(f"not a snapshot id: {snapshot[:100]!r}")
         return self.directory / snapshot / _TREE
 
+    def _image(self, snapshot: str) -> Path:
+        return self.directory / (snapshot + SUFFIX)
+
     def begin(self, snapshot: str, lowers: Sequence[Path]) -> OverlaySnapshot:
         """See SnapshotStore.begin."""
-        final = self.lower(snapshot).parent
+        final = self._tree(snapshot).parent
         scratch = self._make_scratch()
         try:
             for name in ("upper", "work", "root"):
@@ -78,11 +110,15 @@ class OverlaySnapshots:
 
     def pack(self, snapshot: str, write: Callable[[bytes], Any], *, clamp_mtime: int | None = None) -> None:
         """See SnapshotStore.pack. Raises DiskError, and what `write` raises."""
-        from storage.pack import pack_tree
+        from storage.pack import pack_tar, pack_tree
 
-        tree = self.lower(snapshot)
+        tree = self._tree(snapshot)
         with_root = (tree.parent / _ROOT_CHANGED).exists()
         try:
+            if not tree.is_dir() and self._image(snapshot).is_file():
+                with Image.open(self._image(snapshot)).open_tar() as tar:
+                    pack_tar(tar, write, clamp_mtime=clamp_mtime)
+                return
             pack_tree(os.fsencode(tree), write, with_root=with_root, clamp_mtime=clamp_mtime)
         except OSError as error:
             raise DiskError.of(error, f"packing snapshot {snapshot}") from error
@@ -102,6 +138,8 @@ class OverlaySnapshots:
         """A step's root counts like that of the layer it is packed as."""
         from storage.implied import ROOT, read_implied
 
+        if self._mounts is not None and (implied := self._mounts.implied(lower)) is not None:
+            return implied
         if lower.parent.parent != self.directory:
             return read_implied(lower)
         return frozenset() if (lower.parent / _ROOT_CHANGED).exists() else {ROOT}
