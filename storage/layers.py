@@ -70,6 +70,9 @@ class DirectoryLayers:
             remove_tree(directory)
         return laid_out
 
+    def close(self) -> None:
+        """See LayerStore.close."""
+
     def _publish(self, directory: Path, target: Path) -> None:
         directory.chmod(0o755)
         self._sync()
@@ -107,6 +110,11 @@ class ChosenLayers:
     def unpack(self, diff_id: Digest, media_type: str, source: ByteSource) -> int:
         """See LayerStore.unpack."""
         return self._preferred().unpack(diff_id, media_type, source)
+
+    def close(self) -> None:
+        """See LayerStore.close."""
+        for store in self._stores:
+            store.close()
 
     def _preferred(self) -> LayerStore:
         if self._chosen is None:

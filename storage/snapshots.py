@@ -60,20 +60,6 @@ class OverlaySnapshots:
             return self._mounts.lower(self._image(snapshot))
         return tree
 
-    def compose(self, snapshot: str) -> LayerWriter:
-        """See SnapshotStore.compose."""
-        from storage.erofs.compose import ErofsLayerWriter
-
-        return ErofsLayerWriter(self._scratch.name(), self._image(snapshot))
-
-    def _tree(self, snapshot: str) -> Path:
-        if not _ID.fullmatch(snapshot):
-            raise InputError(f"not a snapshot id: {snapshot[:100]!r}")
-        return self.directory / snapshot / _TREE
-
-    def _image(self, snapshot: str) -> Path:
-        return self.directory / (snapshot + SUFFIX)
-
     def begin(self, snapshot: str, lowers: Sequence[Path]) -> OverlaySnapshot:
         """See SnapshotStore.begin."""
         final = self._tree(snapshot).parent
@@ -95,9 +81,13 @@ class OverlaySnapshots:
 
     def compose(self, snapshot: str) -> LayerWriter:
         """See SnapshotStore.compose."""
+        final = self._tree(snapshot).parent
+        if self._as_images():
+            from storage.erofs.compose import ErofsLayerWriter
+
+            return ErofsLayerWriter(self._scratch.name(), self._image(snapshot))
         from storage.compose import NewTree
 
-        final = self.lower(snapshot).parent
         scratch = self._make_scratch()
         tree = scratch / _TREE
 
@@ -163,6 +153,14 @@ class OverlaySnapshots:
         self.directory.mkdir(parents=True, exist_ok=True)
         scratch.rename(final)
         fsync_directory(self.directory)
+
+    def _tree(self, snapshot: str) -> Path:
+        if not _ID.fullmatch(snapshot):
+            raise InputError(f"not a snapshot id: {snapshot[:100]!r}")
+        return self.directory / snapshot / _TREE
+
+    def _image(self, snapshot: str) -> Path:
+        return self.directory / (snapshot + SUFFIX)
 
     def _uncover(self, scratch: Path, lowers: Sequence[Path]) -> list[Path]:
         """`lowers`, with one more on top where directories that they imply hide how those below look."""

@@ -22,7 +22,8 @@ VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """What the header of the image at `path` says: `tar` and `implied` are (offset, size); `file_bytes` of its regular files."""
+    """What the header of the image at `path` says: `tar` and `implied_at` are (offset, size) in it; `file_bytes` is the
+    sum of its regular files' sizes."""
 
     path: Path
     diff_id: Digest

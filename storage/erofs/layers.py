@@ -54,6 +54,10 @@ class ErofsLayers:
             remove_tree(path)
         return laid_out
 
+    def close(self) -> None:
+        """See LayerStore.close. Unmounts snapshots too, where they share the mounts."""
+        self._mounts.close()
+
     def _write(self, path: Path, diff_id: Digest, media_type: str, source: ByteSource) -> int:
         from storage.erofs.image import ImageWriter
         from storage.readahead import read_layer

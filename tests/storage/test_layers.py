@@ -19,9 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from storage.digest import sha256
-from storage.errors import DiskError, VerificationError
 from storage.erofs.layers import ErofsLayers
 from storage.erofs.mount import ErofsMounts
+from storage.errors import DiskError, VerificationError
 from storage.interfaces import LayerStore
 from storage.layers import DirectoryLayers
 from storage.scratch import remove_tree

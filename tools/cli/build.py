@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import click
 
@@ -41,6 +41,10 @@ _ENDS = frozenset({"BuildCompleted", "BuildFailed", "BuildCancelled"})
 @click.option("--network", type=click.Choice(["host", "none"]), default="host", help="Network of RUN.  [default: host]")
 @click.option("--jobs", type=click.IntRange(1), metavar="N", help="Steps at once.  [default: number of cores]")
 @click.option("--runtime", metavar="NAME", help="OCI runtime.  [default: crun or runc, whichever works here]")
+@click.option(
+    "--snapshotter", type=click.Choice(bootstrap.SNAPSHOTTERS), default="auto", envvar="REFLEDGER_SNAPSHOTTER",
+    help="How layers are laid out.  [default: erofs where the kernel can, else directory]",
+)
 @click.option("--iidfile", metavar="FILE", help="Write the digest of the image config here.")
 @click.option("--metadata-file", metavar="FILE", help="Write build id and digests here, as JSON.")
 @click.option("--progress", default="auto", metavar="MODE", help="auto, tty, plain, json or quiet.  [default: auto]")
@@ -59,6 +63,7 @@ def build(
     network: Literal["host", "none"],
     jobs: int | None,
     runtime: str | None,
+    snapshotter: str,
     iidfile: str | None,
     metadata_file: str | None,
     progress: str,
@@ -83,13 +88,20 @@ def build(
         network=network,
         jobs=jobs,
     )
-    _run(request, runtime, proxies, "quiet" if quiet else progress, iidfile, metadata_file)
+    _run(request, Machine(runtime, proxies, snapshotter), "quiet" if quiet else progress, iidfile, metadata_file)
+
+
+class Machine(NamedTuple):
+    """How this machine builds: parameters of bootstrap.engine that are no part of what is built."""
+
+    runtime: str | None
+    ambient: Mapping[str, str]
+    snapshotter: str
 
 
 def _run(
     request: BuildRequest,
-    runtime: str | None,
-    proxies: Mapping[str, str],
+    machine: Machine,
     progress: str,
     iidfile: str | None,
     metadata_file: str | None,
@@ -103,7 +115,7 @@ def _run(
         first = root.log.last_seq()
         try:
             with watching(root.log, first, renderer, build_id):
-                result = asyncio.run(_build(root, build_id, request, runtime, proxies))
+                result = asyncio.run(_build(root, build_id, request, machine))
         except RefledgerError as error:
             if progress not in ("json", "quiet"):
                 from tools.cli.failure import explain
@@ -118,10 +130,8 @@ def _run(
         _report(result, build_id, progress, request, iidfile, metadata_file)
 
 
-async def _build(
-    root: bootstrap.Root, build_id: str, request: BuildRequest, runtime: str | None, proxies: Mapping[str, str]
-) -> BuildResult:
-    engine, registry = bootstrap.engine(root, build_id, runtime, proxies)
+async def _build(root: bootstrap.Root, build_id: str, request: BuildRequest, machine: Machine) -> BuildResult:
+    engine, registry = bootstrap.engine(root, build_id, *machine)
     task = asyncio.ensure_future(engine.build(request))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
