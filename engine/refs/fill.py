@@ -1,8 +1,8 @@
 """The rest of a blob, from one provider into a spool.
 
-A blob up to RANGE_BYTES is asked for in one piece. A larger one is asked for in ranges of that size, so that a process
-that dies loses little of what its registry sent, and a large one by several connections at once: what bounds a
-download is often what the network or the registry grants to one connection.
+A small blob is asked for in one piece. A larger one is asked for in ranges, so that a process that dies loses little of
+what its registry sent, and a large one by several connections at once: what bounds a download is often what the network
+or the registry grants to one connection.
 """
 
 from __future__ import annotations
@@ -11,18 +11,23 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from engine.refs.spool import Spool
 from engine.together import settle, together
 from storage.interfaces import BlobStream, Descriptor, Provider, RegistrySource
 
 MIB = 1 << 20
-RANGE_BYTES = 16 * MIB
-"""What one request asks for at most, where the registry answers ranges."""
-PARALLEL_BYTES = 64 * MIB
-"""A blob larger than this is fetched over several connections."""
-CONNECTIONS = 4
-"""Connections at once at most, for all blobs of a process together."""
+
+
+@dataclass(frozen=True, slots=True)
+class FetchLimits:
+    """`range_bytes`: what one request asks for at most, where the registry answers ranges. A blob of more than
+    `parallel_bytes` is fetched over up to `connections` at once."""
+
+    range_bytes: int = 16 * MIB
+    parallel_bytes: int = 64 * MIB
+    connections: int = 4
 
 
 class Fill:
@@ -37,6 +42,7 @@ class Fill:
         gaps: Iterable[tuple[int, int]],
         spool: Spool,
         connections: asyncio.Semaphore,
+        limits: FetchLimits,
         shown: Callable[[int], None],
     ) -> None:
         self._registry = registry
@@ -45,7 +51,8 @@ class Fill:
         self._spool = spool
         self._connections = connections
         self._shown = shown
-        self._ranges = deque(_cut(gaps, min(blob.size, RANGE_BYTES)))
+        self._limits = limits
+        self._ranges = deque(_cut(gaps, min(blob.size, limits.range_bytes)))
         self._answered = asyncio.Event()
         self.missing = sum(end - start for start, end in self._ranges)
         """Bytes that have yet to come."""
@@ -58,8 +65,9 @@ class Fill:
         """Return when all is written. Raises RegistryError, VerificationError (a blob of another size), DiskError; what
         came until then stays."""
         if self._ranges:
-            several = min(CONNECTIONS, len(self._ranges)) if self._blob.size > PARALLEL_BYTES else 1
-            await together([self._lead(), *(self._follow() for _ in range(1, several))])
+            several = self._limits.connections if self._blob.size > self._limits.parallel_bytes else 1
+            followers = min(several, len(self._ranges)) - 1
+            await together([self._lead(), *(self._follow() for _ in range(followers))])
 
     async def _lead(self) -> None:
         """The first range; its answer tells whether the others can be asked for one by one."""

@@ -32,7 +32,7 @@ from engine.events import (
     PullStarted,
 )
 from engine.ledger import Facts
-from engine.refs.fill import CONNECTIONS
+from engine.refs.fill import FetchLimits
 from engine.refs.pull import Pull
 from engine.refs.ref import Layer, Local, Ref
 from engine.together import locked, together
@@ -104,6 +104,7 @@ class Materializer:
     facts: Facts
     clock: Clock
     parallel: int = 4
+    fetching: FetchLimits = field(default_factory=FetchLimits)
     _flights: dict[str, _Flight] = field(default_factory=dict)
     _slots: asyncio.Semaphore | None = None
     _connections: asyncio.Semaphore | None = None
@@ -231,7 +232,7 @@ class Materializer:
                 raise LayerUnavailable(layer, "missing", None)
             if self._slots is None:
                 self._slots = asyncio.Semaphore(self.parallel)
-                self._connections = asyncio.Semaphore(max(CONNECTIONS, self.parallel))
+                self._connections = asyncio.Semaphore(max(self.fetching.connections, self.parallel))
                 self._threads = ThreadPoolExecutor(self.parallel, thread_name_prefix="unpack")
             # The same blob may be two layers, when a config names another diff ID for it.
             async with locked(self.locks, f"partial-{layer.blob.digest}"), self._slots:
@@ -282,7 +283,8 @@ class Materializer:
         try:
             assert self._connections is not None
             shown = self._progress(blob, vertex, cause)
-            pull = Pull(self.registry, provider, blob, self.partials.open(blob), self._connections, shown)
+            partial = self.partials.open(blob)
+            pull = Pull(self.registry, provider, blob, partial, self._connections, self.fetching, shown)
             if pull.leftover:
                 here = PullProgressed(digest=digest, bytes=pull.leftover, total=blob.size)
                 self.facts.post(here, vertex=vertex, cause=cause)

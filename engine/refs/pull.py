@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
-from engine.refs.fill import Fill
+from engine.refs.fill import FetchLimits, Fill
 from engine.refs.spool import Spool
 from engine.together import in_thread, settle
 from storage.errors import DiskError, VerificationError
@@ -25,13 +25,14 @@ class Pull:
         blob: Descriptor,
         partial: PartialBlob,
         connections: asyncio.Semaphore,
+        limits: FetchLimits,
         shown: Callable[[int], None],
     ) -> None:
         self._provider = provider
         self._blob = blob
         self._partial = partial
         self._spool = Spool(partial, blob)
-        self._fill = Fill(registry, provider, blob, partial.gaps(), self._spool, connections, shown)
+        self._fill = Fill(registry, provider, blob, partial.gaps(), self._spool, connections, limits, shown)
         self.leftover = blob.size - self._fill.missing
         """Bytes that were here before; this provider did not send them."""
         self.misread = False
