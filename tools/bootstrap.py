@@ -33,6 +33,7 @@ from storage.interfaces import Descriptor, Event, EventLog, LayerStore, NewEvent
 from storage.layers import LAYER_LIMIT, ChosenLayers, DirectoryLayers
 from storage.locks import FileLocks
 from storage.overlay import private_mounts
+from storage.partial import KEPT_SECONDS, DirectoryPartials
 from storage.registry import RegistryClient
 from storage.snapshots import OverlaySnapshots
 from storage.sweep import sweep
@@ -154,6 +155,7 @@ def recover(root: Root, found_by: str) -> list[str]:
         return owner == found_by or root.locks.held(_owner_lock(owner))
 
     removed = sweep(root.tmp, is_alive)
+    DirectoryPartials(root.path / "partial").sweep(time.time() - KEPT_SECONDS, root.locks)
     if any(root.run.glob("*/*")):
         from engine.ops.leftovers import sweep_containers
 
@@ -226,8 +228,9 @@ def engine(
     )
     registry = RegistryClient(DockerCredentials(), user_agent=f"refledger/{__version__}")
     cache = _Cache(CacheIndex(root.views))
+    partials = DirectoryPartials(root.path / "partial")
     materializer = Materializer(
-        layers, snapshots, blobs, registry, locks, ledger, clock, parallel=max(2, os.cpu_count() or 1)
+        layers, snapshots, blobs, partials, registry, locks, ledger, clock, parallel=max(2, os.cpu_count() or 1)
     )
 
     def exporters() -> Exporters:
