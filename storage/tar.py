@@ -28,7 +28,8 @@ _TIME = re.compile(rb"(-?)(\d{1,20})(?:\.(\d*))?")
 @dataclass(slots=True)
 class Entry:
     """One member. `type` is one of the constants above; `mtime` in ns since the epoch; `size` is the file's length
-    in bytes, `stored` what of it lies in the archive, `segments` where in a sparse file (offset, length) else None."""
+    in bytes, `stored` what of it lies in the archive, `segments` where in a sparse file (offset, length) else None.
+    `offset` is where in the tar the first stored byte is, behind any sparse map: a place, no part of what is equal."""
 
     name: bytes
     type: bytes
@@ -42,6 +43,7 @@ class Entry:
     stored: int = 0
     segments: list[tuple[int, int]] | None = None
     xattrs: dict[bytes, bytes] = field(default_factory=dict)
+    offset: int = field(default=0, compare=False)
 
 
 class TarReader:
@@ -51,6 +53,7 @@ class TarReader:
     def __init__(self, source: ByteSource) -> None:
         self._source = source
         self._buffer = memoryview(b"")
+        self._taken = 0  # bytes from the source
         self._global: dict[bytes, bytes] = {}
         self._unread = 0
         self._padding = 0
@@ -97,10 +100,8 @@ class TarReader:
     # ---------------------------------------------------------------- bytes
 
     def _some(self, most: int) -> memoryview:
-        if not self._buffer:
-            self._buffer = memoryview(self._source.read(_READ))
-            if not self._buffer:
-                raise VerificationError("the tar is truncated")
+        if not self._buffer and not self._fill():
+            raise VerificationError("the tar is truncated")
         piece, self._buffer = self._buffer[:most], self._buffer[most:]
         return piece
 
@@ -123,10 +124,8 @@ class TarReader:
 
     def _header(self) -> bytes | None:
         """The next header block; None at the end of the archive (two zero blocks, or no more bytes)."""
-        if not self._buffer:
-            self._buffer = memoryview(self._source.read(_READ))
-            if not self._buffer:
-                return None
+        if not self._buffer and not self._fill():
+            return None
         block = self._exactly(BLOCK)
         if block == _ZEROS:
             if (self._buffer or self._fill()) and self._exactly(BLOCK) != _ZEROS:
@@ -141,6 +140,7 @@ class TarReader:
 
     def _fill(self) -> bool:
         self._buffer = memoryview(self._source.read(_READ))
+        self._taken += len(self._buffer)
         return bool(self._buffer)
 
     def _extension(self, block: bytes) -> bytes:
@@ -189,6 +189,7 @@ class TarReader:
             self._old_sparse(entry, block)
         elif sparse and entry.type == REGULAR:
             self._pax_sparse(entry, pax, sparse)
+        entry.offset = self._taken - len(self._buffer)
         return None if kind in {b"V", b"D"} else entry  # a volume's label, a list of names: no files
 
     def _old_sparse(self, entry: Entry, block: bytes) -> None:

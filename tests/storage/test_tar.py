@@ -132,6 +132,25 @@ def test_sparse_files_of_every_version_name_their_segments(tmp_path: Path, versi
         whole[offset : offset + length] = stored[at : at + length]
         at += length
     assert bytes(whole) == (tmp_path / "sparse").read_bytes()
+    assert tar[entry.offset : entry.offset + entry.stored] == stored
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+@pytest.mark.parametrize("most", [1 << 20, 700, 1])
+@pytest.mark.parametrize("asked", [True, False])
+def test_offset_is_where_in_the_tar_the_data_lies(form: int, most: int, asked: bool) -> None:
+    name = "p" * 120 + "/" + "n" * 90
+    written = {b"a": b"1" * 100, b"b": b"", b"c": b"22" * 1000, name.encode(): b"3" * 512, b"z": b"4"}
+    tar = make_tar(info("dir"), *(file(key.decode(), data) for key, data in written.items()), form=form)
+    reader = TarReader(Source(tar, most))
+    found = {}
+    for entry in reader:
+        if entry.type == REGULAR:
+            found[entry.name] = tar[entry.offset : entry.offset + entry.stored]
+            assert entry.offset % 512 == 0
+        if asked:
+            list(reader.data())
+    assert found == written
 
 
 @pytest.mark.parametrize("end", [b"", bytes(512), bytes(1024), bytes(1024) + b"trailing garbage" * 100])
