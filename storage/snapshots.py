@@ -1,4 +1,4 @@
-"""Results of steps as overlay uppers: `snapshots/<id>/fs`."""
+"""Results of steps as overlay uppers, `snapshots/<id>/fs`: made by mounting one, or written entry by entry."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 
 from storage.durable import FileSystemSync, fsync_directory
 from storage.errors import DiskError, InputError
+from storage.interfaces import LayerWriter
 from storage.overlay import detach_below, mount_overlay, unmount
 from storage.scratch import Scratch, remove_tree
 
@@ -61,6 +62,39 @@ class OverlaySnapshots:
             raise
         return OverlaySnapshot(self, scratch, final, tuple(lowers), dress)
 
+    def compose(self, snapshot: str) -> LayerWriter:
+        """See SnapshotStore.compose."""
+        from storage.compose import NewTree
+
+        final = self.lower(snapshot).parent
+        scratch = self._make_scratch()
+        tree = scratch / _TREE
+
+        def publish(root_changed: bool) -> None:
+            try:
+                if root_changed:
+                    (scratch / _ROOT_CHANGED).touch()
+                self.publish(scratch, final)
+            except OSError as error:
+                raise DiskError.of(error, "committing a snapshot") from error
+
+        def drop() -> None:
+            try:
+                remove_tree(scratch)
+            except OSError as error:
+                raise DiskError.of(error, "discarding a snapshot") from error
+
+        try:
+            tree.mkdir()
+            _put_on(tree, _NEW_ROOT)  # also clears what a set-group-ID bit of the directories above gave it
+            return NewTree(tree, publish, drop)
+        except OSError as error:
+            remove_tree(scratch)
+            raise DiskError.of(error, "beginning a snapshot") from error
+        except DiskError:
+            remove_tree(scratch)
+            raise
+
     @contextmanager
     def view(self, lowers: Sequence[Path]) -> Iterator[Path]:
         """See SnapshotStore.view."""
@@ -86,6 +120,14 @@ class OverlaySnapshots:
             pack_tree(os.fsencode(tree), write, with_root=with_root, clamp_mtime=clamp_mtime)
         except OSError as error:
             raise DiskError.of(error, f"packing snapshot {snapshot}") from error
+
+    def publish(self, scratch: Path, final: Path) -> None:
+        """Make what lies in `scratch` durable, then visible as `final`. Raises OSError."""
+        scratch.chmod(0o755)
+        self.sync()
+        self.directory.mkdir(parents=True, exist_ok=True)
+        scratch.rename(final)
+        fsync_directory(self.directory)
 
     def _uncover(self, scratch: Path, lowers: Sequence[Path]) -> list[Path]:
         """`lowers`, with one more on top where directories that they imply hide how those below look."""
@@ -141,11 +183,7 @@ class OverlaySnapshot:
             upper.rename(self._scratch / _TREE)
             for name in ("work", "root", "empty", _LOOKS):
                 remove_tree(self._scratch / name)
-            self._scratch.chmod(0o755)
-            self._store.sync()
-            self._store.directory.mkdir(parents=True, exist_ok=True)
-            self._scratch.rename(self._final)
-            fsync_directory(self._store.directory)
+            self._store.publish(self._scratch, self._final)
         except OSError as error:
             raise DiskError.of(error, "committing a snapshot") from error
         return size

@@ -80,7 +80,7 @@ class _Tree:
         self._directories: dict[bytes, tuple[int, Entry | None]] = {}  # path → inode, what the tar says
         self._whiteouts: list[bytes] = []
         self._opaque: list[bytes] = []
-        self._umask = _umask()
+        self._umask = umask()
         self._promise(self._root, b"", None)
 
     def close(self) -> None:
@@ -348,8 +348,8 @@ def _owner(number: int) -> int:
     return number
 
 
-def _umask() -> int:
-    """Read, not set and put back: other threads make files meanwhile."""
+def umask() -> int:
+    """This process's umask. Read, not set and put back: other threads make files meanwhile."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next((int(line.split()[1], 8) for line in lines if line.startswith("Umask:")), 0o777)
 

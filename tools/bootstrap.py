@@ -228,6 +228,7 @@ def engine(
         from engine.exporters.push import Pusher
         from engine.exporters.transfer import Transfer
         from storage.archive import TarArchive
+        from storage.compose import TreeWriter
         from storage.packing import BlobPacker
 
         transfer = Transfer(blobs, registry, BlobPacker(snapshots, blobs), cache, locks, ledger, clock)
@@ -235,7 +236,7 @@ def engine(
             transfer=transfer,
             pusher=Pusher(registry, registry, transfer, ledger),
             archiver=ArchiveExporter(transfer, ledger, TarArchive),
-            local=LocalExporter(materializer, snapshots, ledger, clock),
+            local=LocalExporter(materializer, snapshots, ledger, clock, TreeWriter),
             clock=clock,
         )
 
