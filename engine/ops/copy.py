@@ -169,7 +169,7 @@ class _Planner:
     def _unpacked(self, entry: Entry) -> bool:
         """Plan what is in the file if it is an archive: say whether it was one. The destination is a directory then."""
         assert self._origin is not None
-        with open(self._origin.open(entry), "rb") as file:  # noqa: PTH123  a descriptor has no Path
+        with open(self._origin.open(entry)[0], "rb") as file:  # noqa: PTH123  a descriptor has no Path
             if not is_archive(file):
                 return False
             archive = plan_archive(file, self._tree, self._make(), owner=self._owner, now_ns=self._now_ns)

@@ -85,7 +85,7 @@ class Archive:
         """Write the files that are still in the plan (their `path` says so), in the archive's order. Raises InputError
         when the archive changed since it was planned, and what `origin` and `writer` raise."""
         assert self.entry is not None
-        with open(origin.open(self.entry), "rb") as file:  # noqa: PTH123  a descriptor has no Path
+        with open(origin.open(self.entry)[0], "rb") as file:  # noqa: PTH123  a descriptor has no Path
             source = _Hashing(file)
             with _malformed_when_broken(), _opened(source, file) as archive:
                 for number, member in _members(archive):
