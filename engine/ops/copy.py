@@ -143,7 +143,10 @@ class _Planner:
         """Directory and name for a single file called `name`: below the destination if that is a directory."""
         if self._op.dest.endswith("/"):
             return self._make(), name
-        at, last, found = self._tree.locate(self._op.dest, make=self._made())
+        try:
+            at, last, found = self._tree.locate(self._op.dest, make=self._made())
+        except NotADirectoryError as error:  # of the directories above, that is
+            raise NotADirectoryError(error.errno, error.strerror, posixpath.dirname(self._op.dest)) from None
         return (found, name) if isinstance(found, Directory) else (at, last)
 
     # ---------------------------------------------------------------- what

@@ -214,14 +214,14 @@ class _Merger:
         except (FileNotFoundError, NotADirectoryError):
             raise _malformed(no_file) from None
         target = self._tree.find(directory, first) if first else directory
+        replaced = self._tree.find(parent, name)
+        if target is not None and (target is replaced or _same(target, replaced)):
+            return
         if target is None or isinstance(target, Directory):
             raise _malformed(no_file)
-        replaced = self._tree.find(parent, name)
         if isinstance(replaced, Directory) and directory.is_below(replaced):
             raise _malformed(no_file)  # it would be removed to make room for the link
         if isinstance(target, Below):
-            if (directory, first) == (parent, name) or _same(target, replaced):
-                return
             target = self._tree.adopt(target)
         self._tree.put(parent, name, target)
 
@@ -237,8 +237,9 @@ class _Merger:
         return Look(member.mode & 0o7777, uid, gid, _time(member), xattrs)
 
 
-def _same(one: Below, other: Found) -> bool:
-    return isinstance(other, Below) and os.path.samestat(one.info, other.info)
+def _same(one: Found, other: Found) -> bool:
+    """Are they one file of the base?"""
+    return isinstance(one, Below) and isinstance(other, Below) and os.path.samestat(one.info, other.info)
 
 
 # ---------------------------------------------------------------- reading archives

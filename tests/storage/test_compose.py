@@ -192,6 +192,22 @@ def test_the_root_is_in_the_layer_when_it_was_written(kit: Kit, said: bool) -> N
         assert tar.getnames() == ([".", "f"] if said else ["f"])
 
 
+def test_an_opaque_directory_hides_what_lies_below_it(kit: Kit) -> None:
+    """A step that makes a directory anew where it removed one says so by overlay's own mark among the attributes."""
+    below = kit.store.compose("below")
+    below.directory(b"d", DIR)
+    _put(below, b"d/old")
+    below.commit()
+    writer = kit.store.compose("s")
+    writer.directory(b"d", Look(0o755, 0, 0, NOW, {b"trusted.overlay.opaque": b"y"}))
+    _put(writer, b"d/new")
+    writer.commit()
+    with kit.store.view([kit.store.lower("below"), kit.store.lower("s")]) as view:
+        assert names(view / "d") == ["new"]
+    with tarfile.open(fileobj=io.BytesIO(kit.tar())) as tar:
+        assert tar.getnames() == ["d", "d/.wh..wh..opq", "d/new"]
+
+
 def test_parents_come_first_and_may_be_left_and_entered_again(kit: Kit) -> None:
     writer = kit.store.compose("s")
     for number in range(200):  # more than stay open
