@@ -374,7 +374,8 @@ class RegistrySource(Protocol):
     ) -> AbstractAsyncContextManager[BlobStream]:
         """Open `blob`. Retries and resumes by itself; bytes are verified while streaming: the iterator raises
         VerificationError instead of ending when they are not `blob.digest`. With `start` or `end` (offsets in bytes,
-        half open) only that range comes: its length is checked, its content is the caller's to verify."""
+        half open) only that range comes: its length is checked, its content is the caller's to verify. Raises
+        ValueError for an empty range and for one that the blob does not have."""
         ...
 
     async def exists(self, provider: Provider, digest: Digest) -> bool:
@@ -397,6 +398,12 @@ class BlobStream(Protocol):
     @property
     def resumed_from(self) -> int:
         """Offset of the last resumption in bytes; 0 when it came in one piece."""
+        ...
+
+    @property
+    def ranged(self) -> bool:
+        """Did the provider answer with a range? False where it sends the blob from its start whatever is asked, which
+        costs the bytes before `start`, and before the first byte was asked for."""
         ...
 
 
