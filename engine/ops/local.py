@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,9 +20,10 @@ from engine.ops.rootfs import RootDir
 from engine.ops.sandbox import Sandbox
 from engine.ops.select import select
 from engine.ops.users import ExecUser, resolve_user
+from engine.refs.asked import AskedPaths
 from engine.refs.materializer import Clock, Materializer, Reason
 from engine.refs.ref import Local, Remote, layers_to_json, of_image, of_step, scratch
-from engine.together import in_thread, together
+from engine.together import both, in_thread
 from storage.interfaces import Snapshot, SnapshotStore
 
 SandboxFactory = Callable[[], Awaitable[tuple[Sandbox, RuntimeChosen]]]
@@ -34,6 +36,7 @@ class LocalExecutor:
     every RUN sees unless it sets them itself; they are in no key and in no event."""
 
     materializer: Materializer
+    asked: AskedPaths
     snapshots: SnapshotStore
     make_sandbox: SandboxFactory
     facts: Facts
@@ -105,19 +108,33 @@ class LocalExecutor:
         return await self._step(task, base, run)
 
     async def _copy(self, task: Task, op: Copy) -> Outcome:
-        base, *sources = await together(self._materialize(task, ref, "copy") for ref in task.inputs)
-        source = sources[0] if sources else None
         now = self._now(task)
 
-        def copy(root: Path) -> None:
-            if source is not None:
-                with self.snapshots.view(source.lowers) as tree:
+        def copy(lowers: Sequence[Path] | None, root: Path) -> None:
+            if lowers is not None:
+                with self.snapshots.view(lowers) as tree:
                     copy_into(op, select(op, tree, hash_files=False), tree, root, now_ns=now)
             else:
                 assert task.selection is not None  # the planner selected the files to make the key
                 copy_into(op, task.selection, Path(task.context), root, now_ns=now)
 
-        return await self._step(task, base, lambda snapshot: in_thread(lambda: copy(snapshot.root)))
+        async with AsyncExitStack() as stack:
+            base, lowers = await both(
+                self._materialize(task, task.inputs[0], "copy"), self._asked(stack, task, op, task.inputs[1:])
+            )
+            return await self._step(task, base, lambda snapshot: in_thread(lambda: copy(lowers, snapshot.root)))
+
+    async def _asked(
+        self, stack: AsyncExitStack, task: Task, op: Copy, sources: Sequence[Remote]
+    ) -> Sequence[Path] | None:
+        """Lowers that have what `op` takes from its source, until `stack` ends; None without a source."""
+        if not sources:
+            return None
+        return await stack.enter_async_context(
+            self.asked.paths(
+                sources[0], op.sources, vertex=task.vertex.digest, needed_by=task.vertex.name, looks=op.parents
+            )
+        )
 
     def _mkdir(self, task: Task, op: Mkdir, root: Path) -> None:
         make_directory(op.path, root, self._now(task))
