@@ -48,7 +48,8 @@ class Tree(ABC):
         if above.kind != "directory":
             return Seen("missing", above.ends)
         own = self._own(path)
-        covers = own.kind not in {"directory", "missing"} or own.opaque
+        # the kernel's overlay merges the roots of its layers whatever marks they have
+        covers = own.kind not in {"directory", "missing"} or (own.opaque and path != b"")
         return Seen(own.kind, above.ends or covers, own.target, own.implied)
 
     @abstractmethod

@@ -51,6 +51,7 @@ class AskedPaths:
     registry: RegistrySource
     facts: Facts
     clock: Clock
+    small: int = SMALL
     _tocs: dict[Digest, Toc] = field(default_factory=dict)
 
     @asynccontextmanager
@@ -142,7 +143,7 @@ class _Asking:
         blob = layer.blob
         return (
             blob is not None
-            and blob.size > SMALL
+            and blob.size > self._owner.small
             and bool(layer.providers)
             and self._materializer.lower(layer) is None
             and self._materializer.blobs.size(blob.digest) is None
@@ -214,9 +215,9 @@ class _Asking:
             assert steps is not None  # _has_toc asked
             data = None
             while True:
-                wanted, toc = await in_thread(lambda: _advance(steps, data))  # noqa: B023 - awaited here
-                if toc is not None:
-                    return toc
+                wanted = await in_thread(lambda: _advance(steps, data))  # noqa: B023 - awaited here
+                if not isinstance(wanted, tuple):
+                    return wanted
                 got: list[bytes] = []
                 await self._read(provider, blob, [wanted], wire, _appending(got))
                 data = b"".join(got)
@@ -425,14 +426,13 @@ class _Wire:
     bytes: int = 0
 
 
-def _advance(
-    steps: Generator[tuple[int, int], bytes, Toc], data: bytes | None
-) -> tuple[tuple[int, int], None] | tuple[None, Toc]:
+def _advance(steps: Generator[tuple[int, int], bytes, Toc], data: bytes | None) -> tuple[int, int] | Toc:
     """The next range to read, or the table of contents."""
     try:
-        return (next(steps) if data is None else steps.send(data)), None
+        return next(steps) if data is None else steps.send(data)
     except StopIteration as done:
-        return None, done.value
+        toc: Toc = done.value
+        return toc
 
 
 def _appending(parts: list[bytes]) -> Callable[[bytes], Awaitable[Any]]:
