@@ -6,7 +6,6 @@ import asyncio
 import gzip
 import os
 import shutil
-import stat
 import tarfile
 import tempfile
 from collections.abc import Sequence
@@ -81,8 +80,8 @@ def sane(found: Sequence[tarfile.TarInfo | tuple[tarfile.TarInfo, bytes]]) -> li
         out.append((one, data))
     gone = {one.name.replace(".wh.", "") for one, _ in late}
     for one, data in late:
-        ways = above(one)
-        if all(kinds.get(way, tarfile.DIRTYPE) == tarfile.DIRTYPE and (way in kinds or way not in gone) for way in ways):
+        made = [kinds.get(way, b"" if way in gone else tarfile.DIRTYPE) for way in above(one)]
+        if all(kind == tarfile.DIRTYPE for kind in made):
             out.append((one, data))
     return out
 
