@@ -139,9 +139,9 @@ class DirectoryPart:
             self._drop_spool()
         except OSError as error:
             raise DiskError.of(error, "laying out a part of a layer") from error
-        except VerificationError:
+        except VerificationError as error:
             remove_tree(tree)
-            raise
+            raise VerificationError(f"its files are not as its table of contents says: {error.what}") from error
         return tree
 
     def discard(self) -> None:

@@ -5,22 +5,26 @@ from __future__ import annotations
 import asyncio
 import gzip
 import os
+import random
 import shutil
 import tarfile
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from engine.errors import InputError
+from engine.errors import InputError, MaterializationError
 from engine.graph import Copy
 from engine.ops.select import select
 from engine.refs.ref import Remote
-from tests.chunked import Made, estargz, zstd_chunked
+from storage.digest import Digest
+from tests.chunked import Edit, Made, estargz, zstd_chunked
 from tests.engine.refs.kit import Kit, kit, push_layers, remote
+from tests.faulty import Fault, FaultyProxy
 from tests.registry_fixture import OCI_LAYER, RegistryProcess, digest_of
 from tests.storage.trees import file, info, make_tar
 
@@ -151,3 +155,344 @@ def test_paths_have_what_all_layers_would_give(
             assert parts.leftovers() == []
     finally:
         shutil.rmtree(directory)
+
+
+# ---------------------------------------------------------------- only what is asked
+
+
+def noise(size: int, seed: int) -> bytes:
+    """Bytes that do not compress, the same every time."""
+    return random.Random(seed).randbytes(size)
+
+
+def ask(
+    parts: Kit, ref: Remote, *sources: str, looks: bool = False
+) -> dict[str, bytes | None]:
+    """What a COPY of `sources` would take: path → content, None for what is no file."""
+
+    async def run() -> dict[str, bytes | None]:
+        async with parts.asked.paths(ref, sources, vertex=None, needed_by="test", looks=looks) as lowers:
+            with parts.snapshots.view(lowers) as tree:
+                found = select(Copy(sources, "/", from_context=False), tree, hash_files=True)
+                return {
+                    entry.path: (tree / entry.source).read_bytes() if entry.type == "file" else None
+                    for entry in found.entries
+                }
+
+    async def closing() -> dict[str, bytes | None]:
+        try:
+            return await run()
+        finally:
+            await parts.registry.aclose()
+
+    return asyncio.run(closing())
+
+
+STACK = [
+    make_tar(file("etc/bottom", b"0"), info("usr"), info("usr/lib"), file("usr/lib/low", b"low"),
+             file("bin/tool", b"t0"), info("opaque"),
+             file("opaque/under", b"hidden"), file("gone", b"gone"), file("filler0", noise(9000, 0))),
+    make_tar(file("etc/middle", b"1"), file("usr/lib/mid", b"mid"), file("real/data", b"data"),
+             file("filler1", noise(9000, 1))),
+    make_tar(info("lnk", tarfile.SYMTYPE, linkname="/real"), file(".wh.gone"), info("opaque"),
+             file("opaque/.wh..wh..opq"), file("opaque/new", b"new"), file("filler2", noise(9000, 2))),
+    make_tar(file("etc/top", b"3"), file("bin/tool", b"t3"), file("filler3", noise(9000, 3))),
+]  # fmt: skip
+"""Layers, bottom first."""
+
+
+@pytest.mark.parametrize(
+    ("source", "content", "layers"),
+    [
+        ("/etc/top", {"etc/top": b"3"}, {3}),
+        ("/bin/tool", {"bin/tool": b"t3"}, {3}),
+        ("/opaque/new", {"opaque/new": b"new"}, {3, 2}),
+        ("/etc/middle", {"etc/middle": b"1"}, {3, 2, 1}),
+        ("/etc/bottom", {"etc/bottom": b"0"}, {3, 2, 1, 0}),
+        ("/lnk/data", {"lnk/data": b"data"}, {3, 2, 1}),
+        ("/opaque", {"opaque": None, "opaque/new": b"new"}, {3, 2}),
+        ("/opaque/n*", {"opaque/new": b"new"}, {3, 2}),
+        ("/usr/lib", {"usr/lib": None, "usr/lib/low": b"low", "usr/lib/mid": b"mid"}, {3, 2, 1, 0}),
+        ("/usr/*/mid", {"usr/lib/mid": b"mid"}, {3, 2, 1, 0}),
+    ],
+)
+def test_the_search_ends_at_the_first_layer_that_answers(
+    registry: RegistryProcess, repository: str, tmp_path: Path, source: str, content: object, layers: set[int]
+) -> None:
+    made = [plain(tar) for tar in STACK]
+    push_layers(registry.host, repository, made)
+    digests = [one.descriptor["digest"] for one in made]
+    mark = registry.mark()
+    with kit(tmp_path / "root") as parts:
+        assert ask(parts, remote([registry.host], repository, made), source) == content
+        assert {digests.index(line.blob) for line in registry.layer_gets(digests, since=mark)} == layers
+        last = parts.events("Materialized")[-1]
+        assert last["avoided"] == sum(one.descriptor["size"] for n, one in enumerate(made) if n not in layers)
+        assert last["whole"] is (layers == {0, 1, 2, 3})
+        assert parts.leftovers() == []
+
+
+@pytest.mark.parametrize("source", ["/gone", "/opaque/under", "/etc/top/below"])
+def test_what_is_hidden_is_not_found_and_what_hides_it_ends_the_search(
+    registry: RegistryProcess, repository: str, tmp_path: Path, source: str
+) -> None:
+    made = [plain(tar) for tar in STACK]
+    push_layers(registry.host, repository, made)
+    digests = [one.descriptor["digest"] for one in made]
+    mark = registry.mark()
+    with kit(tmp_path / "root") as parts:
+        with pytest.raises(InputError, match="not found"):
+            ask(parts, remote([registry.host], repository, made), source)
+        got = {digests.index(line.blob) for line in registry.layer_gets(digests, since=mark)}
+        assert got == ({3} if source.startswith("/etc") else {3, 2})
+
+
+def test_I2_every_layer_is_asked_for_in_the_log_before_it_moves(
+    registry: RegistryProcess, repository: str, tmp_path: Path
+) -> None:
+    made = [plain(tar) for tar in STACK]
+    push_layers(registry.host, repository, made)
+    with kit(tmp_path / "root") as parts:
+        ask(parts, remote([registry.host], repository, made), "/etc/middle")
+        asked: set[str] = set()
+        order = []
+        for event in parts.root.log.read(types=frozenset({"MaterializationRequested", "PullStarted", "Materialized"})):
+            order.append(event.type)
+            if event.type == "MaterializationRequested":
+                assert event.data["reason"] == "copy"
+                asked |= set(event.data["layers"])
+            elif event.type == "PullStarted":
+                assert event.data["digest"] in asked
+        assert order == ["MaterializationRequested", "PullStarted", "Materialized"] * 3
+
+
+def test_what_is_here_costs_nothing_the_second_time(
+    registry: RegistryProcess, repository: str, tmp_path: Path
+) -> None:
+    made = [plain(tar) for tar in STACK]
+    push_layers(registry.host, repository, made)
+    ref = remote([registry.host], repository, made)
+    with kit(tmp_path / "root") as parts:
+        ask(parts, ref, "/etc/middle")
+    mark = registry.mark()
+    with kit(tmp_path / "root", build="b2") as parts:
+        assert ask(parts, ref, "/etc/middle") == {"etc/middle": b"1"}
+        assert registry.requests()[mark:] == []
+        last = parts.events("Materialized")[-1]
+        assert (last["bytes"], last["avoided"]) == (0, made[0].descriptor["size"])
+
+
+# ---------------------------------------------------------------- by range
+
+BIG = [
+    info("usr", mode=0o711), info("usr/share", mode=0o700, uid=5), file("usr/share/first", noise(400_000, 1)),
+    file("usr/share/small", b"small file\n", mode=0o4755, uid=7, gid=8, mtime=1_600_000_000),
+    info("usr/share/link", tarfile.SYMTYPE, linkname="small"), info("usr/share/hard", tarfile.LNKTYPE,
+                                                                    linkname="usr/share/small"),
+    file("usr/share/dir/x", b"x" * 5000), file("usr/share/dir/y", b""), file("usr/share/dir/z", noise(3000, 3)),
+    *(file(f"opt/{n}", noise(20_000, n)) for n in range(40)), file("usr/share/last", noise(900_000, 2)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ["estargz", "zstd:chunked"])
+@pytest.mark.parametrize(
+    ("source", "content"),
+    [
+        ("/usr/share/small", {"usr/share/small": b"small file\n"}),
+        ("/usr/share/link", {"usr/share/link": b"small file\n"}),
+        ("/usr/share/hard", {"usr/share/hard": b"small file\n"}),
+        ("/usr/share/dir", {"usr/share/dir": None, "usr/share/dir/x": b"x" * 5000, "usr/share/dir/y": b"",
+                            "usr/share/dir/z": noise(3000, 3)}),
+        ("/usr/share/s*", {"usr/share/small": b"small file\n"}),
+    ],
+)  # fmt: skip
+def test_of_a_layer_with_a_table_only_the_asked_files_move(
+    registry: RegistryProcess, repository: str, tmp_path: Path, form: str, source: str, content: object
+) -> None:
+    made = FORMS[form](make_tar(*BIG))
+    push_layers(registry.host, repository, [made])
+    digest, size = made.descriptor["digest"], made.descriptor["size"]
+    mark = registry.mark()
+    with kit(tmp_path / "root", small=1000) as parts:
+        assert ask(parts, remote([registry.host], repository, [made]), source) == content
+        moved = registry.layer_gets([digest], since=mark)
+        assert all(line.partial for line in moved)
+        assert 0 < sum(line.bytes for line in moved) <= size * 0.05
+        (table,), (files,) = parts.events("LayerTocRead"), parts.events("FilesFetched")
+        assert table["bytes"] + files["bytes"] == sum(line.bytes for line in moved)
+        assert files["avoided"] == size - table["bytes"] - files["bytes"]
+        last = parts.events("Materialized")[-1]
+        assert (last["avoided"], last["whole"]) == (files["avoided"], False)
+        assert not (parts.root.path / "layers").exists() or list((parts.root.path / "layers").iterdir()) == []
+        assert parts.leftovers() == []
+
+
+@pytest.mark.parametrize("form", ["estargz", "zstd:chunked"])
+def test_large_files_come_in_verified_chunks(
+    registry: RegistryProcess, repository: str, tmp_path: Path, form: str
+) -> None:
+    data = noise(300_000, 9)
+    tar = make_tar(file("other", noise(1_500_000, 8)), file("big", data), file("end", b"end"))
+    made = FORMS[form](tar, chunk=70_001)  # type: ignore[call-arg]
+    push_layers(registry.host, repository, [made])
+    with kit(tmp_path / "root", small=1000) as parts:
+        assert ask(parts, remote([registry.host], repository, [made]), "big", "end") == {"big": data, "end": b"end"}
+        assert [event["files"] for event in parts.events("FilesFetched")] == [2]
+
+
+def test_the_table_of_a_layer_that_has_nothing_of_it_is_all_that_moves(
+    registry: RegistryProcess, repository: str, tmp_path: Path
+) -> None:
+    made = [plain(STACK[0]), estargz(make_tar(*BIG)), zstd_chunked(make_tar(*BIG[:-1]))]
+    push_layers(registry.host, repository, made)
+    digests = [one.descriptor["digest"] for one in made]
+    mark = registry.mark()
+    with kit(tmp_path / "root", small=20_000) as parts:
+        assert ask(parts, remote([registry.host], repository, made), "/etc/bottom") == {"etc/bottom": b"0"}
+        came = dict.fromkeys(digests, 0)
+        for line in registry.layer_gets(digests, since=mark):
+            came[line.blob] += line.bytes
+        assert came[digests[0]] == made[0].descriptor["size"]
+        for n in (1, 2):
+            assert 0 < came[digests[n]] < made[n].descriptor["size"] * 0.02
+        assert parts.events("FilesFetched") == []
+        assert parts.events("Materialized")[-1]["avoided"] == sum(
+            made[n].descriptor["size"] - came[digests[n]] for n in (1, 2)
+        )
+
+
+def test_when_most_of_a_layer_is_asked_for_all_of_it_comes_and_stays(
+    registry: RegistryProcess, repository: str, tmp_path: Path
+) -> None:
+    made = estargz(make_tar(*BIG))
+    push_layers(registry.host, repository, [made])
+    with kit(tmp_path / "root", small=1000) as parts:
+        assert len(ask(parts, remote([registry.host], repository, [made]), "/")) > 50
+        assert [event["digest"] for event in parts.events("LayerPulled")] == [made.descriptor["digest"]]
+        assert parts.events("Materialized")[-1]["whole"] is True
+        assert parts.materializer.layers.has(Digest(made.descriptor["diff_id"]))
+
+
+# ---------------------------------------------------------------- what goes wrong
+
+
+def spoil(registry: RegistryProcess, made: Made, at: int) -> None:
+    """Flip a byte of the registry's copy."""
+    path = registry.blob_path(made.descriptor["digest"])
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+def place_of(made: Made, name: str) -> int:
+    """An offset within the compressed content of file `name`."""
+    return next(int(told["offset"]) for told in made.toc["entries"] if told["name"] == name) + 15
+
+
+@pytest.mark.parametrize("form", ["estargz", "zstd:chunked"])
+@pytest.mark.parametrize("where", ["chunk", "table"])
+def test_I3_a_provider_that_lies_is_left_for_the_next_one(
+    registry: RegistryProcess, second_registry: RegistryProcess, repository: str, tmp_path: Path, form: str, where: str
+) -> None:
+    made = FORMS[form](make_tar(*BIG, file("salt", f"{form}{where}".encode())))
+    for one in (registry, second_registry):
+        push_layers(one.host, repository, [made])
+    spoil(registry, made, place_of(made, "usr/share/dir/z") if where == "chunk" else len(made.blob) - 500)
+    with kit(tmp_path / "root", small=1000) as parts:
+        ref = remote([registry.host, second_registry.host], repository, [made])
+        assert ask(parts, ref, "usr/share/dir/z") == {"usr/share/dir/z": noise(3000, 3)}
+        (failure,) = parts.events("PullFailed")
+        assert failure["class"] == "corrupt"
+        assert failure["provider"]["registry"] == registry.host
+        assert failure["bytes"] > 0
+        (right,) = parts.events("FilesFetched" if where == "chunk" else "LayerTocRead")
+        assert right["provider"]["registry"] == second_registry.host
+        assert parts.leftovers() == []
+
+
+def test_I3_a_chunk_that_nobody_has_right_leaves_nothing_and_fails_with_the_layer(
+    registry: RegistryProcess, repository: str, tmp_path: Path
+) -> None:
+    made = estargz(make_tar(*BIG, file("salt", b"nobody")))
+    push_layers(registry.host, repository, [made])
+    spoil(registry, made, place_of(made, "usr/share/dir/z"))
+    with kit(tmp_path / "root", small=1000) as parts:
+        with pytest.raises(MaterializationError, match="cannot be had") as caught:
+            ask(parts, remote([registry.host], repository, [made]), "usr/share/dir/z")
+        assert caught.value.exit_code == 4
+        assert parts.leftovers() == []
+        assert not parts.materializer.layers.has(Digest(made.descriptor["diff_id"]))
+
+
+def set_in(name: str, /, **fields: object) -> Edit:
+    """An edit of the entry called `name`."""
+    return lambda toc: next(told for told in toc["entries"] if told["name"] == name).update(fields)
+
+
+HOSTILE: dict[str, Edit] = {
+    "leads out": set_in("opt/1", name="../../etc/passwd"),
+    "below a link": lambda toc: toc["entries"].append({"type": "reg", "name": "usr/share/link/x", "mode": 0o644}),
+    "no list": lambda toc: toc.update(entries="none"),
+    "not objects": lambda toc: toc.update(entries=[1, 2]),
+    "unknown type": set_in("opt/1", type="door"),
+    "link to nothing": set_in("usr/share/hard", linkName="usr/share/absent"),
+    "link to itself": set_in("usr/share/hard", linkName="usr/share/hard"),
+    "offset behind the end": set_in("usr/share/small", offset=2**50),
+    "negative offset": set_in("usr/share/small", offset=-5),
+    "offset of a header": set_in("usr/share/small", offset=3),
+    "huge size": set_in("usr/share/small", size=2**62),
+    "size is text": set_in("usr/share/small", size="11"),
+    "wrong chunk digest": set_in("usr/share/small", chunkDigest=digest_of(b"other")),
+    "no digest": set_in("usr/share/small", chunkDigest="", digest=""),
+    "chunks overlap": set_in("usr/share/small", chunkSize=4),
+    "too far inside": set_in("usr/share/small", innerOffset=2**40),
+    "bad owner": set_in("usr/share/small", uid=2**40),
+    "bad time": set_in("usr/share/small", modtime="yesterday"),
+    "bad xattr": set_in("usr/share/small", xattrs={"user.x": "*"}),
+    "replaced name": set_in("opt/1", name="opt/\ufffd"),
+    "zero in a name": set_in("opt/1", name="opt/\0"),
+    "many entries": lambda toc: toc["entries"].extend([{}] * 400_001),
+}
+
+
+@pytest.mark.parametrize("form", ["estargz", "zstd:chunked"])
+@pytest.mark.parametrize("case", HOSTILE)
+def test_of_a_hostile_table_nothing_is_believed_and_the_layer_comes_whole(
+    registry: RegistryProcess, repository: str, tmp_path: Path, form: str, case: str
+) -> None:
+    made = FORMS[form](make_tar(*BIG), edit=HOSTILE[case])  # type: ignore[call-arg]
+    push_layers(registry.host, repository, [made])
+    with kit(tmp_path / "root", small=1000) as parts:
+        found = ask(parts, remote([registry.host], repository, [made]), "usr/share/small")
+        assert found == {"usr/share/small": b"small file\n"}
+        assert [event["digest"] for event in parts.events("LayerPulled")] == [made.descriptor["digest"]]
+        assert "table of contents" in parts.events("PullFailed")[0]["error"]
+        assert parts.leftovers() == []
+
+
+@pytest.mark.parametrize("annotation", ["", "sha256:12", "md5:" + "0" * 32, "sha256:" + "0" * 64])
+def test_without_the_right_digest_in_the_manifest_a_layer_is_like_any_other(
+    registry: RegistryProcess, repository: str, tmp_path: Path, annotation: str
+) -> None:
+    made = estargz(make_tar(*BIG))
+    notes = {"containerd.io/snapshot/stargz/toc.digest": annotation} if annotation else {}
+    made = replace(made, descriptor={**made.descriptor, "annotations": notes})
+    push_layers(registry.host, repository, [made])
+    with kit(tmp_path / "root", small=1000) as parts:
+        assert ask(parts, remote([registry.host], repository, [made]), "usr/share/small")
+        assert len(parts.events("LayerPulled")) == 1
+
+
+def test_a_registry_without_ranges_is_asked_for_the_layer(
+    registry: RegistryProcess, repository: str, tmp_path: Path
+) -> None:
+    made = estargz(make_tar(*BIG))
+    push_layers(registry.host, repository, [made])
+    with (
+        FaultyProxy(registry.host, Fault(strip=("range",))) as proxy,
+        kit(tmp_path / "root", small=1000) as parts,
+    ):
+        ref = remote([f"127.0.0.1:{proxy.port}"], repository, [made])
+        assert ask(parts, ref, "usr/share/small") == {"usr/share/small": b"small file\n"}
+        assert "whole only" in parts.events("PullFailed")[0]["error"]
+        assert len(parts.events("LayerPulled")) == 1
