@@ -41,6 +41,7 @@ from tools import __version__
 
 if TYPE_CHECKING:
     from engine.exporters.exporters import Exporters
+    from engine.refs.asked import AskedPaths
 
 FORMAT = "1"
 """The layout of a root (DESIGN section 5); a root of another format is refused, not guessed at."""
@@ -233,6 +234,12 @@ def engine(
         layers, snapshots, blobs, partials, registry, locks, ledger, clock, parallel=max(2, os.cpu_count() or 1)
     )
 
+    def asked() -> AskedPaths:
+        from engine.refs.asked import AskedPaths
+        from storage.parts import DirectoryParts
+
+        return AskedPaths(materializer, DirectoryParts(tmp, build), registry, ledger, clock)
+
     def exporters() -> Exporters:
         from engine.exporters.archive import ArchiveExporter
         from engine.exporters.exporters import Exporters
@@ -256,7 +263,7 @@ def engine(
         ledger=ledger,
         blobs=blobs,
         resolver=ImageResolver(registry, blobs, ledger),
-        executor=_OnDemand(lambda: _executor(root, build, runtime, materializer, snapshots, ledger, clock, ambient)),
+        executor=_OnDemand(lambda: _executor(root, build, runtime, asked(), snapshots, ledger, clock, ambient)),
         materializer=materializer,
         cache=cache,
         exporters=exporters,
@@ -302,7 +309,7 @@ def _executor(
     root: Root,
     build: str,
     runtime: str | None,
-    materializer: Materializer,
+    asked: AskedPaths,
     snapshots: SnapshotStore,
     ledger: Ledger,
     clock: Clock,
@@ -316,7 +323,7 @@ def _executor(
         chosen = RuntimeChosen(runtime=choice.runtime, version=choice.version, rejected=dict(choice.rejected))
         return OciSandbox(choice.runtime, root.run, build), chosen
 
-    return LocalExecutor(materializer, snapshots, make_sandbox, ledger, clock, ambient)
+    return LocalExecutor(asked.materializer, asked, snapshots, make_sandbox, ledger, clock, ambient)
 
 
 def host_facts() -> dict[str, object]:
