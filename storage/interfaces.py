@@ -292,7 +292,11 @@ class LayerStore(Protocol):
 
     @property
     def name(self) -> str:
-        """How layers are laid out, for MaterializationRequested.snapshotter: `directory`."""
+        """How layers are laid out, for MaterializationRequested.snapshotter: `erofs` or `directory`."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what this process has mounted. Raises DiskError."""
         ...
 
 

@@ -125,9 +125,10 @@ class Materializer:
         return all(self._mountable(layer) or (layer.blob and layer.providers) for layer in ref.layers)
 
     def close(self) -> None:
-        """Let the threads go."""
+        """Let the threads and the mounts of layers go. Raises DiskError."""
         if self._threads is not None:
             self._threads.shutdown(wait=True, cancel_futures=True)
+        self.layers.close()
 
     def _mountable(self, layer: Layer) -> bool:
         if layer.snapshot and self.snapshots.has(layer.snapshot):
