@@ -338,18 +338,17 @@ def test_two_layers_of_one_blob_do_not_meet_in_it(
 
 
 def test_a_full_disk_gets_back_what_the_pull_took(
-    tmp_path: Path, registry: RegistryProcess, image: dict[str, Any]
+    machine: Machine, registry: RegistryProcess, image: dict[str, Any]
 ) -> None:
-    small = tmp_path / "small"
+    small = machine.root / "partial"
     small.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(small)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(small)], check=True)
     try:
-        machine = Machine(small)
         with pytest.raises(MaterializationError, match="space") as caught:
-            asyncio.run(machine.pull([layer_of(image, registry.host)]))
+            asyncio.run(machine.pull([layer_of(image, registry.host, registry.host)]))
         assert caught.value.kind == "disk"
-        assert machine.kept() == 0
+        assert len(machine.events("PullFailed")) == 1
+        assert list(small.iterdir()) == []
         assert machine.lying_about() == []
-        machine.log.close()
     finally:
         subprocess.run(["umount", str(small)], check=True)
