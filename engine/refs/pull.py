@@ -32,7 +32,7 @@ class Pull:
         self._blob = blob
         self._partial = partial
         self._spool = Spool(partial, blob)
-        self._fill = Fill(registry, provider, blob, partial.gaps(), self._spool, connections, limits, shown)
+        self._fill = Fill(registry, provider, blob, self._spool, connections, limits, shown)
         self.leftover = blob.size - self._fill.missing
         """Bytes that were here before; this provider did not send them."""
         self.misread = False

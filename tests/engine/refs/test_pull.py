@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from engine.errors import MaterializationError
+from engine.errors import MaterializationError, RegistryError
 from engine.refs.fill import FetchLimits
 from engine.refs.ref import Layer
 from storage.digest import Digest, sha256
@@ -317,6 +317,34 @@ def test_connections_are_bounded_over_all_layers(
     assert Counting.most == most
     assert Counting.now == 0
     assert len(machine.events("LayerPulled")) == 3
+
+
+class OneAtATime(RegistryClient):
+    """As for a registry that refuses a second connection."""
+
+    busy = refused = 0
+
+    @asynccontextmanager
+    async def blob(self, *args: Any, **kwargs: Any) -> AsyncIterator[BlobStream]:
+        if OneAtATime.busy:
+            OneAtATime.refused += 1
+            raise RegistryError("one at a time", kind="transport", status=429)
+        OneAtATime.busy = 1
+        try:
+            async with super().blob(*args, **kwargs) as stream:
+                yield stream
+        finally:
+            OneAtATime.busy = 0
+
+
+def test_a_registry_that_bounds_connections_is_asked_by_one_alone(
+    machine: Machine, registry: RegistryProcess, image: dict[str, Any]
+) -> None:
+    layer = layer_of(image, registry.host)
+    asyncio.run(machine.pull([layer], client=OneAtATime))
+    assert OneAtATime.refused == 3
+    assert check_pulled(machine, layer)["bytes"] == image["layers"][0]["size"]
+    assert machine.events("PullFailed") == []
 
 
 def test_two_layers_of_one_blob_do_not_meet_in_it(
