@@ -35,7 +35,7 @@ from engine.ledger import Facts
 from engine.refs.fill import FetchLimits
 from engine.refs.pull import Pull
 from engine.refs.ref import Layer, Local, Ref
-from engine.together import locked, together
+from engine.together import locked, settle, together
 from storage.errors import DiskError
 from storage.interfaces import (
     BlobStore,
@@ -220,9 +220,8 @@ class Materializer:
             if flight.waiters == 0:
                 # The last waiter left: nobody wants the bytes any more.
                 self._flights.pop(layer.name, None)
-                if not flight.task.done():
-                    flight.task.cancel()
-                    await asyncio.wait([flight.task])
+                flight.task.cancel()
+                await settle(flight.task)  # also to have seen how it ended: this waiter may leave for another reason
         return None if joined else fetched
 
     async def _fly(self, layer: Layer, vertex: str | None, cause: int) -> int | None:
