@@ -83,6 +83,8 @@ class Pull:
             filling.cancel()
             await settle(filling)
             await settle(unpacking)
+        if (task := asyncio.current_task()) is not None and task.cancelling():
+            raise asyncio.CancelledError  # it came while both were ending: no other provider is to be asked
         failure = unpacking.exception()
         if failure is None:
             return

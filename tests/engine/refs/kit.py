@@ -45,6 +45,7 @@ class Machine:
         limits: FetchLimits = SMALL,
         tries: int = 1,
         client: type[RegistryClient] = RegistryClient,
+        store: type[DirectoryLayers] = DirectoryLayers,
     ) -> Local:
         """Materialize `layers`, with everything made anew and let go at the end."""
 
@@ -54,7 +55,7 @@ class Machine:
         registry = client(Anonymous(), user_agent="t", limits=Limits(tries=tries), sleep=no_pause)
         root = self.root
         materializer = Materializer(
-            DirectoryLayers(root / "layers", root / "tmp", "t"),
+            store(root / "layers", root / "tmp", "t"),
             OverlaySnapshots(root / "snapshots", root / "tmp", "t"),
             DirectoryBlobs(root, owner="t"), DirectoryPartials(root / "partial"), registry, FileLocks(root / "locks"),
             Ledger(self.log, "b"), Clock(time.time_ns, time.monotonic), parallel=2, fetching=limits,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from engine.refs.fill import FetchLimits
 from engine.refs.ref import Layer
 from storage.digest import Digest, sha256
 from storage.interfaces import BlobStream
+from storage.layers import DirectoryLayers
 from storage.registry import RegistryClient
 from tests.engine.refs.kit import KIB, SMALL, Machine, layer_of, open_files, threads, until
 from tests.faulty import Fault, FaultyProxy
@@ -151,6 +153,41 @@ def test_a_cancelled_pull_keeps_what_came_and_nothing_else(
     pulled = check_pulled(machine, layer)
     assert pulled["resumed_from"] == kept
     assert pulled["bytes"] == image["layers"][0]["size"] - kept
+
+
+class Lingering(DirectoryLayers):
+    """Takes its time to end after it failed."""
+
+    failed, may_end = threading.Event(), threading.Event()
+
+    def unpack(self, *args: Any) -> int:
+        try:
+            return super().unpack(*args)
+        finally:
+            self.failed.set()
+            self.may_end.wait(20)
+
+
+def test_a_pull_that_is_cancelled_while_it_fails_asks_no_other_provider(
+    machine: Machine, registry: RegistryProcess, image: dict[str, Any]
+) -> None:
+    async def interrupted() -> None:
+        with FaultyProxy(registry.host, Fault("GET", "/blobs/", cut_after=1000)) as broken:
+            layer = layer_of(image, broken.host, registry.host)
+            task = asyncio.create_task(machine.pull([layer], store=Lingering))
+            await until(Lingering.failed.is_set, "a failed layer")
+            task.cancel()
+            await asyncio.sleep(0.2)  # so that the cancellation has arrived
+            Lingering.may_end.set()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    mark = registry.mark()
+    asyncio.run(interrupted())
+    assert len(machine.events("PullStarted")) == 1
+    assert threads() == []
+    assert open_files(machine) == []
+    assert len(registry.layer_gets([image["layers"][0]["digest"]], since=mark)) <= SMALL.connections
 
 
 @pytest.mark.parametrize("limits", [ONE_PIECE, IN_TURN, SMALL])
