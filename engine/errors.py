@@ -4,7 +4,8 @@
     ├── BuildError             1  the build's own step failed
     │   └── StepFailed            a command ended with another code than 0
     ├── InputError             2
-    │   └── DockerfileError       a line of the Dockerfile, with its excerpt
+    │   ├── DockerfileError       a line of the Dockerfile, with its excerpt
+    │   └── NotGranted            a step needs a secret, an agent or a permission that the user did not give
     ├── HostError              3
     │   ├── SandboxError          no OCI runtime, or it could not start the container
     │   └── MaterializationError  no provider could give a layer; says which, and for which step
@@ -27,7 +28,7 @@ from storage.errors import (
 
 __all__ = [
     "BuildError", "Cancelled", "DiskError", "DockerfileError", "FailureKind", "HostError", "InputError", "LogError",
-    "MaterializationError", "RefledgerError", "RegistryError", "SandboxError", "StepFailed", "VerificationError",
+    "MaterializationError", "NotGranted", "RefledgerError", "RegistryError", "SandboxError", "StepFailed", "VerificationError",
 ]  # fmt: skip
 
 
@@ -62,6 +63,10 @@ class DockerfileError(InputError):
         self.line = line
         self.end = end or line
         self.excerpt = excerpt
+
+
+class NotGranted(InputError):
+    """A step needs a secret, an ssh agent or a permission; the hint says how to give it."""
 
 
 class SandboxError(HostError):

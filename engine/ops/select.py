@@ -18,6 +18,7 @@ import errno
 import hashlib
 import os
 import posixpath
+import re
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,7 +29,7 @@ from typing import Literal
 from engine.errors import DiskError, InputError
 from engine.frontend.dockerignore import IgnoreMatcher
 from engine.frontend.glob import compile_glob, has_wildcard
-from engine.graph import Copy
+from engine.graph import Copy, Mount
 from engine.ops.rootfs import RootDir
 from storage.digest import Digest, sha256
 
@@ -102,6 +103,12 @@ class Selection:
     def digest(self) -> Digest:
         """The digest of the listing."""
         return sha256(self.listing())
+
+
+def source_of(mount: Mount, *, from_context: bool, dest: str = "/") -> Copy:
+    """The copy that takes what `mount` does: `source` is a name, not a pattern."""
+    name = re.sub(r"([*?\[\\])", r"\\\1", mount.source or "/")
+    return Copy((name,), dest, from_context=from_context)
 
 
 def select(op: Copy, source: Path, excludes: Sequence[str] = (), *, hash_files: bool) -> Selection:

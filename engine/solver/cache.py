@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from engine.graph import ContextSource, Copy, ImageSource, Mkdir, Op, Run, Scratch, op_to_json
 from engine.record import Record
-from storage.digest import Digest, chain_ids, digest_json
+from storage.digest import Digest, canonical_json, chain_ids, digest_json
 
 SCHEMA = "1"
 """Changes when the meaning of components changes, so that old keys miss instead of lying."""
@@ -43,6 +43,9 @@ def cache_key(op: Op, inputs: Sequence[CacheKey], content: Digest | None = None)
             components += [("env", f"{name}={value}") for name, value in op.env]
             components += [("cwd", op.cwd), ("user", op.user), ("network", op.network), ("platform", op.platform)]
             components += [("script", f"{script.name}\n{script.data}") for script in op.scripts]
+            components += [("mount", canonical_json(mount).decode()) for mount in op_to_json(op)["mounts"]]
+            if op.security != "sandbox":
+                components.append(("security", op.security))
         case Copy():
             components += [("source", source) for source in op.sources]
             components += [("dest", op.dest), ("chown", op.chown), ("chmod", op.chmod), ("unpack", str(op.unpack))]
