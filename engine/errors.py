@@ -53,16 +53,26 @@ class StepFailed(BuildError):
 
 
 class DockerfileError(InputError):
-    """A Dockerfile that cannot be built. `line` and `end` are 1-based; `excerpt` the source lines, unnumbered."""
+    """A Dockerfile that cannot be built. `line` and `end` are 1-based; `excerpt` the source lines, unnumbered; `mark`
+    the part at fault, where it is known: line (1-based), column (0-based), length in characters."""
 
     def __init__(
-        self, what: str, *, filename: str, line: int, end: int | None = None, excerpt: str = "", hint: str = ""
+        self,
+        what: str,
+        *,
+        filename: str,
+        line: int,
+        end: int | None = None,
+        excerpt: str = "",
+        hint: str = "",
+        mark: tuple[int, int, int] | None = None,
     ) -> None:
         super().__init__(what, where=f"{filename}:{line}", hint=hint)
         self.filename = filename
         self.line = line
         self.end = end or line
         self.excerpt = excerpt
+        self.mark = mark
 
 
 class NotGranted(InputError):

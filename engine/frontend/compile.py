@@ -6,22 +6,26 @@ Sources: Dockerfile reference; BuildKit for what it leaves open (names of steps,
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
 
 from engine.errors import InputError
 from engine.frontend.config import ImageConfig
 from engine.frontend.dockerignore import IgnoreMatcher
-from engine.frontend.instructions import Instruction, Source, parse_dockerfile
+from engine.frontend.instructions import Instruction, parse_dockerfile
 from engine.frontend.names import CONTEXT_NAME, StepNames
 from engine.frontend.scope import FrontendOptions, global_arguments, unused_arguments
+from engine.frontend.source import Source
 from engine.frontend.stage import METADATA, Reading, StageState
 from engine.frontend.stages import (
     Stage,
-    copied_from,
+    find_origin,
     find_target,
+    insert_triggers,
     needed_images,
     needed_stages,
     read_stages,
     split_stages,
+    taken_from,
 )
 from engine.frontend.steps import Step, UnsupportedError, copy, run, workdir
 from engine.graph import (
@@ -30,9 +34,11 @@ from engine.graph import (
     Graph,
     HistoryStep,
     ImageSource,
+    Mount,
     Op,
     ResolvedImage,
     Result,
+    Run,
     Scratch,
     Vertex,
     vertex,
@@ -49,7 +55,8 @@ Resolve = Callable[[Sequence[tuple[str, str]]], Awaitable[Images]]
 
 
 async def compile_dockerfile(text: str, options: FrontendOptions, resolve: Resolve) -> Graph:
-    """The graph of the target stage. `resolve` is asked once, for exactly the images the target needs, if any.
+    """The graph of the target stage. `resolve` is asked once, for exactly the images the target needs, if any, and
+    once more where ONBUILD triggers of those name others.
 
     Raises DockerfileError (a line of `text`), InputError (an option) and whatever `resolve` raises.
     """
@@ -62,10 +69,7 @@ async def compile_dockerfile(text: str, options: FrontendOptions, resolve: Resol
         raise source.error("the Dockerfile has no FROM", instructions[-1].lines, "a stage begins with FROM image")
     stages = read_stages(source, groups, scope, escape, str(parse_platform(options.platform)))
     target = find_target(source, stages, options.target)
-    needed = needed_stages(source, stages, target)
-    uses = list(needed_images(source, stages, needed, scope, str(parse_platform(options.platform))))
-    wanted = list(dict.fromkeys((use.reference, use.platform) for use in uses))
-    images = await resolve(wanted) if wanted else {}
+    needed, images = await _resolve_needed(source, stages, target, scope, options, resolve)
     compiler = _Compiler(source, stages, images, Reading(options, escape, scope))
     compiler.warnings += [
         f"--build-arg {name} was given, but no ARG declares it" for name in unused_arguments(options, instructions)
@@ -73,6 +77,41 @@ async def compile_dockerfile(text: str, options: FrontendOptions, resolve: Resol
     for stage in needed:
         compiler.read_stage(stage)
     return compiler.graph(target)
+
+
+async def _resolve_needed(
+    source: Source,
+    stages: Sequence[Stage],
+    target: Stage,
+    scope: Mapping[str, str],
+    options: FrontendOptions,
+    resolve: Resolve,
+) -> tuple[list[Stage], Images]:
+    """The stages that `target` needs, ONBUILD triggers inserted, and the images that these need."""
+    platform = str(parse_platform(options.platform))
+    images: dict[tuple[str, str], ResolvedImage] = {}
+    for stage in stages:
+        if stage.base_stage is not None:
+            base = stages[stage.base_stage]
+            texts = [command.args[0] for command in base.commands if command.name == "ONBUILD"]
+            insert_triggers(source, stage, texts, f"stage {base.title}")
+    while True:
+        needed = needed_stages(source, stages, target)
+        uses = [(use.reference, use.platform) for use in needed_images(source, stages, needed, scope, platform)]
+        wanted = [use for use in dict.fromkeys(uses) if use not in images]
+        if not wanted:
+            return needed, images
+        images.update(await resolve(wanted))
+        for stage in needed:
+            image = images.get((stage.base, stage.platform))
+            if stage.base_stage is None and image is not None:
+                insert_triggers(source, stage, _triggers(image.config), f"image {stage.base}")
+
+
+def _triggers(config: Mapping[str, Any]) -> list[str]:
+    inner = config.get("config")
+    found = inner.get("OnBuild") if isinstance(inner, dict) else None
+    return [text for text in found if isinstance(text, str)] if isinstance(found, list) else []
 
 
 class _Compiler:
@@ -133,8 +172,7 @@ class _Compiler:
             config = ImageConfig.of_base(data, stage.platform)
         except InputError as error:
             raise self._source.error(f"image {stage.base}: {error.what}", stage.origin.lines) from error
-        if config.config.pop("OnBuild", None):
-            raise self._source.unsupported(f"image {stage.base} has ONBUILD triggers, which", stage.origin.lines)
+        config.config.pop("OnBuild", None)  # its triggers are this stage's first commands
         self._compare_platforms(stage, config)
         history = data.get("history")
         entries = tuple(item for item in history if isinstance(item, dict)) if isinstance(history, list) else ()
@@ -142,8 +180,7 @@ class _Compiler:
 
     def _is_alone(self, stage: Stage) -> bool:
         """Nothing but this stage has a name: BuildKit then leaves it out of the steps' names."""
-        copies = (c.flags.get("from") for c in stage.commands if c.name == "COPY")
-        return len(self._stages) == 1 and not any(copies)
+        return len(self._stages) == 1 and not any(name for c in stage.commands for name in taken_from(c))
 
     def _compare_platforms(self, stage: Stage, config: ImageConfig) -> None:
         wanted, found = parse_platform(stage.platform), config.top
@@ -155,13 +192,11 @@ class _Compiler:
 
     def _read(self, stage: Stage, state: StageState, instruction: Instruction) -> None:
         name = instruction.name
-        if name == "ONBUILD":
-            raise UnsupportedError("ONBUILD")
         if name in METADATA:
             state.history.append(HistoryStep(METADATA[name](state, instruction, self._reading)))
             return
         if name == "RUN":
-            self._step(state, run(state, instruction, self._reading), instruction, ())
+            self._run(stage, state, instruction)
         elif name == "WORKDIR":
             made = workdir(state, instruction, self._reading)
             if made is None:
@@ -171,8 +206,26 @@ class _Compiler:
         else:
             self._copy(stage, state, instruction)
 
+    def _run(self, stage: Stage, state: StageState, instruction: Instruction) -> None:
+        made = run(state, instruction, self._reading)
+        assert isinstance(made.op, Run)
+        inputs: list[Digest] = []
+        mounts: list[Mount] = []
+        for mount, written in zip(made.op.mounts, made.mount_origins, strict=True):
+            if written is None:
+                mounts.append(mount)
+                continue
+            found = find_origin(self._source, self._stages, stage, written, instruction)
+            digest = self._origin(found, instruction)
+            if digest not in inputs:
+                inputs.append(digest)
+            mounts.append(mount.at(inputs.index(digest) + 1))  # input 0 is the base
+        op = made.op.with_mounts(tuple(mounts)) if inputs else made.op
+        self._step(state, Step(op, made.name, made.created_by), instruction, tuple(inputs))
+
     def _copy(self, stage: Stage, state: StageState, instruction: Instruction) -> None:
-        origin = copied_from(self._source, self._stages, stage, instruction)
+        written = instruction.flags.get("from", "")
+        origin = find_origin(self._source, self._stages, stage, written, instruction)
         made = copy(state, instruction, self._reading, from_context=origin is None)
         takes_files = isinstance(made.op, Copy) and made.op.sources  # there may be heredocs only
         inputs = (self._origin(origin, instruction),) if takes_files else ()

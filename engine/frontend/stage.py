@@ -34,8 +34,10 @@ class StageState:
 
     def child(self, title: str, names: StepNames) -> StageState:
         """What a stage that is built FROM this one begins with: arguments are inherited too."""
+        image = self.image.copy()
+        image.config.pop("OnBuild", None)  # executed as the child's first instructions
         return replace(
-            self, title=title, names=names, image=self.image.copy(), history=list(self.history), args=dict(self.args),
+            self, title=title, names=names, image=image, history=list(self.history), args=dict(self.args),
             cmd_set=False,
         )  # fmt: skip
 
@@ -204,9 +206,15 @@ def _retries(text: str) -> int:
     return int(text)
 
 
+def _onbuild(state: StageState, instruction: Instruction, _: Reading) -> str:
+    trigger = _only_argument(instruction)
+    state.image.config["OnBuild"] = [*state.image.config.get("OnBuild", ()), trigger]
+    return f"ONBUILD {trigger}"
+
+
 METADATA: Mapping[str, Callable[[StageState, Instruction, Reading], str]] = {
     "ARG": _arg, "ENV": _env, "LABEL": _label, "MAINTAINER": _maintainer, "USER": _user, "STOPSIGNAL": _stopsignal,
     "EXPOSE": _expose, "VOLUME": _volume, "SHELL": _shell, "CMD": _cmd, "ENTRYPOINT": _entrypoint,
-    "HEALTHCHECK": _healthcheck,
+    "HEALTHCHECK": _healthcheck, "ONBUILD": _onbuild,
 }  # fmt: skip
 """Each changes the stage and returns the history's text. They raise InputError without a line."""
