@@ -11,7 +11,7 @@ from engine.errors import Cancelled, DockerfileError, NotGranted, RefledgerError
 from engine.events import BuildCancelled, BuildCompleted, BuildFailed, BuildStarted, GraphDefined
 from engine.executor import Executor
 from engine.frontend.compile import FrontendOptions, compile_dockerfile
-from engine.grants import Offered
+from engine.grants import NOTHING, Offered
 from engine.graph import Graph, ImageSource, Result, Scratch, Vertex
 from engine.ledger import Ledger
 from engine.output import Output
@@ -45,7 +45,7 @@ class BuildRequest:
     name: str = ""
     version: str = ""
     host: Mapping[str, object] = field(default_factory=dict)
-    offered: Offered = Offered()
+    offered: Offered = NOTHING
 
 
 @dataclass(frozen=True, slots=True)

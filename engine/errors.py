@@ -28,7 +28,8 @@ from storage.errors import (
 
 __all__ = [
     "BuildError", "Cancelled", "DiskError", "DockerfileError", "FailureKind", "HostError", "InputError", "LogError",
-    "MaterializationError", "NotGranted", "RefledgerError", "RegistryError", "SandboxError", "StepFailed", "VerificationError",
+    "MaterializationError", "NotGranted", "RefledgerError", "RegistryError", "SandboxError", "StepFailed",
+    "VerificationError",
 ]  # fmt: skip
 
 

@@ -24,6 +24,9 @@ class Offered(Record):
     allowed: tuple[str, ...] = ()
 
 
+NOTHING = Offered()
+
+
 @dataclass(frozen=True, slots=True)
 class Grants:
     """`secrets`: values by id, read once; `agents`: sockets of running ssh agents by id; `allowed`: permissions."""
@@ -51,9 +54,8 @@ def _has(mount: Mount, offered: Offered) -> bool:
 
 def _missing(mount: Mount) -> NotGranted:
     if mount.kind == "ssh":
-        return NotGranted(
-            f"this step needs the ssh agent {mount.id!r}, which was not given", hint=f"add --ssh {mount.id}[=SOCKET|KEY]"
-        )
+        what = f"this step needs the ssh agent {mount.id!r}, which was not given"
+        return NotGranted(what, hint=f"add --ssh {mount.id}, or {mount.id}=SOCKET or {mount.id}=KEYFILE")
     return NotGranted(
         f"this step needs the secret {mount.id!r}, which was not given",
         hint=f"add --secret id={mount.id},src=FILE, or id={mount.id},env=NAME with NAME set",

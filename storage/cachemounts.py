@@ -1,6 +1,6 @@
-"""Cache mounts: `cache/<digest>/<instance>/fs`, directories that steps of any build write to; and places for secrets.
+"""Cache mounts: `cache/<digest>/<instance>/fs`, directories that steps of any build write to. And places for secrets.
 
-Locks `cache-<digest>-<instance>` say who uses an instance: shared steps share it, private and locked ones hold it alone.
+Locks `cache-<digest>-<instance>` say who uses an instance: shared steps share it, others hold it alone.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from storage.errors import DiskError
 from storage.interfaces import Locks
 from storage.overlay import detach_below, mount_memory
 from storage.scratch import Scratch, remove_tree
-
 
 _TREE = "fs"
 

@@ -28,7 +28,7 @@ from storage.credentials import DockerCredentials
 from storage.digest import Digest
 from storage.errors import DiskError, InputError
 from storage.eventlog import SqliteEventLog, follow
-from storage.interfaces import Descriptor, Event, EventLog, NewEvent, PackedBlob, Provider, SnapshotStore
+from storage.interfaces import Descriptor, Event, EventLog, NewEvent, PackedBlob, Provider, SecretPlaces, SnapshotStore
 from storage.layers import DirectoryLayers
 from storage.locks import FileLocks
 from storage.overlay import private_mounts
@@ -204,6 +204,13 @@ def prepare_process() -> None:
     if os.geteuid() != 0:
         raise InputError("refledger build needs root, for mounts and ownership", hint="run it with sudo")
     private_mounts()
+
+
+def secret_places(root: Root, build: str) -> SecretPlaces:
+    """Where secrets of `build` may lie."""
+    from storage.cachemounts import MemoryPlaces
+
+    return MemoryPlaces(root.tmp, build)
 
 
 def engine(

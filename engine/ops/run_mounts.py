@@ -19,13 +19,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from engine.errors import DiskError, InputError
 from engine.events import AgentForwarded, CacheMountUsed, SecretMounted
 from engine.executor import Task
 from engine.grants import Grants
-from engine.graph import Copy, Mount, Run
+from engine.graph import Mount, Run, Sharing
 from engine.ledger import Facts
 from engine.ops.copy import copy_into
 from engine.ops.oci_spec import ContainerMount
@@ -37,10 +36,9 @@ from engine.together import POLL, in_thread
 from storage.digest import Digest, digest_json
 from storage.interfaces import CacheMounts, HeldCache, SecretPlaces, SnapshotStore
 
-Sharing = Literal["shared", "private", "locked"]
 _SECRET_MODE, _SOCKET_MODE, _CACHE_MODE = 0o400, 0o600, 0o755
 _SOURCE = "source"
-_STRICTEST = ("shared", "private", "locked")
+_STRICTEST: tuple[Sharing, ...] = ("shared", "private", "locked")
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +238,8 @@ class _Step:
         mode = _CACHE_MODE if mount.mode < 0 and mount.input < 0 else mount.mode
         source = posixpath.normpath("/" + mount.source) if mount.input >= 0 else ""
         ref = self._cache_ref(number, mount)
-        return digest_json({"id": mount.id, "mode": mode, "uid": mount.uid, "gid": mount.gid, "ref": ref, "source": source})
+        owner = {"mode": mode, "uid": mount.uid, "gid": mount.gid}
+        return digest_json({"id": mount.id, **owner, "ref": ref, "source": source})
 
     def _cache_ref(self, number: int, mount: Mount) -> str:
         selection = self.task.mounted.get(number)

@@ -20,7 +20,7 @@ from engine.events import (
     VertexStarted,
 )
 from engine.executor import Executor, Outcome, Task
-from engine.grants import Offered, refusal
+from engine.grants import NOTHING, Offered, refusal
 from engine.graph import ContextSource, Copy, Graph, ImageSource, Run, Scratch, Vertex
 from engine.ledger import Facts
 from engine.ops.select import Selection, select, source_of
@@ -55,7 +55,7 @@ class Solver:
     jobs: int
     no_cache: bool = False
     epoch: int | None = None
-    offered: Offered = Offered()
+    offered: Offered = NOTHING
 
     async def solve(self, graph: Graph) -> Mapping[Digest, Remote]:
         """Refs by vertex, of everything that was needed. Raises VertexError, InputError, LogError."""
