@@ -18,8 +18,9 @@ class Task(Record):
     """One execution of a vertex.
 
     `execution` names it and, for a step, the ref it makes; `inputs` are in the vertex's order (a context gives none);
-    `context` is the directory that context sources stand for, `selection` the files of it that a Copy takes;
-    `epoch` SOURCE_DATE_EPOCH in seconds.
+    `context` is the directory that context sources stand for, `selection` the files of it that a Copy takes, `mounted`
+    those that mounts of a Run take, by the number of the input that is the context; `epoch` SOURCE_DATE_EPOCH in
+    seconds.
     """
 
     vertex: Vertex
@@ -29,6 +30,7 @@ class Task(Record):
     context: str = ""
     excludes: tuple[str, ...] = ()
     selection: Selection | None = None
+    mounted: tuple[tuple[int, Selection], ...] = ()
     epoch: int | None = None
 
 

@@ -20,8 +20,9 @@ from engine.events import (
     VertexStarted,
 )
 from engine.executor import Executor, Outcome, Task
-from engine.graph import ContextSource, Copy, Graph, ImageSource, Scratch, Vertex
+from engine.graph import ContextSource, Copy, Graph, ImageSource, Run, Scratch, Vertex
 from engine.ledger import Facts
+from engine.ops.rules import mounted_files
 from engine.ops.select import Selection, select
 from engine.refs.materializer import Materializer
 from engine.refs.ref import Layer, Remote, layers_to_json, of_image, scratch
@@ -38,6 +39,26 @@ class CacheLookup(Protocol):
     def lookup(self, key: Digest) -> tuple[Remote, str] | None:
         """The ref and the build it came from."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """Files taken from contexts and the digests of their listings, by vertex and number of the input."""
+
+    files: dict[tuple[Digest, int], Selection]
+    contents: dict[tuple[Digest, int], Digest]
+
+    def selection(self, vertex: Vertex) -> Selection | None:
+        """What a Copy takes; nothing when it has inline files only, None when it takes from no context."""
+        if isinstance(vertex.op, Copy) and len(vertex.inputs) == 1:
+            return Selection((), (), 0, 0)
+        return self.files.get((vertex.digest, 1)) if isinstance(vertex.op, Copy) else None
+
+    def mounted(self, vertex: Vertex) -> tuple[tuple[int, Selection], ...]:
+        """What the mounts of a Run take, by input."""
+        if not isinstance(vertex.op, Run):
+            return ()
+        return tuple((number, found) for (digest, number), found in self.files.items() if digest == vertex.digest)
 
 
 @dataclass(slots=True)
@@ -57,8 +78,8 @@ class Solver:
 
     async def solve(self, graph: Graph) -> Mapping[Digest, Remote]:
         """Refs by vertex, of everything that was needed. Raises VertexError, InputError, LogError."""
-        selections, contents = await self._select(graph)
-        keys = _keys(graph, contents)
+        chosen = await self._select(graph)
+        keys = _keys(graph, chosen)
         answers = self._ask(graph, keys)
         todo = plan(graph, answers)
         known = {vertex.digest: hit.ref for vertex, hit in todo.cached}
@@ -71,8 +92,8 @@ class Solver:
             execution = f"{self.build}-{vertex.digest.short}-{attempt}"
             outcome = await self.executor.execute(
                 Task(
-                    vertex, execution, attempt, inputs, self.context, selection=selections.get(vertex.digest),
-                    epoch=self.epoch,
+                    vertex, execution, attempt, inputs, self.context, epoch=self.epoch,
+                    selection=chosen.selection(vertex), mounted=chosen.mounted(vertex),
                 )
             )  # fmt: skip
             if vertex.inputs:
@@ -81,47 +102,43 @@ class Solver:
 
         return await Scheduler(self.facts, execute, self.jobs).run(replace(todo, run=run), known)
 
-    async def _select(self, graph: Graph) -> tuple[dict[Digest, Selection], dict[Digest, Digest]]:
-        """Read what COPY and ADD take from contexts: what to copy, and the content part of their keys, by vertex."""
-        wanted: dict[Digest, list[tuple[Vertex, Copy]]] = {}
+    async def _select(self, graph: Graph) -> _Chosen:
+        """Read what COPY, ADD and the mounts of RUN take from contexts: which files, and the content part of keys."""
+        wanted: dict[Digest, list[tuple[Vertex, int, Copy]]] = {}
         for vertex in graph.vertices:
-            if isinstance(vertex.op, Copy):
-                if len(vertex.inputs) == 1:  # only inline files
-                    continue
-                if isinstance(graph.by_digest[vertex.inputs[1]].op, ContextSource):
-                    wanted.setdefault(vertex.inputs[1], []).append((vertex, vertex.op))
-        found: dict[Digest, Selection] = {}
-        contents: dict[Digest, Digest] = {}
-        for source, copies in wanted.items():
+            for number, digest in enumerate(vertex.inputs):
+                if number and isinstance(graph.by_digest[digest].op, ContextSource):
+                    op = mounted_files(vertex.op, number) if isinstance(vertex.op, Run) else vertex.op
+                    assert isinstance(op, Copy)
+                    wanted.setdefault(digest, []).append((vertex, number, op))
+        chosen = _Chosen({}, {})
+        for source, takers in wanted.items():
             context = graph.by_digest[source]
             assert isinstance(context.op, ContextSource)
             excludes, root = context.op.excludes, Path(self.context)
             self.facts.post(VertexStarted(name=context.name, inputs=()), vertex=source)
-            for vertex, op in copies:
+            for vertex, number, op in takers:
+                literal = isinstance(vertex.op, Run)
                 try:
-                    selection = await asyncio.to_thread(select, op, root, excludes, hash_files=True)
+                    selection = await asyncio.to_thread(select, op, root, excludes, hash_files=True, literal=literal)
                 except asyncio.CancelledError:
                     self.facts.post(VertexCancelled(name=context.name), vertex=source)
                     raise
                 except RefledgerError as error:
                     await self.facts.record(VertexFailed(name=context.name, error=str(error)), vertex=source)
-                    raise VertexError(vertex, error) from error  # the line at fault is the COPY's
-                found[vertex.digest] = selection
+                    raise VertexError(vertex, error) from error  # the line at fault is the step's
                 # The stored listing's digest is the content part: two keys agree when the listings do.
-                contents[vertex.digest] = await asyncio.to_thread(self.blobs.put, selection.listing())
+                listing = await asyncio.to_thread(self.blobs.put, selection.listing())
+                chosen.files[vertex.digest, number] = selection
+                chosen.contents[vertex.digest, number] = listing
                 self.facts.post(
                     ContextScanned(
-                        name=context.op.name,
-                        listing=str(contents[vertex.digest]),
-                        files=selection.files,
-                        bytes=selection.bytes,
+                        name=context.op.name, listing=str(listing), files=selection.files, bytes=selection.bytes
                     ),
                     vertex=source,
                 )
             self.facts.post(VertexCompleted(name=context.name, outputs=()), vertex=source)
-        inline = [v for v in graph.vertices if isinstance(v.op, Copy) and len(v.inputs) == 1]
-        found |= {vertex.digest: Selection((), (), 0, 0) for vertex in inline}
-        return found, contents
+        return chosen
 
     def _ask(self, graph: Graph, keys: Mapping[Digest, CacheKey]) -> dict[Digest, Answer]:
         providers = _providers(graph)
@@ -174,11 +191,15 @@ class Solver:
         )
 
 
-def _keys(graph: Graph, contents: Mapping[Digest, Digest]) -> dict[Digest, CacheKey]:
+def _keys(graph: Graph, chosen: _Chosen) -> dict[Digest, CacheKey]:
     keys: dict[Digest, CacheKey] = {}
     for vertex in graph.vertices:
         inputs = [keys[d] for d in vertex.inputs if not isinstance(graph.by_digest[d].op, ContextSource)]
-        keys[vertex.digest] = cache_key(vertex.op, inputs, contents.get(vertex.digest))
+        contents = {n: digest for (d, n), digest in chosen.contents.items() if d == vertex.digest}
+        if isinstance(vertex.op, Run):
+            keys[vertex.digest] = cache_key(vertex.op, inputs, mounted=contents)
+        else:
+            keys[vertex.digest] = cache_key(vertex.op, inputs, contents.get(1))
     return keys
 
 
