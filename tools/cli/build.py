@@ -39,6 +39,9 @@ _ENDS = frozenset({"BuildCompleted", "BuildFailed", "BuildCancelled"})
 @click.option("--push", is_flag=True, help="Push to the registries of all names: --output type=image.")
 @click.option("--no-cache", is_flag=True, help="Run every step.")
 @click.option("--network", type=click.Choice(["host", "none"]), default="host", help="Network of RUN.  [default: host]")
+@click.option("--allow", "entitlements", multiple=True, metavar="NAME", help="Allow security.insecure, for RUN --security.")
+@click.option("--check", is_flag=True, help="Build nothing: tell what could be better in the Dockerfile.")
+@click.option("--json", "as_json", is_flag=True, help="With --check: print JSON.")
 @click.option("--jobs", type=click.IntRange(1), metavar="N", help="Steps at once.  [default: number of cores]")
 @click.option("--runtime", metavar="NAME", help="OCI runtime.  [default: crun or runc, whichever works here]")
 @click.option("--iidfile", metavar="FILE", help="Write the digest of the image config here.")
@@ -57,6 +60,9 @@ def build(
     push: bool,
     no_cache: bool,
     network: Literal["host", "none"],
+    entitlements: tuple[str, ...],
+    check: bool,
+    as_json: bool,
     jobs: int | None,
     runtime: str | None,
     iidfile: str | None,
@@ -82,7 +88,15 @@ def build(
         no_cache=no_cache,
         network=network,
         jobs=jobs,
+        entitlements=entitlements,
     )
+    if as_json and not check:
+        raise InputError("--json is for --check", hint="--progress json prints a build as JSON")
+    if check:
+        from tools.cli.check import check as check_only
+
+        check_only(request.dockerfile, request.frontend, as_json=as_json)
+        return
     _run(request, runtime, proxies, "quiet" if quiet else progress, iidfile, metadata_file)
 
 

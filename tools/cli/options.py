@@ -31,6 +31,7 @@ def read_request(
     no_cache: bool,
     network: Literal["host", "none"],
     jobs: int | None,
+    entitlements: Sequence[str] = (),
 ) -> tuple[BuildRequest, dict[str, str]]:
     """The request, and the proxy variables of RUN, which are no part of it. Raises InputError."""
     from engine.build import BuildRequest
@@ -56,6 +57,7 @@ def read_request(
             ignore=ignore,
             labels=_assignments(labels, "--label"),
             network=network,
+            entitlements=_entitlements(entitlements),
         ),
         context=str(Path(context).absolute()),
         names=names,
@@ -108,6 +110,15 @@ def _ignore(dockerfile: Path, context: Path) -> tuple[str, ...]:
         except OSError as error:
             raise InputError(f"cannot be read: {error.strerror}", where=str(candidate)) from error
     return ()
+
+
+def _entitlements(given: Sequence[str]) -> frozenset[str]:
+    from engine.frontend.steps import INSECURE
+
+    for name in given:
+        if name not in {INSECURE, "network.host"}:  # the network is --network's here; docker's hands write it anyway
+            raise InputError(f"--allow {name!r} is not known", hint=f"what can be allowed is {INSECURE}")
+    return frozenset(given)
 
 
 def _assignments(given: Sequence[str], flag: str) -> dict[str, str]:
