@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from storage.errors import DiskError, RefledgerError
+from storage.errors import DiskError, InputError, RefledgerError
 from storage.interfaces import EventLog
 from tools import bootstrap
 from tools.cli.options import read_request
@@ -39,7 +39,7 @@ _ENDS = frozenset({"BuildCompleted", "BuildFailed", "BuildCancelled"})
 @click.option("--push", is_flag=True, help="Push to the registries of all names: --output type=image.")
 @click.option("--no-cache", is_flag=True, help="Run every step.")
 @click.option("--network", type=click.Choice(["host", "none"]), default="host", help="Network of RUN.  [default: host]")
-@click.option("--allow", "entitlements", multiple=True, metavar="NAME", help="Allow security.insecure, for RUN --security.")
+@click.option("--allow", "entitlements", multiple=True, metavar="NAME", help="security.insecure: for RUN --security.")
 @click.option("--check", is_flag=True, help="Build nothing: tell what could be better in the Dockerfile.")
 @click.option("--json", "as_json", is_flag=True, help="With --check: print JSON.")
 @click.option("--jobs", type=click.IntRange(1), metavar="N", help="Steps at once.  [default: number of cores]")

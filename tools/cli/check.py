@@ -8,10 +8,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from engine.frontend.checks import Finding
-
 from engine.errors import ChecksFailed
 from engine.frontend.check import Report, check_dockerfile
+from engine.frontend.checks import Finding
 from engine.frontend.scope import FrontendOptions
 from engine.graph import ResolvedImage
 from tools import bootstrap

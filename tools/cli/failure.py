@@ -6,7 +6,7 @@ from engine.errors import Cancelled, DockerfileError
 from projections.progress import ProgressView, fold
 from storage.errors import RefledgerError
 from storage.interfaces import EventLog
-from tools.cli.text import clean, fit
+from tools.cli.text import cells, clean, fit
 
 LAST_LINES = 15
 AROUND = 2
