@@ -11,6 +11,7 @@ from engine.frontend.definition import Dockerfile, read_dockerfile
 from engine.frontend.scope import FrontendOptions
 from engine.frontend.source import Source
 from engine.frontend.stages import find_target, needed_stages
+from engine.frontend.variables import Watcher
 from engine.graph import ResolvedImage
 from engine.record import Record
 from storage.digest import sha256
@@ -35,28 +36,47 @@ async def check_dockerfile(text: str, options: FrontendOptions, resolve: Resolve
     source = Source(options.filename, text)
     try:
         dockerfile = read_dockerfile(text, options)
-        found = [*dockerfile.lint(), *_unused(dockerfile)]
     except DockerfileError as error:
         return Report(source, error=error)
+    found = list(dockerfile.lint())
     unasked: tuple[str, ...] = ()
-    failure: DockerfileError | None = None
+    try:
+        found += _unused(dockerfile)
+        seen, failure = await _look(dockerfile, _stand_in, unknown=True)
+    except DockerfileError as error:
+        return _report(dockerfile, found, error)
+    if seen.unsure and (failure is not None or dockerfile.settings.wants("UndefinedVar")):
+        try:
+            # looking inserts triggers: begin with untouched stages
+            seen, failure = await _look(read_dockerfile(text, options), resolve, unknown=False)
+        except RefledgerError:
+            unasked = tuple(dict.fromkeys(image for image, _ in seen.unsure))
+            lines = {item.lines[0] for _, item in seen.unsure}
+            if failure is not None and failure.line in lines:  # with the image's variables it may be fine
+                failure = None
+    return _report(dockerfile, [*found, *seen.findings], failure, unasked)
+
+
+async def _look(
+    dockerfile: Dockerfile, resolve: Resolve, *, unknown: bool
+) -> tuple[Watcher, DockerfileError | None]:
+    """What was seen up to the error, if any. Raises what `resolve` raises."""
     watcher = watch(dockerfile)
     try:
-        await look_over(dockerfile, _stand_in, watcher, unknown=True)
+        await look_over(dockerfile, resolve, watcher, unknown=unknown)
     except DockerfileError as error:
-        failure = error
-    if failure is None and any(dockerfile.settings.wants(item.rule) for _, item in watcher.unsure):
-        again = read_dockerfile(text, options)  # looking inserts triggers: begin with untouched stages
-        sure = watch(again)
-        try:
-            await look_over(again, resolve, sure, unknown=False)
-            watcher = sure
-        except DockerfileError as error:
-            watcher, failure = sure, error
-        except RefledgerError:
-            unasked = tuple(dict.fromkeys(image for image, _ in watcher.unsure))
-    findings = dockerfile.settings.choose([*found, *watcher.findings])
-    return Report(source, findings, tuple(dockerfile.settings.failing(findings)), failure, unasked)
+        return watcher, error
+    return watcher, None
+
+
+def _report(
+    dockerfile: Dockerfile,
+    found: Sequence[Finding],
+    error: DockerfileError | None,
+    unasked: tuple[str, ...] = (),
+) -> Report:
+    findings = dockerfile.settings.choose(found)
+    return Report(dockerfile.source, findings, tuple(dockerfile.settings.failing(findings)), error, unasked)
 
 
 def _unused(dockerfile: Dockerfile) -> Iterator[Finding]:

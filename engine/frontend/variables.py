@@ -39,6 +39,8 @@ class Watcher:
         undefined = list(self._undefined(state, instruction))
         if state.unknown_base:
             self.unsure += [(state.unknown_base, found) for found in undefined]
+            for found in undefined:  # suppose that it is set, so that what follows can be read
+                state.image.set_env(found.word.removeprefix("$"), "1")
         else:
             self.findings += undefined
 

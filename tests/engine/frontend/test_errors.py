@@ -103,7 +103,7 @@ def _error(text: str, **options: object) -> DockerfileError:
         ("FROM x\nRUN --security=insecure b\n", 2, "--security=insecure is not allowed in this build"),
         ("FROM x\nRUN --security=much b\n", 2, "unknown security mode"),
         ("FROM x\nRUN --device=vendor.com/gpu b\n", 2, "RUN --device is not supported yet"),
-        ("FROM x\nRUN --mount=type=bind,from=b,target=/a c\nFROM x AS b\nCOPY --from=0 / /\n", 2, "cannot mount from stage 'b'"),
+        ("FROM x\nRUN --mount=from=b,target=/a c\nFROM x AS b\nCOPY --from=0 / /\n", 2, "cannot mount from stage 'b'"),
         ("FROM x AS me\nRUN --mount=from=me,target=/a b\n", 2, "a stage cannot mount from itself"),
         ("FROM x\nRUN --mount=from=7,target=/a b\n", 2, "there is no stage 7"),
         ("FROM x\nRUN --mount=from=BAD:x:y,target=/a b\n", 2, "BAD:x:y"),

@@ -86,7 +86,8 @@ def test_several_mounts_keep_their_order_and_share_inputs() -> None:
     vertex = last(f"{text} --mount=type=ssh --mount=from=other:1,target=/e --mount=type=ssh y\n")
     assert isinstance(vertex.op, Run)
     assert [(mount.target, mount.input) for mount in vertex.op.mounts] == [
-        ("/a", 1), ("/b", 2), ("/c", 1), ("/run/buildkit/ssh_agent.0", -1), ("/e", 3), ("/run/buildkit/ssh_agent.1", -1),
+        ("/a", 1), ("/b", 2), ("/c", 1), ("/run/buildkit/ssh_agent.0", -1), ("/e", 3),
+        ("/run/buildkit/ssh_agent.1", -1),
     ]  # fmt: skip
     assert len(vertex.inputs) == 4
 
