@@ -5,7 +5,8 @@
     │   ├── StepFailed            a command ended with another code than 0
     │   └── ChecksFailed          the Dockerfile asks for a failure when a build check finds something
     ├── InputError             2
-    │   └── DockerfileError       a line of the Dockerfile, with its excerpt
+    │   ├── DockerfileError       a line of the Dockerfile, with its excerpt
+    │   └── NotGranted            a step needs a secret, an agent or a permission that the user did not give
     ├── HostError              3
     │   ├── SandboxError          no OCI runtime, or it could not start the container
     │   └── MaterializationError  no provider could give a layer; says which, and for which step
@@ -30,7 +31,7 @@ from storage.errors import (
 
 __all__ = [
     "BuildError", "Cancelled", "ChecksFailed", "DiskError", "DockerfileError", "FailureKind", "HostError", "InputError",
-    "LogError", "MaterializationError", "RefledgerError", "RegistryError", "SandboxError", "StepFailed",
+    "LogError", "MaterializationError", "NotGranted", "RefledgerError", "RegistryError", "SandboxError", "StepFailed",
     "VerificationError",
 ]  # fmt: skip
 
@@ -84,6 +85,10 @@ class DockerfileError(InputError):
         self.end = end or line
         self.excerpt = excerpt
         self.mark = mark
+
+
+class NotGranted(InputError):
+    """A step needs a secret, an ssh agent or a permission; the hint says how to give it."""
 
 
 class SandboxError(HostError):

@@ -6,6 +6,7 @@ Outcome is a handle.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from engine.graph import Vertex
@@ -18,8 +19,8 @@ class Task(Record):
     """One execution of a vertex.
 
     `execution` names it and, for a step, the ref it makes; `inputs` are in the vertex's order (a context gives none);
-    `context` is the directory that context sources stand for, `selection` the files of it that a Copy takes, `mounted`
-    those that mounts of a Run take, by the number of the input that is the context; `epoch` SOURCE_DATE_EPOCH in
+    `context` is the directory that context sources stand for, `selection` the files of it that a Copy takes;
+    `mounted` the files that mounts of a Run take from a context, by the mount's number; `epoch` SOURCE_DATE_EPOCH in
     seconds.
     """
 
@@ -30,8 +31,8 @@ class Task(Record):
     context: str = ""
     excludes: tuple[str, ...] = ()
     selection: Selection | None = None
-    mounted: tuple[tuple[int, Selection], ...] = ()
     epoch: int | None = None
+    mounted: Mapping[int, Selection] = {}
 
 
 class Outcome(Record):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from engine.build import Engine
 from engine.events import BuildInterrupted, Fact, RuntimeChosen, to_data
 from engine.executor import Executor, Outcome, Task
+from engine.grants import Grants
 from engine.ledger import Ledger
 from engine.refs.materializer import Clock, Materializer
 from engine.refs.ref import Remote, layers_from_json
@@ -27,7 +28,7 @@ from storage.credentials import DockerCredentials
 from storage.digest import Digest
 from storage.errors import DiskError, InputError
 from storage.eventlog import SqliteEventLog, follow
-from storage.interfaces import Descriptor, Event, EventLog, NewEvent, PackedBlob, Provider, SnapshotStore
+from storage.interfaces import Descriptor, Event, EventLog, NewEvent, PackedBlob, Provider, SecretPlaces, SnapshotStore
 from storage.layers import DirectoryLayers
 from storage.locks import FileLocks
 from storage.overlay import private_mounts
@@ -205,8 +206,15 @@ def prepare_process() -> None:
     private_mounts()
 
 
+def secret_places(root: Root, build: str) -> SecretPlaces:
+    """Where secrets of `build` may lie."""
+    from storage.cachemounts import MemoryPlaces
+
+    return MemoryPlaces(root.tmp, build)
+
+
 def engine(
-    root: Root, build: str, runtime: str | None, ambient: Mapping[str, str]
+    root: Root, build: str, runtime: str | None, ambient: Mapping[str, str], grants: Grants
 ) -> tuple[Engine, RegistryClient]:
     """The engine of one build, and its registry client, to be closed by the caller. `ambient`: see LocalExecutor."""
     log, locks, tmp = root.log, root.locks, root.tmp
@@ -243,7 +251,9 @@ def engine(
         ledger=ledger,
         blobs=blobs,
         resolver=ImageResolver(registry, blobs, ledger),
-        executor=_OnDemand(lambda: _executor(root, build, runtime, materializer, snapshots, ledger, clock, ambient)),
+        executor=_OnDemand(
+            lambda: _executor(root, build, runtime, materializer, snapshots, ledger, clock, ambient, grants)
+        ),
         materializer=materializer,
         cache=cache,
         exporters=exporters,
@@ -298,16 +308,21 @@ def _executor(
     ledger: Ledger,
     clock: Clock,
     ambient: Mapping[str, str],
+    grants: Grants,
 ) -> Executor:
     from engine.ops.local import LocalExecutor
+    from engine.ops.run_mounts import RunMounts
     from engine.ops.sandbox import OciSandbox, Sandbox, choose_runtime
+    from storage.cachemounts import DirectoryCacheMounts, MemoryPlaces
 
     async def make_sandbox() -> tuple[Sandbox, RuntimeChosen]:
         choice = await choose_runtime(runtime, root.run)
         chosen = RuntimeChosen(runtime=choice.runtime, version=choice.version, rejected=dict(choice.rejected))
         return OciSandbox(choice.runtime, root.run, build), chosen
 
-    return LocalExecutor(materializer, snapshots, make_sandbox, ledger, clock, ambient)
+    caches = DirectoryCacheMounts(root.path / "cache", root.tmp, build, root.locks)
+    mounts = RunMounts(snapshots, caches, MemoryPlaces(root.tmp, build), grants, ledger, clock)
+    return LocalExecutor(materializer, snapshots, make_sandbox, ledger, clock, mounts, ambient)
 
 
 def host_facts() -> dict[str, object]:

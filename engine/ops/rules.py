@@ -6,18 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from engine.frontend.dockerignore import IgnoreMatcher
-from engine.graph import Copy, Run
+from engine.graph import Copy, Mount
 
 
-def mounted_files(op: Run, number: int) -> Copy:
-    """The Copy that takes what the mounts of `op` show of its input `number`, a context."""
-    sources = sorted({mount.source for mount in op.mounts if mount.input == number})
-    outer = [one for one in sources if not any(_is_below(one, other) for other in sources)]
-    return Copy(tuple(source or "." for source in outer), "/")
-
-
-def _is_below(path: str, other: str) -> bool:
-    return path != other and (not other or path.startswith(f"{other}/"))
+def source_of(mount: Mount, *, from_context: bool, dest: str = "/") -> Copy:
+    """The copy that takes what `mount` does. Its source is a path, not a pattern: select it so."""
+    return Copy((mount.source or ".",), dest, from_context=from_context)
 
 
 def with_parents(source: str, excludes: Sequence[str]) -> tuple[str, str, Below]:

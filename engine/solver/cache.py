@@ -30,10 +30,10 @@ class CacheKey(Record):
 
 
 def cache_key(
-    op: Op, inputs: Sequence[CacheKey], content: Digest | None = None, mounted: Mapping[int, Digest] | None = None
+    op: Op, inputs: Sequence[CacheKey], contents: Mapping[int | None, Digest] | None = None
 ) -> CacheKey:
-    """The key of `op` on results with the keys `inputs` (a context has none: its part is `content`, and `mounted` by
-    the input's number where a Run mounts it)."""
+    """The key of `op` on results with the keys `inputs`. A context has no key: what is taken from it counts by its
+    content, `contents` by the number of the mount that shows it, None for what a Copy takes."""
     components: list[Component] = [("schema", SCHEMA), ("op", op_to_json(op)["op"])]
     match op:
         case Scratch() | ContextSource():
@@ -58,9 +58,8 @@ def cache_key(
         case Mkdir(path=path):
             components.append(("path", path))
     components += [("input", str(key.digest)) for key in inputs]
-    if content is not None:
-        components.append(("content", str(content)))
-    components += [(f"content of input {number}", str(digest)) for number, digest in sorted((mounted or {}).items())]
+    for number, digest in sorted((contents or {}).items(), key=str):
+        components.append(("content" if number is None else f"mount {number} content", str(digest)))
     return CacheKey(digest_json([list(component) for component in components]), tuple(components))
 
 

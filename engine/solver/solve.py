@@ -20,9 +20,10 @@ from engine.events import (
     VertexStarted,
 )
 from engine.executor import Executor, Outcome, Task
+from engine.grants import NOTHING, Offered, refusal
 from engine.graph import ContextSource, Copy, Graph, ImageSource, Run, Scratch, Vertex
 from engine.ledger import Facts
-from engine.ops.rules import mounted_files
+from engine.ops.rules import source_of
 from engine.ops.select import Selection, select
 from engine.refs.materializer import Materializer
 from engine.refs.ref import Layer, Remote, layers_to_json, of_image, scratch
@@ -32,6 +33,9 @@ from engine.solver.scheduler import Scheduler, VertexError
 from storage.digest import Digest, canonical_json
 from storage.interfaces import BlobStore, Provider
 
+Contents = Mapping[Digest, Mapping[int | None, Digest]]
+"""Digests of what was taken from contexts: by vertex, then by the mount's number, None for a COPY."""
+
 
 class CacheLookup(Protocol):
     """What earlier builds recorded under a key: a projection answers."""
@@ -39,26 +43,6 @@ class CacheLookup(Protocol):
     def lookup(self, key: Digest) -> tuple[Remote, str] | None:
         """The ref and the build it came from."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class _Chosen:
-    """Files taken from contexts and the digests of their listings, by vertex and number of the input."""
-
-    files: dict[tuple[Digest, int], Selection]
-    contents: dict[tuple[Digest, int], Digest]
-
-    def selection(self, vertex: Vertex) -> Selection | None:
-        """What a Copy takes; nothing when it has inline files only, None when it takes from no context."""
-        if isinstance(vertex.op, Copy) and len(vertex.inputs) == 1:
-            return Selection((), (), 0, 0)
-        return self.files.get((vertex.digest, 1)) if isinstance(vertex.op, Copy) else None
-
-    def mounted(self, vertex: Vertex) -> tuple[tuple[int, Selection], ...]:
-        """What the mounts of a Run take, by input."""
-        if not isinstance(vertex.op, Run):
-            return ()
-        return tuple((number, found) for (digest, number), found in self.files.items() if digest == vertex.digest)
 
 
 @dataclass(slots=True)
@@ -75,13 +59,18 @@ class Solver:
     jobs: int
     no_cache: bool = False
     epoch: int | None = None
+    offered: Offered = NOTHING
 
     async def solve(self, graph: Graph) -> Mapping[Digest, Remote]:
         """Refs by vertex, of everything that was needed. Raises VertexError, InputError, LogError."""
-        chosen = await self._select(graph)
-        keys = _keys(graph, chosen)
+        selections, mounted, contents = await self._select(graph)
+        keys = _keys(graph, contents)
         answers = self._ask(graph, keys)
         todo = plan(graph, answers)
+        for vertex in todo.run:
+            refused = refusal(vertex.op, self.offered) if isinstance(vertex.op, Run) else None
+            if refused is not None:
+                raise VertexError(vertex, refused)
         known = {vertex.digest: hit.ref for vertex, hit in todo.cached}
         self._tell_cached(graph, todo)
         # Scratch and contexts are nothing to wait for: one is empty, the other was read to make the keys.
@@ -92,8 +81,8 @@ class Solver:
             execution = f"{self.build}-{vertex.digest.short}-{attempt}"
             outcome = await self.executor.execute(
                 Task(
-                    vertex, execution, attempt, inputs, self.context, epoch=self.epoch,
-                    selection=chosen.selection(vertex), mounted=chosen.mounted(vertex),
+                    vertex, execution, attempt, inputs, self.context, selection=selections.get(vertex.digest),
+                    epoch=self.epoch, mounted=mounted.get(vertex.digest, {}),
                 )
             )  # fmt: skip
             if vertex.inputs:
@@ -102,35 +91,27 @@ class Solver:
 
         return await Scheduler(self.facts, execute, self.jobs).run(replace(todo, run=run), known)
 
-    async def _select(self, graph: Graph) -> _Chosen:
-        """Read what COPY, ADD and the mounts of RUN take from contexts: which files, and the content part of keys."""
-        wanted: dict[Digest, list[tuple[Vertex, int, Copy]]] = {}
-        for vertex in graph.vertices:
-            for number, digest in enumerate(vertex.inputs):
-                if number and isinstance(graph.by_digest[digest].op, ContextSource):
-                    op = mounted_files(vertex.op, number) if isinstance(vertex.op, Run) else vertex.op
-                    assert isinstance(op, Copy)
-                    wanted.setdefault(digest, []).append((vertex, number, op))
-        chosen = _Chosen({}, {})
-        for source, takers in wanted.items():
+    async def _select(
+        self, graph: Graph
+    ) -> tuple[dict[Digest, Selection], dict[Digest, dict[int, Selection]], Contents]:
+        """Read what COPY, ADD and RUN --mount take from contexts: what to copy, what to mount by the mount's number,
+        and the content parts of their keys, each by vertex."""
+        found: dict[Digest, Selection] = {}
+        mounted: dict[Digest, dict[int, Selection]] = {}
+        contents: dict[Digest, dict[int | None, Digest]] = {}
+        for source, uses in _context_uses(graph).items():
             context = graph.by_digest[source]
             assert isinstance(context.op, ContextSource)
-            excludes, root = context.op.excludes, Path(self.context)
             self.facts.post(VertexStarted(name=context.name, inputs=()), vertex=source)
-            for vertex, number, op in takers:
-                literal = isinstance(vertex.op, Run)
-                try:
-                    selection = await asyncio.to_thread(select, op, root, excludes, hash_files=True, literal=literal)
-                except asyncio.CancelledError:
-                    self.facts.post(VertexCancelled(name=context.name), vertex=source)
-                    raise
-                except RefledgerError as error:
-                    await self.facts.record(VertexFailed(name=context.name, error=str(error)), vertex=source)
-                    raise VertexError(vertex, error) from error  # the line at fault is the step's
+            for vertex, number, op in uses:
+                selection = await self._select_one(context, vertex, op)
+                if number is None:
+                    found[vertex.digest] = selection
+                else:
+                    mounted.setdefault(vertex.digest, {})[number] = selection
                 # The stored listing's digest is the content part: two keys agree when the listings do.
                 listing = await asyncio.to_thread(self.blobs.put, selection.listing())
-                chosen.files[vertex.digest, number] = selection
-                chosen.contents[vertex.digest, number] = listing
+                contents.setdefault(vertex.digest, {})[number] = listing
                 self.facts.post(
                     ContextScanned(
                         name=context.op.name, listing=str(listing), files=selection.files, bytes=selection.bytes
@@ -138,7 +119,21 @@ class Solver:
                     vertex=source,
                 )
             self.facts.post(VertexCompleted(name=context.name, outputs=()), vertex=source)
-        return chosen
+        inline = [v for v in graph.vertices if isinstance(v.op, Copy) and len(v.inputs) == 1]
+        found |= {vertex.digest: Selection((), (), 0, 0) for vertex in inline}
+        return found, mounted, contents
+
+    async def _select_one(self, context: Vertex, vertex: Vertex, op: Copy) -> Selection:
+        assert isinstance(context.op, ContextSource)
+        excludes, root, literal = context.op.excludes, Path(self.context), isinstance(vertex.op, Run)
+        try:
+            return await asyncio.to_thread(select, op, root, excludes, hash_files=True, literal=literal)
+        except asyncio.CancelledError:
+            self.facts.post(VertexCancelled(name=context.name), vertex=context.digest)
+            raise
+        except RefledgerError as error:
+            await self.facts.record(VertexFailed(name=context.name, error=str(error)), vertex=context.digest)
+            raise VertexError(vertex, error) from error  # the line at fault is the step's
 
     def _ask(self, graph: Graph, keys: Mapping[Digest, CacheKey]) -> dict[Digest, Answer]:
         providers = _providers(graph)
@@ -191,15 +186,29 @@ class Solver:
         )
 
 
-def _keys(graph: Graph, chosen: _Chosen) -> dict[Digest, CacheKey]:
+def _context_uses(graph: Graph) -> dict[Digest, list[tuple[Vertex, int | None, Copy]]]:
+    """Who takes what from each context: the vertex, the number of its mount (None for a COPY), and what it takes as a
+    COPY would."""
+    uses: dict[Digest, list[tuple[Vertex, int | None, Copy]]] = {}
+    for vertex in graph.vertices:
+        wanted: list[tuple[int, int | None, Copy]] = []
+        match vertex.op:
+            case Copy() if len(vertex.inputs) > 1:  # else only inline files
+                wanted.append((1, None, vertex.op))
+            case Run(mounts=mounts):
+                wanted += [(m.input, n, source_of(m, from_context=True)) for n, m in enumerate(mounts) if m.input >= 0]
+        for index, number, op in wanted:
+            source = vertex.inputs[index]
+            if isinstance(graph.by_digest[source].op, ContextSource):
+                uses.setdefault(source, []).append((vertex, number, op))
+    return uses
+
+
+def _keys(graph: Graph, contents: Contents) -> dict[Digest, CacheKey]:
     keys: dict[Digest, CacheKey] = {}
     for vertex in graph.vertices:
         inputs = [keys[d] for d in vertex.inputs if not isinstance(graph.by_digest[d].op, ContextSource)]
-        contents = {n: digest for (d, n), digest in chosen.contents.items() if d == vertex.digest}
-        if isinstance(vertex.op, Run):
-            keys[vertex.digest] = cache_key(vertex.op, inputs, mounted=contents)
-        else:
-            keys[vertex.digest] = cache_key(vertex.op, inputs, contents.get(1))
+        keys[vertex.digest] = cache_key(vertex.op, inputs, contents.get(vertex.digest))
     return keys
 
 

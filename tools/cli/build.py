@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from engine.errors import Cancelled
 from storage.errors import DiskError, InputError, RefledgerError
 from storage.interfaces import EventLog
 from tools import bootstrap
+from tools.cli.grants import Lent, granted, read_grants
 from tools.cli.options import read_request
 from tools.cli.render import Renderer, make_renderer
 
@@ -39,9 +41,11 @@ _ENDS = frozenset({"BuildCompleted", "BuildFailed", "BuildCancelled"})
 @click.option("--push", is_flag=True, help="Push to the registries of all names: --output type=image.")
 @click.option("--no-cache", is_flag=True, help="Run every step.")
 @click.option("--network", type=click.Choice(["host", "none"]), default="host", help="Network of RUN.  [default: host]")
-@click.option("--allow", "entitlements", multiple=True, metavar="NAME", help="security.insecure: for RUN --security.")
 @click.option("--check", is_flag=True, help="Build nothing: tell what could be better in the Dockerfile.")
 @click.option("--json", "as_json", is_flag=True, help="With --check: print JSON.")
+@click.option("--secret", "secrets", multiple=True, metavar="id=…", help="Lend RUN a secret: ,src=FILE or ,env=NAME.")
+@click.option("--ssh", multiple=True, metavar="ID[=…]", help="Lend an ssh agent: default, or ID=SOCKET or ID=KEY.")
+@click.option("--allow", multiple=True, metavar="NAME", help="Let steps ask for more: security.insecure.")
 @click.option("--jobs", type=click.IntRange(1), metavar="N", help="Steps at once.  [default: number of cores]")
 @click.option("--runtime", metavar="NAME", help="OCI runtime.  [default: crun or runc, whichever works here]")
 @click.option("--iidfile", metavar="FILE", help="Write the digest of the image config here.")
@@ -60,9 +64,11 @@ def build(
     push: bool,
     no_cache: bool,
     network: Literal["host", "none"],
-    entitlements: tuple[str, ...],
     check: bool,
     as_json: bool,
+    secrets: tuple[str, ...],
+    ssh: tuple[str, ...],
+    allow: tuple[str, ...],
     jobs: int | None,
     runtime: str | None,
     iidfile: str | None,
@@ -75,6 +81,7 @@ def build(
     Nothing is pulled before a step needs it. Exit codes: 0 done, 1 a step failed, 2 wrong usage or input,
     3 network, disk or permission, 4 verification failed, 130 interrupted.
     """
+    lent = read_grants(secrets, ssh, allow)
     request, proxies = read_request(
         context,
         file,
@@ -88,7 +95,7 @@ def build(
         no_cache=no_cache,
         network=network,
         jobs=jobs,
-        entitlements=entitlements,
+        offered=lent.offered,
     )
     if as_json and not check:
         raise InputError("--json is for --check", hint="--progress json prints a build as JSON")
@@ -97,13 +104,14 @@ def build(
 
         check_only(request.dockerfile, request.frontend, as_json=as_json)
         return
-    _run(request, runtime, proxies, "quiet" if quiet else progress, iidfile, metadata_file)
+    _run(request, runtime, proxies, lent, "quiet" if quiet else progress, iidfile, metadata_file)
 
 
 def _run(
     request: BuildRequest,
     runtime: str | None,
     proxies: Mapping[str, str],
+    lent: Lent,
     progress: str,
     iidfile: str | None,
     metadata_file: str | None,
@@ -117,7 +125,7 @@ def _run(
         first = root.log.last_seq()
         try:
             with watching(root.log, first, renderer, build_id):
-                result = asyncio.run(_build(root, build_id, request, runtime, proxies))
+                result = asyncio.run(_build(root, build_id, request, runtime, proxies, lent))
         except RefledgerError as error:
             if progress not in ("json", "quiet"):
                 from tools.cli.failure import explain
@@ -133,20 +141,33 @@ def _run(
 
 
 async def _build(
-    root: bootstrap.Root, build_id: str, request: BuildRequest, runtime: str | None, proxies: Mapping[str, str]
+    root: bootstrap.Root,
+    build_id: str,
+    request: BuildRequest,
+    runtime: str | None,
+    proxies: Mapping[str, str],
+    lent: Lent,
 ) -> BuildResult:
-    engine, registry = bootstrap.engine(root, build_id, runtime, proxies)
-    task = asyncio.ensure_future(engine.build(request))
+    async def lend_and_build() -> BuildResult:
+        async with granted(lent, bootstrap.secret_places(root, build_id)) as grants:
+            engine, registry = bootstrap.engine(root, build_id, runtime, proxies, grants)
+            try:
+                return await engine.build(request)
+            finally:
+                engine.materializer.close()
+                await registry.aclose()
+
+    task = asyncio.ensure_future(lend_and_build())
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, task.cancel)
     try:
         return await task
+    except asyncio.CancelledError:
+        raise Cancelled("interrupted") from None
     finally:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.remove_signal_handler(number)
-        engine.materializer.close()
-        await registry.aclose()
 
 
 @contextlib.contextmanager

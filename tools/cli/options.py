@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from engine.grants import Offered
 from storage.errors import InputError
 from storage.interfaces import Reference
 from tools import __version__, bootstrap
@@ -31,7 +32,7 @@ def read_request(
     no_cache: bool,
     network: Literal["host", "none"],
     jobs: int | None,
-    entitlements: Sequence[str] = (),
+    offered: Offered,
 ) -> tuple[BuildRequest, dict[str, str]]:
     """The request, and the proxy variables of RUN, which are no part of it. Raises InputError."""
     from engine.build import BuildRequest
@@ -57,7 +58,7 @@ def read_request(
             ignore=ignore,
             labels=_assignments(labels, "--label"),
             network=network,
-            entitlements=_entitlements(entitlements),
+            entitlements=frozenset(offered.allowed),
         ),
         context=str(Path(context).absolute()),
         names=names,
@@ -67,13 +68,15 @@ def read_request(
         epoch=_epoch(args.get("SOURCE_DATE_EPOCH") or os.environ.get("SOURCE_DATE_EPOCH")),
         options={
             "args": {name: value for name, value in args.items() if name not in proxies},
-            "target": target, "platforms": [platform or str(host)], "secrets": [],
+            "target": target, "platforms": [platform or str(host)],
+            "secrets": list(offered.secrets), "ssh": list(offered.agents), "allow": list(offered.allowed),
             "outputs": [f"type={item.kind}" + (f",dest={item.dest}" if item.dest else "") for item in wanted],
             "no_cache": no_cache, "network": network, "jobs": jobs or os.cpu_count() or 1,
         },
         name=Path(context).absolute().name,
         version=__version__,
         host=bootstrap.host_facts(),
+        offered=offered,
     )  # fmt: skip
     return request, proxies
 
@@ -110,15 +113,6 @@ def _ignore(dockerfile: Path, context: Path) -> tuple[str, ...]:
         except OSError as error:
             raise InputError(f"cannot be read: {error.strerror}", where=str(candidate)) from error
     return ()
-
-
-def _entitlements(given: Sequence[str]) -> frozenset[str]:
-    from engine.frontend.steps import INSECURE
-
-    for name in given:
-        if name not in {INSECURE, "network.host"}:  # the network is --network's here; docker's hands write it anyway
-            raise InputError(f"--allow {name!r} is not known", hint=f"what can be allowed is {INSECURE}")
-    return frozenset(given)
 
 
 def _assignments(given: Sequence[str], flag: str) -> dict[str, str]:

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.errors import InputError
-from engine.graph import Copy, Mount, Run
-from engine.ops.rules import mounted_files
+from engine.graph import Copy, Mount
+from engine.ops.rules import source_of
 from engine.ops.select import Selection, printable, select
 from storage.digest import Digest, sha256
 
@@ -330,19 +330,10 @@ def test_parents_and_excludes_go_together_relative_to_the_kept_part(tree: Path) 
     assert _taken(tree, op) == ["(other)", "(.)", "dir", "dir/c.txt"]
 
 
-def test_mounts_of_a_context_take_their_sources_once() -> None:
-    def bind(number: int, source: str) -> Mount:
-        return Mount("bind", f"/{source}", input=number, source=source)
-
-    mounts = (bind(1, "a/b"), bind(1, "a"), bind(2, ""), bind(2, "c"), bind(1, "a"), Mount("tmpfs", "/t"))
-    op = Run(("x",), (), "/", mounts=mounts)
-    assert mounted_files(op, 1).sources == ("a",)
-    assert mounted_files(op, 2).sources == (".",)
-
-
 def test_a_mounted_path_is_no_pattern(tree: Path) -> None:
     (tree / "a[1]*").write_text("x")
-    selection = select(Copy(("a[1]*",), "/"), tree, hash_files=True, literal=True)
+    mount = Mount("bind", "/m", input=1, source="a[1]*")
+    selection = select(source_of(mount, from_context=True), tree, hash_files=True, literal=True)
     assert [entry.path for entry in selection.entries] == ["a[1]*"]
     with pytest.raises(InputError, match="not found"):
         select(Copy(("a*",), "/"), tree, hash_files=True, literal=True)
