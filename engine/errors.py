@@ -57,11 +57,11 @@ class StepFailed(BuildError):
 
 
 class ChecksFailed(BuildError):
-    """`# check=error=true`, and `rules` found something."""
+    """`# check=error=true`, and `rules` found something, the first of it in `line`."""
 
-    def __init__(self, rules: Sequence[str], filename: str) -> None:
+    def __init__(self, rules: Sequence[str], filename: str, line: int) -> None:
         hint = "refledger build --check shows them; # check=skip=… leaves a rule out"
-        super().__init__(f"lint violation found for rules: {', '.join(rules)}", where=filename, hint=hint)
+        super().__init__(f"lint violation found for rules: {', '.join(rules)}", where=f"{filename}:{line}", hint=hint)
 
 
 class DockerfileError(InputError):

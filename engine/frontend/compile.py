@@ -73,7 +73,7 @@ async def compile_dockerfile(text: str, options: FrontendOptions, resolve: Resol
         compiler.read_stage(stage)
     findings = dockerfile.settings.choose([*found, *watcher.findings])
     if failing := dockerfile.settings.failing(findings):
-        raise ChecksFailed(failing, options.filename)
+        raise ChecksFailed(failing, options.filename, findings[0].lines[0])
     compiler.warnings += [str(item) for item in findings]
     return compiler.graph(target)
 

@@ -27,7 +27,7 @@ def check(text: str, options: FrontendOptions, *, as_json: bool) -> None:
     if report.error is not None:
         raise report.error
     if report.failing:
-        raise ChecksFailed(report.failing, options.filename)
+        raise ChecksFailed(report.failing, options.filename, report.findings[0].lines[0])
 
 
 async def _resolve(wanted: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], ResolvedImage]:
