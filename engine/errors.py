@@ -2,7 +2,8 @@
 
     RefledgerError (storage/errors.py)
     ├── BuildError             1  the build's own step failed
-    │   └── StepFailed            a command ended with another code than 0
+    │   ├── StepFailed            a command ended with another code than 0
+    │   └── ChecksFailed          the Dockerfile asks for a failure when a build check finds something
     ├── InputError             2
     │   ├── DockerfileError       a line of the Dockerfile, with its excerpt
     │   └── NotGranted            a step needs a secret, an agent or a permission that the user did not give
@@ -14,6 +15,8 @@
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from storage.errors import (
     DiskError,
@@ -27,8 +30,8 @@ from storage.errors import (
 )
 
 __all__ = [
-    "BuildError", "Cancelled", "DiskError", "DockerfileError", "FailureKind", "HostError", "InputError", "LogError",
-    "MaterializationError", "NotGranted", "RefledgerError", "RegistryError", "SandboxError", "StepFailed",
+    "BuildError", "Cancelled", "ChecksFailed", "DiskError", "DockerfileError", "FailureKind", "HostError", "InputError",
+    "LogError", "MaterializationError", "NotGranted", "RefledgerError", "RegistryError", "SandboxError", "StepFailed",
     "VerificationError",
 ]  # fmt: skip
 
@@ -51,6 +54,14 @@ class StepFailed(BuildError):
         shown = first if len(first) <= SHOWN and not more else f"{first[:SHOWN]}…"
         super().__init__(f"{shown!r} did not complete successfully: exit code {status}")
         self.status = status
+
+
+class ChecksFailed(BuildError):
+    """`# check=error=true`, and `rules` found something, the first of it in `line`."""
+
+    def __init__(self, rules: Sequence[str], filename: str, line: int) -> None:
+        hint = "refledger build --check shows them; # check=skip=… leaves a rule out"
+        super().__init__(f"lint violation found for rules: {', '.join(rules)}", where=f"{filename}:{line}", hint=hint)
 
 
 class DockerfileError(InputError):

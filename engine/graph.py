@@ -247,7 +247,7 @@ class Result(Record):
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """Vertices in topological order (inputs first), and what to make of them."""
+    """Vertices in topological order (inputs first), and what to make of them. `warnings`: one line each."""
 
     vertices: tuple[Vertex, ...]
     results: tuple[Result, ...]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.build import Engine
-from engine.events import BuildInterrupted, RuntimeChosen, to_data
+from engine.events import BuildInterrupted, Fact, RuntimeChosen, to_data
 from engine.executor import Executor, Outcome, Task
 from engine.grants import Grants
 from engine.ledger import Ledger
@@ -259,6 +259,30 @@ def engine(
         exporters=exporters,
     )
     return made, registry
+
+
+class _Silent:
+    """Facts that nobody keeps."""
+
+    async def record(self, _fact: Fact, *, vertex: str | None = None, cause: int | None = None) -> int:  # noqa: ARG002
+        """See Facts."""
+        return 0
+
+    def post(self, _fact: Fact, *, vertex: str | None = None, cause: int | None = None) -> None:
+        """See Facts."""
+
+
+@asynccontextmanager
+async def passing_resolver() -> AsyncIterator[ImageResolver]:
+    """A resolver for those who only look: it logs nothing and leaves nothing in the root."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="refledger-") as directory:
+        registry = RegistryClient(DockerCredentials(), user_agent=f"refledger/{__version__}")
+        try:
+            yield ImageResolver(registry, DirectoryBlobs(Path(directory), owner="check"), _Silent())
+        finally:
+            await registry.aclose()
 
 
 @dataclass(slots=True)

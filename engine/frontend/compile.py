@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from engine.errors import InputError
+from engine.errors import ChecksFailed, InputError
 from engine.frontend.config import ImageConfig
-from engine.frontend.dockerignore import IgnoreMatcher
-from engine.frontend.instructions import Instruction, parse_dockerfile
+from engine.frontend.definition import Dockerfile, read_dockerfile
+from engine.frontend.instructions import Instruction
 from engine.frontend.names import CONTEXT_NAME, StepNames
-from engine.frontend.scope import FrontendOptions, global_arguments, unused_arguments
-from engine.frontend.source import Source
+from engine.frontend.scope import FrontendOptions, unused_arguments
 from engine.frontend.stage import METADATA, Reading, StageState
 from engine.frontend.stages import (
     Stage,
@@ -23,11 +22,10 @@ from engine.frontend.stages import (
     insert_triggers,
     needed_images,
     needed_stages,
-    read_stages,
-    split_stages,
     taken_from,
 )
 from engine.frontend.steps import Step, UnsupportedError, copy, run, workdir
+from engine.frontend.variables import Watcher
 from engine.graph import (
     ContextSource,
     Copy,
@@ -58,37 +56,48 @@ async def compile_dockerfile(text: str, options: FrontendOptions, resolve: Resol
     """The graph of the target stage. `resolve` is asked once, for exactly the images the target needs, if any, and
     once more where ONBUILD triggers of those name others.
 
-    Raises DockerfileError (a line of `text`), InputError (an option) and whatever `resolve` raises.
+    Raises DockerfileError (a line of `text`), InputError (an option), ChecksFailed (`# check=error=true`) and whatever
+    `resolve` raises.
     """
-    IgnoreMatcher(options.ignore)  # reason: a malformed pattern is an error now, not in the middle of the build
-    source = Source(options.filename, text)
-    instructions, escape = parse_dockerfile(source)
-    before, groups = split_stages(instructions)
-    scope = global_arguments(source, before, options, escape)
-    if not groups:
-        raise source.error("the Dockerfile has no FROM", instructions[-1].lines, "a stage begins with FROM image")
-    stages = read_stages(source, groups, scope, escape, str(parse_platform(options.platform)))
-    target = find_target(source, stages, options.target)
-    needed, images = await _resolve_needed(source, stages, target, scope, options, resolve)
-    compiler = _Compiler(source, stages, images, Reading(options, escape, scope))
+    dockerfile = read_dockerfile(text, options)
+    found = list(dockerfile.lint())
+    target = find_target(dockerfile.source, dockerfile.stages, options.target)
+    needed, images = await _resolve_needed(dockerfile, [target], resolve)
+    watcher = watch(dockerfile)
+    compiler = _Compiler(dockerfile, images, watcher)
     compiler.warnings += [
-        f"--build-arg {name} was given, but no ARG declares it" for name in unused_arguments(options, instructions)
+        f"--build-arg {name} was given, but no ARG declares it"
+        for name in unused_arguments(options, dockerfile.instructions)
     ]
     for stage in needed:
         compiler.read_stage(stage)
+    findings = dockerfile.settings.choose([*found, *watcher.findings])
+    if failing := dockerfile.settings.failing(findings):
+        raise ChecksFailed(failing, options.filename, findings[0].lines[0])
+    compiler.warnings += [str(item) for item in findings]
     return compiler.graph(target)
 
 
+def watch(dockerfile: Dockerfile) -> Watcher:
+    """What looks at each instruction before it is read."""
+    return Watcher(dockerfile.escape, dockerfile.options.ignore, tuple(dockerfile.scope))
+
+
+async def look_over(dockerfile: Dockerfile, resolve: Resolve, watcher: Watcher, *, unknown: bool) -> None:
+    """Show `watcher` the instructions of all stages, needed or not; `unknown`: `resolve` knows no images, it only
+    stands for them. Raises DockerfileError and whatever `resolve` raises; `watcher` has seen what came before."""
+    needed, images = await _resolve_needed(dockerfile, dockerfile.stages, resolve)
+    compiler = _Compiler(dockerfile, images, watcher, unknown=unknown)
+    for stage in needed:
+        compiler.read_stage(stage)
+
+
 async def _resolve_needed(
-    source: Source,
-    stages: Sequence[Stage],
-    target: Stage,
-    scope: Mapping[str, str],
-    options: FrontendOptions,
-    resolve: Resolve,
+    dockerfile: Dockerfile, targets: Sequence[Stage], resolve: Resolve
 ) -> tuple[list[Stage], Images]:
-    """The stages that `target` needs, ONBUILD triggers inserted, and the images that these need."""
-    platform = str(parse_platform(options.platform))
+    """The stages that `targets` need, ONBUILD triggers inserted, and the images that these need."""
+    source, stages = dockerfile.source, dockerfile.stages
+    platform = str(parse_platform(dockerfile.options.platform))
     images: dict[tuple[str, str], ResolvedImage] = {}
     for stage in stages:
         if stage.base_stage is not None:
@@ -96,8 +105,9 @@ async def _resolve_needed(
             texts = [command.args[0] for command in base.commands if command.name == "ONBUILD"]
             insert_triggers(source, stage, texts, f"stage {base.title}")
     while True:
-        needed = needed_stages(source, stages, target)
-        uses = [(use.reference, use.platform) for use in needed_images(source, stages, needed, scope, platform)]
+        needed = needed_stages(source, stages, targets)
+        found = needed_images(source, stages, needed, dockerfile.scope, platform)
+        uses = [(use.reference, use.platform) for use in found]
         wanted = [use for use in dict.fromkeys(uses) if use not in images]
         if not wanted:
             return needed, images
@@ -115,11 +125,13 @@ def _triggers(config: Mapping[str, Any]) -> list[str]:
 
 
 class _Compiler:
-    def __init__(self, source: Source, stages: Sequence[Stage], images: Images, reading: Reading) -> None:
-        self._source = source
-        self._stages = stages
+    def __init__(self, dockerfile: Dockerfile, images: Images, watcher: Watcher, *, unknown: bool = False) -> None:
+        self._source = dockerfile.source
+        self._stages = dockerfile.stages
         self._images = images
-        self._reading = reading
+        self._unknown = unknown
+        self._reading = Reading(dockerfile.options, dockerfile.escape, dockerfile.scope)
+        self._watcher = watcher
         self._states: dict[int, StageState] = {}
         self._vertices: dict[Digest, Vertex] = {}
         self.warnings: list[str] = []
@@ -149,6 +161,7 @@ class _Compiler:
         """Read a stage; those it needs were read before. Raises DockerfileError."""
         state = self._begin(stage)
         for instruction in stage.commands:
+            self._watcher.see(state, instruction)
             try:
                 self._read(stage, state, instruction)
             except UnsupportedError as error:
@@ -176,7 +189,10 @@ class _Compiler:
         self._compare_platforms(stage, config)
         history = data.get("history")
         entries = tuple(item for item in history if isinstance(item, dict)) if isinstance(history, list) else ()
-        return StageState(title, names, base, stage.platform, config, base_history=entries)
+        unknown = stage.base if self._unknown else ""
+        return StageState(
+            title, names, base, stage.platform, config, base_history=entries, unknown_base=unknown
+        )
 
     def _is_alone(self, stage: Stage) -> bool:
         """Nothing but this stage has a name: BuildKit then leaves it out of the steps' names."""

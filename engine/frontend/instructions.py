@@ -41,7 +41,7 @@ _SYNTAX = re.compile(
     rf"|{_HOST}docker/dockerfile-upstream(?::[\w.-]+)?)(?:@sha256:[0-9a-f]{{64}})?|dockerfile\.v0"
 )
 """The official frontend of version 1, from Docker Hub or a mirror of it."""
-_ONBUILD = re.compile(r"\s*ONBUILD(?:\s|[\\`]\r?\n)+", re.IGNORECASE)
+_ONBUILD = re.compile(r"\A\s*ONBUILD\b(?:\s|[\\`]\r?\n)*", re.IGNORECASE)
 _HEREDOC = re.compile(r"(\d*)<<(-?)([^<]+)")
 
 

@@ -39,6 +39,12 @@ def origins(instruction: Instruction) -> Iterator[str]:
             continue
 
 
+def variable_values(instruction: Instruction) -> Iterator[str]:
+    """The values of all mounts' options in which variables are replaced. Raises InputError."""
+    for text in instruction.every("mount"):
+        yield from (value for name, value in _options(text).items() if name != "from")
+
+
 def parse_mounts(
     instruction: Instruction, expand: Callable[[str], str], directory: str, namespace: str
 ) -> list[tuple[Mount, str | None]]:

@@ -33,7 +33,7 @@ class Source:
     def excerpt(self, lines: tuple[int, int]) -> str:
         """The source lines `lines`, at most 20 of them."""
         first, last = self._clamp(lines)
-        return "\n".join(self._lines()[first - 1 : min(last, first + _EXCERPT_LINES - 1)])
+        return "\n".join(self.lines()[first - 1 : min(last, first + _EXCERPT_LINES - 1)])
 
     def find(self, lines: tuple[int, int], word: str) -> tuple[int, int, int] | None:
         """Where `word` stands first in `lines`: line (1-based), column (0-based), length in characters."""
@@ -41,7 +41,7 @@ class Source:
         if word and "\n" not in word:
             whole = re.compile(rf"(?<![\w-]){re.escape(word)}(?![\w-])")
             for pattern in (whole, re.compile(re.escape(word))):
-                for number, line in enumerate(self._lines()[first - 1 : last], first):
+                for number, line in enumerate(self.lines()[first - 1 : last], first):
                     if found := pattern.search(line):
                         return number, found.start(), len(word)
         return None
@@ -50,7 +50,8 @@ class Source:
         first = max(1, lines[0])
         return first, max(first, lines[1])
 
-    def _lines(self) -> list[str]:
+    def lines(self) -> list[str]:
+        """All lines, without their ends."""
         return [line.rstrip("\r") for line in self.text.removeprefix("\ufeff").split("\n")]
 
 
@@ -90,9 +91,14 @@ def _continuation(lines: list[str], start: int, escape: str) -> int:
         line = lines[index].rstrip()
         comment = index > start and (not line or line.lstrip().startswith("#"))
         index += 1
-        if not comment and not line.endswith(escape):
+        if not comment and not ends_with_escape(line, escape):
             break
     return index
+
+
+def ends_with_escape(line: str, escape: str) -> bool:
+    """Does an instruction go on behind this line?"""
+    return line.rstrip().endswith(escape)
 
 
 def escape_line(escape: str) -> str:

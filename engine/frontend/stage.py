@@ -20,7 +20,8 @@ from storage.digest import Digest
 @dataclass(slots=True)
 class StageState:
     """`vertex`: the file system so far; `args`: arguments declared, in order, None without a value; `platform`: the
-    one its commands run on; `cmd_set`: this very stage had a CMD."""
+    one its commands run on; `cmd_set`: this very stage had a CMD; `workdir_set`: it or one below it had an absolute
+    WORKDIR; `unknown_base`: the image it stands on, where nobody looked what is in that."""
 
     title: str
     names: StepNames
@@ -31,6 +32,8 @@ class StageState:
     history: list[HistoryStep] = field(default_factory=list)
     args: dict[str, str | None] = field(default_factory=dict)
     cmd_set: bool = False
+    workdir_set: bool = False
+    unknown_base: str = ""
 
     def child(self, title: str, names: StepNames) -> StageState:
         """What a stage that is built FROM this one begins with: arguments are inherited too."""

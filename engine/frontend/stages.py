@@ -203,10 +203,10 @@ def _count(stages: Sequence[Stage]) -> str:
     return f"stages are numbered 0 to {len(stages) - 1}"
 
 
-def needed_stages(source: Source, stages: Sequence[Stage], target: Stage) -> list[Stage]:
-    """`target` and all it needs, in order of appearance. Raises DockerfileError."""
+def needed_stages(source: Source, stages: Sequence[Stage], targets: Sequence[Stage]) -> list[Stage]:
+    """`targets` and all they need, in order of appearance. Raises DockerfileError."""
     needed: set[int] = set()
-    waiting = [target]
+    waiting = [*targets]
     while waiting:
         stage = waiting.pop()
         if stage.index in needed:

@@ -130,6 +130,7 @@ def workdir(state: StageState, instruction: Instruction, reading: Reading) -> St
     path = reading.expander(state)(instruction.args[0])
     if not path:
         raise InputError(f"WORKDIR {instruction.args[0]} is empty once its variables are replaced")
+    state.workdir_set |= path.startswith("/")
     directory = join_path(state.image.working_dir, path)
     state.image.config["WorkingDir"] = directory
     if directory == "/":

@@ -29,7 +29,8 @@ from engine.ledger import Facts
 from engine.ops.copy import copy_into
 from engine.ops.oci_spec import ContainerMount
 from engine.ops.rootfs import RootDir
-from engine.ops.select import Selection, select, source_of
+from engine.ops.rules import source_of
+from engine.ops.select import Selection, select
 from engine.refs.materializer import Clock
 from engine.refs.ref import Local, Remote
 from engine.together import POLL, in_thread
@@ -274,7 +275,7 @@ class _Step:
                     tree, chosen = Path(self.task.context), selection
                 elif base is not None:
                     tree = stack.enter_context(self.tools.snapshots.view(base.lowers))
-                    chosen = select(source_of(mount, from_context=False), tree, hash_files=False)
+                    chosen = select(source_of(mount, from_context=False), tree, hash_files=False, literal=True)
                 if mount.input >= 0:
                     mode, uid, gid = self._begin_with(directory, mount, chosen, tree)
             os.chown(directory, mount.uid or uid, mount.gid or gid)

@@ -23,14 +23,18 @@ from engine.executor import Executor, Outcome, Task
 from engine.grants import NOTHING, Offered, refusal
 from engine.graph import ContextSource, Copy, Graph, ImageSource, Run, Scratch, Vertex
 from engine.ledger import Facts
-from engine.ops.select import Selection, select, source_of
+from engine.ops.rules import source_of
+from engine.ops.select import Selection, select
 from engine.refs.materializer import Materializer
 from engine.refs.ref import Layer, Remote, layers_to_json, of_image, scratch
 from engine.solver.cache import CacheKey, cache_key
 from engine.solver.plan import Answer, Hit, Miss, Plan, plan
 from engine.solver.scheduler import Scheduler, VertexError
-from storage.digest import Digest, canonical_json, digest_json
+from storage.digest import Digest, canonical_json
 from storage.interfaces import BlobStore, Provider
+
+Contents = Mapping[Digest, Mapping[int | None, Digest]]
+"""Digests of what was taken from contexts: by vertex, then by the mount's number, None for a COPY."""
 
 
 class CacheLookup(Protocol):
@@ -89,12 +93,12 @@ class Solver:
 
     async def _select(
         self, graph: Graph
-    ) -> tuple[dict[Digest, Selection], dict[Digest, dict[int, Selection]], dict[Digest, Digest]]:
+    ) -> tuple[dict[Digest, Selection], dict[Digest, dict[int, Selection]], Contents]:
         """Read what COPY, ADD and RUN --mount take from contexts: what to copy, what to mount by the mount's number,
-        and the content part of their keys, each by vertex."""
+        and the content parts of their keys, each by vertex."""
         found: dict[Digest, Selection] = {}
         mounted: dict[Digest, dict[int, Selection]] = {}
-        listings: dict[Digest, list[Digest]] = {}
+        contents: dict[Digest, dict[int | None, Digest]] = {}
         for source, uses in _context_uses(graph).items():
             context = graph.by_digest[source]
             assert isinstance(context.op, ContextSource)
@@ -107,7 +111,7 @@ class Solver:
                     mounted.setdefault(vertex.digest, {})[number] = selection
                 # The stored listing's digest is the content part: two keys agree when the listings do.
                 listing = await asyncio.to_thread(self.blobs.put, selection.listing())
-                listings.setdefault(vertex.digest, []).append(listing)
+                contents.setdefault(vertex.digest, {})[number] = listing
                 self.facts.post(
                     ContextScanned(
                         name=context.op.name, listing=str(listing), files=selection.files, bytes=selection.bytes
@@ -117,14 +121,13 @@ class Solver:
             self.facts.post(VertexCompleted(name=context.name, outputs=()), vertex=source)
         inline = [v for v in graph.vertices if isinstance(v.op, Copy) and len(v.inputs) == 1]
         found |= {vertex.digest: Selection((), (), 0, 0) for vertex in inline}
-        contents = {vertex: all_[0] if len(all_) == 1 else digest_json(all_) for vertex, all_ in listings.items()}
         return found, mounted, contents
 
     async def _select_one(self, context: Vertex, vertex: Vertex, op: Copy) -> Selection:
         assert isinstance(context.op, ContextSource)
-        excludes, root = context.op.excludes, Path(self.context)
+        excludes, root, literal = context.op.excludes, Path(self.context), isinstance(vertex.op, Run)
         try:
-            return await asyncio.to_thread(select, op, root, excludes, hash_files=True)
+            return await asyncio.to_thread(select, op, root, excludes, hash_files=True, literal=literal)
         except asyncio.CancelledError:
             self.facts.post(VertexCancelled(name=context.name), vertex=context.digest)
             raise
@@ -201,7 +204,7 @@ def _context_uses(graph: Graph) -> dict[Digest, list[tuple[Vertex, int | None, C
     return uses
 
 
-def _keys(graph: Graph, contents: Mapping[Digest, Digest]) -> dict[Digest, CacheKey]:
+def _keys(graph: Graph, contents: Contents) -> dict[Digest, CacheKey]:
     keys: dict[Digest, CacheKey] = {}
     for vertex in graph.vertices:
         inputs = [keys[d] for d in vertex.inputs if not isinstance(graph.by_digest[d].op, ContextSource)]

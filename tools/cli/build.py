@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from engine.errors import Cancelled
-from storage.errors import DiskError, RefledgerError
+from storage.errors import DiskError, InputError, RefledgerError
 from storage.interfaces import EventLog
 from tools import bootstrap
 from tools.cli.grants import Lent, granted, read_grants
@@ -41,6 +41,8 @@ _ENDS = frozenset({"BuildCompleted", "BuildFailed", "BuildCancelled"})
 @click.option("--push", is_flag=True, help="Push to the registries of all names: --output type=image.")
 @click.option("--no-cache", is_flag=True, help="Run every step.")
 @click.option("--network", type=click.Choice(["host", "none"]), default="host", help="Network of RUN.  [default: host]")
+@click.option("--check", is_flag=True, help="Build nothing: tell what could be better in the Dockerfile.")
+@click.option("--json", "as_json", is_flag=True, help="With --check: print JSON.")
 @click.option("--secret", "secrets", multiple=True, metavar="id=…", help="Lend RUN a secret: ,src=FILE or ,env=NAME.")
 @click.option("--ssh", multiple=True, metavar="ID[=…]", help="Lend an ssh agent: default, or ID=SOCKET or ID=KEY.")
 @click.option("--allow", multiple=True, metavar="NAME", help="Let steps ask for more: security.insecure.")
@@ -62,6 +64,8 @@ def build(
     push: bool,
     no_cache: bool,
     network: Literal["host", "none"],
+    check: bool,
+    as_json: bool,
     secrets: tuple[str, ...],
     ssh: tuple[str, ...],
     allow: tuple[str, ...],
@@ -93,6 +97,13 @@ def build(
         jobs=jobs,
         offered=lent.offered,
     )
+    if as_json and not check:
+        raise InputError("--json is for --check", hint="--progress json prints a build as JSON")
+    if check:
+        from tools.cli.check import check as check_only
+
+        check_only(request.dockerfile, request.frontend, as_json=as_json)
+        return
     _run(request, runtime, proxies, lent, "quiet" if quiet else progress, iidfile, metadata_file)
 
 
