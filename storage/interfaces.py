@@ -239,6 +239,40 @@ class ByteSource(Protocol):
         ...
 
 
+class PartialBlob(Protocol):
+    """What came of one blob so far: bytes that outlive the process that fetched them, and that nobody verified yet.
+    Methods may be called from any thread; each gap is filled by one writer. They raise DiskError."""
+
+    def gaps(self) -> list[tuple[int, int]]:
+        """The ranges that are missing (offsets in bytes, half open), in order."""
+        ...
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Keep `data`, which lies in a gap and begins where that gap does or where the last write into it ended."""
+        ...
+
+    def read(self, offset: int, size: int) -> bytes:
+        """At most `size` bytes from `offset` on; b"" when the byte there has not come yet, and at the end."""
+        ...
+
+    def discard(self) -> None:
+        """Drop all of it. Only `close` may follow."""
+        ...
+
+    def close(self) -> None:
+        """Let go of it: what came stays for the next one."""
+        ...
+
+
+class PartialBlobs(Protocol):
+    """Blobs that are being fetched, or whose fetching was interrupted."""
+
+    def open(self, blob: Descriptor) -> PartialBlob:
+        """What is here of `blob`, if anything. The caller holds the lock `partial-<digest>` until it is closed.
+        Raises DiskError."""
+        ...
+
+
 class LayerStore(Protocol):
     """Layers of images, mountable, named by diff ID. A layer is there whole or not at all."""
 
@@ -258,7 +292,11 @@ class LayerStore(Protocol):
 
     @property
     def name(self) -> str:
-        """How layers are laid out, for MaterializationRequested.snapshotter: `directory`."""
+        """How layers are laid out, for MaterializationRequested.snapshotter: `erofs` or `directory`."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what this process has mounted. Raises DiskError."""
         ...
 
 
@@ -374,7 +412,8 @@ class RegistrySource(Protocol):
     ) -> AbstractAsyncContextManager[BlobStream]:
         """Open `blob`. Retries and resumes by itself; bytes are verified while streaming: the iterator raises
         VerificationError instead of ending when they are not `blob.digest`. With `start` or `end` (offsets in bytes,
-        half open) only that range comes: its length is checked, its content is the caller's to verify."""
+        half open) only that range comes: its length is checked, its content is the caller's to verify. Raises
+        ValueError for an empty range and for one that the blob does not have."""
         ...
 
     async def exists(self, provider: Provider, digest: Digest) -> bool:
@@ -397,6 +436,12 @@ class BlobStream(Protocol):
     @property
     def resumed_from(self) -> int:
         """Offset of the last resumption in bytes; 0 when it came in one piece."""
+        ...
+
+    @property
+    def ranged(self) -> bool:
+        """Did the provider answer with a range? False where it sends the blob from its start whatever is asked, which
+        costs the bytes before `start`, and before the first byte was asked for."""
         ...
 
 

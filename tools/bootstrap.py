@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,12 +27,25 @@ from projections.standard import STANDARD
 from storage.blobs import DirectoryBlobs
 from storage.credentials import DockerCredentials
 from storage.digest import Digest
+from storage.erofs.layers import ErofsLayers
+from storage.erofs.mount import ErofsMounts
 from storage.errors import DiskError, InputError
 from storage.eventlog import SqliteEventLog, follow
-from storage.interfaces import Descriptor, Event, EventLog, NewEvent, PackedBlob, Provider, SecretPlaces, SnapshotStore
-from storage.layers import DirectoryLayers
+from storage.interfaces import (
+    Descriptor,
+    Event,
+    EventLog,
+    LayerStore,
+    NewEvent,
+    PackedBlob,
+    Provider,
+    SecretPlaces,
+    SnapshotStore,
+)
+from storage.layers import LAYER_LIMIT, ChosenLayers, DirectoryLayers
 from storage.locks import FileLocks
 from storage.overlay import private_mounts
+from storage.partial import KEPT_SECONDS, DirectoryPartials
 from storage.registry import RegistryClient
 from storage.snapshots import OverlaySnapshots
 from storage.sweep import sweep
@@ -153,6 +167,7 @@ def recover(root: Root, found_by: str) -> list[str]:
         return owner == found_by or root.locks.held(_owner_lock(owner))
 
     removed = sweep(root.tmp, is_alive)
+    DirectoryPartials(root.path / "partial").sweep(time.time() - KEPT_SECONDS, root.locks)
     if any(root.run.glob("*/*")):
         from engine.ops.leftovers import sweep_containers
 
@@ -213,20 +228,28 @@ def secret_places(root: Root, build: str) -> SecretPlaces:
     return MemoryPlaces(root.tmp, build)
 
 
+SNAPSHOTTERS = ("auto", "erofs", "directory")
+
+
 def engine(
-    root: Root, build: str, runtime: str | None, ambient: Mapping[str, str], grants: Grants
+    root: Root, build: str, runtime: str | None, ambient: Mapping[str, str], snapshotter: str, grants: Grants
 ) -> tuple[Engine, RegistryClient]:
-    """The engine of one build, and its registry client, to be closed by the caller. `ambient`: see LocalExecutor."""
+    """The engine of one build, and its registry client; the caller closes both. `ambient`: see LocalExecutor;
+    `snapshotter`: how layers are laid out, one of SNAPSHOTTERS. Raises InputError."""
     log, locks, tmp = root.log, root.locks, root.tmp
     clock = Clock(time.time_ns, time.monotonic)
     ledger = Ledger(log, build)
     blobs = DirectoryBlobs(root.path, owner=build)
-    layers = DirectoryLayers(root.path / "layers", tmp, build)
-    snapshots = OverlaySnapshots(root.path / "snapshots", tmp, build)
+    mounts = ErofsMounts(tmp, build)
+    layers = _layers(root, build, mounts, snapshotter)
+    snapshots = OverlaySnapshots(
+        root.path / "snapshots", tmp, build, mounts=mounts, as_images=lambda: layers.name == ErofsLayers.name
+    )
     registry = RegistryClient(DockerCredentials(), user_agent=f"refledger/{__version__}")
     cache = _Cache(CacheIndex(root.views))
+    partials = DirectoryPartials(root.path / "partial")
     materializer = Materializer(
-        layers, snapshots, blobs, registry, locks, ledger, clock, parallel=max(2, os.cpu_count() or 1)
+        layers, snapshots, blobs, partials, registry, locks, ledger, clock, parallel=max(2, os.cpu_count() or 1)
     )
 
     def exporters() -> Exporters:
@@ -236,6 +259,7 @@ def engine(
         from engine.exporters.push import Pusher
         from engine.exporters.transfer import Transfer
         from storage.archive import TarArchive
+        from storage.compose import TreeWriter
         from storage.packing import BlobPacker
 
         transfer = Transfer(blobs, registry, BlobPacker(snapshots, blobs), cache, locks, ledger, clock)
@@ -243,7 +267,7 @@ def engine(
             transfer=transfer,
             pusher=Pusher(registry, registry, transfer, ledger),
             archiver=ArchiveExporter(transfer, ledger, TarArchive),
-            local=LocalExporter(materializer, snapshots, ledger, clock),
+            local=LocalExporter(materializer, snapshots, ledger, clock, TreeWriter),
             clock=clock,
         )
 
@@ -285,6 +309,26 @@ async def passing_resolver() -> AsyncIterator[ImageResolver]:
             await registry.aclose()
 
 
+def _layers(root: Root, build: str, mounts: ErofsMounts, snapshotter: str) -> LayerStore:
+    """With a way that is forced, layers laid out in the other count as not here."""
+    limit = os.environ.get("REFLEDGER_LAYER_LIMIT") or str(LAYER_LIMIT)
+    if not limit.isdecimal():
+        raise InputError(f"REFLEDGER_LAYER_LIMIT={limit}: not a number of bytes", hint="write digits only")
+    images = ErofsLayers(root.path / "layers", root.tmp, build, mounts, limit=int(limit))
+    directories = DirectoryLayers(root.path / "layers", root.tmp, build, limit=int(limit))
+    if snapshotter == "directory":
+        return directories
+    if snapshotter == "erofs":
+        if not mounts.works:
+            raise InputError(
+                "--snapshotter erofs: this kernel mounts no EROFS images on the disk of the root",
+                where=str(root.path),
+                hint="--snapshotter directory works everywhere",
+            )
+        return images
+    return ChosenLayers((images, directories), lambda: images if mounts.works else directories)
+
+
 @dataclass(slots=True)
 class _OnDemand:
     """An executor that is made when the first step runs: a build that is all cached does not load what steps need."""
@@ -314,6 +358,7 @@ def _executor(
     from engine.ops.run_mounts import RunMounts
     from engine.ops.sandbox import OciSandbox, Sandbox, choose_runtime
     from storage.cachemounts import DirectoryCacheMounts, MemoryPlaces
+    from storage.compose import TreeWriter
 
     async def make_sandbox() -> tuple[Sandbox, RuntimeChosen]:
         choice = await choose_runtime(runtime, root.run)
@@ -321,7 +366,9 @@ def _executor(
         return OciSandbox(choice.runtime, root.run, build), chosen
 
     caches = DirectoryCacheMounts(root.path / "cache", root.tmp, build, root.locks)
-    mounts = RunMounts(snapshots, caches, MemoryPlaces(root.tmp, build), grants, ledger, clock)
+    mounts = RunMounts(
+        snapshots, caches, MemoryPlaces(root.tmp, build), grants, ledger, clock, partial(TreeWriter, empty=True)
+    )
     return LocalExecutor(materializer, snapshots, make_sandbox, ledger, clock, mounts, ambient)
 
 

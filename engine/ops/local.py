@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from engine.executor import Outcome, Task
 from engine.grants import refusal
 from engine.graph import ContextSource, Copy, ImageSource, Mkdir, Run, Scratch
 from engine.ledger import Facts
-from engine.ops.copy import copy_into, make_directory
+from engine.ops.copy import copy_layer, directory_layer
 from engine.ops.oci_spec import Process
 from engine.ops.output import OutputRecorder
 from engine.ops.redact import Redactor
@@ -21,9 +22,9 @@ from engine.ops.rootfs import RootDir
 from engine.ops.run_mounts import Ready, RunMounts
 from engine.ops.sandbox import Sandbox
 from engine.ops.select import select
-from engine.ops.users import ExecUser, resolve_user
+from engine.ops.users import ExecUser, names_nobody, resolve_user
 from engine.refs.materializer import Clock, Materializer, Reason
-from engine.refs.ref import Local, Remote, layers_to_json, of_image, of_step, scratch
+from engine.refs.ref import Local, Ref, Remote, layers_to_json, of_image, of_step, scratch
 from engine.together import in_thread, together
 from storage.interfaces import Snapshot, SnapshotStore
 
@@ -60,10 +61,7 @@ class LocalExecutor:
             case Copy() as op:
                 return await self._copy(task, op)
             case Mkdir() as op:
-                base = await self._materialize(task, task.inputs[0], "run")
-                return await self._step(
-                    task, base, lambda snapshot: in_thread(lambda: self._mkdir(task, op, snapshot.root))
-                )
+                return await self._mkdir(task, op)
 
     # ------------------------------------------------------------ ops
 
@@ -128,28 +126,41 @@ class LocalExecutor:
         )
 
     async def _copy(self, task: Task, op: Copy) -> Outcome:
-        base, *sources = await together(self._materialize(task, ref, "copy") for ref in task.inputs)
-        source = sources[0] if sources else None
-        now = self._now(task)
+        under = task.inputs[0]
+        alone = op.link and (not op.chown or names_nobody(op.chown))  # nothing of the base is asked: it stays remote
+        local = await together(self._materialize(task, ref, "copy") for ref in task.inputs[1 if alone else 0 :])
+        base = None if alone else local[0]
+        source = local[-1] if len(task.inputs) > 1 else None
 
-        def copy(root: Path) -> None:
-            if source is not None:
-                with self.snapshots.view(source.lowers) as tree:
-                    copy_into(op, select(op, tree, hash_files=False), tree, root, now_ns=now)
-            else:
-                assert task.selection is not None  # the planner selected the files to make the key
-                copy_into(op, task.selection, Path(task.context), root, now_ns=now)
+        def write() -> int:
+            with self._view(base) as root, self._view(source) as tree:
+                if source is None:
+                    assert task.selection is not None  # the planner selected the files to make the key
+                    selection, origin = task.selection, Path(task.context) if task.selection.entries else None
+                else:
+                    assert tree is not None
+                    selection, origin = select(op, tree, hash_files=False), tree
+                return copy_layer(
+                    op, selection, origin, None if op.link else root,
+                    lambda: self.snapshots.compose(task.execution), now_ns=self._now(task), users=root,
+                )  # fmt: skip
 
-        return await self._step(task, base, lambda snapshot: in_thread(lambda: copy(snapshot.root)))
+        return await self._finish(task, base or under, await self._compose(task, write))
 
-    def _mkdir(self, task: Task, op: Mkdir, root: Path) -> None:
-        make_directory(op.path, root, self._now(task))
+    async def _mkdir(self, task: Task, op: Mkdir) -> Outcome:
+        base = await self._materialize(task, task.inputs[0], "run")
+
+        def write() -> int:
+            with self._view(base) as root:
+                return directory_layer(
+                    op.path, root, lambda: self.snapshots.compose(task.execution), now_ns=self._now(task)
+                )
+
+        return await self._finish(task, base, await self._compose(task, write))
 
     # ------------------------------------------------------------ what steps share
 
-    async def _step(
-        self, task: Task, base: Local, work: Callable[[Snapshot], Awaitable[int | None]]
-    ) -> Outcome:
+    async def _step(self, task: Task, base: Local, work: Callable[[Snapshot], Awaitable[int]]) -> Outcome:
         """Mount, `work`, commit; nothing stays mounted or half-made when any of it fails or is cancelled."""
         snapshot = await self._begin(task, base)
         try:
@@ -159,12 +170,32 @@ class LocalExecutor:
             raise DiskError.of(error, task.vertex.name) from error
         finally:
             await in_thread(snapshot.discard)
+        return await self._finish(task, base, size, exit_code)
+
+    async def _compose(self, task: Task, write: Callable[[], int]) -> int:
+        """Write a layer; what is unfinished when that fails or is cancelled is gone when this returns."""
+        try:
+            return await in_thread(write)
+        except OSError as error:
+            raise DiskError.of(error, task.vertex.name) from error
+
+    async def _finish(self, task: Task, base: Ref, size: int, exit_code: int | None = None) -> Outcome:
+        """The ref of a step whose changes, `size` bytes, are kept."""
         ref = of_step(task.execution, base, self._now(task))
         await self.facts.record(
             LocalCreated(ref=ref.id, parent=base.id, bytes=size, layers=tuple(layers_to_json(ref.layers))),
             vertex=task.vertex.digest,
         )
         return Outcome(ref, exit_code)
+
+    @contextmanager
+    def _view(self, ref: Local | None) -> Iterator[Path | None]:
+        """The files of `ref` to read; None when it has none."""
+        if ref is None or not ref.lowers:
+            yield None
+        else:
+            with self.snapshots.view(ref.lowers) as tree:
+                yield tree
 
     async def _begin(self, task: Task, base: Local) -> Snapshot:
         starting = asyncio.ensure_future(in_thread(lambda: self.snapshots.begin(task.execution, base.lowers)))

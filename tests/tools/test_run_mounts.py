@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.builder import Builder, Done, base_image
+from tests.builder import Builder, base_image
 from tests.registry_fixture import RegistryProcess
 
 pytestmark = [
@@ -330,47 +330,71 @@ def test_a_cache_begins_with_what_from_names(builder: Builder, base: str) -> Non
     assert output(builder) == "711\nseed\nd\n711\nseed\nadded\nd\n"
 
 
-def _race(builder: Builder, base: str, sharing: str) -> list[Done]:
-    """Two builds at once whose steps mount one cache and sleep in it."""
-    done = []
-    builder.must_build(f"FROM {base}\nRUN true\n")
-    started = []
-    for name in ("a", "b"):
-        file = builder.context / f"Dockerfile.{name}"
-        file.write_text(
-            f"FROM {base}\nRUN --mount=type=cache,id=one,target=/c,sharing={sharing} "
-            f"echo {name} >> /c/log && sleep 1 && echo {name} >> /c/log && cat /c/log\n"
-        )
-        started.append(builder.start("build", str(builder.context), "-f", str(file), "--progress", "plain"))
-        if name == "a":
-            wait_until(lambda: list(builder.root.glob("cache/*/0/fs/log")))
-    for process in started:
-        out, err = process.communicate(timeout=60)
-        assert process.returncode == 0, err
-        done.append(Done(0, out, err))
-    return done
+class Pair:
+    """Two builds at once, a before b, whose steps write to one cache. A cache that both share always, `turn`, holds
+    what they wait for."""
+
+    def __init__(self, builder: Builder, base: str, sharing: str, script: str) -> None:
+        self._builder = builder
+        self._running = []
+        for name in ("a", "b"):
+            file = builder.context / f"Dockerfile.{name}"
+            file.write_text(
+                f"FROM {base}\nRUN --mount=type=cache,target=/turn "
+                f"--mount=type=cache,id=one,target=/c,sharing={sharing} "
+                f"me={name}; echo $me >> /c/log; touch /turn/$me; {script}; echo $me >> /c/log\n"
+            )
+            self._running.append(builder.start("build", str(builder.context), "-f", str(file), "--progress", "plain"))
+            if name == "a":
+                wait_until(lambda: self.marks("a"))
+
+    def marks(self, name: str) -> list[Path]:
+        """The file by which step `name` says that it is in its cache."""
+        return list(self._builder.root.glob(f"cache/*/0/fs/{name}"))
+
+    def ends(self) -> list[str]:
+        """Both builds' standard errors, when they are done."""
+        done = [(*process.communicate(timeout=60), process.returncode) for process in self._running]
+        assert [code for _, _, code in done] == [0, 0], done
+        return [err for _, err, _ in done]
+
+    def logs(self) -> list[list[str]]:
+        """What was written to each instance of the cache."""
+        return [log.read_text().split() for log in sorted(self._builder.root.glob("cache/*/*/fs/log"))]
+
+
+WAIT = "until test -e /turn/{}; do sleep 0.05; done"
+MEET = "; ".join(WAIT.format(name) for name in ("a", "b"))
 
 
 def test_a_locked_cache_is_one_builds_at_a_time_and_the_other_says_that_it_waits(builder: Builder, base: str) -> None:
-    first, second = _race(builder, base, "locked")
-    (log,) = builder.root.glob("cache/*/*/fs/log")
-    assert log.read_text().split() == ["a", "a", "b", "b"]
-    assert "waiting for cache mount 'one'" in second.err
-    assert "waiting" not in first.err
-    assert [event["data"]["waited"] > 0 for event in builder.events("CacheMountUsed")] == [False, True]
+    builder.must_build(f"FROM {base}\nRUN true\n")
+    pair = Pair(builder, base, "locked", WAIT.format("go"))
+    wait_until(lambda: "waiting for cache mount 'one'" in output(builder))
+    (mark,) = pair.marks("a")
+    assert pair.marks("b") == []
+    mark.with_name("go").touch()
+    first, second = pair.ends()
+    assert pair.logs() == [["a", "a", "b", "b"]]
+    assert "waiting for cache mount 'one'" in second
+    assert "waiting" not in first
+    waited = [event["data"]["waited"] for event in builder.events("CacheMountUsed") if event["data"]["id"] == "one"]
+    assert [seconds > 0 for seconds in waited] == [False, True]
 
 
 def test_a_shared_cache_is_both_builds_at_once(builder: Builder, base: str) -> None:
-    _race(builder, base, "shared")
-    (log,) = builder.root.glob("cache/*/*/fs/log")
-    assert log.read_text().split() == ["a", "b", "a", "b"]
+    pair = Pair(builder, base, "shared", MEET)
+    pair.ends()
+    assert len(pair.logs()) == 1
+    assert sorted(pair.logs()[0]) == ["a", "a", "b", "b"]
 
 
 def test_a_private_cache_is_another_one_while_it_is_taken(builder: Builder, base: str) -> None:
-    _race(builder, base, "private")
-    logs = sorted(builder.root.glob("cache/*/*/fs/log"))
-    assert [log.read_text().split() for log in logs] == [["a", "a"], ["b", "b"]]
-    assert [event["data"]["instance"] for event in builder.events("CacheMountUsed")] == [0, 1]
+    pair = Pair(builder, base, "private", MEET)
+    pair.ends()
+    assert pair.logs() == [["a", "a"], ["b", "b"]]
+    used = [event["data"] for event in builder.events("CacheMountUsed")]
+    assert [data["instance"] for data in used if data["id"] == "one"] == [0, 1]
 
 
 def test_a_cache_that_a_killed_build_held_is_free_again(builder: Builder, base: str) -> None:
