@@ -53,6 +53,7 @@ from tools import __version__
 
 if TYPE_CHECKING:
     from engine.exporters.exporters import Exporters
+    from engine.refs.asked import AskedPaths
 
 FORMAT = "1"
 """The layout of a root (DESIGN section 5); a root of another format is refused, not guessed at."""
@@ -252,6 +253,12 @@ def engine(
         layers, snapshots, blobs, partials, registry, locks, ledger, clock, parallel=max(2, os.cpu_count() or 1)
     )
 
+    def asked() -> AskedPaths:
+        from engine.refs.asked import AskedPaths
+        from storage.parts import DirectoryParts
+
+        return AskedPaths(materializer, DirectoryParts(tmp, build), registry, ledger, clock)
+
     def exporters() -> Exporters:
         from engine.exporters.archive import ArchiveExporter
         from engine.exporters.exporters import Exporters
@@ -276,7 +283,7 @@ def engine(
         blobs=blobs,
         resolver=ImageResolver(registry, blobs, ledger),
         executor=_OnDemand(
-            lambda: _executor(root, build, runtime, materializer, snapshots, ledger, clock, ambient, grants)
+            lambda: _executor(root, build, runtime, asked(), snapshots, ledger, clock, ambient, grants)
         ),
         materializer=materializer,
         cache=cache,
@@ -347,7 +354,7 @@ def _executor(
     root: Root,
     build: str,
     runtime: str | None,
-    materializer: Materializer,
+    asked: AskedPaths,
     snapshots: SnapshotStore,
     ledger: Ledger,
     clock: Clock,
@@ -369,7 +376,7 @@ def _executor(
     mounts = RunMounts(
         snapshots, caches, MemoryPlaces(root.tmp, build), grants, ledger, clock, partial(TreeWriter, empty=True)
     )
-    return LocalExecutor(materializer, snapshots, make_sandbox, ledger, clock, mounts, ambient)
+    return LocalExecutor(asked.materializer, asked, snapshots, make_sandbox, ledger, clock, mounts, ambient)
 
 
 def host_facts() -> dict[str, object]:

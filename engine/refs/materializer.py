@@ -35,7 +35,7 @@ from engine.ledger import Facts
 from engine.refs.fill import FetchLimits
 from engine.refs.pull import Pull
 from engine.refs.ref import Layer, Local, Ref
-from engine.together import locked, together
+from engine.together import locked, settle, together
 from storage.errors import DiskError
 from storage.interfaces import (
     BlobStore,
@@ -130,6 +130,10 @@ class Materializer:
             self._threads.shutdown(wait=True, cancel_futures=True)
         self.layers.close()
 
+    def lower(self, layer: Layer) -> Path | None:
+        """Where `layer` is mountable; None where it is not."""
+        return self._lower(layer) if self._mountable(layer) else None
+
     def _mountable(self, layer: Layer) -> bool:
         if layer.snapshot and self.snapshots.has(layer.snapshot):
             return True
@@ -155,24 +159,27 @@ class Materializer:
             ),
             vertex=vertex,
         )
-        try:
-            fetched = await together(self._wait_for(layer, vertex, requested) for layer in missing)
-        except LayerUnavailable as failure:
-            raise await self._failed(ref, failure, vertex, requested, needed_by) from failure.error
+        fetched, waited = await self.fetch(ref, missing, vertex=vertex, cause=requested, needed_by=needed_by)
         await self.facts.record(
             Materialized(
-                ref=ref.id,
-                bytes=sum(size or 0 for size in fetched),
-                seconds=round(self.clock.monotonic() - started, 6),
-                waited=tuple(
-                    str(layer.blob.digest)
-                    for layer, size in zip(missing, fetched, strict=True)
-                    if size is None and layer.blob
-                ),
+                ref=ref.id, bytes=fetched, seconds=round(self.clock.monotonic() - started, 6), waited=waited
             ),
             vertex=vertex,
             cause=requested,
         )
+
+    async def fetch(
+        self, ref: Ref, layers: Sequence[Layer], *, vertex: str | None, cause: int, needed_by: str
+    ) -> tuple[int, tuple[str, ...]]:
+        """Make some layers of `ref` mountable, for the request `cause` in the log; the bytes that came for it, and
+        the layers that others fetched. Raises MaterializationError, which is in the log then."""
+        try:
+            fetched = await together(self._wait_for(layer, vertex, cause) for layer in layers)
+        except LayerUnavailable as failure:
+            raise await self._failed(ref, failure, vertex, cause, needed_by) from failure.error
+        pairs = zip(layers, fetched, strict=True)
+        waited = tuple(str(layer.blob.digest) for layer, size in pairs if size is None and layer.blob)
+        return sum(size or 0 for size in fetched), waited
 
     async def _failed(
         self, ref: Ref, failure: LayerUnavailable, vertex: str | None, cause: int, needed_by: str
@@ -220,9 +227,8 @@ class Materializer:
             if flight.waiters == 0:
                 # The last waiter left: nobody wants the bytes any more.
                 self._flights.pop(layer.name, None)
-                if not flight.task.done():
-                    flight.task.cancel()
-                    await asyncio.wait([flight.task])
+                flight.task.cancel()
+                await settle(flight.task)  # also to have seen how it ended: this waiter may leave for another reason
         return None if joined else fetched
 
     async def _fly(self, layer: Layer, vertex: str | None, cause: int) -> int | None:

@@ -164,22 +164,15 @@ def test_streams_are_kept_apart_in_order_and_raw(bench: Bench) -> None:
 
 def test_the_order_of_the_two_streams_is_the_one_they_were_written_in(bench: Bench) -> None:
     seen: list[tuple[int, bytes]] = []
-    script = "for i in 1 2 3; do echo o$i; sleep 0.03; printf e$i >&2; sleep 0.03; printf x$i; sleep 0.03; done"
-    asyncio.run(bench.sandbox().run(bench.process("sh", "-c", script), lambda fd, data: seen.append((fd, data))))
-    wanted = [(fd, text) for i in (1, 2, 3) for fd, text in ((1, f"o{i}\n"), (2, f"e{i}"), (1, f"x{i}"))]
-    joined: list[tuple[int, str]] = []
-    for fd, data in seen:
-        if joined and joined[-1][0] == fd:
-            joined[-1] = (fd, joined[-1][1] + data.decode())
-        else:
-            joined.append((fd, data.decode()))
-    flat: list[tuple[int, str]] = []
-    for fd, text in wanted:
-        if flat and flat[-1][0] == fd:
-            flat[-1] = (fd, flat[-1][1] + text)
-        else:
-            flat.append((fd, text))
-    assert joined == flat
+
+    def acknowledge(fd: int, data: bytes) -> None:
+        seen.append((fd, data))
+        (bench.root / f"seen{len(seen)}").touch()
+
+    script = "for i in 1 3 5; do echo $i; until [ -e /seen$i ]; do sleep 0.01; done; echo $i >&2; "
+    script += "until [ -e /seen$((i+1)) ]; do sleep 0.01; done; done"
+    asyncio.run(bench.sandbox().run(bench.process("sh", "-c", script), acknowledge))
+    assert seen == [(fd, b"%d\n" % i) for i in (1, 3, 5) for fd in (1, 2)]
 
 
 def test_output_comes_in_whole_lines_and_an_unfinished_one_after_a_while(bench: Bench) -> None:
