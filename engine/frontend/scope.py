@@ -7,12 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from engine.frontend.expand import Lexer
 from engine.frontend.instructions import Instruction, Source
+from engine.graph import ArchiveSource, GitSource
 from storage.errors import InputError
 from storage.platform import parse_platform
+
+if TYPE_CHECKING:
+    from engine.frontend.contexts import NamedContext  # it knows stages, and those know scopes
 
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY")
 PROXY_ARGS = (*_PROXIES, *(name.lower() for name in _PROXIES))
@@ -23,7 +27,8 @@ _USED_ELSEWHERE = frozenset({*PROXY_ARGS, "SOURCE_DATE_EPOCH"})
 @dataclass(frozen=True, slots=True)
 class FrontendOptions:
     """`build_args` as --build-arg gave them; `ignore` the patterns of .dockerignore; `labels` those of --label;
-    `network` what RUN uses by default, and the most it may ask for."""
+    `network` what RUN uses by default, and the most it may ask for; `context` the build's own context when it is no
+    directory, `named` those of --build-context by name (context_name); `several`: the platform is one of several."""
 
     filename: str = "Dockerfile"
     build_args: Mapping[str, str] = field(default_factory=dict)
@@ -33,6 +38,9 @@ class FrontendOptions:
     ignore: tuple[str, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
     network: Literal["host", "none"] = "host"
+    context: GitSource | ArchiveSource | None = None
+    named: Mapping[str, NamedContext] = field(default_factory=dict)
+    several: bool = False
 
 
 def predefined(options: FrontendOptions) -> dict[str, str]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from engine.errors import DockerfileError, InputError
 from engine.frontend.expand import ExpansionError, Lexer
 from engine.frontend.instructions import Instruction, Source, did_you_mean
+from engine.frontend.names import LAYOUT, TREE
 from storage.platform import parse_platform
 from storage.reference import parse_reference
 
@@ -193,18 +194,19 @@ def needed_images(
 ) -> Iterator[ImageUse]:
     """The images that `needed` stages stand on or copy from. Raises DockerfileError for a name that is none."""
     for stage in needed:
-        if stage.base_stage is None and stage.base != "scratch":
+        if stage.base_stage is None and stage.base != "scratch" and not stage.base.startswith(TREE):
             yield _image(source, stage.base, stage.platform, stage.origin, undefined_hint(stage.origin.args[0], env))
         for command in stage.commands:
             if command.name == "COPY":
                 origin = copied_from(source, stages, stage, command)
-                if isinstance(origin, str) and origin != "scratch":
+                if isinstance(origin, str) and origin != "scratch" and not origin.startswith(TREE):
                     yield _image(source, origin, platform, command, "")
 
 
 def _image(source: Source, reference: str, platform: str, instruction: Instruction, hint: str) -> ImageUse:
     try:
-        parse_reference(reference)
+        if not reference.startswith(LAYOUT):
+            parse_reference(reference)
     except InputError as error:
         raise _located(source, error, instruction, hint) from error
     return ImageUse(reference, platform, instruction.lines)

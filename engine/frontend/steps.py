@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -12,7 +11,9 @@ from engine.frontend.config import join_path
 from engine.frontend.expand import Lexer
 from engine.frontend.instructions import Heredoc, Instruction, parse_heredoc
 from engine.frontend.names import run_command, shown, summary
+from engine.frontend.remote import RemoteSource, remote_source, with_flags
 from engine.frontend.stage import Reading, StageState, command_line
+from engine.frontend.urls import redacted
 from engine.frontend.values import check_chmod
 from engine.graph import Copy, InlineFile, Mkdir, Run
 
@@ -20,18 +21,18 @@ SCRIPTS = "/dev/pipes"
 """Where a script given in a heredoc is run from, as in BuildKit."""
 _HARMLESS = {"link": "false", "parents": "false", "keep-git-dir": "false", "security": "sandbox"}
 """Flags that ask for what happens anyway."""
-_SUPPORTED = frozenset({"from", "chown", "chmod", "network"})
-_URL = re.compile(r"(?:https?|git|ssh)://", re.IGNORECASE)
-_GIT_BY_SSH = re.compile(r"[\w.-]+@[\w.-]+:.+")
+_SUPPORTED = frozenset({"from", "chown", "chmod", "network", "checksum", "keep-git-dir", "unpack"})
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What an instruction asks for: the op on the stage's file system, its name without number, the history's text."""
+    """What an instruction asks for: the op on the stage's file system, its name without number, the history's text;
+    `remotes`: what an ADD takes from elsewhere, beside the `sources` of its op."""
 
     op: Run | Copy | Mkdir
     name: str
     created_by: str
+    remotes: tuple[RemoteSource, ...] = ()
 
 
 class UnsupportedError(InputError):
@@ -133,21 +134,30 @@ def copy(state: StageState, instruction: Instruction, reading: Reading, *, from_
     *words, written_dest = instruction.args
     expand = reading.expander(state)
     sources: list[str] = []
+    remotes: list[RemoteSource] = []
+    written: list[str] = []
     files: list[Heredoc] = []
     for word in words:
         heredoc = parse_heredoc(word, instruction.heredocs)
-        if heredoc is None:
-            sources.append(_source(name, expand(word)))
-        else:
+        if heredoc is not None:
             files.append(heredoc)
+            continue
+        written.append(_source(name, expand(word)))
+        remote = remote_source(name, written[-1])
+        if remote is None:
+            sources.append(written[-1])
+        else:
+            remotes.append(remote)
     if parse_heredoc(written_dest, instruction.heredocs):
         raise InputError(f"{name} cannot accept a heredoc as a destination")
     dest_word = expand(written_dest)
     dest = _destination(state.image.working_dir, dest_word)
-    if len(sources) + len(files) > 1 and not dest.endswith("/"):
+    if len(written) + len(files) > 1 and not dest.endswith("/"):
         hint = f"write {dest_word}/"
         raise InputError(f"{name} has several sources: the destination must be a directory and end with a /", hint=hint)
     flags = {flag: expand(instruction.flags[flag]) for flag in ("chown", "chmod") if flag in instruction.flags}
+    wanted = ("checksum", "keep-git-dir")
+    fetched = {flag: expand(instruction.flags[flag]) for flag in wanted if flag in instruction.flags}
     if "chmod" in flags:
         check_chmod(flags["chmod"])
     op = Copy(
@@ -156,23 +166,29 @@ def copy(state: StageState, instruction: Instruction, reading: Reading, *, from_
         chown=flags.get("chown", ""),
         chmod=flags.get("chmod", ""),
         files=tuple(InlineFile(item.name, _contents(item, state.env)) for item in files),
-        unpack=name == "ADD",
+        unpack=_boolean(instruction, "unpack", name == "ADD" and not remotes),
         from_context=from_context,
     )
-    created_by = [name, *(f"--{flag}={value}" for flag, value in flags.items()), *sources]
+    created_by = [name, *(f"--{flag}={value}" for flag, value in flags.items()), *written]
     created_by += [f"<<{item.name}" for item in files]
     title = shown(_upper(instruction.text), Lexer(reading.escape), state.env)
-    return Step(op, title, " ".join([*created_by, dest_word]))
+    history = " ".join([*created_by, dest_word])
+    if remotes:
+        title, history = redacted(title), redacted(history)
+    return Step(op, title, history, with_flags(remotes, fetched, len(written) + len(files)))
 
 
 def _source(instruction: str, source: str) -> str:
-    if _URL.match(source) or _GIT_BY_SSH.fullmatch(source):
-        if instruction == "ADD":
-            raise UnsupportedError(f"ADD from {source!r} (a URL or a git repository)")
-        raise InputError(f"source {source!r} can't be a URL for COPY", hint="download it in a RUN")
     if not source:
         raise InputError(f"a source of {instruction} is empty once its variables are replaced")
     return source
+
+
+def _boolean(instruction: Instruction, flag: str, default: bool) -> bool:
+    value = instruction.flags.get(flag)
+    if value not in {None, "true", "false"}:
+        raise InputError(f"--{flag}={value}: not a truth value", hint="it is true or false")
+    return default if value is None else value == "true"
 
 
 def _destination(directory: str, written: str) -> str:

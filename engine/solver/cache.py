@@ -8,7 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from engine.graph import ContextSource, Copy, ImageSource, Mkdir, Op, Run, Scratch, op_to_json
+from engine.graph import (
+    ArchiveSource,
+    ContextSource,
+    Copy,
+    GitSource,
+    HttpSource,
+    ImageSource,
+    Merge,
+    Mkdir,
+    Op,
+    Run,
+    Scratch,
+    op_to_json,
+)
 from engine.record import Record
 from storage.digest import Digest, chain_ids, digest_json
 
@@ -33,8 +46,16 @@ def cache_key(op: Op, inputs: Sequence[CacheKey], content: Digest | None = None)
     """The key of `op` on results with the keys `inputs` (the context has none: its part is `content`)."""
     components: list[Component] = [("schema", SCHEMA), ("op", op_to_json(op)["op"])]
     match op:
-        case Scratch() | ContextSource():
+        case Scratch() | ContextSource() | Merge():
             pass
+        case HttpSource():
+            components += [("digest", op.digest), ("filename", op.filename)]
+        case GitSource():
+            components += [("commit", op.commit), ("subdir", op.subdir), ("submodules", str(op.submodules))]
+            if op.keep_git_dir:  # .git says where it came from
+                components += [("remote", op.remote), ("ref", op.ref)]
+        case ArchiveSource():
+            components.append(("digest", op.digest))
         case ImageSource(layers=layers):
             chain = chain_ids([layer.diff_id for layer in layers])
             components.append(("chain", str(chain[-1]) if chain else "scratch"))

@@ -34,7 +34,8 @@ _ENDS = frozenset({"BuildCompleted", "BuildFailed", "BuildCancelled"})
 @click.option("--target", default="", metavar="STAGE", help="Build this stage.")
 @click.option("--build-arg", "build_args", multiple=True, metavar="KEY[=VALUE]", help="Set an ARG; no value: from env.")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Add a label to the image.")
-@click.option("--platform", metavar="OS/ARCH", help="Platform to build for.  [default: this machine's]")
+@click.option("--platform", "platforms", multiple=True, metavar="OS/ARCH,…", help="Platforms.  [default: this one]")
+@click.option("--build-context", "build_contexts", multiple=True, metavar="NAME=…", help="Another context, by name.")
 @click.option("-o", "--output", "outputs", multiple=True, metavar="type=…,dest=…", help="image, oci, docker or local.")
 @click.option("--push", is_flag=True, help="Push to the registries of all names: --output type=image.")
 @click.option("--no-cache", is_flag=True, help="Run every step.")
@@ -52,7 +53,8 @@ def build(
     target: str,
     build_args: tuple[str, ...],
     labels: tuple[str, ...],
-    platform: str | None,
+    platforms: tuple[str, ...],
+    build_contexts: tuple[str, ...],
     outputs: tuple[str, ...],
     push: bool,
     no_cache: bool,
@@ -64,7 +66,8 @@ def build(
     progress: str,
     quiet: bool,
 ) -> None:
-    """Build an image from a Dockerfile. CONTEXT is a directory.
+    """Build an image from a Dockerfile. CONTEXT is a directory, a git repository, the URL of a tar, or - for a tar or
+    a Dockerfile on standard input.
 
     Nothing is pulled before a step needs it. Exit codes: 0 done, 1 a step failed, 2 wrong usage or input,
     3 network, disk or permission, 4 verification failed, 130 interrupted.
@@ -76,7 +79,8 @@ def build(
         target=target,
         build_args=build_args,
         labels=labels,
-        platform=platform,
+        platforms=platforms,
+        build_contexts=build_contexts,
         outputs=outputs,
         push=push,
         no_cache=no_cache,
@@ -108,7 +112,7 @@ def _run(
             if progress not in ("json", "quiet"):
                 from tools.cli.failure import explain
 
-                text, filename = request.dockerfile, request.frontend.filename
+                text, filename = getattr(error, "definition", (request.dockerfile or "", request.frontend.filename))
                 sys.stderr.write(explain(root.log, first, build_id, error, text, filename))
             elif progress == "quiet":
                 sys.stderr.write(f"build {build_id}\n")
@@ -121,7 +125,7 @@ def _run(
 async def _build(
     root: bootstrap.Root, build_id: str, request: BuildRequest, runtime: str | None, proxies: Mapping[str, str]
 ) -> BuildResult:
-    engine, registry = bootstrap.engine(root, build_id, runtime, proxies)
+    engine, connections = bootstrap.engine(root, build_id, runtime, proxies)
     task = asyncio.ensure_future(engine.build(request))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -132,7 +136,7 @@ async def _build(
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.remove_signal_handler(number)
         engine.materializer.close()
-        await registry.aclose()
+        await connections.aclose()
 
 
 @contextlib.contextmanager

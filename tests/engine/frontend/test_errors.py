@@ -104,11 +104,16 @@ def _error(text: str, **options: object) -> DockerfileError:
         ("FROM x\nCOPY --link a b\n", 2, "COPY --link is not supported yet"),
         ("FROM x\nCOPY --parents a b\n", 2, "COPY --parents is not supported yet"),
         ("FROM x\nCOPY --exclude=c a b\n", 2, "COPY --exclude is not supported yet"),
-        ("FROM x\nADD --checksum=sha256:1 a b\n", 2, "ADD --checksum is not supported yet"),
-        ("FROM x\nADD --keep-git-dir a b\n", 2, "ADD --keep-git-dir is not supported yet"),
-        ("FROM x\nADD --unpack a b\n", 2, "ADD --unpack is not supported yet"),
-        ("FROM x\nADD https://a/b /c\n", 2, "is not supported yet"),
-        ("FROM x\nADD git@github.com:a/b.git /c\n", 2, "is not supported yet"),
+        # what lies elsewhere
+        ("FROM x\nADD --checksum=sha256:1 a b\n", 2, "requires an HTTP(S) or git source"),
+        ("FROM x\nADD --checksum=sha256:1 https://a/b c\n", 2, "not a digest"),
+        ("FROM x\nADD --checksum=sha256:1 https://a/b https://a/c d/\n", 2, "several sources"),
+        ("FROM x\nADD --checksum=xyz https://a/b.git c\n", 2, "not the beginning of a commit"),
+        ("FROM x\nADD --unpack=perhaps a b\n", 2, "not a truth value"),
+        ("FROM x\nADD file:///etc/passwd /c\n", 2, "file: URLs are not fetched"),
+        ("FROM x\nADD https://a/b.git?branch=x&tag=y /c\n", 2, "branch conflicts with tag"),
+        ("FROM x\nADD https://a/b.git?color=x /c\n", 2, "unexpected query 'color'"),
+        ("FROM x\nCOPY git@github.com:a/b.git /c\n", 2, "can't be a URL for COPY"),
     ],
 )
 def test_mistakes_are_told_with_their_line(text: str, line: int, what: str) -> None:
