@@ -6,8 +6,9 @@ import os
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from engine.ledger import Ledger
 from engine.refs.materializer import Clock, Materializer
 from engine.refs.ref import Remote, layers_from_json
 from engine.resolver import ImageResolver
-from projections.cache_index import CacheIndex
+from projections.cache_index import CacheIndex, Page
 from projections.history import History
 from projections.runner import Views
 from projections.standard import STANDARD
@@ -39,6 +40,8 @@ from tools import __version__
 
 if TYPE_CHECKING:
     from engine.exporters.exporters import Exporters
+    from engine.ops.emulation import Emulation
+    from engine.ops.sources import SourceFetcher
 
 FORMAT = "1"
 """The layout of a root (DESIGN section 5); a root of another format is refused, not guessed at."""
@@ -185,6 +188,10 @@ class _Cache:
         entry = self.index.lookup(str(key))
         return (Remote(entry.ref, layers_from_json(entry.layers)), entry.origin_build or "") if entry else None
 
+    def page(self, url: str) -> Page | None:
+        """See Pages."""
+        return self.index.page_of(url)
+
     def packed(self, snapshot: str, epoch: int | None) -> PackedBlob | None:
         """See Catalog."""
         found = self.index.blob_of(snapshot, epoch)
@@ -215,8 +222,9 @@ def secret_places(root: Root, build: str) -> SecretPlaces:
 
 def engine(
     root: Root, build: str, runtime: str | None, ambient: Mapping[str, str], grants: Grants
-) -> tuple[Engine, RegistryClient]:
-    """The engine of one build, and its registry client, to be closed by the caller. `ambient`: see LocalExecutor."""
+) -> tuple[Engine, AsyncExitStack]:
+    """The engine of one build, and its connections, to be closed by the caller. `ambient`: see LocalExecutor."""
+    closing = AsyncExitStack()
     log, locks, tmp = root.log, root.locks, root.tmp
     clock = Clock(time.time_ns, time.monotonic)
     ledger = Ledger(log, build)
@@ -224,6 +232,7 @@ def engine(
     layers = DirectoryLayers(root.path / "layers", tmp, build)
     snapshots = OverlaySnapshots(root.path / "snapshots", tmp, build)
     registry = RegistryClient(DockerCredentials(), user_agent=f"refledger/{__version__}")
+    closing.push_async_callback(registry.aclose)
     cache = _Cache(CacheIndex(root.views))
     materializer = Materializer(
         layers, snapshots, blobs, registry, locks, ledger, clock, parallel=max(2, os.cpu_count() or 1)
@@ -247,18 +256,40 @@ def engine(
             clock=clock,
         )
 
+    @lru_cache(maxsize=1)
+    def sources() -> SourceFetcher:
+        from engine.ops.sources import SourceFetcher
+        from storage.git import GitClient
+        from storage.trees import SnapshotTrees
+        from storage.web import WebClient
+
+        web = WebClient(f"refledger/{__version__}")
+        closing.push_async_callback(web.aclose)
+        return SourceFetcher(
+            web, GitClient(tmp, build, os.environ), SnapshotTrees(snapshots, tmp, build), blobs, cache, locks, ledger,
+            clock,
+        )  # fmt: skip
+
+    @lru_cache(maxsize=1)
+    def emulation() -> Emulation:
+        from engine.ops.emulation import Emulation
+
+        return Emulation()
+
     made = Engine(
         ledger=ledger,
         blobs=blobs,
         resolver=ImageResolver(registry, blobs, ledger),
         executor=_OnDemand(
-            lambda: _executor(root, build, runtime, materializer, snapshots, ledger, clock, ambient, grants)
+            lambda: _executor(root, build, runtime, materializer, snapshots, sources, ledger, clock, ambient, grants)
         ),
         materializer=materializer,
         cache=cache,
+        sources=sources,
         exporters=exporters,
+        emulation=emulation,
     )
-    return made, registry
+    return made, closing
 
 
 class _Silent:
@@ -305,6 +336,7 @@ def _executor(
     runtime: str | None,
     materializer: Materializer,
     snapshots: SnapshotStore,
+    sources: Callable[[], SourceFetcher],
     ledger: Ledger,
     clock: Clock,
     ambient: Mapping[str, str],
@@ -322,7 +354,7 @@ def _executor(
 
     caches = DirectoryCacheMounts(root.path / "cache", root.tmp, build, root.locks)
     mounts = RunMounts(snapshots, caches, MemoryPlaces(root.tmp, build), grants, ledger, clock)
-    return LocalExecutor(materializer, snapshots, make_sandbox, ledger, clock, mounts, ambient)
+    return LocalExecutor(materializer, snapshots, sources, make_sandbox, ledger, clock, mounts, ambient)
 
 
 def host_facts() -> dict[str, object]:

@@ -153,9 +153,11 @@ _WORDS = st.lists(
     max_size=8,
 ).map("".join)
 _INSTRUCTIONS = st.sampled_from(
-    "FROM RUN COPY ADD ENV ARG LABEL WORKDIR USER EXPOSE VOLUME CMD ENTRYPOINT HEALTHCHECK SHELL STOPSIGNAL ONBUILD "
-    "MAINTAINER from copy".split()
-)
+    [
+        "FROM", "RUN", "COPY", "ADD", "ENV", "ARG", "LABEL", "WORKDIR", "USER", "EXPOSE", "VOLUME", "CMD", "ENTRYPOINT",
+        "HEALTHCHECK", "SHELL", "STOPSIGNAL", "ONBUILD", "MAINTAINER", "from", "copy",
+    ]
+)  # fmt: skip
 
 
 @settings(max_examples=RUNS // 7 + 1, deadline=None, suppress_health_check=[HealthCheck.too_slow])
