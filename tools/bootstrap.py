@@ -31,6 +31,7 @@ from storage.errors import DiskError, InputError
 from storage.eventlog import SqliteEventLog, follow
 from storage.interfaces import Descriptor, Event, EventLog, NewEvent, PackedBlob, Provider, SecretPlaces, SnapshotStore
 from storage.layers import DirectoryLayers
+from storage.layout import WithLayouts
 from storage.locks import FileLocks
 from storage.overlay import private_mounts
 from storage.registry import RegistryClient
@@ -231,8 +232,9 @@ def engine(
     blobs = DirectoryBlobs(root.path, owner=build)
     layers = DirectoryLayers(root.path / "layers", tmp, build)
     snapshots = OverlaySnapshots(root.path / "snapshots", tmp, build)
-    registry = RegistryClient(DockerCredentials(), user_agent=f"refledger/{__version__}")
-    closing.push_async_callback(registry.aclose)
+    client = RegistryClient(DockerCredentials(), user_agent=f"refledger/{__version__}")
+    closing.push_async_callback(client.aclose)
+    registry = WithLayouts(client)
     cache = _Cache(CacheIndex(root.views))
     materializer = Materializer(
         layers, snapshots, blobs, registry, locks, ledger, clock, parallel=max(2, os.cpu_count() or 1)
@@ -250,7 +252,7 @@ def engine(
         transfer = Transfer(blobs, registry, BlobPacker(snapshots, blobs), cache, locks, ledger, clock)
         return Exporters(
             transfer=transfer,
-            pusher=Pusher(registry, registry, transfer, ledger),
+            pusher=Pusher(registry, client, transfer, ledger),
             archiver=ArchiveExporter(transfer, ledger, TarArchive),
             local=LocalExporter(materializer, snapshots, ledger, clock),
             clock=clock,

@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from engine.frontend.instructions import Instruction
-from engine.frontend.names import LAYOUT, TREE
+from engine.frontend.names import TREE
 from engine.frontend.stages import Stage, find_stage
 from engine.frontend.urls import parse_git, parse_http, redacted, refuse_other
 from engine.graph import ArchiveSource, ContextSource, GitSource
 from engine.record import Record
 from storage.errors import InputError
-from storage.reference import parse_reference
+from storage.reference import LAYOUT, parse_reference
 
 MAIN = "context"
 """The name of the ContextSource that is the build's own context."""

@@ -11,8 +11,6 @@ from engine.frontend.values import format_duration
 CONTEXT_NAME = "[internal] load build context"
 TREE = "context://"
 """How a tree of files is called where the Dockerfile has the name of a stage or an image."""
-LAYOUT = "oci-layout://"
-"""How the name of an image in an OCI layout begins."""
 
 
 class StepNames:

@@ -10,10 +10,10 @@ from engine.errors import DockerfileError, InputError
 from engine.frontend.expand import ExpansionError, Lexer
 from engine.frontend.instructions import Instruction, did_you_mean, parse_trigger
 from engine.frontend.mounts import origins
-from engine.frontend.names import LAYOUT, TREE
+from engine.frontend.names import TREE
 from engine.frontend.source import Source
 from storage.platform import parse_platform
-from storage.reference import parse_reference
+from storage.reference import LAYOUT, parse_reference
 
 _STAGE_NAME = re.compile("[a-z][a-z0-9_.-]*")
 _NUMBER = re.compile("[0-9]{1,9}")

@@ -130,9 +130,9 @@ def _with_named(given: Given, build_contexts: Sequence[str]) -> Given:
     from dataclasses import replace
 
     from engine.frontend.contexts import ImageContext, context_name, named_context
-    from engine.frontend.names import LAYOUT
     from engine.frontend.urls import redacted
     from engine.graph import ContextSource
+    from storage.reference import LAYOUT
 
     named: dict[str, NamedContext] = {}
     described: dict[str, str] = {}
