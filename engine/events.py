@@ -212,7 +212,8 @@ class PullProgressed(Fact):
 
 
 class PullFailed(Fact):
-    """One provider could not give blob `digest`; the next is tried."""
+    """One provider could not give blob `digest`, or what was here of it was wrong: another attempt may follow. `bytes`
+    came over the wire all the same."""
 
     digest: str
     provider: Json
@@ -222,7 +223,8 @@ class PullFailed(Fact):
 
 
 class LayerPulled(Fact):
-    """`bytes` over the wire as the registry counts them; `verified`: what was checked (`digest`, `diff_id`)."""
+    """`bytes` over the wire as the registry counts them; `verified`: what was checked (`digest`, `diff_id`);
+    `resumed_from`: bytes that were here from an interrupted pull, or where a broken connection was taken up again."""
 
     digest: str
     bytes: int

@@ -240,6 +240,40 @@ class ByteSource(Protocol):
         ...
 
 
+class PartialBlob(Protocol):
+    """What came of one blob so far: bytes that outlive the process that fetched them, and that nobody verified yet.
+    Methods may be called from any thread; each gap is filled by one writer. They raise DiskError."""
+
+    def gaps(self) -> list[tuple[int, int]]:
+        """The ranges that are missing (offsets in bytes, half open), in order."""
+        ...
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Keep `data`, which lies in a gap and begins where that gap does or where the last write into it ended."""
+        ...
+
+    def read(self, offset: int, size: int) -> bytes:
+        """At most `size` bytes from `offset` on; b"" when the byte there has not come yet, and at the end."""
+        ...
+
+    def discard(self) -> None:
+        """Drop all of it. Only `close` may follow."""
+        ...
+
+    def close(self) -> None:
+        """Let go of it: what came stays for the next one."""
+        ...
+
+
+class PartialBlobs(Protocol):
+    """Blobs that are being fetched, or whose fetching was interrupted."""
+
+    def open(self, blob: Descriptor) -> PartialBlob:
+        """What is here of `blob`, if anything. The caller holds the lock `partial-<digest>` until it is closed.
+        Raises DiskError."""
+        ...
+
+
 class LayerStore(Protocol):
     """Layers of images, mountable, named by diff ID. A layer is there whole or not at all."""
 
@@ -259,7 +293,11 @@ class LayerStore(Protocol):
 
     @property
     def name(self) -> str:
-        """How layers are laid out, for MaterializationRequested.snapshotter: `directory`."""
+        """How layers are laid out, for MaterializationRequested.snapshotter: `erofs` or `directory`."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what this process has mounted. Raises DiskError."""
         ...
 
 

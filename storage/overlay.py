@@ -59,6 +59,11 @@ def mount_overlay(target: Path, lowers: Sequence[Path], upper: Path | None = Non
         raise _explain(error, target, len(layers)) from error
 
 
+def mount_read_only(source: Path, target: Path, kind: str) -> None:
+    """Mount file system `kind` from `source`, a file or a device, read-only at directory `target`. Raises OSError."""
+    _mount(str(source), str(target), kind, _MS_RDONLY, None)
+
+
 def unmount(target: Path, *, detach: bool = False) -> None:
     """Unmount `target`; `detach` at once, even when it is busy. Harmless when nothing is mounted. Raises DiskError."""
     deadline = time.monotonic() + _PATIENCE

@@ -12,7 +12,8 @@ import stat
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from storage.tar import BLOCK, BLOCK_DEVICE, CHARACTER, DIRECTORY, FIFO, HARD_LINK, REGULAR, SYMLINK, Entry
+from storage.interfaces import ByteSource
+from storage.tar import BLOCK, BLOCK_DEVICE, CHARACTER, DIRECTORY, FIFO, HARD_LINK, REGULAR, SYMLINK, Entry, TarReader
 from storage.unpack import OPAQUE_NAME, OPAQUE_XATTR, WHITEOUT
 
 _TYPES = {
@@ -45,6 +46,23 @@ def pack_tree(root: bytes, write: Callable[[bytes], Any], *, with_root: bool, cl
             _write_content(path, entry.size, write)
         elif entry.type == DIRECTORY and is_opaque(path):
             write(encode(_marker(name + OPAQUE_NAME, b"")))
+    write(bytes(2 * BLOCK))
+
+
+def pack_tar(tar: ByteSource, write: Callable[[bytes], Any], *, clamp_mtime: int | None) -> None:
+    """Write `tar`, which is one of ours, as it is, or with no time later than `clamp_mtime` seconds. Raises OSError."""
+    if clamp_mtime is None:
+        while data := tar.read(_READ):
+            write(data)
+        return
+    reader = TarReader(tar)
+    for entry in reader:
+        entry.mtime = min(entry.mtime, clamp_mtime * 10**9)
+        write(encode(entry))
+        for piece in reader.data():
+            write(bytes(piece))
+        if entry.size % BLOCK:
+            write(bytes(-entry.size % BLOCK))
     write(bytes(2 * BLOCK))
 
 

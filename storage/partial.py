@@ -1,347 +1,215 @@
-"""Parts of layers: the asked files, read by range and laid out in a scratch tree that serves as overlay lower.
+"""Blobs on their way in: `partial/<algorithm>-<hex>/<offset>`, each file a run of bytes from that offset on.
 
-Such a tree is never published as the layer, and is gone when whoever asked is done: the layer's diff ID says nothing
-about it. What it holds is verified against the digests of the table of contents.
+The length of a file says how much of the run is there, so a kill at any moment leaves nothing to repair: what the
+kernel was given stays. Nothing is synchronised: after a power loss the files may hold anything, which whoever verifies
+the whole blob finds out. They are not meant to reach the disk at all, being removed long before the kernel would
+write them, unless a pull is long or interrupted.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
+import os
 import re
-import stat
-from bisect import bisect_right
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+import threading
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
 
-from storage.compression import decompress
-from storage.digest import Hasher
-from storage.errors import DiskError, TocUnusable, VerificationError
-from storage.implied import write_implied
-from storage.interfaces import Descriptor, LayerTree, Part, Seen, Toc
-from storage.lookup import LaidOut
-from storage.scratch import Scratch, remove_tree
-from storage.tar import BLOCK_DEVICE, CHARACTER, DIRECTORY, FIFO, HARD_LINK, REGULAR, SYMLINK, Entry
-from storage.toc import Chunk, ChunkedToc, Node, Range, number, reading, text
-from storage.unpack import OPAQUE_NAME, WHITEOUT, unpack_tree
+from storage.errors import DiskError
+from storage.interfaces import Descriptor, Locks
+from storage.scratch import remove_tree
 
-_TREE, _SPOOL = "fs", "ranges"
-_GAP = 8 * 1024
-"""Bytes that are rather read along than cost a request of their own."""
-_MOST_RANGES = 64
-_PIECE = 1 << 20
-_KINDS = {
-    "dir": DIRECTORY, "reg": REGULAR, "symlink": SYMLINK, "char": CHARACTER, "block": BLOCK_DEVICE, "fifo": FIFO,
-}  # fmt: skip
-_TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)")
+_DECIMAL = re.compile(r"0|[1-9][0-9]{0,17}")
+KEPT_SECONDS = 7 * 24 * 3600.0
+"""How long an interrupted pull waits for somebody who wants the rest."""
 
 
-class DirectoryParts:
-    """Implements LayerParts. `tmp`: where parts lie, in the file system of what they are mounted with."""
+class DirectoryPartials:
+    """Implements PartialBlobs below `directory`."""
 
-    def __init__(self, tmp: Path, owner: str) -> None:
-        """`owner` names what is unfinished. Raises InputError when it is not lower-case alphanumeric."""
-        self._scratch = Scratch(tmp, owner)
-
-    def tree(self, lower: Path) -> LayerTree:
-        """See LayerParts.tree."""
-        return LaidOut(lower)
-
-    def toc(self, blob: Descriptor) -> Generator[Range, bytes, Toc] | None:
-        """See LayerParts.toc."""
-        found = reading(blob)
-        return None if found is None else self._reading(found)
-
-    def _reading(self, inner: Generator[Range, bytes, ChunkedToc]) -> Generator[Range, bytes, Toc]:
-        table = yield from inner
-        return UsableToc(table, self._scratch)
-
-
-class UsableToc:
-    """Implements Toc."""
-
-    def __init__(self, table: ChunkedToc, scratch: Scratch) -> None:
-        self._table = table
-        self._scratch = scratch
-
-    @property
-    def entries(self) -> int:
-        """See Toc.entries."""
-        return self._table.entries
-
-    def look(self, path: bytes) -> Seen:
-        """See LayerTree.look."""
-        return self._table.look(path)
-
-    def names(self, path: bytes) -> AbstractSet[bytes]:
-        """See LayerTree.names."""
-        return self._table.names(path)
-
-    def part(self, part: Part) -> DirectoryPart:
-        """See Toc.part."""
-        members = list(_members(self._table, part))
-        try:
-            return DirectoryPart(self._scratch.directory(), members)
-        except OSError as error:
-            raise DiskError.of(error, "beginning to read a part of a layer") from error
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """A member to be laid out: `chunks` of a file's content, or all of it as `data`."""
-
-    entry: Entry
-    chunks: Sequence[Chunk] = ()
-    data: bytes = b""
-
-
-class DirectoryPart:
-    """Implements PartReader, in a scratch directory: `ranges` as they came, and the tree `fs`."""
-
-    def __init__(self, directory: Path, members: Sequence[Member]) -> None:
+    def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._members = members
-        self.ranges: Sequence[Range] = merge(
-            (chunk.start, chunk.end) for member in members for chunk in member.chunks if chunk.digest
-        )
-        self.files = sum(1 for member in members if member.chunks)
-        self._spool: IO[bytes] | None = None
 
-    def write(self, data: bytes) -> None:
-        """See PartReader.write."""
+    def open(self, blob: Descriptor) -> FilePartial:
+        """See PartialBlobs.open."""
         try:
-            if self._spool is None:
-                self._spool = (self._directory / _SPOOL).open("w+b")
-            self._spool.write(data)
+            return FilePartial(self._directory / f"{blob.digest.algorithm}-{blob.digest.hex}", blob.size)
         except OSError as error:
-            raise DiskError.of(error, "reading a part of a layer") from error
+            raise DiskError.of(error, "opening an interrupted pull") from error
 
-    def restart(self) -> None:
-        """See PartReader.restart."""
+    def sweep(self, older_than: float, locks: Locks) -> list[str]:
+        """Remove what nobody wrote to since `older_than` (seconds since the epoch), but nothing that somebody works on;
+        returns the names of what was removed. Raises DiskError."""
+        removed = []
         try:
-            self._drop_spool()
+            for path in sorted(self._directory.iterdir()) if self._directory.is_dir() else ():
+                if _touched(path) >= older_than:
+                    continue
+                lock = locks.try_acquire(lock_name(path.name.replace("-", ":", 1)))
+                if lock is None:
+                    continue
+                with lock:
+                    if _touched(path) < older_than:
+                        remove_tree(path)
+                        removed.append(path.name)
         except OSError as error:
-            raise DiskError.of(error, "reading a part of a layer") from error
+            raise DiskError.of(error, "removing interrupted pulls") from error
+        return removed
 
-    def lay_out(self) -> Path:
-        """See PartReader.lay_out."""
-        tree = self._directory / _TREE
+
+def lock_name(digest: str) -> str:
+    """The lock that whoever works on the partial blob holds."""
+    return f"partial-{digest}"
+
+
+class FilePartial:
+    """Implements PartialBlob in `directory`, for a blob of `size` bytes."""
+
+    def __init__(self, directory: Path, size: int) -> None:
+        """Raises OSError."""
+        self._directory = directory
+        self._size = size
+        self._state = threading.Lock()
+        self._lengths = _runs(directory, size)
+        self._growing: dict[int, _Run] = {}  # by the offset that the next byte has
+        self._reading: _Run | None = None
+
+    def gaps(self) -> list[tuple[int, int]]:
+        """See PartialBlob.gaps."""
+        with self._state:
+            found, position = [], 0
+            for start, length in [*sorted(self._lengths.items()), (self._size, 0)]:
+                if position < start:
+                    found.append((position, start))
+                position = start + length
+            return found
+
+    def write(self, offset: int, data: bytes) -> None:
+        """See PartialBlob.write."""
+        run = None
         try:
-            tree.mkdir()
-            if self._spool is not None:
-                self._spool.flush()
-            _, implied = unpack_tree(_Content(self._members, self.ranges, self._spool), tree)
-            write_implied(self._directory, implied)
-            self._drop_spool()
+            with self._state:
+                run = self._growing.pop(offset, None) or self._run_at(offset)
+            run.write(offset, data)
         except OSError as error:
-            raise DiskError.of(error, "laying out a part of a layer") from error
-        except VerificationError as error:
-            remove_tree(tree)
-            raise VerificationError(f"its files are not as its table of contents says: {error.what}") from error
-        return tree
+            if run is not None:
+                run.close()
+            raise DiskError.of(error, "keeping a blob's bytes") from error
+        end = offset + len(data)
+        with self._state:
+            self._lengths[run.start] = end - run.start
+            if end == self._size or end in self._lengths:
+                run.close()
+            else:
+                self._growing[end] = run
+
+    def read(self, offset: int, size: int) -> bytes:
+        """See PartialBlob.read. One thread at a time."""
+        with self._state:
+            run = self._reading
+            if run is None or not run.start <= offset < run.start + self._lengths[run.start]:
+                start = max((start for start in self._lengths if start <= offset), default=-1)
+                if start < 0 or offset >= start + self._lengths[start]:
+                    return b""
+            else:
+                start = run.start
+            there = start + self._lengths[start] - offset
+        try:
+            if run is None or run.start != start:
+                if run is not None:
+                    run.close()
+                run = self._reading = _Run(self._path(start), start, os.O_RDONLY)
+            data = os.pread(run.fd, min(size, there), offset - start)
+        except OSError as error:
+            raise DiskError.of(error, "reading back a blob's bytes") from error
+        if not data:  # somebody cut the file: not the end of the blob
+            raise DiskError("reading back a blob's bytes: they are gone", where=str(self._path(start)))
+        return data
 
     def discard(self) -> None:
-        """See PartReader.discard."""
+        """See PartialBlob.discard."""
+        self.close()
         try:
-            self._drop_spool()
             remove_tree(self._directory)
         except OSError as error:
-            raise DiskError.of(error, "removing a part of a layer") from error
+            raise DiskError.of(error, "removing an interrupted pull") from error
 
-    def _drop_spool(self) -> None:
-        spool, self._spool = self._spool, None
-        if spool is not None:
-            spool.close()
-            (self._directory / _SPOOL).unlink(missing_ok=True)
+    def close(self) -> None:
+        """See PartialBlob.close. Harmless when repeated."""
+        with self._state:
+            runs = [*self._growing.values(), *([self._reading] if self._reading else [])]
+            self._growing, self._reading = {}, None
+        for run in runs:
+            run.close()
+        with suppress(OSError):
+            self._directory.rmdir()  # which succeeds only when nothing came
 
+    def _path(self, start: int) -> Path:
+        return self._directory / str(start)
 
-def merge(ranges: Iterable[Range]) -> list[Range]:
-    """Few ranges that hold all of `ranges`, in order: neighbours become one."""
-    apart = sorted(set(ranges))
-    gap = _GAP
-    while True:
-        out: list[Range] = []
-        for start, end in apart:
-            if out and start - out[-1][1] <= gap:
-                out[-1] = (out[-1][0], max(end, out[-1][1]))
-            else:
-                out.append((start, end))
-        if len(out) <= _MOST_RANGES:
-            return out
-        gap *= 4
-
-
-# ---------------------------------------------------------------- what is laid out
+    def _run_at(self, offset: int) -> _Run:
+        """The run that ends at `offset`, to grow on, or a new one. Raises OSError."""
+        for start, length in self._lengths.items():
+            if start + length == offset:
+                return _Run(self._path(start), start, os.O_WRONLY)
+        self._directory.mkdir(parents=True, exist_ok=True)
+        return _Run(self._path(offset), offset, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
 
 
-def _members(table: ChunkedToc, part: Part) -> Iterator[Member]:
-    """Parents first, whiteouts where the layer has them."""
-    wanted = _chosen(table, part)
-    full = {id(table.nodes[path]) for path, content in wanted.items() if content and path in table.nodes}
-    written: dict[int, bytes] = {}
-    for path in sorted(wanted):
-        node = table.nodes.get(path)
-        if node is not None and node.type != "dir":
-            first = written.setdefault(id(node), path)
-            if first != path:
-                yield Member(_entry(HARD_LINK, path, {}, link=first))
-            else:
-                yield _member(table, path, node, with_content=id(node) in full)
-        elif node is not None and node.told is not None:
-            yield Member(_entry(DIRECTORY, path, node.told))
-        if path in table.opaque:
-            yield Member(_entry(REGULAR, path + b"/" + OPAQUE_NAME if path else OPAQUE_NAME, {}))
-        if path in table.whiteouts:
-            parent, slash, base = path.rpartition(b"/")
-            yield Member(_entry(REGULAR, parent + slash + WHITEOUT + base, {}))
+class _Run:
+    """An open file of bytes that begin at `start`."""
+
+    def __init__(self, path: Path, start: int, flags: int) -> None:
+        """Raises OSError."""
+        self.start = start
+        self.fd = os.open(path, flags | os.O_CLOEXEC, 0o600)
+
+    def write(self, offset: int, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(self.fd, view, offset - self.start)
+            view, offset = view[written:], offset + written
+
+    def close(self) -> None:
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
 
 
-def _chosen(table: ChunkedToc, part: Part) -> dict[bytes, bool]:
-    """What of the layer is laid out: path → with its content?"""
-    chosen: dict[bytes, bool] = {b"": False}
-    for seen in (*part.seen, *part.files, *part.trees):
-        path = seen
-        while path not in chosen:
-            if path in table.nodes or path in table.whiteouts:
-                chosen[path] = False
-            path = path.rpartition(b"/")[0]
-    chosen.update(dict.fromkeys(part.files, True))
-    pending = list(part.trees)
-    while pending:
-        directory = pending.pop()
-        for name in table.names(directory):
-            path = directory + b"/" + name if directory else name
-            above = part.above(path)
-            if above == "covers":
-                continue
-            if table.look(path).kind == "directory":
-                pending.append(path)
-            # below a directory of an upper layer it only keeps what lies deeper out of sight
-            chosen[path] = chosen.get(path, False) or above == "nothing"
-    return chosen
-
-
-def _member(table: ChunkedToc, path: bytes, node: Node, *, with_content: bool) -> Member:
-    if node.member is not None:
-        return Member(replace(node.member, name=path), data=node.data)
-    assert node.told is not None  # only directories are implied
-    told = node.told
-    entry = _entry(_KINDS[node.type], path, told)
-    if node.type == "symlink":
-        entry.link = text(told, "linkName")
-    elif node.type in {"char", "block"}:
-        entry.device = (number(told, "devMajor"), number(told, "devMinor"))
-    elif node.type == "reg" and with_content:
-        chunks = table.chunks(node)
-        entry.size = number(told, "size")
-        if any(chunk.digest is None for chunk in chunks):
-            entry.segments = list(_data_segments(chunks))
-        return Member(entry, chunks)
-    return Member(entry)
-
-
-def _data_segments(chunks: Sequence[Chunk]) -> Iterator[tuple[int, int]]:
-    at = 0
-    for chunk in chunks:
-        if chunk.digest is not None:
-            yield at, chunk.size
-        at += chunk.size
-
-
-def _entry(kind: bytes, path: bytes, told: Mapping[str, Any], link: bytes = b"") -> Entry:
-    xattrs = told.get("xattrs") or {}
-    if not isinstance(xattrs, dict):
-        raise TocUnusable("it has xattrs that are none")
+def _runs(directory: Path, size: int) -> dict[int, int]:
+    """Offset and length of each file in `directory`. What cannot be of this blob (overlapping, too long, foreign names)
+    is removed, all of it, as nobody can tell which part is good. Raises OSError."""
     try:
-        values = {name.encode(): base64.b64decode(value, validate=True) for name, value in xattrs.items()}
-    except (ValueError, TypeError, binascii.Error) as error:
-        raise TocUnusable(f"it has an xattr that is not in base64: {error}") from error
-    return Entry(
-        name=path, type=kind, mode=stat.S_IMODE(number(told, "mode")), uid=number(told, "uid"),
-        gid=number(told, "gid"), size=0, mtime=_time(told.get("modtime")), link=link, xattrs=values,
-    )  # fmt: skip
+        with os.scandir(directory) as scan:
+            entries = {entry.name if entry.is_file(follow_symlinks=False) else "": _size(entry) for entry in scan}
+    except FileNotFoundError:
+        return {}
+    except NotADirectoryError:
+        entries = {"": 0}
+    found: dict[int, int] = {}
+    position = 0
+    for name, length in sorted(entries.items(), key=lambda item: (len(item[0]), item[0])):
+        if not (_DECIMAL.fullmatch(name) and position <= int(name) and int(name) + length <= size):
+            remove_tree(directory)
+            return {}
+        if length == 0:
+            (directory / name).unlink()  # killed between making it and writing to it
+        else:
+            found[int(name)] = length
+            position = int(name) + length
+    return found
 
 
-def _time(told: object) -> int:
-    """Nanoseconds since the epoch of an RFC 3339 time; 0 for none, as Go writes the year 1 for it."""
-    if told is None or told == "" or (isinstance(told, str) and told.startswith("0001-01-01T00:00:00")):
-        return 0
-    found = _TIME.fullmatch(told) if isinstance(told, str) else None
+def _size(entry: os.DirEntry[str]) -> int:
+    return entry.stat(follow_symlinks=False).st_size
+
+
+def _touched(path: Path) -> float:
+    """The last change of anything in `path`, in seconds since the epoch. Raises OSError."""
     try:
-        if found is None:
-            raise ValueError
-        whole = datetime.fromisoformat(found[1] + found[3].replace("Z", "+00:00")).astimezone(UTC)
-    except (ValueError, OverflowError) as error:
-        raise TocUnusable(f"it has {str(told)[:40]!r} for a time") from error
-    since = whole - datetime(1970, 1, 1, tzinfo=UTC)
-    return (since.days * 86400 + since.seconds) * 10**9 + int((found[2] or "").ljust(9, "0"))
-
-
-class _Content:
-    """The members, for unpack_tree: content comes from the spooled ranges and is verified as it is read."""
-
-    def __init__(self, members: Sequence[Member], ranges: Sequence[Range], spool: IO[bytes] | None) -> None:
-        self._members = members
-        self._ranges = ranges
-        self._spool = spool
-        self._at: Member | None = None
-        self._places = [0]
-        for start, end in ranges:
-            self._places.append(self._places[-1] + end - start)
-
-    def __iter__(self) -> Iterator[Entry]:
-        for member in self._members:
-            self._at = member
-            yield member.entry
-
-    def data(self) -> Iterator[memoryview]:
-        member = self._at
-        assert member is not None
-        if member.data:
-            yield memoryview(member.data)
-        for chunk in member.chunks:
-            if chunk.digest is not None:
-                yield from self._verified(chunk, Hasher(chunk.digest.algorithm))
-
-    def _verified(self, chunk: Chunk, hasher: Hasher) -> Iterator[memoryview]:
-        plain = decompress(self._slice(chunk), "")
-        skip, left = chunk.skip, chunk.size
-        while skip or left:
-            piece = memoryview(plain.read(min(skip or left, _PIECE)))
-            if not piece:
-                raise VerificationError(f"a chunk ends {left} bytes too early")
-            if skip:
-                skip -= len(piece)
-                continue
-            hasher.update(piece)
-            left -= len(piece)
-            yield piece
-        if hasher.digest() != chunk.digest:
-            raise VerificationError(f"a chunk has the digest {hasher.digest()}, not {chunk.digest}")
-
-    def _slice(self, chunk: Chunk) -> _Slice:
-        which = bisect_right(self._ranges, (chunk.start, 2**63)) - 1
-        assert self._spool is not None
-        assert self._ranges[which][0] <= chunk.start < chunk.end <= self._ranges[which][1]
-        return _Slice(self._spool, self._places[which] + chunk.start - self._ranges[which][0], chunk.end - chunk.start)
-
-
-@dataclass(slots=True)
-class _Slice:
-    """`size` bytes of a file, from `at` on."""
-
-    file: IO[bytes]
-    at: int
-    size: int
-
-    def read(self, size: int = -1, /) -> bytes:
-        """See ByteSource."""
-        self.file.seek(self.at)
-        data = self.file.read(self.size if size < 0 else min(size, self.size))
-        self.at += len(data)
-        self.size -= len(data)
-        return data
+        times = [path.lstat().st_mtime]
+        if path.is_dir() and not path.is_symlink():
+            with os.scandir(path) as scan:
+                times += [entry.stat(follow_symlinks=False).st_mtime for entry in scan]
+    except FileNotFoundError:  # its owner finished meanwhile
+        return float("inf")
+    return max(times)

@@ -25,7 +25,8 @@ OPAQUE_XATTR = b"trusted.overlay.opaque"
 WHITEOUT = b".wh."
 OPAQUE_NAME = b".wh..wh..opq"
 
-_AUFS = b".wh..wh."  # besides the opaque marker: bookkeeping of aufs, which nobody reads any more
+AUFS = b".wh..wh."
+"""Besides the opaque marker: bookkeeping of aufs, which nobody reads any more."""
 IGNORED_XATTRS = (b"trusted.overlay.", b"security.selinux")  # would redirect lookups; belongs to the host's policy
 _NODES = {CHARACTER: stat.S_IFCHR, BLOCK_DEVICE: stat.S_IFBLK, FIFO: stat.S_IFIFO}
 _SYS_OPENAT2 = 437  # <asm/unistd.h>, <linux/openat2.h>
@@ -72,11 +73,11 @@ def unpack_tree(tar: Members, root: Path) -> tuple[int, set[bytes]]:
             tree.add(entry, tar)
         tree.finish()
     except OverflowError as error:
-        raise VerificationError(f"{_show(entry)}: a number out of range: {error}") from error
+        raise VerificationError(f"{show(entry)}: a number out of range: {error}") from error
     except OSError as error:
         if error.errno not in _FAULTS_OF_THE_LAYER:
             raise
-        raise VerificationError(f"{_show(entry)} cannot be laid out: {error.strerror}") from error
+        raise VerificationError(f"{show(entry)} cannot be laid out: {error.strerror}") from error
     finally:
         tree.close()
     return tree.bytes, tree.implied
@@ -94,7 +95,7 @@ class _Tree:
         self._directories: dict[bytes, tuple[int, Entry | None]] = {}  # path → inode, what the tar says
         self._whiteouts: list[bytes] = []
         self._opaque: list[bytes] = []
-        self._umask = _umask()
+        self._umask = umask()
         self._promise(self._root, b"", None)
 
     def close(self) -> None:
@@ -106,7 +107,7 @@ class _Tree:
 
     def add(self, entry: Entry, tar: Members) -> None:
         """Lay out one member."""
-        path = _clean(entry.name)
+        path = clean(entry.name)
         parent_path, _, base = path.rpartition(b"/")
         if not path:
             if entry.type != DIRECTORY:
@@ -114,7 +115,7 @@ class _Tree:
             self._promise(self._root, b"", entry)
         elif base.startswith(WHITEOUT):
             self._whiteout(parent_path, base)
-        elif not path.startswith(_AUFS):
+        elif not path.startswith(AUFS):
             parent = self._directory(parent_path)
             try:
                 self._make(entry, tar, parent, base, path)
@@ -149,7 +150,7 @@ class _Tree:
                 for piece in tar.data():
                     _write(fd, piece)
             if entry.uid or entry.gid:
-                os.fchown(fd, _owner(entry.uid), _owner(entry.gid))
+                os.fchown(fd, owner(entry.uid), owner(entry.gid))
             if entry.mode & (self._umask | 0o7000):
                 os.fchmod(fd, entry.mode)
             if entry.xattrs:
@@ -172,9 +173,9 @@ class _Tree:
         try:
             os.link(target, base, src_dir_fd=target_parent, dst_dir_fd=parent, follow_symlinks=False)
         except FileNotFoundError:
-            raise _no_target(entry) from None
+            raise no_target(entry) from None
         except PermissionError:
-            raise VerificationError(f"{_show(entry)}: a hard link to a directory") from None
+            raise VerificationError(f"{show(entry)}: a hard link to a directory") from None
 
     def _links_itself(self, entry: Entry, parent: int, base: bytes) -> bool:
         target_parent, target = self._target(entry)
@@ -182,11 +183,11 @@ class _Tree:
         return os.path.samestat(there, os.stat(base, dir_fd=parent, follow_symlinks=False))
 
     def _target(self, entry: Entry) -> tuple[int, bytes]:
-        target_parent, _, target = _clean(entry.link).rpartition(b"/")
+        target_parent, _, target = clean(entry.link).rpartition(b"/")
         try:
             return self._open(target_parent), target or b"."
         except OSError:
-            raise _no_target(entry) from None
+            raise no_target(entry) from None
 
     def _remove(self, parent: int, base: bytes) -> None:
         """Make room for a later member of the same name."""
@@ -199,10 +200,8 @@ class _Tree:
     def _whiteout(self, parent: bytes, base: bytes) -> None:
         if base == OPAQUE_NAME:
             self._opaque.append(parent)
-        elif not base.startswith(_AUFS):
-            hidden = base[len(WHITEOUT) :]
-            if hidden in {b"", b".", b".."}:
-                raise VerificationError(f"a whiteout of nothing: {os.fsdecode(base)!a}")
+        elif not base.startswith(AUFS):
+            hidden = hidden_by(base)
             self._whiteouts.append(parent + b"/" + hidden if parent else hidden)
 
     def finish(self) -> None:
@@ -289,8 +288,8 @@ class _Tree:
 # ---------------------------------------------------------------- parts
 
 
-def _clean(name: bytes) -> bytes:
-    """`name` relative to the layer's root."""
+def clean(name: bytes) -> bytes:
+    """`name` relative to the layer's root. Raises VerificationError when it leads out of it."""
     if name[:1] != b"/" and b"." not in name[:1] and b"/." not in name and b"//" not in name:
         return name.rstrip(b"/")
     parts = [part for part in name.split(b"/") if part not in {b"", b"."}]
@@ -299,11 +298,19 @@ def _clean(name: bytes) -> bytes:
     return b"/".join(parts)
 
 
+def hidden_by(base: bytes) -> bytes:
+    """The name that a whiteout called `base` hides. Raises VerificationError for none."""
+    hidden = base[len(WHITEOUT) :]
+    if hidden in {b"", b".", b".."}:
+        raise VerificationError(f"a whiteout of nothing: {os.fsdecode(base)!a}")
+    return hidden
+
+
 _PLAIN_DIRECTORY = Entry(name=b"", type=DIRECTORY, mode=0o755, uid=0, gid=0, size=0, mtime=0)
 
 
 def _dress_directory(fd: int, entry: Entry) -> None:
-    os.fchown(fd, _owner(entry.uid), _owner(entry.gid))
+    os.fchown(fd, owner(entry.uid), owner(entry.gid))
     os.fchmod(fd, entry.mode)
     _set_xattrs(fd, entry)
     os.utime(fd, ns=(entry.mtime, entry.mtime))
@@ -330,7 +337,7 @@ def _write_sparse(fd: int, entry: Entry, tar: Members) -> None:
 
 def _dress_by_name(entry: Entry, parent: int, base: bytes) -> None:
     """Owner, mode, attributes and time of what must not be opened: links and devices."""
-    os.chown(base, _owner(entry.uid), _owner(entry.gid), dir_fd=parent, follow_symlinks=False)
+    os.chown(base, owner(entry.uid), owner(entry.gid), dir_fd=parent, follow_symlinks=False)
     if entry.type != SYMLINK:
         os.chmod(base, entry.mode, dir_fd=parent)
     for name, value in entry.xattrs.items():
@@ -356,14 +363,15 @@ def _set_xattr(where: int | bytes, name: bytes, value: bytes) -> None:
             raise
 
 
-def _owner(number: int) -> int:
+def owner(number: int) -> int:
+    """`number` if it can be a user's or a group's. Raises OverflowError."""
     if not 0 <= number < 2**32 - 1:
         raise OverflowError(f"owner {number}")
     return number
 
 
-def _umask() -> int:
-    """Read, not set and put back: other threads make files meanwhile."""
+def umask() -> int:
+    """This process's umask. Read, not set and put back: other threads make files meanwhile."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next((int(line.split()[1], 8) for line in lines if line.startswith("Umask:")), 0o777)
 
@@ -376,9 +384,11 @@ def _open_in_root(root: int, path: bytes) -> int:
     return fd
 
 
-def _no_target(entry: Entry) -> VerificationError:
-    return VerificationError(f"{_show(entry)}: a hard link to {os.fsdecode(entry.link[:200])!a}, not in the layer")
+def no_target(entry: Entry) -> VerificationError:
+    """The error for a hard link whose target is not there."""
+    return VerificationError(f"{show(entry)}: a hard link to {os.fsdecode(entry.link[:200])!a}, not in the layer")
 
 
-def _show(entry: Entry | None) -> str:
+def show(entry: Entry | None) -> str:
+    """The member's name, for errors."""
     return ascii(os.fsdecode(entry.name[:200])) if entry else "the layer"

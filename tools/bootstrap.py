@@ -25,12 +25,15 @@ from projections.standard import STANDARD
 from storage.blobs import DirectoryBlobs
 from storage.credentials import DockerCredentials
 from storage.digest import Digest
+from storage.erofs.layers import ErofsLayers
+from storage.erofs.mount import ErofsMounts
 from storage.errors import DiskError, InputError
 from storage.eventlog import SqliteEventLog, follow
-from storage.interfaces import Descriptor, Event, EventLog, NewEvent, PackedBlob, Provider, SnapshotStore
-from storage.layers import DirectoryLayers
+from storage.interfaces import Descriptor, Event, EventLog, LayerStore, NewEvent, PackedBlob, Provider, SnapshotStore
+from storage.layers import LAYER_LIMIT, ChosenLayers, DirectoryLayers
 from storage.locks import FileLocks
 from storage.overlay import private_mounts
+from storage.partial import KEPT_SECONDS, DirectoryPartials
 from storage.registry import RegistryClient
 from storage.snapshots import OverlaySnapshots
 from storage.sweep import sweep
@@ -153,6 +156,7 @@ def recover(root: Root, found_by: str) -> list[str]:
         return owner == found_by or root.locks.held(_owner_lock(owner))
 
     removed = sweep(root.tmp, is_alive)
+    DirectoryPartials(root.path / "partial").sweep(time.time() - KEPT_SECONDS, root.locks)
     if any(root.run.glob("*/*")):
         from engine.ops.leftovers import sweep_containers
 
@@ -206,25 +210,33 @@ def prepare_process() -> None:
     private_mounts()
 
 
+SNAPSHOTTERS = ("auto", "erofs", "directory")
+
+
 def engine(
-    root: Root, build: str, runtime: str | None, ambient: Mapping[str, str]
+    root: Root, build: str, runtime: str | None, ambient: Mapping[str, str], snapshotter: str = "auto"
 ) -> tuple[Engine, RegistryClient]:
-    """The engine of one build, and its registry client, to be closed by the caller. `ambient`: see LocalExecutor."""
+    """The engine of one build, and its registry client; the caller closes both. `ambient`: see LocalExecutor;
+    `snapshotter`: how layers are laid out, one of SNAPSHOTTERS. Raises InputError."""
     log, locks, tmp = root.log, root.locks, root.tmp
     clock = Clock(time.time_ns, time.monotonic)
     ledger = Ledger(log, build)
     blobs = DirectoryBlobs(root.path, owner=build)
-    layers = DirectoryLayers(root.path / "layers", tmp, build)
-    snapshots = OverlaySnapshots(root.path / "snapshots", tmp, build)
+    mounts = ErofsMounts(tmp, build)
+    layers = _layers(root, build, mounts, snapshotter)
+    snapshots = OverlaySnapshots(
+        root.path / "snapshots", tmp, build, mounts=mounts, as_images=lambda: layers.name == ErofsLayers.name
+    )
     registry = RegistryClient(DockerCredentials(), user_agent=f"refledger/{__version__}")
     cache = _Cache(CacheIndex(root.views))
+    partials = DirectoryPartials(root.path / "partial")
     materializer = Materializer(
-        layers, snapshots, blobs, registry, locks, ledger, clock, parallel=max(2, os.cpu_count() or 1)
+        layers, snapshots, blobs, partials, registry, locks, ledger, clock, parallel=max(2, os.cpu_count() or 1)
     )
 
     def asked() -> AskedPaths:
         from engine.refs.asked import AskedPaths
-        from storage.partial import DirectoryParts
+        from storage.parts import DirectoryParts
 
         return AskedPaths(materializer, DirectoryParts(tmp, build), registry, ledger, clock)
 
@@ -235,6 +247,7 @@ def engine(
         from engine.exporters.push import Pusher
         from engine.exporters.transfer import Transfer
         from storage.archive import TarArchive
+        from storage.compose import TreeWriter
         from storage.packing import BlobPacker
 
         transfer = Transfer(blobs, registry, BlobPacker(snapshots, blobs), cache, locks, ledger, clock)
@@ -242,7 +255,7 @@ def engine(
             transfer=transfer,
             pusher=Pusher(registry, registry, transfer, ledger),
             archiver=ArchiveExporter(transfer, ledger, TarArchive),
-            local=LocalExporter(materializer, snapshots, ledger, clock),
+            local=LocalExporter(materializer, snapshots, ledger, clock, TreeWriter),
             clock=clock,
         )
 
@@ -256,6 +269,26 @@ def engine(
         exporters=exporters,
     )
     return made, registry
+
+
+def _layers(root: Root, build: str, mounts: ErofsMounts, snapshotter: str) -> LayerStore:
+    """With a way that is forced, layers laid out in the other count as not here."""
+    limit = os.environ.get("REFLEDGER_LAYER_LIMIT") or str(LAYER_LIMIT)
+    if not limit.isdecimal():
+        raise InputError(f"REFLEDGER_LAYER_LIMIT={limit}: not a number of bytes", hint="write digits only")
+    images = ErofsLayers(root.path / "layers", root.tmp, build, mounts, limit=int(limit))
+    directories = DirectoryLayers(root.path / "layers", root.tmp, build, limit=int(limit))
+    if snapshotter == "directory":
+        return directories
+    if snapshotter == "erofs":
+        if not mounts.works:
+            raise InputError(
+                "--snapshotter erofs: this kernel mounts no EROFS images on the disk of the root",
+                where=str(root.path),
+                hint="--snapshotter directory works everywhere",
+            )
+        return images
+    return ChosenLayers((images, directories), lambda: images if mounts.works else directories)
 
 
 @dataclass(slots=True)

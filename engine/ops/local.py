@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,16 +13,16 @@ from engine.events import LocalCreated, RemoteCreated, RuntimeChosen
 from engine.executor import Outcome, Task
 from engine.graph import ContextSource, Copy, ImageSource, Mkdir, Run, Scratch
 from engine.ledger import Facts
-from engine.ops.copy import copy_into, make_directory
+from engine.ops.copy import copy_layer, directory_layer
 from engine.ops.oci_spec import Process
 from engine.ops.output import OutputRecorder
 from engine.ops.rootfs import RootDir
 from engine.ops.sandbox import Sandbox
 from engine.ops.select import select
-from engine.ops.users import ExecUser, resolve_user
+from engine.ops.users import ExecUser, names_nobody, resolve_user
 from engine.refs.asked import AskedPaths
 from engine.refs.materializer import Clock, Materializer, Reason
-from engine.refs.ref import Local, Remote, layers_to_json, of_image, of_step, scratch
+from engine.refs.ref import Local, Ref, Remote, layers_to_json, of_image, of_step, scratch
 from engine.together import both, in_thread
 from storage.interfaces import Snapshot, SnapshotStore
 
@@ -59,10 +59,7 @@ class LocalExecutor:
             case Copy() as op:
                 return await self._copy(task, op)
             case Mkdir() as op:
-                base = await self._materialize(task, task.inputs[0], "run")
-                return await self._step(
-                    task, base, lambda snapshot: in_thread(lambda: self._mkdir(task, op, snapshot.root))
-                )
+                return await self._mkdir(task, op)
 
     # ------------------------------------------------------------ ops
 
@@ -108,21 +105,29 @@ class LocalExecutor:
         return await self._step(task, base, run)
 
     async def _copy(self, task: Task, op: Copy) -> Outcome:
-        now = self._now(task)
+        under = task.inputs[0]
+        alone = op.link and (not op.chown or names_nobody(op.chown))  # nothing of the base is asked: it stays remote
 
-        def copy(lowers: Sequence[Path] | None, root: Path) -> None:
-            if lowers is not None:
-                with self.snapshots.view(lowers) as tree:
-                    copy_into(op, select(op, tree, hash_files=False), tree, root, now_ns=now)
-            else:
-                assert task.selection is not None  # the planner selected the files to make the key
-                copy_into(op, task.selection, Path(task.context), root, now_ns=now)
+        def write(base: Local | None, lowers: Sequence[Path] | None) -> int:
+            with self._view(base.lowers if base else ()) as root, self._view(lowers or ()) as tree:
+                if lowers is None:
+                    assert task.selection is not None  # the planner selected the files to make the key
+                    selection, origin = task.selection, Path(task.context) if task.selection.entries else None
+                else:
+                    assert tree is not None
+                    selection, origin = select(op, tree, hash_files=False), tree
+                return copy_layer(
+                    op, selection, origin, None if op.link else root,
+                    lambda: self.snapshots.compose(task.execution), now_ns=self._now(task), users=root,
+                )  # fmt: skip
 
         async with AsyncExitStack() as stack:
             base, lowers = await both(
-                self._materialize(task, task.inputs[0], "copy"), self._asked(stack, task, op, task.inputs[1:])
+                self._nothing() if alone else self._materialize(task, under, "copy"),
+                self._asked(stack, task, op, task.inputs[1:]),
             )
-            return await self._step(task, base, lambda snapshot: in_thread(lambda: copy(lowers, snapshot.root)))
+            size = await self._compose(task, lambda: write(base, lowers))
+        return await self._finish(task, base or under, size)
 
     async def _asked(
         self, stack: AsyncExitStack, task: Task, op: Copy, sources: Sequence[Remote]
@@ -136,14 +141,24 @@ class LocalExecutor:
             )
         )
 
-    def _mkdir(self, task: Task, op: Mkdir, root: Path) -> None:
-        make_directory(op.path, root, self._now(task))
+    @staticmethod
+    async def _nothing() -> None:
+        """For a base that is not looked at."""
+
+    async def _mkdir(self, task: Task, op: Mkdir) -> Outcome:
+        base = await self._materialize(task, task.inputs[0], "run")
+
+        def write() -> int:
+            with self._view(base.lowers) as root:
+                return directory_layer(
+                    op.path, root, lambda: self.snapshots.compose(task.execution), now_ns=self._now(task)
+                )
+
+        return await self._finish(task, base, await self._compose(task, write))
 
     # ------------------------------------------------------------ what steps share
 
-    async def _step(
-        self, task: Task, base: Local, work: Callable[[Snapshot], Awaitable[int | None]]
-    ) -> Outcome:
+    async def _step(self, task: Task, base: Local, work: Callable[[Snapshot], Awaitable[int]]) -> Outcome:
         """Mount, `work`, commit; nothing stays mounted or half-made when any of it fails or is cancelled."""
         snapshot = await self._begin(task, base)
         try:
@@ -153,12 +168,32 @@ class LocalExecutor:
             raise DiskError.of(error, task.vertex.name) from error
         finally:
             await in_thread(snapshot.discard)
+        return await self._finish(task, base, size, exit_code)
+
+    async def _compose(self, task: Task, write: Callable[[], int]) -> int:
+        """Write a layer; what is unfinished when that fails or is cancelled is gone when this returns."""
+        try:
+            return await in_thread(write)
+        except OSError as error:
+            raise DiskError.of(error, task.vertex.name) from error
+
+    async def _finish(self, task: Task, base: Ref, size: int, exit_code: int | None = None) -> Outcome:
+        """The ref of a step whose changes, `size` bytes, are kept."""
         ref = of_step(task.execution, base, self._now(task))
         await self.facts.record(
             LocalCreated(ref=ref.id, parent=base.id, bytes=size, layers=tuple(layers_to_json(ref.layers))),
             vertex=task.vertex.digest,
         )
         return Outcome(ref, exit_code)
+
+    @contextmanager
+    def _view(self, lowers: Sequence[Path]) -> Iterator[Path | None]:
+        """The files of `lowers` to read; None when there are none."""
+        if not lowers:
+            yield None
+        else:
+            with self.snapshots.view(lowers) as tree:
+                yield tree
 
     async def _begin(self, task: Task, base: Local) -> Snapshot:
         starting = asyncio.ensure_future(in_thread(lambda: self.snapshots.begin(task.execution, base.lowers)))

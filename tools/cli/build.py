@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import click
 
-from storage.errors import DiskError, InputError, RefledgerError
-from storage.interfaces import EventLog, Reference
-from tools import __version__, bootstrap
+from storage.errors import DiskError, RefledgerError
+from storage.interfaces import EventLog
+from tools import bootstrap
+from tools.cli.options import read_request
 from tools.cli.render import Renderer, make_renderer
 
 if TYPE_CHECKING:
     from engine.build import BuildRequest, BuildResult
-    from engine.output import Output
 
 TICK = 0.1
 """Seconds between two looks of the progress display at the log."""
@@ -42,6 +41,10 @@ _ENDS = frozenset({"BuildCompleted", "BuildFailed", "BuildCancelled"})
 @click.option("--network", type=click.Choice(["host", "none"]), default="host", help="Network of RUN.  [default: host]")
 @click.option("--jobs", type=click.IntRange(1), metavar="N", help="Steps at once.  [default: number of cores]")
 @click.option("--runtime", metavar="NAME", help="OCI runtime.  [default: crun or runc, whichever works here]")
+@click.option(
+    "--snapshotter", type=click.Choice(bootstrap.SNAPSHOTTERS), default="auto", envvar="REFLEDGER_SNAPSHOTTER",
+    help="How layers are laid out.  [default: erofs where the kernel can, else directory]",
+)
 @click.option("--iidfile", metavar="FILE", help="Write the digest of the image config here.")
 @click.option("--metadata-file", metavar="FILE", help="Write build id and digests here, as JSON.")
 @click.option("--progress", default="auto", metavar="MODE", help="auto, tty, plain, json or quiet.  [default: auto]")
@@ -60,6 +63,7 @@ def build(
     network: Literal["host", "none"],
     jobs: int | None,
     runtime: str | None,
+    snapshotter: str,
     iidfile: str | None,
     metadata_file: str | None,
     progress: str,
@@ -70,53 +74,34 @@ def build(
     Nothing is pulled before a step needs it. Exit codes: 0 done, 1 a step failed, 2 wrong usage or input,
     3 network, disk or permission, 4 verification failed, 130 interrupted.
     """
-    from engine.build import BuildRequest
-    from engine.frontend.compile import FrontendOptions
-    from engine.frontend.scope import proxy_environment
-    from storage.platform import host_platform, parse_platform
-    from storage.reference import parse_reference
-
-    text, filename, ignore = _read_definition(context, file)
-    args = _assignments(build_args, "--build-arg")
-    proxies = proxy_environment(args)
-    names = tuple(parse_reference(tag) for tag in tags)
-    wanted = _outputs(outputs, push, names)
-    host = host_platform()
-    request = BuildRequest(
-        dockerfile=text,
-        frontend=FrontendOptions(
-            filename=filename,
-            build_args=args,
-            target=target,
-            platform=str(parse_platform(platform) if platform else host),
-            build_platform=str(host),
-            ignore=ignore,
-            labels=_assignments(labels, "--label"),
-            network=network,
-        ),
-        context=str(Path(context).absolute()),
-        names=names,
-        outputs=wanted,
-        jobs=jobs or os.cpu_count() or 1,
+    request, proxies = read_request(
+        context,
+        file,
+        tags=tags,
+        target=target,
+        build_args=build_args,
+        labels=labels,
+        platform=platform,
+        outputs=outputs,
+        push=push,
         no_cache=no_cache,
-        epoch=_epoch(args.get("SOURCE_DATE_EPOCH") or os.environ.get("SOURCE_DATE_EPOCH")),
-        options={
-            "args": {name: value for name, value in args.items() if name not in proxies},
-            "target": target, "platforms": [platform or str(host)], "secrets": [],
-            "outputs": [f"type={item.kind}" + (f",dest={item.dest}" if item.dest else "") for item in wanted],
-            "no_cache": no_cache, "network": network, "jobs": jobs or os.cpu_count() or 1,
-        },
-        name=Path(context).absolute().name,
-        version=__version__,
-        host=bootstrap.host_facts(),
-    )  # fmt: skip
-    _run(request, runtime, proxies, "quiet" if quiet else progress, iidfile, metadata_file)
+        network=network,
+        jobs=jobs,
+    )
+    _run(request, Machine(runtime, proxies, snapshotter), "quiet" if quiet else progress, iidfile, metadata_file)
+
+
+class Machine(NamedTuple):
+    """How this machine builds: parameters of bootstrap.engine that are no part of what is built."""
+
+    runtime: str | None
+    ambient: Mapping[str, str]
+    snapshotter: str
 
 
 def _run(
     request: BuildRequest,
-    runtime: str | None,
-    proxies: Mapping[str, str],
+    machine: Machine,
     progress: str,
     iidfile: str | None,
     metadata_file: str | None,
@@ -130,7 +115,7 @@ def _run(
         first = root.log.last_seq()
         try:
             with watching(root.log, first, renderer, build_id):
-                result = asyncio.run(_build(root, build_id, request, runtime, proxies))
+                result = asyncio.run(_build(root, build_id, request, machine))
         except RefledgerError as error:
             if progress not in ("json", "quiet"):
                 from tools.cli.failure import explain
@@ -145,10 +130,8 @@ def _run(
         _report(result, build_id, progress, request, iidfile, metadata_file)
 
 
-async def _build(
-    root: bootstrap.Root, build_id: str, request: BuildRequest, runtime: str | None, proxies: Mapping[str, str]
-) -> BuildResult:
-    engine, registry = bootstrap.engine(root, build_id, runtime, proxies)
+async def _build(root: bootstrap.Root, build_id: str, request: BuildRequest, machine: Machine) -> BuildResult:
+    engine, registry = bootstrap.engine(root, build_id, *machine)
     task = asyncio.ensure_future(engine.build(request))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -248,98 +231,3 @@ def _report(
             Path(metadata_file).write_text(json.dumps({k: v for k, v in facts.items() if v}, indent=2) + "\n")
     except OSError as error:
         raise DiskError.of(error, "the build is done, but its digest could not be written") from error
-
-
-# ---------------------------------------------------------------- input
-
-
-def _read_definition(context: str, file: str | None) -> tuple[str, str, tuple[str, ...]]:
-    """The Dockerfile's text, its name for messages, and the patterns of .dockerignore."""
-    if context == "-" or "://" in context:
-        raise InputError(f"the context {context!r} is not supported yet", hint="give a directory")
-    directory = Path(context)
-    if not directory.is_dir():
-        raise InputError("the build context is not a directory", where=context)
-    if file == "-":
-        return sys.stdin.read(), "Dockerfile", _ignore(directory / "Dockerfile", directory)
-    path = Path(file) if file else directory / "Dockerfile"
-    try:
-        text = path.read_bytes().decode()
-    except FileNotFoundError:
-        raise InputError("there is no such Dockerfile", where=str(path), hint="name it with -f FILE") from None
-    except UnicodeDecodeError as error:
-        raise InputError("the Dockerfile is not UTF-8 text", where=str(path)) from error
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}", where=str(path)) from error
-    return text, path.name, _ignore(path, directory)
-
-
-def _ignore(dockerfile: Path, context: Path) -> tuple[str, ...]:
-    from engine.frontend.dockerignore import parse_dockerignore
-
-    for candidate in (dockerfile.with_name(dockerfile.name + ".dockerignore"), context / ".dockerignore"):
-        try:
-            return parse_dockerignore(candidate.read_bytes().decode("utf-8", "replace"))
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            raise InputError(f"cannot be read: {error.strerror}", where=str(candidate)) from error
-    return ()
-
-
-def _assignments(given: Sequence[str], flag: str) -> dict[str, str]:
-    out: dict[str, str] = {}
-    for item in given:
-        name, equals, value = item.partition("=")
-        if not name:
-            raise InputError(f"{flag} {item!r} has no name", hint=f"write {flag} NAME=VALUE")
-        if equals:
-            out[name] = value
-        elif name in os.environ:
-            out[name] = os.environ[name]
-    return out
-
-
-def _epoch(text: str | None) -> int | None:
-    if not text:
-        return None
-    if not text.isascii() or not text.isdigit():
-        raise InputError(f"SOURCE_DATE_EPOCH is {text[:40]!r}", hint="it is a number of seconds since 1970")
-    return int(text)
-
-
-def _outputs(given: Sequence[str], push: bool, names: Sequence[Reference]) -> tuple[Output, ...]:
-    from engine.output import Output
-
-    out: list[Output] = []
-    for text in given:
-        kind, dest = _output(text)
-        if kind == "image":
-            push = True
-        elif kind in ("oci", "docker", "local"):
-            if not dest:
-                raise InputError(f"--output {text} has no dest", hint=f"write --output type={kind},dest=PATH")
-            if dest == "-" and kind == "local":
-                raise InputError("a directory cannot go to standard output", hint="use type=oci or type=docker")
-            out.append(Output(kind, dest))  # type: ignore[arg-type]  # checked in the line above
-        else:
-            raise InputError(f"no output type {kind!r}", hint="the types are image, oci, docker and local")
-    if push:
-        if not names:
-            raise InputError("there is no name to push to", hint="name the image with -t REGISTRY/NAME:TAG")
-        out.insert(0, Output("image"))
-    return tuple(out)
-
-
-def _output(text: str) -> tuple[str, str]:
-    """Kind and destination; a bare path is a local directory, as docker has it."""
-    if "=" not in text:
-        return ("docker", "-") if text == "-" else ("local", text)
-    fields = {}
-    for part in text.split(","):
-        key, equals, value = part.partition("=")
-        if not equals or key not in ("type", "dest", "push"):
-            raise InputError(f"--output {text} has an unknown part {part!r}", hint="it takes type and dest")
-        fields[key] = value
-    kind = fields.get("type", "local" if "dest" in fields else "")
-    return ("image" if kind == "registry" else kind), fields.get("dest", "")

@@ -19,7 +19,7 @@ from storage.credentials import DockerCredentials
 from storage.digest import Digest
 from storage.interfaces import Descriptor, Provider
 from storage.layers import DirectoryLayers
-from storage.partial import DirectoryParts
+from storage.parts import DirectoryParts
 from storage.registry import RegistryClient
 from storage.snapshots import OverlaySnapshots
 from tests.chunked import Made
