@@ -17,7 +17,7 @@ from storage.digest import Digest
 from storage.errors import TocUnusable, VerificationError
 from storage.interfaces import Descriptor, Part
 from storage.layers import DirectoryLayers
-from storage.partial import DirectoryParts, merge
+from storage.parts import DirectoryParts, merge
 from storage.toc import LARGEST, ChunkedToc, reading
 from tests.chunked import MAKERS, Made, estargz, gzip_member, zstd_chunked, zstd_frame
 from tests.registry_fixture import digest_of
