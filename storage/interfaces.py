@@ -334,7 +334,7 @@ class LayerWriter(Protocol):
     the root, without `.`, `..` or slashes at their ends; the empty path is the root. Methods raise DiskError."""
 
     def directory(self, path: bytes, look: Look) -> None:
-        """A directory."""
+        """A directory. With the attribute `trusted.overlay.opaque` it hides all that lower layers have in it."""
         ...
 
     def file(self, path: bytes, look: Look, size: int, content: Iterable[bytes | memoryview]) -> None:
