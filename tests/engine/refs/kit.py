@@ -17,8 +17,11 @@ from engine.refs.ref import Layer, Remote
 from storage.blobs import DirectoryBlobs
 from storage.credentials import DockerCredentials
 from storage.digest import Digest
+from storage.erofs.layers import ErofsLayers
+from storage.erofs.mount import ErofsMounts
 from storage.interfaces import Descriptor, Provider
 from storage.layers import DirectoryLayers
+from storage.partial import DirectoryPartials
 from storage.parts import DirectoryParts
 from storage.registry import RegistryClient
 from storage.snapshots import OverlaySnapshots
@@ -47,17 +50,23 @@ class Kit:
 
 
 @contextmanager
-def kit(directory: Path, *, small: int = 0, build: str = "b1") -> Iterator[Kit]:
-    """The parts, in a root at `directory`. To be used in one event loop."""
+def kit(directory: Path, *, small: int = 0, build: str = "b1", erofs: bool = False) -> Iterator[Kit]:
+    """The parts, in a root at `directory`, with layers as EROFS images or directories. To be used in one event loop."""
     with open_root(directory) as root:
         ledger = Ledger(root.log, build)
-        snapshots = OverlaySnapshots(root.path / "snapshots", root.tmp, build)
+        mounts = ErofsMounts(root.tmp, build)
+        erofs = erofs and mounts.works
+        snapshots = OverlaySnapshots(root.path / "snapshots", root.tmp, build, mounts=mounts)
         registry = RegistryClient(DockerCredentials(), user_agent="test")
         clock = Clock(time.time_ns, time.monotonic)
-        layers = DirectoryLayers(root.path / "layers", root.tmp, build)
+        images = ErofsLayers(root.path / "layers", root.tmp, build, mounts)
+        layers = images if erofs else DirectoryLayers(root.path / "layers", root.tmp, build)
         blobs = DirectoryBlobs(root.path, owner=build)
-        materializer = Materializer(layers, snapshots, blobs, registry, root.locks, ledger, clock)
-        asked = AskedPaths(materializer, DirectoryParts(root.tmp, build), registry, ledger, clock, small)
+        materializer = Materializer(
+            layers, snapshots, blobs, DirectoryPartials(root.path / "partial"), registry, root.locks, ledger, clock
+        )
+        parts = DirectoryParts(root.tmp, build, mounts.implied)
+        asked = AskedPaths(materializer, parts, registry, ledger, clock, small)
         try:
             yield Kit(root, snapshots, materializer, asked, registry)
         finally:
