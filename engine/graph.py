@@ -6,7 +6,7 @@ two stages share runs once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -78,25 +78,67 @@ class ContextSource(Record):
     excludes: tuple[str, ...] = ()
 
 
+class HttpSource(Record):
+    """A file from the web, as `filename` in an otherwise empty tree, 0600 root. `digest` of its content: "" until it is
+    resolved; `mtime`: its Last-Modified in seconds since the epoch, 0 for none, -1 for whatever the server says when it
+    is fetched. `url` without credentials once resolved. No inputs."""
+
+    url: str
+    filename: str
+    digest: str = ""
+    mtime: int = -1
+
+
+class GitSource(Record):
+    """The files of a commit of a git repository, below `subdir` (relative, "" for all). `ref`: branch, tag, full ref or
+    commit as written, "" for the default branch; `commit`: "" until it is resolved; `checksum`: what the commit (or the
+    annotated tag) must begin with; `keep_git_dir`: with `.git`. No inputs."""
+
+    remote: str
+    ref: str = ""
+    commit: str = ""
+    subdir: str = ""
+    keep_git_dir: bool = False
+    submodules: bool = True
+    checksum: str = ""
+
+
+class ArchiveSource(Record):
+    """A context that came as one file: what a tar (maybe compressed) unpacks to, its owners kept; a file that is no tar
+    is called `context` in the tree. `digest` of the stored file, "" until it is resolved; `url` "" for standard input.
+    No inputs."""
+
+    url: str = ""
+    digest: str = ""
+
+
+MountKind = Literal["bind", "cache", "tmpfs", "secret", "ssh"]
+Sharing = Literal["shared", "private", "locked"]
+
+
 class Mount(Record):
     """One `RUN --mount` (Dockerfile reference, "RUN --mount"). `target`: absolute, "" for a secret that is only in
     `env`; `input`: the vertex's input that `source` (a path below its root) is taken from, -1 for none; `id` of a
     cache, secret or ssh agent; `mode` permission bits, -1 for the kind's default; `size` of a tmpfs in bytes, 0 for
     no bound; `env`: the variable that a secret is in as well, or only."""
 
-    kind: Literal["bind", "cache", "tmpfs", "secret", "ssh"]
+    kind: MountKind
     target: str
     input: int = -1
     source: str = ""
     readonly: bool = False
     id: str = ""
-    sharing: Literal["shared", "private", "locked"] = "shared"
+    sharing: Sharing = "shared"
     required: bool = False
     mode: int = -1
     uid: int = 0
     gid: int = 0
     size: int = 0
     env: str = ""
+
+    def at(self, number: int) -> Mount:
+        """The same mount, taking from the vertex's input `number`."""
+        return Mount(**{**{name: getattr(self, name) for name in self.FIELDS}, "input": number})
 
 
 class Run(Record):
@@ -113,16 +155,20 @@ class Run(Record):
     mounts: tuple[Mount, ...] = ()
     security: Literal["sandbox", "insecure"] = "sandbox"
 
+    def with_mounts(self, mounts: tuple[Mount, ...]) -> Run:
+        """The same command with `mounts`."""
+        return Run(**{**{name: getattr(self, name) for name in self.FIELDS}, "mounts": mounts})
+
 
 class Copy(Record):
     """Copy `sources` (patterns below the root of input 1) and `files` to absolute `dest` in input 0.
 
     Input 0: the base; input 1: a context, stage or image (absent when there are only `files`). `dest` ends with `/`
-    when it was written as a directory. `chown`: `user[:group]`, names or numbers, "" for 0:0; `chmod`: octal, "" to
-    keep. `unpack`: local tar archives among the sources are unpacked (ADD). `from_context`: input 1 is a context, its
-    files become 0:0; files of a stage or image keep their owner; `chown` overrides both. `link`: the layer is made
-    without looking at the base; `parents`: sources keep their directories (from a `/./` in them on); `excludes`:
-    patterns of what is left out.
+    when it was written as a directory. `chown`: `user[:group]`, names or numbers, "" for 0:0; `chmod`: octal or
+    symbolic as in chmod(1), "" to keep. `unpack`: local tar archives among the sources are unpacked (ADD).
+    `from_context`: input 1 is a context, its files become 0:0; files of a stage or image keep their owner; `chown`
+    overrides both. `link`: the layer is made without looking at the base; `parents`: sources keep their directories
+    (from a `/./` in them on); `excludes`: patterns, as in .dockerignore, of what is left out below each source.
     """
 
     sources: tuple[str, ...]
@@ -143,15 +189,22 @@ class Mkdir(Record):
     path: str
 
 
-Op = Scratch | ImageSource | ContextSource | Run | Copy | Mkdir
+class Merge(Record):
+    """The trees of all inputs, the later ones on top: their layers stacked, nothing copied. At least one input."""
+
+
+Op = Scratch | ImageSource | ContextSource | HttpSource | GitSource | ArchiveSource | Run | Copy | Mkdir | Merge
+FetchedSource = HttpSource | GitSource | ArchiveSource
+"""Sources that are fetched into a ref of this root whose id follows from their content."""
 _OPS: dict[str, type[Any]] = {
-    "scratch": Scratch, "image": ImageSource, "context": ContextSource, "run": Run, "copy": Copy, "mkdir": Mkdir,
+    "scratch": Scratch, "image": ImageSource, "context": ContextSource, "http": HttpSource, "git": GitSource,
+    "archive": ArchiveSource, "run": Run, "copy": Copy, "mkdir": Mkdir, "merge": Merge,
 }  # fmt: skip
 _KINDS = {cls: kind for kind, cls in _OPS.items()}
 
 
 def op_kind(op: Op) -> str:
-    """`scratch`, `image`, `context`, `run`, `copy` or `mkdir`."""
+    """`scratch`, `image`, `context`, `http`, `git`, `archive`, `run`, `copy`, `mkdir` or `merge`."""
     return _KINDS[type(op)]
 
 
@@ -235,7 +288,7 @@ class Result(Record):
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """Vertices in topological order (inputs first), and what to make of them."""
+    """Vertices in topological order (inputs first), and what to make of them. `warnings`: one line each."""
 
     vertices: tuple[Vertex, ...]
     results: tuple[Result, ...]
@@ -289,3 +342,16 @@ class Graph:
             for r in data["results"]
         )  # fmt: skip
         return cls(vertices, results)
+
+
+def merged(graphs: Sequence[Graph]) -> Graph:
+    """One graph with the results of all: vertices that several have are one."""
+    if len(graphs) == 1:
+        return graphs[0]
+    vertices: dict[Digest, Vertex] = {}
+    for graph in graphs:
+        for item in graph.vertices:
+            vertices.setdefault(item.digest, item)
+    results = tuple(result for graph in graphs for result in graph.results)
+    warnings = dict.fromkeys(warning for graph in graphs for warning in graph.warnings)
+    return Graph(tuple(vertices.values()), results, tuple(warnings))

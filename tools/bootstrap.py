@@ -5,20 +5,22 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.build import Engine
-from engine.events import BuildInterrupted, RuntimeChosen, to_data
+from engine.events import BuildInterrupted, Fact, RuntimeChosen, to_data
 from engine.executor import Executor, Outcome, Task
+from engine.grants import Grants
 from engine.ledger import Ledger
 from engine.refs.materializer import Clock, Materializer
 from engine.refs.ref import Remote, layers_from_json
 from engine.resolver import ImageResolver
-from projections.cache_index import CacheIndex
+from projections.cache_index import CacheIndex, Page
 from projections.history import History
 from projections.runner import Views
 from projections.standard import STANDARD
@@ -29,8 +31,19 @@ from storage.erofs.layers import ErofsLayers
 from storage.erofs.mount import ErofsMounts
 from storage.errors import DiskError, InputError
 from storage.eventlog import SqliteEventLog, follow
-from storage.interfaces import Descriptor, Event, EventLog, LayerStore, NewEvent, PackedBlob, Provider, SnapshotStore
+from storage.interfaces import (
+    Descriptor,
+    Event,
+    EventLog,
+    LayerStore,
+    NewEvent,
+    PackedBlob,
+    Provider,
+    SecretPlaces,
+    SnapshotStore,
+)
 from storage.layers import LAYER_LIMIT, ChosenLayers, DirectoryLayers
+from storage.layout import WithLayouts
 from storage.locks import FileLocks
 from storage.overlay import private_mounts
 from storage.partial import KEPT_SECONDS, DirectoryPartials
@@ -41,6 +54,8 @@ from tools import __version__
 
 if TYPE_CHECKING:
     from engine.exporters.exporters import Exporters
+    from engine.ops.emulation import Emulation
+    from engine.ops.sources import SourceFetcher
     from engine.refs.asked import AskedPaths
 
 FORMAT = "1"
@@ -189,6 +204,10 @@ class _Cache:
         entry = self.index.lookup(str(key))
         return (Remote(entry.ref, layers_from_json(entry.layers)), entry.origin_build or "") if entry else None
 
+    def page(self, url: str) -> Page | None:
+        """See Pages."""
+        return self.index.page_of(url)
+
     def packed(self, snapshot: str, epoch: int | None) -> PackedBlob | None:
         """See Catalog."""
         found = self.index.blob_of(snapshot, epoch)
@@ -210,14 +229,22 @@ def prepare_process() -> None:
     private_mounts()
 
 
+def secret_places(root: Root, build: str) -> SecretPlaces:
+    """Where secrets of `build` may lie."""
+    from storage.cachemounts import MemoryPlaces
+
+    return MemoryPlaces(root.tmp, build)
+
+
 SNAPSHOTTERS = ("auto", "erofs", "directory")
 
 
 def engine(
-    root: Root, build: str, runtime: str | None, ambient: Mapping[str, str], snapshotter: str = "auto"
-) -> tuple[Engine, RegistryClient]:
-    """The engine of one build, and its registry client; the caller closes both. `ambient`: see LocalExecutor;
+    root: Root, build: str, runtime: str | None, ambient: Mapping[str, str], snapshotter: str, grants: Grants
+) -> tuple[Engine, AsyncExitStack]:
+    """The engine of one build, and its connections, to be closed by the caller. `ambient`: see LocalExecutor;
     `snapshotter`: how layers are laid out, one of SNAPSHOTTERS. Raises InputError."""
+    closing = AsyncExitStack()
     log, locks, tmp = root.log, root.locks, root.tmp
     clock = Clock(time.time_ns, time.monotonic)
     ledger = Ledger(log, build)
@@ -227,7 +254,9 @@ def engine(
     snapshots = OverlaySnapshots(
         root.path / "snapshots", tmp, build, mounts=mounts, as_images=lambda: layers.name == ErofsLayers.name
     )
-    registry = RegistryClient(DockerCredentials(), user_agent=f"refledger/{__version__}")
+    client = RegistryClient(DockerCredentials(), user_agent=f"refledger/{__version__}")
+    closing.push_async_callback(client.aclose)
+    registry = WithLayouts(client)
     cache = _Cache(CacheIndex(root.views))
     partials = DirectoryPartials(root.path / "partial")
     materializer = Materializer(
@@ -253,22 +282,71 @@ def engine(
         transfer = Transfer(blobs, registry, BlobPacker(snapshots, blobs), cache, locks, ledger, clock)
         return Exporters(
             transfer=transfer,
-            pusher=Pusher(registry, registry, transfer, ledger),
+            pusher=Pusher(registry, client, transfer, ledger),
             archiver=ArchiveExporter(transfer, ledger, TarArchive),
             local=LocalExporter(materializer, snapshots, ledger, clock, TreeWriter),
             clock=clock,
         )
 
+    @lru_cache(maxsize=1)
+    def sources() -> SourceFetcher:
+        from engine.ops.sources import SourceFetcher
+        from storage.compose import TreeWriter
+        from storage.git import GitClient
+        from storage.trees import SnapshotTrees
+        from storage.web import WebClient
+
+        web = WebClient(f"refledger/{__version__}")
+        closing.push_async_callback(web.aclose)
+        return SourceFetcher(
+            web, GitClient(tmp, build, os.environ), SnapshotTrees(snapshots, tmp, build),
+            partial(TreeWriter, empty=True), blobs, cache, locks, ledger, clock,
+        )  # fmt: skip
+
+    @lru_cache(maxsize=1)
+    def emulation() -> Emulation:
+        from engine.ops.emulation import Emulation
+
+        return Emulation()
+
     made = Engine(
         ledger=ledger,
         blobs=blobs,
         resolver=ImageResolver(registry, blobs, ledger),
-        executor=_OnDemand(lambda: _executor(root, build, runtime, asked(), snapshots, ledger, clock, ambient)),
+        executor=_OnDemand(
+            lambda: _executor(root, build, runtime, asked(), snapshots, sources, ledger, clock, ambient, grants)
+        ),
         materializer=materializer,
         cache=cache,
+        sources=sources,
         exporters=exporters,
+        emulation=emulation,
     )
-    return made, registry
+    return made, closing
+
+
+class _Silent:
+    """Facts that nobody keeps."""
+
+    async def record(self, _fact: Fact, *, vertex: str | None = None, cause: int | None = None) -> int:  # noqa: ARG002
+        """See Facts."""
+        return 0
+
+    def post(self, _fact: Fact, *, vertex: str | None = None, cause: int | None = None) -> None:
+        """See Facts."""
+
+
+@asynccontextmanager
+async def passing_resolver() -> AsyncIterator[ImageResolver]:
+    """A resolver for those who only look: it logs nothing and leaves nothing in the root."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="refledger-") as directory:
+        registry = RegistryClient(DockerCredentials(), user_agent=f"refledger/{__version__}")
+        try:
+            yield ImageResolver(registry, DirectoryBlobs(Path(directory), owner="check"), _Silent())
+        finally:
+            await registry.aclose()
 
 
 def _layers(root: Root, build: str, mounts: ErofsMounts, snapshotter: str) -> LayerStore:
@@ -311,19 +389,28 @@ def _executor(
     runtime: str | None,
     asked: AskedPaths,
     snapshots: SnapshotStore,
+    sources: Callable[[], SourceFetcher],
     ledger: Ledger,
     clock: Clock,
     ambient: Mapping[str, str],
+    grants: Grants,
 ) -> Executor:
     from engine.ops.local import LocalExecutor
+    from engine.ops.run_mounts import RunMounts
     from engine.ops.sandbox import OciSandbox, Sandbox, choose_runtime
+    from storage.cachemounts import DirectoryCacheMounts, MemoryPlaces
+    from storage.compose import TreeWriter
 
     async def make_sandbox() -> tuple[Sandbox, RuntimeChosen]:
         choice = await choose_runtime(runtime, root.run)
         chosen = RuntimeChosen(runtime=choice.runtime, version=choice.version, rejected=dict(choice.rejected))
         return OciSandbox(choice.runtime, root.run, build), chosen
 
-    return LocalExecutor(asked.materializer, asked, snapshots, make_sandbox, ledger, clock, ambient)
+    caches = DirectoryCacheMounts(root.path / "cache", root.tmp, build, root.locks)
+    mounts = RunMounts(
+        snapshots, caches, MemoryPlaces(root.tmp, build), grants, ledger, clock, partial(TreeWriter, empty=True)
+    )
+    return LocalExecutor(asked.materializer, asked, snapshots, sources, make_sandbox, ledger, clock, mounts, ambient)
 
 
 def host_facts() -> dict[str, object]:

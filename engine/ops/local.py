@@ -7,16 +7,31 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engine.errors import DiskError, StepFailed
-from engine.events import LocalCreated, RemoteCreated, RuntimeChosen
+from engine.events import LocalCreated, RemoteCreated, RuntimeChosen, SecurityLifted
 from engine.executor import Outcome, Task
-from engine.graph import ContextSource, Copy, ImageSource, Mkdir, Run, Scratch
+from engine.grants import refusal
+from engine.graph import (
+    ArchiveSource,
+    ContextSource,
+    Copy,
+    GitSource,
+    HttpSource,
+    ImageSource,
+    Merge,
+    Mkdir,
+    Run,
+    Scratch,
+)
 from engine.ledger import Facts
 from engine.ops.copy import copy_layer, directory_layer
 from engine.ops.oci_spec import Process
 from engine.ops.output import OutputRecorder
+from engine.ops.redact import Redactor
 from engine.ops.rootfs import RootDir
+from engine.ops.run_mounts import Ready, RunMounts
 from engine.ops.sandbox import Sandbox
 from engine.ops.select import select
 from engine.ops.users import ExecUser, names_nobody, resolve_user
@@ -24,7 +39,11 @@ from engine.refs.asked import AskedPaths
 from engine.refs.materializer import Clock, Materializer, Reason
 from engine.refs.ref import Local, Ref, Remote, layers_to_json, of_image, of_step, scratch
 from engine.together import both, in_thread
+from storage.digest import digest_json
 from storage.interfaces import Snapshot, SnapshotStore
+
+if TYPE_CHECKING:
+    from engine.ops.sources import SourceFetcher
 
 SandboxFactory = Callable[[], Awaitable[tuple[Sandbox, RuntimeChosen]]]
 """Chooses the OCI runtime; called when the first RUN needs one."""
@@ -38,9 +57,11 @@ class LocalExecutor:
     materializer: Materializer
     asked: AskedPaths
     snapshots: SnapshotStore
+    sources: Callable[[], SourceFetcher]
     make_sandbox: SandboxFactory
     facts: Facts
     clock: Clock
+    mounts: RunMounts
     ambient: Mapping[str, str] = field(default_factory=dict)
     _sandbox: Sandbox | None = None
     _choosing: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -54,6 +75,10 @@ class LocalExecutor:
                 raise AssertionError("a context has no ref: its files are selected before")
             case ImageSource() as op:
                 return await self._image(task, op)
+            case HttpSource() | GitSource() | ArchiveSource() as op:
+                return Outcome(await self.sources().fetch(op, task.vertex.digest))
+            case Merge():
+                return await self._merge(task)
             case Run() as op:
                 return await self._run(task, op)
             case Copy() as op:
@@ -62,6 +87,15 @@ class LocalExecutor:
                 return await self._mkdir(task, op)
 
     # ------------------------------------------------------------ ops
+
+    async def _merge(self, task: Task) -> Outcome:
+        layers = tuple(layer for ref in task.inputs for layer in ref.layers)
+        ref = Remote(f"merge-{digest_json([layer.name for layer in layers]).hex}", layers)
+        await self.facts.record(
+            LocalCreated(ref=ref.id, parent=None, bytes=0, layers=tuple(layers_to_json(layers))),
+            vertex=task.vertex.digest,
+        )
+        return Outcome(ref)
 
     async def _image(self, task: Task, op: ImageSource) -> Outcome:
         ref = of_image(op.layers, op.provider)
@@ -76,33 +110,52 @@ class LocalExecutor:
         return Outcome(ref)
 
     async def _run(self, task: Task, op: Run) -> Outcome:
+        refused = refusal(op, self.mounts.grants.offered)
+        if refused is not None:
+            raise refused
         base = await self._materialize(task, task.inputs[0], "run")
         sandbox = await self._ready_sandbox()
 
         async def run(snapshot: Snapshot) -> int:
             user = await in_thread(lambda: _user(snapshot.root, op.user))
-            env = {**self.ambient, "HOME": user.home, **dict(op.env)}
-            process = Process(
-                argv=op.argv,
-                env=tuple(env.items()),
-                cwd=op.cwd,
-                uid=user.uid,
-                gid=user.gid,
-                groups=tuple(user.additional_gids),
-                network=op.network,
-                root=snapshot.root,
-                scripts=op.scripts,
-            )
             output = OutputRecorder(self.facts, task.vertex.digest, self.clock.monotonic)
+            redactor = Redactor(self.mounts.grants.secrets.values(), output.write)
             try:
-                status = await sandbox.run(process, output.write)
+                async with self.mounts.ready(
+                    task, op, lambda ref: self._materialize(task, ref, "run"),
+                    lambda line: output.write(2, f"{line}\n".encode()),
+                ) as ready:  # fmt: skip
+                    process = self._process(op, user, ready, snapshot.root)
+                    if process.insecure:
+                        self.facts.post(SecurityLifted(security=op.security), vertex=task.vertex.digest)
+                    status = await sandbox.run(process, redactor.write)
             finally:
+                redactor.close()
                 output.close()
             if status != 0:
                 raise StepFailed(" ".join(op.argv), status)
             return status
 
         return await self._step(task, base, run)
+
+    def _process(self, op: Run, user: ExecUser, ready: Ready, root: Path) -> Process:
+        env = {**self.ambient, "HOME": user.home, **dict(op.env), **ready.env}
+        secret = dict(ready.secret_env)
+        return Process(
+            argv=op.argv,
+            env=tuple((name, value) for name, value in env.items() if name not in secret),
+            cwd=op.cwd,
+            uid=user.uid,
+            gid=user.gid,
+            groups=tuple(user.additional_gids),
+            network=op.network,
+            root=root,
+            scripts=op.scripts,
+            mounts=ready.mounts,
+            insecure=op.security == "insecure",
+            secret_env=tuple(secret.items()),
+            private=ready.private,
+        )
 
     async def _copy(self, task: Task, op: Copy) -> Outcome:
         under = task.inputs[0]

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import click
 
-from storage.errors import DiskError, RefledgerError
+from engine.errors import Cancelled
+from storage.errors import DiskError, InputError, RefledgerError
 from storage.interfaces import EventLog
 from tools import bootstrap
+from tools.cli.grants import Lent, granted, read_grants
 from tools.cli.options import read_request
 from tools.cli.render import Renderer, make_renderer
 
@@ -34,11 +36,17 @@ _ENDS = frozenset({"BuildCompleted", "BuildFailed", "BuildCancelled"})
 @click.option("--target", default="", metavar="STAGE", help="Build this stage.")
 @click.option("--build-arg", "build_args", multiple=True, metavar="KEY[=VALUE]", help="Set an ARG; no value: from env.")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Add a label to the image.")
-@click.option("--platform", metavar="OS/ARCH", help="Platform to build for.  [default: this machine's]")
+@click.option("--platform", "platforms", multiple=True, metavar="OS/ARCH,…", help="Platforms.  [default: this one]")
+@click.option("--build-context", "build_contexts", multiple=True, metavar="NAME=…", help="Another context, by name.")
 @click.option("-o", "--output", "outputs", multiple=True, metavar="type=…,dest=…", help="image, oci, docker or local.")
 @click.option("--push", is_flag=True, help="Push to the registries of all names: --output type=image.")
 @click.option("--no-cache", is_flag=True, help="Run every step.")
 @click.option("--network", type=click.Choice(["host", "none"]), default="host", help="Network of RUN.  [default: host]")
+@click.option("--check", is_flag=True, help="Build nothing: tell what could be better in the Dockerfile.")
+@click.option("--json", "as_json", is_flag=True, help="With --check: print JSON.")
+@click.option("--secret", "secrets", multiple=True, metavar="id=…", help="Lend RUN a secret: ,src=FILE or ,env=NAME.")
+@click.option("--ssh", multiple=True, metavar="ID[=…]", help="Lend an ssh agent: default, or ID=SOCKET or ID=KEY.")
+@click.option("--allow", multiple=True, metavar="NAME", help="Let steps ask for more: security.insecure.")
 @click.option("--jobs", type=click.IntRange(1), metavar="N", help="Steps at once.  [default: number of cores]")
 @click.option("--runtime", metavar="NAME", help="OCI runtime.  [default: crun or runc, whichever works here]")
 @click.option(
@@ -56,11 +64,17 @@ def build(
     target: str,
     build_args: tuple[str, ...],
     labels: tuple[str, ...],
-    platform: str | None,
+    platforms: tuple[str, ...],
+    build_contexts: tuple[str, ...],
     outputs: tuple[str, ...],
     push: bool,
     no_cache: bool,
     network: Literal["host", "none"],
+    check: bool,
+    as_json: bool,
+    secrets: tuple[str, ...],
+    ssh: tuple[str, ...],
+    allow: tuple[str, ...],
     jobs: int | None,
     runtime: str | None,
     snapshotter: str,
@@ -69,11 +83,13 @@ def build(
     progress: str,
     quiet: bool,
 ) -> None:
-    """Build an image from a Dockerfile. CONTEXT is a directory.
+    """Build an image from a Dockerfile. CONTEXT is a directory, a git repository, the URL of a tar, or - for a tar or
+    a Dockerfile on standard input.
 
     Nothing is pulled before a step needs it. Exit codes: 0 done, 1 a step failed, 2 wrong usage or input,
     3 network, disk or permission, 4 verification failed, 130 interrupted.
     """
+    lent = read_grants(secrets, ssh, allow)
     request, proxies = read_request(
         context,
         file,
@@ -81,14 +97,26 @@ def build(
         target=target,
         build_args=build_args,
         labels=labels,
-        platform=platform,
+        platforms=platforms,
+        build_contexts=build_contexts,
         outputs=outputs,
         push=push,
         no_cache=no_cache,
         network=network,
         jobs=jobs,
+        offered=lent.offered,
     )
-    _run(request, Machine(runtime, proxies, snapshotter), "quiet" if quiet else progress, iidfile, metadata_file)
+    if as_json and not check:
+        raise InputError("--json is for --check", hint="--progress json prints a build as JSON")
+    if check:
+        from tools.cli.check import check as check_only
+
+        if request.dockerfile is None:
+            raise InputError("--check needs a Dockerfile that is here", hint="name it with -f FILE")
+        check_only(request.dockerfile, request.frontend, as_json=as_json)
+        return
+    machine = Machine(runtime, proxies, snapshotter)
+    _run(request, machine, lent, "quiet" if quiet else progress, iidfile, metadata_file)
 
 
 class Machine(NamedTuple):
@@ -102,6 +130,7 @@ class Machine(NamedTuple):
 def _run(
     request: BuildRequest,
     machine: Machine,
+    lent: Lent,
     progress: str,
     iidfile: str | None,
     metadata_file: str | None,
@@ -115,12 +144,12 @@ def _run(
         first = root.log.last_seq()
         try:
             with watching(root.log, first, renderer, build_id):
-                result = asyncio.run(_build(root, build_id, request, machine))
+                result = asyncio.run(_build(root, build_id, request, machine, lent))
         except RefledgerError as error:
             if progress not in ("json", "quiet"):
                 from tools.cli.failure import explain
 
-                text, filename = request.dockerfile, request.frontend.filename
+                text, filename = getattr(error, "definition", (request.dockerfile or "", request.frontend.filename))
                 sys.stderr.write(explain(root.log, first, build_id, error, text, filename))
             elif progress == "quiet":
                 sys.stderr.write(f"build {build_id}\n")
@@ -130,19 +159,29 @@ def _run(
         _report(result, build_id, progress, request, iidfile, metadata_file)
 
 
-async def _build(root: bootstrap.Root, build_id: str, request: BuildRequest, machine: Machine) -> BuildResult:
-    engine, registry = bootstrap.engine(root, build_id, *machine)
-    task = asyncio.ensure_future(engine.build(request))
+async def _build(
+    root: bootstrap.Root, build_id: str, request: BuildRequest, machine: Machine, lent: Lent
+) -> BuildResult:
+    async def lend_and_build() -> BuildResult:
+        async with granted(lent, bootstrap.secret_places(root, build_id)) as grants:
+            engine, connections = bootstrap.engine(root, build_id, *machine, grants)
+            try:
+                return await engine.build(request)
+            finally:
+                engine.materializer.close()
+                await connections.aclose()
+
+    task = asyncio.ensure_future(lend_and_build())
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, task.cancel)
     try:
         return await task
+    except asyncio.CancelledError:
+        raise Cancelled("interrupted") from None
     finally:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.remove_signal_handler(number)
-        engine.materializer.close()
-        await registry.aclose()
 
 
 @contextlib.contextmanager

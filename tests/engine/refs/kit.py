@@ -50,11 +50,12 @@ class Kit:
 
 
 @contextmanager
-def kit(directory: Path, *, small: int = 0, build: str = "b1", erofs: bool = False) -> Iterator[Kit]:
-    """The parts, in a root at `directory`, with layers as EROFS images or directories. To be used in one event loop."""
+def kit(directory: Path, *, small: int = 0, build: str = "b1", erofs: bool = True) -> Iterator[Kit]:
+    """The parts, in a root at `directory`; layers are EROFS images, where the kernel mounts them, or directories. To be
+    used in one event loop."""
     with open_root(directory) as root:
         ledger = Ledger(root.log, build)
-        mounts = ErofsMounts(root.tmp, build)
+        mounts = ErofsMounts(root.path / "mnt", build)
         erofs = erofs and mounts.works
         snapshots = OverlaySnapshots(root.path / "snapshots", root.tmp, build, mounts=mounts)
         registry = RegistryClient(DockerCredentials(), user_agent="test")
