@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -118,4 +118,5 @@ class MemoryPlaces:
             yield directory
         finally:
             detach_below(directory)
-            directory.rmdir()
+            with suppress(FileNotFoundError):
+                directory.rmdir()

@@ -43,7 +43,7 @@ def mount_overlay(target: Path, lowers: Sequence[Path], upper: Path | None = Non
     """Mount `lowers` (bottom first, may be none) at directory `target`: read-only, or writable with `upper` and an
     empty `work` of one file system. An empty directory `empty` is made beside `target` where the kernel wants a lower
     too many. Until the mount is gone syncs inside it do nothing: the caller makes `upper` durable. Raises DiskError."""
-    layers = list(reversed(lowers))
+    layers = list(dict.fromkeys(reversed(lowers)))  # an image may have a layer twice; the upper one covers the other
     try:
         if len(layers) < (1 if upper else 2):
             # overlay wants two layers; over an empty one even a lone lower hides its whiteouts
@@ -69,6 +69,11 @@ def mount_memory(target: Path) -> None:
         if error.errno != errno.EINVAL:
             raise
         _mount("tmpfs", str(target), "tmpfs", _SECRET, "mode=0700")
+
+
+def mount_read_only(source: Path, target: Path, kind: str) -> None:
+    """Mount file system `kind` from `source`, a file or a device, read-only at directory `target`. Raises OSError."""
+    _mount(str(source), str(target), kind, _MS_RDONLY, None)
 
 
 def unmount(target: Path, *, detach: bool = False) -> None:

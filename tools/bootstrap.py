@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,13 +27,26 @@ from projections.standard import STANDARD
 from storage.blobs import DirectoryBlobs
 from storage.credentials import DockerCredentials
 from storage.digest import Digest
+from storage.erofs.layers import ErofsLayers
+from storage.erofs.mount import ErofsMounts
 from storage.errors import DiskError, InputError
 from storage.eventlog import SqliteEventLog, follow
-from storage.interfaces import Descriptor, Event, EventLog, NewEvent, PackedBlob, Provider, SecretPlaces, SnapshotStore
-from storage.layers import DirectoryLayers
+from storage.interfaces import (
+    Descriptor,
+    Event,
+    EventLog,
+    LayerStore,
+    NewEvent,
+    PackedBlob,
+    Provider,
+    SecretPlaces,
+    SnapshotStore,
+)
+from storage.layers import LAYER_LIMIT, ChosenLayers, DirectoryLayers
 from storage.layout import WithLayouts
 from storage.locks import FileLocks
 from storage.overlay import private_mounts
+from storage.partial import KEPT_SECONDS, DirectoryPartials
 from storage.registry import RegistryClient
 from storage.snapshots import OverlaySnapshots
 from storage.sweep import sweep
@@ -43,6 +56,7 @@ if TYPE_CHECKING:
     from engine.exporters.exporters import Exporters
     from engine.ops.emulation import Emulation
     from engine.ops.sources import SourceFetcher
+    from engine.refs.asked import AskedPaths
 
 FORMAT = "1"
 """The layout of a root (DESIGN section 5); a root of another format is refused, not guessed at."""
@@ -157,6 +171,7 @@ def recover(root: Root, found_by: str) -> list[str]:
         return owner == found_by or root.locks.held(_owner_lock(owner))
 
     removed = sweep(root.tmp, is_alive)
+    DirectoryPartials(root.path / "partial").sweep(time.time() - KEPT_SECONDS, root.locks)
     if any(root.run.glob("*/*")):
         from engine.ops.leftovers import sweep_containers
 
@@ -221,24 +236,38 @@ def secret_places(root: Root, build: str) -> SecretPlaces:
     return MemoryPlaces(root.tmp, build)
 
 
+SNAPSHOTTERS = ("auto", "erofs", "directory")
+
+
 def engine(
-    root: Root, build: str, runtime: str | None, ambient: Mapping[str, str], grants: Grants
+    root: Root, build: str, runtime: str | None, ambient: Mapping[str, str], snapshotter: str, grants: Grants
 ) -> tuple[Engine, AsyncExitStack]:
-    """The engine of one build, and its connections, to be closed by the caller. `ambient`: see LocalExecutor."""
+    """The engine of one build, and its connections; the caller closes both. `ambient`: see LocalExecutor;
+    `snapshotter`: how layers are laid out, one of SNAPSHOTTERS. Raises InputError."""
     closing = AsyncExitStack()
     log, locks, tmp = root.log, root.locks, root.tmp
     clock = Clock(time.time_ns, time.monotonic)
     ledger = Ledger(log, build)
     blobs = DirectoryBlobs(root.path, owner=build)
-    layers = DirectoryLayers(root.path / "layers", tmp, build)
-    snapshots = OverlaySnapshots(root.path / "snapshots", tmp, build)
+    mounts = ErofsMounts(tmp, build)
+    layers = _layers(root, build, mounts, snapshotter)
+    snapshots = OverlaySnapshots(
+        root.path / "snapshots", tmp, build, mounts=mounts, as_images=lambda: layers.name == ErofsLayers.name
+    )
     client = RegistryClient(DockerCredentials(), user_agent=f"refledger/{__version__}")
     closing.push_async_callback(client.aclose)
     registry = WithLayouts(client)
     cache = _Cache(CacheIndex(root.views))
+    partials = DirectoryPartials(root.path / "partial")
     materializer = Materializer(
-        layers, snapshots, blobs, registry, locks, ledger, clock, parallel=max(2, os.cpu_count() or 1)
+        layers, snapshots, blobs, partials, registry, locks, ledger, clock, parallel=max(2, os.cpu_count() or 1)
     )
+
+    def asked() -> AskedPaths:
+        from engine.refs.asked import AskedPaths
+        from storage.parts import DirectoryParts
+
+        return AskedPaths(materializer, DirectoryParts(tmp, build), registry, ledger, clock)
 
     def exporters() -> Exporters:
         from engine.exporters.archive import ArchiveExporter
@@ -247,6 +276,7 @@ def engine(
         from engine.exporters.push import Pusher
         from engine.exporters.transfer import Transfer
         from storage.archive import TarArchive
+        from storage.compose import TreeWriter
         from storage.packing import BlobPacker
 
         transfer = Transfer(blobs, registry, BlobPacker(snapshots, blobs), cache, locks, ledger, clock)
@@ -254,13 +284,14 @@ def engine(
             transfer=transfer,
             pusher=Pusher(registry, client, transfer, ledger),
             archiver=ArchiveExporter(transfer, ledger, TarArchive),
-            local=LocalExporter(materializer, snapshots, ledger, clock),
+            local=LocalExporter(materializer, snapshots, ledger, clock, TreeWriter),
             clock=clock,
         )
 
     @lru_cache(maxsize=1)
     def sources() -> SourceFetcher:
         from engine.ops.sources import SourceFetcher
+        from storage.compose import TreeWriter
         from storage.git import GitClient
         from storage.trees import SnapshotTrees
         from storage.web import WebClient
@@ -269,7 +300,7 @@ def engine(
         closing.push_async_callback(web.aclose)
         return SourceFetcher(
             web, GitClient(tmp, build, os.environ), SnapshotTrees(snapshots, tmp, build), blobs, cache, locks, ledger,
-            clock,
+            clock, partial(TreeWriter, empty=True),
         )  # fmt: skip
 
     @lru_cache(maxsize=1)
@@ -283,7 +314,7 @@ def engine(
         blobs=blobs,
         resolver=ImageResolver(registry, blobs, ledger),
         executor=_OnDemand(
-            lambda: _executor(root, build, runtime, materializer, snapshots, sources, ledger, clock, ambient, grants)
+            lambda: _executor(root, build, runtime, asked(), snapshots, sources, ledger, clock, ambient, grants)
         ),
         materializer=materializer,
         cache=cache,
@@ -318,6 +349,26 @@ async def passing_resolver() -> AsyncIterator[ImageResolver]:
             await registry.aclose()
 
 
+def _layers(root: Root, build: str, mounts: ErofsMounts, snapshotter: str) -> LayerStore:
+    """With a way that is forced, layers laid out in the other count as not here."""
+    limit = os.environ.get("REFLEDGER_LAYER_LIMIT") or str(LAYER_LIMIT)
+    if not limit.isdecimal():
+        raise InputError(f"REFLEDGER_LAYER_LIMIT={limit}: not a number of bytes", hint="write digits only")
+    images = ErofsLayers(root.path / "layers", root.tmp, build, mounts, limit=int(limit))
+    directories = DirectoryLayers(root.path / "layers", root.tmp, build, limit=int(limit))
+    if snapshotter == "directory":
+        return directories
+    if snapshotter == "erofs":
+        if not mounts.works:
+            raise InputError(
+                "--snapshotter erofs: this kernel mounts no EROFS images on the disk of the root",
+                where=str(root.path),
+                hint="--snapshotter directory works everywhere",
+            )
+        return images
+    return ChosenLayers((images, directories), lambda: images if mounts.works else directories)
+
+
 @dataclass(slots=True)
 class _OnDemand:
     """An executor that is made when the first step runs: a build that is all cached does not load what steps need."""
@@ -336,7 +387,7 @@ def _executor(
     root: Root,
     build: str,
     runtime: str | None,
-    materializer: Materializer,
+    asked: AskedPaths,
     snapshots: SnapshotStore,
     sources: Callable[[], SourceFetcher],
     ledger: Ledger,
@@ -348,6 +399,7 @@ def _executor(
     from engine.ops.run_mounts import RunMounts
     from engine.ops.sandbox import OciSandbox, Sandbox, choose_runtime
     from storage.cachemounts import DirectoryCacheMounts, MemoryPlaces
+    from storage.compose import TreeWriter
 
     async def make_sandbox() -> tuple[Sandbox, RuntimeChosen]:
         choice = await choose_runtime(runtime, root.run)
@@ -355,8 +407,12 @@ def _executor(
         return OciSandbox(choice.runtime, root.run, build), chosen
 
     caches = DirectoryCacheMounts(root.path / "cache", root.tmp, build, root.locks)
-    mounts = RunMounts(snapshots, caches, MemoryPlaces(root.tmp, build), grants, ledger, clock)
-    return LocalExecutor(materializer, snapshots, sources, make_sandbox, ledger, clock, mounts, ambient)
+    mounts = RunMounts(
+        snapshots, caches, MemoryPlaces(root.tmp, build), grants, ledger, clock, partial(TreeWriter, empty=True)
+    )
+    return LocalExecutor(
+        asked.materializer, asked, snapshots, sources, make_sandbox, ledger, clock, mounts, ambient
+    )
 
 
 def host_facts() -> dict[str, object]:

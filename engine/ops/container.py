@@ -125,7 +125,7 @@ class OciSandbox:
         if following.cancelled():
             return status
         following.result()
-        return self._judge(status, log, on_output)
+        return self._judge(status, log, on_output) if clean else status
 
     async def _spawn(self, container: str, process: Process, log: Path, writers: tuple[int, int]) -> Child:
         if shutil.which(self._runtime) is None:

@@ -24,6 +24,18 @@ def with_parents(source: str, excludes: Sequence[str]) -> tuple[str, str, Below]
     return above, pattern, replace(below(excludes), include=include, reach=reach)
 
 
+def asked_for(op: Copy) -> tuple[str, ...]:
+    """Paths and patterns, matched component by component, that name all that `op` takes or a directory it lies in."""
+    return tuple(_asked(source) for source in op.sources) if op.parents else op.sources
+
+
+def _asked(source: str) -> str:
+    above, pattern = _split(source)
+    parts = [part for part in f"{above}/{pattern}".split("/") if part not in {"", "."}]
+    deep = next((index for index, part in enumerate(parts) if "**" in part), len(parts))
+    return "/".join(parts[:deep]) or "."
+
+
 def below(excludes: Sequence[str]) -> Below:
     """What is taken of a directory when --exclude gives `excludes`. Raises InputError for a malformed pattern."""
     return Below(IgnoreMatcher(excludes) if excludes else None)

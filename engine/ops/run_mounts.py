@@ -24,9 +24,9 @@ from engine.errors import DiskError, InputError
 from engine.events import AgentForwarded, CacheMountUsed, SecretMounted
 from engine.executor import Task
 from engine.grants import Grants
-from engine.graph import Mount, Run, Sharing
+from engine.graph import Copy, Mount, Run, Sharing
 from engine.ledger import Facts
-from engine.ops.copy import copy_into
+from engine.ops.copy import copy_layer
 from engine.ops.oci_spec import ContainerMount
 from engine.ops.rootfs import RootDir
 from engine.ops.rules import source_of
@@ -35,7 +35,7 @@ from engine.refs.materializer import Clock
 from engine.refs.ref import Local, Remote
 from engine.together import POLL, in_thread
 from storage.digest import Digest, digest_json
-from storage.interfaces import CacheMounts, HeldCache, SecretPlaces, SnapshotStore
+from storage.interfaces import CacheMounts, HeldCache, LayerWriter, SecretPlaces, SnapshotStore
 
 _SECRET_MODE, _SOCKET_MODE, _CACHE_MODE = 0o400, 0o600, 0o755
 _SOURCE = "source"
@@ -54,7 +54,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class RunMounts:
-    """The collaborators. `grants` has the values of secrets."""
+    """The collaborators. `grants` has the values of secrets; `writer` writes into a new, empty directory."""
 
     snapshots: SnapshotStore
     caches: CacheMounts
@@ -62,6 +62,7 @@ class RunMounts:
     grants: Grants
     facts: Facts
     clock: Clock
+    writer: Callable[[Path], LayerWriter]
 
     @asynccontextmanager
     async def ready(
@@ -203,10 +204,13 @@ class _Step:
     def _context(self, number: int, mount: Mount, selection: Selection) -> Path:
         root = self._scratch(number, ())
         op = source_of(mount, from_context=True, dest=f"/{_SOURCE}")
-        copy_into(op, selection, Path(self.task.directories[number]), root, now_ns=self.tools.clock.now())
+        self._copy(op, selection, Path(self.task.directories[number]), root)
         path = root / _SOURCE
         path.chmod(selection.entries[selection.matches[0].start].mode)
         return path
+
+    def _copy(self, op: Copy, selection: Selection, source: Path, into: Path) -> None:
+        copy_layer(op, selection, source, None, lambda: self.tools.writer(into), now_ns=self.tools.clock.now())
 
     # ------------------------------------------------------------ caches
 
@@ -290,7 +294,7 @@ class _Step:
         if top.type != "dir":
             raise InputError(f'"{mount.source}" is not a directory: a cache mount cannot begin with it')
         op = source_of(mount, from_context=mount.input in self._contexts)
-        copy_into(op, chosen, tree, directory, now_ns=self.tools.clock.now())
+        self._copy(op, chosen, tree, directory)
         return top.mode, top.uid, top.gid
 
 

@@ -20,15 +20,18 @@ from engine.events import GitResolved, HttpResolved, LocalCreated, SourceRequest
 from engine.frontend.urls import is_commit, split_login
 from engine.graph import ArchiveSource, FetchedSource, GitSource, HttpSource
 from engine.ledger import Facts
-from engine.ops.rootfs import RootDir
-from engine.ops.unpack import is_archive, unpack_into
+from engine.ops.compose import write
+from engine.ops.layer import Tree
+from engine.ops.origin import Origin
+from engine.ops.select import Entry
+from engine.ops.unpack import is_archive, plan_archive
 from engine.record import changed
 from engine.refs.materializer import Clock
 from engine.refs.ref import Remote, layers_to_json
 from engine.refs.source import source_ref
 from engine.together import in_thread, locked
 from storage.digest import Digest
-from storage.interfaces import BlobStore, BlobWriter, Locks
+from storage.interfaces import BlobStore, BlobWriter, LayerWriter, Locks
 from storage.sources import Answer, Commit, Known, Login, Repositories, Sink, TreeStore, Web
 
 CONTEXT_FILE = "context"
@@ -76,7 +79,8 @@ class Pages(Protocol):
 
 @dataclass(slots=True)
 class SourceFetcher:
-    """Pins and fetches. `pages`: what to ask a server about again; logins stay in memory."""
+    """Pins and fetches. `pages`: what to ask a server about again; `writer` writes into a new directory; logins stay in
+    memory."""
 
     web: Web
     repositories: Repositories
@@ -86,6 +90,7 @@ class SourceFetcher:
     locks: Locks
     facts: Facts
     clock: Clock
+    writer: Callable[[Path], LayerWriter]
     _logins: dict[str, Login] = field(default_factory=dict)
 
     def is_here(self, op: FetchedSource) -> bool:
@@ -273,8 +278,7 @@ class SourceFetcher:
             with self.blobs.open(Digest(op.digest)) as stored:
                 file = io.BufferedReader(cast("io.RawIOBase", stored), _COPY)
                 if is_archive(cast("BinaryIO", file)):
-                    with RootDir(tree) as root:
-                        unpack_into(cast("BinaryIO", file), root, "/", owner=None, now_ns=now)
+                    _lay_out(cast("BinaryIO", file), lambda: self.writer(tree), now)
                 else:
                     with (tree / CONTEXT_FILE).open("wb") as whole:
                         shutil.copyfileobj(file, whole, _COPY)
@@ -318,3 +322,23 @@ def _check(op: GitSource, found: Commit) -> None:
             f"{op.ref or 'the default branch'} is at commit {found.id}, not at {op.checksum}", where=op.remote,
             hint="it was moved, or the --checksum is wrong",
         )  # fmt: skip
+
+
+def _lay_out(archive: BinaryIO, begin: Callable[[], LayerWriter], now_ns: int) -> None:
+    """Write what `archive` holds. Blocking. Raises InputError for a broken one, DiskError, OSError."""
+    with Tree(None) as planned:
+        found = plan_archive(archive, planned, planned.root, owner=None, now_ns=now_ns)
+        found.entry = Entry(CONTEXT_FILE, CONTEXT_FILE, "file", 0o600)
+        write(planned, [found], _Stored(archive), begin)
+
+
+class _Stored(Origin):
+    """The origin of one stored file."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def open(self, entry: Entry) -> tuple[int, os.stat_result]:  # noqa: ARG002  there is one only
+        """See Origin.open."""
+        fd = os.open(f"/proc/self/fd/{self._file.fileno()}", os.O_RDONLY | os.O_CLOEXEC)
+        return fd, os.fstat(fd)

@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import click
 
@@ -49,6 +49,10 @@ _ENDS = frozenset({"BuildCompleted", "BuildFailed", "BuildCancelled"})
 @click.option("--allow", multiple=True, metavar="NAME", help="Let steps ask for more: security.insecure.")
 @click.option("--jobs", type=click.IntRange(1), metavar="N", help="Steps at once.  [default: number of cores]")
 @click.option("--runtime", metavar="NAME", help="OCI runtime.  [default: crun or runc, whichever works here]")
+@click.option(
+    "--snapshotter", type=click.Choice(bootstrap.SNAPSHOTTERS), default="auto", envvar="REFLEDGER_SNAPSHOTTER",
+    help="How layers are laid out.  [default: erofs where the kernel can, else directory]",
+)
 @click.option("--iidfile", metavar="FILE", help="Write the digest of the image config here.")
 @click.option("--metadata-file", metavar="FILE", help="Write build id and digests here, as JSON.")
 @click.option("--progress", default="auto", metavar="MODE", help="auto, tty, plain, json or quiet.  [default: auto]")
@@ -73,6 +77,7 @@ def build(
     allow: tuple[str, ...],
     jobs: int | None,
     runtime: str | None,
+    snapshotter: str,
     iidfile: str | None,
     metadata_file: str | None,
     progress: str,
@@ -110,13 +115,21 @@ def build(
             raise InputError("--check needs a Dockerfile that is here", hint="name it with -f FILE")
         check_only(request.dockerfile, request.frontend, as_json=as_json)
         return
-    _run(request, runtime, proxies, lent, "quiet" if quiet else progress, iidfile, metadata_file)
+    machine = Machine(runtime, proxies, snapshotter)
+    _run(request, machine, lent, "quiet" if quiet else progress, iidfile, metadata_file)
+
+
+class Machine(NamedTuple):
+    """How this machine builds: parameters of bootstrap.engine that are no part of what is built."""
+
+    runtime: str | None
+    ambient: Mapping[str, str]
+    snapshotter: str
 
 
 def _run(
     request: BuildRequest,
-    runtime: str | None,
-    proxies: Mapping[str, str],
+    machine: Machine,
     lent: Lent,
     progress: str,
     iidfile: str | None,
@@ -131,7 +144,7 @@ def _run(
         first = root.log.last_seq()
         try:
             with watching(root.log, first, renderer, build_id):
-                result = asyncio.run(_build(root, build_id, request, runtime, proxies, lent))
+                result = asyncio.run(_build(root, build_id, request, machine, lent))
         except RefledgerError as error:
             if progress not in ("json", "quiet"):
                 from tools.cli.failure import explain
@@ -147,16 +160,11 @@ def _run(
 
 
 async def _build(
-    root: bootstrap.Root,
-    build_id: str,
-    request: BuildRequest,
-    runtime: str | None,
-    proxies: Mapping[str, str],
-    lent: Lent,
+    root: bootstrap.Root, build_id: str, request: BuildRequest, machine: Machine, lent: Lent
 ) -> BuildResult:
     async def lend_and_build() -> BuildResult:
         async with granted(lent, bootstrap.secret_places(root, build_id)) as grants:
-            engine, connections = bootstrap.engine(root, build_id, runtime, proxies, grants)
+            engine, connections = bootstrap.engine(root, build_id, *machine, grants)
             try:
                 return await engine.build(request)
             finally:
@@ -227,6 +235,7 @@ def _summary(root: bootstrap.Root, build_id: str, result: BuildResult) -> str:
         if layer["transport"] == "streamed" or (layer["transport"] == "written" and layer["source"])
     )
     cost = [f"{human_bytes(record.bytes_pulled)} pulled"] if record.bytes_pulled else []
+    cost += [f"{human_bytes(record.bytes_avoided)} avoided"] if record.bytes_avoided else []
     # reason: an export may take layers from a registry without keeping them, which is no pull but traffic
     cost += [f"{human_bytes(passed)} passed on"] if passed else []
     made = f"made {result.digest}" if result.digest else "done"
