@@ -449,9 +449,9 @@ TYPES: dict[str, type[Fact]] = {
         BuildStarted, GraphDefined, RuntimeChosen, BuildCompleted, BuildFailed, BuildCancelled, BuildInterrupted,
         VertexStarted, VertexCached, VertexCompleted, VertexFailed, VertexCancelled, VertexOutput,
         SourceResolved, ContextScanned, ContextKept, DefinitionRead, SourceRequested, HttpResolved, GitResolved,
-        RemoteCreated, LocalCreated, MaterializationRequested, PullStarted,
-        PullProgressed, PullFailed, LayerPulled, LayerTocRead, FilesFetched, Materialized, MaterializationFailed,
-        BlobCreated, CacheQueried, CacheRecorded, ExportStarted, ExportProgressed, Exported,
+        RemoteCreated, LocalCreated, MaterializationRequested, PullStarted, PullProgressed, PullFailed, LayerPulled,
+        LayerTocRead, FilesFetched, Materialized, MaterializationFailed, BlobCreated,
+        CacheQueried, CacheRecorded, ExportStarted, ExportProgressed, Exported,
         CacheMountUsed, SecretMounted, AgentForwarded, SecurityLifted,
     )
 }  # fmt: skip

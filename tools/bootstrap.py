@@ -242,7 +242,7 @@ SNAPSHOTTERS = ("auto", "erofs", "directory")
 def engine(
     root: Root, build: str, runtime: str | None, ambient: Mapping[str, str], snapshotter: str, grants: Grants
 ) -> tuple[Engine, AsyncExitStack]:
-    """The engine of one build, and its connections; the caller closes both. `ambient`: see LocalExecutor;
+    """The engine of one build, and its connections, to be closed by the caller. `ambient`: see LocalExecutor;
     `snapshotter`: how layers are laid out, one of SNAPSHOTTERS. Raises InputError."""
     closing = AsyncExitStack()
     log, locks, tmp = root.log, root.locks, root.tmp
@@ -299,8 +299,8 @@ def engine(
         web = WebClient(f"refledger/{__version__}")
         closing.push_async_callback(web.aclose)
         return SourceFetcher(
-            web, GitClient(tmp, build, os.environ), SnapshotTrees(snapshots, tmp, build), blobs, cache, locks, ledger,
-            clock, partial(TreeWriter, empty=True),
+            web, GitClient(tmp, build, os.environ), SnapshotTrees(snapshots, tmp, build),
+            partial(TreeWriter, empty=True), blobs, cache, locks, ledger, clock,
         )  # fmt: skip
 
     @lru_cache(maxsize=1)
@@ -410,9 +410,7 @@ def _executor(
     mounts = RunMounts(
         snapshots, caches, MemoryPlaces(root.tmp, build), grants, ledger, clock, partial(TreeWriter, empty=True)
     )
-    return LocalExecutor(
-        asked.materializer, asked, snapshots, sources, make_sandbox, ledger, clock, mounts, ambient
-    )
+    return LocalExecutor(asked.materializer, asked, snapshots, sources, make_sandbox, ledger, clock, mounts, ambient)
 
 
 def host_facts() -> dict[str, object]:

@@ -7,7 +7,6 @@ from its content. A source that nobody needs is pinned only, and one whose diges
 
 from __future__ import annotations
 
-import io
 import os
 import shutil
 from collections.abc import Callable
@@ -18,13 +17,10 @@ from typing import BinaryIO, Protocol, TypeVar, cast
 from engine.errors import DiskError, InputError, VerificationError
 from engine.events import GitResolved, HttpResolved, LocalCreated, SourceRequested
 from engine.frontend.urls import is_commit, split_login
-from engine.graph import ArchiveSource, FetchedSource, GitSource, HttpSource
+from engine.graph import ArchiveSource, Copy, FetchedSource, GitSource, HttpSource
 from engine.ledger import Facts
-from engine.ops.compose import write
-from engine.ops.layer import Tree
-from engine.ops.origin import Origin
-from engine.ops.select import Entry
-from engine.ops.unpack import is_archive, plan_archive
+from engine.ops.copy import copy_layer
+from engine.ops.select import select
 from engine.record import changed
 from engine.refs.materializer import Clock
 from engine.refs.ref import Remote, layers_to_json
@@ -79,18 +75,18 @@ class Pages(Protocol):
 
 @dataclass(slots=True)
 class SourceFetcher:
-    """Pins and fetches. `pages`: what to ask a server about again; `writer` writes into a new directory; logins stay in
-    memory."""
+    """Pins and fetches. `pages`: what to ask a server about again; `writer` writes into an empty directory; logins stay
+    in memory."""
 
     web: Web
     repositories: Repositories
     trees: TreeStore
+    writer: Callable[[Path], LayerWriter]
     blobs: BlobStore
     pages: Pages
     locks: Locks
     facts: Facts
     clock: Clock
-    writer: Callable[[Path], LayerWriter]
     _logins: dict[str, Login] = field(default_factory=dict)
 
     def is_here(self, op: FetchedSource) -> bool:
@@ -271,17 +267,15 @@ class SourceFetcher:
         return changed(op, digest=str(answer.digest))
 
     async def _unpack(self, op: ArchiveSource, ref: Remote, vertex: str | None) -> None:
-        tree = self.trees.begin()
-        now = self.clock.now()
+        """As ADD does it: what is no archive is a file of that name."""
+        tree, beside = self.trees.begin(), self.trees.begin()
+        add = Copy(sources=(CONTEXT_FILE,), dest="/", unpack=True)
 
         def unpack() -> None:
-            with self.blobs.open(Digest(op.digest)) as stored:
-                file = io.BufferedReader(cast("io.RawIOBase", stored), _COPY)
-                if is_archive(cast("BinaryIO", file)):
-                    _lay_out(cast("BinaryIO", file), lambda: self.writer(tree), now)
-                else:
-                    with (tree / CONTEXT_FILE).open("wb") as whole:
-                        shutil.copyfileobj(file, whole, _COPY)
+            with self.blobs.open(Digest(op.digest)) as stored, (beside / CONTEXT_FILE).open("wb") as whole:
+                shutil.copyfileobj(stored, whole, _COPY)
+            selection = select(add, beside, hash_files=False)
+            copy_layer(add, selection, beside, None, lambda: self.writer(tree), now_ns=self.clock.now())
 
         try:
             try:
@@ -293,7 +287,7 @@ class SourceFetcher:
                 raise DiskError.of(error, "unpacking the context") from error
             await self._publish(tree, ref, None, vertex)
         finally:
-            await in_thread(lambda: self.trees.discard([tree]))
+            await in_thread(lambda: self.trees.discard([tree, beside]))
 
     # ------------------------------------------------------------ what all share
 
@@ -322,23 +316,3 @@ def _check(op: GitSource, found: Commit) -> None:
             f"{op.ref or 'the default branch'} is at commit {found.id}, not at {op.checksum}", where=op.remote,
             hint="it was moved, or the --checksum is wrong",
         )  # fmt: skip
-
-
-def _lay_out(archive: BinaryIO, begin: Callable[[], LayerWriter], now_ns: int) -> None:
-    """Write what `archive` holds. Blocking. Raises InputError for a broken one, DiskError, OSError."""
-    with Tree(None) as planned:
-        found = plan_archive(archive, planned, planned.root, owner=None, now_ns=now_ns)
-        found.entry = Entry(CONTEXT_FILE, CONTEXT_FILE, "file", 0o600)
-        write(planned, [found], _Stored(archive), begin)
-
-
-class _Stored(Origin):
-    """The origin of one stored file."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-
-    def open(self, entry: Entry) -> tuple[int, os.stat_result]:  # noqa: ARG002  there is one only
-        """See Origin.open."""
-        fd = os.open(f"/proc/self/fd/{self._file.fileno()}", os.O_RDONLY | os.O_CLOEXEC)
-        return fd, os.fstat(fd)
