@@ -64,7 +64,9 @@ def test_agrees_with_chmod(tmp_path: Path, text: str, start: int) -> None:
         assert _applied(text, start, is_dir=is_dir) == stat.S_IMODE(path.stat().st_mode)
 
 
-@pytest.mark.parametrize("text", ["8", "10000", "77777", "0o755", "-1", "+7", "٧", "u", "rwx", "u+y", "u+x,", "+x g+w", "z=r"])
+@pytest.mark.parametrize(
+    "text", ["8", "10000", "77777", "0o755", "-1", "+7", "٧", "u", "rwx", "u+y", "u+x,", "+x g+w", "z=r"]
+)
 def test_anything_else_is_an_input_error(text: str) -> None:
     with pytest.raises(InputError):
         parse_chmod(text)
