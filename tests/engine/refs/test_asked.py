@@ -130,19 +130,20 @@ async def both_ways(parts: Kit, ref: Remote, sources: Sequence[str], *, looks: b
 
 
 @settings(max_examples=25, deadline=None, phases=set(Phase) - {Phase.shrink}, suppress_health_check=list(HealthCheck))
-@given(LAYERS, st.lists(PATTERNS, min_size=1, max_size=2), st.booleans())
+@given(LAYERS, st.lists(PATTERNS, min_size=1, max_size=2), st.booleans(), st.booleans())
 def test_paths_have_what_all_layers_would_give(
     registry: RegistryProcess,
     repository: str,
     layers: list[tuple[str, list[tarfile.TarInfo | tuple[tarfile.TarInfo, bytes]]]],
     sources: list[str],
     looks: bool,
+    erofs: bool,
 ) -> None:
     made = [FORMS[form](make_tar(*sane(found))) for form, found in layers]
     push_layers(registry.host, repository, made)
     directory = Path(tempfile.mkdtemp())
     try:
-        with kit(directory) as parts:
+        with kit(directory, erofs=erofs) as parts:
 
             async def run() -> tuple[object, object]:
                 try:
@@ -152,7 +153,7 @@ def test_paths_have_what_all_layers_would_give(
 
             ours, theirs = asyncio.run(run())
             assert ours == theirs
-            assert parts.leftovers() == []
+        assert parts.leftovers() == []
     finally:
         shutil.rmtree(directory)
 
