@@ -230,7 +230,7 @@ def test_a_hard_link_to_an_image_file_is_broken_not_written_through(ctx: Path, r
     ("source", "dest", "message"),
     [
         ("a.txt", "/file/", "not a directory"),
-        ("a.txt", "/file/x", "not a directory"),
+        ("a.txt", "/file/x", "'/file' in the image is not a directory"),
         ("dir", "/file", "not a directory"),
         ("a.txt", "/full", "cannot replace directory 'a.txt'"),
     ],
