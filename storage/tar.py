@@ -88,7 +88,9 @@ class TarReader:
                     self._global.update(records)
                 else:
                     local.update(records)
-                    sparse = records if _SPARSE in data else []
+                    # looked for in the bytes first: most headers have none; a name or a value may hold the words too
+                    is_sparse = _SPARSE in data and any(key.startswith(_SPARSE) for key, _ in records)
+                    sparse = records if is_sparse else []
             elif kind == _LONG_NAME:
                 local.setdefault(b"path", self._extension(block).partition(b"\0")[0])
             elif kind == _LONG_LINK:

@@ -134,7 +134,7 @@ def _ended(member: Member) -> list[tuple[int, int]] | None:
         return None
     assert sum(length for _, length in member.segments) == len(member.data)
     end = sum(member.segments[-1]) if member.segments else 0
-    return [*member.segments, (member.size, 0)] if end < member.size else list(member.segments)
+    return [*member.segments, (member.size, 0)] if end < member.size or not end else list(member.segments)
 
 
 def _number(value: int, width: int) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import shutil
 import subprocess
 import tempfile
@@ -17,18 +18,25 @@ from storage.erofs.image import ImageWriter
 def fsck(image: Path) -> None:
     """Fails the test unless fsck.erofs finds no error. Skips it, with the tool's words, where that reads no image."""
     _needs_fsck()
-    done = subprocess.run(["fsck.erofs", image], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "No errors found" in done.stderr + done.stdout
+    code, said = _run("fsck.erofs", str(image))
+    assert code == 0, said
 
 
-def fsck_unpack(image: Path, target: Path) -> Path:
-    """The tree as fsck.erofs unpacks it. Skips the test where that cannot."""
+def fsck_unpack(image: Path, target: Path, mounted: Path) -> Path:
+    """The tree as fsck.erofs unpacks it. Skips the test where that cannot. Files that end in a hole get their length
+    from those of `mounted`: version 1.8 ends them where their data ends."""
     _needs_fsck()
     if "--[no-]xattrs" not in _run("fsck.erofs", "--help")[1]:
         pytest.skip(f"{fsck_version()} unpacks no attributes")
     code, said = _run("fsck.erofs", f"--extract={target}", "--xattrs", "--preserve", str(image))
     assert code == 0, said
+    for path in target.rglob("*"):
+        if not path.is_symlink() and path.is_file():
+            there, size = path.stat(), (mounted / path.relative_to(target)).stat().st_size
+            assert there.st_size <= size
+            if there.st_size < size:
+                os.truncate(path, size)
+                os.utime(path, ns=(there.st_atime_ns, there.st_mtime_ns))
     return target
 
 

