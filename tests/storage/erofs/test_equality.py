@@ -180,7 +180,8 @@ BY_HAND: dict[str, tuple[Dialect, list[Member]]] = {
     "attributes": ("pax", [
         Member(b"f", xattrs={b"user.a": b"1", b"user.bytes": bytes(range(256)),
                              b"trusted.t": b"t", b"user." + b"k" * 200: b"v" * 900}),
-        Member(b"empty", xattrs={b"user.empty": b""}), Member(b"same", xattrs={b"user.a": b"1"}), Member(b"same too", xattrs={b"user.a": b"1"}),
+        Member(b"empty", xattrs={b"user.empty": b""}),
+        Member(b"same", xattrs={b"user.a": b"1"}), Member(b"same too", xattrs={b"user.a": b"1"}),
         Member(b"d/", DIR, xattrs={b"user.d": b"d", b"system.posix_acl_default": ACL}),
         Member(b"acl", mode=0o755, xattrs={b"system.posix_acl_access": ACL}),
         Member(b"large", data=b"x" * 600, xattrs={b"user.large": os.urandom(3000)}),
