@@ -184,7 +184,8 @@ class LocalCreated(Fact):
 
 
 class MaterializationRequested(Fact):
-    """`reason`: run, copy, export, shell or inspect; `layers`: digests of the blobs to come; `bytes`: their sizes."""
+    """`reason`: run, copy, export, shell or inspect; `layers`: digests of the blobs to come, whole or in part; `bytes`:
+    the sizes of what is to come, as far as they are known (not of a table of contents)."""
 
     STREAM: ClassVar[Literal["build", "ref", "cache"]] = "ref"
     ref: str
@@ -211,7 +212,8 @@ class PullProgressed(Fact):
 
 
 class PullFailed(Fact):
-    """One provider could not give blob `digest`; the next is tried."""
+    """One provider could not give blob `digest`, or what was here of it was wrong: another attempt may follow. `bytes`
+    came over the wire all the same."""
 
     digest: str
     provider: Json
@@ -221,7 +223,8 @@ class PullFailed(Fact):
 
 
 class LayerPulled(Fact):
-    """`bytes` over the wire as the registry counts them; `verified`: what was checked (`digest`, `diff_id`)."""
+    """`bytes` over the wire as the registry counts them; `verified`: what was checked (`digest`, `diff_id`);
+    `resumed_from`: bytes that were here from an interrupted pull, or where a broken connection was taken up again."""
 
     digest: str
     bytes: int
@@ -232,14 +235,42 @@ class LayerPulled(Fact):
     diff_id: str = ""
 
 
+class LayerTocRead(Fact):
+    """The table of contents of layer `digest`, with `entries`, was read by range and verified: `bytes` over the wire;
+    `from_bytes`: the layer's size."""
+
+    digest: str
+    bytes: int
+    provider: Json
+    entries: int
+    from_bytes: int = 0
+
+
+class FilesFetched(Fact):
+    """Of layer `digest` only `files` were read, by range: `bytes` over the wire, each chunk verified against the
+    table of contents; `avoided`: bytes of the layer that were not, for the table or for this."""
+
+    digest: str
+    files: int
+    bytes: int
+    avoided: int
+    provider: Json
+    seconds: float = 0.0
+
+
 class Materialized(Fact):
-    """The ref is mountable here; `bytes` fetched for this request by this build, `waited`: layers others fetched."""
+    """What was requested is here; `bytes` fetched for this request by this build, `waited`: layers others fetched.
+    `whole`: the ref is mountable now; else only what a COPY asks for is here. `avoided`: bytes of layers that were not
+    fetched as nothing in them was asked for, in `unfetched` by layer (`digest`, `bytes`)."""
 
     STREAM: ClassVar[Literal["build", "ref", "cache"]] = "ref"
     ref: str
     bytes: int
     seconds: float
     waited: tuple[str, ...] = ()
+    whole: bool = True
+    avoided: int = 0
+    unfetched: tuple[Json, ...] = ()
 
 
 class MaterializationFailed(Fact):
@@ -329,8 +360,8 @@ TYPES: dict[str, type[Fact]] = {
         BuildStarted, GraphDefined, RuntimeChosen, BuildCompleted, BuildFailed, BuildCancelled, BuildInterrupted,
         VertexStarted, VertexCached, VertexCompleted, VertexFailed, VertexCancelled, VertexOutput,
         SourceResolved, ContextScanned, RemoteCreated, LocalCreated, MaterializationRequested, PullStarted,
-        PullProgressed, PullFailed, LayerPulled, Materialized, MaterializationFailed, BlobCreated,
-        CacheQueried, CacheRecorded, ExportStarted, ExportProgressed, Exported,
+        PullProgressed, PullFailed, LayerPulled, LayerTocRead, FilesFetched, Materialized, MaterializationFailed,
+        BlobCreated, CacheQueried, CacheRecorded, ExportStarted, ExportProgressed, Exported,
     )
 }  # fmt: skip
 """The closed table of what may be decoded: a stored name never imports anything."""

@@ -36,7 +36,7 @@ class TreeWriter:
         self._root = _open_root(root)
         self._open: dict[bytes, int] = {}
         self._looks: dict[bytes, Look] = {}  # of directories, until they get them
-        self._forced = 0o7777 if not empty else 0o7000 | umask()  # mode bits that creating a file does not give
+        self._forced = 0o7000 | umask()  # mode bits that creating a file does not give
         self._bytes = 0
 
     # ---------------------------------------------------------------- entries

@@ -42,7 +42,7 @@ def mount_overlay(target: Path, lowers: Sequence[Path], upper: Path | None = Non
     """Mount `lowers` (bottom first, may be none) at directory `target`: read-only, or writable with `upper` and an
     empty `work` of one file system. An empty directory `empty` is made beside `target` where the kernel wants a lower
     too many. Until the mount is gone syncs inside it do nothing: the caller makes `upper` durable. Raises DiskError."""
-    layers = list(reversed(lowers))
+    layers = list(dict.fromkeys(reversed(lowers)))  # an image may have a layer twice; the upper one covers the other
     try:
         if len(layers) < (1 if upper else 2):
             # overlay wants two layers; over an empty one even a lone lower hides its whiteouts

@@ -12,12 +12,14 @@ import ctypes
 import errno
 import os
 import stat
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
 from storage.errors import VerificationError
 from storage.scratch import remove_tree
-from storage.tar import BLOCK_DEVICE, CHARACTER, DIRECTORY, FIFO, HARD_LINK, REGULAR, SYMLINK, Entry, TarReader
+from storage.tar import BLOCK_DEVICE, CHARACTER, DIRECTORY, FIFO, HARD_LINK, REGULAR, SYMLINK, Entry
 
 OPAQUE_XATTR = b"trusted.overlay.opaque"
 WHITEOUT = b".wh."
@@ -47,7 +49,19 @@ class _OpenHow(ctypes.Structure):
 _IN_ROOT = _OpenHow(_OPEN_DIRECTORY, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
 
 
-def unpack_tree(tar: TarReader, root: Path) -> tuple[int, set[bytes]]:
+class Members(Protocol):
+    """Members of a layer, one after the other, as TarReader gives them."""
+
+    def __iter__(self) -> Iterator[Entry]:
+        """The members."""
+        ...
+
+    def data(self) -> Iterator[memoryview]:
+        """The stored bytes of the member that iteration is at, in pieces that are valid until the next one."""
+        ...
+
+
+def unpack_tree(tar: Members, root: Path) -> tuple[int, set[bytes]]:
     """Lay the members of `tar` out in the empty directory `root`; returns the bytes of the regular files among them,
     and the paths of implied directories: parents that the tar lacks, and a root that it lacks (the empty path). They
     are root's, mode 0755, of time 0. Raises VerificationError
@@ -91,7 +105,7 @@ class _Tree:
 
     # ---------------------------------------------------------------- members
 
-    def add(self, entry: Entry, tar: TarReader) -> None:
+    def add(self, entry: Entry, tar: Members) -> None:
         """Lay out one member."""
         path = clean(entry.name)
         parent_path, _, base = path.rpartition(b"/")
@@ -112,7 +126,7 @@ class _Tree:
                 # what was removed may have been a link on the way to the parent
                 self._make(entry, tar, self._directory(parent_path), base, path)
 
-    def _make(self, entry: Entry, tar: TarReader, parent: int, base: bytes, path: bytes) -> None:
+    def _make(self, entry: Entry, tar: Members, parent: int, base: bytes, path: bytes) -> None:
         if entry.type == REGULAR:
             self._file(entry, tar, parent, base)
         elif entry.type == DIRECTORY:
@@ -126,7 +140,7 @@ class _Tree:
             os.mknod(base, _NODES[entry.type] | 0o600, os.makedev(*entry.device), dir_fd=parent)
             _dress_by_name(entry, parent, base)
 
-    def _file(self, entry: Entry, tar: TarReader, parent: int, base: bytes) -> None:
+    def _file(self, entry: Entry, tar: Members, parent: int, base: bytes) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(base, flags, entry.mode & 0o777, dir_fd=parent)
         try:
@@ -307,7 +321,7 @@ def _write(fd: int, data: memoryview) -> None:
         data = data[os.write(fd, data) :]
 
 
-def _write_sparse(fd: int, entry: Entry, tar: TarReader) -> None:
+def _write_sparse(fd: int, entry: Entry, tar: Members) -> None:
     os.ftruncate(fd, entry.size)
     segments = iter(entry.segments or ())
     left = 0

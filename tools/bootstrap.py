@@ -33,6 +33,7 @@ from storage.interfaces import Descriptor, Event, EventLog, LayerStore, NewEvent
 from storage.layers import LAYER_LIMIT, ChosenLayers, DirectoryLayers
 from storage.locks import FileLocks
 from storage.overlay import private_mounts
+from storage.partial import KEPT_SECONDS, DirectoryPartials
 from storage.registry import RegistryClient
 from storage.snapshots import OverlaySnapshots
 from storage.sweep import sweep
@@ -40,6 +41,7 @@ from tools import __version__
 
 if TYPE_CHECKING:
     from engine.exporters.exporters import Exporters
+    from engine.refs.asked import AskedPaths
 
 FORMAT = "1"
 """The layout of a root (DESIGN section 5); a root of another format is refused, not guessed at."""
@@ -154,6 +156,7 @@ def recover(root: Root, found_by: str) -> list[str]:
         return owner == found_by or root.locks.held(_owner_lock(owner))
 
     removed = sweep(root.tmp, is_alive)
+    DirectoryPartials(root.path / "partial").sweep(time.time() - KEPT_SECONDS, root.locks)
     if any(root.run.glob("*/*")):
         from engine.ops.leftovers import sweep_containers
 
@@ -226,9 +229,16 @@ def engine(
     )
     registry = RegistryClient(DockerCredentials(), user_agent=f"refledger/{__version__}")
     cache = _Cache(CacheIndex(root.views))
+    partials = DirectoryPartials(root.path / "partial")
     materializer = Materializer(
-        layers, snapshots, blobs, registry, locks, ledger, clock, parallel=max(2, os.cpu_count() or 1)
+        layers, snapshots, blobs, partials, registry, locks, ledger, clock, parallel=max(2, os.cpu_count() or 1)
     )
+
+    def asked() -> AskedPaths:
+        from engine.refs.asked import AskedPaths
+        from storage.parts import DirectoryParts
+
+        return AskedPaths(materializer, DirectoryParts(tmp, build), registry, ledger, clock)
 
     def exporters() -> Exporters:
         from engine.exporters.archive import ArchiveExporter
@@ -253,7 +263,7 @@ def engine(
         ledger=ledger,
         blobs=blobs,
         resolver=ImageResolver(registry, blobs, ledger),
-        executor=_OnDemand(lambda: _executor(root, build, runtime, materializer, snapshots, ledger, clock, ambient)),
+        executor=_OnDemand(lambda: _executor(root, build, runtime, asked(), snapshots, ledger, clock, ambient)),
         materializer=materializer,
         cache=cache,
         exporters=exporters,
@@ -299,7 +309,7 @@ def _executor(
     root: Root,
     build: str,
     runtime: str | None,
-    materializer: Materializer,
+    asked: AskedPaths,
     snapshots: SnapshotStore,
     ledger: Ledger,
     clock: Clock,
@@ -313,7 +323,7 @@ def _executor(
         chosen = RuntimeChosen(runtime=choice.runtime, version=choice.version, rejected=dict(choice.rejected))
         return OciSandbox(choice.runtime, root.run, build), chosen
 
-    return LocalExecutor(materializer, snapshots, make_sandbox, ledger, clock, ambient)
+    return LocalExecutor(asked.materializer, asked, snapshots, make_sandbox, ledger, clock, ambient)
 
 
 def host_facts() -> dict[str, object]:

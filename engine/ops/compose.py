@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from engine.ops.layer import Below, Directory, Inode, Tree
 from engine.ops.origin import Origin, content
 from engine.ops.select import Entry
 from engine.ops.unpack import Archive
-from storage.interfaces import LayerWriter
+from storage.interfaces import LayerWriter, Look
 
 
 def write(
@@ -55,10 +54,10 @@ def _write(path: bytes, node: Inode, tree: Tree, origin: Origin | None, writer: 
             writer.file(path, node.look, len(data), (data,) if data else ())
         case Entry() as entry:
             assert origin is not None  # where the entry is
-            fd = origin.open(entry)
+            fd, info = origin.open(entry)
             try:
-                info = os.fstat(fd)
-                look = replace(node.look, mtime=info.st_mtime_ns)
+                known = node.look
+                look = Look(known.mode, known.uid, known.gid, info.st_mtime_ns, known.xattrs)
                 writer.file(path, look, info.st_size, content(fd, info.st_size, entry))
             finally:
                 os.close(fd)

@@ -143,7 +143,10 @@ class _Planner:
         """Directory and name for a single file called `name`: below the destination if that is a directory."""
         if self._op.dest.endswith("/"):
             return self._make(), name
-        at, last, found = self._tree.locate(self._op.dest, make=self._made())
+        try:
+            at, last, found = self._tree.locate(self._op.dest, make=self._made())
+        except NotADirectoryError as error:  # of the directories above, that is
+            raise NotADirectoryError(error.errno, error.strerror, posixpath.dirname(self._op.dest)) from None
         return (found, name) if isinstance(found, Directory) else (at, last)
 
     # ---------------------------------------------------------------- what
@@ -169,7 +172,7 @@ class _Planner:
     def _unpacked(self, entry: Entry) -> bool:
         """Plan what is in the file if it is an archive: say whether it was one. The destination is a directory then."""
         assert self._origin is not None
-        with open(self._origin.open(entry), "rb") as file:  # noqa: PTH123  a descriptor has no Path
+        with open(self._origin.open(entry)[0], "rb") as file:  # noqa: PTH123  a descriptor has no Path
             if not is_archive(file):
                 return False
             archive = plan_archive(file, self._tree, self._make(), owner=self._owner, now_ns=self._now_ns)

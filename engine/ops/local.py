@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,9 +20,10 @@ from engine.ops.rootfs import RootDir
 from engine.ops.sandbox import Sandbox
 from engine.ops.select import select
 from engine.ops.users import ExecUser, names_nobody, resolve_user
+from engine.refs.asked import AskedPaths
 from engine.refs.materializer import Clock, Materializer, Reason
 from engine.refs.ref import Local, Ref, Remote, layers_to_json, of_image, of_step, scratch
-from engine.together import in_thread, together
+from engine.together import both, in_thread
 from storage.interfaces import Snapshot, SnapshotStore
 
 SandboxFactory = Callable[[], Awaitable[tuple[Sandbox, RuntimeChosen]]]
@@ -35,6 +36,7 @@ class LocalExecutor:
     every RUN sees unless it sets them itself; they are in no key and in no event."""
 
     materializer: Materializer
+    asked: AskedPaths
     snapshots: SnapshotStore
     make_sandbox: SandboxFactory
     facts: Facts
@@ -105,13 +107,10 @@ class LocalExecutor:
     async def _copy(self, task: Task, op: Copy) -> Outcome:
         under = task.inputs[0]
         alone = op.link and (not op.chown or names_nobody(op.chown))  # nothing of the base is asked: it stays remote
-        local = await together(self._materialize(task, ref, "copy") for ref in task.inputs[1 if alone else 0 :])
-        base = None if alone else local[0]
-        source = local[-1] if len(task.inputs) > 1 else None
 
-        def write() -> int:
-            with self._view(base) as root, self._view(source) as tree:
-                if source is None:
+        def write(base: Local | None, lowers: Sequence[Path] | None) -> int:
+            with self._view(base.lowers if base else ()) as root, self._view(lowers or ()) as tree:
+                if lowers is None:
                     assert task.selection is not None  # the planner selected the files to make the key
                     selection, origin = task.selection, Path(task.context) if task.selection.entries else None
                 else:
@@ -122,13 +121,35 @@ class LocalExecutor:
                     lambda: self.snapshots.compose(task.execution), now_ns=self._now(task), users=root,
                 )  # fmt: skip
 
-        return await self._finish(task, base or under, await self._compose(task, write))
+        async with AsyncExitStack() as stack:
+            base, lowers = await both(
+                self._nothing() if alone else self._materialize(task, under, "copy"),
+                self._asked(stack, task, op, task.inputs[1:]),
+            )
+            size = await self._compose(task, lambda: write(base, lowers))
+        return await self._finish(task, base or under, size)
+
+    async def _asked(
+        self, stack: AsyncExitStack, task: Task, op: Copy, sources: Sequence[Remote]
+    ) -> Sequence[Path] | None:
+        """Lowers that have what `op` takes from its source, until `stack` ends; None without a source."""
+        if not sources:
+            return None
+        return await stack.enter_async_context(
+            self.asked.paths(
+                sources[0], op.sources, vertex=task.vertex.digest, needed_by=task.vertex.name, looks=op.parents
+            )
+        )
+
+    @staticmethod
+    async def _nothing() -> None:
+        """For a base that is not looked at."""
 
     async def _mkdir(self, task: Task, op: Mkdir) -> Outcome:
         base = await self._materialize(task, task.inputs[0], "run")
 
         def write() -> int:
-            with self._view(base) as root:
+            with self._view(base.lowers) as root:
                 return directory_layer(
                     op.path, root, lambda: self.snapshots.compose(task.execution), now_ns=self._now(task)
                 )
@@ -166,12 +187,12 @@ class LocalExecutor:
         return Outcome(ref, exit_code)
 
     @contextmanager
-    def _view(self, ref: Local | None) -> Iterator[Path | None]:
-        """The files of `ref` to read; None when it has none."""
-        if ref is None or not ref.lowers:
+    def _view(self, lowers: Sequence[Path]) -> Iterator[Path | None]:
+        """The files of `lowers` to read; None when there are none."""
+        if not lowers:
             yield None
         else:
-            with self.snapshots.view(ref.lowers) as tree:
+            with self.snapshots.view(lowers) as tree:
                 yield tree
 
     async def _begin(self, task: Task, base: Local) -> Snapshot:

@@ -46,16 +46,17 @@ class Origin:
         except OSError as error:
             raise _vanished(error, entry) from error
 
-    def open(self, entry: Entry) -> int:
-        """A descriptor of the regular file `entry`."""
+    def open(self, entry: Entry) -> tuple[int, os.stat_result]:
+        """A descriptor of the regular file `entry`, and what there is to know of it."""
         try:
             fd = os.open(posixpath.basename(entry.source), _READ_FLAGS, dir_fd=self._parent(entry))
         except OSError as error:
             raise _vanished(error, entry) from error
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        info = os.fstat(fd)
+        if not stat.S_ISREG(info.st_mode):
             os.close(fd)
             raise changed(entry.path)
-        return fd
+        return fd, info
 
     def _parent(self, entry: Entry) -> int:
         return self._directory(entry, posixpath.dirname(entry.source))

@@ -85,7 +85,7 @@ class Archive:
         """Write the files that are still in the plan (their `path` says so), in the archive's order. Raises InputError
         when the archive changed since it was planned, and what `origin` and `writer` raise."""
         assert self.entry is not None
-        with open(origin.open(self.entry), "rb") as file:  # noqa: PTH123  a descriptor has no Path
+        with open(origin.open(self.entry)[0], "rb") as file:  # noqa: PTH123  a descriptor has no Path
             source = _Hashing(file)
             with _malformed_when_broken(), _opened(source, file) as archive:
                 for number, member in _members(archive):
@@ -214,14 +214,14 @@ class _Merger:
         except (FileNotFoundError, NotADirectoryError):
             raise _malformed(no_file) from None
         target = self._tree.find(directory, first) if first else directory
+        replaced = self._tree.find(parent, name)
+        if target is not None and (target is replaced or _same(target, replaced)):
+            return
         if target is None or isinstance(target, Directory):
             raise _malformed(no_file)
-        replaced = self._tree.find(parent, name)
         if isinstance(replaced, Directory) and directory.is_below(replaced):
             raise _malformed(no_file)  # it would be removed to make room for the link
         if isinstance(target, Below):
-            if (directory, first) == (parent, name) or _same(target, replaced):
-                return
             target = self._tree.adopt(target)
         self._tree.put(parent, name, target)
 
@@ -237,8 +237,9 @@ class _Merger:
         return Look(member.mode & 0o7777, uid, gid, _time(member), xattrs)
 
 
-def _same(one: Below, other: Found) -> bool:
-    return isinstance(other, Below) and os.path.samestat(one.info, other.info)
+def _same(one: Found, other: Found) -> bool:
+    """Are they one file of the base?"""
+    return isinstance(one, Below) and isinstance(other, Below) and os.path.samestat(one.info, other.info)
 
 
 # ---------------------------------------------------------------- reading archives

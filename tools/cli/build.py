@@ -196,6 +196,7 @@ def _summary(root: bootstrap.Root, build_id: str, result: BuildResult) -> str:
         if layer["transport"] == "streamed" or (layer["transport"] == "written" and layer["source"])
     )
     cost = [f"{human_bytes(record.bytes_pulled)} pulled"] if record.bytes_pulled else []
+    cost += [f"{human_bytes(record.bytes_avoided)} avoided"] if record.bytes_avoided else []
     # reason: an export may take layers from a registry without keeping them, which is no pull but traffic
     cost += [f"{human_bytes(passed)} passed on"] if passed else []
     made = f"made {result.digest}" if result.digest else "done"
