@@ -207,9 +207,9 @@ def loops(root: Path) -> list[str]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_I3_a_hostile_layer_is_one_line_exit_4_and_leaves_nothing(
-    builder: Builder, kind: str, registry: RegistryProcess, repository: str, outside: Path, evils: tuple[Path, dict[str, Evil]],
-    name: str,
-) -> None:
+    builder: Builder, kind: str, registry: RegistryProcess, repository: str, outside: Path,
+    evils: tuple[Path, dict[str, Evil]], name: str,
+) -> None:  # fmt: skip
     evil = evils[1][name]
     if kind == "directory" and not evil.tree:
         pytest.skip("it is refused before the ways to lay out part")
