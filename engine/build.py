@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from engine.errors import Cancelled, DockerfileError, RefledgerError
+from engine.errors import Cancelled, DockerfileError, NotGranted, RefledgerError
 from engine.events import BuildCancelled, BuildCompleted, BuildFailed, BuildStarted, GraphDefined
 from engine.executor import Executor
 from engine.frontend.compile import FrontendOptions, compile_dockerfile
+from engine.grants import NOTHING, Offered
 from engine.graph import Graph, ImageSource, Result, Scratch, Vertex
 from engine.ledger import Ledger
 from engine.output import Output
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class BuildRequest:
     """What to build. `dockerfile` is its text, `context` a directory; `options` go into the log as they are
-    (secrets by id only); `epoch` SOURCE_DATE_EPOCH in seconds."""
+    (secrets by id only); `epoch` SOURCE_DATE_EPOCH in seconds; `offered`: the names of what the executor may lend."""
 
     dockerfile: str
     frontend: FrontendOptions
@@ -44,6 +45,7 @@ class BuildRequest:
     name: str = ""
     version: str = ""
     host: Mapping[str, object] = field(default_factory=dict)
+    offered: Offered = NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,8 @@ class Engine:
             raise Cancelled("interrupted") from None
         except VertexError as failure:
             vertex, error = failure.vertex, failure.cause
+            if isinstance(error, NotGranted) and vertex.lines[0]:
+                error.where = f"{request.frontend.filename}:{vertex.lines[0]}"
             error.vertex = vertex  # type: ignore[attr-defined]  # for the excerpt that the terminal shows
             await self._failed(error, vertex)
             raise error from failure
@@ -132,6 +136,7 @@ class Engine:
             jobs=request.jobs,
             no_cache=request.no_cache,
             epoch=request.epoch,
+            offered=request.offered,
         )
         return await solver.solve(graph)
 

@@ -354,6 +354,47 @@ class Exported(Fact):
     provider: Json | None = None
 
 
+# ---------------------------------------------------------------- what a step had beside its inputs
+
+
+class CacheMountUsed(Fact):
+    """A step saw cache mount `id` at `target`: its result may depend on what earlier steps left there (taint).
+    `cache`: digest that names the directory (of `id`, owner, mode and initial content); `instance` of it; `ref` the
+    initial content, "" for none; `created`: it was empty or new; `waited`: seconds until another step let go of it."""
+
+    id: str
+    target: str
+    sharing: str
+    cache: str
+    instance: int = 0
+    ref: str = ""
+    created: bool = False
+    readonly: bool = False
+    waited: float = 0.0
+
+
+class SecretMounted(Fact):
+    """A step could read secret `id`, as the file `target` or the variable `env` ("" for neither one). Never its value:
+    the result may depend on it (taint)."""
+
+    id: str
+    target: str
+    env: str = ""
+
+
+class AgentForwarded(Fact):
+    """A step could have ssh agent `id` sign for it, through the socket `target` (taint)."""
+
+    id: str
+    target: str
+
+
+class SecurityLifted(Fact):
+    """A step ran with `security` `insecure`, so it could reach the host (taint)."""
+
+    security: str = "insecure"
+
+
 TYPES: dict[str, type[Fact]] = {
     cls.__name__: cls
     for cls in (
@@ -362,6 +403,7 @@ TYPES: dict[str, type[Fact]] = {
         SourceResolved, ContextScanned, RemoteCreated, LocalCreated, MaterializationRequested, PullStarted,
         PullProgressed, PullFailed, LayerPulled, LayerTocRead, FilesFetched, Materialized, MaterializationFailed,
         BlobCreated, CacheQueried, CacheRecorded, ExportStarted, ExportProgressed, Exported,
+        CacheMountUsed, SecretMounted, AgentForwarded, SecurityLifted,
     )
 }  # fmt: skip
 """The closed table of what may be decoded: a stored name never imports anything."""

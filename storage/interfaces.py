@@ -334,7 +334,7 @@ class LayerWriter(Protocol):
     the root, without `.`, `..` or slashes at their ends; the empty path is the root. Methods raise DiskError."""
 
     def directory(self, path: bytes, look: Look) -> None:
-        """A directory."""
+        """A directory. With the attribute `trusted.overlay.opaque` it hides all that lower layers have in it."""
         ...
 
     def file(self, path: bytes, look: Look, size: int, content: Iterable[bytes | memoryview]) -> None:
@@ -566,8 +566,58 @@ class LayerParts(Protocol):
 class Locks(Protocol):
     """Named advisory locks of one root, that die with their holder's process."""
 
-    def try_acquire(self, name: str) -> AbstractContextManager[None] | None:
-        """The lock, held until the context ends; None when somebody else (any thread or process) has it."""
+    def try_acquire(self, name: str, *, shared: bool = False) -> AbstractContextManager[None] | None:
+        """The lock, held until the context ends; None when somebody else (any thread or process) has it. Held
+        `shared` it admits others that share it, and nobody who wants it alone."""
+        ...
+
+
+# ---------------------------------------------------------------- what a RUN mounts
+
+
+class HeldCache(Protocol):
+    """One instance of a cache mount, this step's until `release`."""
+
+    @property
+    def instance(self) -> int:
+        """Its number; 0 unless somebody else's private use made more of them necessary."""
+        ...
+
+    @property
+    def path(self) -> Path:
+        """The directory to be mounted. It need not be there yet: see `fill`."""
+        ...
+
+    def exists(self) -> bool:
+        """Has it been filled before?"""
+        ...
+
+    def fill(self, make: Callable[[Path], None]) -> None:
+        """Have `make` furnish a new empty directory, which then, all at once and for good, is the one at `path`.
+        When another step that shares the instance was quicker, that one's stays. Raises DiskError and what `make`
+        raises; nothing is left then."""
+        ...
+
+    def release(self) -> None:
+        """Let others have it. Harmless when called again."""
+        ...
+
+
+class CacheMounts(Protocol):
+    """Directories that outlive builds, named by the digest of what makes one differ from another."""
+
+    def try_acquire(self, cache: Digest, sharing: Literal["shared", "private", "locked"]) -> HeldCache | None:
+        """An instance of `cache`: one that other `shared` steps may use meanwhile, another one when it is taken
+        (`private`), the only one (`locked`). None: the step has to wait. Blocking. Raises DiskError."""
+        ...
+
+
+class SecretPlaces(Protocol):
+    """Directories in memory."""
+
+    def place(self) -> AbstractContextManager[Path]:
+        """A new directory, 0700, on a tmpfs that no other process sees mounted and that is gone with the context, or
+        with this process. Blocking. Raises DiskError."""
         ...
 
 

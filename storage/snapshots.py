@@ -212,7 +212,8 @@ class OverlaySnapshot:
         upper = self._scratch / "upper"
         try:
             unmount(self.root)
-            size = _settle(os.fsencode(upper), [os.fsencode(lower) for lower in reversed(self._lowers)])
+            covered = [self._scratch / _LOOKS, *reversed(self._lowers)]
+            size = _settle(os.fsencode(upper), [os.fsencode(lower) for lower in covered])
             if _dress(upper) != self._dress:
                 (self._scratch / _ROOT_CHANGED).touch()
             upper.rename(self._scratch / _TREE)
@@ -251,10 +252,12 @@ def _put_on(upper: Path, dress: Dress) -> None:
 
 
 def _settle(upper: bytes, lowers: Sequence[bytes]) -> int:
-    """Take back opaque marks that hide nothing; returns the bytes of regular files, each inode once.
+    """Take back opaque marks that hide nothing, and directories that say nothing; returns the bytes of regular files,
+    each inode once. `lowers`: the uppermost first.
 
     The kernel marks every new directory opaque to save itself lookups; in a layer the mark says that something below
-    was removed, and beside other lowers it would remove what the step never saw.
+    was removed, and beside other lowers it would remove what the step never saw. And it copies a directory up when
+    something is made in it, be it a mount point that is gone by now: empty and unchanged, it is no change.
     """
     from storage.pack import is_opaque
     from storage.unpack import OPAQUE_XATTR
@@ -262,9 +265,12 @@ def _settle(upper: bytes, lowers: Sequence[bytes]) -> int:
     size = 0
     linked: set[int] = set()
     pending = [(upper, b"")]
+    copied_up = []
     while pending:
         directory, name = pending.pop()
-        if name and is_opaque(directory) and not any(_has_directory(lower + name) for lower in lowers):
+        if name and not is_opaque(directory):
+            copied_up.append((directory, name))
+        elif name and not any(_has_directory(lower + name) for lower in lowers):
             os.removexattr(directory, OPAQUE_XATTR)
         with os.scandir(directory) as entries:
             for entry in entries:
@@ -276,7 +282,28 @@ def _settle(upper: bytes, lowers: Sequence[bytes]) -> int:
                         size += status.st_size
                         if status.st_nlink > 1:
                             linked.add(status.st_ino)
+    for directory, name in reversed(copied_up):  # what is inside comes first
+        _drop_unchanged(directory, next((lower + name for lower in lowers if os.path.lexists(lower + name)), None))
     return size
+
+
+def _drop_unchanged(directory: bytes, lower: bytes | None) -> None:
+    """Remove `directory` of an upper if it is empty and looks like `lower`, which it covers."""
+    if lower is None or _look(directory) != _look(lower):
+        return
+    parent = os.path.dirname(directory)  # noqa: PTH120 - bytes
+    before = os.stat(parent)  # noqa: PTH116 - bytes
+    with suppress(OSError):  # it is not empty
+        os.rmdir(directory)  # noqa: PTH106 - bytes
+        os.utime(parent, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def _look(path: bytes) -> tuple[object, ...]:
+    """All that a layer says of a directory but its entries; what overlay keeps for itself does not count."""
+    status = os.lstat(path)
+    names = [name for name in os.listxattr(path, follow_symlinks=False) if not name.startswith("trusted.overlay.")]
+    values = sorted((name, os.getxattr(path, name, follow_symlinks=False)) for name in names)
+    return status.st_mode, status.st_uid, status.st_gid, status.st_mtime_ns, values
 
 
 def _has_directory(path: bytes) -> bool:

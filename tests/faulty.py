@@ -179,7 +179,8 @@ async def _send_treated(writer: Writer, first: str, headers: dict[str, str], bod
     for start in range(0, len(body), max(step, 1)):
         writer.write(body[start : start + step])
         await writer.drain()
-        await asyncio.sleep(0.02 if fault.rate else 0)
+        if fault.rate:
+            await asyncio.sleep(0.02)
     if fault.stall_after is not None:
         await asyncio.sleep(3600)
 

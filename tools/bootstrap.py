@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.build import Engine
-from engine.events import BuildInterrupted, RuntimeChosen, to_data
+from engine.events import BuildInterrupted, Fact, RuntimeChosen, to_data
 from engine.executor import Executor, Outcome, Task
+from engine.grants import Grants
 from engine.ledger import Ledger
 from engine.refs.materializer import Clock, Materializer
 from engine.refs.ref import Remote, layers_from_json
@@ -29,7 +31,17 @@ from storage.erofs.layers import ErofsLayers
 from storage.erofs.mount import ErofsMounts
 from storage.errors import DiskError, InputError
 from storage.eventlog import SqliteEventLog, follow
-from storage.interfaces import Descriptor, Event, EventLog, LayerStore, NewEvent, PackedBlob, Provider, SnapshotStore
+from storage.interfaces import (
+    Descriptor,
+    Event,
+    EventLog,
+    LayerStore,
+    NewEvent,
+    PackedBlob,
+    Provider,
+    SecretPlaces,
+    SnapshotStore,
+)
 from storage.layers import LAYER_LIMIT, ChosenLayers, DirectoryLayers
 from storage.locks import FileLocks
 from storage.overlay import private_mounts
@@ -210,11 +222,18 @@ def prepare_process() -> None:
     private_mounts()
 
 
+def secret_places(root: Root, build: str) -> SecretPlaces:
+    """Where secrets of `build` may lie."""
+    from storage.cachemounts import MemoryPlaces
+
+    return MemoryPlaces(root.tmp, build)
+
+
 SNAPSHOTTERS = ("auto", "erofs", "directory")
 
 
 def engine(
-    root: Root, build: str, runtime: str | None, ambient: Mapping[str, str], snapshotter: str = "auto"
+    root: Root, build: str, runtime: str | None, ambient: Mapping[str, str], snapshotter: str, grants: Grants
 ) -> tuple[Engine, RegistryClient]:
     """The engine of one build, and its registry client; the caller closes both. `ambient`: see LocalExecutor;
     `snapshotter`: how layers are laid out, one of SNAPSHOTTERS. Raises InputError."""
@@ -263,12 +282,38 @@ def engine(
         ledger=ledger,
         blobs=blobs,
         resolver=ImageResolver(registry, blobs, ledger),
-        executor=_OnDemand(lambda: _executor(root, build, runtime, asked(), snapshots, ledger, clock, ambient)),
+        executor=_OnDemand(
+            lambda: _executor(root, build, runtime, asked(), snapshots, ledger, clock, ambient, grants)
+        ),
         materializer=materializer,
         cache=cache,
         exporters=exporters,
     )
     return made, registry
+
+
+class _Silent:
+    """Facts that nobody keeps."""
+
+    async def record(self, _fact: Fact, *, vertex: str | None = None, cause: int | None = None) -> int:  # noqa: ARG002
+        """See Facts."""
+        return 0
+
+    def post(self, _fact: Fact, *, vertex: str | None = None, cause: int | None = None) -> None:
+        """See Facts."""
+
+
+@asynccontextmanager
+async def passing_resolver() -> AsyncIterator[ImageResolver]:
+    """A resolver for those who only look: it logs nothing and leaves nothing in the root."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="refledger-") as directory:
+        registry = RegistryClient(DockerCredentials(), user_agent=f"refledger/{__version__}")
+        try:
+            yield ImageResolver(registry, DirectoryBlobs(Path(directory), owner="check"), _Silent())
+        finally:
+            await registry.aclose()
 
 
 def _layers(root: Root, build: str, mounts: ErofsMounts, snapshotter: str) -> LayerStore:
@@ -314,16 +359,24 @@ def _executor(
     ledger: Ledger,
     clock: Clock,
     ambient: Mapping[str, str],
+    grants: Grants,
 ) -> Executor:
     from engine.ops.local import LocalExecutor
+    from engine.ops.run_mounts import RunMounts
     from engine.ops.sandbox import OciSandbox, Sandbox, choose_runtime
+    from storage.cachemounts import DirectoryCacheMounts, MemoryPlaces
+    from storage.compose import TreeWriter
 
     async def make_sandbox() -> tuple[Sandbox, RuntimeChosen]:
         choice = await choose_runtime(runtime, root.run)
         chosen = RuntimeChosen(runtime=choice.runtime, version=choice.version, rejected=dict(choice.rejected))
         return OciSandbox(choice.runtime, root.run, build), chosen
 
-    return LocalExecutor(asked.materializer, asked, snapshots, make_sandbox, ledger, clock, ambient)
+    caches = DirectoryCacheMounts(root.path / "cache", root.tmp, build, root.locks)
+    mounts = RunMounts(
+        snapshots, caches, MemoryPlaces(root.tmp, build), grants, ledger, clock, partial(TreeWriter, empty=True)
+    )
+    return LocalExecutor(asked.materializer, asked, snapshots, make_sandbox, ledger, clock, mounts, ambient)
 
 
 def host_facts() -> dict[str, object]:

@@ -9,14 +9,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine.errors import DiskError, StepFailed
-from engine.events import LocalCreated, RemoteCreated, RuntimeChosen
+from engine.events import LocalCreated, RemoteCreated, RuntimeChosen, SecurityLifted
 from engine.executor import Outcome, Task
+from engine.grants import refusal
 from engine.graph import ContextSource, Copy, ImageSource, Mkdir, Run, Scratch
 from engine.ledger import Facts
 from engine.ops.copy import copy_layer, directory_layer
 from engine.ops.oci_spec import Process
 from engine.ops.output import OutputRecorder
+from engine.ops.redact import Redactor
 from engine.ops.rootfs import RootDir
+from engine.ops.run_mounts import Ready, RunMounts
 from engine.ops.sandbox import Sandbox
 from engine.ops.select import select
 from engine.ops.users import ExecUser, names_nobody, resolve_user
@@ -41,6 +44,7 @@ class LocalExecutor:
     make_sandbox: SandboxFactory
     facts: Facts
     clock: Clock
+    mounts: RunMounts
     ambient: Mapping[str, str] = field(default_factory=dict)
     _sandbox: Sandbox | None = None
     _choosing: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -76,33 +80,52 @@ class LocalExecutor:
         return Outcome(ref)
 
     async def _run(self, task: Task, op: Run) -> Outcome:
+        refused = refusal(op, self.mounts.grants.offered)
+        if refused is not None:
+            raise refused
         base = await self._materialize(task, task.inputs[0], "run")
         sandbox = await self._ready_sandbox()
 
         async def run(snapshot: Snapshot) -> int:
             user = await in_thread(lambda: _user(snapshot.root, op.user))
-            env = {**self.ambient, "HOME": user.home, **dict(op.env)}
-            process = Process(
-                argv=op.argv,
-                env=tuple(env.items()),
-                cwd=op.cwd,
-                uid=user.uid,
-                gid=user.gid,
-                groups=tuple(user.additional_gids),
-                network=op.network,
-                root=snapshot.root,
-                scripts=op.scripts,
-            )
             output = OutputRecorder(self.facts, task.vertex.digest, self.clock.monotonic)
+            redactor = Redactor(self.mounts.grants.secrets.values(), output.write)
             try:
-                status = await sandbox.run(process, output.write)
+                async with self.mounts.ready(
+                    task, op, lambda ref: self._materialize(task, ref, "run"),
+                    lambda line: output.write(2, f"{line}\n".encode()),
+                ) as ready:  # fmt: skip
+                    process = self._process(op, user, ready, snapshot.root)
+                    if process.insecure:
+                        self.facts.post(SecurityLifted(security=op.security), vertex=task.vertex.digest)
+                    status = await sandbox.run(process, redactor.write)
             finally:
+                redactor.close()
                 output.close()
             if status != 0:
                 raise StepFailed(" ".join(op.argv), status)
             return status
 
         return await self._step(task, base, run)
+
+    def _process(self, op: Run, user: ExecUser, ready: Ready, root: Path) -> Process:
+        env = {**self.ambient, "HOME": user.home, **dict(op.env), **ready.env}
+        secret = dict(ready.secret_env)
+        return Process(
+            argv=op.argv,
+            env=tuple((name, value) for name, value in env.items() if name not in secret),
+            cwd=op.cwd,
+            uid=user.uid,
+            gid=user.gid,
+            groups=tuple(user.additional_gids),
+            network=op.network,
+            root=root,
+            scripts=op.scripts,
+            mounts=ready.mounts,
+            insecure=op.security == "insecure",
+            secret_env=tuple(secret.items()),
+            private=ready.private,
+        )
 
     async def _copy(self, task: Task, op: Copy) -> Outcome:
         under = task.inputs[0]

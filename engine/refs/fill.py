@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from engine.refs.spool import Spool
 from engine.together import settle, together
+from storage.errors import RegistryError
 from storage.interfaces import BlobStream, Descriptor, Provider, RegistrySource
 
 MIB = 1 << 20
@@ -31,7 +32,7 @@ class FetchLimits:
 
 
 class Fill:
-    """Brings `gaps` of `blob` from `provider` into `spool`; `connections` are shared with the other fills of the
+    """Brings what `spool` has not of `blob` from `provider`; `connections` are shared with the other fills of the
     process. `shown` is told the bytes of the blob that are here."""
 
     def __init__(
@@ -39,7 +40,6 @@ class Fill:
         registry: RegistrySource,
         provider: Provider,
         blob: Descriptor,
-        gaps: Iterable[tuple[int, int]],
         spool: Spool,
         connections: asyncio.Semaphore,
         limits: FetchLimits,
@@ -52,7 +52,7 @@ class Fill:
         self._connections = connections
         self._shown = shown
         self._limits = limits
-        self._ranges = deque(_cut(gaps, min(blob.size, limits.range_bytes)))
+        self._ranges = self._missing_ranges()
         self._answered = asyncio.Event()
         self.missing = sum(end - start for start, end in self._ranges)
         """Bytes that have yet to come."""
@@ -68,6 +68,12 @@ class Fill:
             several = self._limits.connections if self._blob.size > self._limits.parallel_bytes else 1
             followers = min(several, len(self._ranges)) - 1
             await together([self._lead(), *(self._follow() for _ in range(followers))])
+        if self.missing:
+            self._ranges = self._missing_ranges()
+            await self._next_ones()
+
+    def _missing_ranges(self) -> deque[tuple[int, int]]:
+        return deque(_cut(self._spool.gaps(), min(self._blob.size, self._limits.range_bytes)))
 
     async def _lead(self) -> None:
         """The first range; its answer tells whether the others can be asked for one by one."""
@@ -87,7 +93,8 @@ class Fill:
 
     async def _follow(self) -> None:
         await self._answered.wait()
-        await self._next_ones()
+        with suppress(RegistryError):  # a registry may bound connections: what this one lost is asked for by one alone
+            await self._next_ones()
 
     async def _next_ones(self) -> None:
         while self._ranges:

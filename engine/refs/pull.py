@@ -32,7 +32,7 @@ class Pull:
         self._blob = blob
         self._partial = partial
         self._spool = Spool(partial, blob)
-        self._fill = Fill(registry, provider, blob, partial.gaps(), self._spool, connections, limits, shown)
+        self._fill = Fill(registry, provider, blob, self._spool, connections, limits, shown)
         self.leftover = blob.size - self._fill.missing
         """Bytes that were here before; this provider did not send them."""
         self.misread = False
@@ -83,6 +83,8 @@ class Pull:
             filling.cancel()
             await settle(filling)
             await settle(unpacking)
+        if (task := asyncio.current_task()) is not None and task.cancelling():
+            raise asyncio.CancelledError  # it came while both were ending: no other provider is to be asked
         failure = unpacking.exception()
         if failure is None:
             return

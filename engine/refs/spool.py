@@ -33,6 +33,10 @@ class Spool:
         self.found: Digest | None = None
         """The digest of all bytes, once the reader has seen them."""
 
+    def gaps(self) -> list[tuple[int, int]]:
+        """See PartialBlob.gaps."""
+        return self._partial.gaps()
+
     def write(self, offset: int, data: bytes) -> None:
         """Keep `data` and tell the reader. Blocking. Raises DiskError."""
         self._partial.write(offset, data)

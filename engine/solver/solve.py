@@ -20,8 +20,10 @@ from engine.events import (
     VertexStarted,
 )
 from engine.executor import Executor, Outcome, Task
-from engine.graph import ContextSource, Copy, Graph, ImageSource, Scratch, Vertex
+from engine.grants import NOTHING, Offered, refusal
+from engine.graph import ContextSource, Copy, Graph, ImageSource, Run, Scratch, Vertex
 from engine.ledger import Facts
+from engine.ops.rules import source_of
 from engine.ops.select import Selection, select
 from engine.refs.materializer import Materializer
 from engine.refs.ref import Layer, Remote, layers_to_json, of_image, scratch
@@ -30,6 +32,9 @@ from engine.solver.plan import Answer, Hit, Miss, Plan, plan
 from engine.solver.scheduler import Scheduler, VertexError
 from storage.digest import Digest, canonical_json
 from storage.interfaces import BlobStore, Provider
+
+Contents = Mapping[Digest, Mapping[int | None, Digest]]
+"""Digests of what was taken from contexts: by vertex, then by the mount's number, None for a COPY."""
 
 
 class CacheLookup(Protocol):
@@ -54,13 +59,18 @@ class Solver:
     jobs: int
     no_cache: bool = False
     epoch: int | None = None
+    offered: Offered = NOTHING
 
     async def solve(self, graph: Graph) -> Mapping[Digest, Remote]:
         """Refs by vertex, of everything that was needed. Raises VertexError, InputError, LogError."""
-        selections, contents = await self._select(graph)
+        selections, mounted, contents = await self._select(graph)
         keys = _keys(graph, contents)
         answers = self._ask(graph, keys)
         todo = plan(graph, answers)
+        for vertex in todo.run:
+            refused = refusal(vertex.op, self.offered) if isinstance(vertex.op, Run) else None
+            if refused is not None:
+                raise VertexError(vertex, refused)
         known = {vertex.digest: hit.ref for vertex, hit in todo.cached}
         self._tell_cached(graph, todo)
         # Scratch and contexts are nothing to wait for: one is empty, the other was read to make the keys.
@@ -72,7 +82,7 @@ class Solver:
             outcome = await self.executor.execute(
                 Task(
                     vertex, execution, attempt, inputs, self.context, selection=selections.get(vertex.digest),
-                    epoch=self.epoch,
+                    epoch=self.epoch, mounted=mounted.get(vertex.digest, {}),
                 )
             )  # fmt: skip
             if vertex.inputs:
@@ -81,47 +91,49 @@ class Solver:
 
         return await Scheduler(self.facts, execute, self.jobs).run(replace(todo, run=run), known)
 
-    async def _select(self, graph: Graph) -> tuple[dict[Digest, Selection], dict[Digest, Digest]]:
-        """Read what COPY and ADD take from contexts: what to copy, and the content part of their keys, by vertex."""
-        wanted: dict[Digest, list[tuple[Vertex, Copy]]] = {}
-        for vertex in graph.vertices:
-            if isinstance(vertex.op, Copy):
-                if len(vertex.inputs) == 1:  # only inline files
-                    continue
-                if isinstance(graph.by_digest[vertex.inputs[1]].op, ContextSource):
-                    wanted.setdefault(vertex.inputs[1], []).append((vertex, vertex.op))
+    async def _select(
+        self, graph: Graph
+    ) -> tuple[dict[Digest, Selection], dict[Digest, dict[int, Selection]], Contents]:
+        """Read what COPY, ADD and RUN --mount take from contexts: what to copy, what to mount by the mount's number,
+        and the content parts of their keys, each by vertex."""
         found: dict[Digest, Selection] = {}
-        contents: dict[Digest, Digest] = {}
-        for source, copies in wanted.items():
+        mounted: dict[Digest, dict[int, Selection]] = {}
+        contents: dict[Digest, dict[int | None, Digest]] = {}
+        for source, uses in _context_uses(graph).items():
             context = graph.by_digest[source]
             assert isinstance(context.op, ContextSource)
-            excludes, root = context.op.excludes, Path(self.context)
             self.facts.post(VertexStarted(name=context.name, inputs=()), vertex=source)
-            for vertex, op in copies:
-                try:
-                    selection = await asyncio.to_thread(select, op, root, excludes, hash_files=True)
-                except asyncio.CancelledError:
-                    self.facts.post(VertexCancelled(name=context.name), vertex=source)
-                    raise
-                except RefledgerError as error:
-                    await self.facts.record(VertexFailed(name=context.name, error=str(error)), vertex=source)
-                    raise VertexError(vertex, error) from error  # the line at fault is the COPY's
-                found[vertex.digest] = selection
+            for vertex, number, op in uses:
+                selection = await self._select_one(context, vertex, op)
+                if number is None:
+                    found[vertex.digest] = selection
+                else:
+                    mounted.setdefault(vertex.digest, {})[number] = selection
                 # The stored listing's digest is the content part: two keys agree when the listings do.
-                contents[vertex.digest] = await asyncio.to_thread(self.blobs.put, selection.listing())
+                listing = await asyncio.to_thread(self.blobs.put, selection.listing())
+                contents.setdefault(vertex.digest, {})[number] = listing
                 self.facts.post(
                     ContextScanned(
-                        name=context.op.name,
-                        listing=str(contents[vertex.digest]),
-                        files=selection.files,
-                        bytes=selection.bytes,
+                        name=context.op.name, listing=str(listing), files=selection.files, bytes=selection.bytes
                     ),
                     vertex=source,
                 )
             self.facts.post(VertexCompleted(name=context.name, outputs=()), vertex=source)
         inline = [v for v in graph.vertices if isinstance(v.op, Copy) and len(v.inputs) == 1]
         found |= {vertex.digest: Selection((), (), 0, 0) for vertex in inline}
-        return found, contents
+        return found, mounted, contents
+
+    async def _select_one(self, context: Vertex, vertex: Vertex, op: Copy) -> Selection:
+        assert isinstance(context.op, ContextSource)
+        excludes, root, literal = context.op.excludes, Path(self.context), isinstance(vertex.op, Run)
+        try:
+            return await asyncio.to_thread(select, op, root, excludes, hash_files=True, literal=literal)
+        except asyncio.CancelledError:
+            self.facts.post(VertexCancelled(name=context.name), vertex=context.digest)
+            raise
+        except RefledgerError as error:
+            await self.facts.record(VertexFailed(name=context.name, error=str(error)), vertex=context.digest)
+            raise VertexError(vertex, error) from error  # the line at fault is the step's
 
     def _ask(self, graph: Graph, keys: Mapping[Digest, CacheKey]) -> dict[Digest, Answer]:
         providers = _providers(graph)
@@ -174,7 +186,25 @@ class Solver:
         )
 
 
-def _keys(graph: Graph, contents: Mapping[Digest, Digest]) -> dict[Digest, CacheKey]:
+def _context_uses(graph: Graph) -> dict[Digest, list[tuple[Vertex, int | None, Copy]]]:
+    """Who takes what from each context: the vertex, the number of its mount (None for a COPY), and what it takes as a
+    COPY would."""
+    uses: dict[Digest, list[tuple[Vertex, int | None, Copy]]] = {}
+    for vertex in graph.vertices:
+        wanted: list[tuple[int, int | None, Copy]] = []
+        match vertex.op:
+            case Copy() if len(vertex.inputs) > 1:  # else only inline files
+                wanted.append((1, None, vertex.op))
+            case Run(mounts=mounts):
+                wanted += [(m.input, n, source_of(m, from_context=True)) for n, m in enumerate(mounts) if m.input >= 0]
+        for index, number, op in wanted:
+            source = vertex.inputs[index]
+            if isinstance(graph.by_digest[source].op, ContextSource):
+                uses.setdefault(source, []).append((vertex, number, op))
+    return uses
+
+
+def _keys(graph: Graph, contents: Contents) -> dict[Digest, CacheKey]:
     keys: dict[Digest, CacheKey] = {}
     for vertex in graph.vertices:
         inputs = [keys[d] for d in vertex.inputs if not isinstance(graph.by_digest[d].op, ContextSource)]

@@ -12,13 +12,16 @@ from storage.durable import fsync_directory
 from storage.erofs.image import ImageWriter
 from storage.errors import DiskError, InputError, VerificationError
 from storage.interfaces import Look
-from storage.pack import encode
+from storage.pack import encode, marker
 from storage.scratch import remove_tree
 from storage.tar import BLOCK, BLOCK_DEVICE, CHARACTER, DIRECTORY, FIFO, HARD_LINK, REGULAR, SYMLINK, Entry
+from storage.unpack import OPAQUE_NAME, OPAQUE_XATTR
 
 _NODES = {"symlink": SYMLINK, "fifo": FIFO, "char": CHARACTER, "block": BLOCK_DEVICE}
 _GATHERED = 1 << 20
 """Bytes written at once: small files would cost several calls each."""
+_LONGEST_PATH = 1 << 20
+"""Sources are read directory by directory, so their paths may be longer than the kernel takes at once."""
 
 
 class ErofsLayerWriter:
@@ -33,11 +36,16 @@ class ErofsLayerWriter:
         self._hasher = Hasher()
         with _told():
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._image = ImageWriter(path)
+            self._image = ImageWriter(path, longest_path=_LONGEST_PATH)
 
     def directory(self, path: bytes, look: Look) -> None:
         """See LayerWriter.directory."""
-        self._member(_entry((path or b".") + b"/", DIRECTORY, look))
+        name = (path or b".") + b"/"
+        entry = _entry(name, DIRECTORY, look)
+        opaque = entry.xattrs.pop(OPAQUE_XATTR, None)
+        self._member(entry)
+        if opaque:
+            self._member(marker(name + OPAQUE_NAME, b""))
 
     def file(self, path: bytes, look: Look, size: int, content: Iterable[bytes | memoryview]) -> None:
         """See LayerWriter.file."""
@@ -67,7 +75,13 @@ class ErofsLayerWriter:
 
     def link(self, path: bytes, target: bytes) -> None:
         """See LayerWriter.link."""
-        self._member(Entry(path, HARD_LINK, mode=0, uid=0, gid=0, size=0, mtime=0, link=target))
+        node = self._image.tree.find(target)
+        if node is None:
+            raise ValueError(f"a link to {target!a}, which was not written")
+        look = Look(node.mode & 0o7777, node.uid, node.gid, node.mtime)
+        entry = _entry(path, HARD_LINK, look)
+        entry.link = target
+        self._member(entry)
 
     def commit(self) -> int:
         """See LayerWriter.commit."""

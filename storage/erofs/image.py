@@ -14,7 +14,7 @@ from types import TracebackType
 from storage.digest import Digest, canonical_json
 from storage.erofs.encode import TAR_START, encode
 from storage.erofs.header import HEADER_SIZE, VERSION
-from storage.erofs.tree import LayerTree
+from storage.erofs.tree import LONGEST_PATH, LayerTree
 
 _WRITEBACK = 8 << 20  # bytes between two nudges to the kernel to begin writing
 _SYNC_FILE_RANGE_WRITE = 2  # <linux/fs.h>
@@ -28,11 +28,12 @@ class ImageWriter:
     All methods raise OSError.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, longest_path: int = LONGEST_PATH) -> None:
+        """`longest_path`: see LayerTree."""
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         os.lseek(self._fd, TAR_START, os.SEEK_SET)
         self._nudged = TAR_START
-        self.tree = LayerTree()
+        self.tree = LayerTree(longest_path=longest_path)
         self.tar_size = 0
 
     def __enter__(self) -> ImageWriter:

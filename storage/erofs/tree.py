@@ -34,7 +34,9 @@ _TYPES = {
     BLOCK_DEVICE: stat.S_IFBLK, FIFO: stat.S_IFIFO,
 }  # fmt: skip
 _MAX_LINKS = 40  # as the kernel's MAXSYMLINKS
-_LONGEST_NAME, _LONGEST_PATH = 255, 4095
+_LONGEST_NAME = 255
+LONGEST_PATH = 4095
+"""Bytes of a path, or of a link's target, that the kernel takes."""
 _LARGEST_XATTR = 65535  # a 16-bit size on disk
 _NODE_COST = 400  # bytes of memory of an entry, beside its name, link and attributes
 NAMESPACES = (b"user.", b"trusted.", b"security.", b"system.posix_acl_access", b"system.posix_acl_default")
@@ -99,7 +101,9 @@ class Segments:
 class LayerTree:
     """The tree as it grows. All methods raise VerificationError for what no file system could hold."""
 
-    def __init__(self, budget: Budget | None = None) -> None:
+    def __init__(self, budget: Budget | None = None, *, longest_path: int = LONGEST_PATH) -> None:
+        """`longest_path`: in bytes; the kernel's bound for what is named in one call, unless told otherwise."""
+        self._longest_path = longest_path
         self.root = _directory()
         self.root.links = 1
         self.bytes = 0
@@ -168,7 +172,7 @@ class LayerTree:
         elif entry.type == SYMLINK:
             if not entry.link:
                 raise _error(errno.ENOENT)
-            if len(entry.link) > _LONGEST_PATH:
+            if len(entry.link) > LONGEST_PATH:
                 raise _error(errno.ENAMETOOLONG)
             self._budget.spend(len(entry.link))
             node = Node(kind, entry.link, len(entry.link))
@@ -203,15 +207,20 @@ class LayerTree:
             self._known[found] = found
         return self._known[found]
 
-    def _target(self, entry: Entry) -> Node:
-        parent, _, name = clean(entry.link).rpartition(b"/")
+    def find(self, path: bytes) -> Node | None:
+        """What is called `path`, links on the way followed; None for nothing."""
+        parent, _, name = path.rpartition(b"/")
         try:
-            node = self._resolve(parent).entries.get(name)
+            return self._resolve(parent).entries.get(name)
         except OSError:
-            node = None
-        if node is None and name:
+            return None
+
+    def _target(self, entry: Entry) -> Node:
+        path = clean(entry.link)
+        node = self.find(path) if path else self.root
+        if node is None:
             raise no_target(entry)
-        if node is None or node.is_directory:
+        if node.is_directory:
             raise VerificationError(f"{show(entry)}: a hard link to a directory")
         return node
 
@@ -270,7 +279,7 @@ class LayerTree:
 
     def _resolve(self, path: bytes, *, make: bool = False) -> Node:
         """The directory at `path`, links followed inside the tree; `make` what is missing. Raises OSError."""
-        if len(path) > _LONGEST_PATH:
+        if len(path) > self._longest_path:
             raise _error(errno.ENAMETOOLONG)
         way = [self.root]
         pending = path.split(b"/")[::-1]

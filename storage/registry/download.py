@@ -162,9 +162,11 @@ class Download:
         return begin, end
 
     async def _chunks(self) -> AsyncIterator[bytes]:
-        """New bytes in pieces of about `limits.chunk_bytes`; what came before a break is handed on before it raises."""
+        """New bytes in pieces of about `limits.chunk_bytes`, or less when they come slowly: whoever keeps them loses
+        less in a crash. What came before a break is handed on before it raises."""
         assert self._response is not None
-        bound = self._session.transport.limits.chunk_bytes
+        limits, now = self._session.transport.limits, asyncio.get_running_loop().time
+        due = now() + limits.chunk_seconds
         gathered: list[bytes] = []
         held = 0
         failure: RegistryError | None = None
@@ -173,9 +175,10 @@ class Download:
                 piece = self._fresh(raw)
                 gathered.append(piece)
                 held += len(piece)
-                if held >= bound:
+                if held >= limits.chunk_bytes or (held and now() >= due):
                     yield b"".join(gathered)
                     gathered, held = [], 0
+                    due = now() + limits.chunk_seconds
                 if self._offset == self._end < self._answer_end:
                     break  # reason: the rest of a whole blob, from a registry without ranges, is not asked for
         except RegistryError as error:

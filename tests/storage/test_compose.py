@@ -9,11 +9,13 @@ import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from storage import durable
 from storage.compose import TreeWriter
+from storage.erofs.mount import ErofsMounts
 from storage.errors import DiskError, InputError
 from storage.interfaces import LayerWriter, Look, SnapshotStore
 from storage.overlay import detach_below, mounts_below
@@ -24,6 +26,9 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts and devices ne
 
 STORES: dict[str, Callable[[Path], SnapshotStore]] = {
     "directory": lambda root: OverlaySnapshots(root / "snapshots", root / "tmp", "b1"),
+    "erofs": lambda root: OverlaySnapshots(
+        root / "snapshots", root / "tmp", "b1", mounts=ErofsMounts(root / "mnt", "b1"), as_images=lambda: True
+    ),
 }
 NOW = 1_700_000_000_123_456_789
 DIR = Look(0o755, 0, 0, NOW)
@@ -45,7 +50,9 @@ class Kit:
         return out.getvalue()
 
     def leftovers(self) -> list[Path]:
-        return [*mounts_below(self.path), *(self.path / "tmp").iterdir()]
+        """But for what the store keeps mounted of layers that are images."""
+        mounts = [point for point in mounts_below(self.path) if self.path / "mnt" not in point.parents]
+        return [*mounts, *(self.path / "tmp").iterdir()]
 
 
 @pytest.fixture(params=STORES)
@@ -315,13 +322,16 @@ def test_discard_drops_everything_and_is_harmless_afterwards(kit: Kit) -> None:
 
 def test_I6_the_layer_is_durable_before_it_is_seen(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[bool] = []
-    flush = durable._syncfs
 
-    def watched(path: Path) -> None:
-        seen.append(kit.store.has("s"))
-        flush(path)
+    def watched(flush: Callable[[Any], None]) -> Callable[[Any], None]:
+        def watching(what: Any) -> None:
+            seen.append(kit.store.has("s"))
+            flush(what)
 
-    monkeypatch.setattr(durable, "_syncfs", watched)
+        return watching
+
+    monkeypatch.setattr(durable, "_syncfs", watched(durable._syncfs))
+    monkeypatch.setattr(os, "fsync", watched(os.fsync))
     writer = kit.store.compose("s")
     _put(writer, b"f", b"x")
     assert seen == []
@@ -331,12 +341,13 @@ def test_I6_the_layer_is_durable_before_it_is_seen(kit: Kit, monkeypatch: pytest
 
 
 def test_a_flush_that_fails_publishes_nothing(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(path: Path) -> None:
+    def fail(what: Path | int) -> None:
         raise OSError(5, "Input/output error")
 
     writer = kit.store.compose("s")
     _put(writer, b"f", b"x")
     monkeypatch.setattr(durable, "_syncfs", fail)
+    monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(DiskError, match="Input/output"):
         writer.commit()
     writer.discard()

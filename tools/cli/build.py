@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import click
 
-from storage.errors import DiskError, RefledgerError
+from engine.errors import Cancelled
+from storage.errors import DiskError, InputError, RefledgerError
 from storage.interfaces import EventLog
 from tools import bootstrap
+from tools.cli.grants import Lent, granted, read_grants
 from tools.cli.options import read_request
 from tools.cli.render import Renderer, make_renderer
 
@@ -39,6 +41,11 @@ _ENDS = frozenset({"BuildCompleted", "BuildFailed", "BuildCancelled"})
 @click.option("--push", is_flag=True, help="Push to the registries of all names: --output type=image.")
 @click.option("--no-cache", is_flag=True, help="Run every step.")
 @click.option("--network", type=click.Choice(["host", "none"]), default="host", help="Network of RUN.  [default: host]")
+@click.option("--check", is_flag=True, help="Build nothing: tell what could be better in the Dockerfile.")
+@click.option("--json", "as_json", is_flag=True, help="With --check: print JSON.")
+@click.option("--secret", "secrets", multiple=True, metavar="id=…", help="Lend RUN a secret: ,src=FILE or ,env=NAME.")
+@click.option("--ssh", multiple=True, metavar="ID[=…]", help="Lend an ssh agent: default, or ID=SOCKET or ID=KEY.")
+@click.option("--allow", multiple=True, metavar="NAME", help="Let steps ask for more: security.insecure.")
 @click.option("--jobs", type=click.IntRange(1), metavar="N", help="Steps at once.  [default: number of cores]")
 @click.option("--runtime", metavar="NAME", help="OCI runtime.  [default: crun or runc, whichever works here]")
 @click.option(
@@ -61,6 +68,11 @@ def build(
     push: bool,
     no_cache: bool,
     network: Literal["host", "none"],
+    check: bool,
+    as_json: bool,
+    secrets: tuple[str, ...],
+    ssh: tuple[str, ...],
+    allow: tuple[str, ...],
     jobs: int | None,
     runtime: str | None,
     snapshotter: str,
@@ -74,6 +86,7 @@ def build(
     Nothing is pulled before a step needs it. Exit codes: 0 done, 1 a step failed, 2 wrong usage or input,
     3 network, disk or permission, 4 verification failed, 130 interrupted.
     """
+    lent = read_grants(secrets, ssh, allow)
     request, proxies = read_request(
         context,
         file,
@@ -87,8 +100,17 @@ def build(
         no_cache=no_cache,
         network=network,
         jobs=jobs,
+        offered=lent.offered,
     )
-    _run(request, Machine(runtime, proxies, snapshotter), "quiet" if quiet else progress, iidfile, metadata_file)
+    if as_json and not check:
+        raise InputError("--json is for --check", hint="--progress json prints a build as JSON")
+    if check:
+        from tools.cli.check import check as check_only
+
+        check_only(request.dockerfile, request.frontend, as_json=as_json)
+        return
+    machine = Machine(runtime, proxies, snapshotter)
+    _run(request, machine, lent, "quiet" if quiet else progress, iidfile, metadata_file)
 
 
 class Machine(NamedTuple):
@@ -102,6 +124,7 @@ class Machine(NamedTuple):
 def _run(
     request: BuildRequest,
     machine: Machine,
+    lent: Lent,
     progress: str,
     iidfile: str | None,
     metadata_file: str | None,
@@ -115,7 +138,7 @@ def _run(
         first = root.log.last_seq()
         try:
             with watching(root.log, first, renderer, build_id):
-                result = asyncio.run(_build(root, build_id, request, machine))
+                result = asyncio.run(_build(root, build_id, request, machine, lent))
         except RefledgerError as error:
             if progress not in ("json", "quiet"):
                 from tools.cli.failure import explain
@@ -130,19 +153,29 @@ def _run(
         _report(result, build_id, progress, request, iidfile, metadata_file)
 
 
-async def _build(root: bootstrap.Root, build_id: str, request: BuildRequest, machine: Machine) -> BuildResult:
-    engine, registry = bootstrap.engine(root, build_id, *machine)
-    task = asyncio.ensure_future(engine.build(request))
+async def _build(
+    root: bootstrap.Root, build_id: str, request: BuildRequest, machine: Machine, lent: Lent
+) -> BuildResult:
+    async def lend_and_build() -> BuildResult:
+        async with granted(lent, bootstrap.secret_places(root, build_id)) as grants:
+            engine, registry = bootstrap.engine(root, build_id, *machine, grants)
+            try:
+                return await engine.build(request)
+            finally:
+                engine.materializer.close()
+                await registry.aclose()
+
+    task = asyncio.ensure_future(lend_and_build())
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, task.cancel)
     try:
         return await task
+    except asyncio.CancelledError:
+        raise Cancelled("interrupted") from None
     finally:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.remove_signal_handler(number)
-        engine.materializer.close()
-        await registry.aclose()
 
 
 @contextlib.contextmanager

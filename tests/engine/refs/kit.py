@@ -17,8 +17,10 @@ from engine.refs.ref import Layer, Remote
 from storage.blobs import DirectoryBlobs
 from storage.credentials import DockerCredentials
 from storage.digest import Digest
+from storage.erofs.layers import ErofsLayers
+from storage.erofs.mount import ErofsMounts
 from storage.interfaces import Descriptor, Provider
-from storage.layers import DirectoryLayers
+from storage.partial import DirectoryPartials
 from storage.parts import DirectoryParts
 from storage.registry import RegistryClient
 from storage.snapshots import OverlaySnapshots
@@ -51,12 +53,14 @@ def kit(directory: Path, *, small: int = 0, build: str = "b1") -> Iterator[Kit]:
     """The parts, in a root at `directory`. To be used in one event loop."""
     with open_root(directory) as root:
         ledger = Ledger(root.log, build)
-        snapshots = OverlaySnapshots(root.path / "snapshots", root.tmp, build)
+        mounts = ErofsMounts(root.path / "mnt", build)
+        snapshots = OverlaySnapshots(root.path / "snapshots", root.tmp, build, mounts=mounts, as_images=lambda: True)
         registry = RegistryClient(DockerCredentials(), user_agent="test")
         clock = Clock(time.time_ns, time.monotonic)
-        layers = DirectoryLayers(root.path / "layers", root.tmp, build)
+        layers = ErofsLayers(root.path / "layers", root.tmp, build, mounts)
         blobs = DirectoryBlobs(root.path, owner=build)
-        materializer = Materializer(layers, snapshots, blobs, registry, root.locks, ledger, clock)
+        partials = DirectoryPartials(root.path / "partial")
+        materializer = Materializer(layers, snapshots, blobs, partials, registry, root.locks, ledger, clock)
         asked = AskedPaths(materializer, DirectoryParts(root.tmp, build), registry, ledger, clock, small)
         try:
             yield Kit(root, snapshots, materializer, asked, registry)
