@@ -22,7 +22,7 @@ from typing import Any
 
 from engine.refs.materializer import Materializer
 from engine.refs.spool import Spool
-from storage import compression, readahead
+from storage import compression, overlay, readahead
 from storage.digest import Hasher
 from storage.erofs import image as erofs_image
 from storage.erofs.layers import ErofsLayers
@@ -101,6 +101,7 @@ def install(clocks: Clocks) -> None:
     clocks.around(erofs_image.ImageWriter, "finish", "metadata (index)")
     clocks.around(os, "fsync", "fsync")
     clocks.around(ErofsMounts, "_mount", "mounting")
+    clocks.around(overlay, "_mount_by_descriptors", "mounting")
 
 
 if __name__ == "__main__":
