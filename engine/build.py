@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from engine.errors import Cancelled, DockerfileError, NotGranted, RefledgerError
 from engine.events import BuildCancelled, BuildCompleted, BuildFailed, BuildStarted, GraphDefined
 from engine.executor import Executor
 from engine.frontend.compile import FrontendOptions, compile_dockerfile
 from engine.grants import NOTHING, Offered
-from engine.graph import Graph, ImageSource, Result, Scratch, Vertex
+from engine.graph import (
+    ArchiveSource,
+    ContextSource,
+    GitSource,
+    Graph,
+    HttpSource,
+    ImageSource,
+    Op,
+    Result,
+    Scratch,
+    Vertex,
+    merged,
+)
 from engine.ledger import Ledger
 from engine.output import Output
 from engine.refs.materializer import Materializer
@@ -25,17 +39,27 @@ from storage.digest import Digest, canonical_json
 from storage.interfaces import BlobStore, Reference
 
 if TYPE_CHECKING:
-    from engine.exporters.exporters import Exporters  # a build without outputs need not load them
+    # reason: what only some builds need is not loaded for all
+    from engine.exporters.exporters import Exporters
+    from engine.ops.emulation import Emulation
+    from engine.ops.sources import SourceFetcher
+
+FETCHED = (HttpSource, GitSource, ArchiveSource)
 
 
 @dataclass(frozen=True, slots=True)
 class BuildRequest:
-    """What to build. `dockerfile` is its text, `context` a directory; `options` go into the log as they are
-    (secrets by id only); `epoch` SOURCE_DATE_EPOCH in seconds; `offered`: the names of what the executor may lend."""
+    """What to build. `dockerfile` is its text, None when it lies in the context, at `frontend.filename`;
+    `directories`: what local contexts stand for, by the name of their ContextSource, "" for an empty directory;
+    `archive`: a context that comes on this stream (`frontend.context` says of others where they are); `platforms`:
+    one image for each; `options` go into the log as they are (secrets by id only); `epoch` SOURCE_DATE_EPOCH in
+    seconds; `offered`: the names of what the executor may lend."""
 
-    dockerfile: str
+    dockerfile: str | None
     frontend: FrontendOptions
-    context: str
+    directories: Mapping[str, str]
+    archive: BinaryIO | None = None
+    platforms: tuple[str, ...] = ()
     names: tuple[Reference, ...] = ()
     outputs: tuple[Output, ...] = ()
     jobs: int = 2
@@ -50,7 +74,8 @@ class BuildRequest:
 
 @dataclass(frozen=True, slots=True)
 class BuildResult:
-    """`digest`: of the manifest, when an output needed one; `ref`: the result's id; `warnings`: the frontend's."""
+    """`digest`: of the manifest or index, when an output needed one, `config` of the config or index; `ref`: the first
+    result's id; `warnings`: the frontend's."""
 
     ref: str
     digest: Digest | None
@@ -68,13 +93,17 @@ class Engine:
     executor: Executor
     materializer: Materializer
     cache: CacheLookup
+    sources: Callable[[], SourceFetcher]
     exporters: Callable[[], Exporters]
+    emulation: Callable[[], Emulation]
+    _pinned: dict[Any, Op] = field(default_factory=dict)
 
     async def build(self, request: BuildRequest) -> BuildResult:
         """Build `request`. Raises RefledgerError (its exit code is the process's), with the end already in the log."""
         vertex: Vertex | None = None
         try:
             self._start(request)
+            request = await self._fetch_context(request)
             graph = await self._define(request)
             refs = await self._solve(request, graph)
             result = await self._export(request, graph, refs)
@@ -85,6 +114,7 @@ class Engine:
             vertex, error = failure.vertex, failure.cause
             if isinstance(error, NotGranted) and vertex.lines[0]:
                 error.where = f"{request.frontend.filename}:{vertex.lines[0]}"
+            error.definition = (request.dockerfile, request.frontend.filename)  # type: ignore[attr-defined]
             error.vertex = vertex  # type: ignore[attr-defined]  # for the excerpt that the terminal shows
             await self._failed(error, vertex)
             raise error from failure
@@ -94,11 +124,12 @@ class Engine:
         return result
 
     def _start(self, request: BuildRequest) -> None:
-        definition = self.blobs.put(request.dockerfile.encode())
+        text = request.dockerfile
+        definition = "" if text is None else str(self.blobs.put(text.encode()))
         self.ledger.post(
             BuildStarted(
                 frontend="dockerfile.v0",
-                definition=str(definition),
+                definition=definition,
                 options=dict(request.options),
                 context=None,
                 engine_version=request.version,
@@ -110,7 +141,22 @@ class Engine:
         )
 
     async def _define(self, request: BuildRequest) -> Graph:
-        graph = await compile_dockerfile(request.dockerfile, request.frontend, self.resolver.resolve)
+        assert request.dockerfile is not None
+        platforms = request.platforms or (request.frontend.platform,)
+        graphs = [
+            await compile_dockerfile(
+                request.dockerfile,
+                replace(request.frontend, platform=platform, several=len(platforms) > 1),
+                self.resolver.resolve,
+            )
+            for platform in platforms
+        ]
+        graph = merged(graphs)
+        if any(isinstance(vertex.op, FETCHED) for vertex in graph.vertices):
+            from engine.pin import pin_graph
+
+            graph, pinned = await pin_graph(graph, self.sources(), self.ledger)
+            self._pinned = {**self._pinned, **pinned}
         stored = self.blobs.put(canonical_json(graph.to_json()))
         shown = [vertex for vertex in graph.vertices if not isinstance(vertex.op, Scratch)]
         plan = tuple({"vertex": str(v.digest), "name": v.name, "lines": list(v.lines)} for v in shown[:PLAN_SHOWN])
@@ -124,34 +170,74 @@ class Engine:
         )
         return graph
 
+    async def _fetch_context(self, request: BuildRequest) -> BuildRequest:
+        """`request` with a context that is elsewhere fetched, and the Dockerfile that lies in it."""
+        if request.archive is None and request.frontend.context is None:
+            return request
+        from engine.context import fetch_context
+
+        return await fetch_context(request, self.sources(), self.blobs, self.ledger)
+
     async def _solve(self, request: BuildRequest, graph: Graph) -> Mapping[Digest, Remote]:
-        solver = Solver(
+        async with AsyncExitStack() as stack:
+            directories = await self._directories(request, graph, stack)
+            return await self._solver(request, directories).solve(graph)
+
+    async def _directories(
+        self, request: BuildRequest, graph: Graph, stack: AsyncExitStack
+    ) -> dict[Digest, Path]:
+        """The directories of all contexts in `graph`, by vertex; those that are elsewhere are fetched now."""
+        trees = {self._pinned.get(op, op) for op in (request.frontend.context, *request.frontend.named.values())}
+        found: dict[Digest, Path] = {}
+        for vertex in graph.vertices:
+            op = vertex.op
+            if isinstance(op, ContextSource):
+                found[vertex.digest] = self._directory(request.directories[op.name], stack)
+            elif isinstance(op, FETCHED) and op in trees:
+                from engine.context import fetch_tree
+
+                found[vertex.digest] = await fetch_tree(op, vertex, self.sources(), self.ledger)
+        return found
+
+    def _directory(self, path: str, stack: AsyncExitStack) -> Path:
+        if path:
+            return Path(path)
+        trees = self.sources().trees
+        empty = trees.begin()
+        stack.callback(lambda: trees.discard([empty]))
+        return empty
+
+    def _solver(self, request: BuildRequest, contexts: Mapping[Digest, Path]) -> Solver:
+        return Solver(
             build=self.ledger.build,
             facts=self.ledger,
             executor=self.executor,
             materializer=self.materializer,
             cache=self.cache,
             blobs=self.blobs,
-            context=request.context,
+            contexts=contexts,
             jobs=request.jobs,
             no_cache=request.no_cache,
             epoch=request.epoch,
             offered=request.offered,
+            emulation=self.emulation,
         )
-        return await solver.solve(graph)
 
     async def _export(self, request: BuildRequest, graph: Graph, refs: Mapping[Digest, Remote]) -> BuildResult:
-        result = graph.results[0]
-        ref = refs[result.vertex]
-        image = None
+        made = None
         if request.outputs:
-            image = await self.exporters().export(
-                result, ref, _base_layers(graph, result), request.outputs, request.names, request.epoch
-            )
-        digest = image.digest if image else None
-        entry = {"ref": ref.id, "platform": result.platform, **({"digest": str(digest)} if digest else {})}
-        await self.ledger.record(BuildCompleted(results=(entry,)))
-        return BuildResult(ref.id, digest, image.config_blob.digest if image else None, graph.warnings)
+            from engine.exporters.exporters import Built
+
+            built = [Built(item, refs[item.vertex], _base_layers(graph, item)) for item in graph.results]
+            made = await self.exporters().export(built, request.outputs, request.names, request.epoch)
+        entries = []
+        for number, result in enumerate(graph.results):
+            entry = {"ref": refs[result.vertex].id, "platform": result.platform}
+            entries.append(entry | ({"digest": str(made.images[number].digest)} if made else {}))
+        await self.ledger.record(BuildCompleted(results=tuple(entries)))
+        first = refs[graph.results[0].vertex].id
+        digest, config = (made.digest, made.config) if made else (None, None)
+        return BuildResult(first, digest, config, graph.warnings)
 
     async def _failed(self, error: RefledgerError, vertex: Vertex | None) -> None:
         where = None if vertex is None else str(vertex.digest)

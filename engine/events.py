@@ -164,6 +164,54 @@ class ContextScanned(Fact):
     bytes: int
 
 
+class ContextKept(Fact):
+    """The contents of what `listing` names stay in this root: in layer `snapshot` of `ref`, found there by digest, and
+    in the stored blobs `blobs` where a step did not keep them as they were (an archive that it unpacked)."""
+
+    STREAM: ClassVar[Literal["build", "ref", "cache"]] = "ref"
+    ref: str
+    listing: str
+    snapshot: str
+    blobs: tuple[str, ...] = ()
+
+
+class DefinitionRead(Fact):
+    """The Dockerfile that lies in a context which had to be fetched first: `definition` is its digest, stored."""
+
+    definition: str
+    filename: str
+
+
+class SourceRequested(Fact):
+    """Something outside is asked for now. `kind`: http or git; `url` without credentials; `ref` of a repository."""
+
+    kind: str
+    url: str
+    ref: str = ""
+
+
+class HttpResolved(Fact):
+    """What `url` gave: `digest` and `bytes` of the content, `mtime` (Last-Modified, seconds since the epoch, 0: none),
+    `etag` and `last_modified` as the server said them; `transferred`: False when it only said that nothing changed."""
+
+    url: str
+    digest: str
+    bytes: int
+    mtime: int
+    etag: str = ""
+    last_modified: str = ""
+    transferred: bool = True
+
+
+class GitResolved(Fact):
+    """`ref` (as written, "" for the default branch) of the repository at `remote` was `name`, at `commit`."""
+
+    remote: str
+    ref: str
+    commit: str
+    name: str = ""
+
+
 class RemoteCreated(Fact):
     """A pointer: `layers` are descriptors, each with `diff_id`; no bytes of them are here for its sake."""
 
@@ -400,9 +448,10 @@ TYPES: dict[str, type[Fact]] = {
     for cls in (
         BuildStarted, GraphDefined, RuntimeChosen, BuildCompleted, BuildFailed, BuildCancelled, BuildInterrupted,
         VertexStarted, VertexCached, VertexCompleted, VertexFailed, VertexCancelled, VertexOutput,
-        SourceResolved, ContextScanned, RemoteCreated, LocalCreated, MaterializationRequested, PullStarted,
-        PullProgressed, PullFailed, LayerPulled, LayerTocRead, FilesFetched, Materialized, MaterializationFailed,
-        BlobCreated, CacheQueried, CacheRecorded, ExportStarted, ExportProgressed, Exported,
+        SourceResolved, ContextScanned, ContextKept, DefinitionRead, SourceRequested, HttpResolved, GitResolved,
+        RemoteCreated, LocalCreated, MaterializationRequested, PullStarted, PullProgressed, PullFailed, LayerPulled,
+        LayerTocRead, FilesFetched, Materialized, MaterializationFailed, BlobCreated,
+        CacheQueried, CacheRecorded, ExportStarted, ExportProgressed, Exported,
         CacheMountUsed, SecretMounted, AgentForwarded, SecurityLifted,
     )
 }  # fmt: skip

@@ -20,8 +20,8 @@ class Task(Record):
 
     `execution` names it and, for a step, the ref it makes; `inputs` are in the vertex's order (a context gives none);
     `context` is the directory that context sources stand for, `selection` the files of it that a Copy takes;
-    `mounted` the files that mounts of a Run take from a context, by the mount's number; `epoch` SOURCE_DATE_EPOCH in
-    seconds.
+    `mounted` the files that mounts of a Run take from a context, by the mount's number, and `directories` what that
+    context stands for; `epoch` SOURCE_DATE_EPOCH in seconds.
     """
 
     vertex: Vertex
@@ -33,6 +33,7 @@ class Task(Record):
     selection: Selection | None = None
     epoch: int | None = None
     mounted: Mapping[int, Selection] = {}
+    directories: Mapping[int, str] = {}
 
 
 class Outcome(Record):

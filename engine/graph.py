@@ -6,7 +6,7 @@ two stages share runs once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -76,6 +76,40 @@ class ContextSource(Record):
 
     name: str = "context"
     excludes: tuple[str, ...] = ()
+
+
+class HttpSource(Record):
+    """A file from the web, as `filename` in an otherwise empty tree, 0600 root. `digest` of its content: "" until it is
+    resolved; `mtime`: its Last-Modified in seconds since the epoch, 0 for none, -1 for whatever the server says when it
+    is fetched. `url` without credentials once resolved. No inputs."""
+
+    url: str
+    filename: str
+    digest: str = ""
+    mtime: int = -1
+
+
+class GitSource(Record):
+    """The files of a commit of a git repository, below `subdir` (relative, "" for all). `ref`: branch, tag, full ref or
+    commit as written, "" for the default branch; `commit`: "" until it is resolved; `checksum`: what the commit (or the
+    annotated tag) must begin with; `keep_git_dir`: with `.git`. No inputs."""
+
+    remote: str
+    ref: str = ""
+    commit: str = ""
+    subdir: str = ""
+    keep_git_dir: bool = False
+    submodules: bool = True
+    checksum: str = ""
+
+
+class ArchiveSource(Record):
+    """A context that came as one file: what a tar (maybe compressed) unpacks to, its owners kept; a file that is no tar
+    is called `context` in the tree. `digest` of the stored file, "" until it is resolved; `url` "" for standard input.
+    No inputs."""
+
+    url: str = ""
+    digest: str = ""
 
 
 MountKind = Literal["bind", "cache", "tmpfs", "secret", "ssh"]
@@ -155,15 +189,22 @@ class Mkdir(Record):
     path: str
 
 
-Op = Scratch | ImageSource | ContextSource | Run | Copy | Mkdir
+class Merge(Record):
+    """The trees of all inputs, the later ones on top: their layers stacked, nothing copied. At least one input."""
+
+
+Op = Scratch | ImageSource | ContextSource | HttpSource | GitSource | ArchiveSource | Run | Copy | Mkdir | Merge
+FetchedSource = HttpSource | GitSource | ArchiveSource
+"""Sources that are fetched into a ref of this root whose id follows from their content."""
 _OPS: dict[str, type[Any]] = {
-    "scratch": Scratch, "image": ImageSource, "context": ContextSource, "run": Run, "copy": Copy, "mkdir": Mkdir,
+    "scratch": Scratch, "image": ImageSource, "context": ContextSource, "http": HttpSource, "git": GitSource,
+    "archive": ArchiveSource, "run": Run, "copy": Copy, "mkdir": Mkdir, "merge": Merge,
 }  # fmt: skip
 _KINDS = {cls: kind for kind, cls in _OPS.items()}
 
 
 def op_kind(op: Op) -> str:
-    """`scratch`, `image`, `context`, `run`, `copy` or `mkdir`."""
+    """`scratch`, `image`, `context`, `http`, `git`, `archive`, `run`, `copy`, `mkdir` or `merge`."""
     return _KINDS[type(op)]
 
 
@@ -301,3 +342,16 @@ class Graph:
             for r in data["results"]
         )  # fmt: skip
         return cls(vertices, results)
+
+
+def merged(graphs: Sequence[Graph]) -> Graph:
+    """One graph with the results of all: vertices that several have are one."""
+    if len(graphs) == 1:
+        return graphs[0]
+    vertices: dict[Digest, Vertex] = {}
+    for graph in graphs:
+        for item in graph.vertices:
+            vertices.setdefault(item.digest, item)
+    results = tuple(result for graph in graphs for result in graph.results)
+    warnings = dict.fromkeys(warning for graph in graphs for warning in graph.warnings)
+    return Graph(tuple(vertices.values()), results, tuple(warnings))

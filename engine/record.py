@@ -7,7 +7,7 @@ share their methods instead. For the type checker they are frozen dataclasses.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, dataclass_transform
+from typing import Any, ClassVar, TypeVar, dataclass_transform
 
 
 @dataclass_transform(frozen_default=True)
@@ -48,3 +48,11 @@ class Record:
 
     def _values(self) -> tuple[Any, ...]:
         return tuple(getattr(self, name) for name in self.FIELDS)
+
+
+R = TypeVar("R", bound=Record)
+
+
+def changed(record: R, **values: Any) -> R:
+    """A copy of `record` with other `values`. Raises TypeError for fields that it has not."""
+    return type(record)(**{**{name: getattr(record, name) for name in record.FIELDS}, **values})

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from engine.errors import VerificationError
@@ -14,7 +15,7 @@ from engine.together import together
 from storage.digest import Digest, parse_json
 from storage.interfaces import BlobStore, Descriptor, Provider, RegistrySource
 from storage.platform import choose_platform, parse_platform
-from storage.reference import parse_reference
+from storage.reference import LAYOUT, parse_layout, parse_reference
 
 CONFIG_LIMIT = 8 * 1024 * 1024
 """Bytes of an image config at most: a registry must not fill our memory."""
@@ -29,6 +30,8 @@ class ImageResolver:
     registry: RegistrySource
     blobs: BlobStore
     facts: Facts
+    _tops: dict[str, asyncio.Task[Descriptor]] = field(default_factory=dict)
+    """What a name points at: asked once a build, so that all its platforms come from one index."""
 
     async def resolve(self, wanted: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], ResolvedImage]:
         """All of `wanted` (reference as written, platform) at once. Raises InputError, RegistryError,
@@ -38,9 +41,11 @@ class ImageResolver:
         return dict(zip(unique, images, strict=True))
 
     async def _resolve(self, written: str, platform: str) -> ResolvedImage:
-        reference = parse_reference(written)
+        reference = parse_layout(written) if written.startswith(LAYOUT) else parse_reference(written)
         provider = reference.provider
-        top = await self.registry.resolve(reference)
+        if written not in self._tops:
+            self._tops[written] = asyncio.ensure_future(self.registry.resolve(reference))
+        top = await self._tops[written]
         where = str(reference)
         manifest_digest, manifest = top.digest, await self._manifest(provider, top.digest, where)
         if "manifests" in manifest:

@@ -38,6 +38,17 @@ class PackedLayer:
     bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What a URL gave last: as in HttpResolved."""
+
+    digest: str
+    bytes: int
+    mtime: int
+    etag: str
+    last_modified: str
+
+
 class CacheIndex:
     """Look-ups in views that hold `PROJECTION`. They see what was folded: `Views.catch_up` first."""
 
@@ -66,6 +77,23 @@ class CacheIndex:
             (digest,),
         )
         return [Provider(registry, repo, scope, tuple(json.loads(mirrors))) for registry, repo, scope, mirrors in rows]
+
+
+    def page_of(self, url: str) -> Page | None:
+        """The latest answer for `url`."""
+        rows = self._views.query("SELECT digest, bytes, mtime, etag, last_modified FROM pages WHERE url = ?", (url,))
+        return Page(*rows[0]) if rows else None
+
+
+def _http_resolved(cursor: sqlite3.Cursor, event: Event) -> None:
+    data = event.data
+    cursor.execute(
+        "INSERT OR REPLACE INTO pages VALUES (?, ?, ?, ?, ?, ?)",
+        (
+            text(data, "url"), text(data, "digest"), size(data, "bytes"), integer(data, "mtime", 0),
+            text(data, "etag", ""), text(data, "last_modified", ""),
+        ),
+    )  # fmt: skip
 
 
 def _cache_recorded(cursor: sqlite3.Cursor, event: Event) -> None:
@@ -132,8 +160,8 @@ def _exported(cursor: sqlite3.Cursor, event: Event) -> None:
 
 PROJECTION = Projection(
     name="cache_index",
-    version=1,
-    tables=("cache", "packed", "providers"),
+    version=2,
+    tables=("cache", "packed", "providers", "pages"),
     schema=(
         "CREATE TABLE cache (key TEXT PRIMARY KEY, ref TEXT, layers TEXT, components TEXT, build TEXT, seq INTEGER)"
         " WITHOUT ROWID",
@@ -142,6 +170,8 @@ PROJECTION = Projection(
         "CREATE INDEX packed_snapshot ON packed (snapshot)",
         "CREATE TABLE providers (digest TEXT, registry TEXT, repository TEXT, scope TEXT, mirrors TEXT, lost INTEGER,"
         " seq INTEGER, PRIMARY KEY (digest, registry, repository)) WITHOUT ROWID",
+        "CREATE TABLE pages (url TEXT PRIMARY KEY, digest TEXT, bytes INTEGER, mtime INTEGER, etag TEXT,"
+        " last_modified TEXT) WITHOUT ROWID",
     ),
     handlers={
         "CacheRecorded": _cache_recorded,
@@ -150,5 +180,6 @@ PROJECTION = Projection(
         "LayerPulled": _layer_pulled,
         "PullFailed": _pull_failed,
         "Exported": _exported,
+        "HttpResolved": _http_resolved,
     },
 )

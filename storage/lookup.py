@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from storage.implied import read_implied
 from storage.interfaces import Seen
 from storage.pack import is_opaque
 
@@ -60,10 +59,11 @@ class Tree(ABC):
 class LaidOut(Tree):
     """Implements LayerTree for a layer that is an overlay lower here."""
 
-    def __init__(self, lower: Path) -> None:
+    def __init__(self, lower: Path, implied: AbstractSet[bytes]) -> None:
+        """`implied`: directories whose looks the layer does not tell (see storage.implied)."""
         super().__init__()
         self._lower = os.fsencode(lower)
-        self._implied = read_implied(lower)
+        self._implied = implied
 
     def names(self, path: bytes) -> AbstractSet[bytes]:
         """See LayerTree.names."""

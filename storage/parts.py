@@ -21,7 +21,7 @@ from typing import IO, Any
 from storage.compression import decompress
 from storage.digest import Hasher
 from storage.errors import DiskError, TocUnusable, VerificationError
-from storage.implied import write_implied
+from storage.implied import read_implied, write_implied
 from storage.interfaces import Descriptor, LayerTree, Part, Seen, Toc
 from storage.lookup import LaidOut
 from storage.scratch import Scratch, remove_tree
@@ -49,7 +49,7 @@ class DirectoryParts:
 
     def tree(self, lower: Path) -> LayerTree:
         """See LayerParts.tree."""
-        return LaidOut(lower)
+        return LaidOut(lower, read_implied(lower))
 
     def toc(self, blob: Descriptor) -> Generator[Range, bytes, Toc] | None:
         """See LayerParts.toc."""

@@ -48,8 +48,6 @@ def host_platform() -> Platform:
 def parse_platform(text: str) -> Platform:
     """`os/architecture[/variant]`, normalised. Raises InputError."""
     parts = text.split("/")
-    if "," in text:
-        raise InputError("several platforms in one build are not supported yet", hint="give one, as in linux/arm64")
     if len(parts) not in {2, 3} or not all(_PART.fullmatch(part) for part in parts):
         raise InputError(f"not a platform: {text[:100]!r}", hint="a platform reads os/architecture, as in linux/arm64")
     return normalise(Platform(*parts))

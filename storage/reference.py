@@ -13,6 +13,11 @@ from storage.errors import InputError
 from storage.interfaces import Reference
 
 DEFAULT_REGISTRY = "docker.io"
+LAYOUT = "oci-layout://"
+"""How the name of an image in an OCI layout begins; the absolute path follows."""
+LAYOUT_REGISTRY = "oci-layout:/"
+"""The `registry` of providers that are OCI layouts; `repository` is the absolute path then."""
+_LAYOUT_NAME = re.compile(r"(?P<path>/.*?)(?::(?P<tag>[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}))?(?:@(?P<digest>sha256:.*))?")
 _EXAMPLE = "an image name reads [host[:port]/]name[:tag][@sha256:…], as in debian:12"
 _LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?"
 _HOST = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9a-fA-F:.]+\])(?::[0-9]{{1,5}})?")
@@ -43,6 +48,15 @@ def parse_reference(text: str) -> Reference:
     if len(registry) + 1 + len(path) > 255:
         raise _bad(text, "the name is longer than 255 characters", _EXAMPLE)
     return Reference(registry, path, tag or ("" if digest else "latest"), digest, text)
+
+
+def parse_layout(text: str) -> Reference:
+    """`oci-layout:///absolute/path[:tag][@digest]`. Raises InputError."""
+    found = _LAYOUT_NAME.fullmatch(text.removeprefix(LAYOUT))
+    if found is None:
+        raise _bad(text, "it has no absolute path", f"write {LAYOUT}/path[:tag][@sha256:…]")
+    digest = _digest(text, found["digest"]) if found["digest"] else None
+    return Reference(LAYOUT_REGISTRY, found["path"], found["tag"] or "", digest, text)
 
 
 def check_provider(registry: str, repository: str) -> None:

@@ -177,8 +177,6 @@ class OverlaySnapshots:
         """A step's root counts like that of the layer it is packed as."""
         from storage.implied import ROOT, read_implied
 
-        if self._mounts is not None and (implied := self._mounts.implied(lower)) is not None:
-            return implied
         if lower.parent.parent != self.directory:
             return read_implied(lower)
         return frozenset() if (lower.parent / _ROOT_CHANGED).exists() else {ROOT}

@@ -77,7 +77,7 @@ def _read_estargz(blob: Descriptor, digest: str) -> Generator[Range, bytes, Chun
     if not 0 < start < blob.size - _FOOTER:
         raise VerificationError(f"the layer's footer points to {start}, of {blob.size} bytes")
     if blob.size - start > LARGEST:
-        raise TocUnusable(f"it takes {blob.size - start} bytes")
+        raise VerificationError(f"the layer's footer points to {start}, {blob.size - start} bytes before its end")
     section = tail[max(start - begin, 0) : -_FOOTER]
     if start < begin:
         section = (yield start, begin) + section
@@ -86,7 +86,7 @@ def _read_estargz(blob: Descriptor, digest: str) -> Generator[Range, bytes, Chun
         if entry.name != _TOC_NAME or entry.type != REGULAR or entry.segments is not None:
             break
         if entry.size > LARGEST:
-            raise TocUnusable(f"it takes {entry.size} bytes")
+            raise VerificationError(f"a table of contents of {entry.size} bytes")
         table = b"".join(tar.data())
         _verify(table, wanted)
         return ChunkedToc(table, start, entry)

@@ -6,9 +6,9 @@ import os
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ from engine.ledger import Ledger
 from engine.refs.materializer import Clock, Materializer
 from engine.refs.ref import Remote, layers_from_json
 from engine.resolver import ImageResolver
-from projections.cache_index import CacheIndex
+from projections.cache_index import CacheIndex, Page
 from projections.history import History
 from projections.runner import Views
 from projections.standard import STANDARD
@@ -43,6 +43,7 @@ from storage.interfaces import (
     SnapshotStore,
 )
 from storage.layers import LAYER_LIMIT, ChosenLayers, DirectoryLayers
+from storage.layout import WithLayouts
 from storage.locks import FileLocks
 from storage.overlay import private_mounts
 from storage.partial import KEPT_SECONDS, DirectoryPartials
@@ -53,6 +54,8 @@ from tools import __version__
 
 if TYPE_CHECKING:
     from engine.exporters.exporters import Exporters
+    from engine.ops.emulation import Emulation
+    from engine.ops.sources import SourceFetcher
     from engine.refs.asked import AskedPaths
 
 FORMAT = "1"
@@ -201,6 +204,10 @@ class _Cache:
         entry = self.index.lookup(str(key))
         return (Remote(entry.ref, layers_from_json(entry.layers)), entry.origin_build or "") if entry else None
 
+    def page(self, url: str) -> Page | None:
+        """See Pages."""
+        return self.index.page_of(url)
+
     def packed(self, snapshot: str, epoch: int | None) -> PackedBlob | None:
         """See Catalog."""
         found = self.index.blob_of(snapshot, epoch)
@@ -234,9 +241,10 @@ SNAPSHOTTERS = ("auto", "erofs", "directory")
 
 def engine(
     root: Root, build: str, runtime: str | None, ambient: Mapping[str, str], snapshotter: str, grants: Grants
-) -> tuple[Engine, RegistryClient]:
-    """The engine of one build, and its registry client; the caller closes both. `ambient`: see LocalExecutor;
+) -> tuple[Engine, AsyncExitStack]:
+    """The engine of one build, and its connections, to be closed by the caller. `ambient`: see LocalExecutor;
     `snapshotter`: how layers are laid out, one of SNAPSHOTTERS. Raises InputError."""
+    closing = AsyncExitStack()
     log, locks, tmp = root.log, root.locks, root.tmp
     clock = Clock(time.time_ns, time.monotonic)
     ledger = Ledger(log, build)
@@ -246,7 +254,9 @@ def engine(
     snapshots = OverlaySnapshots(
         root.path / "snapshots", tmp, build, mounts=mounts, as_images=lambda: layers.name == ErofsLayers.name
     )
-    registry = RegistryClient(DockerCredentials(), user_agent=f"refledger/{__version__}")
+    client = RegistryClient(DockerCredentials(), user_agent=f"refledger/{__version__}")
+    closing.push_async_callback(client.aclose)
+    registry = WithLayouts(client)
     cache = _Cache(CacheIndex(root.views))
     partials = DirectoryPartials(root.path / "partial")
     materializer = Materializer(
@@ -272,24 +282,47 @@ def engine(
         transfer = Transfer(blobs, registry, BlobPacker(snapshots, blobs), cache, locks, ledger, clock)
         return Exporters(
             transfer=transfer,
-            pusher=Pusher(registry, registry, transfer, ledger),
+            pusher=Pusher(registry, client, transfer, ledger),
             archiver=ArchiveExporter(transfer, ledger, TarArchive),
             local=LocalExporter(materializer, snapshots, ledger, clock, TreeWriter),
             clock=clock,
         )
+
+    @lru_cache(maxsize=1)
+    def sources() -> SourceFetcher:
+        from engine.ops.sources import SourceFetcher
+        from storage.compose import TreeWriter
+        from storage.git import GitClient
+        from storage.trees import SnapshotTrees
+        from storage.web import WebClient
+
+        web = WebClient(f"refledger/{__version__}")
+        closing.push_async_callback(web.aclose)
+        return SourceFetcher(
+            web, GitClient(tmp, build, os.environ), SnapshotTrees(snapshots, tmp, build),
+            partial(TreeWriter, empty=True), blobs, cache, locks, ledger, clock,
+        )  # fmt: skip
+
+    @lru_cache(maxsize=1)
+    def emulation() -> Emulation:
+        from engine.ops.emulation import Emulation
+
+        return Emulation()
 
     made = Engine(
         ledger=ledger,
         blobs=blobs,
         resolver=ImageResolver(registry, blobs, ledger),
         executor=_OnDemand(
-            lambda: _executor(root, build, runtime, asked(), snapshots, ledger, clock, ambient, grants)
+            lambda: _executor(root, build, runtime, asked(), snapshots, sources, ledger, clock, ambient, grants)
         ),
         materializer=materializer,
         cache=cache,
+        sources=sources,
         exporters=exporters,
+        emulation=emulation,
     )
-    return made, registry
+    return made, closing
 
 
 class _Silent:
@@ -356,6 +389,7 @@ def _executor(
     runtime: str | None,
     asked: AskedPaths,
     snapshots: SnapshotStore,
+    sources: Callable[[], SourceFetcher],
     ledger: Ledger,
     clock: Clock,
     ambient: Mapping[str, str],
@@ -376,7 +410,7 @@ def _executor(
     mounts = RunMounts(
         snapshots, caches, MemoryPlaces(root.tmp, build), grants, ledger, clock, partial(TreeWriter, empty=True)
     )
-    return LocalExecutor(asked.materializer, asked, snapshots, make_sandbox, ledger, clock, mounts, ambient)
+    return LocalExecutor(asked.materializer, asked, snapshots, sources, make_sandbox, ledger, clock, mounts, ambient)
 
 
 def host_facts() -> dict[str, object]:

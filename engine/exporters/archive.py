@@ -7,11 +7,11 @@ manifest.json that `docker save` writes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from engine.events import Exported, ExportStarted
-from engine.exporters.image import Image, as_docker
+from engine.exporters.image import INDEX, Bundle, Image, as_docker
 from engine.exporters.transfer import Transfer, drain
 from engine.ledger import Facts
 from storage.digest import Digest, canonical_json
@@ -27,14 +27,14 @@ class ArchiveExporter:
     open_archive: Callable[[str], Archive]
 
     async def export(
-        self, image: Image, kind: Literal["oci", "docker"], dest: str, names: Sequence[Reference]
+        self, made: Bundle, kind: Literal["oci", "docker"], dest: str, names: Sequence[Reference]
     ) -> Digest:
-        """Write `image` to `dest`; returns the digest of its manifest. Raises DiskError, MaterializationError."""
+        """Write `made` to `dest`; returns the digest of what a name means. Raises DiskError, MaterializationError."""
         if kind == "docker":
-            image = as_docker(image)
-        unique = {layer.blob.digest: layer for layer in image.layers if layer.blob}
+            made = replace(made, images=tuple(map(as_docker, made.images)))
+        unique = made.layers
         started = await self.facts.record(
-            ExportStarted(kind=kind, target=dest, digest=str(image.digest), layers=tuple(map(str, unique)))
+            ExportStarted(kind=kind, target=dest, digest=str(made.digest), layers=tuple(map(str, unique)))
         )
         archive = self.open_archive(dest)
         moved = []
@@ -49,26 +49,28 @@ class ArchiveExporter:
                 moved.append(
                     {"digest": str(digest), "transport": "written", "bytes": layer.blob.size, "source": source}
                 )
-            archive.add(_path(image.config_blob.digest), image.config)
-            archive.add(_path(image.digest), image.manifest)
-            archive.add("index.json", _index(image, names))
+            small = {_path(image.config_blob.digest): image.config for image in made.images}
+            small |= {_path(image.digest): image.manifest for image in made.images}
+            for path, data in (small | {_path(made.digest): made.top}).items():
+                archive.add(path, data)
+            archive.add("index.json", _index(made, names))
             if kind == "docker":
-                archive.add("manifest.json", _docker_index(image, names))
+                archive.add("manifest.json", _docker_index(made.images[0], names))
             archive.commit()
         finally:
             archive.abort()
         await self.facts.record(
-            Exported(kind=kind, target=dest, digest=str(image.digest), layers=tuple(moved)), cause=started
+            Exported(kind=kind, target=dest, digest=str(made.digest), layers=tuple(moved)), cause=started
         )
-        return image.digest
+        return made.digest
 
 
 def _path(digest: Digest) -> str:
     return f"blobs/{digest.algorithm}/{digest.hex}"
 
 
-def _index(image: Image, names: Sequence[Reference]) -> bytes:
-    descriptor = {"mediaType": image.media_type, "digest": str(image.digest), "size": len(image.manifest)}
+def _index(made: Bundle, names: Sequence[Reference]) -> bytes:
+    descriptor = {"mediaType": made.media_type, "digest": str(made.digest), "size": len(made.top)}
     entries = [
         {
             **descriptor,
@@ -82,7 +84,7 @@ def _index(image: Image, names: Sequence[Reference]) -> bytes:
     return canonical_json(
         {
             "schemaVersion": 2,
-            "mediaType": "application/vnd.oci.image.index.v1+json",
+            "mediaType": INDEX,
             "manifests": entries or [descriptor],
         }
     )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engine.exporters.archive import ArchiveExporter
-from engine.exporters.image import Image, compose
+from engine.exporters.image import Bundle, bundle, compose
 from engine.exporters.local import LocalExporter
 from engine.exporters.push import Pusher
 from engine.exporters.transfer import Transfer
@@ -15,6 +15,15 @@ from engine.output import Output
 from engine.refs.materializer import Clock
 from engine.refs.ref import Ref
 from storage.interfaces import Reference
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """One result with its ref, of whose layers the first `base_layers` are the base image's."""
+
+    result: Result
+    ref: Ref
+    base_layers: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,27 +37,26 @@ class Exporters:
     clock: Clock
 
     async def export(
-        self,
-        result: Result,
-        ref: Ref,
-        base_layers: int,
-        outputs: Sequence[Output],
-        names: Sequence[Reference],
-        epoch: int | None,
-    ) -> Image | None:
-        """Write `ref` to all `outputs`, one after the other; returns the image, when one of them needed it.
-        Raises RegistryError, MaterializationError, VerificationError, DiskError."""
-        image: Image | None = None
+        self, built: Sequence[Built], outputs: Sequence[Output], names: Sequence[Reference], epoch: int | None
+    ) -> Bundle | None:
+        """Write what was `built` to all `outputs`, one after the other; returns the images, when one of them needed
+        them. Raises RegistryError, MaterializationError, VerificationError, DiskError."""
+        made: Bundle | None = None
         if any(output.kind != "local" for output in outputs):
-            layers = await self.transfer.pack(ref, epoch, str(result.vertex))
-            image = compose(result, layers, base_layers, epoch, now=self.clock.now())
+            images = []
+            for item in built:
+                layers = await self.transfer.pack(item.ref, epoch, str(item.result.vertex))
+                images.append(compose(item.result, layers, item.base_layers, epoch, now=self.clock.now()))
+            made = bundle(images, [item.result.platform for item in built])
         for output in outputs:
             if output.kind == "local":
-                await self.local.export(ref, output.dest)
+                for item in built:
+                    below = f"/{item.result.platform.replace('/', '_')}" if len(built) > 1 else ""
+                    await self.local.export(item.ref, output.dest + below)
                 continue
-            assert image is not None
+            assert made is not None
             if output.kind == "image":
-                await self.pusher.push(image, names)
+                await self.pusher.push(made, names)
             else:
-                await self.archiver.export(image, output.kind, output.dest, names)
-        return image
+                await self.archiver.export(made, output.kind, output.dest, names)
+        return made

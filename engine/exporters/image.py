@@ -17,6 +17,7 @@ from storage.digest import Digest, canonical_json, sha256
 from storage.interfaces import Descriptor
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+INDEX = "application/vnd.oci.image.index.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
@@ -43,6 +44,57 @@ class Image:
     def digest(self) -> Digest:
         """The manifest's digest."""
         return sha256(self.manifest)
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """What an export writes: one image, or several below `index` (bytes to be stored, b"" for one image)."""
+
+    images: tuple[Image, ...]
+    index: bytes = b""
+
+    @property
+    def top(self) -> bytes:
+        """What a name points at: the index, or the one image's manifest."""
+        return self.index or self.images[0].manifest
+
+    @property
+    def media_type(self) -> str:
+        """Of `top`."""
+        return INDEX if self.index else self.images[0].media_type
+
+    @property
+    def digest(self) -> Digest:
+        """Of `top`."""
+        return sha256(self.top)
+
+    @property
+    def config(self) -> Digest:
+        """The digest of the one image's config; of the index, when there are several."""
+        return self.digest if self.index else self.images[0].config_blob.digest
+
+    @property
+    def layers(self) -> dict[Digest, Layer]:
+        """All layers by blob: one that stands twice (an empty one often does, or a base's) moves once."""
+        return {layer.blob.digest: layer for image in self.images for layer in image.layers if layer.blob}
+
+
+def bundle(images: Sequence[Image], platforms: Sequence[str]) -> Bundle:
+    """`images` for `platforms` (`os/architecture[/variant]`); an index when there are several (image-index.md)."""
+    if len(images) == 1:
+        return Bundle(tuple(images))
+    manifests = [
+        {
+            "mediaType": image.media_type, "digest": str(image.digest), "size": len(image.manifest),
+            "platform": _platform(platform),
+        }
+        for image, platform in zip(images, platforms, strict=True)
+    ]  # fmt: skip
+    return Bundle(tuple(images), canonical_json({"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests}))
+
+
+def _platform(text: str) -> dict[str, str]:
+    return dict(zip(("os", "architecture", "variant"), text.split("/"), strict=False))
 
 
 def compose(result: Result, layers: Sequence[Layer], base_layers: int, epoch: int | None, *, now: int) -> Image:

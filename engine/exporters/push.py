@@ -1,6 +1,7 @@
 """Push: mount first, stream registry to registry second, upload what lies here last.
 
-Order (I11): layers, config, manifest by digest, tags. An interrupted push leaves no tag that points at a hole.
+Order (I11): layers, configs, manifests by digest, index by digest, tags. An interrupted push leaves no tag that points
+at a hole.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 
 from engine.errors import RefledgerError
 from engine.events import Exported, ExportStarted
-from engine.exporters.image import Image
+from engine.exporters.image import Bundle, Image
 from engine.exporters.transfer import Transfer, of_bytes
 from engine.ledger import Facts
 from engine.refs.ref import Layer
@@ -31,21 +32,21 @@ class Pusher:
     transfer: Transfer
     facts: Facts
 
-    async def push(self, image: Image, names: Sequence[Reference]) -> None:
-        """Push `image` under all `names`. Raises RegistryError, MaterializationError, VerificationError."""
+    async def push(self, made: Bundle, names: Sequence[Reference]) -> None:
+        """Push `made` under all `names`. Raises RegistryError, MaterializationError, VerificationError."""
         seen: set[Provider] = set()
         for name in names:
             target = Provider(name.registry, name.repository, f"repository:{name.repository}:pull,push")
-            await self._push(image, name, target, tuple(seen))
+            await self._push(made, name, target, tuple(seen))
             seen.add(name.provider)
 
-    async def _push(self, image: Image, name: Reference, target: Provider, also: tuple[Provider, ...]) -> None:
+    async def _push(self, made: Bundle, name: Reference, target: Provider, also: tuple[Provider, ...]) -> None:
         started = await self.facts.record(
             ExportStarted(
                 kind="image",
                 target=str(name),
-                digest=str(image.digest),
-                layers=tuple(str(layer.blob.digest) for layer in image.layers if layer.blob),
+                digest=str(made.digest),
+                layers=tuple(map(str, made.layers)),
             )
         )
         slots = asyncio.Semaphore(PARALLEL)
@@ -54,23 +55,27 @@ class Pusher:
             async with slots:
                 return await self._layer(layer, target, str(name), also)
 
-        # A layer may stand twice in an image (an empty one often does): it moves once.
-        unique = {layer.blob.digest: layer for layer in image.layers if layer.blob}
-        moved = await together(move(layer) for layer in unique.values())
-        if not await self.source.exists(target, image.config_blob.digest):
-            await self.target.upload(target, image.config_blob, lambda: of_bytes(image.config))
-        await self.target.put_manifest(target, str(image.digest), image.media_type, image.manifest)
-        await self.target.put_manifest(target, name.tag or "latest", image.media_type, image.manifest)
+        moved = await together(move(layer) for layer in made.layers.values())
+        await together(self._manifest(image, target) for image in made.images)
+        if made.index:
+            await self.target.put_manifest(target, str(made.digest), made.media_type, made.index)
+        await self.target.put_manifest(target, name.tag or "latest", made.media_type, made.top)
         await self.facts.record(
             Exported(
                 kind="image",
                 target=str(name),
-                digest=str(image.digest),
+                digest=str(made.digest),
                 layers=tuple(moved),
                 provider=name.provider.to_json(),
             ),
             cause=started,
         )
+
+    async def _manifest(self, image: Image, target: Provider) -> None:
+        """Config, then manifest, of an image whose layers are there."""
+        if not await self.source.exists(target, image.config_blob.digest):
+            await self.target.upload(target, image.config_blob, lambda: of_bytes(image.config))
+        await self.target.put_manifest(target, str(image.digest), image.media_type, image.manifest)
 
     async def _layer(
         self, layer: Layer, target: Provider, name: str, also: tuple[Provider, ...]

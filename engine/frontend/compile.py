@@ -6,13 +6,16 @@ Sources: Dockerfile reference; BuildKit for what it leaves open (names of steps,
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from engine.errors import ChecksFailed, InputError
 from engine.frontend.config import ImageConfig
+from engine.frontend.contexts import Tree, context_title, image_title, tree_title
 from engine.frontend.definition import Dockerfile, read_dockerfile
 from engine.frontend.instructions import Instruction
-from engine.frontend.names import CONTEXT_NAME, StepNames
+from engine.frontend.names import CONTEXT_NAME, TREE, StepNames
+from engine.frontend.remote import selected, title
 from engine.frontend.scope import FrontendOptions, unused_arguments
 from engine.frontend.stage import METADATA, Reading, StageState
 from engine.frontend.stages import (
@@ -29,9 +32,11 @@ from engine.frontend.variables import Watcher
 from engine.graph import (
     ContextSource,
     Copy,
+    GitSource,
     Graph,
     HistoryStep,
     ImageSource,
+    Merge,
     Mount,
     Op,
     ResolvedImage,
@@ -41,9 +46,9 @@ from engine.graph import (
     Vertex,
     vertex,
 )
+from engine.record import changed
 from storage.digest import Digest
 from storage.platform import parse_platform
-from storage.reference import parse_reference
 
 __all__ = ["FrontendOptions", "Resolve", "compile_dockerfile"]
 
@@ -99,11 +104,15 @@ async def _resolve_needed(
     source, stages = dockerfile.source, dockerfile.stages
     platform = str(parse_platform(dockerfile.options.platform))
     images: dict[tuple[str, str], ResolvedImage] = {}
+
+    def rewrite(trigger: Instruction) -> Instruction:
+        return dockerfile.contexts.rewritten(stages, trigger)
+
     for stage in stages:
         if stage.base_stage is not None:
             base = stages[stage.base_stage]
             texts = [command.args[0] for command in base.commands if command.name == "ONBUILD"]
-            insert_triggers(source, stage, texts, f"stage {base.title}")
+            insert_triggers(source, stage, texts, f"stage {base.title}", rewrite)
     while True:
         needed = needed_stages(source, stages, targets)
         found = needed_images(source, stages, needed, dockerfile.scope, platform)
@@ -115,7 +124,7 @@ async def _resolve_needed(
         for stage in needed:
             image = images.get((stage.base, stage.platform))
             if stage.base_stage is None and image is not None:
-                insert_triggers(source, stage, _triggers(image.config), f"image {stage.base}")
+                insert_triggers(source, stage, _triggers(image.config), f"image {stage.base}", rewrite)
 
 
 def _triggers(config: Mapping[str, Any]) -> list[str]:
@@ -126,6 +135,7 @@ def _triggers(config: Mapping[str, Any]) -> list[str]:
 
 class _Compiler:
     def __init__(self, dockerfile: Dockerfile, images: Images, watcher: Watcher, *, unknown: bool = False) -> None:
+        self._contexts = dockerfile.contexts
         self._source = dockerfile.source
         self._stages = dockerfile.stages
         self._images = images
@@ -147,7 +157,7 @@ class _Compiler:
 
     def _image(self, reference: str, platform: str, names: StepNames | None, stage: str, origin: Instruction) -> Digest:
         """The vertex of an image's file system; one without layers is the empty one."""
-        text = f"FROM {parse_reference(reference)}"
+        text = f"FROM {image_title(reference)}"
         name = names.next(text) if names else text
         image = self._images[(reference, platform)]
         if not image.layers:
@@ -172,13 +182,15 @@ class _Compiler:
 
     def _begin(self, stage: Stage) -> StageState:
         title = "" if self._is_alone(stage) else stage.title
-        names = StepNames(title, stage.steps)
+        names = StepNames(self._prefix(stage, title), stage.steps)
         if stage.base_stage is not None:
             return self._states[stage.base_stage].child(title, names)
         if stage.base == "scratch":
             base = self._add(Scratch(), (), "FROM scratch", title, stage.origin.lines)
             platform = self._reading.options.platform
             return StageState(title, names, base, str(parse_platform(platform)), ImageConfig.scratch(platform))
+        if (tree := self._contexts.tree(stage.base)) is not None:
+            return self._begin_tree(stage, tree, title, names)
         base = self._image(stage.base, stage.platform, names, title, stage.origin)
         data = self._images[(stage.base, stage.platform)].config
         try:
@@ -193,6 +205,27 @@ class _Compiler:
         return StageState(
             title, names, base, stage.platform, config, base_history=entries, unknown_base=unknown
         )
+
+    def _begin_tree(self, stage: Stage, tree: Tree, title: str, names: StepNames) -> StageState:
+        """A stage that stands on the files of a context: they are its first layer."""
+        name = stage.base.removeprefix(TREE)
+        base = self._add(Scratch(), (), "FROM scratch", title, stage.origin.lines)
+        op = Copy(sources=(".",), dest="/", from_context=isinstance(tree, ContextSource))
+        step = names.next(f"FROM {name}")
+        made = self._add(op, (base, self._tree(tree, stage.base)), step, title, stage.origin.lines)
+        history = [HistoryStep(f"COPY . / # the context {name}", made)]
+        config = ImageConfig.scratch(stage.platform)
+        return StageState(title, names, made, stage.platform, config, history=history)
+
+    def _prefix(self, stage: Stage, title: str) -> str:
+        """The stage's name in those of its steps, behind its platform when there are several, as buildx has it."""
+        if not self._reading.options.several:
+            return title
+        own, target = parse_platform(stage.platform), parse_platform(self._reading.options.platform)
+        shown = str(own)
+        if own != target:
+            shown += "->" + str(target).removeprefix(f"{own.os}/")
+        return f"{shown} {title}".rstrip()
 
     def _is_alone(self, stage: Stage) -> bool:
         """Nothing but this stage has a name: BuildKit then leaves it out of the steps' names."""
@@ -242,19 +275,51 @@ class _Compiler:
     def _copy(self, stage: Stage, state: StageState, instruction: Instruction) -> None:
         written = instruction.flags.get("from", "")
         origin = find_origin(self._source, self._stages, stage, written, instruction)
-        made = copy(state, instruction, self._reading, from_context=origin is None)
+        made = copy(state, instruction, self._reading, from_context=self._is_local(origin))
+        if made.remotes and isinstance(made.op, Copy):
+            self._add_remote(state, made, made.op, instruction)
+            if not made.op.sources:
+                return
         takes_files = isinstance(made.op, Copy) and made.op.sources  # there may be heredocs only
         inputs = (self._origin(origin, instruction),) if takes_files else ()
         self._step(state, made, instruction, inputs)
 
+    def _add_remote(self, state: StageState, made: Step, op: Copy, instruction: Instruction) -> None:
+        """Add what lies elsewhere; what the same ADD takes from the context comes in a layer of its own."""
+        trees = tuple(self._add(source, (), title(source), lines=instruction.lines) for source in made.remotes)
+        tree = trees[0]
+        if len(trees) > 1:
+            tree = self._add(Merge(), trees, f"[internal] lay {len(trees)} sources over one another")
+        files = () if op.sources else op.files
+        remote = changed(op, sources=selected(made.remotes), files=files, from_context=False)
+        self._step(state, replace(made, op=remote), instruction, (tree,))
+
     def _origin(self, origin: Stage | str | None, instruction: Instruction) -> Digest:
         if origin is None:
-            return self._add(ContextSource(excludes=self._reading.options.ignore), (), CONTEXT_NAME)
+            return self._own_context()
+        if isinstance(origin, str) and (tree := self._contexts.tree(origin)) is not None:
+            return self._tree(tree, origin)
         if isinstance(origin, Stage):
             return self._states[origin.index].vertex
         if origin == "scratch":
             return self._add(Scratch(), (), "FROM scratch", "", instruction.lines)
         return self._image(origin, str(parse_platform(self._reading.options.platform)), None, "", instruction)
+
+    def _is_local(self, origin: Stage | str | None) -> bool:
+        """Is it a directory of this machine, whose files become root's? Those of other contexts keep their owners."""
+        if origin is None:
+            return self._reading.options.context is None
+        return isinstance(origin, str) and isinstance(self._contexts.tree(origin), ContextSource)
+
+    def _own_context(self) -> Digest:
+        context = self._reading.options.context
+        if context is None:
+            return self._add(ContextSource(excludes=self._reading.options.ignore), (), CONTEXT_NAME)
+        kind = "git source" if isinstance(context, GitSource) else "build context"
+        return self._add(context, (), f"[internal] load {kind} {context_title(context)}".rstrip())
+
+    def _tree(self, tree: Tree, token: str) -> Digest:
+        return self._add(tree, (), tree_title(token.removeprefix(TREE), tree))
 
     def _step(self, state: StageState, made: Step, instruction: Instruction, inputs: tuple[Digest, ...]) -> None:
         name = state.names.next(made.name)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from engine.errors import InputError
 from engine.frontend.checks import CheckSettings, Finding, check_settings
+from engine.frontend.contexts import Contexts
 from engine.frontend.dockerignore import IgnoreMatcher
 from engine.frontend.instructions import Instruction, parse_dockerfile
 from engine.frontend.lint import lint, lint_from
@@ -28,6 +29,7 @@ class Dockerfile:
     before: Sequence[Instruction]
     scope: Mapping[str, str]
     stages: Sequence[Stage]
+    contexts: Contexts
 
     def lint(self) -> Iterator[Finding]:
         """What the checks find that need no image."""
@@ -52,4 +54,6 @@ def read_dockerfile(text: str, options: FrontendOptions) -> Dockerfile:
     if not groups:
         raise source.error("the Dockerfile has no FROM", instructions[-1].lines, "a stage begins with FROM image")
     stages = read_stages(source, groups, scope, escape, str(parse_platform(options.platform)))
-    return Dockerfile(source, options, settings, instructions, escape, before, scope, stages)
+    contexts = Contexts(options.named)
+    contexts.apply(stages)
+    return Dockerfile(source, options, settings, instructions, escape, before, scope, stages, contexts)

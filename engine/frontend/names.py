@@ -9,6 +9,8 @@ from engine.frontend.expand import ExpansionError, Lexer
 from engine.frontend.values import format_duration
 
 CONTEXT_NAME = "[internal] load build context"
+TREE = "context://"
+"""How a tree of files is called where the Dockerfile has the name of a stage or an image."""
 
 
 class StepNames:

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from engine.frontend.expand import Lexer
 from engine.frontend.instructions import Instruction
 from engine.frontend.source import Source
+from engine.graph import ArchiveSource, GitSource
 from storage.errors import InputError
 from storage.platform import parse_platform
+
+if TYPE_CHECKING:
+    from engine.frontend.contexts import NamedContext  # it knows stages, and those know scopes
 
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY")
 PROXY_ARGS = (*_PROXIES, *(name.lower() for name in _PROXIES))
@@ -31,7 +35,9 @@ and do nothing here."""
 @dataclass(frozen=True, slots=True)
 class FrontendOptions:
     """`build_args` as --build-arg gave them; `ignore` the patterns of .dockerignore; `labels` those of --label;
-    `network` what RUN uses by default, and the most it may ask for; `entitlements` those of --allow."""
+    `network` what RUN uses by default, and the most it may ask for; `entitlements` those of --allow; `context` the
+    build's own context when it is no directory, `named` those of --build-context by name (context_name); `several`:
+    the platform is one of several."""
 
     filename: str = "Dockerfile"
     build_args: Mapping[str, str] = field(default_factory=dict)
@@ -42,6 +48,9 @@ class FrontendOptions:
     labels: Mapping[str, str] = field(default_factory=dict)
     network: Literal["host", "none"] = "host"
     entitlements: frozenset[str] = frozenset()
+    context: GitSource | ArchiveSource | None = None
+    named: Mapping[str, NamedContext] = field(default_factory=dict)
+    several: bool = False
 
 
 def predefined(options: FrontendOptions) -> dict[str, str]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from engine.errors import DockerfileError, InputError
 from engine.frontend.expand import ExpansionError, Lexer
 from engine.frontend.instructions import Instruction, did_you_mean, parse_trigger
 from engine.frontend.mounts import origins
+from engine.frontend.names import TREE
 from engine.frontend.source import Source
 from storage.platform import parse_platform
-from storage.reference import parse_reference
+from storage.reference import LAYOUT, parse_reference
 
 _STAGE_NAME = re.compile("[a-z][a-z0-9_.-]*")
 _NUMBER = re.compile("[0-9]{1,9}")
@@ -125,7 +126,9 @@ def undefined_hint(written: str, env: Mapping[str, str]) -> str:
     return ""
 
 
-def insert_triggers(source: Source, stage: Stage, texts: Sequence[str], what: str) -> None:
+def insert_triggers(
+    source: Source, stage: Stage, texts: Sequence[str], what: str, rewrite: Callable[[Instruction], Instruction]
+) -> None:
     """Put a base's ONBUILD triggers before the commands of `stage`, once. Raises DockerfileError."""
     if stage.triggered:
         return
@@ -133,7 +136,7 @@ def insert_triggers(source: Source, stage: Stage, texts: Sequence[str], what: st
     triggers = []
     for text in texts:
         try:
-            triggers.append(parse_trigger(source, text, stage.origin.lines))
+            triggers.append(rewrite(parse_trigger(source, text, stage.origin.lines)))
         except DockerfileError as error:
             problem = f"the ONBUILD trigger {text.split(chr(10))[0][:80]!r} of {what}: {error.what}"
             raise source.error(problem, stage.origin.lines, error.hint) from error
@@ -225,12 +228,12 @@ def needed_images(
 ) -> Iterator[ImageUse]:
     """The images that `needed` stages stand on or copy from. Raises DockerfileError for a name that is none."""
     for stage in needed:
-        if stage.base_stage is None and stage.base != "scratch":
+        if stage.base_stage is None and stage.base != "scratch" and not stage.base.startswith(TREE):
             yield _image(source, stage.base, stage.platform, stage.origin, undefined_hint(stage.origin.args[0], env))
         for command in stage.commands:
             for written in taken_from(command):
                 origin = find_origin(source, stages, stage, written, command)
-                if isinstance(origin, str) and origin != "scratch":
+                if isinstance(origin, str) and origin != "scratch" and not origin.startswith(TREE):
                     yield _image(source, origin, platform, command, did_you_mean_stage(origin, stages, stage))
 
 
@@ -242,7 +245,8 @@ def did_you_mean_stage(name: str, stages: Sequence[Stage], current: Stage) -> st
 
 def _image(source: Source, reference: str, platform: str, instruction: Instruction, hint: str) -> ImageUse:
     try:
-        parse_reference(reference)
+        if not reference.startswith(LAYOUT):
+            parse_reference(reference)
     except InputError as error:
         raise _located(source, error, instruction, hint) from error
     return ImageUse(reference, platform, instruction.lines)

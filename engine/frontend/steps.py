@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +13,9 @@ from engine.frontend.expand import Lexer
 from engine.frontend.instructions import Heredoc, Instruction, parse_heredoc
 from engine.frontend.mounts import parse_mounts
 from engine.frontend.names import run_command, shown, summary
+from engine.frontend.remote import RemoteSource, remote_source, with_flags
 from engine.frontend.stage import Reading, StageState, command_line
+from engine.frontend.urls import redacted
 from engine.frontend.values import check_chmod
 from engine.graph import Copy, InlineFile, Mkdir, Run
 
@@ -22,21 +23,20 @@ SCRIPTS = "/dev/pipes"
 """Where a script given in a heredoc is run from, as in BuildKit."""
 INSECURE = "security.insecure"
 """The entitlement that RUN --security=insecure needs."""
-_URL = re.compile(r"(?:https?|git|ssh)://", re.IGNORECASE)
-_GIT_BY_SSH = re.compile(r"[\w.-]+@[\w.-]+:.+")
-_CHECKSUM = re.compile("sha256:[0-9a-f]{64}|[0-9a-f]{1,64}")
 _TOLD = ("chown", "chmod", "checksum")
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What an instruction asks for: the op on the stage's file system, its name without number, the history's text."""
+    """What an instruction asks for: the op on the stage's file system, its name without number, the history's text;
+    `remotes`: what an ADD takes from elsewhere, beside the `sources` of its op."""
 
     op: Run | Copy | Mkdir
     name: str
     created_by: str
     mount_origins: tuple[str | None, ...] = ()
     """What each mount of a Run takes from: a stage's or image's name, "" for the context, None for nothing."""
+    remotes: tuple[RemoteSource, ...] = ()
 
 
 class UnsupportedError(InputError):
@@ -150,24 +150,29 @@ def copy(state: StageState, instruction: Instruction, reading: Reading, *, from_
     *words, written_dest = instruction.args
     expand = reading.expander(state)
     sources: list[str] = []
+    remotes: list[RemoteSource] = []
+    written: list[str] = []
     files: list[Heredoc] = []
     for word in words:
         heredoc = parse_heredoc(word, instruction.heredocs)
-        if heredoc is None:
-            sources.append(_source(name, expand(word)))
-        else:
+        if heredoc is not None:
             files.append(heredoc)
+            continue
+        written.append(_source(name, expand(word)))
+        remote = remote_source(name, written[-1])
+        if remote is None:
+            sources.append(written[-1])
+        else:
+            remotes.append(remote)
     if parse_heredoc(written_dest, instruction.heredocs):
         raise InputError(f"{name} cannot accept a heredoc as a destination")
     dest_word = expand(written_dest)
     dest = _destination(state.image.working_dir, dest_word)
     flags = _copy_flags(instruction, expand)
     parents = flags.get("parents") == "true"
-    if len(sources) + len(files) > 1 and not dest.endswith("/"):
+    if len(written) + len(files) > 1 and not dest.endswith("/"):
         hint = f"write {dest_word}/"
         raise InputError(f"{name} has several sources: the destination must be a directory and end with a /", hint=hint)
-    if "checksum" in flags:
-        _check_checksum(flags["checksum"], sources)
     excludes = tuple(expand(pattern) for pattern in instruction.every("exclude"))
     IgnoreMatcher(excludes)  # reason: a malformed pattern is an error of this line
     op = Copy(
@@ -176,7 +181,7 @@ def copy(state: StageState, instruction: Instruction, reading: Reading, *, from_
         chown=flags.get("chown", ""),
         chmod=flags.get("chmod", ""),
         files=tuple(InlineFile(item.name, _contents(item, state.env)) for item in files),
-        unpack=name == "ADD" and flags.get("unpack") != "false",
+        unpack=flags["unpack"] == "true" if "unpack" in flags else name == "ADD" and not remotes,
         from_context=from_context,
         link=flags.get("link") == "true",
         parents=parents,
@@ -184,10 +189,13 @@ def copy(state: StageState, instruction: Instruction, reading: Reading, *, from_
     )
     created_by = [name, *(f"--{flag}={flags[flag]}" for flag in _TOLD if flag in flags)]
     created_by += [f"--{flag}" for flag in ("link", "parents") if flags.get(flag) == "true"]
-    created_by += [*(f"--exclude={pattern}" for pattern in excludes), *sources]
+    created_by += [*(f"--exclude={pattern}" for pattern in excludes), *written]
     created_by += [f"<<{item.name}" for item in files]
     title = shown(_upper(instruction.text), Lexer(reading.escape), state.env)
-    return Step(op, title, " ".join([*created_by, dest_word]))
+    history = " ".join([*created_by, dest_word])
+    if remotes:
+        title, history = redacted(title), redacted(history)
+    return Step(op, title, history, remotes=with_flags(remotes, flags, len(written) + len(files)))
 
 
 def _copy_flags(instruction: Instruction, expand: Callable[[str], str]) -> dict[str, str]:
@@ -202,14 +210,6 @@ def _copy_flags(instruction: Instruction, expand: Callable[[str], str]) -> dict[
     return flags
 
 
-def _check_checksum(checksum: str, sources: Sequence[str]) -> None:
-    if len(sources) != 1 or not (_URL.match(sources[0]) or _GIT_BY_SSH.fullmatch(sources[0])):
-        raise InputError("--checksum is for one source that is a URL or a git repository", hint="leave it out")
-    if not _CHECKSUM.fullmatch(checksum):
-        hint = "write sha256:<64 hexadecimal digits>, or a commit of a git repository"
-        raise InputError(f"--checksum={checksum}: not a checksum", hint=hint)
-
-
 def _clean(source: str) -> str:
     return join_path("/", source)[1:] or "."
 
@@ -222,10 +222,6 @@ def _with_parents(source: str) -> str:
 
 
 def _source(instruction: str, source: str) -> str:
-    if _URL.match(source) or _GIT_BY_SSH.fullmatch(source):
-        if instruction == "ADD":
-            raise UnsupportedError(f"ADD from {source!r} (a URL or a git repository)")
-        raise InputError(f"source {source!r} can't be a URL for COPY", hint="download it in a RUN")
     if not source:
         raise InputError(f"a source of {instruction} is empty once its variables are replaced")
     return source

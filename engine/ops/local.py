@@ -7,18 +7,31 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engine.errors import DiskError, StepFailed
 from engine.events import LocalCreated, RemoteCreated, RuntimeChosen, SecurityLifted
 from engine.executor import Outcome, Task
 from engine.grants import refusal
-from engine.graph import ContextSource, Copy, ImageSource, Mkdir, Run, Scratch
+from engine.graph import (
+    ArchiveSource,
+    ContextSource,
+    Copy,
+    GitSource,
+    HttpSource,
+    ImageSource,
+    Merge,
+    Mkdir,
+    Run,
+    Scratch,
+)
 from engine.ledger import Facts
 from engine.ops.copy import copy_layer, directory_layer
 from engine.ops.oci_spec import Process
 from engine.ops.output import OutputRecorder
 from engine.ops.redact import Redactor
 from engine.ops.rootfs import RootDir
+from engine.ops.rules import asked_of
 from engine.ops.run_mounts import Ready, RunMounts
 from engine.ops.sandbox import Sandbox
 from engine.ops.select import select
@@ -27,7 +40,11 @@ from engine.refs.asked import AskedPaths
 from engine.refs.materializer import Clock, Materializer, Reason
 from engine.refs.ref import Local, Ref, Remote, layers_to_json, of_image, of_step, scratch
 from engine.together import both, in_thread
+from storage.digest import digest_json
 from storage.interfaces import Snapshot, SnapshotStore
+
+if TYPE_CHECKING:
+    from engine.ops.sources import SourceFetcher
 
 SandboxFactory = Callable[[], Awaitable[tuple[Sandbox, RuntimeChosen]]]
 """Chooses the OCI runtime; called when the first RUN needs one."""
@@ -41,6 +58,7 @@ class LocalExecutor:
     materializer: Materializer
     asked: AskedPaths
     snapshots: SnapshotStore
+    sources: Callable[[], SourceFetcher]
     make_sandbox: SandboxFactory
     facts: Facts
     clock: Clock
@@ -58,6 +76,10 @@ class LocalExecutor:
                 raise AssertionError("a context has no ref: its files are selected before")
             case ImageSource() as op:
                 return await self._image(task, op)
+            case HttpSource() | GitSource() | ArchiveSource() as op:
+                return Outcome(await self.sources().fetch(op, task.vertex.digest))
+            case Merge():
+                return await self._merge(task)
             case Run() as op:
                 return await self._run(task, op)
             case Copy() as op:
@@ -66,6 +88,15 @@ class LocalExecutor:
                 return await self._mkdir(task, op)
 
     # ------------------------------------------------------------ ops
+
+    async def _merge(self, task: Task) -> Outcome:
+        layers = tuple(layer for ref in task.inputs for layer in ref.layers)
+        ref = Remote(f"merge-{digest_json([layer.name for layer in layers]).hex}", layers)
+        await self.facts.record(
+            LocalCreated(ref=ref.id, parent=None, bytes=0, layers=tuple(layers_to_json(layers))),
+            vertex=task.vertex.digest,
+        )
+        return Outcome(ref)
 
     async def _image(self, task: Task, op: ImageSource) -> Outcome:
         ref = of_image(op.layers, op.provider)
@@ -160,7 +191,7 @@ class LocalExecutor:
             return None
         return await stack.enter_async_context(
             self.asked.paths(
-                sources[0], op.sources, vertex=task.vertex.digest, needed_by=task.vertex.name, looks=op.parents
+                sources[0], asked_of(op), vertex=task.vertex.digest, needed_by=task.vertex.name, looks=op.parents
             )
         )
 

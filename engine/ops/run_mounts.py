@@ -204,7 +204,7 @@ class _Step:
     def _context(self, number: int, mount: Mount, selection: Selection) -> Path:
         root = self._scratch(number, ())
         op = source_of(mount, from_context=True, dest=f"/{_SOURCE}")
-        self._copy(op, selection, Path(self.task.context), root)
+        self._copy(op, selection, Path(self.task.directories[number]), root)
         path = root / _SOURCE
         path.chmod(selection.entries[selection.matches[0].start].mode)
         return path
@@ -276,7 +276,7 @@ class _Step:
             mode, uid, gid = _CACHE_MODE, 0, 0
             with ExitStack() as stack:
                 if selection is not None:
-                    tree, chosen = Path(self.task.context), selection
+                    tree, chosen = Path(self.task.directories[number]), selection
                 elif base is not None:
                     tree = stack.enter_context(self.tools.snapshots.view(base.lowers))
                     chosen = select(source_of(mount, from_context=False), tree, hash_files=False, literal=True)

@@ -108,7 +108,7 @@ class _Asking:
         self._trees: list[LayerTree | None] = [None] * len(self._layers)
         self._tocs: dict[int, Toc] = {}
         self._readers: dict[int, PartReader] = {}
-        self._parts: dict[int, Path] = {}
+        self._lowers: dict[int, Path] = {}
         self._came: dict[int, int] = {}
         """Bytes that came of a layer which is not here whole."""
         self._request: _Request | None = None
@@ -118,22 +118,19 @@ class _Asking:
     async def lowers(self) -> tuple[Path, ...]:
         """See AskedPaths.paths."""
         try:
-            await self._open_what_is_here()
             while True:
-                search = Search(self._trees, lambda index: index in self._by_range, looks=self._looks)
+                search = Search(self._trees, self._cost, looks=self._looks)
                 await self._run(search)
                 if await self._take_parts(search):
                     break
             await self._conclude()
             used = [index for index in range(len(self._layers)) if search.part(index).seen]
-            found = [self._parts.get(index) or self._materializer.lower(self._layers[index]) for index in used]
         except OSError as error:
             raise DiskError.of(error, self._needed_by) from error
-        return tuple(lower for lower in reversed(found) if lower is not None)
+        return tuple(self._lowers[index] for index in reversed(used))
 
     def discard(self) -> None:
         """Remove what was laid out for this question."""
-        self._parts.clear()
         while self._readers:
             self._readers.popitem()[1].discard()
 
@@ -145,19 +142,21 @@ class _Asking:
             blob is not None
             and blob.size > self._owner.small
             and bool(layer.providers)
-            and self._materializer.lower(layer) is None
+            and not self._materializer.mountable(layer)
             and self._materializer.blobs.size(blob.digest) is None
             and self._owner.parts.toc(blob) is not None
         )
 
-    async def _open_what_is_here(self) -> None:
-        for index, layer in enumerate(self._layers):
-            lower = self._materializer.lower(layer)
-            if lower is not None:
-                self._trees[index] = await self._tree(lower)
+    def _cost(self, index: int) -> int:
+        if self._materializer.mountable(self._layers[index]):
+            return 0
+        return 1 if index in self._by_range else 2
 
-    async def _tree(self, lower: Path) -> LayerTree:
-        return await in_thread(lambda: self._owner.parts.tree(lower))
+    async def _open(self, index: int) -> None:
+        """Look into a layer that is mountable here."""
+        layer = self._layers[index]
+        lower = self._lowers[index] = await in_thread(lambda: self._materializer.lower(layer))
+        self._trees[index] = await in_thread(lambda: self._owner.parts.tree(lower))
 
     async def _run(self, search: Search) -> None:
         steps = search.run(self._sources)
@@ -166,8 +165,12 @@ class _Asking:
 
     async def _look_into(self, needed: Sequence[int]) -> None:
         """Make it possible to look into the layers `needed`, by their tables of contents where they have them."""
+        here = [index for index in needed if self._materializer.mountable(self._layers[index])]
+        for index in here:
+            self._by_range.discard(index)
+            await self._open(index)
         ranged = [index for index in needed if index in self._by_range]
-        whole = [index for index in needed if index not in self._by_range]
+        whole = [index for index in needed if index not in self._by_range and index not in here]
         unread = [index for index in ranged if not self._known(index)]
         if whole or unread:
             request = await self._ask([*unread, *whole], sum(self._size(index) for index in whole))
@@ -198,10 +201,8 @@ class _Asking:
             self._ref, layers, vertex=self._vertex, cause=request.seq, needed_by=self._needed_by
         )
         request.bytes += count
-        for index, layer in zip(indexes, layers, strict=True):
-            lower = self._materializer.lower(layer)
-            assert lower is not None  # it was fetched
-            self._trees[index] = await self._tree(lower)
+        for index in indexes:
+            await self._open(index)
 
     # ---------------------------------------------------------------- by range
 
@@ -273,7 +274,7 @@ class _Asking:
         layer, blob, reader = self._layers[index], self._blob(index), self._readers[index]
         started = self._owner.clock.monotonic()
         if not reader.ranges or request is None:
-            self._parts[index] = await in_thread(reader.lay_out)
+            self._lowers[index] = await in_thread(reader.lay_out)
             return True
 
         async def read(provider: Provider, wire: _Wire) -> Path:
@@ -284,7 +285,7 @@ class _Asking:
         found = await self._from_any(layer, blob, request, read)
         if found is None:
             return False
-        self._parts[index], provider, count = found
+        self._lowers[index], provider, count = found
         self._came[index] = self._came.get(index, 0) + count
         await self._owner.facts.record(
             FilesFetched(
@@ -357,7 +358,7 @@ class _Asking:
         if request is None:
             return
         missing = unfetched or {}
-        whole = unfetched is not None and all(self._materializer.lower(layer) for layer in self._layers)
+        whole = unfetched is not None and all(map(self._materializer.mountable, self._layers))
         await self._owner.facts.record(
             Materialized(
                 ref=self._ref.id,
@@ -377,7 +378,7 @@ class _Asking:
     async def _conclude(self) -> None:
         unfetched: dict[str, int] = {}
         for index, layer in enumerate(self._layers):
-            if layer.blob is None or self._materializer.lower(layer) is not None:
+            if layer.blob is None or self._materializer.mountable(layer):
                 continue
             if self._materializer.blobs.size(layer.blob.digest) is None:
                 name = str(layer.blob.digest)

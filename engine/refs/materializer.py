@@ -130,9 +130,13 @@ class Materializer:
             self._threads.shutdown(wait=True, cancel_futures=True)
         self.layers.close()
 
-    def lower(self, layer: Layer) -> Path | None:
-        """Where `layer` is mountable; None where it is not."""
-        return self._lower(layer) if self._mountable(layer) else None
+    def mountable(self, layer: Layer) -> bool:
+        """Is `layer` mountable here?"""
+        return self._mountable(layer)
+
+    def lower(self, layer: Layer) -> Path:
+        """Where `layer`, which is mountable here, serves as overlay lower. Blocking. Raises DiskError."""
+        return self._lower(layer)
 
     def _mountable(self, layer: Layer) -> bool:
         if layer.snapshot and self.snapshots.has(layer.snapshot):

@@ -31,12 +31,13 @@ class _Found:
 
 
 class Search:
-    """One search over layers whose `trees` (top first) are filled in as it asks for them. `cheap`: layers to be looked
-    into before others, as that moves next to nothing. `looks`: how directories on the way look matters too."""
+    """One search over layers whose `trees` (top first) are filled in as it asks for them. `cost` of looking into a
+    layer: those that cost less are looked into before others, where the order does not matter. `looks`: how directories
+    on the way look matters too."""
 
-    def __init__(self, trees: list[LayerTree | None], cheap: Callable[[int], bool], *, looks: bool) -> None:
+    def __init__(self, trees: list[LayerTree | None], cost: Callable[[int], int], *, looks: bool) -> None:
         self._trees = trees
-        self._cheap = cheap
+        self._cost = cost
         self._looks = looks
         self._seen: dict[int, set[bytes]] = defaultdict(set)
         self._files: dict[int, set[bytes]] = defaultdict(set)
@@ -99,6 +100,8 @@ class Search:
     def _resolve(self, path: bytes) -> Needs[_Found | None]:
         """What `path` leads to, without links; None when nothing is there."""
         done: list[bytes] = []
+        if self._looks:
+            yield from self._find(b"")
         pending = path.split(b"/")[::-1]
         links = 0
         while pending:
@@ -142,7 +145,8 @@ class Search:
         """All layers that have a share in directory `path`. As it is known now that they are needed, they are asked
         for at once; those first that cost little and may end the search."""
         while missing := [layer for layer in range(self._end(path)) if self._trees[layer] is None]:
-            yield [layer for layer in missing if self._cheap(layer)] or missing
+            least = min(map(self._cost, missing))
+            yield [layer for layer in missing if self._cost(layer) == least]
         looks = [self._look(layer, path) for layer in range(self._end(path))]
         return [layer for layer, seen in enumerate(looks) if seen.kind == "directory"]
 

@@ -8,7 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from engine.graph import ContextSource, Copy, ImageSource, Mkdir, Mount, Op, Run, Scratch, op_to_json
+from engine.graph import (
+    ArchiveSource,
+    ContextSource,
+    Copy,
+    GitSource,
+    HttpSource,
+    ImageSource,
+    Merge,
+    Mkdir,
+    Mount,
+    Op,
+    Run,
+    Scratch,
+    op_to_json,
+)
 from engine.record import Record
 from storage.digest import Digest, chain_ids, digest_json
 
@@ -36,8 +50,16 @@ def cache_key(
     content, `contents` by the number of the mount that shows it, None for what a Copy takes."""
     components: list[Component] = [("schema", SCHEMA), ("op", op_to_json(op)["op"])]
     match op:
-        case Scratch() | ContextSource():
+        case Scratch() | ContextSource() | Merge():
             pass
+        case HttpSource():
+            components += [("digest", op.digest), ("filename", op.filename)]
+        case GitSource():
+            components += [("commit", op.commit), ("subdir", op.subdir), ("submodules", str(op.submodules))]
+            if op.keep_git_dir:  # .git says where it came from
+                components += [("remote", op.remote), ("ref", op.ref)]
+        case ArchiveSource():
+            components.append(("digest", op.digest))
         case ImageSource(layers=layers):
             chain = chain_ids([layer.diff_id for layer in layers])
             components.append(("chain", str(chain[-1]) if chain else "scratch"))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from engine.errors import RefledgerError
 from engine.events import (
@@ -21,17 +21,22 @@ from engine.events import (
 )
 from engine.executor import Executor, Outcome, Task
 from engine.grants import NOTHING, Offered, refusal
-from engine.graph import ContextSource, Copy, Graph, ImageSource, Run, Scratch, Vertex
+from engine.graph import ContextSource, Copy, GitSource, Graph, HttpSource, ImageSource, Run, Scratch, Vertex
 from engine.ledger import Facts
 from engine.ops.rules import source_of
 from engine.ops.select import Selection, select
 from engine.refs.materializer import Materializer
 from engine.refs.ref import Layer, Remote, layers_to_json, of_image, scratch
+from engine.refs.source import source_ref
 from engine.solver.cache import CacheKey, cache_key
 from engine.solver.plan import Answer, Hit, Miss, Plan, plan
 from engine.solver.scheduler import Scheduler, VertexError
 from storage.digest import Digest, canonical_json
 from storage.interfaces import BlobStore, Provider
+from storage.platform import host_platform, parse_platform
+
+if TYPE_CHECKING:
+    from engine.ops.emulation import Emulation  # only a step for another platform needs it
 
 Contents = Mapping[Digest, Mapping[int | None, Digest]]
 """Digests of what was taken from contexts: by vertex, then by the mount's number, None for a COPY."""
@@ -47,7 +52,8 @@ class CacheLookup(Protocol):
 
 @dataclass(slots=True)
 class Solver:
-    """Solves one graph for one build."""
+    """Solves one graph for one build. `contexts`: the directories that some sources stand for, by vertex: what is
+    copied from them is selected and hashed before anything runs, and counts by its content."""
 
     build: str
     facts: Facts
@@ -55,16 +61,17 @@ class Solver:
     materializer: Materializer
     cache: CacheLookup
     blobs: BlobStore
-    context: str
+    contexts: Mapping[Digest, Path]
     jobs: int
     no_cache: bool = False
     epoch: int | None = None
     offered: Offered = NOTHING
+    emulation: Callable[[], Emulation] | None = None
 
     async def solve(self, graph: Graph) -> Mapping[Digest, Remote]:
         """Refs by vertex, of everything that was needed. Raises VertexError, InputError, LogError."""
         selections, mounted, contents = await self._select(graph)
-        keys = _keys(graph, contents)
+        keys = _keys(graph, contents, self.contexts)
         answers = self._ask(graph, keys)
         todo = plan(graph, answers)
         for vertex in todo.run:
@@ -75,14 +82,17 @@ class Solver:
         self._tell_cached(graph, todo)
         # Scratch and contexts are nothing to wait for: one is empty, the other was read to make the keys.
         known |= {vertex.digest: scratch() for vertex in todo.run if isinstance(vertex.op, Scratch)}
-        run = tuple(vertex for vertex in todo.run if not isinstance(vertex.op, Scratch | ContextSource))
+        given = self.contexts
+        await self._check_platforms(todo)
+        run = tuple(item for item in todo.run if not isinstance(item.op, Scratch) and item.digest not in given)
 
         async def execute(vertex: Vertex, inputs: tuple[Remote, ...], attempt: int) -> Outcome:
             execution = f"{self.build}-{vertex.digest.short}-{attempt}"
             outcome = await self.executor.execute(
                 Task(
-                    vertex, execution, attempt, inputs, self.context, selection=selections.get(vertex.digest),
-                    epoch=self.epoch, mounted=mounted.get(vertex.digest, {}),
+                    vertex, execution, attempt, inputs, self._directory(vertex),
+                    selection=selections.get(vertex.digest), epoch=self.epoch,
+                    mounted=mounted.get(vertex.digest, {}), directories=self._directories(vertex),
                 )
             )  # fmt: skip
             if vertex.inputs:
@@ -90,6 +100,23 @@ class Solver:
             return outcome
 
         return await Scheduler(self.facts, execute, self.jobs).run(replace(todo, run=run), known)
+
+    async def _check_platforms(self, todo: Plan) -> None:
+        """Raises VertexError, before anything runs, for the first command that no program of this machine can run."""
+        host = host_platform()
+        for vertex in todo.run:
+            if not isinstance(vertex.op, Run) or not vertex.op.platform or self.emulation is None:
+                continue
+            wanted = parse_platform(vertex.op.platform)
+            if (wanted.os, wanted.architecture) == (host.os, host.architecture):
+                continue
+            emulation = self.emulation()
+            try:
+                await asyncio.to_thread(emulation.require, vertex.op.platform)
+            except RefledgerError as error:
+                await self.facts.record(VertexStarted(name=vertex.name, inputs=()), vertex=vertex.digest)
+                await self.facts.record(VertexFailed(name=vertex.name, error=str(error)), vertex=vertex.digest)
+                raise VertexError(vertex, error) from error
 
     async def _select(
         self, graph: Graph
@@ -99,9 +126,8 @@ class Solver:
         found: dict[Digest, Selection] = {}
         mounted: dict[Digest, dict[int, Selection]] = {}
         contents: dict[Digest, dict[int | None, Digest]] = {}
-        for source, uses in _context_uses(graph).items():
+        for source, uses in _context_uses(graph, self.contexts).items():
             context = graph.by_digest[source]
-            assert isinstance(context.op, ContextSource)
             self.facts.post(VertexStarted(name=context.name, inputs=()), vertex=source)
             for vertex, number, op in uses:
                 selection = await self._select_one(context, vertex, op)
@@ -114,7 +140,10 @@ class Solver:
                 contents.setdefault(vertex.digest, {})[number] = listing
                 self.facts.post(
                     ContextScanned(
-                        name=context.op.name, listing=str(listing), files=selection.files, bytes=selection.bytes
+                        name=context.op.name if isinstance(context.op, ContextSource) else context.name,
+                        listing=str(listing),
+                        files=selection.files,
+                        bytes=selection.bytes,
                     ),
                     vertex=source,
                 )
@@ -124,8 +153,8 @@ class Solver:
         return found, mounted, contents
 
     async def _select_one(self, context: Vertex, vertex: Vertex, op: Copy) -> Selection:
-        assert isinstance(context.op, ContextSource)
-        excludes, root, literal = context.op.excludes, Path(self.context), isinstance(vertex.op, Run)
+        excludes = context.op.excludes if isinstance(context.op, ContextSource) else ()
+        root, literal = self.contexts[context.digest], isinstance(vertex.op, Run)
         try:
             return await asyncio.to_thread(select, op, root, excludes, hash_files=True, literal=literal)
         except asyncio.CancelledError:
@@ -134,6 +163,17 @@ class Solver:
         except RefledgerError as error:
             await self.facts.record(VertexFailed(name=context.name, error=str(error)), vertex=context.digest)
             raise VertexError(vertex, error) from error  # the line at fault is the step's
+
+    def _directory(self, vertex: Vertex) -> str:
+        """The context that a Copy takes from, "" for other steps."""
+        return next((str(self.contexts[digest]) for digest in vertex.inputs if digest in self.contexts), "")
+
+    def _directories(self, vertex: Vertex) -> dict[int, str]:
+        """The contexts that mounts of a Run take from, by the mount's number."""
+        if not isinstance(vertex.op, Run):
+            return {}
+        taken = ((number, vertex.inputs[m.input]) for number, m in enumerate(vertex.op.mounts) if m.input >= 0)
+        return {number: str(self.contexts[digest]) for number, digest in taken if digest in self.contexts}
 
     def _ask(self, graph: Graph, keys: Mapping[Digest, CacheKey]) -> dict[Digest, Answer]:
         providers = _providers(graph)
@@ -160,8 +200,9 @@ class Solver:
             hit = hits.get(vertex.digest)
             if hit is not None:
                 cached = VertexCached(name=vertex.name, outputs=(hit.ref.id,), origin_build=hit.origin_build)
-            elif vertex.digest in skipped and isinstance(vertex.op, ImageSource):
-                ref = of_image(vertex.op.layers, vertex.op.provider)
+            elif vertex.digest in skipped and isinstance(vertex.op, ImageSource | HttpSource | GitSource):
+                op = vertex.op
+                ref = of_image(op.layers, op.provider) if isinstance(op, ImageSource) else source_ref(op)
                 cached = VertexCached(name=vertex.name, outputs=(ref.id,))
             else:
                 continue
@@ -186,9 +227,11 @@ class Solver:
         )
 
 
-def _context_uses(graph: Graph) -> dict[Digest, list[tuple[Vertex, int | None, Copy]]]:
-    """Who takes what from each context: the vertex, the number of its mount (None for a COPY), and what it takes as a
-    COPY would."""
+def _context_uses(
+    graph: Graph, contexts: Mapping[Digest, Path]
+) -> dict[Digest, list[tuple[Vertex, int | None, Copy]]]:
+    """Who takes what from each of `contexts`: the vertex, the number of its mount (None for a COPY), and what it takes
+    as a COPY would."""
     uses: dict[Digest, list[tuple[Vertex, int | None, Copy]]] = {}
     for vertex in graph.vertices:
         wanted: list[tuple[int, int | None, Copy]] = []
@@ -199,15 +242,15 @@ def _context_uses(graph: Graph) -> dict[Digest, list[tuple[Vertex, int | None, C
                 wanted += [(m.input, n, source_of(m, from_context=True)) for n, m in enumerate(mounts) if m.input >= 0]
         for index, number, op in wanted:
             source = vertex.inputs[index]
-            if isinstance(graph.by_digest[source].op, ContextSource):
+            if source in contexts:
                 uses.setdefault(source, []).append((vertex, number, op))
     return uses
 
 
-def _keys(graph: Graph, contents: Contents) -> dict[Digest, CacheKey]:
+def _keys(graph: Graph, contents: Contents, contexts: Mapping[Digest, Path]) -> dict[Digest, CacheKey]:
     keys: dict[Digest, CacheKey] = {}
     for vertex in graph.vertices:
-        inputs = [keys[d] for d in vertex.inputs if not isinstance(graph.by_digest[d].op, ContextSource)]
+        inputs = [keys[digest] for digest in vertex.inputs if digest not in contexts]
         keys[vertex.digest] = cache_key(vertex.op, inputs, contents.get(vertex.digest))
     return keys
 

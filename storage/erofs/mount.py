@@ -102,7 +102,8 @@ def _choose_mount(scratch: Scratch) -> Mount | None:
 
 
 class ErofsMounts:
-    """The images that this process has mounted: each once, in a scratch directory of its owner, while it lives.
+    """The images that this process has mounted: each once, in a scratch directory of its owner, while it lives. What an
+    image's layer only implies is noted beside its mount, as beside a directory's tree (storage/implied.py).
 
     Mounts belong to the mount namespace: a build has one of its own, so they vanish with it, also at kill -9.
     """
@@ -113,7 +114,6 @@ class ErofsMounts:
         self._way: list[Mount | None] = []
         self._directory: Path | None = None
         self._mounted: dict[Path, Path] = {}
-        self._images: dict[Path, Image] = {}
         self._lock = threading.Lock()
 
     @property
@@ -139,25 +139,19 @@ class ErofsMounts:
                 target = self._mounted[image] = self._mount(image)
             return target
 
-    def implied(self, lower: Path) -> frozenset[bytes] | None:
-        """Directories that the image mounted at `lower` only implies (see storage.implied); None when none is.
-        Raises OSError."""
-        with self._lock:
-            image = self._images.get(lower)
-        return image.implied() if image else None
-
     def close(self) -> None:
         """Unmount everything. Raises DiskError."""
         with self._lock:
             for target in self._mounted.values():
                 unmount(target, detach=True)
             self._mounted.clear()
-            self._images.clear()
             if self._directory is not None:
                 remove_tree(self._directory)
                 self._directory = None
 
     def _mount(self, path: Path) -> Path:
+        from storage.implied import write_implied
+
         way = self._choose()
         if way is None:
             raise DiskError("this kernel mounts no EROFS images", where=str(path), hint="use --snapshotter directory")
@@ -165,12 +159,12 @@ class ErofsMounts:
             image = Image.open(path)
             if self._directory is None:
                 self._directory = self._scratch.directory()
-            target = self._directory / str(len(self._images))
-            target.mkdir()
+            target = self._directory / str(len(self._mounted)) / "fs"
+            target.mkdir(parents=True)
+            write_implied(target.parent, image.implied())
             way(path, target)
         except OSError as error:
             raise DiskError.of(error, "mounting a layer") from error
-        self._images[target] = image
         return target
 
     def _choose(self) -> Mount | None:

@@ -91,8 +91,11 @@ class Transport:
         sleep: Sleep = asyncio.sleep,
         clock: Callable[[], float] = time.time,
         jitter: Callable[[], float] = random.random,
+        proxies: bool = False,
     ) -> None:
+        """`proxies`: plain http to other machines goes through the proxies that the environment names, too."""
         self.limits = limits
+        self._proxies = proxies
         self.clock = clock
         self._user_agent = user_agent
         self._sleep = sleep
@@ -117,7 +120,7 @@ class Transport:
         # reason for identity: digests are of the bytes as stored, and Range counts them
         fixed = {"User-Agent": self._user_agent, "Accept-Encoding": "identity"}
         parsed = lib.URL(url)
-        client = self._client(parsed.scheme)
+        client = self._client(parsed.scheme, proxied=self._proxies and not is_loopback(parsed.host))
         request = client.build_request(method, parsed, headers={**headers, **fixed}, content=body, timeout=timeout)
         try:
             return await client.send(request, stream=True, follow_redirects=False)
@@ -184,11 +187,13 @@ class Transport:
         for client in clients:
             await client.aclose()
 
-    def _client(self, scheme: str) -> httpx.AsyncClient:
-        """The client for `scheme`. Reason for two: loading the certificates takes longer than a loopback pull."""
-        if scheme not in self._clients:
-            self._clients[scheme] = _new_client(secure=scheme == "https")
-        return self._clients[scheme]
+    def _client(self, scheme: str, *, proxied: bool) -> httpx.AsyncClient:
+        """The client for `scheme`. Reason for several: loading the certificates takes longer than a loopback pull."""
+        secure = scheme == "https"
+        name = f"{scheme} by proxy" if proxied and not secure else scheme
+        if name not in self._clients:
+            self._clients[name] = _new_client(secure=secure, trust_env=secure or proxied)
+        return self._clients[name]
 
 
 def host_of(url: str) -> str:
@@ -196,7 +201,7 @@ def host_of(url: str) -> str:
     return str(load_httpx().URL(url).netloc.decode("ascii", "replace")).rpartition("@")[2]
 
 
-def _new_client(*, secure: bool) -> httpx.AsyncClient:
+def _new_client(*, secure: bool, trust_env: bool) -> httpx.AsyncClient:
     import ssl  # reason: comes with httpx, so that importing this module stays cheap
     from http.cookiejar import CookieJar, DefaultCookiePolicy
 
@@ -204,7 +209,7 @@ def _new_client(*, secure: bool) -> httpx.AsyncClient:
     context = _trusting_context() if secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client: httpx.AsyncClient = lib.AsyncClient(
         verify=context,
-        trust_env=secure,  # reason: proxies are for hosts elsewhere, plain http is for this machine
+        trust_env=trust_env,  # reason: proxies are for hosts elsewhere, plain http is mostly for this machine
         # reason: copying from registry to registry holds one connection while it asks for another; a bound deadlocks
         limits=lib.Limits(max_connections=None, max_keepalive_connections=32, keepalive_expiry=30.0),
         # reason: some registries answer a session cookie with CSRF checks

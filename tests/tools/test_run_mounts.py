@@ -409,6 +409,24 @@ def test_a_cache_that_a_killed_build_held_is_free_again(builder: Builder, base: 
     assert builder.leftovers() == []
 
 
+def test_an_interrupted_step_puts_everything_away_and_lets_go_of_its_cache(builder: Builder, base: str) -> None:
+    builder.write({"src/a": "A"})
+    step = (
+        "RUN --mount=type=cache,id=k,target=/c,sharing=locked --mount=type=secret,id=s,env=S "
+        "--mount=source=src,target=/s,rw "
+    )
+    builder.write({"Dockerfile": f"FROM {base}\n{step}touch /c/here; sleep 4814.5\n"})
+    process = builder.start("build", str(builder.context), "--secret", "id=s,env=S", env={"S": SECRET})
+    wait_until(lambda: list(builder.root.glob("cache/*/0/fs/here")))
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert not _sleeping("4814.5")
+    assert builder.leftovers() == []
+    assert list(builder.root.glob("locks/cache-*")) == []
+    assert len(builder.events("BuildCancelled")) == 1
+
+
 # ---------------------------------------------------------------- ssh agents
 
 

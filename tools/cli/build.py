@@ -36,7 +36,8 @@ _ENDS = frozenset({"BuildCompleted", "BuildFailed", "BuildCancelled"})
 @click.option("--target", default="", metavar="STAGE", help="Build this stage.")
 @click.option("--build-arg", "build_args", multiple=True, metavar="KEY[=VALUE]", help="Set an ARG; no value: from env.")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Add a label to the image.")
-@click.option("--platform", metavar="OS/ARCH", help="Platform to build for.  [default: this machine's]")
+@click.option("--platform", "platforms", multiple=True, metavar="OS/ARCH,…", help="Platforms.  [default: this one]")
+@click.option("--build-context", "build_contexts", multiple=True, metavar="NAME=…", help="Another context, by name.")
 @click.option("-o", "--output", "outputs", multiple=True, metavar="type=…,dest=…", help="image, oci, docker or local.")
 @click.option("--push", is_flag=True, help="Push to the registries of all names: --output type=image.")
 @click.option("--no-cache", is_flag=True, help="Run every step.")
@@ -63,7 +64,8 @@ def build(
     target: str,
     build_args: tuple[str, ...],
     labels: tuple[str, ...],
-    platform: str | None,
+    platforms: tuple[str, ...],
+    build_contexts: tuple[str, ...],
     outputs: tuple[str, ...],
     push: bool,
     no_cache: bool,
@@ -81,7 +83,8 @@ def build(
     progress: str,
     quiet: bool,
 ) -> None:
-    """Build an image from a Dockerfile. CONTEXT is a directory.
+    """Build an image from a Dockerfile. CONTEXT is a directory, a git repository, the URL of a tar, or - for a tar or
+    a Dockerfile on standard input.
 
     Nothing is pulled before a step needs it. Exit codes: 0 done, 1 a step failed, 2 wrong usage or input,
     3 network, disk or permission, 4 verification failed, 130 interrupted.
@@ -94,7 +97,8 @@ def build(
         target=target,
         build_args=build_args,
         labels=labels,
-        platform=platform,
+        platforms=platforms,
+        build_contexts=build_contexts,
         outputs=outputs,
         push=push,
         no_cache=no_cache,
@@ -107,6 +111,8 @@ def build(
     if check:
         from tools.cli.check import check as check_only
 
+        if request.dockerfile is None:
+            raise InputError("--check needs a Dockerfile that is here", hint="name it with -f FILE")
         check_only(request.dockerfile, request.frontend, as_json=as_json)
         return
     machine = Machine(runtime, proxies, snapshotter)
@@ -143,7 +149,7 @@ def _run(
             if progress not in ("json", "quiet"):
                 from tools.cli.failure import explain
 
-                text, filename = request.dockerfile, request.frontend.filename
+                text, filename = getattr(error, "definition", (request.dockerfile or "", request.frontend.filename))
                 sys.stderr.write(explain(root.log, first, build_id, error, text, filename))
             elif progress == "quiet":
                 sys.stderr.write(f"build {build_id}\n")
@@ -158,12 +164,12 @@ async def _build(
 ) -> BuildResult:
     async def lend_and_build() -> BuildResult:
         async with granted(lent, bootstrap.secret_places(root, build_id)) as grants:
-            engine, registry = bootstrap.engine(root, build_id, *machine, grants)
+            engine, connections = bootstrap.engine(root, build_id, *machine, grants)
             try:
                 return await engine.build(request)
             finally:
                 engine.materializer.close()
-                await registry.aclose()
+                await connections.aclose()
 
     task = asyncio.ensure_future(lend_and_build())
     loop = asyncio.get_running_loop()

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from engine.grants import Offered
 from storage.errors import InputError
 from storage.interfaces import Reference
 from tools import __version__, bootstrap
+from tools.cli.contexts import read_contexts
 
 if TYPE_CHECKING:
     from engine.build import BuildRequest
@@ -26,7 +25,8 @@ def read_request(
     target: str,
     build_args: Sequence[str],
     labels: Sequence[str],
-    platform: str | None,
+    platforms: Sequence[str],
+    build_contexts: Sequence[str],
     outputs: Sequence[str],
     push: bool,
     no_cache: bool,
@@ -38,29 +38,35 @@ def read_request(
     from engine.build import BuildRequest
     from engine.frontend.compile import FrontendOptions
     from engine.frontend.scope import proxy_environment
-    from storage.platform import host_platform, parse_platform
+    from storage.platform import host_platform
     from storage.reference import parse_reference
 
-    text, filename, ignore = _read_definition(context, file)
     args = _assignments(build_args, "--build-arg")
+    keep_git_dir = args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR", "") in {"1", "true"}
+    given = read_contexts(context, file, build_contexts, keep_git_dir=keep_git_dir)
     proxies = proxy_environment(args)
     names = tuple(parse_reference(tag) for tag in tags)
     wanted = _outputs(outputs, push, names)
-    host = host_platform()
+    host = str(host_platform())
+    targets = _platforms(platforms, wanted) or (host,)
     request = BuildRequest(
-        dockerfile=text,
+        dockerfile=given.dockerfile,
         frontend=FrontendOptions(
-            filename=filename,
+            filename=given.filename,
             build_args=args,
             target=target,
-            platform=str(parse_platform(platform) if platform else host),
-            build_platform=str(host),
-            ignore=ignore,
+            platform=targets[0],
+            build_platform=host,
+            ignore=given.ignore,
             labels=_assignments(labels, "--label"),
             network=network,
             entitlements=frozenset(offered.allowed),
+            context=given.context,
+            named=given.named,
         ),
-        context=str(Path(context).absolute()),
+        directories=given.directories,
+        archive=given.archive,
+        platforms=targets,
         names=names,
         outputs=wanted,
         jobs=jobs or os.cpu_count() or 1,
@@ -68,51 +74,18 @@ def read_request(
         epoch=_epoch(args.get("SOURCE_DATE_EPOCH") or os.environ.get("SOURCE_DATE_EPOCH")),
         options={
             "args": {name: value for name, value in args.items() if name not in proxies},
-            "target": target, "platforms": [platform or str(host)],
+            "target": target, "platforms": list(targets),
             "secrets": list(offered.secrets), "ssh": list(offered.agents), "allow": list(offered.allowed),
+            "context": given.described, "contexts": dict(given.described_named),
             "outputs": [f"type={item.kind}" + (f",dest={item.dest}" if item.dest else "") for item in wanted],
             "no_cache": no_cache, "network": network, "jobs": jobs or os.cpu_count() or 1,
         },
-        name=Path(context).absolute().name,
+        name=given.name,
         version=__version__,
         host=bootstrap.host_facts(),
         offered=offered,
     )  # fmt: skip
     return request, proxies
-
-
-def _read_definition(context: str, file: str | None) -> tuple[str, str, tuple[str, ...]]:
-    """The Dockerfile's text, its name for messages, and the patterns of .dockerignore."""
-    if context == "-" or "://" in context:
-        raise InputError(f"the context {context!r} is not supported yet", hint="give a directory")
-    directory = Path(context)
-    if not directory.is_dir():
-        raise InputError("the build context is not a directory", where=context)
-    if file == "-":
-        return sys.stdin.read(), "Dockerfile", _ignore(directory / "Dockerfile", directory)
-    path = Path(file) if file else directory / "Dockerfile"
-    try:
-        text = path.read_bytes().decode()
-    except FileNotFoundError:
-        raise InputError("there is no such Dockerfile", where=str(path), hint="name it with -f FILE") from None
-    except UnicodeDecodeError as error:
-        raise InputError("the Dockerfile is not UTF-8 text", where=str(path)) from error
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}", where=str(path)) from error
-    return text, path.name, _ignore(path, directory)
-
-
-def _ignore(dockerfile: Path, context: Path) -> tuple[str, ...]:
-    from engine.frontend.dockerignore import parse_dockerignore
-
-    for candidate in (dockerfile.with_name(dockerfile.name + ".dockerignore"), context / ".dockerignore"):
-        try:
-            return parse_dockerignore(candidate.read_bytes().decode("utf-8", "replace"))
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            raise InputError(f"cannot be read: {error.strerror}", where=str(candidate)) from error
-    return ()
 
 
 def _assignments(given: Sequence[str], flag: str) -> dict[str, str]:
@@ -134,6 +107,16 @@ def _epoch(text: str | None) -> int | None:
     if not text.isascii() or not text.isdigit():
         raise InputError(f"SOURCE_DATE_EPOCH is {text[:40]!r}", hint="it is a number of seconds since 1970")
     return int(text)
+
+
+def _platforms(given: Sequence[str], outputs: Sequence[Output]) -> tuple[str, ...]:
+    """All of `--platform A,B --platform C`, each once."""
+    from storage.platform import parse_platform
+
+    found = tuple(dict.fromkeys(str(parse_platform(part)) for text in given for part in text.split(",") if part))
+    if len(found) > 1 and any(output.kind == "docker" for output in outputs):
+        raise InputError("type=docker holds one platform", hint="use type=oci for several")
+    return found
 
 
 def _outputs(given: Sequence[str], push: bool, names: Sequence[Reference]) -> tuple[Output, ...]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import InputError
+from engine.grants import Grants
 from engine.refs.ref import of_step, scratch
 from storage.interfaces import Look
 from storage.overlay import detach_below
@@ -25,7 +26,7 @@ def _export(tmp_path: Path) -> None:
     """A result with one of most things, exported to `tmp_path`/out."""
 
     async def run() -> None:
-        made, registry = engine(root, "b1", None, {})
+        made, registry = engine(root, "b1", None, {}, "directory", Grants())
         try:
             await made.exporters().local.export(of_step("s", scratch(), 0), str(tmp_path / "out"))
         finally:

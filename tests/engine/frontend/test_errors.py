@@ -109,8 +109,6 @@ def _error(text: str, **options: object) -> DockerfileError:
         ("FROM x\nRUN --mount=from=BAD:x:y,target=/a b\n", 2, "BAD:x:y"),
         ("FROM x\nRUN --mount=from=$S,target=/a b\n", 2, "variables are not expanded here"),
         # ADD flags
-        ("FROM x\nADD --checksum=sha256:1 a b\n", 2, "--checksum is for one source that is a URL"),
-        ("FROM x\nADD --checksum=md5:1 https://a/b b\n", 2, "not"),
         ("FROM x\nADD --keep-git-dir=1 a b\n", 2, "neither true nor false"),
         ("FROM x\nADD --from=a b c\n", 2, "unknown flag --from for ADD"),
         # ONBUILD
@@ -126,9 +124,16 @@ def _error(text: str, **options: object) -> DockerfileError:
         ("# syntax=docker/dockerfile:1\n# check=error=perhaps\nFROM x\n", 2, "invalid value 'perhaps'"),
         ("# escape=\\\n# escape=`\nFROM x\n", 2, "only one escape parser directive can be used"),
         ("# syntax=docker/dockerfile:2\nFROM x\n", 1, "the language 'docker/dockerfile:2'"),
-        # what comes from elsewhere
-        ("FROM x\nADD https://a/b /c\n", 2, "is not supported yet"),
-        ("FROM x\nADD git@github.com:a/b.git /c\n", 2, "is not supported yet"),
+        # what lies elsewhere
+        ("FROM x\nADD --checksum=sha256:1 a b\n", 2, "requires an HTTP(S) or git source"),
+        ("FROM x\nADD --checksum=sha256:1 https://a/b c\n", 2, "not a digest"),
+        ("FROM x\nADD --checksum=sha256:1 https://a/b https://a/c d/\n", 2, "several sources"),
+        ("FROM x\nADD --checksum=xyz https://a/b.git c\n", 2, "not the beginning of a commit"),
+        ("FROM x\nADD --unpack=perhaps a b\n", 2, "neither true nor false"),
+        ("FROM x\nADD file:///etc/passwd /c\n", 2, "file: URLs are not fetched"),
+        ("FROM x\nADD https://a/b.git?branch=x&tag=y /c\n", 2, "branch conflicts with tag"),
+        ("FROM x\nADD https://a/b.git?color=x /c\n", 2, "unexpected query 'color'"),
+        ("FROM x\nCOPY git@github.com:a/b.git /c\n", 2, "can't be a URL for COPY"),
     ],
 )
 def test_mistakes_are_told_with_their_line(text: str, line: int, what: str) -> None:

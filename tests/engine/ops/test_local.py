@@ -12,6 +12,7 @@ import pytest
 
 from engine.errors import InputError, MaterializationError
 from engine.executor import Outcome, Task
+from engine.grants import Grants
 from engine.graph import Copy, Mkdir, Op, vertex
 from engine.ops.select import select
 from engine.refs.ref import Layer, Remote, scratch
@@ -40,7 +41,7 @@ def _root(path: Path) -> Iterator[Root]:
 
 def _execute(root: Root, ctx: Path, op: Op, *bases: Remote) -> Outcome:
     async def run() -> Outcome:
-        made, registry = engine(root, "b1", None, {})
+        made, registry = engine(root, "b1", None, {}, "directory", Grants())
         try:
             selection = select(op, ctx, (), hash_files=True) if isinstance(op, Copy) else None
             step = vertex(op, (), "a step")

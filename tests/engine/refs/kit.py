@@ -20,6 +20,7 @@ from storage.digest import Digest
 from storage.erofs.layers import ErofsLayers
 from storage.erofs.mount import ErofsMounts
 from storage.interfaces import Descriptor, Provider
+from storage.layers import DirectoryLayers
 from storage.partial import DirectoryPartials
 from storage.parts import DirectoryParts
 from storage.registry import RegistryClient
@@ -49,19 +50,24 @@ class Kit:
 
 
 @contextmanager
-def kit(directory: Path, *, small: int = 0, build: str = "b1") -> Iterator[Kit]:
-    """The parts, in a root at `directory`. To be used in one event loop."""
+def kit(directory: Path, *, small: int = 0, build: str = "b1", erofs: bool = True) -> Iterator[Kit]:
+    """The parts, in a root at `directory`; layers are EROFS images, where the kernel mounts them, or directories. To be
+    used in one event loop."""
     with open_root(directory) as root:
         ledger = Ledger(root.log, build)
         mounts = ErofsMounts(root.path / "mnt", build)
-        snapshots = OverlaySnapshots(root.path / "snapshots", root.tmp, build, mounts=mounts, as_images=lambda: True)
+        erofs = erofs and mounts.works
+        snapshots = OverlaySnapshots(root.path / "snapshots", root.tmp, build, mounts=mounts)
         registry = RegistryClient(DockerCredentials(), user_agent="test")
         clock = Clock(time.time_ns, time.monotonic)
-        layers = ErofsLayers(root.path / "layers", root.tmp, build, mounts)
+        images = ErofsLayers(root.path / "layers", root.tmp, build, mounts)
+        layers = images if erofs else DirectoryLayers(root.path / "layers", root.tmp, build)
         blobs = DirectoryBlobs(root.path, owner=build)
-        partials = DirectoryPartials(root.path / "partial")
-        materializer = Materializer(layers, snapshots, blobs, partials, registry, root.locks, ledger, clock)
-        asked = AskedPaths(materializer, DirectoryParts(root.tmp, build), registry, ledger, clock, small)
+        materializer = Materializer(
+            layers, snapshots, blobs, DirectoryPartials(root.path / "partial"), registry, root.locks, ledger, clock
+        )
+        parts = DirectoryParts(root.tmp, build)
+        asked = AskedPaths(materializer, parts, registry, ledger, clock, small)
         try:
             yield Kit(root, snapshots, materializer, asked, registry)
         finally:

@@ -1,0 +1,85 @@
+"""A graph whose outside sources are what they are *now*: digests and commits in the place of URLs and branches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Protocol
+
+from engine.errors import RefledgerError
+from engine.events import VertexCancelled, VertexCompleted, VertexFailed, VertexStarted
+from engine.graph import ArchiveSource, FetchedSource, GitSource, Graph, HttpSource, Op, Vertex, vertex
+from engine.ledger import Facts
+from engine.record import changed
+from engine.refs.ref import Remote
+from engine.solver.scheduler import VertexError
+from engine.together import together
+from storage.digest import Digest
+
+
+class Sources(Protocol):
+    """See engine/ops/sources.py."""
+
+    async def pin(self, op: FetchedSource) -> FetchedSource:
+        """`op` with its digest or commit."""
+        ...
+
+    async def fetch(self, op: FetchedSource, vertex: str | None) -> Remote:
+        """The ref of a pinned source, with its tree here."""
+        ...
+
+
+async def pin_graph(graph: Graph, sources: Sources, facts: Facts) -> tuple[Graph, Mapping[Op, Op]]:
+    """`graph` with all sources pinned, each asked for once, all at the same time; and what became of each op.
+
+    Raises VertexError for the first source that could not be pinned.
+    """
+    unpinned = {item.op: item for item in graph.vertices if isinstance(item.op, HttpSource | GitSource | ArchiveSource)}
+    if not unpinned:
+        return graph, {}
+    made = await together(_pin(item, sources, facts) for item in unpinned.values())
+    pinned: dict[Op, Op] = dict(zip(unpinned, made, strict=True))
+    return _with(graph, pinned), pinned
+
+
+async def _pin(item: Vertex, sources: Sources, facts: Facts) -> FetchedSource:
+    """One source, shown as a step of its own when somebody has to be asked."""
+    op = item.op
+    assert isinstance(op, HttpSource | GitSource | ArchiveSource)
+    name, shown = f"[internal] resolve {item.name}", f"resolve:{item.digest}"
+    asks = not (op.commit if isinstance(op, GitSource) else op.digest)
+    if asks:
+        facts.post(VertexStarted(name=name, inputs=()), vertex=shown)
+    try:
+        pinned = await sources.pin(op)
+    except RefledgerError as error:
+        if asks:
+            await facts.record(VertexFailed(name=name, error=str(error)), vertex=shown)
+        raise VertexError(item, error) from error
+    except BaseException:
+        if asks:
+            facts.post(VertexCancelled(name=name), vertex=shown)
+        raise
+    if asks:
+        facts.post(VertexCompleted(name=name, outputs=()), vertex=shown)
+    return pinned
+
+
+def _with(graph: Graph, ops: Mapping[Op, Op]) -> Graph:
+    """`graph` with other ops; all digests follow."""
+    renamed: dict[Digest, Digest] = {}
+    vertices: dict[Digest, Vertex] = {}
+    for old in graph.vertices:
+        inputs = tuple(renamed[digest] for digest in old.inputs)
+        new = vertex(ops.get(old.op, old.op), inputs, old.name, stage=old.stage, lines=old.lines)
+        renamed[old.digest] = new.digest
+        vertices.setdefault(new.digest, new)
+    results = tuple(
+        changed(
+            result,
+            vertex=renamed[result.vertex],
+            history=tuple(changed(step, vertex=step.vertex and renamed[step.vertex]) for step in result.history),
+        )
+        for result in graph.results
+    )
+    return replace(graph, vertices=tuple(vertices.values()), results=results)
