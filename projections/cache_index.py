@@ -39,6 +39,15 @@ class PackedLayer:
 
 
 @dataclass(frozen=True, slots=True)
+class Kept:
+    """Where the files of a context stay: as in ContextKept."""
+
+    ref: str
+    layer: str
+    pack: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
     """What a URL gave last: as in HttpResolved."""
 
@@ -83,6 +92,20 @@ class CacheIndex:
         """The latest answer for `url`."""
         rows = self._views.query("SELECT digest, bytes, mtime, etag, last_modified FROM pages WHERE url = ?", (url,))
         return Page(*rows[0]) if rows else None
+
+
+    def kept_of(self, listing: str) -> Kept | None:
+        """Where the contents of `listing` stay."""
+        rows = self._views.query("SELECT ref, layer, pack FROM kept WHERE listing = ?", (listing,))
+        return Kept(*rows[0]) if rows else None
+
+
+def _context_kept(cursor: sqlite3.Cursor, event: Event) -> None:
+    data = event.data
+    cursor.execute(
+        "INSERT OR REPLACE INTO kept VALUES (?, ?, ?, ?)",
+        (text(data, "listing"), text(data, "ref"), text(data, "layer"), maybe_text(data, "pack")),
+    )
 
 
 def _http_resolved(cursor: sqlite3.Cursor, event: Event) -> None:
@@ -161,7 +184,7 @@ def _exported(cursor: sqlite3.Cursor, event: Event) -> None:
 PROJECTION = Projection(
     name="cache_index",
     version=2,
-    tables=("cache", "packed", "providers", "pages"),
+    tables=("cache", "packed", "providers", "pages", "kept"),
     schema=(
         "CREATE TABLE cache (key TEXT PRIMARY KEY, ref TEXT, layers TEXT, components TEXT, build TEXT, seq INTEGER)"
         " WITHOUT ROWID",
@@ -172,6 +195,7 @@ PROJECTION = Projection(
         " seq INTEGER, PRIMARY KEY (digest, registry, repository)) WITHOUT ROWID",
         "CREATE TABLE pages (url TEXT PRIMARY KEY, digest TEXT, bytes INTEGER, mtime INTEGER, etag TEXT,"
         " last_modified TEXT) WITHOUT ROWID",
+        "CREATE TABLE kept (listing TEXT PRIMARY KEY, ref TEXT, layer TEXT, pack TEXT) WITHOUT ROWID",
     ),
     handlers={
         "CacheRecorded": _cache_recorded,
@@ -181,5 +205,6 @@ PROJECTION = Projection(
         "PullFailed": _pull_failed,
         "Exported": _exported,
         "HttpResolved": _http_resolved,
+        "ContextKept": _context_kept,
     },
 )

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from engine.errors import RefledgerError
+from engine.errors import DiskError, RefledgerError
 from engine.events import (
     CacheQueried,
     CacheRecorded,
+    ContextKept,
     ContextScanned,
     VertexCached,
     VertexCancelled,
@@ -29,6 +30,7 @@ from engine.refs.source import source_ref
 from engine.solver.cache import CacheKey, cache_key
 from engine.solver.plan import Answer, Hit, Miss, Plan, plan
 from engine.solver.scheduler import Scheduler, VertexError
+from engine.together import in_thread
 from storage.digest import Digest, canonical_json
 from storage.interfaces import BlobStore, Provider
 from storage.platform import host_platform, parse_platform
@@ -42,6 +44,10 @@ class CacheLookup(Protocol):
 
     def lookup(self, key: Digest) -> tuple[Remote, str] | None:
         """The ref and the build it came from."""
+        ...
+
+    def keeps(self, listing: Digest) -> bool:
+        """Is there a ContextKept for the files of `listing`?"""
         ...
 
 
@@ -70,6 +76,9 @@ class Solver:
         todo = plan(graph, answers)
         known = {vertex.digest: hit.ref for vertex, hit in todo.cached}
         self._tell_cached(graph, todo)
+        for vertex, hit in todo.cached:  # a log of an earlier version does not say where the files stay
+            if vertex.digest in contents:
+                await self._keep(vertex, selections[vertex.digest], contents[vertex.digest], hit.ref)
         # Scratch and contexts are nothing to wait for: one is empty, the other was read to make the keys.
         known |= {vertex.digest: scratch() for vertex in todo.run if isinstance(vertex.op, Scratch)}
         given = self.contexts
@@ -84,6 +93,8 @@ class Solver:
                     selection=selections.get(vertex.digest), epoch=self.epoch,
                 )
             )  # fmt: skip
+            if vertex.digest in contents:
+                await self._keep(vertex, selections[vertex.digest], contents[vertex.digest], outcome.ref)
             if vertex.inputs:
                 await self._remember(keys[vertex.digest], outcome.ref, vertex)
             return outcome
@@ -139,6 +150,7 @@ class Solver:
                     ContextScanned(
                         name=context.op.name if isinstance(context.op, ContextSource) else context.name,
                         listing=str(contents[vertex.digest]),
+                        step=str(vertex.digest),
                         files=selection.files,
                         bytes=selection.bytes,
                     ),
@@ -194,6 +206,25 @@ class Solver:
             return Miss("never-built")
         ref = Remote(found[0].id, tuple(_with(layer, providers) for layer in found[0].layers))
         return Hit(ref, found[1]) if self.materializer.obtainable(ref) else Miss("bytes-lost")
+
+    async def _keep(self, vertex: Vertex, selection: Selection, listing: Digest, ref: Remote) -> None:
+        """Say where the files that a step took from a context stay; durable before the result can be a cache hit."""
+        op = vertex.op
+        if not ref.layers or not isinstance(op, Copy) or self.cache.keeps(listing):
+            return
+        from engine.ops.keep import pack_lost
+
+        directory = Path(self._directory(vertex))
+        try:
+            pack = await in_thread(lambda: pack_lost(op, selection, directory, self.blobs))
+        except OSError as error:
+            raise DiskError.of(error, "keeping the context") from error
+        await self.facts.record(
+            ContextKept(
+                ref=ref.id, listing=str(listing), layer=ref.layers[-1].name, pack=None if pack is None else str(pack)
+            ),
+            vertex=vertex.digest,
+        )
 
     async def _remember(self, key: CacheKey, ref: Remote, vertex: Vertex) -> None:
         components = await asyncio.to_thread(self.blobs.put, canonical_json(key.to_json()))
