@@ -18,7 +18,7 @@ from engine.frontend.contexts import (
     named_context,
     remote_context,
 )
-from engine.graph import ArchiveSource, ContextSource, Copy, GitSource, HttpSource, ImageSource, Merge
+from engine.graph import ArchiveSource, ContextSource, Copy, GitSource, Graph, HttpSource, ImageSource, Merge
 from tests.engine.frontend.support import Images, compile_text, history_of, names
 
 
@@ -112,6 +112,12 @@ def test_a_context_that_is_a_stage() -> None:
     assert [type(v.op).__name__ for v in graph.vertices] == ["ImageSource", "Run", "Copy"]
     with pytest.raises((InputError, DockerfileError), match="no stage of that name"):
         compile_text("FROM y\nFROM x AS one\n", named={"y": StageContext("one")}, target="0")
+
+
+def test_the_stored_graph_has_all_that_is_needed_to_do_it_again() -> None:
+    text = "FROM scratch\nCOPY a /\nADD git@h:b?subdir=d&submodules=false https://h/c /d/\n"
+    graph = compile_text(text, context=ArchiveSource("https://h/x.tar"))
+    assert Graph.from_json(graph.to_json()).vertices == graph.vertices
 
 
 # ---------------------------------------------------------------- ADD
