@@ -9,10 +9,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from engine.errors import Cancelled, DockerfileError, RefledgerError
+from engine.errors import Cancelled, DockerfileError, NotGranted, RefledgerError
 from engine.events import BuildCancelled, BuildCompleted, BuildFailed, BuildStarted, GraphDefined
 from engine.executor import Executor
 from engine.frontend.compile import FrontendOptions, compile_dockerfile
+from engine.grants import NOTHING, Offered
 from engine.graph import (
     ArchiveSource,
     ContextSource,
@@ -52,7 +53,7 @@ class BuildRequest:
     `directories`: what local contexts stand for, by the name of their ContextSource, "" for an empty directory;
     `archive`: a context that comes on this stream (`frontend.context` says of others where they are); `platforms`:
     one image for each; `options` go into the log as they are (secrets by id only); `epoch` SOURCE_DATE_EPOCH in
-    seconds."""
+    seconds; `offered`: the names of what the executor may lend."""
 
     dockerfile: str | None
     frontend: FrontendOptions
@@ -68,6 +69,7 @@ class BuildRequest:
     name: str = ""
     version: str = ""
     host: Mapping[str, object] = field(default_factory=dict)
+    offered: Offered = NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,8 @@ class Engine:
             raise Cancelled("interrupted") from None
         except VertexError as failure:
             vertex, error = failure.vertex, failure.cause
+            if isinstance(error, NotGranted) and vertex.lines[0]:
+                error.where = f"{request.frontend.filename}:{vertex.lines[0]}"
             error.definition = (request.dockerfile, request.frontend.filename)  # type: ignore[attr-defined]
             error.vertex = vertex  # type: ignore[attr-defined]  # for the excerpt that the terminal shows
             await self._failed(error, vertex)
@@ -215,6 +219,7 @@ class Engine:
             jobs=request.jobs,
             no_cache=request.no_cache,
             epoch=request.epoch,
+            offered=request.offered,
             emulation=self.emulation,
         )
 

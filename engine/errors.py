@@ -2,9 +2,11 @@
 
     RefledgerError (storage/errors.py)
     ├── BuildError             1  the build's own step failed
-    │   └── StepFailed            a command ended with another code than 0
+    │   ├── StepFailed            a command ended with another code than 0
+    │   └── ChecksFailed          the Dockerfile asks for a failure when a build check finds something
     ├── InputError             2
-    │   └── DockerfileError       a line of the Dockerfile, with its excerpt
+    │   ├── DockerfileError       a line of the Dockerfile, with its excerpt
+    │   └── NotGranted            a step needs a secret, an agent or a permission that the user did not give
     ├── HostError              3
     │   ├── SandboxError          no OCI runtime, or it could not start the container
     │   └── MaterializationError  no provider could give a layer; says which, and for which step
@@ -13,6 +15,8 @@
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from storage.errors import (
     DiskError,
@@ -26,8 +30,9 @@ from storage.errors import (
 )
 
 __all__ = [
-    "BuildError", "Cancelled", "DiskError", "DockerfileError", "FailureKind", "HostError", "InputError", "LogError",
-    "MaterializationError", "RefledgerError", "RegistryError", "SandboxError", "StepFailed", "VerificationError",
+    "BuildError", "Cancelled", "ChecksFailed", "DiskError", "DockerfileError", "FailureKind", "HostError", "InputError",
+    "LogError", "MaterializationError", "NotGranted", "RefledgerError", "RegistryError", "SandboxError", "StepFailed",
+    "VerificationError",
 ]  # fmt: skip
 
 
@@ -51,17 +56,39 @@ class StepFailed(BuildError):
         self.status = status
 
 
+class ChecksFailed(BuildError):
+    """`# check=error=true`, and `rules` found something, the first of it in `line`."""
+
+    def __init__(self, rules: Sequence[str], filename: str, line: int) -> None:
+        hint = "refledger build --check shows them; # check=skip=… leaves a rule out"
+        super().__init__(f"lint violation found for rules: {', '.join(rules)}", where=f"{filename}:{line}", hint=hint)
+
+
 class DockerfileError(InputError):
-    """A Dockerfile that cannot be built. `line` and `end` are 1-based; `excerpt` the source lines, unnumbered."""
+    """A Dockerfile that cannot be built. `line` and `end` are 1-based; `excerpt` the source lines, unnumbered; `mark`
+    the part at fault, where it is known: line (1-based), column (0-based), length in characters."""
 
     def __init__(
-        self, what: str, *, filename: str, line: int, end: int | None = None, excerpt: str = "", hint: str = ""
+        self,
+        what: str,
+        *,
+        filename: str,
+        line: int,
+        end: int | None = None,
+        excerpt: str = "",
+        hint: str = "",
+        mark: tuple[int, int, int] | None = None,
     ) -> None:
         super().__init__(what, where=f"{filename}:{line}", hint=hint)
         self.filename = filename
         self.line = line
         self.end = end or line
         self.excerpt = excerpt
+        self.mark = mark
+
+
+class NotGranted(InputError):
+    """A step needs a secret, an ssh agent or a permission; the hint says how to give it."""
 
 
 class SandboxError(HostError):

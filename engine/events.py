@@ -168,13 +168,13 @@ class ContextScanned(Fact):
 
 class ContextKept(Fact):
     """The contents of what `listing` names stay: in `layer` (a snapshot, or a diff ID) of `ref`, found there by digest,
-    and in the stored tar `pack` (members named by digest) where the step did not keep them as they were."""
+    and in the stored tars `packs` (members named by digest) where the step did not keep them as they were."""
 
     STREAM: ClassVar[Literal["build", "ref", "cache"]] = "ref"
     ref: str
     listing: str
     layer: str
-    pack: str | None = None
+    packs: tuple[str, ...] = ()
 
 
 class DefinitionRead(Fact):
@@ -234,7 +234,8 @@ class LocalCreated(Fact):
 
 
 class MaterializationRequested(Fact):
-    """`reason`: run, copy, export, shell or inspect; `layers`: digests of the blobs to come; `bytes`: their sizes."""
+    """`reason`: run, copy, export, shell or inspect; `layers`: digests of the blobs to come, whole or in part; `bytes`:
+    the sizes of what is to come, as far as they are known (not of a table of contents)."""
 
     STREAM: ClassVar[Literal["build", "ref", "cache"]] = "ref"
     ref: str
@@ -261,7 +262,8 @@ class PullProgressed(Fact):
 
 
 class PullFailed(Fact):
-    """One provider could not give blob `digest`; the next is tried."""
+    """One provider could not give blob `digest`, or what was here of it was wrong: another attempt may follow. `bytes`
+    came over the wire all the same."""
 
     digest: str
     provider: Json
@@ -271,7 +273,8 @@ class PullFailed(Fact):
 
 
 class LayerPulled(Fact):
-    """`bytes` over the wire as the registry counts them; `verified`: what was checked (`digest`, `diff_id`)."""
+    """`bytes` over the wire as the registry counts them; `verified`: what was checked (`digest`, `diff_id`);
+    `resumed_from`: bytes that were here from an interrupted pull, or where a broken connection was taken up again."""
 
     digest: str
     bytes: int
@@ -282,14 +285,42 @@ class LayerPulled(Fact):
     diff_id: str = ""
 
 
+class LayerTocRead(Fact):
+    """The table of contents of layer `digest`, with `entries`, was read by range and verified: `bytes` over the wire;
+    `from_bytes`: the layer's size."""
+
+    digest: str
+    bytes: int
+    provider: Json
+    entries: int
+    from_bytes: int = 0
+
+
+class FilesFetched(Fact):
+    """Of layer `digest` only `files` were read, by range: `bytes` over the wire, each chunk verified against the
+    table of contents; `avoided`: bytes of the layer that were not, for the table or for this."""
+
+    digest: str
+    files: int
+    bytes: int
+    avoided: int
+    provider: Json
+    seconds: float = 0.0
+
+
 class Materialized(Fact):
-    """The ref is mountable here; `bytes` fetched for this request by this build, `waited`: layers others fetched."""
+    """What was requested is here; `bytes` fetched for this request by this build, `waited`: layers others fetched.
+    `whole`: the ref is mountable now; else only what a COPY asks for is here. `avoided`: bytes of layers that were not
+    fetched as nothing in them was asked for, in `unfetched` by layer (`digest`, `bytes`)."""
 
     STREAM: ClassVar[Literal["build", "ref", "cache"]] = "ref"
     ref: str
     bytes: int
     seconds: float
     waited: tuple[str, ...] = ()
+    whole: bool = True
+    avoided: int = 0
+    unfetched: tuple[Json, ...] = ()
 
 
 class MaterializationFailed(Fact):
@@ -373,15 +404,57 @@ class Exported(Fact):
     provider: Json | None = None
 
 
+# ---------------------------------------------------------------- what a step had beside its inputs
+
+
+class CacheMountUsed(Fact):
+    """A step saw cache mount `id` at `target`: its result may depend on what earlier steps left there (taint).
+    `cache`: digest that names the directory (of `id`, owner, mode and initial content); `instance` of it; `ref` the
+    initial content, "" for none; `created`: it was empty or new; `waited`: seconds until another step let go of it."""
+
+    id: str
+    target: str
+    sharing: str
+    cache: str
+    instance: int = 0
+    ref: str = ""
+    created: bool = False
+    readonly: bool = False
+    waited: float = 0.0
+
+
+class SecretMounted(Fact):
+    """A step could read secret `id`, as the file `target` or the variable `env` ("" for neither one). Never its value:
+    the result may depend on it (taint)."""
+
+    id: str
+    target: str
+    env: str = ""
+
+
+class AgentForwarded(Fact):
+    """A step could have ssh agent `id` sign for it, through the socket `target` (taint)."""
+
+    id: str
+    target: str
+
+
+class SecurityLifted(Fact):
+    """A step ran with `security` `insecure`, so it could reach the host (taint)."""
+
+    security: str = "insecure"
+
+
 TYPES: dict[str, type[Fact]] = {
     cls.__name__: cls
     for cls in (
         BuildStarted, GraphDefined, RuntimeChosen, BuildCompleted, BuildFailed, BuildCancelled, BuildInterrupted,
         VertexStarted, VertexCached, VertexCompleted, VertexFailed, VertexCancelled, VertexOutput,
         SourceResolved, ContextScanned, ContextKept, DefinitionRead, SourceRequested, HttpResolved, GitResolved,
-        RemoteCreated, LocalCreated, MaterializationRequested, PullStarted,
-        PullProgressed, PullFailed, LayerPulled, Materialized, MaterializationFailed, BlobCreated,
+        RemoteCreated, LocalCreated, MaterializationRequested, PullStarted, PullProgressed, PullFailed, LayerPulled,
+        LayerTocRead, FilesFetched, Materialized, MaterializationFailed, BlobCreated,
         CacheQueried, CacheRecorded, ExportStarted, ExportProgressed, Exported,
+        CacheMountUsed, SecretMounted, AgentForwarded, SecurityLifted,
     )
 }  # fmt: skip
 """The closed table of what may be decoded: a stored name never imports anything."""

@@ -6,6 +6,7 @@ Outcome is a handle.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from engine.graph import Vertex
@@ -19,7 +20,8 @@ class Task(Record):
 
     `execution` names it and, for a step, the ref it makes; `inputs` are in the vertex's order (a context gives none);
     `context` is the directory that context sources stand for, `selection` the files of it that a Copy takes;
-    `epoch` SOURCE_DATE_EPOCH in seconds.
+    `mounted` the files that mounts of a Run take from a context, by the mount's number, and `directories` what that
+    context stands for; `epoch` SOURCE_DATE_EPOCH in seconds.
     """
 
     vertex: Vertex
@@ -30,6 +32,8 @@ class Task(Record):
     excludes: tuple[str, ...] = ()
     selection: Selection | None = None
     epoch: int | None = None
+    mounted: Mapping[int, Selection] = {}
+    directories: Mapping[int, str] = {}
 
 
 class Outcome(Record):

@@ -112,25 +112,33 @@ class ArchiveSource(Record):
     digest: str = ""
 
 
+MountKind = Literal["bind", "cache", "tmpfs", "secret", "ssh"]
+Sharing = Literal["shared", "private", "locked"]
+
+
 class Mount(Record):
     """One `RUN --mount` (Dockerfile reference, "RUN --mount"). `target`: absolute, "" for a secret that is only in
     `env`; `input`: the vertex's input that `source` (a path below its root) is taken from, -1 for none; `id` of a
     cache, secret or ssh agent; `mode` permission bits, -1 for the kind's default; `size` of a tmpfs in bytes, 0 for
     no bound; `env`: the variable that a secret is in as well, or only."""
 
-    kind: Literal["bind", "cache", "tmpfs", "secret", "ssh"]
+    kind: MountKind
     target: str
     input: int = -1
     source: str = ""
     readonly: bool = False
     id: str = ""
-    sharing: Literal["shared", "private", "locked"] = "shared"
+    sharing: Sharing = "shared"
     required: bool = False
     mode: int = -1
     uid: int = 0
     gid: int = 0
     size: int = 0
     env: str = ""
+
+    def at(self, number: int) -> Mount:
+        """The same mount, taking from the vertex's input `number`."""
+        return Mount(**{**{name: getattr(self, name) for name in self.FIELDS}, "input": number})
 
 
 class Run(Record):
@@ -147,16 +155,20 @@ class Run(Record):
     mounts: tuple[Mount, ...] = ()
     security: Literal["sandbox", "insecure"] = "sandbox"
 
+    def with_mounts(self, mounts: tuple[Mount, ...]) -> Run:
+        """The same command with `mounts`."""
+        return Run(**{**{name: getattr(self, name) for name in self.FIELDS}, "mounts": mounts})
+
 
 class Copy(Record):
     """Copy `sources` (patterns below the root of input 1) and `files` to absolute `dest` in input 0.
 
     Input 0: the base; input 1: a context, stage or image (absent when there are only `files`). `dest` ends with `/`
-    when it was written as a directory. `chown`: `user[:group]`, names or numbers, "" for 0:0; `chmod`: octal, "" to
-    keep. `unpack`: local tar archives among the sources are unpacked (ADD). `from_context`: input 1 is a context, its
-    files become 0:0; files of a stage or image keep their owner; `chown` overrides both. `link`: the layer is made
-    without looking at the base; `parents`: sources keep their directories (from a `/./` in them on); `excludes`:
-    patterns of what is left out.
+    when it was written as a directory. `chown`: `user[:group]`, names or numbers, "" for 0:0; `chmod`: octal or
+    symbolic as in chmod(1), "" to keep. `unpack`: local tar archives among the sources are unpacked (ADD).
+    `from_context`: input 1 is a context, its files become 0:0; files of a stage or image keep their owner; `chown`
+    overrides both. `link`: the layer is made without looking at the base; `parents`: sources keep their directories
+    (from a `/./` in them on); `excludes`: patterns, as in .dockerignore, of what is left out below each source.
     """
 
     sources: tuple[str, ...]
@@ -276,7 +288,7 @@ class Result(Record):
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """Vertices in topological order (inputs first), and what to make of them."""
+    """Vertices in topological order (inputs first), and what to make of them. `warnings`: one line each."""
 
     vertices: tuple[Vertex, ...]
     results: tuple[Result, ...]

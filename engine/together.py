@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from storage.interfaces import Locks
 
 T = TypeVar("T")
+U = TypeVar("U")
 POLL = 0.05
 """Seconds between two looks at a lock that another process holds."""
 
@@ -23,6 +24,12 @@ async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def both(one: Coroutine[Any, Any, T], other: Coroutine[Any, Any, U]) -> tuple[T, U]:
+    """As `together`, of two things of different types."""
+    first, second = await together([one, other])
+    return cast("tuple[T, U]", (first, second))
 
 
 async def settle(future: asyncio.Future[T]) -> None:

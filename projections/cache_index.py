@@ -44,7 +44,7 @@ class Kept:
 
     ref: str
     layer: str
-    pack: str | None
+    packs: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,15 +96,23 @@ class CacheIndex:
 
     def kept_of(self, listing: str) -> Kept | None:
         """Where the contents of `listing` stay."""
-        rows = self._views.query("SELECT ref, layer, pack FROM kept WHERE listing = ?", (listing,))
-        return Kept(*rows[0]) if rows else None
+        rows = self._views.query("SELECT ref, layer, packs FROM kept WHERE listing = ?", (listing,))
+        return Kept(rows[0][0], rows[0][1], tuple(json.loads(rows[0][2]))) if rows else None
+
+    def packs(self, limit: int = 8) -> list[str]:
+        """Packs of contents of contexts, the newest first, at most `limit`."""
+        rows = self._views.query("SELECT pack FROM packs ORDER BY seq DESC LIMIT ?", (limit,))
+        return [pack for (pack,) in rows]
 
 
 def _context_kept(cursor: sqlite3.Cursor, event: Event) -> None:
     data = event.data
     cursor.execute(
         "INSERT OR REPLACE INTO kept VALUES (?, ?, ?, ?)",
-        (text(data, "listing"), text(data, "ref"), text(data, "layer"), maybe_text(data, "pack")),
+        (text(data, "listing"), text(data, "ref"), text(data, "layer"), canonical_json(texts(data, "packs")).decode()),
+    )
+    cursor.executemany(
+        "INSERT OR REPLACE INTO packs VALUES (?, ?)", [(pack, event.seq) for pack in texts(data, "packs")]
     )
 
 
@@ -184,7 +192,7 @@ def _exported(cursor: sqlite3.Cursor, event: Event) -> None:
 PROJECTION = Projection(
     name="cache_index",
     version=2,
-    tables=("cache", "packed", "providers", "pages", "kept"),
+    tables=("cache", "packed", "providers", "pages", "kept", "packs"),
     schema=(
         "CREATE TABLE cache (key TEXT PRIMARY KEY, ref TEXT, layers TEXT, components TEXT, build TEXT, seq INTEGER)"
         " WITHOUT ROWID",
@@ -195,7 +203,8 @@ PROJECTION = Projection(
         " seq INTEGER, PRIMARY KEY (digest, registry, repository)) WITHOUT ROWID",
         "CREATE TABLE pages (url TEXT PRIMARY KEY, digest TEXT, bytes INTEGER, mtime INTEGER, etag TEXT,"
         " last_modified TEXT) WITHOUT ROWID",
-        "CREATE TABLE kept (listing TEXT PRIMARY KEY, ref TEXT, layer TEXT, pack TEXT) WITHOUT ROWID",
+        "CREATE TABLE kept (listing TEXT PRIMARY KEY, ref TEXT, layer TEXT, packs TEXT) WITHOUT ROWID",
+        "CREATE TABLE packs (pack TEXT PRIMARY KEY, seq INTEGER) WITHOUT ROWID",
     ),
     handlers={
         "CacheRecorded": _cache_recorded,

@@ -20,7 +20,8 @@ Json = dict[str, Any]
 class BuildRecord:
     """One build. `status`: running, completed, failed, cancelled or interrupted; times in UTC ns; `last_seq`, `ended`
     and `exit_code` are None without an end in the log. `executed` counts executions, `bytes_pulled` what came over
-    the wire for this build, failed attempts included; `results` as in BuildCompleted."""
+    the wire for this build, failed attempts included; `bytes_avoided` what did not have to, of layers that a step had
+    asked for files of; `results` as in BuildCompleted."""
 
     id: str
     name: str
@@ -38,6 +39,7 @@ class BuildRecord:
     error: str | None
     results: tuple[Json, ...]
     exit_code: int | None
+    bytes_avoided: int = 0
 
     def to_json(self) -> Json:
         """The fields, by name."""
@@ -46,7 +48,8 @@ class BuildRecord:
 
 _COLUMNS = (
     "id, name, filename, tags, status, started, ended, first_seq, last_seq, vertices, cached, executed, bytes_pulled,"
-    " error, results, exit_code"
+    " error, results, exit_code,"
+    " (SELECT coalesce(sum(avoided.bytes), 0) FROM avoided WHERE avoided.build = builds.id) AS bytes_avoided"
 )
 
 
@@ -120,6 +123,22 @@ def _bytes_came(cursor: sqlite3.Cursor, event: Event) -> None:
     )
 
 
+def _layer_came(cursor: sqlite3.Cursor, event: Event) -> None:
+    """A whole layer: what an earlier step did without has come after all."""
+    _bytes_came(cursor, event)
+    digest = text(event.data, "digest", "")
+    cursor.execute("DELETE FROM avoided WHERE build = ? AND digest = ?", (_build(event), digest))
+
+
+def _materialized(cursor: sqlite3.Cursor, event: Event) -> None:
+    """Several steps may do without the same layer; that counts once, as the one that took most of it has it."""
+    for layer in objects(event.data, "unfetched"):
+        cursor.execute(
+            "INSERT INTO avoided VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET bytes = min(bytes, ?3)",
+            (event.build or "", text(layer, "digest"), size(layer, "bytes")),
+        )
+
+
 def _completed(cursor: sqlite3.Cursor, event: Event) -> None:
     results = canonical_json(objects(event.data, "results")).decode()
     _end(cursor, event, "completed", None, 0)
@@ -147,13 +166,14 @@ def _end(cursor: sqlite3.Cursor, event: Event, status: str, error: str | None, e
 
 PROJECTION = Projection(
     name="history",
-    version=1,
-    tables=("builds",),
+    version=2,
+    tables=("builds", "avoided"),
     schema=(
         "CREATE TABLE builds (id TEXT PRIMARY KEY, name TEXT, filename TEXT, tags TEXT, status TEXT, started INTEGER,"
         " ended INTEGER, first_seq INTEGER, last_seq INTEGER, vertices INTEGER, cached INTEGER, executed INTEGER,"
         " bytes_pulled INTEGER, error TEXT, results TEXT, exit_code INTEGER) WITHOUT ROWID",
         "CREATE INDEX builds_first_seq ON builds (first_seq)",
+        "CREATE TABLE avoided (build TEXT, digest TEXT, bytes INTEGER, PRIMARY KEY (build, digest)) WITHOUT ROWID",
     ),
     handlers={
         "BuildStarted": _started,
@@ -161,8 +181,11 @@ PROJECTION = Projection(
         "VertexCached": _vertex_cached,
         "VertexCompleted": _vertex_executed,
         "VertexFailed": _vertex_executed,
-        "LayerPulled": _bytes_came,
+        "LayerPulled": _layer_came,
         "PullFailed": _bytes_came,
+        "LayerTocRead": _bytes_came,
+        "FilesFetched": _bytes_came,
+        "Materialized": _materialized,
         "BuildCompleted": _completed,
         "BuildFailed": _failed,
         "BuildCancelled": _cancelled,

@@ -7,6 +7,7 @@ build, maybe in another process, fetches (I4): whoever pulls it, the bar stands 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from projections.fields import BAD_EVENT, integer, malformed, mapping, maybe_text, objects, size, text, texts
@@ -14,6 +15,16 @@ from projections.steps import Line, Source, Step, Transfer, provider_name
 from storage.interfaces import Event, EventLog
 
 Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """A MaterializationRequested that waits for its end."""
+
+    step: Step
+    layers: list[str]
+    vertex: str | None
+    ref: str
 
 
 class ProgressView:
@@ -41,8 +52,8 @@ class ProgressView:
         self._planned = 0
         self._pulls: dict[str, Transfer] = {}
         """Pulls under way now, of any build."""
-        self._requests: dict[tuple[str | None, str], tuple[Step, list[str]]] = {}
-        """What waits for which blobs: (vertex, ref) → step, digests."""
+        self._requests: dict[int, _Request] = {}
+        """What waits for which blobs, by the request's seq: a step may have several requests."""
 
     @property
     def steps(self) -> list[Step]:
@@ -154,7 +165,7 @@ class ProgressView:
         reason = text(event.data, "reason", "")
         step = self._waiting_step(event, reason)
         layers = texts(event.data, "layers")
-        self._requests[(event.vertex, text(event.data, "ref"))] = (step, layers)
+        self._requests[event.seq] = _Request(step, layers, event.vertex, text(event.data, "ref"))
         for digest in layers:
             transfer = step.transfers[digest] = Transfer(digest, requested=event.time)
             pull = self._pulls.get(digest)
@@ -207,12 +218,33 @@ class ProgressView:
             touched.append(step)
         return touched
 
+    def _part_came(self, event: Event) -> list[Step]:
+        """A layer's table of contents, or the asked files of it."""
+        request = self._requests.get(event.cause or 0)
+        transfer = request.step.transfers.get(text(event.data, "digest")) if request is not None else None
+        if request is None or transfer is None:
+            return []
+        transfer.transport = "contents listed" if event.type == "LayerTocRead" else "of it asked for"
+        transfer.provider = provider_name(mapping(event.data, "provider"))
+        transfer.total = 0  # of a part only what came is known
+        transfer.finish(event.time, size(event.data, "bytes"))
+        return [request.step]
+
+    def _answered(self, event: Event) -> _Request | None:
+        """The request that `event` ends: its cause, or the last one like it."""
+        ref = text(event.data, "ref")
+        alike = [seq for seq, one in self._requests.items() if (one.vertex, one.ref) == (event.vertex, ref)]
+        seq = event.cause if event.cause in self._requests else max(alike, default=None)
+        return None if seq is None else self._requests.pop(seq)
+
     def _materialized(self, event: Event) -> list[Step]:
         """What a step waited for is here: bars that saw no end of their own end now."""
-        step, layers = self._requests.pop((event.vertex, text(event.data, "ref")), (None, []))
-        if step is None:
+        request = self._answered(event)
+        if request is None:
             return []
-        for transfer in (step.transfers[digest] for digest in layers):
+        step = request.step
+        step.avoided += size(event.data, "avoided")
+        for transfer in (step.transfers[digest] for digest in request.layers):
             if transfer.open:
                 transfer.state, transfer.ended = "waited", event.time
                 transfer.done = max(transfer.done, transfer.total)
@@ -221,9 +253,10 @@ class ProgressView:
         return [step]
 
     def _materialization_failed(self, event: Event) -> list[Step]:
-        step, _ = self._requests.pop((event.vertex, text(event.data, "ref")), (None, []))
-        if step is None:
+        request = self._answered(event)
+        if request is None:
             return []
+        step = request.step
         error = text(event.data, "error", "")
         transfer = step.transfers.get(text(event.data, "digest", ""))
         if transfer is not None:
@@ -295,6 +328,8 @@ class ProgressView:
         "VertexCancelled": _vertex_cancelled,
         "VertexOutput": _vertex_output,
         "MaterializationRequested": _requested,
+        "LayerTocRead": _part_came,
+        "FilesFetched": _part_came,
         "Materialized": _materialized,
         "MaterializationFailed": _materialization_failed,
         "ExportStarted": _export_started,

@@ -122,7 +122,8 @@ def _insert(
 
 
 def _materialized(cursor: sqlite3.Cursor, event: Event) -> None:
-    cursor.execute("UPDATE refs SET materialized = 1 WHERE ref = ?", (text(event.data, "ref"),))
+    if event.data.get("whole", True) is True:
+        cursor.execute("UPDATE refs SET materialized = 1 WHERE ref = ?", (text(event.data, "ref"),))
 
 
 PROJECTION = Projection(
@@ -180,7 +181,18 @@ _SUMMARIES: dict[str, Callable[[Json], str]] = {
         f"{_short(text(d, 'digest', ''))} came from {_who(mapping(d, 'provider'))}, {size(d, 'bytes')} bytes,"
         f" verified {' and '.join(texts(d, 'verified')) or 'not at all'}"
     ),
-    "Materialized": lambda d: f"mountable here, {size(d, 'bytes')} bytes fetched",
+    "LayerTocRead": lambda d: (
+        f"{_short(text(d, 'digest', ''))}: table of contents read, {size(d, 'bytes')} bytes"
+        f" of {_who(mapping(d, 'provider'))}"
+    ),
+    "FilesFetched": lambda d: (
+        f"{_short(text(d, 'digest', ''))}: {size(d, 'files')} files came from {_who(mapping(d, 'provider'))},"
+        f" {size(d, 'bytes')} bytes, {size(d, 'avoided')} avoided"
+    ),
+    "Materialized": lambda d: (
+        f"{'mountable' if d.get('whole', True) else 'what was asked for is'} here, {size(d, 'bytes')} bytes fetched"
+        + (f", {size(d, 'avoided')} avoided" if size(d, "avoided") else "")
+    ),
     "MaterializationFailed": lambda d: f"not to be had: {text(d, 'error', '')}",
     "BlobCreated": lambda d: f"packed into {_short(text(d, 'digest', ''))}, {size(d, 'bytes')} bytes",
     "Exported": _export_summary,

@@ -107,7 +107,8 @@ class Transfer:
 class Step:
     """One vertex, or one export (`kind`). `state`: pending, running, cached, done, failed, cancelled or interrupted.
     `lines` of the Dockerfile; `output`: its last lines; `dropped`: bytes the engine left out of the log;
-    `result`: digest that an export made; `number` counts from 1 in plan order."""
+    `result`: digest that an export made; `number` counts from 1 in plan order; `avoided`: bytes of layers that did
+    not have to come, as the step asked for some files only."""
 
     vertex: str
     name: str
@@ -125,6 +126,7 @@ class Step:
     origin_build: str | None = None
     result: str = ""
     dropped: int = 0
+    avoided: int = 0
     transfers: dict[str, Transfer] = field(default_factory=dict)
     output: deque[Line] = field(default_factory=deque)
     _rest: dict[int, Line] = field(default_factory=dict)
@@ -179,7 +181,7 @@ class Step:
             "vertex": self.vertex, "name": self.name, "kind": self.kind, "number": self.number, "lines": self.lines,
             "state": self.state, "started": self.started, "ended": self.ended, "attempt": self.attempt,
             "exit_code": self.exit_code, "error": self.error, "origin_build": self.origin_build,
-            "result": self.result, "dropped": self.dropped,
+            "result": self.result, "dropped": self.dropped, "avoided": self.avoided,
             "output": [asdict(line) for line in (*self.output, *self.rest)],
             "transfers": [transfer.to_json() for transfer in self.transfers.values()],
         }  # fmt: skip

@@ -1,12 +1,18 @@
 """Compressed layers, streaming both ways: gzip by ISA-L, zstd, and none.
 
 Nothing here grows with the data, nor with what hostile data expands to. The libraries release the interpreter lock.
+Compression runs on as many threads as there are cores, and its bytes are the same for any number of them: the input
+is cut into blocks of one size, each compressed by itself, with the end of the one before as its dictionary.
 Sources: RFC 1952 (gzip), RFC 8878 (zstd frames), image-spec layer.md (media type suffixes).
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import io
+import os
+from collections import deque
+from collections.abc import Callable, Generator
+from contextlib import suppress
 from typing import Protocol, cast
 
 import isal
@@ -19,42 +25,53 @@ from storage.interfaces import ByteSource
 CHUNK = 256 * 1024
 """Bytes of compressed data taken from a source at once."""
 
+BLOCK = 1 << 20
+"""Bytes that are compressed at once. Who hands over this many at a time spares a copy."""
+
 _GZIP_LEVEL = 2
 _ZSTD_LEVEL = 3
 _GzipError = cast("type[Exception]", isal_zlib.error)  # its stub declares an instance
-_BLOCK = 1 << 20
+_MOST_THREADS = 8
+_ZSTD_JOB = 4 << 20  # bytes that one thread compresses by itself; zstd's own choice may change with its version
 _GZIP_WINDOW = 31  # zlib's convention: 15 bits of window, +16 for a gzip wrapper
 _LARGEST_WINDOW = 1 << 27  # what the zstd command line accepts without --long=31
 
 COMPRESSOR_VERSIONS = {
-    "gzip": f"isal {isal.__version__} level {_GZIP_LEVEL}",
-    "zstd": f"zstd {'.'.join(map(str, zstandard.ZSTD_VERSION))} level {_ZSTD_LEVEL}",
+    "gzip": f"isal {isal.__version__} {os.uname().machine} blocks of {BLOCK >> 20} MiB level {_GZIP_LEVEL}",
+    "zstd": f"zstd {'.'.join(map(str, zstandard.ZSTD_VERSION))} jobs of {_ZSTD_JOB >> 20} MiB level {_ZSTD_LEVEL}",
     "none": "none",
 }
-"""Name, version and level of each compressor: what the bytes of a blob depend on, beside its content."""
+"""Name, version, block size and level of each compressor: what a blob's bytes depend on, beside its content."""
 
 COMPRESSOR_VERSION = COMPRESSOR_VERSIONS["gzip"]
 """The default compressor's."""
 
 
 class Compressor(Protocol):
-    """A stream being compressed. The result depends on the bytes, not on how they were cut into calls."""
+    """A stream being compressed, used by one thread. The result depends on the bytes, not on how they were cut into
+    calls, nor on the number of threads."""
 
-    def compress(self, data: bytes) -> bytes:
-        """Compressed bytes so far (often none)."""
+    def compress(self, data: bytes, /) -> bytes:
+        """Compressed bytes so far (often none). Waits while the threads have enough to do."""
         ...
 
     def flush(self) -> bytes:
-        """The rest. Nothing can be compressed afterwards."""
+        """The rest. Nothing can be compressed afterwards, and no thread is left."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the threads; what was not flushed is lost. May be called at any time, also twice."""
         ...
 
 
-def compressor(name: str) -> Compressor:
-    """A new stream of `gzip` (no name, time 0), `zstd` or `none`. Raises InputError for others."""
+def compressor(name: str, threads: int | None = None) -> Compressor:
+    """A new stream of `gzip` (one member, no name, time 0), `zstd` (one frame) or `none`, on so many `threads`
+    (default: one per core). Raises InputError for others."""
+    threads = threads or min(len(os.sched_getaffinity(0)), _MOST_THREADS)
     if name == "gzip":
-        return _Blocks(isal_zlib.compressobj(_GZIP_LEVEL, isal_zlib.DEFLATED, _GZIP_WINDOW))
+        return _Blocks(_Gzip(threads))
     if name == "zstd":
-        return _Blocks(zstandard.ZstdCompressor(level=_ZSTD_LEVEL, write_checksum=True).compressobj())
+        return _Blocks(_Zstd(threads))
     if name == "none":
         return _Plain()
     raise InputError(f"unknown compression {name!r}", hint="gzip, zstd or none")
@@ -194,32 +211,112 @@ class _FrameWatch:
                 yield 4, False
 
 
-class _Stream(Protocol):
-    def compress(self, data: bytes, /) -> bytes: ...
-    def flush(self) -> bytes: ...
-
-
 class _Blocks:
-    """Cuts the input into equal blocks: ISA-L's output depends on how its input was cut."""
+    """Cuts the input into equal blocks, the last one shorter and never empty: the output depends on the cuts."""
 
-    def __init__(self, stream: _Stream) -> None:
+    def __init__(self, stream: Compressor) -> None:
         self._stream = stream
         self._pending = bytearray()
 
-    def compress(self, data: bytes) -> bytes:
+    def compress(self, data: bytes, /) -> bytes:
+        if len(data) == BLOCK and not self._pending:
+            return self._stream.compress(data)
         self._pending += data
-        whole = len(self._pending) // _BLOCK * _BLOCK
-        out = [self._stream.compress(bytes(self._pending[at : at + _BLOCK])) for at in range(0, whole, _BLOCK)]
+        whole = len(self._pending) // BLOCK * BLOCK
+        out = [self._stream.compress(bytes(self._pending[at : at + BLOCK])) for at in range(0, whole, BLOCK)]
         del self._pending[:whole]
         return b"".join(out)
 
     def flush(self) -> bytes:
-        return self._stream.compress(bytes(self._pending)) + self._stream.flush()
+        rest = self._stream.compress(bytes(self._pending)) if self._pending else b""
+        return rest + self._stream.flush()
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+class _Gzip:
+    """A gzip member on the threads of isal's writer, which come with the first block and go with the end."""
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        self._out = _Collected()
+        self._writer: io.RawIOBase | None = None
+
+    def compress(self, block: bytes, /) -> bytes:
+        self._started(self._threads if len(block) == BLOCK else 1).write(block)
+        return self._out.take()
+
+    def flush(self) -> bytes:
+        self._started(1).close()
+        return self._out.take()
+
+    def close(self) -> None:
+        if self._writer is not None and not self._writer.closed:
+            self._out.unwanted = True
+            with suppress(BrokenPipeError):  # the writer's stop() may wait for ever, its close() drops what is left
+                self._writer.close()
+
+    def _started(self, threads: int) -> io.RawIOBase:
+        if self._writer is None:
+            from isal import igzip_threaded  # reason: who only reads does without what it brings along
+
+            start = cast("Callable[..., io.BufferedWriter]", igzip_threaded.open)
+            opened = start(self._out, "wb", _GZIP_LEVEL, threads=threads, block_size=BLOCK)
+            self._writer = opened.detach()  # its buffer would cut the blocks again
+        return self._writer
+
+
+class _Collected:
+    """A file that keeps what a thread writes until another one takes it."""
+
+    def __init__(self) -> None:
+        self.unwanted = False
+        self._parts: deque[bytes] = deque()
+
+    def write(self, data: bytes) -> int:
+        if self.unwanted:
+            raise BrokenPipeError
+        self._parts.append(data)
+        return len(data)
+
+    def flush(self) -> None:
+        pass
+
+    def take(self) -> bytes:
+        return b"".join(self._parts.popleft() for _ in range(len(self._parts)))
+
+
+class _Zstd:
+    """A zstd frame. Even one thread is a pool: without one, zstd would not cut the input into jobs."""
+
+    def __init__(self, threads: int) -> None:
+        parameters = zstandard.ZstdCompressionParameters.from_level(
+            _ZSTD_LEVEL, threads=threads, job_size=_ZSTD_JOB, write_checksum=1
+        )
+        self._stream: zstandard.ZstdCompressionObj | None
+        self._stream = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+
+    def compress(self, block: bytes, /) -> bytes:
+        assert self._stream is not None
+        return self._stream.compress(block)
+
+    def flush(self) -> bytes:
+        assert self._stream is not None
+        rest = self._stream.flush()
+        self._stream = None
+        return rest
+
+    def close(self) -> None:
+        self._stream = None  # the library joins its threads when nobody holds on to it
 
 
 class _Plain:
-    def compress(self, data: bytes) -> bytes:
+    def compress(self, data: bytes, /) -> bytes:
         return bytes(data)
 
     def flush(self) -> bytes:
         return b""
+
+    def close(self) -> None:
+        pass

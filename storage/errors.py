@@ -6,6 +6,7 @@
     │   ├── RegistryError          a registry said no or nothing (`kind` as in MaterializationFailed.class)
     │   └── DiskError              no space, read-only, permission
     ├── VerificationError       4  bytes are not what their digest promises
+    │   └── TocUnusable            a layer's table of contents is as promised, but cannot be used: fetch the layer whole
     └── LogError                3  the event log cannot be read or written
         └── LogTooNew              written by a newer Refledger
 
@@ -79,6 +80,10 @@ class VerificationError(RefledgerError):
     """Bytes differ from their digest. Nothing of them was kept."""
 
     exit_code = 4
+
+
+class TocUnusable(VerificationError):
+    """A table of contents that no provider has in a better state; the layer itself may be sound."""
 
 
 class LogError(HostError):

@@ -5,7 +5,8 @@ Plain data here is frozen, made of primitives, and goes into events and across p
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -239,6 +240,40 @@ class ByteSource(Protocol):
         ...
 
 
+class PartialBlob(Protocol):
+    """What came of one blob so far: bytes that outlive the process that fetched them, and that nobody verified yet.
+    Methods may be called from any thread; each gap is filled by one writer. They raise DiskError."""
+
+    def gaps(self) -> list[tuple[int, int]]:
+        """The ranges that are missing (offsets in bytes, half open), in order."""
+        ...
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Keep `data`, which lies in a gap and begins where that gap does or where the last write into it ended."""
+        ...
+
+    def read(self, offset: int, size: int) -> bytes:
+        """At most `size` bytes from `offset` on; b"" when the byte there has not come yet, and at the end."""
+        ...
+
+    def discard(self) -> None:
+        """Drop all of it. Only `close` may follow."""
+        ...
+
+    def close(self) -> None:
+        """Let go of it: what came stays for the next one."""
+        ...
+
+
+class PartialBlobs(Protocol):
+    """Blobs that are being fetched, or whose fetching was interrupted."""
+
+    def open(self, blob: Descriptor) -> PartialBlob:
+        """What is here of `blob`, if anything. The caller holds the lock `partial-<digest>` until it is closed.
+        Raises DiskError."""
+        ...
+
+
 class LayerStore(Protocol):
     """Layers of images, mountable, named by diff ID. A layer is there whole or not at all."""
 
@@ -258,7 +293,11 @@ class LayerStore(Protocol):
 
     @property
     def name(self) -> str:
-        """How layers are laid out, for MaterializationRequested.snapshotter: `directory`."""
+        """How layers are laid out, for MaterializationRequested.snapshotter: `erofs` or `directory`."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what this process has mounted. Raises DiskError."""
         ...
 
 
@@ -295,7 +334,7 @@ class LayerWriter(Protocol):
     the root, without `.`, `..` or slashes at their ends; the empty path is the root. Methods raise DiskError."""
 
     def directory(self, path: bytes, look: Look) -> None:
-        """A directory."""
+        """A directory. With the attribute `trusted.overlay.opaque` it hides all that lower layers have in it."""
         ...
 
     def file(self, path: bytes, look: Look, size: int, content: Iterable[bytes | memoryview]) -> None:
@@ -374,7 +413,8 @@ class RegistrySource(Protocol):
     ) -> AbstractAsyncContextManager[BlobStream]:
         """Open `blob`. Retries and resumes by itself; bytes are verified while streaming: the iterator raises
         VerificationError instead of ending when they are not `blob.digest`. With `start` or `end` (offsets in bytes,
-        half open) only that range comes: its length is checked, its content is the caller's to verify."""
+        half open) only that range comes: its length is checked, its content is the caller's to verify. Raises
+        ValueError for an empty range and for one that the blob does not have."""
         ...
 
     async def exists(self, provider: Provider, digest: Digest) -> bool:
@@ -399,6 +439,12 @@ class BlobStream(Protocol):
         """Offset of the last resumption in bytes; 0 when it came in one piece."""
         ...
 
+    @property
+    def ranged(self) -> bool:
+        """Did the provider answer with a range? False where it sends the blob from its start whatever is asked, which
+        costs the bytes before `start`, and before the first byte was asked for."""
+        ...
+
 
 class RegistryTarget(Protocol):
     """Writing to registries. Methods raise RegistryError (missing, auth, transport), VerificationError, InputError."""
@@ -416,14 +462,162 @@ class RegistryTarget(Protocol):
         ...
 
 
+# ---------------------------------------------------------------- parts of layers
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What one layer has at a path. `ends`: whatever layers below have there cannot be seen, as this one has something
+    else than a directory, a whiteout or an opaque directory there or on the way. `target` of a symbolic link;
+    `implied`: a directory whose look the layer does not tell."""
+
+    kind: Literal["missing", "whiteout", "directory", "symlink", "other"]
+    ends: bool
+    target: bytes = b""
+    implied: bool = False
+
+
+class LayerTree(Protocol):
+    """The names of one layer. Paths are relative to its root, without `.`, `..` or slashes at their ends; the empty
+    path is the root. Links are never followed. Methods are quick, may read the disk, and raise OSError."""
+
+    def look(self, path: bytes) -> Seen:
+        """What is at `path`."""
+        ...
+
+    def names(self, path: bytes) -> AbstractSet[bytes]:
+        """Names in directory `path`, empty when there is none; those of whiteouts may be among them."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What is wanted of a layer: `seen`, paths whose entries matter but not their content; `files` with their
+    content; `trees`, directories with all that is below. `above` says what the layers above have at a path: nothing, a
+    directory (which this layer's adds to, if it is one), or what covers this layer's."""
+
+    seen: AbstractSet[bytes]
+    files: AbstractSet[bytes]
+    trees: AbstractSet[bytes]
+    above: Callable[[bytes], Literal["nothing", "directory", "covers"]]
+
+
+class PartReader(Protocol):
+    """A part of one layer on its way to this disk. Methods raise DiskError."""
+
+    @property
+    def ranges(self) -> Sequence[tuple[int, int]]:
+        """The ranges of the blob to be read, half open, in order."""
+        ...
+
+    @property
+    def files(self) -> int:
+        """Regular files whose content is in them."""
+        ...
+
+    def write(self, data: bytes) -> None:
+        """The next bytes of the ranges, in order."""
+        ...
+
+    def restart(self) -> None:
+        """Forget what was written: the ranges come anew, from the first one on."""
+        ...
+
+    def lay_out(self) -> Path:
+        """Verify what was written and lay the part out as an overlay lower, which stays until `discard`. Blocking.
+        Raises VerificationError, with nothing laid out."""
+        ...
+
+    def discard(self) -> None:
+        """Drop it, and what was laid out. Harmless when it was done before."""
+        ...
+
+
+class Toc(LayerTree, Protocol):
+    """The table of contents of a layer, verified."""
+
+    @property
+    def entries(self) -> int:
+        """How many it lists."""
+        ...
+
+    def part(self, part: Part) -> PartReader:
+        """Begin to read `part`. Raises VerificationError for entries that cannot be, DiskError."""
+        ...
+
+
+class LayerParts(Protocol):
+    """Looking into layers, and taking parts of them."""
+
+    def tree(self, lower: Path) -> LayerTree:
+        """The layer that is laid out at `lower`."""
+        ...
+
+    def toc(self, blob: Descriptor) -> Generator[tuple[int, int], bytes, Toc] | None:
+        """How to read the table of contents of `blob`: yields ranges of it, is sent their bytes, returns the table.
+        None when the descriptor promises none. Raises VerificationError when it is not what the descriptor promises,
+        TocUnusable when it is, and is of no use."""
+        ...
+
+
 # ---------------------------------------------------------------- locks
 
 
 class Locks(Protocol):
     """Named advisory locks of one root, that die with their holder's process."""
 
-    def try_acquire(self, name: str) -> AbstractContextManager[None] | None:
-        """The lock, held until the context ends; None when somebody else (any thread or process) has it."""
+    def try_acquire(self, name: str, *, shared: bool = False) -> AbstractContextManager[None] | None:
+        """The lock, held until the context ends; None when somebody else (any thread or process) has it. Held
+        `shared` it admits others that share it, and nobody who wants it alone."""
+        ...
+
+
+# ---------------------------------------------------------------- what a RUN mounts
+
+
+class HeldCache(Protocol):
+    """One instance of a cache mount, this step's until `release`."""
+
+    @property
+    def instance(self) -> int:
+        """Its number; 0 unless somebody else's private use made more of them necessary."""
+        ...
+
+    @property
+    def path(self) -> Path:
+        """The directory to be mounted. It need not be there yet: see `fill`."""
+        ...
+
+    def exists(self) -> bool:
+        """Has it been filled before?"""
+        ...
+
+    def fill(self, make: Callable[[Path], None]) -> None:
+        """Have `make` furnish a new empty directory, which then, all at once and for good, is the one at `path`.
+        When another step that shares the instance was quicker, that one's stays. Raises DiskError and what `make`
+        raises; nothing is left then."""
+        ...
+
+    def release(self) -> None:
+        """Let others have it. Harmless when called again."""
+        ...
+
+
+class CacheMounts(Protocol):
+    """Directories that outlive builds, named by the digest of what makes one differ from another."""
+
+    def try_acquire(self, cache: Digest, sharing: Literal["shared", "private", "locked"]) -> HeldCache | None:
+        """An instance of `cache`: one that other `shared` steps may use meanwhile, another one when it is taken
+        (`private`), the only one (`locked`). None: the step has to wait. Blocking. Raises DiskError."""
+        ...
+
+
+class SecretPlaces(Protocol):
+    """Directories in memory."""
+
+    def place(self) -> AbstractContextManager[Path]:
+        """A new directory, 0700, on a tmpfs that no other process sees mounted and that is gone with the context, or
+        with this process. Blocking. Raises DiskError."""
         ...
 
 

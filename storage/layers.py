@@ -1,23 +1,23 @@
-"""Layers as plain directories: `layers/<diff ID>/fs`, each published whole.
+"""Layers as plain directories (`layers/<diff ID>/fs`, each published whole), and the choice between ways to lay out.
 
 What unpacks is imported when something is unpacked: a build that is all cached only asks what is here.
 """
 
 from __future__ import annotations
 
-import queue
-import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from storage.digest import Digest, Hasher
+from storage.digest import Digest
 from storage.durable import FileSystemSync, fsync_directory
 from storage.errors import DiskError, VerificationError
-from storage.interfaces import ByteSource
+from storage.interfaces import ByteSource, LayerStore
 from storage.scratch import Scratch, remove_tree
 
+LAYER_LIMIT = 64 << 30
+"""Uncompressed bytes of one layer that are let onto the disk, unless told otherwise: a bomb must end somewhere."""
+
 _TREE = "fs"
-_CHUNK = 1 << 20
-_CHUNKS_AHEAD = 4
 
 
 class DirectoryLayers:
@@ -25,10 +25,13 @@ class DirectoryLayers:
 
     name = "directory"
 
-    def __init__(self, layers: Path, tmp: Path, owner: str, sync: FileSystemSync | None = None) -> None:
-        """`owner` names unfinished layers; `sync` may be shared with others of the same file system.
-        Raises InputError when `owner` is not lower-case alphanumeric."""
+    def __init__(
+        self, layers: Path, tmp: Path, owner: str, sync: FileSystemSync | None = None, *, limit: int = LAYER_LIMIT
+    ) -> None:
+        """`owner` names unfinished layers; `sync` may be shared with others of the same file system; a layer of more
+        than `limit` uncompressed bytes is refused. Raises InputError when `owner` is not lower-case alphanumeric."""
         self._layers = layers
+        self._limit = limit
         self._scratch = Scratch(tmp, owner)
         self._sync = sync or FileSystemSync(tmp)
 
@@ -43,6 +46,8 @@ class DirectoryLayers:
     def unpack(self, diff_id: Digest, media_type: str, source: ByteSource) -> int:
         """See LayerStore.unpack."""
         from storage.implied import write_implied
+        from storage.readahead import read_layer
+        from storage.unpack import unpack_tree
 
         doing = f"unpacking layer {diff_id.short}"
         try:
@@ -50,8 +55,11 @@ class DirectoryLayers:
         except OSError as error:
             raise DiskError.of(error, doing) from error
         try:
-            (directory / _TREE).mkdir()
-            laid_out, implied = self._lay_out(diff_id, media_type, source, directory / _TREE)
+            tree = directory / _TREE
+            tree.mkdir()
+            laid_out, implied = read_layer(
+                diff_id, media_type, source, lambda tar: unpack_tree(tar, tree), limit=self._limit
+            )
             write_implied(directory, implied)
             self._publish(directory, self._layers / diff_id.hex)
         except VerificationError as error:
@@ -62,22 +70,8 @@ class DirectoryLayers:
             remove_tree(directory)
         return laid_out
 
-    @staticmethod
-    def _lay_out(diff_id: Digest, media_type: str, source: ByteSource, tree: Path) -> tuple[int, set[bytes]]:
-        from storage.tar import TarReader
-        from storage.unpack import unpack_tree
-
-        with _ReadAhead(source, media_type, Hasher(diff_id.algorithm)) as ahead:
-            tar = TarReader(ahead)
-            try:
-                laid_out = unpack_tree(tar, tree)
-            except VerificationError as malformed:
-                tar.drain()
-                ahead.check(diff_id, f": {malformed.what}")
-                raise
-            tar.drain()
-            ahead.check(diff_id)
-        return laid_out
+    def close(self) -> None:
+        """See LayerStore.close."""
 
     def _publish(self, directory: Path, target: Path) -> None:
         directory.chmod(0o755)
@@ -91,58 +85,38 @@ class DirectoryLayers:
         fsync_directory(self._layers)
 
 
-class _ReadAhead:
-    """Decompresses and hashes on a thread of its own while this one writes files; a bounded number of chunks ahead."""
+class ChosenLayers:
+    """Implements LayerStore: new layers are laid out in one way, those laid out in another are used as they are."""
 
-    def __init__(self, source: ByteSource, media_type: str, hasher: Hasher) -> None:
-        self._source = source
-        self._media_type = media_type
-        self._hasher = hasher
-        self._chunks: queue.Queue[bytes | BaseException] = queue.Queue(_CHUNKS_AHEAD)
-        self._stopped = threading.Event()
-        self._ended = False
-        self._thread = threading.Thread(target=self._run, name="decompress", daemon=True)
+    def __init__(self, stores: Sequence[LayerStore], choose: Callable[[], LayerStore]) -> None:
+        """`stores`: which layers count as here, in this order; `choose` is asked once, when a new one comes."""
+        self._stores = tuple(stores)
+        self._choose = choose
+        self._chosen: LayerStore | None = None
 
-    def __enter__(self) -> _ReadAhead:
-        self._thread.start()
-        return self
+    @property
+    def name(self) -> str:
+        """See LayerStore.name."""
+        return self._preferred().name
 
-    def __exit__(self, *_: object) -> None:
-        self._stopped.set()
-        while self._thread.is_alive():
-            try:
-                self._chunks.get(timeout=0.05)
-            except queue.Empty:
-                continue
-        self._thread.join()
+    def has(self, diff_id: Digest) -> bool:
+        """See LayerStore.has."""
+        return any(store.has(diff_id) for store in self._stores)
 
-    def read(self, _size: int = -1, /) -> bytes:
-        """The next chunk, whatever its size. Raises what broke the source, VerificationError."""
-        if self._ended:
-            return b""
-        chunk = self._chunks.get()
-        if isinstance(chunk, BaseException):
-            self._ended = True
-            raise chunk
-        self._ended = not chunk
-        return chunk
+    def lower(self, diff_id: Digest) -> Path:
+        """See LayerStore.lower."""
+        return next((store for store in self._stores if store.has(diff_id)), self._preferred()).lower(diff_id)
 
-    def check(self, diff_id: Digest, but: str = "") -> None:
-        """Raises VerificationError unless the bytes, read to the end, are those of `diff_id`."""
-        found = self._hasher.digest()
-        if found != diff_id:
-            raise VerificationError(f"the layer's content has diff ID {found}, not {diff_id}{but}")
+    def unpack(self, diff_id: Digest, media_type: str, source: ByteSource) -> int:
+        """See LayerStore.unpack."""
+        return self._preferred().unpack(diff_id, media_type, source)
 
-    def _run(self) -> None:
-        from storage.compression import decompress
+    def close(self) -> None:
+        """See LayerStore.close."""
+        for store in self._stores:
+            store.close()
 
-        try:
-            plain = decompress(self._source, self._media_type)
-            while not self._stopped.is_set():
-                chunk = plain.read(_CHUNK)
-                self._hasher.update(chunk)
-                self._chunks.put(chunk)
-                if not chunk:
-                    return
-        except BaseException as error:  # noqa: BLE001 - the thread that reads raises it
-            self._chunks.put(error)
+    def _preferred(self) -> LayerStore:
+        if self._chosen is None:
+            self._chosen = self._choose()
+        return self._chosen

@@ -122,6 +122,7 @@ class _FileStream:
 
     wire_bytes = 0
     resumed_from = 0
+    ranged = True
 
     def __init__(self, file: BinaryIO, provider: Provider, blob: Descriptor, start: int, end: int) -> None:
         self._file = file

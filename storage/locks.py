@@ -28,13 +28,13 @@ class FileLocks:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
-    def try_acquire(self, name: str) -> HeldLock | None:
+    def try_acquire(self, name: str, *, shared: bool = False) -> HeldLock | None:
         """See Locks.try_acquire. Raises DiskError."""
         path = self._path(name)
         try:
             while True:
                 fd = self._open(path)
-                if not _lock(fd):
+                if not _lock(fd, fcntl.F_RDLCK if shared else fcntl.F_WRLCK):
                     os.close(fd)
                     return None
                 # the last holder may have removed the file between open and lock: a lock on a nameless file is none
@@ -85,7 +85,8 @@ class HeldLock:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             with suppress(OSError):  # on a full or vanished disk an empty file stays, which is no lock
-                self._path.unlink()
+                if _lock(fd):  # others that share it need its name; who holds it alone has it already
+                    self._path.unlink()
             os.close(fd)
 
     def __enter__(self) -> None:
@@ -98,9 +99,9 @@ class HeldLock:
         self.release()
 
 
-def _lock(fd: int) -> bool:
+def _lock(fd: int, kind: int = fcntl.F_WRLCK) -> bool:
     try:
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, 0, 0, 0))
     except OSError as error:
         if error.errno in {errno.EAGAIN, errno.EACCES}:
             return False

@@ -30,6 +30,7 @@ _ATTR_RDONLY = 1
 _MOVE_F_EMPTY_PATH = 4
 _CLONE_FS, _CLONE_NEWNS = 0x200, 0x20000
 _MS_RDONLY, _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_PRIVATE = 1, 32, 4096, 16384, 1 << 18
+_SECRET = 2 | 4 | 8  # MS_NOSUID, MS_NODEV, MS_NOEXEC
 _MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
 
 _OPTIONS = {"redirect_dir": "nofollow", "metacopy": "off", "index": "off"}
@@ -42,7 +43,7 @@ def mount_overlay(target: Path, lowers: Sequence[Path], upper: Path | None = Non
     """Mount `lowers` (bottom first, may be none) at directory `target`: read-only, or writable with `upper` and an
     empty `work` of one file system. An empty directory `empty` is made beside `target` where the kernel wants a lower
     too many. Until the mount is gone syncs inside it do nothing: the caller makes `upper` durable. Raises DiskError."""
-    layers = list(reversed(lowers))
+    layers = list(dict.fromkeys(reversed(lowers)))  # an image may have a layer twice; the upper one covers the other
     try:
         if len(layers) < (1 if upper else 2):
             # overlay wants two layers; over an empty one even a lone lower hides its whiteouts
@@ -57,6 +58,22 @@ def mount_overlay(target: Path, lowers: Sequence[Path], upper: Path | None = Non
             _mount_by_short_names(target, layers, upper, work)
     except OSError as error:
         raise _explain(error, target, len(layers)) from error
+
+
+def mount_memory(target: Path) -> None:
+    """Mount an empty tmpfs, 0700, at directory `target`, one that is never swapped out where the kernel (6.4) can.
+    Raises OSError."""
+    try:
+        _mount("tmpfs", str(target), "tmpfs", _SECRET, "mode=0700,noswap")
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        _mount("tmpfs", str(target), "tmpfs", _SECRET, "mode=0700")
+
+
+def mount_read_only(source: Path, target: Path, kind: str) -> None:
+    """Mount file system `kind` from `source`, a file or a device, read-only at directory `target`. Raises OSError."""
+    _mount(str(source), str(target), kind, _MS_RDONLY, None)
 
 
 def unmount(target: Path, *, detach: bool = False) -> None:

@@ -12,7 +12,8 @@ import stat
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from storage.tar import BLOCK, BLOCK_DEVICE, CHARACTER, DIRECTORY, FIFO, HARD_LINK, REGULAR, SYMLINK, Entry
+from storage.interfaces import ByteSource
+from storage.tar import BLOCK, BLOCK_DEVICE, CHARACTER, DIRECTORY, FIFO, HARD_LINK, REGULAR, SYMLINK, Entry, TarReader
 from storage.unpack import OPAQUE_NAME, OPAQUE_XATTR, WHITEOUT
 
 _TYPES = {
@@ -34,7 +35,7 @@ def pack_tree(root: bytes, write: Callable[[bytes], Any], *, with_root: bool, cl
     for path, name, status in _walk(root):
         entry = _entry(path, name, status, latest)
         if _is_whiteout(status):
-            write(encode(_marker(name, WHITEOUT)))
+            write(encode(marker(name, WHITEOUT)))
             continue
         if status.st_nlink > 1 and entry.type != DIRECTORY:
             first = links.setdefault((status.st_dev, status.st_ino), name)
@@ -44,7 +45,24 @@ def pack_tree(root: bytes, write: Callable[[bytes], Any], *, with_root: bool, cl
         if entry.type == REGULAR:
             _write_content(path, entry.size, write)
         elif entry.type == DIRECTORY and is_opaque(path):
-            write(encode(_marker(name + OPAQUE_NAME, b"")))
+            write(encode(marker(name + OPAQUE_NAME, b"")))
+    write(bytes(2 * BLOCK))
+
+
+def pack_tar(tar: ByteSource, write: Callable[[bytes], Any], *, clamp_mtime: int | None) -> None:
+    """Write `tar`, which is one of ours, as it is, or with no time later than `clamp_mtime` seconds. Raises OSError."""
+    if clamp_mtime is None:
+        while data := tar.read(_READ):
+            write(data)
+        return
+    reader = TarReader(tar)
+    for entry in reader:
+        entry.mtime = min(entry.mtime, clamp_mtime * 10**9)
+        write(encode(entry))
+        for piece in reader.data():
+            write(bytes(piece))
+        if entry.size % BLOCK:
+            write(bytes(-entry.size % BLOCK))
     write(bytes(2 * BLOCK))
 
 
@@ -103,7 +121,7 @@ def _xattrs(path: bytes) -> dict[bytes, bytes]:
     }
 
 
-def _marker(name: bytes, prefix: bytes) -> Entry:
+def marker(name: bytes, prefix: bytes) -> Entry:
     """An empty file that speaks of lower layers. Of time 0: when the kernel made its whiteout tells nobody anything."""
     parent, slash, base = name.rpartition(b"/")
     return Entry(name=parent + slash + prefix + base, type=REGULAR, mode=0, uid=0, gid=0, size=0, mtime=0)

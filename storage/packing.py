@@ -1,16 +1,17 @@
-"""Snapshots to blobs: tar, compress, hash and store in one pass, nothing buffered whole."""
+"""Snapshots to blobs: tar, compress, hash and store in one pass, nothing buffered whole.
+
+The compressor's threads work on the blocks before while this one makes the tar, takes the diff ID and stores the blob.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from storage.compression import COMPRESSOR_VERSION, compressor
+from storage.compression import BLOCK, COMPRESSOR_VERSION, Compressor, compressor
 from storage.digest import Hasher
-from storage.interfaces import BlobStore, Descriptor, PackedBlob, SnapshotStore
+from storage.interfaces import BlobStore, BlobWriter, Descriptor, PackedBlob, SnapshotStore
 
 LAYER_GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
-BUFFER = 1 << 20
-"""Bytes of tar given to the compressor at once: many small headers would cost a call each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,25 +23,45 @@ class BlobPacker:
 
     def pack(self, snapshot: str, clamp_mtime: int | None) -> PackedBlob:
         """See LayerPacker.pack. Raises DiskError."""
-        diff, packed, writer = Hasher(), compressor("gzip"), self.blobs.writer()
-        pending = bytearray()
-
-        def flush() -> None:
-            data = bytes(pending)
-            pending.clear()
-            diff.update(data)
-            writer.write(packed.compress(data))
-
-        def write(data: bytes) -> None:
-            pending.extend(data)
-            if len(pending) >= BUFFER:
-                flush()
-
+        writer = self.blobs.writer()
+        layer = _Layer(compressor("gzip"), writer)
         try:
-            self.snapshots.pack(snapshot, write, clamp_mtime=clamp_mtime)
-            flush()
-            writer.write(packed.flush())
+            self.snapshots.pack(snapshot, layer.write, clamp_mtime=clamp_mtime)
+            layer.finish()
             digest, size = writer.commit()
         finally:
+            layer.packed.close()
             writer.abort()
-        return PackedBlob(diff.digest(), Descriptor(LAYER_GZIP, digest, size), COMPRESSOR_VERSION)
+        return PackedBlob(layer.diff.digest(), Descriptor(LAYER_GZIP, digest, size), COMPRESSOR_VERSION)
+
+
+class _Layer:
+    """A tar on its way into a blob. It comes in small pieces (headers), which would cost a call each further on."""
+
+    def __init__(self, packed: Compressor, writer: BlobWriter) -> None:
+        self.diff = Hasher()
+        self.packed = packed
+        self._writer = writer
+        self._pending = bytearray()
+
+    def write(self, data: bytes) -> None:
+        """Add bytes of the tar. Raises DiskError."""
+        self._pending += data
+        while len(self._pending) >= BLOCK:
+            self._pass_on(BLOCK)
+
+    def finish(self) -> None:
+        """Hand the rest to the blob's writer, which has all of it then. Raises DiskError."""
+        self._pass_on(len(self._pending))
+        self._store(self.packed.flush())
+
+    def _pass_on(self, count: int) -> None:
+        with memoryview(self._pending)[:count] as view:
+            block = bytes(view)
+        del self._pending[:count]
+        self.diff.update(block)
+        self._store(self.packed.compress(block))
+
+    def _store(self, data: bytes) -> None:
+        if data:
+            self._writer.write(data)

@@ -1,4 +1,4 @@
-"""Results of steps as overlay uppers: `snapshots/<id>/fs`."""
+"""Results of steps as overlay uppers, `snapshots/<id>/fs`: made by mounting one, or written entry by entry."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from storage.durable import FileSystemSync, fsync_directory
+from storage.erofs.header import SUFFIX, Image
+from storage.erofs.mount import ErofsMounts
 from storage.errors import DiskError, InputError
+from storage.interfaces import LayerWriter
 from storage.overlay import detach_below, mount_overlay, unmount
 from storage.scratch import Scratch, remove_tree
 
@@ -25,26 +28,41 @@ _ROOT_CHANGED = "root-changed"  # a file beside the tree: the step changed owner
 class OverlaySnapshots:
     """Implements SnapshotStore. `tmp` must lie in the same file system as `snapshots`."""
 
-    def __init__(self, snapshots: Path, tmp: Path, owner: str, sync: FileSystemSync | None = None) -> None:
-        """`owner` names unfinished snapshots; `sync` may be shared with others of the same file system.
-        Raises InputError when `owner` is not lower-case alphanumeric."""
+    def __init__(
+        self,
+        snapshots: Path,
+        tmp: Path,
+        owner: str,
+        sync: FileSystemSync | None = None,
+        *,
+        mounts: ErofsMounts | None = None,
+        as_images: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`owner` names unfinished snapshots; `sync` may be shared with others of the same file system; `mounts` of
+        snapshots that are images; `as_images`: is what is composed kept as one? Raises InputError when `owner` is not
+        lower-case alphanumeric."""
         self.directory = snapshots
         self._scratch = Scratch(tmp, owner)
         self.sync = sync or FileSystemSync(tmp)
+        self._mounts = mounts
+        self._as_images = as_images
 
     def has(self, snapshot: str) -> bool:
         """See SnapshotStore.has."""
-        return self.lower(snapshot).is_dir()
+        if self._tree(snapshot).is_dir():
+            return True
+        return self._mounts is not None and self._image(snapshot).is_file() and self._mounts.possible
 
     def lower(self, snapshot: str) -> Path:
-        """See SnapshotStore.lower. Raises InputError for what cannot be an id."""
-        if not _ID.fullmatch(snapshot):
-            raise InputError(f"not a snapshot id: {snapshot[:100]!r}")
-        return self.directory / snapshot / _TREE
+        """See SnapshotStore.lower. Raises InputError for what cannot be an id, DiskError."""
+        tree = self._tree(snapshot)
+        if self._mounts is not None and not tree.is_dir() and self._image(snapshot).is_file():
+            return self._mounts.lower(self._image(snapshot))
+        return tree
 
     def begin(self, snapshot: str, lowers: Sequence[Path]) -> OverlaySnapshot:
         """See SnapshotStore.begin."""
-        final = self.lower(snapshot).parent
+        final = self._tree(snapshot).parent
         scratch = self._make_scratch()
         try:
             for name in ("upper", "work", "root"):
@@ -60,6 +78,43 @@ class OverlaySnapshots:
             remove_tree(scratch)
             raise
         return OverlaySnapshot(self, scratch, final, tuple(lowers), dress)
+
+    def compose(self, snapshot: str) -> LayerWriter:
+        """See SnapshotStore.compose."""
+        final = self._tree(snapshot).parent
+        if self._as_images():
+            from storage.erofs.compose import ErofsLayerWriter
+
+            return ErofsLayerWriter(self._scratch.name(), self._image(snapshot))
+        from storage.compose import NewTree
+
+        scratch = self._make_scratch()
+        tree = scratch / _TREE
+
+        def publish(root_changed: bool) -> None:
+            try:
+                if root_changed:
+                    (scratch / _ROOT_CHANGED).touch()
+                self.publish(scratch, final)
+            except OSError as error:
+                raise DiskError.of(error, "committing a snapshot") from error
+
+        def drop() -> None:
+            try:
+                remove_tree(scratch)
+            except OSError as error:
+                raise DiskError.of(error, "discarding a snapshot") from error
+
+        try:
+            tree.mkdir()
+            _put_on(tree, _NEW_ROOT)  # also clears what a set-group-ID bit of the directories above gave it
+            return NewTree(tree, publish, drop)
+        except OSError as error:
+            remove_tree(scratch)
+            raise DiskError.of(error, "beginning a snapshot") from error
+        except DiskError:
+            remove_tree(scratch)
+            raise
 
     @contextmanager
     def view(self, lowers: Sequence[Path]) -> Iterator[Path]:
@@ -78,14 +133,34 @@ class OverlaySnapshots:
 
     def pack(self, snapshot: str, write: Callable[[bytes], Any], *, clamp_mtime: int | None = None) -> None:
         """See SnapshotStore.pack. Raises DiskError, and what `write` raises."""
-        from storage.pack import pack_tree
+        from storage.pack import pack_tar, pack_tree
 
-        tree = self.lower(snapshot)
+        tree = self._tree(snapshot)
         with_root = (tree.parent / _ROOT_CHANGED).exists()
         try:
+            if not tree.is_dir() and self._image(snapshot).is_file():
+                with Image.open(self._image(snapshot)).open_tar() as tar:
+                    pack_tar(tar, write, clamp_mtime=clamp_mtime)
+                return
             pack_tree(os.fsencode(tree), write, with_root=with_root, clamp_mtime=clamp_mtime)
         except OSError as error:
             raise DiskError.of(error, f"packing snapshot {snapshot}") from error
+
+    def publish(self, scratch: Path, final: Path) -> None:
+        """Make what lies in `scratch` durable, then visible as `final`. Raises OSError."""
+        scratch.chmod(0o755)
+        self.sync()
+        self.directory.mkdir(parents=True, exist_ok=True)
+        scratch.rename(final)
+        fsync_directory(self.directory)
+
+    def _tree(self, snapshot: str) -> Path:
+        if not _ID.fullmatch(snapshot):
+            raise InputError(f"not a snapshot id: {snapshot[:100]!r}")
+        return self.directory / snapshot / _TREE
+
+    def _image(self, snapshot: str) -> Path:
+        return self.directory / (snapshot + SUFFIX)
 
     def _uncover(self, scratch: Path, lowers: Sequence[Path]) -> list[Path]:
         """`lowers`, with one more on top where directories that they imply hide how those below look."""
@@ -135,17 +210,14 @@ class OverlaySnapshot:
         upper = self._scratch / "upper"
         try:
             unmount(self.root)
-            size = _settle(os.fsencode(upper), [os.fsencode(lower) for lower in reversed(self._lowers)])
+            covered = [self._scratch / _LOOKS, *reversed(self._lowers)]
+            size = _settle(os.fsencode(upper), [os.fsencode(lower) for lower in covered])
             if _dress(upper) != self._dress:
                 (self._scratch / _ROOT_CHANGED).touch()
             upper.rename(self._scratch / _TREE)
             for name in ("work", "root", "empty", _LOOKS):
                 remove_tree(self._scratch / name)
-            self._scratch.chmod(0o755)
-            self._store.sync()
-            self._store.directory.mkdir(parents=True, exist_ok=True)
-            self._scratch.rename(self._final)
-            fsync_directory(self._store.directory)
+            self._store.publish(self._scratch, self._final)
         except OSError as error:
             raise DiskError.of(error, "committing a snapshot") from error
         return size
@@ -178,10 +250,12 @@ def _put_on(upper: Path, dress: Dress) -> None:
 
 
 def _settle(upper: bytes, lowers: Sequence[bytes]) -> int:
-    """Take back opaque marks that hide nothing; returns the bytes of regular files, each inode once.
+    """Take back opaque marks that hide nothing, and directories that say nothing; returns the bytes of regular files,
+    each inode once. `lowers`: the uppermost first.
 
     The kernel marks every new directory opaque to save itself lookups; in a layer the mark says that something below
-    was removed, and beside other lowers it would remove what the step never saw.
+    was removed, and beside other lowers it would remove what the step never saw. And it copies a directory up when
+    something is made in it, be it a mount point that is gone by now: empty and unchanged, it is no change.
     """
     from storage.pack import is_opaque
     from storage.unpack import OPAQUE_XATTR
@@ -189,9 +263,12 @@ def _settle(upper: bytes, lowers: Sequence[bytes]) -> int:
     size = 0
     linked: set[int] = set()
     pending = [(upper, b"")]
+    copied_up = []
     while pending:
         directory, name = pending.pop()
-        if name and is_opaque(directory) and not any(_has_directory(lower + name) for lower in lowers):
+        if name and not is_opaque(directory):
+            copied_up.append((directory, name))
+        elif name and not any(_has_directory(lower + name) for lower in lowers):
             os.removexattr(directory, OPAQUE_XATTR)
         with os.scandir(directory) as entries:
             for entry in entries:
@@ -203,7 +280,28 @@ def _settle(upper: bytes, lowers: Sequence[bytes]) -> int:
                         size += status.st_size
                         if status.st_nlink > 1:
                             linked.add(status.st_ino)
+    for directory, name in reversed(copied_up):  # what is inside comes first
+        _drop_unchanged(directory, next((lower + name for lower in lowers if os.path.lexists(lower + name)), None))
     return size
+
+
+def _drop_unchanged(directory: bytes, lower: bytes | None) -> None:
+    """Remove `directory` of an upper if it is empty and looks like `lower`, which it covers."""
+    if lower is None or _look(directory) != _look(lower):
+        return
+    parent = os.path.dirname(directory)  # noqa: PTH120 - bytes
+    before = os.stat(parent)  # noqa: PTH116 - bytes
+    with suppress(OSError):  # it is not empty
+        os.rmdir(directory)  # noqa: PTH106 - bytes
+        os.utime(parent, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def _look(path: bytes) -> tuple[object, ...]:
+    """All that a layer says of a directory but its entries; what overlay keeps for itself does not count."""
+    status = os.lstat(path)
+    names = [name for name in os.listxattr(path, follow_symlinks=False) if not name.startswith("trusted.overlay.")]
+    values = sorted((name, os.getxattr(path, name, follow_symlinks=False)) for name in names)
+    return status.st_mode, status.st_uid, status.st_gid, status.st_mtime_ns, values
 
 
 def _has_directory(path: bytes) -> bool:

@@ -12,18 +12,21 @@ import ctypes
 import errno
 import os
 import stat
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
 from storage.errors import VerificationError
 from storage.scratch import remove_tree
-from storage.tar import BLOCK_DEVICE, CHARACTER, DIRECTORY, FIFO, HARD_LINK, REGULAR, SYMLINK, Entry, TarReader
+from storage.tar import BLOCK_DEVICE, CHARACTER, DIRECTORY, FIFO, HARD_LINK, REGULAR, SYMLINK, Entry
 
 OPAQUE_XATTR = b"trusted.overlay.opaque"
 WHITEOUT = b".wh."
 OPAQUE_NAME = b".wh..wh..opq"
 
-_AUFS = b".wh..wh."  # besides the opaque marker: bookkeeping of aufs, which nobody reads any more
+AUFS = b".wh..wh."
+"""Besides the opaque marker: bookkeeping of aufs, which nobody reads any more."""
 IGNORED_XATTRS = (b"trusted.overlay.", b"security.selinux")  # would redirect lookups; belongs to the host's policy
 _NODES = {CHARACTER: stat.S_IFCHR, BLOCK_DEVICE: stat.S_IFBLK, FIFO: stat.S_IFIFO}
 _SYS_OPENAT2 = 437  # <asm/unistd.h>, <linux/openat2.h>
@@ -46,7 +49,19 @@ class _OpenHow(ctypes.Structure):
 _IN_ROOT = _OpenHow(_OPEN_DIRECTORY, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
 
 
-def unpack_tree(tar: TarReader, root: Path) -> tuple[int, set[bytes]]:
+class Members(Protocol):
+    """Members of a layer, one after the other, as TarReader gives them."""
+
+    def __iter__(self) -> Iterator[Entry]:
+        """The members."""
+        ...
+
+    def data(self) -> Iterator[memoryview]:
+        """The stored bytes of the member that iteration is at, in pieces that are valid until the next one."""
+        ...
+
+
+def unpack_tree(tar: Members, root: Path) -> tuple[int, set[bytes]]:
     """Lay the members of `tar` out in the empty directory `root`; returns the bytes of the regular files among them,
     and the paths of implied directories: parents that the tar lacks, and a root that it lacks (the empty path). They
     are root's, mode 0755, of time 0. Raises VerificationError
@@ -58,11 +73,11 @@ def unpack_tree(tar: TarReader, root: Path) -> tuple[int, set[bytes]]:
             tree.add(entry, tar)
         tree.finish()
     except OverflowError as error:
-        raise VerificationError(f"{_show(entry)}: a number out of range: {error}") from error
+        raise VerificationError(f"{show(entry)}: a number out of range: {error}") from error
     except OSError as error:
         if error.errno not in _FAULTS_OF_THE_LAYER:
             raise
-        raise VerificationError(f"{_show(entry)} cannot be laid out: {error.strerror}") from error
+        raise VerificationError(f"{show(entry)} cannot be laid out: {error.strerror}") from error
     finally:
         tree.close()
     return tree.bytes, tree.implied
@@ -80,7 +95,7 @@ class _Tree:
         self._directories: dict[bytes, tuple[int, Entry | None]] = {}  # path → inode, what the tar says
         self._whiteouts: list[bytes] = []
         self._opaque: list[bytes] = []
-        self._umask = _umask()
+        self._umask = umask()
         self._promise(self._root, b"", None)
 
     def close(self) -> None:
@@ -90,9 +105,9 @@ class _Tree:
 
     # ---------------------------------------------------------------- members
 
-    def add(self, entry: Entry, tar: TarReader) -> None:
+    def add(self, entry: Entry, tar: Members) -> None:
         """Lay out one member."""
-        path = _clean(entry.name)
+        path = clean(entry.name)
         parent_path, _, base = path.rpartition(b"/")
         if not path:
             if entry.type != DIRECTORY:
@@ -100,7 +115,7 @@ class _Tree:
             self._promise(self._root, b"", entry)
         elif base.startswith(WHITEOUT):
             self._whiteout(parent_path, base)
-        elif not path.startswith(_AUFS):
+        elif not path.startswith(AUFS):
             parent = self._directory(parent_path)
             try:
                 self._make(entry, tar, parent, base, path)
@@ -111,7 +126,7 @@ class _Tree:
                 # what was removed may have been a link on the way to the parent
                 self._make(entry, tar, self._directory(parent_path), base, path)
 
-    def _make(self, entry: Entry, tar: TarReader, parent: int, base: bytes, path: bytes) -> None:
+    def _make(self, entry: Entry, tar: Members, parent: int, base: bytes, path: bytes) -> None:
         if entry.type == REGULAR:
             self._file(entry, tar, parent, base)
         elif entry.type == DIRECTORY:
@@ -125,7 +140,7 @@ class _Tree:
             os.mknod(base, _NODES[entry.type] | 0o600, os.makedev(*entry.device), dir_fd=parent)
             _dress_by_name(entry, parent, base)
 
-    def _file(self, entry: Entry, tar: TarReader, parent: int, base: bytes) -> None:
+    def _file(self, entry: Entry, tar: Members, parent: int, base: bytes) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(base, flags, entry.mode & 0o777, dir_fd=parent)
         try:
@@ -135,7 +150,7 @@ class _Tree:
                 for piece in tar.data():
                     _write(fd, piece)
             if entry.uid or entry.gid:
-                os.fchown(fd, _owner(entry.uid), _owner(entry.gid))
+                os.fchown(fd, owner(entry.uid), owner(entry.gid))
             if entry.mode & (self._umask | 0o7000):
                 os.fchmod(fd, entry.mode)
             if entry.xattrs:
@@ -158,9 +173,9 @@ class _Tree:
         try:
             os.link(target, base, src_dir_fd=target_parent, dst_dir_fd=parent, follow_symlinks=False)
         except FileNotFoundError:
-            raise _no_target(entry) from None
+            raise no_target(entry) from None
         except PermissionError:
-            raise VerificationError(f"{_show(entry)}: a hard link to a directory") from None
+            raise VerificationError(f"{show(entry)}: a hard link to a directory") from None
 
     def _links_itself(self, entry: Entry, parent: int, base: bytes) -> bool:
         target_parent, target = self._target(entry)
@@ -168,11 +183,11 @@ class _Tree:
         return os.path.samestat(there, os.stat(base, dir_fd=parent, follow_symlinks=False))
 
     def _target(self, entry: Entry) -> tuple[int, bytes]:
-        target_parent, _, target = _clean(entry.link).rpartition(b"/")
+        target_parent, _, target = clean(entry.link).rpartition(b"/")
         try:
             return self._open(target_parent), target or b"."
         except OSError:
-            raise _no_target(entry) from None
+            raise no_target(entry) from None
 
     def _remove(self, parent: int, base: bytes) -> None:
         """Make room for a later member of the same name."""
@@ -185,10 +200,8 @@ class _Tree:
     def _whiteout(self, parent: bytes, base: bytes) -> None:
         if base == OPAQUE_NAME:
             self._opaque.append(parent)
-        elif not base.startswith(_AUFS):
-            hidden = base[len(WHITEOUT) :]
-            if hidden in {b"", b".", b".."}:
-                raise VerificationError(f"a whiteout of nothing: {os.fsdecode(base)!a}")
+        elif not base.startswith(AUFS):
+            hidden = hidden_by(base)
             self._whiteouts.append(parent + b"/" + hidden if parent else hidden)
 
     def finish(self) -> None:
@@ -275,8 +288,8 @@ class _Tree:
 # ---------------------------------------------------------------- parts
 
 
-def _clean(name: bytes) -> bytes:
-    """`name` relative to the layer's root."""
+def clean(name: bytes) -> bytes:
+    """`name` relative to the layer's root. Raises VerificationError when it leads out of it."""
     if name[:1] != b"/" and b"." not in name[:1] and b"/." not in name and b"//" not in name:
         return name.rstrip(b"/")
     parts = [part for part in name.split(b"/") if part not in {b"", b"."}]
@@ -285,11 +298,19 @@ def _clean(name: bytes) -> bytes:
     return b"/".join(parts)
 
 
+def hidden_by(base: bytes) -> bytes:
+    """The name that a whiteout called `base` hides. Raises VerificationError for none."""
+    hidden = base[len(WHITEOUT) :]
+    if hidden in {b"", b".", b".."}:
+        raise VerificationError(f"a whiteout of nothing: {os.fsdecode(base)!a}")
+    return hidden
+
+
 _PLAIN_DIRECTORY = Entry(name=b"", type=DIRECTORY, mode=0o755, uid=0, gid=0, size=0, mtime=0)
 
 
 def _dress_directory(fd: int, entry: Entry) -> None:
-    os.fchown(fd, _owner(entry.uid), _owner(entry.gid))
+    os.fchown(fd, owner(entry.uid), owner(entry.gid))
     os.fchmod(fd, entry.mode)
     _set_xattrs(fd, entry)
     os.utime(fd, ns=(entry.mtime, entry.mtime))
@@ -300,7 +321,7 @@ def _write(fd: int, data: memoryview) -> None:
         data = data[os.write(fd, data) :]
 
 
-def _write_sparse(fd: int, entry: Entry, tar: TarReader) -> None:
+def _write_sparse(fd: int, entry: Entry, tar: Members) -> None:
     os.ftruncate(fd, entry.size)
     segments = iter(entry.segments or ())
     left = 0
@@ -316,7 +337,7 @@ def _write_sparse(fd: int, entry: Entry, tar: TarReader) -> None:
 
 def _dress_by_name(entry: Entry, parent: int, base: bytes) -> None:
     """Owner, mode, attributes and time of what must not be opened: links and devices."""
-    os.chown(base, _owner(entry.uid), _owner(entry.gid), dir_fd=parent, follow_symlinks=False)
+    os.chown(base, owner(entry.uid), owner(entry.gid), dir_fd=parent, follow_symlinks=False)
     if entry.type != SYMLINK:
         os.chmod(base, entry.mode, dir_fd=parent)
     for name, value in entry.xattrs.items():
@@ -342,14 +363,15 @@ def _set_xattr(where: int | bytes, name: bytes, value: bytes) -> None:
             raise
 
 
-def _owner(number: int) -> int:
+def owner(number: int) -> int:
+    """`number` if it can be a user's or a group's. Raises OverflowError."""
     if not 0 <= number < 2**32 - 1:
         raise OverflowError(f"owner {number}")
     return number
 
 
-def _umask() -> int:
-    """Read, not set and put back: other threads make files meanwhile."""
+def umask() -> int:
+    """This process's umask. Read, not set and put back: other threads make files meanwhile."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next((int(line.split()[1], 8) for line in lines if line.startswith("Umask:")), 0o777)
 
@@ -362,9 +384,11 @@ def _open_in_root(root: int, path: bytes) -> int:
     return fd
 
 
-def _no_target(entry: Entry) -> VerificationError:
-    return VerificationError(f"{_show(entry)}: a hard link to {os.fsdecode(entry.link[:200])!a}, not in the layer")
+def no_target(entry: Entry) -> VerificationError:
+    """The error for a hard link whose target is not there."""
+    return VerificationError(f"{show(entry)}: a hard link to {os.fsdecode(entry.link[:200])!a}, not in the layer")
 
 
-def _show(entry: Entry | None) -> str:
+def show(entry: Entry | None) -> str:
+    """The member's name, for errors."""
     return ascii(os.fsdecode(entry.name[:200])) if entry else "the layer"

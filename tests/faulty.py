@@ -30,8 +30,9 @@ class Fault:
     With `status`, answer `status`, `headers`, `body` without asking the registry. Otherwise pass the request on,
     without the request headers `strip`, and treat the answer: leave out the headers `hide`, say `content_length`,
     damage the body (`flip`), append `extra`, end the connection after `cut_after` body bytes, or send no more after
-    `stall_after`. `redirect`: answer 307 to the same path at this `host:port`. `demand`: answer 401 with the
-    challenge in `headers` unless the request has this `Authorization`.
+    `stall_after`; `rate`: send that many body bytes a second on each connection.
+    `redirect`: answer 307 to the same path at this `host:port`. `demand`: answer 401 with the challenge in `headers`
+    unless the request has this `Authorization`.
     """
 
     method: str = "GET"
@@ -47,6 +48,7 @@ class Fault:
     extra: bytes = b""
     cut_after: int | None = None
     stall_after: int | None = None
+    rate: int = 0
     redirect: str = ""
     demand: str = ""
 
@@ -172,8 +174,13 @@ async def _send_treated(writer: Writer, first: str, headers: dict[str, str], bod
     lines = [f"{name}: {value}" for name, value in headers.items() if name not in {"connection", *fault.hide}]
     writer.write("\r\n".join([first, *lines, "connection: close", "", ""]).encode("latin-1"))
     end = fault.cut_after if fault.cut_after is not None else fault.stall_after
-    writer.write(body[:end] + fault.extra)
-    await writer.drain()
+    body = body[:end] + fault.extra
+    step = fault.rate // 50 or len(body)
+    for start in range(0, len(body), max(step, 1)):
+        writer.write(body[start : start + step])
+        await writer.drain()
+        if fault.rate:
+            await asyncio.sleep(0.02)
     if fault.stall_after is not None:
         await asyncio.sleep(3600)
 

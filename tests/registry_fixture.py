@@ -238,13 +238,14 @@ def push_image(
     config: Mapping[str, Any] | None = None,
     architecture: str = "amd64",
     auth: tuple[str, str] | None = None,
+    level: int = 9,
 ) -> dict[str, Any]:
-    """Make an OCI image of `layers` (each path to contents), push it, and return
+    """Make an OCI image of `layers` (each path to contents), compressed at gzip's `level`, push it, and return
     `{reference, digest, size, manifest, config, layers: [{mediaType, digest, size, diff_id}]}`."""
     described = []
     for files in layers:
         tar = layer_tar(files)
-        blob = gzip.compress(tar, mtime=0)
+        blob = gzip.compress(tar, level, mtime=0)
         digest = push_blob(host, name, blob, auth)
         described.append({"mediaType": OCI_LAYER, "digest": digest, "size": len(blob), "diff_id": digest_of(tar)})
     image = {

@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, ExitStack, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.build import Engine
-from engine.events import BuildInterrupted, RuntimeChosen, to_data
+from engine.events import BuildInterrupted, Fact, RuntimeChosen, to_data
 from engine.executor import Executor, Outcome, Task
+from engine.grants import Grants
 from engine.ledger import Ledger
 from engine.refs.materializer import Clock, Materializer
 from engine.refs.ref import Remote, layers_from_json
@@ -26,13 +27,26 @@ from projections.standard import STANDARD
 from storage.blobs import DirectoryBlobs
 from storage.credentials import DockerCredentials
 from storage.digest import Digest
+from storage.erofs.layers import ErofsLayers
+from storage.erofs.mount import ErofsMounts
 from storage.errors import DiskError, InputError
 from storage.eventlog import SqliteEventLog, follow
-from storage.interfaces import Descriptor, Event, EventLog, NewEvent, PackedBlob, Provider, SnapshotStore
-from storage.layers import DirectoryLayers
+from storage.interfaces import (
+    Descriptor,
+    Event,
+    EventLog,
+    LayerStore,
+    NewEvent,
+    PackedBlob,
+    Provider,
+    SecretPlaces,
+    SnapshotStore,
+)
+from storage.layers import LAYER_LIMIT, ChosenLayers, DirectoryLayers
 from storage.layout import WithLayouts
 from storage.locks import FileLocks
 from storage.overlay import private_mounts
+from storage.partial import KEPT_SECONDS, DirectoryPartials
 from storage.registry import RegistryClient
 from storage.snapshots import OverlaySnapshots
 from storage.sweep import sweep
@@ -42,6 +56,7 @@ if TYPE_CHECKING:
     from engine.exporters.exporters import Exporters
     from engine.ops.emulation import Emulation
     from engine.ops.sources import SourceFetcher
+    from engine.refs.asked import AskedPaths
 
 FORMAT = "1"
 """The layout of a root (DESIGN section 5); a root of another format is refused, not guessed at."""
@@ -156,6 +171,7 @@ def recover(root: Root, found_by: str) -> list[str]:
         return owner == found_by or root.locks.held(_owner_lock(owner))
 
     removed = sweep(root.tmp, is_alive)
+    DirectoryPartials(root.path / "partial").sweep(time.time() - KEPT_SECONDS, root.locks)
     if any(root.run.glob("*/*")):
         from engine.ops.leftovers import sweep_containers
 
@@ -192,6 +208,10 @@ class _Cache:
         """See CacheLookup."""
         return self.index.kept_of(str(listing)) is not None
 
+    def packs(self) -> list[Digest]:
+        """See CacheLookup."""
+        return [Digest(pack) for pack in self.index.packs()]
+
     def page(self, url: str) -> Page | None:
         """See Pages."""
         return self.index.page_of(url)
@@ -217,24 +237,45 @@ def prepare_process() -> None:
     private_mounts()
 
 
+def secret_places(root: Root, build: str) -> SecretPlaces:
+    """Where secrets of `build` may lie."""
+    from storage.cachemounts import MemoryPlaces
+
+    return MemoryPlaces(root.tmp, build)
+
+
+SNAPSHOTTERS = ("auto", "erofs", "directory")
+
+
 def engine(
-    root: Root, build: str, runtime: str | None, ambient: Mapping[str, str]
+    root: Root, build: str, runtime: str | None, ambient: Mapping[str, str], snapshotter: str, grants: Grants
 ) -> tuple[Engine, AsyncExitStack]:
-    """The engine of one build, and its connections, to be closed by the caller. `ambient`: see LocalExecutor."""
+    """The engine of one build, and its connections, to be closed by the caller. `ambient`: see LocalExecutor;
+    `snapshotter`: how layers are laid out, one of SNAPSHOTTERS. Raises InputError."""
     closing = AsyncExitStack()
     log, locks, tmp = root.log, root.locks, root.tmp
     clock = Clock(time.time_ns, time.monotonic)
     ledger = Ledger(log, build)
     blobs = DirectoryBlobs(root.path, owner=build)
-    layers = DirectoryLayers(root.path / "layers", tmp, build)
-    snapshots = OverlaySnapshots(root.path / "snapshots", tmp, build)
+    mounts = ErofsMounts(tmp, build)
+    layers = _layers(root, build, mounts, snapshotter)
+    snapshots = OverlaySnapshots(
+        root.path / "snapshots", tmp, build, mounts=mounts, as_images=lambda: layers.name == ErofsLayers.name
+    )
     client = RegistryClient(DockerCredentials(), user_agent=f"refledger/{__version__}")
     closing.push_async_callback(client.aclose)
     registry = WithLayouts(client)
     cache = _Cache(CacheIndex(root.views))
+    partials = DirectoryPartials(root.path / "partial")
     materializer = Materializer(
-        layers, snapshots, blobs, registry, locks, ledger, clock, parallel=max(2, os.cpu_count() or 1)
+        layers, snapshots, blobs, partials, registry, locks, ledger, clock, parallel=max(2, os.cpu_count() or 1)
     )
+
+    def asked() -> AskedPaths:
+        from engine.refs.asked import AskedPaths
+        from storage.parts import DirectoryParts
+
+        return AskedPaths(materializer, DirectoryParts(tmp, build, mounts.implied), registry, ledger, clock)
 
     def exporters() -> Exporters:
         from engine.exporters.archive import ArchiveExporter
@@ -243,6 +284,7 @@ def engine(
         from engine.exporters.push import Pusher
         from engine.exporters.transfer import Transfer
         from storage.archive import TarArchive
+        from storage.compose import TreeWriter
         from storage.packing import BlobPacker
 
         transfer = Transfer(blobs, registry, BlobPacker(snapshots, blobs), cache, locks, ledger, clock)
@@ -250,13 +292,14 @@ def engine(
             transfer=transfer,
             pusher=Pusher(registry, client, transfer, ledger),
             archiver=ArchiveExporter(transfer, ledger, TarArchive),
-            local=LocalExporter(materializer, snapshots, ledger, clock),
+            local=LocalExporter(materializer, snapshots, ledger, clock, TreeWriter),
             clock=clock,
         )
 
     @lru_cache(maxsize=1)
     def sources() -> SourceFetcher:
         from engine.ops.sources import SourceFetcher
+        from storage.compose import TreeWriter
         from storage.git import GitClient
         from storage.trees import SnapshotTrees
         from storage.web import WebClient
@@ -264,8 +307,8 @@ def engine(
         web = WebClient(f"refledger/{__version__}")
         closing.push_async_callback(web.aclose)
         return SourceFetcher(
-            web, GitClient(tmp, build, os.environ), SnapshotTrees(snapshots, tmp, build), blobs, cache, locks, ledger,
-            clock,
+            web, GitClient(tmp, build, os.environ), SnapshotTrees(snapshots, tmp, build),
+            partial(TreeWriter, empty=True), blobs, cache, locks, ledger, clock,
         )  # fmt: skip
 
     @lru_cache(maxsize=1)
@@ -279,7 +322,7 @@ def engine(
         blobs=blobs,
         resolver=ImageResolver(registry, blobs, ledger),
         executor=_OnDemand(
-            lambda: _executor(root, build, runtime, materializer, snapshots, sources, ledger, clock, ambient)
+            lambda: _executor(root, build, runtime, asked(), snapshots, sources, ledger, clock, ambient, grants)
         ),
         materializer=materializer,
         cache=cache,
@@ -288,6 +331,50 @@ def engine(
         emulation=emulation,
     )
     return made, closing
+
+
+class _Silent:
+    """Facts that nobody keeps."""
+
+    async def record(self, _fact: Fact, *, vertex: str | None = None, cause: int | None = None) -> int:  # noqa: ARG002
+        """See Facts."""
+        return 0
+
+    def post(self, _fact: Fact, *, vertex: str | None = None, cause: int | None = None) -> None:
+        """See Facts."""
+
+
+@asynccontextmanager
+async def passing_resolver() -> AsyncIterator[ImageResolver]:
+    """A resolver for those who only look: it logs nothing and leaves nothing in the root."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="refledger-") as directory:
+        registry = RegistryClient(DockerCredentials(), user_agent=f"refledger/{__version__}")
+        try:
+            yield ImageResolver(registry, DirectoryBlobs(Path(directory), owner="check"), _Silent())
+        finally:
+            await registry.aclose()
+
+
+def _layers(root: Root, build: str, mounts: ErofsMounts, snapshotter: str) -> LayerStore:
+    """With a way that is forced, layers laid out in the other count as not here."""
+    limit = os.environ.get("REFLEDGER_LAYER_LIMIT") or str(LAYER_LIMIT)
+    if not limit.isdecimal():
+        raise InputError(f"REFLEDGER_LAYER_LIMIT={limit}: not a number of bytes", hint="write digits only")
+    images = ErofsLayers(root.path / "layers", root.tmp, build, mounts, limit=int(limit))
+    directories = DirectoryLayers(root.path / "layers", root.tmp, build, limit=int(limit))
+    if snapshotter == "directory":
+        return directories
+    if snapshotter == "erofs":
+        if not mounts.works:
+            raise InputError(
+                "--snapshotter erofs: this kernel mounts no EROFS images on the disk of the root",
+                where=str(root.path),
+                hint="--snapshotter directory works everywhere",
+            )
+        return images
+    return ChosenLayers((images, directories), lambda: images if mounts.works else directories)
 
 
 @dataclass(slots=True)
@@ -308,22 +395,30 @@ def _executor(
     root: Root,
     build: str,
     runtime: str | None,
-    materializer: Materializer,
+    asked: AskedPaths,
     snapshots: SnapshotStore,
     sources: Callable[[], SourceFetcher],
     ledger: Ledger,
     clock: Clock,
     ambient: Mapping[str, str],
+    grants: Grants,
 ) -> Executor:
     from engine.ops.local import LocalExecutor
+    from engine.ops.run_mounts import RunMounts
     from engine.ops.sandbox import OciSandbox, Sandbox, choose_runtime
+    from storage.cachemounts import DirectoryCacheMounts, MemoryPlaces
+    from storage.compose import TreeWriter
 
     async def make_sandbox() -> tuple[Sandbox, RuntimeChosen]:
         choice = await choose_runtime(runtime, root.run)
         chosen = RuntimeChosen(runtime=choice.runtime, version=choice.version, rejected=dict(choice.rejected))
         return OciSandbox(choice.runtime, root.run, build), chosen
 
-    return LocalExecutor(materializer, snapshots, sources, make_sandbox, ledger, clock, ambient)
+    caches = DirectoryCacheMounts(root.path / "cache", root.tmp, build, root.locks)
+    mounts = RunMounts(
+        snapshots, caches, MemoryPlaces(root.tmp, build), grants, ledger, clock, partial(TreeWriter, empty=True)
+    )
+    return LocalExecutor(asked.materializer, asked, snapshots, sources, make_sandbox, ledger, clock, mounts, ambient)
 
 
 def host_facts() -> dict[str, object]:

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from engine.errors import DiskError
 from engine.events import Exported, ExportStarted
 from engine.graph import Copy
 from engine.ledger import Facts
-from engine.ops.copy import copy_into
+from engine.ops.copy import copy_layer
 from engine.ops.select import select
 from engine.refs.materializer import Clock, Materializer
 from engine.refs.ref import Ref
 from engine.together import in_thread
-from storage.interfaces import SnapshotStore
+from storage.interfaces import LayerWriter, SnapshotStore
 
 
 @dataclass(slots=True)
 class LocalExporter:
-    """Copies the files of a ref into a directory, over what is there."""
+    """Copies the files of a ref into a directory, over what is there. `writer` writes into an existing directory."""
 
     materializer: Materializer
     snapshots: SnapshotStore
     facts: Facts
     clock: Clock
+    writer: Callable[[Path], LayerWriter]
 
     async def export(self, ref: Ref, dest: str) -> None:
         """Write all files of `ref` below `dest`. Raises DiskError, MaterializationError."""
@@ -34,10 +37,12 @@ class LocalExporter:
         everything = Copy(sources=(".",), dest="/", from_context=False)
 
         def copy() -> None:
-            Path(dest).mkdir(parents=True, exist_ok=True)
+            target = Path(dest)
+            target.mkdir(parents=True, exist_ok=True)
             with self.snapshots.view(local.lowers) as tree:
                 selection = select(everything, tree, hash_files=False)
-                copy_into(everything, selection, tree, Path(dest), now_ns=self.clock.now())
+                begin = partial(self.writer, target)
+                copy_layer(everything, selection, tree, target, begin, now_ns=self.clock.now())
 
         try:
             await in_thread(copy)

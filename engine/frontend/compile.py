@@ -7,26 +7,28 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
-from engine.errors import InputError
+from engine.errors import ChecksFailed, InputError
 from engine.frontend.config import ImageConfig
-from engine.frontend.contexts import Contexts, Tree, context_title, image_title, tree_title
-from engine.frontend.dockerignore import IgnoreMatcher
-from engine.frontend.instructions import Instruction, Source, parse_dockerfile
+from engine.frontend.contexts import Tree, context_title, image_title, tree_title
+from engine.frontend.definition import Dockerfile, read_dockerfile
+from engine.frontend.instructions import Instruction
 from engine.frontend.names import CONTEXT_NAME, TREE, StepNames
 from engine.frontend.remote import selected, title
-from engine.frontend.scope import FrontendOptions, global_arguments, unused_arguments
+from engine.frontend.scope import FrontendOptions, unused_arguments
 from engine.frontend.stage import METADATA, Reading, StageState
 from engine.frontend.stages import (
     Stage,
-    copied_from,
+    find_origin,
     find_target,
+    insert_triggers,
     needed_images,
     needed_stages,
-    read_stages,
-    split_stages,
+    taken_from,
 )
 from engine.frontend.steps import Step, UnsupportedError, copy, run, workdir
+from engine.frontend.variables import Watcher
 from engine.graph import (
     ContextSource,
     Copy,
@@ -35,9 +37,11 @@ from engine.graph import (
     HistoryStep,
     ImageSource,
     Merge,
+    Mount,
     Op,
     ResolvedImage,
     Result,
+    Run,
     Scratch,
     Vertex,
     vertex,
@@ -54,43 +58,90 @@ Resolve = Callable[[Sequence[tuple[str, str]]], Awaitable[Images]]
 
 
 async def compile_dockerfile(text: str, options: FrontendOptions, resolve: Resolve) -> Graph:
-    """The graph of the target stage. `resolve` is asked once, for exactly the images the target needs, if any.
+    """The graph of the target stage. `resolve` is asked once, for exactly the images the target needs, if any, and
+    once more where ONBUILD triggers of those name others.
 
-    Raises DockerfileError (a line of `text`), InputError (an option) and whatever `resolve` raises.
+    Raises DockerfileError (a line of `text`), InputError (an option), ChecksFailed (`# check=error=true`) and whatever
+    `resolve` raises.
     """
-    IgnoreMatcher(options.ignore)  # reason: a malformed pattern is an error now, not in the middle of the build
-    source = Source(options.filename, text)
-    instructions, escape = parse_dockerfile(source)
-    before, groups = split_stages(instructions)
-    scope = global_arguments(source, before, options, escape)
-    if not groups:
-        raise source.error("the Dockerfile has no FROM", instructions[-1].lines, "a stage begins with FROM image")
-    stages = read_stages(source, groups, scope, escape, str(parse_platform(options.platform)))
-    contexts = Contexts(options.named)
-    contexts.apply(stages)
-    target = find_target(source, stages, options.target)
-    needed = needed_stages(source, stages, target)
-    uses = list(needed_images(source, stages, needed, scope, str(parse_platform(options.platform))))
-    wanted = list(dict.fromkeys((use.reference, use.platform) for use in uses))
-    images = await resolve(wanted) if wanted else {}
-    compiler = _Compiler(source, stages, images, Reading(options, escape, scope), contexts)
+    dockerfile = read_dockerfile(text, options)
+    found = list(dockerfile.lint())
+    target = find_target(dockerfile.source, dockerfile.stages, options.target)
+    needed, images = await _resolve_needed(dockerfile, [target], resolve)
+    watcher = watch(dockerfile)
+    compiler = _Compiler(dockerfile, images, watcher)
     compiler.warnings += [
-        f"--build-arg {name} was given, but no ARG declares it" for name in unused_arguments(options, instructions)
+        f"--build-arg {name} was given, but no ARG declares it"
+        for name in unused_arguments(options, dockerfile.instructions)
     ]
     for stage in needed:
         compiler.read_stage(stage)
+    findings = dockerfile.settings.choose([*found, *watcher.findings])
+    if failing := dockerfile.settings.failing(findings):
+        raise ChecksFailed(failing, options.filename, findings[0].lines[0])
+    compiler.warnings += [str(item) for item in findings]
     return compiler.graph(target)
 
 
+def watch(dockerfile: Dockerfile) -> Watcher:
+    """What looks at each instruction before it is read."""
+    return Watcher(dockerfile.escape, dockerfile.options.ignore, tuple(dockerfile.scope))
+
+
+async def look_over(dockerfile: Dockerfile, resolve: Resolve, watcher: Watcher, *, unknown: bool) -> None:
+    """Show `watcher` the instructions of all stages, needed or not; `unknown`: `resolve` knows no images, it only
+    stands for them. Raises DockerfileError and whatever `resolve` raises; `watcher` has seen what came before."""
+    needed, images = await _resolve_needed(dockerfile, dockerfile.stages, resolve)
+    compiler = _Compiler(dockerfile, images, watcher, unknown=unknown)
+    for stage in needed:
+        compiler.read_stage(stage)
+
+
+async def _resolve_needed(
+    dockerfile: Dockerfile, targets: Sequence[Stage], resolve: Resolve
+) -> tuple[list[Stage], Images]:
+    """The stages that `targets` need, ONBUILD triggers inserted, and the images that these need."""
+    source, stages = dockerfile.source, dockerfile.stages
+    platform = str(parse_platform(dockerfile.options.platform))
+    images: dict[tuple[str, str], ResolvedImage] = {}
+
+    def rewrite(trigger: Instruction) -> Instruction:
+        return dockerfile.contexts.rewritten(stages, trigger)
+
+    for stage in stages:
+        if stage.base_stage is not None:
+            base = stages[stage.base_stage]
+            texts = [command.args[0] for command in base.commands if command.name == "ONBUILD"]
+            insert_triggers(source, stage, texts, f"stage {base.title}", rewrite)
+    while True:
+        needed = needed_stages(source, stages, targets)
+        found = needed_images(source, stages, needed, dockerfile.scope, platform)
+        uses = [(use.reference, use.platform) for use in found]
+        wanted = [use for use in dict.fromkeys(uses) if use not in images]
+        if not wanted:
+            return needed, images
+        images.update(await resolve(wanted))
+        for stage in needed:
+            image = images.get((stage.base, stage.platform))
+            if stage.base_stage is None and image is not None:
+                insert_triggers(source, stage, _triggers(image.config), f"image {stage.base}", rewrite)
+
+
+def _triggers(config: Mapping[str, Any]) -> list[str]:
+    inner = config.get("config")
+    found = inner.get("OnBuild") if isinstance(inner, dict) else None
+    return [text for text in found if isinstance(text, str)] if isinstance(found, list) else []
+
+
 class _Compiler:
-    def __init__(
-        self, source: Source, stages: Sequence[Stage], images: Images, reading: Reading, contexts: Contexts
-    ) -> None:
-        self._contexts = contexts
-        self._source = source
-        self._stages = stages
+    def __init__(self, dockerfile: Dockerfile, images: Images, watcher: Watcher, *, unknown: bool = False) -> None:
+        self._contexts = dockerfile.contexts
+        self._source = dockerfile.source
+        self._stages = dockerfile.stages
         self._images = images
-        self._reading = reading
+        self._unknown = unknown
+        self._reading = Reading(dockerfile.options, dockerfile.escape, dockerfile.scope)
+        self._watcher = watcher
         self._states: dict[int, StageState] = {}
         self._vertices: dict[Digest, Vertex] = {}
         self.warnings: list[str] = []
@@ -120,6 +171,7 @@ class _Compiler:
         """Read a stage; those it needs were read before. Raises DockerfileError."""
         state = self._begin(stage)
         for instruction in stage.commands:
+            self._watcher.see(state, instruction)
             try:
                 self._read(stage, state, instruction)
             except UnsupportedError as error:
@@ -145,12 +197,14 @@ class _Compiler:
             config = ImageConfig.of_base(data, stage.platform)
         except InputError as error:
             raise self._source.error(f"image {stage.base}: {error.what}", stage.origin.lines) from error
-        if config.config.pop("OnBuild", None):
-            raise self._source.unsupported(f"image {stage.base} has ONBUILD triggers, which", stage.origin.lines)
+        config.config.pop("OnBuild", None)  # its triggers are this stage's first commands
         self._compare_platforms(stage, config)
         history = data.get("history")
         entries = tuple(item for item in history if isinstance(item, dict)) if isinstance(history, list) else ()
-        return StageState(title, names, base, stage.platform, config, base_history=entries)
+        unknown = stage.base if self._unknown else ""
+        return StageState(
+            title, names, base, stage.platform, config, base_history=entries, unknown_base=unknown
+        )
 
     def _begin_tree(self, stage: Stage, tree: Tree, title: str, names: StepNames) -> StageState:
         """A stage that stands on the files of a context: they are its first layer."""
@@ -175,8 +229,7 @@ class _Compiler:
 
     def _is_alone(self, stage: Stage) -> bool:
         """Nothing but this stage has a name: BuildKit then leaves it out of the steps' names."""
-        copies = (c.flags.get("from") for c in stage.commands if c.name == "COPY")
-        return len(self._stages) == 1 and not any(copies)
+        return len(self._stages) == 1 and not any(name for c in stage.commands for name in taken_from(c))
 
     def _compare_platforms(self, stage: Stage, config: ImageConfig) -> None:
         wanted, found = parse_platform(stage.platform), config.top
@@ -188,13 +241,11 @@ class _Compiler:
 
     def _read(self, stage: Stage, state: StageState, instruction: Instruction) -> None:
         name = instruction.name
-        if name == "ONBUILD":
-            raise UnsupportedError("ONBUILD")
         if name in METADATA:
             state.history.append(HistoryStep(METADATA[name](state, instruction, self._reading)))
             return
         if name == "RUN":
-            self._step(state, run(state, instruction, self._reading), instruction, ())
+            self._run(stage, state, instruction)
         elif name == "WORKDIR":
             made = workdir(state, instruction, self._reading)
             if made is None:
@@ -204,8 +255,26 @@ class _Compiler:
         else:
             self._copy(stage, state, instruction)
 
+    def _run(self, stage: Stage, state: StageState, instruction: Instruction) -> None:
+        made = run(state, instruction, self._reading)
+        assert isinstance(made.op, Run)
+        inputs: list[Digest] = []
+        mounts: list[Mount] = []
+        for mount, written in zip(made.op.mounts, made.mount_origins, strict=True):
+            if written is None:
+                mounts.append(mount)
+                continue
+            found = find_origin(self._source, self._stages, stage, written, instruction)
+            digest = self._origin(found, instruction)
+            if digest not in inputs:
+                inputs.append(digest)
+            mounts.append(mount.at(inputs.index(digest) + 1))  # input 0 is the base
+        op = made.op.with_mounts(tuple(mounts)) if inputs else made.op
+        self._step(state, Step(op, made.name, made.created_by), instruction, tuple(inputs))
+
     def _copy(self, stage: Stage, state: StageState, instruction: Instruction) -> None:
-        origin = copied_from(self._source, self._stages, stage, instruction)
+        written = instruction.flags.get("from", "")
+        origin = find_origin(self._source, self._stages, stage, written, instruction)
         made = copy(state, instruction, self._reading, from_context=self._is_local(origin))
         if made.remotes and isinstance(made.op, Copy):
             self._add_remote(state, made, made.op, instruction)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from engine.frontend.instructions import Instruction
 from engine.frontend.names import TREE
@@ -117,7 +116,7 @@ class Contexts:
                 self._stand_on(stages, stage, own)
             elif stage.base_stage is None and (base := self.find(stage.base)) is not None:
                 self._stand_on(stages, stage, base)
-            stage.commands = [self._rewritten(stages, command) for command in stage.commands]
+            stage.commands = [self.rewritten(stages, command) for command in stage.commands]
 
     def _stand_on(self, stages: Sequence[Stage], stage: Stage, context: NamedContext) -> None:
         stage.base_stage = None
@@ -129,16 +128,14 @@ class Contexts:
             raise InputError(f"context target:{context.stage}: no stage of that name comes before {stage.title!r}")
         stage.base, stage.base_stage = context.stage, found.index
 
-    def _rewritten(self, stages: Sequence[Stage], command: Instruction) -> Instruction:
-        flags: dict[str, Any] = dict(command.flags)
-        if command.name in {"COPY", "ADD"} and "from" in flags:
-            flags["from"] = self._replaced(stages, flags["from"])
-        if command.name == "RUN" and "mount" in flags:
-            mounts = flags["mount"]
-            flags["mount"] = self._mount(stages, mounts) if isinstance(mounts, str) else tuple(
-                self._mount(stages, mount) for mount in mounts
-            )  # fmt: skip
-        return replace(command, flags=flags)
+    def rewritten(self, stages: Sequence[Stage], command: Instruction) -> Instruction:
+        flags = tuple((name, self._flag(stages, command.name, name, value)) for name, value in command.all_flags)
+        return replace(command, flags=dict(flags), all_flags=flags)
+
+    def _flag(self, stages: Sequence[Stage], instruction: str, flag: str, value: str) -> str:
+        if instruction in {"COPY", "ADD"} and flag == "from":
+            return self._replaced(stages, value)
+        return self._mount(stages, value) if instruction == "RUN" and flag == "mount" else value
 
     def _replaced(self, stages: Sequence[Stage], name: str) -> str:
         if find_stage(stages, name) is not None or (context := self.find(name)) is None:

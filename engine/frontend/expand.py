@@ -39,6 +39,15 @@ class Lexer:
         """`word` with variables replaced and quotes removed. Raises ExpansionError."""
         return _Reader(word, env, self).read("", self.raw_escapes).text()
 
+    def undefined(self, word: str, env: Mapping[str, str]) -> list[str]:
+        """The variables of `word` that are not in `env` and stand without a word instead, in order."""
+        reader = _Reader(word, env, self)
+        try:
+            reader.read("", self.raw_escapes)
+        except ExpansionError:
+            return []
+        return reader.undefined
+
     def words(self, word: str, env: Mapping[str, str]) -> list[str]:
         """As `expand`, then split at unquoted blanks, also those that a variable brought. Raises ExpansionError."""
         return _Reader(word, env, self).read("", self.raw_escapes).words()
@@ -66,7 +75,7 @@ class _Output:
 
 
 class _Reader:
-    __slots__ = ("_depth", "_env", "_lexer", "_position", "_source")
+    __slots__ = ("_depth", "_env", "_lexer", "_position", "_source", "undefined")
 
     def __init__(self, source: str, env: Mapping[str, str], lexer: Lexer) -> None:
         self._source = source
@@ -74,6 +83,7 @@ class _Reader:
         self._lexer = lexer
         self._position = 0
         self._depth = 0
+        self.undefined: list[str] = []
 
     def _peek(self) -> str:
         return self._source[self._position : self._position + 1]
@@ -141,6 +151,7 @@ class _Reader:
             name = self._name()
             if name and self._lexer.skip_unset and name not in self._env:
                 return self._source[start : self._position]
+            self._note(name)
             return self._env.get(name, "") if name else "$"
         self._next()
         if not self._peek():
@@ -166,13 +177,19 @@ class _Reader:
                 self._position += 1
         return self._source[start : self._position]
 
+    def _note(self, name: str) -> None:
+        if name not in self._env and re.match("[A-Za-z_]", name):
+            self.undefined.append(name)
+
     def _modified(self, name: str) -> str:
         """What stands behind the name in `${name…}`, applied."""
         value = self._env.get(name)
         operator = self._next()
         if operator == "}":
+            self._note(name)
             return value or ""
         if operator == "/":
+            self._note(name)
             return self._replace(value or "")
         colon = operator == ":"
         if colon:
@@ -183,6 +200,7 @@ class _Reader:
             raise ExpansionError(f"unsupported modifier ({':' if colon else ''}{operator}) in substitution")
         word = self.read("}", raw_escapes=operator in "#%").text()
         if operator in "#%":
+            self._note(name)
             return _trim(operator, word, value or "")
         return _choose(name, operator, colon, word, value, strict=not self._lexer.skip_unset)
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-from engine.errors import DockerfileError
 from engine.frontend.expand import ExpansionError, Lexer
+from engine.frontend.source import Source, escape_line, locate
 from storage.errors import InputError
 
 FLAGS: Mapping[str, tuple[str, ...]] = {
@@ -22,7 +22,7 @@ FLAGS: Mapping[str, tuple[str, ...]] = {
     "ADD": ("chown", "chmod", "link", "keep-git-dir", "checksum", "exclude", "unpack"),
     "HEALTHCHECK": ("interval", "timeout", "start-period", "start-interval", "retries"),
 }
-"""The flags of each instruction in the current reference, supported here or not."""
+"""The flags of each instruction in the current reference."""
 _BOOLEAN_FLAGS = frozenset({"link", "parents", "keep-git-dir", "unpack"})
 _REPEATED_FLAGS = frozenset({"mount", "exclude", "device"})
 
@@ -31,11 +31,18 @@ NAMES = (
     "ONBUILD", "RUN", "SHELL", "STOPSIGNAL", "USER", "VOLUME", "WORKDIR",
 )  # fmt: skip
 
+NOT_IN_ONBUILD = frozenset({"ONBUILD", "FROM", "MAINTAINER"})
+
 _DIRECTIVE = re.compile(r"#[ \t]*([a-zA-Z][a-zA-Z0-9]*)[ \t]*=[ \t]*(.+?)[ \t\r]*")
 _DIRECTIVES = frozenset({"escape", "syntax", "check"})
-_SYNTAX = re.compile(r"(docker\.io/)?docker/dockerfile(-upstream)?(:[\w.-]+)?(@sha256:[0-9a-f]{64})?")
+_HOST = r"(?:[\w-]+(?:\.[\w-]+)*(?::[0-9]+)?/)?"
+_SYNTAX = re.compile(
+    rf"(?:{_HOST}docker/dockerfile(?::(?:1[\w.-]*|labs|latest|experimental))?"
+    rf"|{_HOST}docker/dockerfile-upstream(?::[\w.-]+)?)(?:@sha256:[0-9a-f]{{64}})?|dockerfile\.v0"
+)
+"""The official frontend of version 1, from Docker Hub or a mirror of it."""
+_ONBUILD = re.compile(r"\A\s*ONBUILD\b(?:\s|[\\`]\r?\n)*", re.IGNORECASE)
 _HEREDOC = re.compile(r"(\d*)<<(-?)([^<]+)")
-_EXCERPT_LINES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +56,9 @@ class Heredoc:
 
 @dataclass(frozen=True, slots=True)
 class Instruction:
-    """`args` as the parser parts them (key, value, key, value … for ENV and LABEL; one text for RUN), `flags` by name
-    without the dashes, `text` on one line as written, `lines` first and last, 1-based."""
+    """`args` as the parser parts them (key, value, key, value … for ENV and LABEL; one text for RUN; the trigger's text
+    for ONBUILD), `flags` by name without the dashes (of repeated ones the last), `all_flags` in order, `text` on one
+    line as written, `lines` first and last, 1-based; `trigger`: what an ONBUILD holds."""
 
     name: str
     args: tuple[str, ...]
@@ -59,26 +67,12 @@ class Instruction:
     heredocs: tuple[tuple[str, str], ...]
     text: str
     lines: tuple[int, int]
+    all_flags: tuple[tuple[str, str], ...] = ()
+    trigger: Instruction | None = None
 
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """The Dockerfile's name and text, to tell errors with."""
-
-    filename: str
-    text: str
-
-    def error(self, what: str, lines: tuple[int, int], hint: str = "") -> DockerfileError:
-        """A DockerfileError with the excerpt of `lines`."""
-        first = max(1, lines[0])
-        last = max(first, lines[1])
-        shown = self.text.removeprefix("\ufeff").split("\n")[first - 1 : min(last, first + _EXCERPT_LINES - 1)]
-        excerpt = "\n".join(line.rstrip("\r") for line in shown)
-        return DockerfileError(what, filename=self.filename, line=first, end=last, excerpt=excerpt, hint=hint)
-
-    def unsupported(self, what: str, lines: tuple[int, int]) -> DockerfileError:
-        """The error for a part of the language that exists but not here."""
-        return self.error(f"{what} is not supported yet", lines)
+    def every(self, flag: str) -> tuple[str, ...]:
+        """The values of a flag that may be repeated."""
+        return tuple(value for name, value in self.all_flags if name == flag)
 
 
 def parse_dockerfile(source: Source) -> tuple[list[Instruction], str]:
@@ -89,8 +83,27 @@ def parse_dockerfile(source: Source) -> tuple[list[Instruction], str]:
             line = text.count("\n", 0, text.index(bad)) + 1
             raise source.error(f"the Dockerfile contains {name}", (line, line), "save it as UTF-8 text")
     escape = _directives(source)
-    out = [_instruction(source, command) for command in _commands(source, escape)]
+    out = [_instruction(source, command, escape) for command in _commands(source, escape)]
     return out, escape
+
+
+def parse_trigger(source: Source, text: str, lines: tuple[int, int], escape: str = "\\") -> Instruction:
+    """The one instruction that `text`, an ONBUILD trigger, holds; `lines` is where it stands or takes effect.
+
+    Raises DockerfileError.
+    """
+    import dockerfile
+
+    try:
+        commands = list(dockerfile.parse_string(escape_line(escape) + text))
+    except (dockerfile.GoParseError, UnicodeDecodeError) as error:
+        raise source.error(_reason(error), lines) from error
+    if len(commands) != 1:
+        raise source.error("an ONBUILD trigger is a single instruction", lines, "write one ONBUILD for each")
+    name = commands[0].cmd.upper()
+    if name in NOT_IN_ONBUILD:
+        raise source.error(f"{name} is not allowed as an ONBUILD trigger", lines, word=commands[0].cmd)
+    return replace(_instruction(source, commands[0], escape, lines), lines=lines)
 
 
 def _surrogate(text: str) -> str:
@@ -107,7 +120,7 @@ def _commands(source: Source, escape: str) -> list[Any]:
         what = _reason(error)
         if "no instructions" in what:
             raise source.error("the Dockerfile has no instructions", (1, 1), "it begins with FROM") from error
-        line, end = _locate(source.text, escape, lambda chunk: _fails(dockerfile, chunk))
+        line, end = locate(source.text, escape, lambda chunk: _fails(dockerfile, chunk))
         hint = "end it with its word alone on a line" if "unterminated heredoc" in what else ""
         raise source.error(what, (line, end), hint) from error
     return commands
@@ -139,91 +152,83 @@ def _reason(error: Exception) -> str:
     return str(error) or "syntax error"
 
 
-def _locate(text: str, escape: str, failure: Callable[[str], str]) -> tuple[int, int]:
-    """The lines of the instruction that the parser refuses; it names none, so they are tried one by one."""
-    lines = text.removeprefix("\ufeff").split("\n")
-    prefix = "# escape=`\n" if escape == "`" else ""
-    index = 0
-    while index < len(lines):
-        stripped = lines[index].strip()
-        if not stripped or stripped.startswith("#"):
-            index += 1
-            continue
-        end = _continuation(lines, index, escape)
-        chunk = "\n".join(lines[index:end])
-        problem = failure(prefix + chunk)
-        while "unterminated heredoc" in problem and end < len(lines):
-            end += 1
-            if lines[end - 1].strip("\t\r") in chunk:  # only a line that the first ones name can end it
-                problem = failure(prefix + "\n".join(lines[index:end]))
-        if problem:
-            return index + 1, (index + chunk.count("\n") + 1)
-        index = end
-    return 1, 1
-
-
-def _continuation(lines: list[str], start: int, escape: str) -> int:
-    """The index behind the last line of the instruction that begins at `start`."""
-    index = start
-    while index < len(lines):
-        line = lines[index].rstrip()
-        comment = index > start and (not line or line.lstrip().startswith("#"))
-        index += 1
-        if not comment and not line.endswith(escape):
-            break
-    return index
+def directives(source: Source) -> dict[str, tuple[str, int]]:
+    """The parser directives at the top: name to value and line. Raises DockerfileError for one given twice."""
+    out: dict[str, tuple[str, int]] = {}
+    for number, line in enumerate(source.text.removeprefix("\ufeff").split("\n"), 1):
+        found = _DIRECTIVE.fullmatch(line.strip())
+        if not found or found[1].lower() not in _DIRECTIVES:
+            break  # an ordinary comment, and what follows it are comments too
+        name = found[1].lower()
+        if name in out:
+            raise source.error(f"only one {name} parser directive can be used", (number, number), word=found[1])
+        out[name] = found[2], number
+    return out
 
 
 def _directives(source: Source) -> str:
-    """Check the parser directives at the top; returns the escape character."""
-    escape = "\\"
-    for number, line in enumerate(source.text.removeprefix("\ufeff").split("\n"), 1):
-        found = _DIRECTIVE.fullmatch(line.strip())
-        if not found:
-            break
-        name, value = found[1].lower(), found[2]
-        if name not in _DIRECTIVES:  # an ordinary comment, and what follows it are comments too
-            break
-        if name == "escape":
-            if value not in ("\\", "`"):
-                raise source.error(f"invalid escape character {value!r}", (number, number), "it is ` or \\")
-            escape = value
-        elif name == "syntax" and not _SYNTAX.fullmatch(value):
-            raise source.unsupported(f"the language {value!r} (syntax directive)", (number, number))
+    """Check the parser directives; returns the escape character."""
+    found = directives(source)
+    escape, line = found.get("escape", ("\\", 0))
+    if escape not in ("\\", "`"):
+        raise source.error(f"invalid escape character {escape!r}", (line, line), "it is ` or \\", word=escape)
+    syntax, line = found.get("syntax", ("dockerfile.v0", 0))
+    if not _SYNTAX.fullmatch(syntax):
+        hint = "Refledger reads docker/dockerfile:1 itself and runs no other frontend"
+        raise source.error(f"the language {syntax!r} (syntax directive) is not supported yet", (line, line), hint)
     return escape
 
 
-def _instruction(source: Source, command: Any) -> Instruction:
+def _instruction(source: Source, command: Any, escape: str, at: tuple[int, int] | None = None) -> Instruction:
     name = (command.cmd or "").upper()
-    lines = (max(1, command.start_line), max(1, command.start_line, command.end_line))
+    lines = at or (max(1, command.start_line), max(1, command.start_line, command.end_line))
     if not name:
         raise source.error("a line continues, but no instruction is in it", lines, "remove the escape character")
     if name not in NAMES:
-        raise source.error(f"unknown instruction: {command.cmd}", lines, did_you_mean(name, NAMES))
-    flags: dict[str, str] = {}
-    if name != "ONBUILD":  # its flags are those of the instruction it holds
-        flags = _flags(source, name, command.flags, lines)
+        hint = did_you_mean(name, NAMES)
+        raise source.error(f"unknown instruction: {command.cmd}", lines, hint, word=command.cmd)
     text = " ".join((command.original or "").split("\n", 1)[0].split())
     heredocs = tuple((item.name, item.content) for item in command.heredocs)
-    return Instruction(name, tuple(command.value), flags, bool(command.json), heredocs, text, lines)
+    if name == "ONBUILD":
+        return _onbuild(source, command, escape, lines, text)
+    flags = _flags(source, name, command.flags, lines)
+    return Instruction(name, tuple(command.value), dict(flags), bool(command.json), heredocs, text, lines, flags)
 
 
-def _flags(source: Source, instruction: str, written: Iterable[str], lines: tuple[int, int]) -> dict[str, str]:
-    flags: dict[str, str] = {}
+def _onbuild(source: Source, command: Any, escape: str, lines: tuple[int, int], text: str) -> Instruction:
+    """The parser reads a trigger without its flags and heredocs, so it is parsed by itself."""
+    trigger = _ONBUILD.sub("", command.original or "")
+    if not trigger.strip():
+        raise source.error("ONBUILD requires at least one argument", lines, "write ONBUILD INSTRUCTION …")
+    if "<<" in trigger:
+        below = source.text.removeprefix("\ufeff").split("\n")[lines[0] - 1 : lines[1]]
+        inner = parse_trigger(source, _ONBUILD.sub("", "\n".join(below)), lines, escape)
+        trigger = "\n".join([trigger, *(f"{data}{name}" for name, data in inner.heredocs)])
+    else:
+        inner = parse_trigger(source, trigger, lines, escape)
+    return Instruction("ONBUILD", (trigger,), {}, False, (), text, lines, trigger=inner)
+
+
+def _flags(
+    source: Source, instruction: str, written: Iterable[str], lines: tuple[int, int]
+) -> tuple[tuple[str, str], ...]:
+    flags: list[tuple[str, str]] = []
     known = FLAGS.get(instruction, ())
     for flag in written:
         name, equals, value = flag.removeprefix("--").partition("=")
         if name not in known:
             hint = did_you_mean(name, known, "--") if known else f"{instruction} has no flags"
-            raise source.error(f"unknown flag --{name} for {instruction}", lines, hint)
-        if not equals and name in _BOOLEAN_FLAGS:
-            value = "true"
+            raise source.error(f"unknown flag --{name} for {instruction}", lines, hint, word=f"--{name}")
+        if name in _BOOLEAN_FLAGS:
+            value = value.lower() if equals else "true"
+            if value not in {"true", "false"}:
+                raise source.error(f"--{name}={value} is neither true nor false", lines, f"write --{name} alone")
         elif not value and name not in _REPEATED_FLAGS:
-            raise source.error(f"flag --{name} needs a value", lines, f"write --{name}=…")
-        if name in flags and name not in _REPEATED_FLAGS:
+            raise source.error(f"flag --{name} needs a value", lines, f"write --{name}=…", word=flag)
+        if name not in _REPEATED_FLAGS and any(name == given for given, _ in flags):
             raise source.error(f"flag --{name} is given twice", lines)
-        flags[name] = value
-    return flags
+        flags.append((name, value))
+    return tuple(flags)
 
 
 def did_you_mean(word: str, known: Iterable[str], prefix: str = "") -> str:

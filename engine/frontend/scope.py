@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from engine.frontend.expand import Lexer
-from engine.frontend.instructions import Instruction, Source
+from engine.frontend.instructions import Instruction
+from engine.frontend.source import Source
 from engine.graph import ArchiveSource, GitSource
 from storage.errors import InputError
 from storage.platform import parse_platform
@@ -21,14 +22,22 @@ if TYPE_CHECKING:
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY")
 PROXY_ARGS = (*_PROXIES, *(name.lower() for name in _PROXIES))
 """Arguments that every RUN sees without ARG; they are not in the history."""
-_USED_ELSEWHERE = frozenset({*PROXY_ARGS, "SOURCE_DATE_EPOCH"})
+_BUILTIN = (
+    "BUILDKIT_BUILD_NAME", "BUILDKIT_CACHE_MOUNT_NS", "BUILDKIT_CONTEXT_KEEP_GIT_DIR", "BUILDKIT_DOCKERFILE_CHECK",
+    "BUILDKIT_DOCKERFILE_CHECK_EXPERIMENTAL", "BUILDKIT_GIT_ADVICE", "BUILDKIT_INLINE_CACHE",
+    "BUILDKIT_MULTI_PLATFORM", "BUILDKIT_SANDBOX_HOSTNAME", "BUILDKIT_SYNTAX",
+)  # fmt: skip
+_USED_ELSEWHERE = frozenset({*PROXY_ARGS, *_BUILTIN, "SOURCE_DATE_EPOCH"})
+"""Arguments that need no ARG (Dockerfile reference, "BuildKit built-in build args"); most are other engines' switches
+and do nothing here."""
 
 
 @dataclass(frozen=True, slots=True)
 class FrontendOptions:
     """`build_args` as --build-arg gave them; `ignore` the patterns of .dockerignore; `labels` those of --label;
-    `network` what RUN uses by default, and the most it may ask for; `context` the build's own context when it is no
-    directory, `named` those of --build-context by name (context_name); `several`: the platform is one of several."""
+    `network` what RUN uses by default, and the most it may ask for; `entitlements` those of --allow; `context` the
+    build's own context when it is no directory, `named` those of --build-context by name (context_name); `several`:
+    the platform is one of several."""
 
     filename: str = "Dockerfile"
     build_args: Mapping[str, str] = field(default_factory=dict)
@@ -38,6 +47,7 @@ class FrontendOptions:
     ignore: tuple[str, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
     network: Literal["host", "none"] = "host"
+    entitlements: frozenset[str] = frozenset()
     context: GitSource | ArchiveSource | None = None
     named: Mapping[str, NamedContext] = field(default_factory=dict)
     several: bool = False

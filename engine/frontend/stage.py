@@ -20,7 +20,8 @@ from storage.digest import Digest
 @dataclass(slots=True)
 class StageState:
     """`vertex`: the file system so far; `args`: arguments declared, in order, None without a value; `platform`: the
-    one its commands run on; `cmd_set`: this very stage had a CMD."""
+    one its commands run on; `cmd_set`: this very stage had a CMD; `workdir_set`: it or one below it had an absolute
+    WORKDIR; `unknown_base`: the image it stands on, where nobody looked what is in that."""
 
     title: str
     names: StepNames
@@ -31,11 +32,15 @@ class StageState:
     history: list[HistoryStep] = field(default_factory=list)
     args: dict[str, str | None] = field(default_factory=dict)
     cmd_set: bool = False
+    workdir_set: bool = False
+    unknown_base: str = ""
 
     def child(self, title: str, names: StepNames) -> StageState:
         """What a stage that is built FROM this one begins with: arguments are inherited too."""
+        image = self.image.copy()
+        image.config.pop("OnBuild", None)  # executed as the child's first instructions
         return replace(
-            self, title=title, names=names, image=self.image.copy(), history=list(self.history), args=dict(self.args),
+            self, title=title, names=names, image=image, history=list(self.history), args=dict(self.args),
             cmd_set=False,
         )  # fmt: skip
 
@@ -204,9 +209,15 @@ def _retries(text: str) -> int:
     return int(text)
 
 
+def _onbuild(state: StageState, instruction: Instruction, _: Reading) -> str:
+    trigger = _only_argument(instruction)
+    state.image.config["OnBuild"] = [*state.image.config.get("OnBuild", ()), trigger]
+    return f"ONBUILD {trigger}"
+
+
 METADATA: Mapping[str, Callable[[StageState, Instruction, Reading], str]] = {
     "ARG": _arg, "ENV": _env, "LABEL": _label, "MAINTAINER": _maintainer, "USER": _user, "STOPSIGNAL": _stopsignal,
     "EXPOSE": _expose, "VOLUME": _volume, "SHELL": _shell, "CMD": _cmd, "ENTRYPOINT": _entrypoint,
-    "HEALTHCHECK": _healthcheck,
+    "HEALTHCHECK": _healthcheck, "ONBUILD": _onbuild,
 }  # fmt: skip
 """Each changes the stage and returns the history's text. They raise InputError without a line."""

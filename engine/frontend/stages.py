@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from engine.errors import DockerfileError, InputError
 from engine.frontend.expand import ExpansionError, Lexer
-from engine.frontend.instructions import Instruction, Source, did_you_mean
+from engine.frontend.instructions import Instruction, did_you_mean, parse_trigger
+from engine.frontend.mounts import origins
 from engine.frontend.names import TREE
+from engine.frontend.source import Source
 from storage.platform import parse_platform
 from storage.reference import LAYOUT, parse_reference
 
@@ -31,6 +33,8 @@ class Stage:
     platform: str
     origin: Instruction
     commands: list[Instruction] = field(default_factory=list)
+    triggered: bool = False
+    """The ONBUILD triggers of its base are among its commands."""
 
     @property
     def title(self) -> str:
@@ -122,6 +126,23 @@ def undefined_hint(written: str, env: Mapping[str, str]) -> str:
     return ""
 
 
+def insert_triggers(
+    source: Source, stage: Stage, texts: Sequence[str], what: str, rewrite: Callable[[Instruction], Instruction]
+) -> None:
+    """Put a base's ONBUILD triggers before the commands of `stage`, once. Raises DockerfileError."""
+    if stage.triggered:
+        return
+    stage.triggered = True
+    triggers = []
+    for text in texts:
+        try:
+            triggers.append(rewrite(parse_trigger(source, text, stage.origin.lines)))
+        except DockerfileError as error:
+            problem = f"the ONBUILD trigger {text.split(chr(10))[0][:80]!r} of {what}: {error.what}"
+            raise source.error(problem, stage.origin.lines, error.hint) from error
+    stage.commands[:0] = triggers
+
+
 def find_stage(stages: Sequence[Stage], name: str) -> Stage | None:
     """The last of `stages` with this name, whatever its case."""
     return next((stage for stage in reversed(stages) if stage.name and stage.name == name.lower()), None)
@@ -143,20 +164,30 @@ def find_target(source: Source, stages: Sequence[Stage], target: str) -> Stage:
     return found
 
 
-def copied_from(source: Source, stages: Sequence[Stage], current: Stage, command: Instruction) -> Stage | str | None:
-    """What a COPY takes files from: an earlier stage, an image's name, or None for the context.
+def taken_from(instruction: Instruction) -> Iterator[str]:
+    """What an instruction takes files from beside its base, as --from and --mount=from= name it; "" for the context."""
+    if instruction.name in {"COPY", "ADD"}:
+        yield instruction.flags.get("from", "")
+    elif instruction.name == "RUN":
+        yield from origins(instruction)
+
+
+def find_origin(
+    source: Source, stages: Sequence[Stage], current: Stage, written: str, command: Instruction
+) -> Stage | str | None:
+    """What --from or a mount's from= means by `written`: an earlier stage, an image's name, or None for the context.
 
     Raises DockerfileError.
     """
-    written = command.flags.get("from")
-    if written is None:
+    if not written:
         return None
     if "$" in written:
         hint = "name a stage with FROM and a global ARG, and copy from that"
-        raise source.error(f"--from={written}: variables are not expanded here", command.lines, hint)
+        raise source.error(f"--from={written}: variables are not expanded here", command.lines, hint, word=written)
     if _NUMBER.fullmatch(written):
         if int(written) >= len(stages):
-            raise source.error(f"--from={written}: there is no stage {written}", command.lines, _count(stages))
+            what = f"--from={written}: there is no stage {written}"
+            raise source.error(what, command.lines, _count(stages), word=f"from={written}")
         found: Stage | None = stages[int(written)]
     else:
         found = find_stage(stages[: current.index], written) or find_stage(stages, written)
@@ -164,8 +195,10 @@ def copied_from(source: Source, stages: Sequence[Stage], current: Stage, command
         return written
     if found.index >= current.index:
         title = found.name or str(found.index)
-        problem = "a stage cannot copy from itself" if found is current else "it must come before the stage that copies"
-        raise source.error(f"cannot copy from stage {title!r}: {problem}", command.lines)
+        verb = "copy" if command.name == "COPY" else "mount"
+        later = "it must come before the stage that copies" if verb == "copy" else "it must come before this stage"
+        problem = f"a stage cannot {verb} from itself" if found is current else later
+        raise source.error(f"cannot {verb} from stage {title!r}: {problem}", command.lines, word=f"from={written}")
     return found
 
 
@@ -173,10 +206,10 @@ def _count(stages: Sequence[Stage]) -> str:
     return f"stages are numbered 0 to {len(stages) - 1}"
 
 
-def needed_stages(source: Source, stages: Sequence[Stage], target: Stage) -> list[Stage]:
-    """`target` and all it needs, in order of appearance. Raises DockerfileError."""
+def needed_stages(source: Source, stages: Sequence[Stage], targets: Sequence[Stage]) -> list[Stage]:
+    """`targets` and all they need, in order of appearance. Raises DockerfileError."""
     needed: set[int] = set()
-    waiting = [target]
+    waiting = [*targets]
     while waiting:
         stage = waiting.pop()
         if stage.index in needed:
@@ -184,8 +217,9 @@ def needed_stages(source: Source, stages: Sequence[Stage], target: Stage) -> lis
         needed.add(stage.index)
         if stage.base_stage is not None:
             waiting.append(stages[stage.base_stage])
-        origins = (copied_from(source, stages, stage, command) for command in stage.commands if command.name == "COPY")
-        waiting.extend(origin for origin in origins if isinstance(origin, Stage))
+        for command in stage.commands:
+            found = (find_origin(source, stages, stage, written, command) for written in taken_from(command))
+            waiting.extend(origin for origin in found if isinstance(origin, Stage))
     return [stage for stage in stages if stage.index in needed]
 
 
@@ -197,10 +231,16 @@ def needed_images(
         if stage.base_stage is None and stage.base != "scratch" and not stage.base.startswith(TREE):
             yield _image(source, stage.base, stage.platform, stage.origin, undefined_hint(stage.origin.args[0], env))
         for command in stage.commands:
-            if command.name == "COPY":
-                origin = copied_from(source, stages, stage, command)
+            for written in taken_from(command):
+                origin = find_origin(source, stages, stage, written, command)
                 if isinstance(origin, str) and origin != "scratch" and not origin.startswith(TREE):
-                    yield _image(source, origin, platform, command, "")
+                    yield _image(source, origin, platform, command, did_you_mean_stage(origin, stages, stage))
+
+
+def did_you_mean_stage(name: str, stages: Sequence[Stage], current: Stage) -> str:
+    """A hint with the nearest earlier stage, "" when none is near."""
+    hint = did_you_mean(name, [stage.name for stage in stages[: current.index] if stage.name])
+    return hint if hint.startswith("did") else ""
 
 
 def _image(source: Source, reference: str, platform: str, instruction: Instruction, hint: str) -> ImageUse:

@@ -115,8 +115,15 @@ def check_signal(text: str) -> None:
         raise InputError(f"invalid signal {text!r}", hint="write a name as in SIGTERM, or a number")
 
 
+_SYMBOLIC = re.compile(r"[ugoa]*(?:[-+=](?:[ugo]|[rwxXst]*))+")
+
+
 def check_chmod(text: str) -> None:
-    """Raises InputError unless `text` is an octal mode of at most 07777."""
-    if not re.fullmatch("[0-7]+", text) or int(text, 8) > 0o7777:
-        hint = "write an octal mode, as in --chmod=755; symbolic modes are not supported yet"
-        raise InputError(f"--chmod={text}: not an octal mode between 0 and 07777", hint=hint)
+    """Raises InputError unless `text` is an octal mode of at most 07777, or a symbolic one as in chmod(1)."""
+    if re.fullmatch("[0-7]+", text):
+        if int(text, 8) <= 0o7777:
+            return
+    elif text and all(_SYMBOLIC.fullmatch(clause) for clause in text.split(",")):
+        return
+    hint = "write a mode between 0 and 07777, as in --chmod=755, or a symbolic one, as in --chmod=u=rwX,go=rX"
+    raise InputError(f"--chmod={text}: not an octal mode, nor a symbolic one", hint=hint)

@@ -25,11 +25,11 @@ from pathlib import Path
 
 from engine.errors import DiskError, InputError, SandboxError
 from engine.ops.leftovers import BUNDLES, CGROUP, STATE, children, kill, remove_container
-from engine.ops.lines import Lines
 from engine.ops.mountpoints import MountPoints
-from engine.ops.oci_spec import SCRIPTS, Host, Process, runtime_config
+from engine.ops.oci_spec import SCRIPTS, Host, Process, capability_names, runtime_config
 from engine.ops.rootfs import RootDir
 from engine.ops.seccomp import MACHINES
+from engine.ops.streams import Streams
 
 OnOutput = Callable[[int, bytes], None]
 
@@ -39,6 +39,7 @@ _HOSTS, _RESOLV = "/etc/hosts", "/etc/resolv.conf"
 _GUARD = ("setpriv", "--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126  # as shells and docker have it
 _SPAWN_POLLS, _SPAWN_POLL = 100, 0.01  # the namespace's first process appears within a few ms of the guard
+_SPARE_LOOPS = 8  # loop devices are made when they are first asked for
 _OUR_FAULT = "runc run failed: "
 # what runc and crun say when the container is fine but its command is not
 _EXEC = re.compile(r'(?:^|: )(exec: ".*|exec \S+: .*|executable file .*|chdir to cwd .*)$', re.DOTALL)
@@ -62,10 +63,11 @@ class OciSandbox:
         bundle = self._directory / BUNDLES / container
         _check_cwd(process)
         stop = asyncio.Event()
+        directories, files = _mount_points(process)
         try:
-            with MountPoints(process.root, directories=_DIRECTORIES, files=(_HOSTS, _RESOLV)):
+            with MountPoints(process.root, directories=directories, files=files):
                 self._write_bundle(bundle, container, process)
-                supervision = asyncio.create_task(self._supervise(container, bundle, on_output, stop))
+                supervision = asyncio.create_task(self._supervise(container, process, on_output, stop))
                 try:
                     return await asyncio.shield(supervision)
                 finally:
@@ -92,45 +94,50 @@ class OciSandbox:
             config = runtime_config(
                 process, host(), cgroup=f"{CGROUP}/{container}", binds=tuple((str(s), t) for t, s in binds.items())
             )
-            _write(bundle / "config.json", json.dumps(config).encode(), 0o600)
+            (self._state(process)).mkdir(exist_ok=True, mode=0o700)
+            _write((process.private or bundle) / "config.json", json.dumps(config).encode(), 0o600)
         except OSError as error:
             raise DiskError.of(error, "preparing the container") from error
 
     # ------------------------------------------------------------ meanwhile
 
-    async def _supervise(self, container: str, bundle: Path, on_output: OnOutput, stop: asyncio.Event) -> int:
+    def _state(self, process: Process) -> Path:
+        """Runtimes may keep the configuration with the state: where there are secrets in it, on the tmpfs."""
+        return process.private / STATE if process.private else self._directory / STATE
+
+    async def _supervise(self, container: str, process: Process, on_output: OnOutput, stop: asyncio.Event) -> int:
         """Start the runtime and follow it to its end; when `stop` is set or `on_output` raises, end it first."""
-        log = bundle / "log.json"
-        guard = guard_command()
-        child = await self._spawn(guard, container, bundle, log)
-        following = asyncio.create_task(_follow(child, log, on_output))
+        log = self._directory / BUNDLES / container / "log.json"
+        with Streams() as streams:
+            child = await self._spawn(container, process, log, streams.writers)
+        following = asyncio.create_task(_follow(streams, log, on_output))
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({following, stopping}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
         clean = following.done() and following.exception() is None
         if not clean:
-            await _end(child, guarded=bool(guard))
+            await _end(child, guarded=bool(guard_command()))
             following.cancel()
             await asyncio.wait([following])
         status = await child.wait()
         if not clean or status < 0:
             await asyncio.to_thread(remove_container, self._directory, container)
-            await child.communicate()  # what is left in the pipes, so that they are closed
         if following.cancelled():
             return status
         following.result()
-        return self._judge(status, log, on_output)
+        return self._judge(status, log, on_output) if clean else status
 
-    async def _spawn(self, guard: tuple[str, ...], container: str, bundle: Path, log: Path) -> Child:
+    async def _spawn(self, container: str, process: Process, log: Path, writers: tuple[int, int]) -> Child:
         if shutil.which(self._runtime) is None:
             raise SandboxError("the OCI runtime is not executable", where=self._runtime)
+        bundle = process.private or self._directory / BUNDLES / container
         argv = (
-            *guard, self._runtime, "--root", str(self._directory / STATE), "--log", str(log), "--log-format", "json",
-            "run", "--bundle", str(bundle), container,
+            *guard_command(), self._runtime, "--root", str(self._state(process)), "--log", str(log),
+            "--log-format", "json", "run", "--bundle", str(bundle), container,
         )  # fmt: skip
         try:
             return await asyncio.create_subprocess_exec(
-                *argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                *argv, stdin=subprocess.DEVNULL, stdout=writers[0], stderr=writers[1],
                 env=_ENVIRONMENT, start_new_session=True,  # a Ctrl-C is ours to handle
             )  # fmt: skip
         except OSError as error:
@@ -155,29 +162,14 @@ class OciSandbox:
         return _NOT_FOUND if missing and not command[1].startswith("chdir") else _NOT_EXECUTABLE
 
 
-async def _follow(child: Child, log: Path, on_output: OnOutput) -> None:
+async def _follow(streams: Streams, log: Path, on_output: OnOutput) -> None:
     """Pass on output until both streams end."""
 
-    async def pump(fd: int, stream: asyncio.StreamReader) -> None:
-        def emit(data: bytes) -> None:
-            if kept := _without_errors(data, log) if fd == 2 else data:
-                on_output(fd, kept)
+    def emit(fd: int, data: bytes) -> None:
+        if kept := _without_errors(data, log) if fd == 2 else data:
+            on_output(fd, kept)
 
-        lines = Lines(emit)
-        try:
-            while data := await stream.read(65536):
-                lines.feed(data)
-        finally:
-            lines.flush()
-
-    assert child.stdout is not None and child.stderr is not None  # asked for when it was spawned
-    pumps = [asyncio.ensure_future(pump(1, child.stdout)), asyncio.ensure_future(pump(2, child.stderr))]
-    try:
-        await asyncio.gather(*pumps)
-    finally:
-        for task in pumps:
-            task.cancel()
-        await asyncio.wait(pumps)
+    await streams.follow(emit)
 
 
 async def _end(child: Child, *, guarded: bool) -> None:
@@ -214,6 +206,15 @@ def _without_errors(data: bytes, log: Path) -> bytes:
         return data
     own = {message.encode("utf-8", "surrogateescape") for message in _errors(log)}
     return b"".join(line for line in data.splitlines(keepends=True) if line.rstrip(b"\n") not in own)
+
+
+def _mount_points(process: Process) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The directories and the files that must be there to be mounted on. What lies below another mount is made by the
+    runtime, in what is mounted there."""
+    covered = [*_DIRECTORIES, *(mount.target for mount in process.mounts)]
+    own = [m for m in process.mounts if not any(m.target.startswith(above + "/") for above in covered)]
+    directories = tuple(mount.target for mount in own if mount.directory)
+    return (*_DIRECTORIES, *directories), (_HOSTS, _RESOLV, *(mount.target for mount in own if not mount.directory))
 
 
 def _check_cwd(process: Process) -> None:
@@ -263,7 +264,14 @@ def host() -> Host:
         raise SandboxError(f"steps cannot be run on {machine}", hint=f"use a machine of type {' or '.join(MACHINES)}")
     # <asm/unistd.h>: __X32_SYSCALL_BIT + getpid; fails with ENOSYS where the kernel has no x32
     x32 = machine == "x86_64" and ctypes.CDLL(None).syscall(ctypes.c_long(0x40000000 | 39)) == os.getpid()
-    return Host(machine, unified=Path("/sys/fs/cgroup/cgroup.controllers").exists(), x32=x32)
+    bounding = re.search(r"^CapBnd:\s*([0-9a-f]+)$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    return Host(
+        machine,
+        unified=Path("/sys/fs/cgroup/cgroup.controllers").exists(),
+        x32=x32,
+        capabilities=capability_names(int(bounding[1], 16) if bounding else 0),
+        loops=len(list(Path("/sys/block").glob("loop*"))) + _SPARE_LOOPS,
+    )
 
 
 @cache

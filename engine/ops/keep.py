@@ -1,8 +1,9 @@
 """Contexts stay as long as a build record needs them, and are stored once.
 
 What a COPY took lies in the layer that it made, found there by digest; the listing (ContextScanned) says where it was.
-Only what a step does not keep as it was goes into a pack of its own: an archive that ADD unpacked, a file that another
-one of the same COPY covered. A pack is a stored tar whose members are named by the digests of their contents.
+Only what a step does not keep as it was goes into a pack: an archive that ADD unpacked, a file that another one of the
+same COPY covered, all that a RUN only mounted. A pack is a stored tar whose members are named by the digests of their
+contents; what an earlier pack holds is not packed again.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
-from engine.errors import VerificationError
+from engine.errors import InputError, VerificationError
 from engine.graph import Copy
 from engine.ops.rootfs import RootDir
 from engine.ops.select import Entry, Selection, changed
@@ -29,13 +30,20 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _ESCAPED = re.compile(r"(?:\\x[0-9a-f]{2})+")
 
 
-def pack_lost(op: Copy, selection: Selection, source: Path, blobs: BlobStore) -> Digest | None:
-    """Store what `op` does not leave in its layer of the files it takes from the tree at `source`; None when that is
-    nothing. Blocking. Raises InputError when a file changed since it was selected, DiskError, OSError."""
+def pack_lost(
+    op: Copy | None, selection: Selection, source: Path, blobs: BlobStore, before: Sequence[Digest] = ()
+) -> list[Digest]:
+    """Store what `op` (None: a mount) does not leave in its layer of the files it takes from the tree at `source`.
+
+    Returns the packs that hold it: those of `before` that do, and a new one for the rest. Blocking. Raises InputError
+    when a file changed since it was selected, DiskError, OSError.
+    """
     with RootDir(source) as root:
-        lost = {entry.digest: entry for entry in _lost(op, selection, root) if entry.digest}
+        entries = selection.entries if op is None else _lost(op, selection, root)
+        lost = {entry.digest: entry for entry in entries if entry.digest}
+        packs = _covering(lost, before, blobs)
         if not lost:
-            return None
+            return packs
         writer = blobs.writer()
         try:
             out = cast("IO[bytes]", _Out(writer.write))
@@ -46,9 +54,27 @@ def pack_lost(op: Copy, selection: Selection, source: Path, blobs: BlobStore) ->
                     with _opened(root, entry) as file:
                         info.mtime = int(os.fstat(file.fileno()).st_mtime)
                         tar.addfile(info, cast("IO[bytes]", _Checked(file, digest, entry.path)))
-            return writer.commit()[0]
+            return [*packs, writer.commit()[0]]
         finally:
             writer.abort()
+
+
+def _covering(wanted: dict[Digest, Entry], packs: Sequence[Digest], blobs: BlobStore) -> list[Digest]:
+    """Those of `packs` that hold something `wanted`, which is taken out of it."""
+    used = []
+    for pack in packs:
+        if not wanted:
+            break
+        try:
+            with blobs.open(pack) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+                held = [digest for member in tar if (digest := Digest(f"sha256:{member.name}")) in wanted]
+        except (FileNotFoundError, tarfile.TarError, InputError):
+            continue  # it went, or is no pack: what it held is packed again
+        if held:
+            used.append(pack)
+            for digest in held:
+                wanted.pop(digest, None)
+    return used
 
 
 def _lost(op: Copy, selection: Selection, root: RootDir) -> Iterator[Entry]:

@@ -17,11 +17,13 @@ class Lines:
     def __init__(self, emit: Callable[[bytes], None]) -> None:
         self._emit = emit
         self._rest = b""
+        self._cut = False
         self._timer: asyncio.TimerHandle | None = None
 
-    def feed(self, data: bytes) -> None:
-        """Take `data`; at most one line of at most LIMIT bytes is kept waiting."""
+    def feed(self, data: bytes, *, cut: bool = False) -> None:
+        """Take `data`; at most one line of at most LIMIT bytes is kept waiting. `cut`: there may be more at once."""
         self._stop_timer()
+        self._cut = cut
         data = self._rest + data
         start = 0
         while len(data) - start > 0:
@@ -42,6 +44,11 @@ class Lines:
         rest, self._rest = self._rest, b""
         if rest:
             self._emit(rest)
+
+    def flush_unless_cut(self) -> None:
+        """Pass on what waits, unless it is the beginning of what only did not fit in one `feed`."""
+        if self._rest and not self._cut:
+            self.flush()
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.errors import DiskError, StepFailed
-from engine.events import LocalCreated, RemoteCreated, RuntimeChosen
+from engine.events import LocalCreated, RemoteCreated, RuntimeChosen, SecurityLifted
 from engine.executor import Outcome, Task
+from engine.grants import refusal
 from engine.graph import (
     ArchiveSource,
     ContextSource,
@@ -24,16 +26,19 @@ from engine.graph import (
     Scratch,
 )
 from engine.ledger import Facts
-from engine.ops.copy import copy_into, make_directory
+from engine.ops.copy import copy_layer, directory_layer
 from engine.ops.oci_spec import Process
 from engine.ops.output import OutputRecorder
+from engine.ops.redact import Redactor
 from engine.ops.rootfs import RootDir
+from engine.ops.run_mounts import Ready, RunMounts
 from engine.ops.sandbox import Sandbox
 from engine.ops.select import select
-from engine.ops.users import ExecUser, resolve_user
+from engine.ops.users import ExecUser, names_nobody, resolve_user
+from engine.refs.asked import AskedPaths
 from engine.refs.materializer import Clock, Materializer, Reason
-from engine.refs.ref import Local, Remote, layers_to_json, of_image, of_step, scratch
-from engine.together import in_thread, together
+from engine.refs.ref import Local, Ref, Remote, layers_to_json, of_image, of_step, scratch
+from engine.together import both, in_thread
 from storage.digest import digest_json
 from storage.interfaces import Snapshot, SnapshotStore
 
@@ -50,11 +55,13 @@ class LocalExecutor:
     every RUN sees unless it sets them itself; they are in no key and in no event."""
 
     materializer: Materializer
+    asked: AskedPaths
     snapshots: SnapshotStore
     sources: Callable[[], SourceFetcher]
     make_sandbox: SandboxFactory
     facts: Facts
     clock: Clock
+    mounts: RunMounts
     ambient: Mapping[str, str] = field(default_factory=dict)
     _sandbox: Sandbox | None = None
     _choosing: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -77,10 +84,7 @@ class LocalExecutor:
             case Copy() as op:
                 return await self._copy(task, op)
             case Mkdir() as op:
-                base = await self._materialize(task, task.inputs[0], "run")
-                return await self._step(
-                    task, base, lambda snapshot: in_thread(lambda: self._mkdir(task, op, snapshot.root))
-                )
+                return await self._mkdir(task, op)
 
     # ------------------------------------------------------------ ops
 
@@ -106,27 +110,27 @@ class LocalExecutor:
         return Outcome(ref)
 
     async def _run(self, task: Task, op: Run) -> Outcome:
+        refused = refusal(op, self.mounts.grants.offered)
+        if refused is not None:
+            raise refused
         base = await self._materialize(task, task.inputs[0], "run")
         sandbox = await self._ready_sandbox()
 
         async def run(snapshot: Snapshot) -> int:
             user = await in_thread(lambda: _user(snapshot.root, op.user))
-            env = {**self.ambient, "HOME": user.home, **dict(op.env)}
-            process = Process(
-                argv=op.argv,
-                env=tuple(env.items()),
-                cwd=op.cwd,
-                uid=user.uid,
-                gid=user.gid,
-                groups=tuple(user.additional_gids),
-                network=op.network,
-                root=snapshot.root,
-                scripts=op.scripts,
-            )
             output = OutputRecorder(self.facts, task.vertex.digest, self.clock.monotonic)
+            redactor = Redactor(self.mounts.grants.secrets.values(), output.write)
             try:
-                status = await sandbox.run(process, output.write)
+                async with self.mounts.ready(
+                    task, op, lambda ref: self._materialize(task, ref, "run"),
+                    lambda line: output.write(2, f"{line}\n".encode()),
+                ) as ready:  # fmt: skip
+                    process = self._process(op, user, ready, snapshot.root)
+                    if process.insecure:
+                        self.facts.post(SecurityLifted(security=op.security), vertex=task.vertex.digest)
+                    status = await sandbox.run(process, redactor.write)
             finally:
+                redactor.close()
                 output.close()
             if status != 0:
                 raise StepFailed(" ".join(op.argv), status)
@@ -134,29 +138,80 @@ class LocalExecutor:
 
         return await self._step(task, base, run)
 
+    def _process(self, op: Run, user: ExecUser, ready: Ready, root: Path) -> Process:
+        env = {**self.ambient, "HOME": user.home, **dict(op.env), **ready.env}
+        secret = dict(ready.secret_env)
+        return Process(
+            argv=op.argv,
+            env=tuple((name, value) for name, value in env.items() if name not in secret),
+            cwd=op.cwd,
+            uid=user.uid,
+            gid=user.gid,
+            groups=tuple(user.additional_gids),
+            network=op.network,
+            root=root,
+            scripts=op.scripts,
+            mounts=ready.mounts,
+            insecure=op.security == "insecure",
+            secret_env=tuple(secret.items()),
+            private=ready.private,
+        )
+
     async def _copy(self, task: Task, op: Copy) -> Outcome:
-        base, *sources = await together(self._materialize(task, ref, "copy") for ref in task.inputs)
-        source = sources[0] if sources else None
-        now = self._now(task)
+        under = task.inputs[0]
+        alone = op.link and (not op.chown or names_nobody(op.chown))  # nothing of the base is asked: it stays remote
 
-        def copy(root: Path) -> None:
-            if source is not None:
-                with self.snapshots.view(source.lowers) as tree:
-                    copy_into(op, select(op, tree, hash_files=False), tree, root, now_ns=now)
-            else:
-                assert task.selection is not None  # the planner selected the files to make the key
-                copy_into(op, task.selection, Path(task.context), root, now_ns=now)
+        def write(base: Local | None, lowers: Sequence[Path] | None) -> int:
+            with self._view(base.lowers if base else ()) as root, self._view(lowers or ()) as tree:
+                if lowers is None:
+                    assert task.selection is not None  # the planner selected the files to make the key
+                    selection, origin = task.selection, Path(task.context) if task.selection.entries else None
+                else:
+                    assert tree is not None
+                    selection, origin = select(op, tree, hash_files=False), tree
+                return copy_layer(
+                    op, selection, origin, None if op.link else root,
+                    lambda: self.snapshots.compose(task.execution), now_ns=self._now(task), users=root,
+                )  # fmt: skip
 
-        return await self._step(task, base, lambda snapshot: in_thread(lambda: copy(snapshot.root)))
+        async with AsyncExitStack() as stack:
+            base, lowers = await both(
+                self._nothing() if alone else self._materialize(task, under, "copy"),
+                self._asked(stack, task, op, task.inputs[1:]),
+            )
+            size = await self._compose(task, lambda: write(base, lowers))
+        return await self._finish(task, base or under, size)
 
-    def _mkdir(self, task: Task, op: Mkdir, root: Path) -> None:
-        make_directory(op.path, root, self._now(task))
+    async def _asked(
+        self, stack: AsyncExitStack, task: Task, op: Copy, sources: Sequence[Remote]
+    ) -> Sequence[Path] | None:
+        """Lowers that have what `op` takes from its source, until `stack` ends; None without a source."""
+        if not sources:
+            return None
+        return await stack.enter_async_context(
+            self.asked.paths(
+                sources[0], op.sources, vertex=task.vertex.digest, needed_by=task.vertex.name, looks=op.parents
+            )
+        )
+
+    @staticmethod
+    async def _nothing() -> None:
+        """For a base that is not looked at."""
+
+    async def _mkdir(self, task: Task, op: Mkdir) -> Outcome:
+        base = await self._materialize(task, task.inputs[0], "run")
+
+        def write() -> int:
+            with self._view(base.lowers) as root:
+                return directory_layer(
+                    op.path, root, lambda: self.snapshots.compose(task.execution), now_ns=self._now(task)
+                )
+
+        return await self._finish(task, base, await self._compose(task, write))
 
     # ------------------------------------------------------------ what steps share
 
-    async def _step(
-        self, task: Task, base: Local, work: Callable[[Snapshot], Awaitable[int | None]]
-    ) -> Outcome:
+    async def _step(self, task: Task, base: Local, work: Callable[[Snapshot], Awaitable[int]]) -> Outcome:
         """Mount, `work`, commit; nothing stays mounted or half-made when any of it fails or is cancelled."""
         snapshot = await self._begin(task, base)
         try:
@@ -166,12 +221,32 @@ class LocalExecutor:
             raise DiskError.of(error, task.vertex.name) from error
         finally:
             await in_thread(snapshot.discard)
+        return await self._finish(task, base, size, exit_code)
+
+    async def _compose(self, task: Task, write: Callable[[], int]) -> int:
+        """Write a layer; what is unfinished when that fails or is cancelled is gone when this returns."""
+        try:
+            return await in_thread(write)
+        except OSError as error:
+            raise DiskError.of(error, task.vertex.name) from error
+
+    async def _finish(self, task: Task, base: Ref, size: int, exit_code: int | None = None) -> Outcome:
+        """The ref of a step whose changes, `size` bytes, are kept."""
         ref = of_step(task.execution, base, self._now(task))
         await self.facts.record(
             LocalCreated(ref=ref.id, parent=base.id, bytes=size, layers=tuple(layers_to_json(ref.layers))),
             vertex=task.vertex.digest,
         )
         return Outcome(ref, exit_code)
+
+    @contextmanager
+    def _view(self, lowers: Sequence[Path]) -> Iterator[Path | None]:
+        """The files of `lowers` to read; None when there are none."""
+        if not lowers:
+            yield None
+        else:
+            with self.snapshots.view(lowers) as tree:
+                yield tree
 
     async def _begin(self, task: Task, base: Local) -> Snapshot:
         starting = asyncio.ensure_future(in_thread(lambda: self.snapshots.begin(task.execution, base.lowers)))

@@ -6,7 +6,7 @@ paths, mounts and devices.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,37 @@ _CAPABILITIES = tuple(
         "NET_BIND_SERVICE", "SYS_CHROOT", "KILL", "AUDIT_WRITE",
     )
 )  # fmt: skip
+_ALL_CAPABILITIES = """
+chown dac_override dac_read_search fowner fsetid kill setgid setuid setpcap linux_immutable net_bind_service
+net_broadcast net_admin net_raw ipc_lock ipc_owner sys_module sys_rawio sys_chroot sys_ptrace sys_pacct sys_admin
+sys_boot sys_nice sys_resource sys_time sys_tty_config mknod lease audit_write audit_control setfcap mac_override
+mac_admin syslog wake_alarm block_suspend audit_read perfmon bpf checkpoint_restore
+""".upper().split()  # by number, <linux/capability.h>
 _MASKED = (
     "/proc/asound", "/proc/acpi", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
     "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware",
     "/sys/devices/virtual/powercap",
 )  # fmt: skip
 _READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+_DEVICES = (
+    ("/dev/kmsg", 1, 11), ("/dev/cuse", 10, 203), ("/dev/fuse", 10, 229), ("/dev/kvm", 10, 232),
+    ("/dev/net/tun", 10, 200), ("/dev/loop-control", 10, 237),
+)  # fmt: skip
 SCRIPTS = "/dev/pipes"
 """Where a process finds its `scripts`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerMount:
+    """Something mounted at absolute `target`: file or directory `source` of the host, or an empty tmpfs of at most
+    `size` bytes (0: half of the memory) when `source` is "". `directory`: what it needs to be mounted on."""
+
+    target: str
+    source: str = ""
+    readonly: bool = False
+    directory: bool = True
+    size: int = 0
+    mode: int = 0o1777
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +61,9 @@ class Process:
 
     `env` is the whole environment, ordered (without PATH only absolute commands are found); `cwd` absolute, made
     when missing; `groups` supplementary; `network` `host` or `none` (loopback only); `root` a writable, mounted root
-    file system on the host; `scripts` appear, executable and read-only, in /dev/pipes.
+    file system on the host; `scripts` appear, executable and read-only, in /dev/pipes; `mounts` parents first;
+    `insecure`: all capabilities and devices, no seccomp, kernel files writable. `secret_env` are more variables, whose
+    values may lie nowhere but in `private`, a directory on a tmpfs, which is needed when there are any.
     """
 
     argv: tuple[str, ...]
@@ -51,22 +76,34 @@ class Process:
     root: Path
     scripts: tuple[InlineFile, ...] = ()
     hostname: str = "refledger"
+    mounts: tuple[ContainerMount, ...] = ()
+    insecure: bool = False
+    secret_env: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    private: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Host:
     """What the configuration depends on. `machine` as uname(2) says; `unified`: the host has cgroup v2 only; `x32`:
-    its kernel has the x32 ABI."""
+    its kernel has the x32 ABI; `capabilities`: all that a process here can have; `loops`: number of loop devices."""
 
     machine: str
     unified: bool = False
     x32: bool = False
+    capabilities: tuple[str, ...] = ()
+    loops: int = 0
+
+
+def capability_names(mask: int) -> tuple[str, ...]:
+    """The capabilities whose bits are set, of those that there are names for."""
+    return tuple(f"CAP_{name}" for bit, name in enumerate(_ALL_CAPABILITIES) if mask >> bit & 1)
 
 
 def runtime_config(process: Process, host: Host, *, cgroup: str, binds: tuple[tuple[str, str], ...] = ()) -> Json:
     """The content of config.json. `cgroup`: absolute cgroup path; `binds`: read-only bind mounts `(source on the
     host, destination)`. Raises KeyError as `seccomp.profile` does."""
     root = process.uid == 0
+    capabilities = host.capabilities if process.insecure else _CAPABILITIES
     return {
         "ociVersion": "1.0.2",
         "hostname": process.hostname,
@@ -79,25 +116,43 @@ def runtime_config(process: Process, host: Host, *, cgroup: str, binds: tuple[tu
                 "additionalGids": list(dict.fromkeys((process.gid, *process.groups))),
             },
             "args": list(process.argv),
-            "env": [f"{key}={value}" for key, value in process.env],
+            "env": [f"{key}={value}" for key, value in (*process.env, *process.secret_env)],
             "cwd": process.cwd,
             "capabilities": {
-                "bounding": list(_CAPABILITIES),
-                "effective": list(_CAPABILITIES) if root else [],
-                "permitted": list(_CAPABILITIES) if root else [],
+                "bounding": list(capabilities),
+                "effective": list(capabilities) if root else [],
+                "permitted": list(capabilities) if root else [],
             },
             "noNewPrivileges": False,
         },
-        "mounts": [*_mounts(), *(_bind(source, target) for source, target in binds)],
+        "mounts": [
+            *_mounts(writable=process.insecure),
+            *(_bind(source, target, "ro", "nosuid", "nodev") for source, target in binds),
+            *(_extra(mount) for mount in process.mounts),
+        ],
         "linux": {
             "cgroupsPath": cgroup,
             "namespaces": [{"type": kind} for kind in _namespaces(process.network, host.unified)],
-            "resources": {"devices": [{"allow": False, "access": "rwm"}]},
-            "seccomp": seccomp.profile(host.machine, x32=host.x32),
-            "maskedPaths": list(_MASKED),
-            "readonlyPaths": list(_READ_ONLY),
+            **(_insecure(host) if process.insecure else _confined(host)),
         },
     }  # fmt: skip
+
+
+def _confined(host: Host) -> Json:
+    return {
+        "resources": {"devices": [{"allow": False, "access": "rwm"}]},
+        "seccomp": seccomp.profile(host.machine, x32=host.x32),
+        "maskedPaths": list(_MASKED),
+        "readonlyPaths": list(_READ_ONLY),
+    }
+
+
+def _insecure(host: Host) -> Json:
+    """What BuildKit's `security.insecure` lifts and adds."""
+    devices = [{"path": path, "type": "c", "major": major, "minor": minor} for path, major, minor in _DEVICES]
+    loops = [{"path": f"/dev/loop{n}", "type": "b", "major": 7, "minor": n} for n in range(host.loops)]
+    allowed = [{"allow": True, "type": kind, "access": "rwm"} for kind in ("c", "b")]
+    return {"resources": {"devices": allowed}, "devices": devices + loops}
 
 
 def _namespaces(network: str, unified: bool) -> list[str]:
@@ -109,15 +164,16 @@ def _namespaces(network: str, unified: bool) -> list[str]:
     return kinds
 
 
-def _mounts() -> list[Json]:
+def _mounts(*, writable: bool) -> list[Json]:
+    kernel = "rw" if writable else "ro"
     return [
         _mount("/proc", "proc", "nosuid", "noexec", "nodev"),
         _mount("/dev", "tmpfs", "nosuid", "strictatime", "mode=755", "size=65536k"),
         _mount("/dev/pts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"),
         _mount("/dev/shm", "tmpfs", "nosuid", "noexec", "nodev", "mode=1777", "size=65536k"),  # noqa: S108
         _mount("/dev/mqueue", "mqueue", "nosuid", "noexec", "nodev"),
-        _mount("/sys", "sysfs", "nosuid", "noexec", "nodev", "ro"),
-        _mount("/sys/fs/cgroup", "cgroup", "nosuid", "noexec", "nodev", "relatime", "ro"),
+        _mount("/sys", "sysfs", "nosuid", "noexec", "nodev", kernel),
+        _mount("/sys/fs/cgroup", "cgroup", "nosuid", "noexec", "nodev", "relatime", kernel),
     ]
 
 
@@ -125,5 +181,13 @@ def _mount(destination: str, kind: str, *options: str) -> Json:
     return {"destination": destination, "type": kind, "source": kind, "options": list(options)}
 
 
-def _bind(source: str, destination: str) -> Json:
-    return {"destination": destination, "type": "bind", "source": source, "options": ["bind", "ro", "nosuid", "nodev"]}
+def _bind(source: str, destination: str, *options: str) -> Json:
+    return {"destination": destination, "type": "bind", "source": source, "options": ["bind", *options]}
+
+
+def _extra(mount: ContainerMount) -> Json:
+    access = "ro" if mount.readonly else "rw"
+    if mount.source:
+        return _bind(mount.source, mount.target, access)
+    size = [f"size={mount.size}"] if mount.size else []
+    return _mount(mount.target, "tmpfs", "nosuid", access, f"mode={mount.mode:o}", *size)

@@ -30,6 +30,7 @@ from engine.frontend.dockerignore import IgnoreMatcher
 from engine.frontend.glob import compile_glob, has_wildcard
 from engine.graph import Copy
 from engine.ops.rootfs import RootDir
+from engine.ops.rules import Below, below, with_parents
 from storage.digest import Digest, sha256
 
 EntryType = Literal["file", "dir", "symlink", "fifo", "char", "block"]
@@ -104,35 +105,49 @@ class Selection:
         return sha256(self.listing())
 
 
-def select(op: Copy, source: Path, excludes: Sequence[str] = (), *, hash_files: bool) -> Selection:
+def select(
+    op: Copy, source: Path, excludes: Sequence[str] = (), *, hash_files: bool, literal: bool = False
+) -> Selection:
     """The files `op.sources` name in the tree at `source`, less those that `excludes` hide. Blocking.
 
     `hash_files`: read every file for its digest, as the cache key of a context needs; a stage is known by its ref.
+    `literal`: the sources are paths, not patterns. With `op.parents` a source is the directory that its parents are
+    kept from, and only what matches is in it: whoever copies its contents has kept the parents.
     Raises InputError (a source is not there, or changes meanwhile; a malformed pattern) and DiskError.
     """
     if not op.sources:
         return Selection((), (), 0, 0)
     try:
         with RootDir(source) as root:
-            return _Selector(root, op, IgnoreMatcher(excludes) if excludes else None, hash_files).run()
+            ignore = IgnoreMatcher(excludes) if excludes else None
+            return _Selector(root, op, ignore, hash_files, literal).run()
     except OSError as error:
         raise DiskError.of(error, "reading the files to copy") from error
 
 
 class _Selector:
-    def __init__(self, root: RootDir, op: Copy, ignore: IgnoreMatcher | None, hash_files: bool) -> None:
+    def __init__(
+        self, root: RootDir, op: Copy, ignore: IgnoreMatcher | None, hash_files: bool, literal: bool
+    ) -> None:
         self._root = root
         self._op = op
         self._ignore = ignore
         self._hash_files = hash_files
+        self._literal = literal
+        self._exclude = IgnoreMatcher(op.excludes) if op.excludes else None
         self._entries: list[Entry] = []
 
     def run(self) -> Selection:
         matches: list[Match] = []
         for pattern in self._op.sources:
+            if self._op.parents:
+                matches.append(self._take_with_parents(pattern))
+                continue
             path = posixpath.normpath("/" + pattern).lstrip("/")
-            literal = not has_wildcard(path)
+            literal = self._literal or not has_wildcard(path)
             for found in [path] if literal else sorted(self._expand(path)):
+                if self._left_out(found, wildcard=not literal):
+                    continue
                 match = self._take(found)
                 if match is None:
                     raise self._missing(found)
@@ -165,7 +180,7 @@ class _Selector:
             real = _join(source, name)
             if len(parts) > 1 and is_dir:
                 yield from self._expand_below(_join(path, name), real, parts[1:])
-            elif len(parts) == 1 and (self._visible(real) if is_dir else not self._excluded(real)):
+            elif len(parts) == 1 and self._there(real, is_dir=is_dir):
                 yield _join(path, name)
 
     def _real(self, path: str) -> str | None:
@@ -206,6 +221,10 @@ class _Selector:
     def _may_contain(self, source: str) -> bool:
         return self._ignore is not None and self._ignore.may_contain_included(source)
 
+    def _there(self, source: str, *, is_dir: bool) -> bool:
+        """Is it there for the build?"""
+        return self._visible(source) if is_dir else not self._excluded(source)
+
     def _visible(self, source: str) -> bool:
         """Is the directory there for the build: not hidden, or with something below it that is not?"""
         if not self._excluded(source):
@@ -233,11 +252,56 @@ class _Selector:
             return None
         self._entries.append(entry)
         if entry.type == "dir":
-            self._walk(path, source)
+            self._walk(path, source, below(self._op.excludes))
         return Match(path, start, len(self._entries))
 
-    def _walk(self, path: str, source: str) -> None:
+    def _take_with_parents(self, written: str) -> Match:
+        """The directory that parents are kept from, with what matches below it and the directories that lead there."""
+        above, pattern, rules = with_parents(written, self._op.excludes)
+        literal, path = not has_wildcard(pattern), posixpath.normpath(posixpath.join(above, pattern))
+        source = self._real(above)
+        if source is None or (literal and self._real(path) is None):
+            raise self._missing(path)
+        start = len(self._entries)
+        parent, name = posixpath.split(source)
+        with self._directory(parent) as fd:
+            entry = self._entry(above, source, name or ".", fd, regular=False)
+        if entry is None or entry.type != "dir":
+            raise self._missing(above)
+        self._entries.append(entry)
+        self._walk(above, source, rules)
+        if literal and rules.exclude is None and len(self._entries) == start + 1 and pattern != ".":
+            raise self._missing(path)
+        return Match(above, start, len(self._entries))
+
+    def _left_out(self, path: str, *, wildcard: bool) -> bool:
+        """Does --exclude leave out `path`, which a source names? It speaks of what is in a directory, so one that is
+        named itself is never left out, only what a wildcard led to, and files."""
+        rule = self._exclude
+        if rule is None or not (rule.excluded(path) or rule.excluded(posixpath.basename(path))):
+            return False
+        real = self._real(path)
+        if real is None or wildcard:
+            return real is not None
+        return not stat.S_ISDIR(self._root.stat(real, follow=False).st_mode)
+
+    def _kept(self, rules: Below, relative: str, source: str, *, is_dir: bool) -> bool:
+        """Do --exclude and --parents let through what lies at `relative` below a source, or something in it?"""
+        if rules.takes(relative):
+            return True
+        if not is_dir or not rules.may_take_in(relative):
+            return False
+        with self._scan(source) as (_, found):
+            names = [(item.name, item.is_dir(follow_symlinks=False)) for item in found]
+        return any(
+            self._there(_join(source, name), is_dir=inner)
+            and self._kept(rules, f"{relative}/{name}", _join(source, name), is_dir=inner)
+            for name, inner in names
+        )
+
+    def _walk(self, path: str, source: str, rules: Below) -> None:
         """Append what is below a directory: the entries of each directory adjacent, sorted, parents first."""
+        top = path
         pending = [(path, source)]
         while pending:
             path, source = pending.pop()
@@ -245,7 +309,9 @@ class _Selector:
             with self._scan(source) as (fd, found):
                 for item in sorted(found, key=_name):
                     inner = _join(source, item.name)
-                    if self._excluded(inner) and not (item.is_dir(follow_symlinks=False) and self._visible(inner)):
+                    is_dir = item.is_dir(follow_symlinks=False)
+                    relative = _join(path, item.name)[len(top) :].lstrip("/")
+                    if not self._there(inner, is_dir=is_dir) or not self._kept(rules, relative, inner, is_dir=is_dir):
                         continue
                     named = inner if path == source else _join(path, item.name)
                     regular = item.is_file(follow_symlinks=False)

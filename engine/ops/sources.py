@@ -7,7 +7,6 @@ from its content. A source that nobody needs is pinned only, and one whose diges
 
 from __future__ import annotations
 
-import io
 import os
 import shutil
 from collections.abc import Callable
@@ -18,17 +17,17 @@ from typing import BinaryIO, Protocol, TypeVar, cast
 from engine.errors import DiskError, InputError, VerificationError
 from engine.events import GitResolved, HttpResolved, LocalCreated, SourceRequested
 from engine.frontend.urls import is_commit, split_login
-from engine.graph import ArchiveSource, FetchedSource, GitSource, HttpSource
+from engine.graph import ArchiveSource, Copy, FetchedSource, GitSource, HttpSource
 from engine.ledger import Facts
-from engine.ops.rootfs import RootDir
-from engine.ops.unpack import is_archive, unpack_into
+from engine.ops.copy import copy_layer
+from engine.ops.select import select
 from engine.record import changed
 from engine.refs.materializer import Clock
 from engine.refs.ref import Remote, layers_to_json
 from engine.refs.source import source_ref
 from engine.together import in_thread, locked
 from storage.digest import Digest
-from storage.interfaces import BlobStore, BlobWriter, Locks
+from storage.interfaces import BlobStore, BlobWriter, LayerWriter, Locks
 from storage.sources import Answer, Commit, Known, Login, Repositories, Sink, TreeStore, Web
 
 CONTEXT_FILE = "context"
@@ -76,11 +75,13 @@ class Pages(Protocol):
 
 @dataclass(slots=True)
 class SourceFetcher:
-    """Pins and fetches. `pages`: what to ask a server about again; logins stay in memory."""
+    """Pins and fetches. `pages`: what to ask a server about again; `writer` writes into an empty directory; logins stay
+    in memory."""
 
     web: Web
     repositories: Repositories
     trees: TreeStore
+    writer: Callable[[Path], LayerWriter]
     blobs: BlobStore
     pages: Pages
     locks: Locks
@@ -266,18 +267,15 @@ class SourceFetcher:
         return changed(op, digest=str(answer.digest))
 
     async def _unpack(self, op: ArchiveSource, ref: Remote, vertex: str | None) -> None:
-        tree = self.trees.begin()
-        now = self.clock.now()
+        """As ADD does it: what is no archive is a file of that name."""
+        tree, beside = self.trees.begin(), self.trees.begin()
+        add = Copy(sources=(CONTEXT_FILE,), dest="/", unpack=True)
 
         def unpack() -> None:
-            with self.blobs.open(Digest(op.digest)) as stored:
-                file = io.BufferedReader(cast("io.RawIOBase", stored), _COPY)
-                if is_archive(cast("BinaryIO", file)):
-                    with RootDir(tree) as root:
-                        unpack_into(cast("BinaryIO", file), root, "/", owner=None, now_ns=now)
-                else:
-                    with (tree / CONTEXT_FILE).open("wb") as whole:
-                        shutil.copyfileobj(file, whole, _COPY)
+            with self.blobs.open(Digest(op.digest)) as stored, (beside / CONTEXT_FILE).open("wb") as whole:
+                shutil.copyfileobj(stored, whole, _COPY)
+            selection = select(add, beside, hash_files=False)
+            copy_layer(add, selection, beside, None, lambda: self.writer(tree), now_ns=self.clock.now())
 
         try:
             try:
@@ -289,7 +287,7 @@ class SourceFetcher:
                 raise DiskError.of(error, "unpacking the context") from error
             await self._publish(tree, ref, None, vertex)
         finally:
-            await in_thread(lambda: self.trees.discard([tree]))
+            await in_thread(lambda: self.trees.discard([tree, beside]))
 
     # ------------------------------------------------------------ what all share
 

@@ -3,36 +3,35 @@
 The destination directory is the `/` of the archive: absolute names and links, and links of the image below the
 destination, resolve inside it; a name that climbs out with `..` is an error. Owners are the archive's numbers unless
 --chown gives others; --chmod does not apply. A directory is merged into what is there, also through a symlink to one;
-anything else replaces what is there, as `tar -x` does. Devices and FIFOs are made.
+anything else replaces what is there, as `tar -x` does. Devices and FIFOs are made. An archive is read twice: for what
+it holds, as a later member may replace an earlier one, and for the content.
 """
 
 from __future__ import annotations
 
 import bz2
-import errno
 import gzip
 import hashlib
 import lzma
 import os
 import posixpath
-import shutil
-import stat
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
-from typing import IO, BinaryIO, cast
+from typing import IO, BinaryIO, Literal, cast
 
 from engine.errors import InputError
-from engine.ops.rootfs import RootDir
-from engine.ops.select import printable
-from storage.digest import Digest
+from engine.ops.layer import Below, Directory, Found, Inode, Tree, need
+from engine.ops.origin import Origin
+from engine.ops.select import Entry, changed, printable
+from storage.digest import Digest, sha256
+from storage.interfaces import LayerWriter, Look
 
 _CHUNK = 1 << 20
 _BLOCK = 512
-_DIR_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-_CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _CODECS: tuple[tuple[bytes, Callable[[IO[bytes]], IO[bytes]]], ...] = (
     (b"\x1f\x8b\x08", lambda file: cast("IO[bytes]", gzip.GzipFile(fileobj=file))),
@@ -45,7 +44,11 @@ _BROKEN = (
     tarfile.TarError, zlib.error, lzma.LZMAError, gzip.BadGzipFile,
     EOFError, ValueError, OverflowError, RecursionError,  # the last three of absurd numbers and nested long names
 )  # fmt: skip
-_SPECIAL = {tarfile.FIFOTYPE: stat.S_IFIFO, tarfile.CHRTYPE: stat.S_IFCHR, tarfile.BLKTYPE: stat.S_IFBLK}
+_SPECIAL: dict[bytes, Literal["fifo", "char", "block"]] = {
+    tarfile.FIFOTYPE: "fifo", tarfile.CHRTYPE: "char", tarfile.BLKTYPE: "block",
+}  # fmt: skip
+_NAME_MAX, _PATH_MAX = 255, 4096  # bytes: <linux/limits.h>
+_NO_ID = 2**32 - 1  # the uid that means none
 
 
 def is_archive(file: BinaryIO) -> bool:
@@ -64,28 +67,51 @@ def is_archive(file: BinaryIO) -> bool:
     return _is_header(header)
 
 
-def unpack_into(archive: BinaryIO, root: RootDir, dest: str, *, owner: tuple[int, int] | None, now_ns: int) -> Digest:
-    """Merge `archive` (from its start) into the existing directory `dest` of `root`; returns the digest of its bytes.
+@dataclass(slots=True, eq=False)
+class Archive:
+    """What an archive adds to a plan. `files`: where content goes, by the number of its member; `digest` of all bytes
+    of the archive; `entry`: what it was selected as."""
+
+    digest: Digest
+    files: dict[int, Inode]
+    entry: Entry | None = None
+
+    def check(self) -> None:
+        """Raises InputError when it is not what was selected."""
+        if self.entry is not None and self.entry.digest not in {None, self.digest}:
+            raise changed(self.entry.path)
+
+    def write(self, origin: Origin, writer: LayerWriter) -> None:
+        """Write the files that are still in the plan (their `path` says so), in the archive's order. Raises InputError
+        when the archive changed since it was planned, and what `origin` and `writer` raise."""
+        assert self.entry is not None
+        with open(origin.open(self.entry)[0], "rb") as file:  # noqa: PTH123  a descriptor has no Path
+            source = _Hashing(file)
+            with _malformed_when_broken(), _opened(source, file) as archive:
+                for number, member in _members(archive):
+                    inode = self.files.get(number)
+                    if inode is not None and inode.path is not None:
+                        writer.file(inode.path, inode.look, member.size, _content(archive, member))
+            if source.finish() != self.digest:
+                raise changed(self.entry.path)
+
+
+def plan_archive(
+    archive: BinaryIO, tree: Tree, dest: Directory, *, owner: tuple[int, int] | None, now_ns: int
+) -> Archive:
+    """Merge what `archive` (from its start) holds into `dest`; its content is left for later.
 
     `owner`: (uid, gid) for everything, None for the archive's own. `now_ns`: the time of directories that the archive
     implies but does not hold. Blocking. Raises InputError for a broken or escaping archive, and OSError.
     """
     source = _Hashing(archive)
-    fd = root.open(dest, _DIR_FLAGS)
-    try:
-        with RootDir(f"/proc/self/fd/{fd}") as inner:
-            _Unpacker(inner, owner, now_ns).run(_decompressed(cast("BinaryIO", source), archive))
-    except _BROKEN as error:
-        raise _malformed(str(error)) from error
-    except OSError as error:
-        if error.errno is None:  # what bz2 says of bad data
-            raise _malformed(str(error)) from error
-        raise
-    finally:
-        os.close(fd)
-    while source.read(_CHUNK):
-        pass
-    return source.digest()
+    planned = Archive(sha256(b""), {})
+    merger = _Merger(planned, tree, dest, owner, now_ns)
+    with _malformed_when_broken(), _opened(source, archive) as members:
+        for number, member in _members(members):
+            merger.merge(number, member)
+    planned.digest = source.finish()
+    return planned
 
 
 class _Hashing:
@@ -100,7 +126,10 @@ class _Hashing:
         self._hash.update(data)
         return data
 
-    def digest(self) -> Digest:
+    def finish(self) -> Digest:
+        """The digest of the whole file: what is left of it is read."""
+        while self.read(_CHUNK):
+            pass
         return Digest("sha256:" + self._hash.hexdigest())
 
 
@@ -117,122 +146,138 @@ class _Header(tarfile.TarInfo):
             raise
 
 
-class _Unpacker:
-    def __init__(self, root: RootDir, owner: tuple[int, int] | None, now_ns: int) -> None:
-        self._root = root
+class _Merger:
+    def __init__(
+        self, archive: Archive, tree: Tree, dest: Directory, owner: tuple[int, int] | None, now_ns: int
+    ) -> None:
+        self._archive = archive
+        self._tree = tree
+        self._dest = dest
         self._owner = owner
-        self._now_ns = now_ns
-        self._times: dict[str, int] = {}
+        self._implied = Look(0o755, 0, 0, now_ns)
 
-    def run(self, stream: IO[bytes]) -> None:
-        with tarfile.open(
-            fileobj=stream, mode="r|", encoding="utf-8", errors="surrogateescape", tarinfo=_Header
-        ) as archive:
-            while (member := archive.next()) is not None:
-                self._unpack(archive, member)
-                archive.members = []  # type: ignore[attr-defined]  # else memory grows with every member
-        for path, time in self._times.items():
-            with suppress(FileNotFoundError, NotADirectoryError), self._open(path) as fd:  # a later member replaced it
-                os.utime(fd, ns=(time, time))
-
-    def _unpack(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+    def merge(self, number: int, member: tarfile.TarInfo) -> None:
+        """Plan the member of this number."""
         path = _inside(member.name)
         if not path:
             return
-        parent, name = posixpath.split(path)
-        self._make(parent)
+        above, name = posixpath.split(path)
+        parent = self._make(above)
         if member.isdir():
-            self._directory(member, path)
-            return
-        with self._open(parent) as fd:
-            if not member.islnk():
-                _remove(fd, name)
-            if member.isreg():
-                self._file(archive, member, fd, name)
-            elif member.issym():
-                os.symlink(member.linkname, name, dir_fd=fd)
-                self._own_name(member, fd, name)
-            elif member.islnk():
-                self._hard_link(member, fd, name)
-            elif member.type in _SPECIAL:
-                device = os.makedev(member.devmajor, member.devminor)
-                os.mknod(name, _SPECIAL[member.type] | 0o600, device, dir_fd=fd)
-                self._own_name(member, fd, name)
-            else:
-                raise _malformed(f"{printable(member.name)!r} is of unknown type {member.type!r}")
+            self._directory(member, path, parent, name)
+        elif member.islnk():
+            self._hard_link(member, parent, name)
+        else:
+            self._tree.put(parent, name, self._inode(number, member))
 
-    def _make(self, path: str) -> None:
+    def _make(self, path: str) -> Directory:
         """The directories above a member; they may be links to directories."""
         try:
-            for made in self._root.makedirs(path):
-                self._times[made] = self._now_ns
-        except (NotADirectoryError, FileExistsError):
+            return self._tree.make(path, self._implied, self._dest)
+        except NotADirectoryError:
             raise InputError(
                 f"the archive has {printable(path)!r} for a directory, and that is something else",
                 hint="choose another destination, or remove it in the image first",
             ) from None
 
-    def _directory(self, member: tarfile.TarInfo, path: str) -> None:
+    def _directory(self, member: tarfile.TarInfo, path: str, parent: Directory, name: str) -> None:
+        look = self._look(member)
+        if not self._tree.is_directory(path, self._dest):
+            self._tree.new_directory(parent, name, look)
+            return
+        made = self._make(path)
+        made.look, made.time = replace(look, xattrs={**(made.look.xattrs if made.look else {}), **look.xattrs}), None
+        need(made)
+
+    def _inode(self, number: int, member: tarfile.TarInfo) -> Inode:
+        look = self._look(member)
+        if member.isreg():
+            inode = self._archive.files[number] = Inode("file", look, self._archive)
+            return inode
+        if member.issym():
+            if not 0 < len(os.fsencode(member.linkname)) < _PATH_MAX:
+                raise _malformed(f"{printable(member.name)!r} is a link to nothing, or to too long a name")
+            return Inode("symlink", replace(look, mode=0o777, xattrs={}), None, member.linkname)
+        kind = _SPECIAL.get(member.type)
+        if kind is None:
+            raise _malformed(f"{printable(member.name)!r} is of unknown type {member.type!r}")
+        device = 0 if kind == "fifo" else os.makedev(member.devmajor, member.devminor)
+        if kind == "char" and device == 0:
+            raise _malformed(f"{printable(member.name)!r} is device 0:0, which in a layer says that a file is removed")
+        return Inode(kind, replace(look, xattrs={}), None, "", device)
+
+    def _hard_link(self, member: tarfile.TarInfo, parent: Directory, name: str) -> None:
+        above, first = posixpath.split(_inside(member.linkname))
+        no_file = f"{printable(member.name)!r} links to {printable(member.linkname)!r}, no file"
         try:
-            there = stat.S_ISDIR(self._root.stat(path).st_mode)
-        except OSError as error:
-            if error.errno not in {errno.ENOENT, errno.ELOOP}:
-                raise
-            there = False
-        if not there:
-            parent, name = posixpath.split(path)
-            with self._open(parent) as fd:
-                _remove(fd, name)
-        self._make(path)
-        with self._open(path) as fd:
-            self._own(member, fd)
-        self._times[self._root.resolve(path)] = _time(member)
+            directory = self._tree.locate(above + "/.", self._dest)[0]
+        except (FileNotFoundError, NotADirectoryError):
+            raise _malformed(no_file) from None
+        target = self._tree.find(directory, first) if first else directory
+        replaced = self._tree.find(parent, name)
+        if target is not None and (target is replaced or _same(target, replaced)):
+            return
+        if target is None or isinstance(target, Directory):
+            raise _malformed(no_file)
+        if isinstance(replaced, Directory) and directory.is_below(replaced):
+            raise _malformed(no_file)  # it would be removed to make room for the link
+        if isinstance(target, Below):
+            target = self._tree.adopt(target)
+        self._tree.put(parent, name, target)
 
-    def _file(self, archive: tarfile.TarFile, member: tarfile.TarInfo, parent: int, name: str) -> None:
-        source = archive.extractfile(member)
-        assert source is not None  # the member is a regular file
-        fd = os.open(name, _CREATE_FLAGS, 0o600, dir_fd=parent)
-        with open(fd, "wb", buffering=0) as file, source:  # noqa: PTH123  a descriptor has no Path
-            while data := source.read(_CHUNK):
-                file.write(data)
-            self._own(member, fd)
-            os.utime(fd, ns=(_time(member), _time(member)))
+    def _look(self, member: tarfile.TarInfo) -> Look:
+        uid, gid = self._owner or (member.uid, member.gid)
+        if not (0 <= uid < _NO_ID and 0 <= gid < _NO_ID):
+            raise _malformed(f"{printable(member.name)!r} belongs to {uid}:{gid}, which cannot be")
+        xattrs = {
+            name.encode(): value.encode("utf-8", "surrogateescape")
+            for key, value in member.pax_headers.items()
+            if key.startswith(_XATTR) and (name := key.removeprefix(_XATTR)).startswith(_KEPT_XATTRS)
+        }
+        return Look(member.mode & 0o7777, uid, gid, _time(member), xattrs)
 
-    def _hard_link(self, member: tarfile.TarInfo, parent: int, name: str) -> None:
-        directory, first = posixpath.split(_inside(member.linkname))
-        try:
-            with self._open(directory) as fd:
-                info = os.stat(first, dir_fd=fd, follow_symlinks=False)
-                with suppress(FileNotFoundError):
-                    if os.path.samestat(info, os.stat(name, dir_fd=parent, follow_symlinks=False)):
-                        return
-                _remove(parent, name)
-                os.link(first, name, src_dir_fd=fd, dst_dir_fd=parent, follow_symlinks=False)
-        except (FileNotFoundError, NotADirectoryError, PermissionError):
-            raise _malformed(f"{printable(member.name)!r} links to {printable(member.linkname)!r}, no file") from None
 
-    def _own(self, member: tarfile.TarInfo, fd: int) -> None:
-        os.fchown(fd, *(self._owner or (member.uid, member.gid)))
-        os.fchmod(fd, member.mode & 0o7777)
-        for key, value in member.pax_headers.items():
-            name = key.removeprefix(_XATTR)
-            if key.startswith(_XATTR) and name.startswith(_KEPT_XATTRS):
-                os.setxattr(fd, name, value.encode("utf-8", "surrogateescape"))
+def _same(one: Found, other: Found) -> bool:
+    """Are they one file of the base?"""
+    return isinstance(one, Below) and isinstance(other, Below) and os.path.samestat(one.info, other.info)
 
-    def _own_name(self, member: tarfile.TarInfo, parent: int, name: str) -> None:
-        """The same for what cannot be opened. A link has no mode."""
-        os.chown(name, *(self._owner or (member.uid, member.gid)), dir_fd=parent, follow_symlinks=False)
-        if not member.issym():
-            os.chmod(name, member.mode & 0o7777, dir_fd=parent)
-        os.utime(name, ns=(_time(member), _time(member)), dir_fd=parent, follow_symlinks=False)
 
-    @contextmanager
-    def _open(self, path: str) -> Iterator[int]:
-        fd = self._root.open(path or "/", _DIR_FLAGS)
-        try:
-            yield fd
-        finally:
-            os.close(fd)
+# ---------------------------------------------------------------- reading archives
+
+
+@contextmanager
+def _malformed_when_broken() -> Iterator[None]:
+    try:
+        yield
+    except _BROKEN as error:
+        raise _malformed(str(error)) from error
+    except OSError as error:
+        if error.errno is None:  # what bz2 says of bad data
+            raise _malformed(str(error)) from error
+        raise
+
+
+def _opened(source: _Hashing, file: BinaryIO) -> tarfile.TarFile:
+    """The archive in `source`, which reads `file`, from its start."""
+    stream = _decompressed(cast("BinaryIO", source), file)
+    return tarfile.open(fileobj=stream, mode="r|", encoding="utf-8", errors="surrogateescape", tarinfo=_Header)
+
+
+def _members(archive: tarfile.TarFile) -> Iterator[tuple[int, tarfile.TarInfo]]:
+    """Numbered, in order."""
+    number = 0
+    while (member := archive.next()) is not None:
+        yield number, member
+        number += 1
+        archive.members = []  # type: ignore[attr-defined]  # else memory grows with every member
+
+
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[bytes]:
+    source = archive.extractfile(member)
+    assert source is not None  # the member is a regular file
+    with source:
+        while data := source.read(_CHUNK):
+            yield data
 
 
 def _decompressed(file: BinaryIO, peek: BinaryIO | None = None) -> IO[bytes]:
@@ -263,6 +308,8 @@ def _is_header(block: bytes) -> bool:
 
 def _inside(name: str) -> str:
     """`name` relative to the destination, "" for that itself. Raises InputError when it climbs out."""
+    if "\0" in name or any(len(part) > _NAME_MAX for part in os.fsencode(name).split(b"/")):
+        raise _malformed(f"{printable(name[:_NAME_MAX])!r} cannot be the name of a file")
     path = posixpath.normpath(name.lstrip("/") or ".")
     if path == ".." or path.startswith("../"):
         raise InputError(
@@ -279,17 +326,6 @@ def _time(member: tarfile.TarInfo) -> int:
     except (InvalidOperation, OverflowError, ValueError):
         return 0
     return time if 0 <= time < 1 << 63 else 0
-
-
-def _remove(parent: int, name: str) -> None:
-    try:
-        os.unlink(name, dir_fd=parent)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        if error.errno != errno.EISDIR:
-            raise
-        shutil.rmtree(name, dir_fd=parent)
 
 
 def _malformed(why: str) -> InputError:

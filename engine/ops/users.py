@@ -51,8 +51,14 @@ def resolve_user(root: RootDir, text: str) -> ExecUser:
     return ExecUser(user.uid, user.gid, tuple(dict.fromkeys(gids)), user.home)
 
 
-def resolve_owner(root: RootDir, chown: str) -> tuple[int, int]:
-    """What `--chown` (`user[:group]`, names or numbers) means in the image at `root`: `(uid, gid)`.
+def names_nobody(chown: str) -> bool:
+    """Does `--chown` mean the same in every image: numbers, and no names?"""
+    return all(_is_number(part) for part in chown.split(":"))
+
+
+def resolve_owner(root: RootDir | None, chown: str) -> tuple[int, int]:
+    """What `--chown` (`user[:group]`, names or numbers) means in the image at `root` (None for an empty one):
+    `(uid, gid)`.
 
     Without a group, the gid is the number that the uid is (Dockerfile reference, COPY --chown). Raises InputError.
     """
@@ -65,7 +71,7 @@ def resolve_owner(root: RootDir, chown: str) -> tuple[int, int]:
     return uid, (_gid(root, group_text, chown) if colon else uid)
 
 
-def _find_user(root: RootDir, text: str) -> _User | None:
+def _find_user(root: RootDir | None, text: str) -> _User | None:
     """By uid when `text` is a number, else by name; the first entry that matches."""
     if _is_number(text):
         uid = _number(text, "user", text)
@@ -73,7 +79,7 @@ def _find_user(root: RootDir, text: str) -> _User | None:
     return next((user for user in _users(root) if user.name == text), None)
 
 
-def _gid(root: RootDir, text: str, whole: str) -> int:
+def _gid(root: RootDir | None, text: str, whole: str) -> int:
     if not _is_number(text):
         group = next((group for group in _groups(root) if group.name == text), None)
         if group is not None:
@@ -94,14 +100,14 @@ def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit()
 
 
-def _users(root: RootDir) -> Iterator[_User]:
+def _users(root: RootDir | None) -> Iterator[_User]:
     for parts in _records(root, "/etc/passwd", 4):
         if _is_id(parts[2]) and _is_id(parts[3]):
             home = parts[5] if len(parts) > 5 and parts[5].startswith("/") else "/"
             yield _User(parts[0], int(parts[2]), int(parts[3]), home)
 
 
-def _groups(root: RootDir) -> Iterator[_Group]:
+def _groups(root: RootDir | None) -> Iterator[_Group]:
     for parts in _records(root, "/etc/group", 3):
         if _is_id(parts[2]):
             yield _Group(parts[0], int(parts[2]), tuple(parts[3].split(",")) if len(parts) > 3 else ())
@@ -111,8 +117,10 @@ def _is_id(text: str) -> bool:
     return _is_number(text) and len(text) <= 10 and int(text) <= _MAX_ID
 
 
-def _records(root: RootDir, path: str, least: int) -> Iterator[list[str]]:
+def _records(root: RootDir | None, path: str, least: int) -> Iterator[list[str]]:
     """Lines with at least `least` fields. A file that is missing or cannot be read names nobody; a bad line too."""
+    if root is None:
+        return
     try:
         data = root.read_bytes(path, _LIMIT)
     except OSError:

@@ -2,10 +2,12 @@
 
 Invariants, by number:
 - I2: `MaterializationRequested` is durable before a provider is asked for a layer.
-- I3: a layer is published only after its blob's digest and its diff ID were checked, both while it streamed.
+- I3: a layer is published only after its blob's digest and its diff ID were checked, both while it streamed. What came
+  of a blob before (from another provider, to another process) is no more than bytes: they are digested with the rest.
 - I4: a layer is fetched once at a time per root. Within the process the waiters share a flight that belongs to none
   of them; across processes they share a lock. Whoever gets the lock and finds the layer missing fetches it, with its
-  own credentials: the failure of another process is never inherited.
+  own credentials: the failure of another process is never inherited. What it brought until then is: an interrupted
+  pull goes on from the bytes that are here, until they turn out to be wrong.
 - I7: mountable, blob here and available at a provider are asked separately, each when it matters.
 """
 
@@ -13,12 +15,11 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from engine.errors import FailureKind, MaterializationError, RefledgerError, RegistryError, VerificationError
 from engine.events import (
@@ -31,11 +32,22 @@ from engine.events import (
     PullStarted,
 )
 from engine.ledger import Facts
-from engine.refs.pipe import BytePipe, ReaderGone
+from engine.refs.fill import FetchLimits
+from engine.refs.pull import Pull
 from engine.refs.ref import Layer, Local, Ref
 from engine.together import locked, settle, together
 from storage.errors import DiskError
-from storage.interfaces import BlobStore, Descriptor, LayerStore, Locks, Provider, RegistrySource, SnapshotStore
+from storage.interfaces import (
+    BlobStore,
+    ByteSource,
+    Descriptor,
+    LayerStore,
+    Locks,
+    PartialBlobs,
+    Provider,
+    RegistrySource,
+    SnapshotStore,
+)
 
 Reason = Literal["run", "copy", "export", "shell", "inspect"]
 PROGRESS_INTERVAL = 0.25
@@ -60,10 +72,13 @@ class _Flight:
 
 @dataclass(frozen=True, slots=True)
 class _Failure:
-    """Why one layer could not be had."""
+    """Why one layer could not be had. `again`: the same provider may yet give it; `final`: no other one can, as another
+    one's bytes would not fit either, or are the same."""
 
     error: RefledgerError
     kind: FailureKind
+    again: bool = False
+    final: bool = False
 
 
 class LayerUnavailable(Exception):
@@ -83,13 +98,16 @@ class Materializer:
     layers: LayerStore
     snapshots: SnapshotStore
     blobs: BlobStore
+    partials: PartialBlobs
     registry: RegistrySource
     locks: Locks
     facts: Facts
     clock: Clock
     parallel: int = 4
+    fetching: FetchLimits = field(default_factory=FetchLimits)
     _flights: dict[str, _Flight] = field(default_factory=dict)
     _slots: asyncio.Semaphore | None = None
+    _connections: asyncio.Semaphore | None = None
     _threads: ThreadPoolExecutor | None = None
 
     async def materialize(self, ref: Ref, *, vertex: str | None, reason: Reason, needed_by: str = "") -> Local:
@@ -107,9 +125,18 @@ class Materializer:
         return all(self._mountable(layer) or (layer.blob and layer.providers) for layer in ref.layers)
 
     def close(self) -> None:
-        """Let the threads go."""
+        """Let the threads and the mounts of layers go. Raises DiskError."""
         if self._threads is not None:
             self._threads.shutdown(wait=True, cancel_futures=True)
+        self.layers.close()
+
+    def mountable(self, layer: Layer) -> bool:
+        """Is `layer` mountable here?"""
+        return self._mountable(layer)
+
+    def lower(self, layer: Layer) -> Path:
+        """Where `layer`, which is mountable here, serves as overlay lower. Blocking. Raises DiskError."""
+        return self._lower(layer)
 
     def _mountable(self, layer: Layer) -> bool:
         if layer.snapshot and self.snapshots.has(layer.snapshot):
@@ -136,24 +163,27 @@ class Materializer:
             ),
             vertex=vertex,
         )
-        try:
-            fetched = await together(self._wait_for(layer, vertex, requested) for layer in missing)
-        except LayerUnavailable as failure:
-            raise await self._failed(ref, failure, vertex, requested, needed_by) from failure.error
+        fetched, waited = await self.fetch(ref, missing, vertex=vertex, cause=requested, needed_by=needed_by)
         await self.facts.record(
             Materialized(
-                ref=ref.id,
-                bytes=sum(size or 0 for size in fetched),
-                seconds=round(self.clock.monotonic() - started, 6),
-                waited=tuple(
-                    str(layer.blob.digest)
-                    for layer, size in zip(missing, fetched, strict=True)
-                    if size is None and layer.blob
-                ),
+                ref=ref.id, bytes=fetched, seconds=round(self.clock.monotonic() - started, 6), waited=waited
             ),
             vertex=vertex,
             cause=requested,
         )
+
+    async def fetch(
+        self, ref: Ref, layers: Sequence[Layer], *, vertex: str | None, cause: int, needed_by: str
+    ) -> tuple[int, tuple[str, ...]]:
+        """Make some layers of `ref` mountable, for the request `cause` in the log; the bytes that came for it, and
+        the layers that others fetched. Raises MaterializationError, which is in the log then."""
+        try:
+            fetched = await together(self._wait_for(layer, vertex, cause) for layer in layers)
+        except LayerUnavailable as failure:
+            raise await self._failed(ref, failure, vertex, cause, needed_by) from failure.error
+        pairs = zip(layers, fetched, strict=True)
+        waited = tuple(str(layer.blob.digest) for layer, size in pairs if size is None and layer.blob)
+        return sum(size or 0 for size in fetched), waited
 
     async def _failed(
         self, ref: Ref, failure: LayerUnavailable, vertex: str | None, cause: int, needed_by: str
@@ -201,9 +231,8 @@ class Materializer:
             if flight.waiters == 0:
                 # The last waiter left: nobody wants the bytes any more.
                 self._flights.pop(layer.name, None)
-                if not flight.task.done():
-                    flight.task.cancel()
-                    await asyncio.wait([flight.task])
+                flight.task.cancel()
+                await settle(flight.task)  # also to have seen how it ended: this waiter may leave for another reason
         return None if joined else fetched
 
     async def _fly(self, layer: Layer, vertex: str | None, cause: int) -> int | None:
@@ -214,8 +243,10 @@ class Materializer:
                 raise LayerUnavailable(layer, "missing", None)
             if self._slots is None:
                 self._slots = asyncio.Semaphore(self.parallel)
+                self._connections = asyncio.Semaphore(max(self.fetching.connections, self.parallel))
                 self._threads = ThreadPoolExecutor(self.parallel, thread_name_prefix="unpack")
-            async with self._slots:
+            # The same blob may be two layers, when a config names another diff ID for it.
+            async with locked(self.locks, f"partial-{layer.blob.digest}"), self._slots:
                 return await self._fetch(layer, layer.blob, vertex, cause)
 
     async def _fetch(self, layer: Layer, blob: Descriptor, vertex: str | None, cause: int) -> int:
@@ -229,23 +260,14 @@ class Materializer:
             else:
                 return 0
         for provider in layer.providers:
-            try:
-                return await self._pull(layer, blob, provider, vertex, cause)
-            except RegistryError as error:
-                last = _Failure(error, error.kind)
-            except VerificationError as error:
-                last = _Failure(error, "corrupt")
-            except DiskError as error:
-                last = _Failure(error, "disk")
-            self.facts.post(
-                PullFailed(
-                    digest=str(blob.digest), provider=provider.to_json(), kind=last.kind, error=str(last.error)
-                ),
-                vertex=vertex,
-                cause=cause,
-            )
-            if last.kind == "disk":
-                break  # another provider's bytes would not fit either
+            outcome = await self._pull(layer, blob, provider, vertex, cause)
+            if isinstance(outcome, _Failure) and outcome.again:
+                outcome = await self._pull(layer, blob, provider, vertex, cause)
+            if not isinstance(outcome, _Failure):
+                return outcome
+            last = outcome
+            if last.final:
+                break
         raise LayerUnavailable(layer, last.kind, last.error)
 
     async def _unpack_stored(self, layer: Layer, blob: Descriptor) -> None:
@@ -254,71 +276,77 @@ class Materializer:
             source = io.BufferedReader(stored, 1 << 20) if isinstance(stored, io.RawIOBase) else stored
             await self._in_thread(lambda: self.layers.unpack(layer.diff_id, blob.media_type, source))  # type: ignore[arg-type]
 
-    async def _pull(self, layer: Layer, blob: Descriptor, provider: Provider, vertex: str | None, cause: int) -> int:
-        """Stream the blob from `provider` into the layer store. Raises what broke it, with nothing left behind."""
+    async def _pull(
+        self, layer: Layer, blob: Descriptor, provider: Provider, vertex: str | None, cause: int
+    ) -> int | _Failure:
+        """Bring what is missing of the blob from `provider` while it is unpacked. The bytes that came over the wire, or
+        what broke it: then nothing of the layer is left, and of the blob what the next pull can go on with."""
         assert layer.diff_id is not None
         diff_id = layer.diff_id
         started = self.clock.monotonic()
-        self.facts.post(
-            PullStarted(digest=str(blob.digest), total=blob.size, provider=provider.to_json()),
-            vertex=vertex,
-            cause=cause,
-        )
-        pipe = BytePipe()
-        unpacking = asyncio.ensure_future(
-            self._in_thread(lambda: self._drain(pipe, lambda: self.layers.unpack(diff_id, blob.media_type, pipe)))
-        )
+        digest, source = str(blob.digest), provider.to_json()
+        self.facts.post(PullStarted(digest=digest, total=blob.size, provider=source), vertex=vertex, cause=cause)
+
+        def unpack(spool: ByteSource) -> Coroutine[Any, Any, int]:
+            return self._in_thread(lambda: self.layers.unpack(diff_id, blob.media_type, spool))
+
+        pull: Pull | None = None
         try:
-            async with self.registry.blob(provider, blob) as stream:
-                shown = started
-                with _reader_may_leave():
-                    async for chunk in stream:
-                        await pipe.write(chunk)
-                        if (now := self.clock.monotonic()) - shown >= PROGRESS_INTERVAL:
-                            shown = now
-                            self.facts.post(
-                                PullProgressed(digest=str(blob.digest), bytes=stream.wire_bytes, total=blob.size),
-                                vertex=vertex,
-                                cause=cause,
-                            )
-                    pipe.close()
-                await unpacking
-                wire, resumed = stream.wire_bytes, stream.resumed_from
-        except BaseException as error:
-            # The thread must be gone, and its leavings with it, before anybody tries again.
-            pipe.fail(error)
-            await settle(unpacking)
-            raise
-        await self.facts.record(
-            LayerPulled(
-                digest=str(blob.digest),
-                bytes=wire,
-                provider=provider.to_json(),
+            assert self._connections is not None
+            shown = self._progress(blob, vertex, cause)
+            partial = self.partials.open(blob)
+            pull = Pull(self.registry, provider, blob, partial, self._connections, self.fetching, shown)
+            if pull.leftover:
+                here = PullProgressed(digest=digest, bytes=pull.leftover, total=blob.size)
+                self.facts.post(here, vertex=vertex, cause=cause)
+            await pull.run(unpack)
+        except RegistryError as error:
+            failure = _Failure(error, error.kind)
+        except VerificationError as error:
+            failure = _misfit(error, pull)
+        except DiskError as error:
+            failure = _Failure(error, "disk", final=True)
+        else:
+            pulled = LayerPulled(
+                digest=digest,
+                bytes=pull.wire_bytes,
+                provider=source,
                 seconds=round(self.clock.monotonic() - started, 6),
                 verified=("digest", "diff_id"),
-                resumed_from=resumed,
+                resumed_from=pull.resumed_from,
                 diff_id=str(diff_id),
-            ),
-            vertex=vertex,
-            cause=cause,
+            )
+            await self.facts.record(pulled, vertex=vertex, cause=cause)
+            return pull.wire_bytes
+        wire_bytes = pull.wire_bytes if pull else 0
+        failed = PullFailed(
+            digest=digest, provider=source, kind=failure.kind, error=str(failure.error), bytes=wire_bytes
         )
-        return wire
+        self.facts.post(failed, vertex=vertex, cause=cause)
+        return failure
 
-    @staticmethod
-    def _drain(pipe: BytePipe, unpack: Callable[[], int]) -> int:
-        try:
-            return unpack()
-        finally:
-            pipe.reader_done()
+    def _progress(self, blob: Descriptor, vertex: str | None, cause: int) -> Callable[[int], None]:
+        """Puts PullProgressed into the log, at most four a second, when told how many bytes are here."""
+        due = self.clock.monotonic() + PROGRESS_INTERVAL
+
+        def shown(here: int) -> None:
+            nonlocal due
+            if (now := self.clock.monotonic()) >= due:
+                due = now + PROGRESS_INTERVAL
+                fact = PullProgressed(digest=str(blob.digest), bytes=here, total=blob.size)
+                self.facts.post(fact, vertex=vertex, cause=cause)
+
+        return shown
 
     async def _in_thread(self, work: Callable[[], int]) -> int:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
 
-@contextmanager
-def _reader_may_leave() -> Iterator[None]:
-    """The reading thread's own error says more than the broken pipe does: it is raised by awaiting the thread."""
-    try:
-        yield
-    except ReaderGone:
-        return
+def _misfit(error: VerificationError, pull: Pull | None) -> _Failure:
+    """Whom wrong bytes are blamed on: not yet on the provider when an earlier pull left some of them."""
+    assert pull is not None  # only what it read can be wrong
+    again = pull.misread and pull.leftover > 0
+    if again:
+        what = f"{pull.leftover} bytes were left by an earlier pull, and the whole is wrong: {error.what}"
+        error = VerificationError(what, where=error.where, hint="it is fetched anew")
+    return _Failure(error, "corrupt", again=again, final=pull.verified)

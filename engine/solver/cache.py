@@ -6,7 +6,7 @@ files of a context by their content, modes and paths, and not by time.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from engine.graph import (
     ArchiveSource,
@@ -17,6 +17,7 @@ from engine.graph import (
     ImageSource,
     Merge,
     Mkdir,
+    Mount,
     Op,
     Run,
     Scratch,
@@ -42,8 +43,11 @@ class CacheKey(Record):
         return [list(component) for component in self.components]
 
 
-def cache_key(op: Op, inputs: Sequence[CacheKey], content: Digest | None = None) -> CacheKey:
-    """The key of `op` on results with the keys `inputs` (the context has none: its part is `content`)."""
+def cache_key(
+    op: Op, inputs: Sequence[CacheKey], contents: Mapping[int | None, Digest] | None = None
+) -> CacheKey:
+    """The key of `op` on results with the keys `inputs`. A context has no key: what is taken from it counts by its
+    content, `contents` by the number of the mount that shows it, None for what a Copy takes."""
     components: list[Component] = [("schema", SCHEMA), ("op", op_to_json(op)["op"])]
     match op:
         case Scratch() | ContextSource() | Merge():
@@ -64,13 +68,23 @@ def cache_key(op: Op, inputs: Sequence[CacheKey], content: Digest | None = None)
             components += [("env", f"{name}={value}") for name, value in op.env]
             components += [("cwd", op.cwd), ("user", op.user), ("network", op.network), ("platform", op.platform)]
             components += [("script", f"{script.name}\n{script.data}") for script in op.scripts]
+            components += [part for number, mount in enumerate(op.mounts) for part in _mount(number, mount)]
+            if op.security != "sandbox":  # a component only where asked for: keys of before stay good
+                components.append(("security", op.security))
         case Copy():
             components += [("source", source) for source in op.sources]
             components += [("dest", op.dest), ("chown", op.chown), ("chmod", op.chmod), ("unpack", str(op.unpack))]
             components += [("file", f"{file.name}\n{file.data}") for file in op.files]
+            components += [(name, "True") for name in ("link", "parents") if getattr(op, name)]
+            components += [("exclude", pattern) for pattern in op.excludes]
         case Mkdir(path=path):
             components.append(("path", path))
     components += [("input", str(key.digest)) for key in inputs]
-    if content is not None:
-        components.append(("content", str(content)))
+    for number, digest in sorted((contents or {}).items(), key=str):
+        components.append(("content" if number is None else f"mount {number} content", str(digest)))
     return CacheKey(digest_json([list(component) for component in components]), tuple(components))
+
+
+def _mount(number: int, mount: Mount) -> list[Component]:
+    """What is asked for, never what it holds: a secret counts by its id, a cache mount by its id and sharing."""
+    return [(f"mount {number} {name}", str(getattr(mount, name))) for name in mount.FIELDS]

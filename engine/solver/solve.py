@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -21,8 +21,10 @@ from engine.events import (
     VertexStarted,
 )
 from engine.executor import Executor, Outcome, Task
+from engine.grants import NOTHING, Offered, refusal
 from engine.graph import ContextSource, Copy, GitSource, Graph, HttpSource, ImageSource, Run, Scratch, Vertex
 from engine.ledger import Facts
+from engine.ops.rules import source_of
 from engine.ops.select import Selection, select
 from engine.refs.materializer import Materializer
 from engine.refs.ref import Layer, Remote, layers_to_json, of_image, scratch
@@ -38,6 +40,9 @@ from storage.platform import host_platform, parse_platform
 if TYPE_CHECKING:
     from engine.ops.emulation import Emulation  # only a step for another platform needs it
 
+Contents = Mapping[Digest, Mapping[int | None, Digest]]
+"""Digests of what was taken from contexts: by vertex, then by the mount's number, None for a COPY."""
+
 
 class CacheLookup(Protocol):
     """What earlier builds recorded under a key: a projection answers."""
@@ -48,6 +53,10 @@ class CacheLookup(Protocol):
 
     def keeps(self, listing: Digest) -> bool:
         """Is there a ContextKept for the files of `listing`?"""
+        ...
+
+    def packs(self) -> Sequence[Digest]:
+        """Packs of contents (ContextKept.packs) that are worth looking into, the newest first."""
         ...
 
 
@@ -66,19 +75,23 @@ class Solver:
     jobs: int
     no_cache: bool = False
     epoch: int | None = None
+    offered: Offered = NOTHING
     emulation: Callable[[], Emulation] | None = None
 
     async def solve(self, graph: Graph) -> Mapping[Digest, Remote]:
         """Refs by vertex, of everything that was needed. Raises VertexError, InputError, LogError."""
-        selections, contents = await self._select(graph)
+        selections, mounted, contents = await self._select(graph)
         keys = _keys(graph, contents, self.contexts)
         answers = self._ask(graph, keys)
         todo = plan(graph, answers)
+        for vertex in todo.run:
+            refused = refusal(vertex.op, self.offered) if isinstance(vertex.op, Run) else None
+            if refused is not None:
+                raise VertexError(vertex, refused)
         known = {vertex.digest: hit.ref for vertex, hit in todo.cached}
         self._tell_cached(graph, todo)
         for vertex, hit in todo.cached:  # a log of an earlier version does not say where the files stay
-            if vertex.digest in contents:
-                await self._keep(vertex, selections[vertex.digest], contents[vertex.digest], hit.ref)
+            await self._keep_all(vertex, selections, mounted, contents, hit.ref)
         # Scratch and contexts are nothing to wait for: one is empty, the other was read to make the keys.
         known |= {vertex.digest: scratch() for vertex in todo.run if isinstance(vertex.op, Scratch)}
         given = self.contexts
@@ -91,10 +104,10 @@ class Solver:
                 Task(
                     vertex, execution, attempt, inputs, self._directory(vertex),
                     selection=selections.get(vertex.digest), epoch=self.epoch,
+                    mounted=mounted.get(vertex.digest, {}), directories=self._directories(vertex),
                 )
             )  # fmt: skip
-            if vertex.digest in contents:
-                await self._keep(vertex, selections[vertex.digest], contents[vertex.digest], outcome.ref)
+            await self._keep_all(vertex, selections, mounted, contents, outcome.ref)
             if vertex.inputs:
                 await self._remember(keys[vertex.digest], outcome.ref, vertex)
             return outcome
@@ -118,38 +131,30 @@ class Solver:
                 await self.facts.record(VertexFailed(name=vertex.name, error=str(error)), vertex=vertex.digest)
                 raise VertexError(vertex, error) from error
 
-    async def _select(self, graph: Graph) -> tuple[dict[Digest, Selection], dict[Digest, Digest]]:
-        """Read what COPY and ADD take from contexts: what to copy, and the content part of their keys, by vertex."""
-        wanted: dict[Digest, list[tuple[Vertex, Copy]]] = {}
-        for vertex in graph.vertices:
-            if isinstance(vertex.op, Copy):
-                if len(vertex.inputs) == 1:  # only inline files
-                    continue
-                if vertex.inputs[1] in self.contexts:
-                    wanted.setdefault(vertex.inputs[1], []).append((vertex, vertex.op))
+    async def _select(
+        self, graph: Graph
+    ) -> tuple[dict[Digest, Selection], dict[Digest, dict[int, Selection]], Contents]:
+        """Read what COPY, ADD and RUN --mount take from contexts: what to copy, what to mount by the mount's number,
+        and the content parts of their keys, each by vertex."""
         found: dict[Digest, Selection] = {}
-        contents: dict[Digest, Digest] = {}
-        for source, copies in wanted.items():
+        mounted: dict[Digest, dict[int, Selection]] = {}
+        contents: dict[Digest, dict[int | None, Digest]] = {}
+        for source, uses in _context_uses(graph, self.contexts).items():
             context = graph.by_digest[source]
-            excludes = context.op.excludes if isinstance(context.op, ContextSource) else ()
-            root = self.contexts[source]
             self.facts.post(VertexStarted(name=context.name, inputs=()), vertex=source)
-            for vertex, op in copies:
-                try:
-                    selection = await asyncio.to_thread(select, op, root, excludes, hash_files=True)
-                except asyncio.CancelledError:
-                    self.facts.post(VertexCancelled(name=context.name), vertex=source)
-                    raise
-                except RefledgerError as error:
-                    await self.facts.record(VertexFailed(name=context.name, error=str(error)), vertex=source)
-                    raise VertexError(vertex, error) from error  # the line at fault is the COPY's
-                found[vertex.digest] = selection
+            for vertex, number, op in uses:
+                selection = await self._select_one(context, vertex, op)
+                if number is None:
+                    found[vertex.digest] = selection
+                else:
+                    mounted.setdefault(vertex.digest, {})[number] = selection
                 # The stored listing's digest is the content part: two keys agree when the listings do.
-                contents[vertex.digest] = await asyncio.to_thread(self.blobs.put, selection.listing())
+                listing = await asyncio.to_thread(self.blobs.put, selection.listing())
+                contents.setdefault(vertex.digest, {})[number] = listing
                 self.facts.post(
                     ContextScanned(
                         name=context.op.name if isinstance(context.op, ContextSource) else context.name,
-                        listing=str(contents[vertex.digest]),
+                        listing=str(listing),
                         step=str(vertex.digest),
                         files=selection.files,
                         bytes=selection.bytes,
@@ -159,11 +164,30 @@ class Solver:
             self.facts.post(VertexCompleted(name=context.name, outputs=()), vertex=source)
         inline = [v for v in graph.vertices if isinstance(v.op, Copy) and len(v.inputs) == 1]
         found |= {vertex.digest: Selection((), (), 0, 0) for vertex in inline}
-        return found, contents
+        return found, mounted, contents
+
+    async def _select_one(self, context: Vertex, vertex: Vertex, op: Copy) -> Selection:
+        excludes = context.op.excludes if isinstance(context.op, ContextSource) else ()
+        root, literal = self.contexts[context.digest], isinstance(vertex.op, Run)
+        try:
+            return await asyncio.to_thread(select, op, root, excludes, hash_files=True, literal=literal)
+        except asyncio.CancelledError:
+            self.facts.post(VertexCancelled(name=context.name), vertex=context.digest)
+            raise
+        except RefledgerError as error:
+            await self.facts.record(VertexFailed(name=context.name, error=str(error)), vertex=context.digest)
+            raise VertexError(vertex, error) from error  # the line at fault is the step's
 
     def _directory(self, vertex: Vertex) -> str:
         """The context that a Copy takes from, "" for other steps."""
         return next((str(self.contexts[digest]) for digest in vertex.inputs if digest in self.contexts), "")
+
+    def _directories(self, vertex: Vertex) -> dict[int, str]:
+        """The contexts that mounts of a Run take from, by the mount's number."""
+        if not isinstance(vertex.op, Run):
+            return {}
+        taken = ((number, vertex.inputs[m.input]) for number, m in enumerate(vertex.op.mounts) if m.input >= 0)
+        return {number: str(self.contexts[digest]) for number, digest in taken if digest in self.contexts}
 
     def _ask(self, graph: Graph, keys: Mapping[Digest, CacheKey]) -> dict[Digest, Answer]:
         providers = _providers(graph)
@@ -207,22 +231,37 @@ class Solver:
         ref = Remote(found[0].id, tuple(_with(layer, providers) for layer in found[0].layers))
         return Hit(ref, found[1]) if self.materializer.obtainable(ref) else Miss("bytes-lost")
 
-    async def _keep(self, vertex: Vertex, selection: Selection, listing: Digest, ref: Remote) -> None:
-        """Say where the files that a step took from a context stay; durable before the result can be a cache hit."""
-        op = vertex.op
-        if not ref.layers or not isinstance(op, Copy) or self.cache.keeps(listing):
-            return
+    async def _keep_all(
+        self,
+        vertex: Vertex,
+        selections: Mapping[Digest, Selection],
+        mounted: Mapping[Digest, Mapping[int, Selection]],
+        contents: Contents,
+        ref: Remote,
+    ) -> None:
+        """Say where the files that a step took from contexts stay; durable before its result can be a cache hit."""
+        for number, listing in contents.get(vertex.digest, {}).items():
+            if self.cache.keeps(listing):
+                continue
+            if number is None and isinstance(vertex.op, Copy):
+                await self._keep(vertex, vertex.op, selections[vertex.digest], self._directory(vertex), listing, ref)
+            elif number is not None:
+                directory = self._directories(vertex)[number]
+                await self._keep(vertex, None, mounted[vertex.digest][number], directory, listing, ref)
+
+    async def _keep(
+        self, vertex: Vertex, op: Copy | None, selection: Selection, directory: str, listing: Digest, ref: Remote
+    ) -> None:
         from engine.ops.keep import pack_lost
 
-        directory = Path(self._directory(vertex))
+        layer = ref.layers[-1].name if op is not None and ref.layers else ""
+        before = self.cache.packs()
         try:
-            pack = await in_thread(lambda: pack_lost(op, selection, directory, self.blobs))
+            packs = await in_thread(lambda: pack_lost(op, selection, Path(directory), self.blobs, before))
         except OSError as error:
             raise DiskError.of(error, "keeping the context") from error
         await self.facts.record(
-            ContextKept(
-                ref=ref.id, listing=str(listing), layer=ref.layers[-1].name, pack=None if pack is None else str(pack)
-            ),
+            ContextKept(ref=ref.id, listing=str(listing), layer=layer, packs=tuple(map(str, packs))),
             vertex=vertex.digest,
         )
 
@@ -236,9 +275,27 @@ class Solver:
         )
 
 
-def _keys(
-    graph: Graph, contents: Mapping[Digest, Digest], contexts: Mapping[Digest, Path]
-) -> dict[Digest, CacheKey]:
+def _context_uses(
+    graph: Graph, contexts: Mapping[Digest, Path]
+) -> dict[Digest, list[tuple[Vertex, int | None, Copy]]]:
+    """Who takes what from each of `contexts`: the vertex, the number of its mount (None for a COPY), and what it takes
+    as a COPY would."""
+    uses: dict[Digest, list[tuple[Vertex, int | None, Copy]]] = {}
+    for vertex in graph.vertices:
+        wanted: list[tuple[int, int | None, Copy]] = []
+        match vertex.op:
+            case Copy() if len(vertex.inputs) > 1:  # else only inline files
+                wanted.append((1, None, vertex.op))
+            case Run(mounts=mounts):
+                wanted += [(m.input, n, source_of(m, from_context=True)) for n, m in enumerate(mounts) if m.input >= 0]
+        for index, number, op in wanted:
+            source = vertex.inputs[index]
+            if source in contexts:
+                uses.setdefault(source, []).append((vertex, number, op))
+    return uses
+
+
+def _keys(graph: Graph, contents: Contents, contexts: Mapping[Digest, Path]) -> dict[Digest, CacheKey]:
     keys: dict[Digest, CacheKey] = {}
     for vertex in graph.vertices:
         inputs = [keys[digest] for digest in vertex.inputs if digest not in contexts]

@@ -87,13 +87,17 @@ class RegistryClient:
         return await self._get_manifest(provider, provider.registry, digest, where, digest)
 
     @asynccontextmanager
-    async def blob(self, provider: Provider, blob: Descriptor) -> AsyncIterator[BlobStream]:
-        """See `RegistrySource.blob`."""
+    async def blob(
+        self, provider: Provider, blob: Descriptor, *, start: int = 0, end: int | None = None
+    ) -> AsyncIterator[BlobStream]:
+        """See `RegistrySource.blob`. Raises ValueError for an empty range, or one that the blob does not have."""
 
         def place(registry: str) -> Callable[[dict[str, str]], Call]:
             return lambda headers: _blob_call("GET", provider, registry, blob.digest, headers)
 
-        download = Download(self._session, blob, [place(one) for one in (*provider.mirrors, provider.registry)])
+        calls = [place(one) for one in (*provider.mirrors, provider.registry)]
+        hasher = Hasher(blob.digest.algorithm) if not start and end is None else None
+        download = Download(self._session, blob, calls, start, blob.size if end is None else end, hasher)
         await download.connect()
         try:
             yield download

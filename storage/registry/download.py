@@ -1,4 +1,4 @@
-"""A blob on its way in: verified while it streams, taken up again where a connection broke.
+"""A blob, or a range of one, on its way in: verified while it streams, taken up again where a connection broke.
 
 Sources: OCI distribution-spec ("Pulling blobs"), RFC 9110 section 14 (ranges).
 """
@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING
 
 from storage.digest import Hasher
-from storage.errors import RegistryError, VerificationError
+from storage.errors import RefledgerError, RegistryError, VerificationError
 from storage.interfaces import Descriptor
 from storage.registry.failures import Unavailable
 from storage.registry.session import Call, Session
@@ -19,20 +19,35 @@ from storage.registry.session import Call, Session
 if TYPE_CHECKING:
     import httpx
 
-_CONTENT_RANGE = re.compile(r"bytes\s+([0-9]{1,18})-")
+_CONTENT_RANGE = re.compile(r"bytes\s+([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 
 
 class Download:
-    """`BlobStream` of one blob. `calls` are the places to ask, mirrors first, each given the headers to send."""
+    """`BlobStream` of `blob` from `start` to `end` (half open; all offsets are bytes from the blob's own start).
+    `calls` are the places to ask, mirrors first, each given the headers to send. Without `hasher` only the length is
+    checked. Raises ValueError for a range that the blob does not have."""
 
-    def __init__(self, session: Session, blob: Descriptor, calls: Sequence[Callable[[dict[str, str]], Call]]) -> None:
+    def __init__(
+        self,
+        session: Session,
+        blob: Descriptor,
+        calls: Sequence[Callable[[dict[str, str]], Call]],
+        start: int,
+        end: int,
+        hasher: Hasher | None,
+    ) -> None:
+        if not (0 <= start < end <= blob.size or (start, end, blob.size) == (0, 0, 0)):
+            raise ValueError(f"no range {start} to {end} in {blob.size} bytes")
         self._session = session
         self._blob = blob
         self._calls = list(calls)
         self._call = calls[0]({})
         self._response: httpx.Response | None = None
-        self._hasher = Hasher(blob.digest.algorithm)
-        self._offset = 0
+        self._hasher = hasher
+        self._offset = start
+        self._end = end
+        self._answer_end = end
+        self._ranged = False
         self._skip = 0
         self._wire_bytes = 0
         self._resumed_from = 0
@@ -47,12 +62,16 @@ class Download:
         """Offset in bytes at which the last broken connection was taken up again; 0 for none."""
         return self._resumed_from
 
+    @property
+    def ranged(self) -> bool:
+        """Did the last answer hold to the range it was asked for (206)?"""
+        return self._ranged
+
     async def connect(self) -> None:
         """Ask for what is missing yet; a place that fails is not asked again while there is another.
         Raises RegistryError, VerificationError."""
         while True:
-            headers = {"Range": f"bytes={self._offset}-"} if self._offset else {}
-            self._call = self._calls[0](headers)
+            self._call = self._calls[0](self._range())
             try:
                 self._response = await self._session.send(self._call)
                 await self._check_answer(self._response)
@@ -80,51 +99,74 @@ class Download:
             start = self._offset
             try:
                 async for chunk in self._chunks():
-                    # reason: hashing runs beside the consumer's own work, and outside the event loop
-                    hashing = asyncio.get_running_loop().run_in_executor(None, self._hasher.update, chunk)
+                    hashing = self._hash(chunk)
                     yield chunk
-                    await hashing
-                if self._offset == self._blob.size:
+                    if hashing is not None:
+                        await hashing
+                if self._offset == self._end:
                     break
-            except Unavailable:
-                barren = 0 if self._offset - start >= limits.progress_bytes else barren + 1
-                if barren >= limits.tries:
-                    raise
-            else:
                 # reason: an answer without Content-Length ends like this, whole or broken; asking on tells which
-                barren += 1
-                if barren >= limits.tries:
-                    raise self._corrupt(f"it ends after {self._offset} of {self._blob.size} bytes")
+                failure: RefledgerError = self._corrupt(f"it ends after {self._offset} of {self._end} bytes")
+            except Unavailable as error:
+                failure = error
+            barren = 0 if self._offset - start >= limits.progress_bytes else barren + 1
+            if barren >= limits.tries:
+                raise failure
             await self.aclose()
             await self._session.transport.pause(max(barren, 1))
             await self.connect()
             self._resumed_from = self._offset
-        if self._hasher.digest() != self._blob.digest:
+        if self._hasher is not None and self._hasher.digest() != self._blob.digest:
             raise self._corrupt(f"its bytes have the digest {self._hasher.digest()}")
+
+    def _range(self) -> dict[str, str]:
+        """The header that asks for what is missing yet; none for all of the blob."""
+        if self._end < self._blob.size:
+            return {"Range": f"bytes={self._offset}-{self._end - 1}"}
+        return {"Range": f"bytes={self._offset}-"} if self._offset else {}
+
+    def _hash(self, chunk: bytes) -> asyncio.Future[None] | None:
+        """Reason for a thread: hashing runs beside the consumer's own work, and outside the event loop."""
+        if self._hasher is None:
+            return None
+        return asyncio.get_running_loop().run_in_executor(None, self._hasher.update, chunk)
 
     async def _check_answer(self, response: httpx.Response) -> None:
         """Does the answer give the missing bytes, as many as there must be?"""
         size, status = self._blob.size, response.status_code
         if status == 416:
             raise self._corrupt(f"it has no byte {self._offset} of {size}")
-        if status not in {200, 206} or (status == 206 and not self._offset):
+        if status not in {200, 206} or (status == 206 and not self._range()):
             raise await self._session.failure(self._call, response)
-        begin = 0
+        begin, end = 0, size
         if status == 206:
-            matched = _CONTENT_RANGE.match(response.headers.get("content-range", ""))
-            begin = int(matched[1]) if matched else -1
-            if not 0 <= begin <= self._offset:
-                what = "the registry answered with another range than asked for"
-                raise RegistryError(what, kind="transport", status=status, where=self._call.where)
+            begin, end = self._answered_range(response)
+        self._ranged = status == 206
         self._skip = self._offset - begin
+        self._answer_end = end
         length = response.headers.get("content-length", "")
-        if length.isdigit() and int(length) != size - begin:
-            raise self._corrupt(f"the registry has {begin + int(length)} bytes where {size} are promised")
+        if length.isdigit() and int(length) != end - begin:
+            raise self._corrupt(f"the registry has {begin + int(length)} bytes where {end} are promised")
+
+    def _answered_range(self, response: httpx.Response) -> tuple[int, int]:
+        """Where the bytes of a 206 begin and end. They may begin before what is asked for, as many servers only keep
+        whole blocks, and end before it (RFC 9110 section 15.3.7)."""
+        matched = _CONTENT_RANGE.match(response.headers.get("content-range", ""))
+        begin, end = (int(matched[1]), int(matched[2]) + 1) if matched else (-1, -1)
+        if not 0 <= begin <= self._offset < end <= self._blob.size:
+            what = "the registry answered with another range than asked for"
+            raise RegistryError(what, kind="transport", status=206, where=self._call.where)
+        assert matched is not None
+        if matched[3] not in {"*", str(self._blob.size)}:
+            raise self._corrupt(f"the registry has {matched[3]} bytes where {self._blob.size} are promised")
+        return begin, end
 
     async def _chunks(self) -> AsyncIterator[bytes]:
-        """New bytes in pieces of about `limits.chunk_bytes`; what came before a break is handed on before it raises."""
+        """New bytes in pieces of about `limits.chunk_bytes`, or less when they come slowly: whoever keeps them loses
+        less in a crash. What came before a break is handed on before it raises."""
         assert self._response is not None
-        bound = self._session.transport.limits.chunk_bytes
+        limits, now = self._session.transport.limits, asyncio.get_running_loop().time
+        due = now() + limits.chunk_seconds
         gathered: list[bytes] = []
         held = 0
         failure: RegistryError | None = None
@@ -133,9 +175,12 @@ class Download:
                 piece = self._fresh(raw)
                 gathered.append(piece)
                 held += len(piece)
-                if held >= bound:
+                if held >= limits.chunk_bytes or (held and now() >= due):
                     yield b"".join(gathered)
                     gathered, held = [], 0
+                    due = now() + limits.chunk_seconds
+                if self._offset == self._end < self._answer_end:
+                    break  # reason: the rest of a whole blob, from a registry without ranges, is not asked for
         except RegistryError as error:
             failure = error
         if held:
@@ -144,15 +189,17 @@ class Download:
             raise failure
 
     def _fresh(self, piece: bytes) -> bytes:
-        """`piece` without what an earlier connection brought. Raises VerificationError past the promised size."""
+        """`piece` without what an earlier connection brought, nor what lies behind the range.
+        Raises VerificationError past the promised size."""
         self._wire_bytes += len(piece)
         if self._skip:
             known = min(self._skip, len(piece))
             self._skip -= known
             piece = piece[known:]
+        if self._offset + len(piece) > self._answer_end:
+            raise self._corrupt(f"it goes on after the {self._answer_end} bytes promised")
+        piece = piece[: self._end - self._offset]
         self._offset += len(piece)
-        if self._offset > self._blob.size:
-            raise self._corrupt(f"it goes on after the {self._blob.size} bytes promised")
         return piece
 
     def _corrupt(self, why: str) -> VerificationError:

@@ -15,7 +15,8 @@ class Limits:
     to a write (a registry hashes and moves a blob before it answers); `tries` of one request, the pauses between them
     growing from `backoff_seconds` to at most `backoff_cap_seconds`; a `Retry-After` is honoured up to
     `retry_after_cap_seconds`; `progress_bytes`: a download that broke off after this much starts its count of tries
-    anew; `chunk_bytes`: pieces in which blobs are handed on; `patch_bytes`: pieces of a chunked upload.
+    anew; `chunk_bytes`: pieces in which blobs are handed on, of less once `chunk_seconds` passed; `patch_bytes`: pieces
+    of a chunked upload.
     """
 
     connect_seconds: float = 15.0
@@ -28,6 +29,7 @@ class Limits:
     redirects: int = 5
     progress_bytes: int = MIB
     chunk_bytes: int = MIB // 2
+    chunk_seconds: float = 0.1
     patch_bytes: int = 16 * MIB
     manifest_bytes: int = 16 * MIB
     answer_bytes: int = 64 * 1024

@@ -59,11 +59,13 @@ class ListLog:
     def close(self) -> None:
         pass
 
-    def add(self, fact: Fact, build: str | None = None, vertex: str | None = None) -> Event:
+    def add(
+        self, fact: Fact, build: str | None = None, vertex: str | None = None, *, cause: int | None = None
+    ) -> Event:
         """Append `fact` as the engine does."""
         data = to_data(fact)
         stream = {"build": f"build/{build}", "ref": f"ref/{data.get('ref')}", "cache": "cache"}[fact.STREAM]
-        return self.append(NewEvent(stream, type(fact).__name__, data, build, vertex))[0]
+        return self.append(NewEvent(stream, type(fact).__name__, data, build, vertex, cause))[0]
 
     def add_raw(self, type_: str, data: dict[str, Any], build: str | None = None, vertex: str | None = None) -> Event:
         """Append something that the engine would not."""

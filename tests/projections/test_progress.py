@@ -243,3 +243,30 @@ def test_a_malformed_event_is_a_log_error_that_names_it(type_: str, data: e.Json
     event = log.add_raw(type_, data, "b1", "v2")
     with pytest.raises(LogError, match=rf"event {event.seq} \({type_}\) is malformed"):
         fold(log, "b1")
+
+
+def test_a_step_may_have_several_requests_for_one_ref() -> None:
+    log = ListLog()
+    story.begin(log)
+    base, chain = story.BLOBS, digest("chain")
+    first = log.add(e.MaterializationRequested(ref=chain, reason="copy", layers=base[1:], bytes=0,
+                                               snapshotter="directory"), "b1", "v3")  # fmt: skip
+    log.add(e.LayerTocRead(digest=base[1], bytes=70, provider=story.PROVIDER, entries=9), "b1", "v3", cause=first.seq)
+    transfer = step(fold(log, "b1"), "v3").transfers[base[1]]
+    assert (transfer.state, transfer.transport, transfer.total) == ("done", "contents listed", 70)
+    log.add(e.Materialized(ref=chain, bytes=70, seconds=1, whole=False), "b1", "v3", cause=first.seq)
+    second = log.add(e.MaterializationRequested(ref=chain, reason="copy", layers=base[1:], bytes=30,
+                                                snapshotter="directory"), "b1", "v3")  # fmt: skip
+    assert step(fold(log, "b1"), "v3").transfers[base[1]].state == "waiting"
+    log.add(e.FilesFetched(digest=base[1], files=2, bytes=30, avoided=900, provider=story.PROVIDER), "b1", "v3",
+            cause=second.seq)  # fmt: skip
+    last = e.Materialized(ref=chain, bytes=30, seconds=1, whole=False, avoided=1000)
+    log.add(last, "b1", "v3", cause=second.seq)
+    copy = step(fold(log, "b1"), "v3")
+    assert [(one.state, one.transport, one.total) for one in copy.transfers.values()] == [
+        ("done", "of it asked for", 30)
+    ]
+    assert copy.avoided == 1000
+    assert copy.to_json()["avoided"] == 1000
+    # the other step, which waits for the same ref, waits on
+    assert [one.state for one in step(fold(log, "b1"), "v2").transfers.values()] == ["waiting", "waiting"]

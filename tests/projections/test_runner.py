@@ -143,7 +143,8 @@ def test_a_new_version_refolds_that_view_only(tmp_path: Path) -> None:
         folded.append(event.type)
         cursor.execute("INSERT INTO renamed VALUES (?)", (event.build,))
 
-    newer = Projection("history", 2, ("renamed",), ("CREATE TABLE renamed (id TEXT)",), {"BuildStarted": note})
+    version = next(view.version for view in STANDARD if view.name == "history") + 1
+    newer = Projection("history", version, ("renamed",), ("CREATE TABLE renamed (id TEXT)",), {"BuildStarted": note})
     with Views(path, (*(view for view in STANDARD if view.name != "history"), newer)) as views:
         assert views.catch_up(log) == len(folded) == 3
         assert views.query("SELECT count(*) FROM renamed") == [(3,)]

@@ -152,3 +152,38 @@ def test_the_life_of_a_ref_in_order(log: ListLog, views: Views) -> None:
     assert [event.type for event in life(log, refs.get("b1-run"))] == [
         "LocalCreated", "VertexCompleted", "CacheRecorded", "BlobCreated", "Exported",
     ]  # fmt: skip
+
+
+def test_what_a_build_avoided_counts_a_layer_once_and_not_when_it_came_after_all(log: ListLog, views: Views) -> None:
+    ref, blobs = digest("chain"), story.BLOBS
+
+    def copied(*unfetched: tuple[str, int]) -> None:
+        told = tuple({"digest": name, "bytes": count} for name, count in unfetched)
+        count = sum(each["bytes"] for each in told if isinstance(each["bytes"], int))
+        log.add(e.Materialized(ref=ref, bytes=1, seconds=1, whole=False, avoided=count, unfetched=told), "b2", "v")
+        views.catch_up(log)
+
+    log.add(story.started("b2"), "b2")
+    copied((blobs[0], 100), (blobs[1], 1000))
+    copied((blobs[0], 90), (blobs[1], 1000))
+    assert History(views).get("b2").bytes_avoided == 1090
+    log.add(e.LayerTocRead(digest=blobs[0], bytes=7, provider=story.PROVIDER, entries=1), "b2", "v")
+    log.add(e.FilesFetched(digest=blobs[0], files=1, bytes=3, avoided=90, provider=story.PROVIDER), "b2", "v")
+    log.add(e.LayerPulled(digest=blobs[1], bytes=1000, provider=story.PROVIDER, seconds=1, verified=()), "b2", "v")
+    views.catch_up(log)
+    record = History(views).get("b2")
+    assert (record.bytes_avoided, record.bytes_pulled) == (90, 1010)
+    assert History(views).get("b1").bytes_avoided == 0
+
+
+def test_a_ref_of_which_some_files_are_here_is_not_materialized(log: ListLog, views: Views) -> None:
+    ref = "sha256:part"
+    log.add(e.RemoteCreated(ref=ref, layers=tuple(story.LAYERS), providers=(story.PROVIDER,)), "b2", "v")
+    log.add(e.Materialized(ref=ref, bytes=1, seconds=1, whole=False, avoided=5), "b2", "v")
+    views.catch_up(log)
+    record = Refs(views).get(ref)
+    assert not record.materialized
+    assert "what was asked for is here, 1 bytes fetched, 5 avoided" in [one.summary for one in life(log, record)]
+    log.add(e.Materialized(ref=ref, bytes=1, seconds=1), "b2", "v")
+    views.catch_up(log)
+    assert Refs(views).get(ref).materialized

@@ -39,6 +39,26 @@ def test_a_lock_is_exclusive_until_its_context_ends(tmp_path: Path) -> None:
     again.release()
 
 
+def test_a_shared_lock_admits_who_shares_it_until_the_last_one_lets_go(tmp_path: Path) -> None:
+    locks, others = FileLocks(tmp_path), FileLocks(tmp_path)
+    first, second = locks.try_acquire("x", shared=True), others.try_acquire("x", shared=True)
+    assert first
+    assert second
+    assert locks.try_acquire("x") is None
+    first.release()
+    assert locks.held("x")
+    assert locks.try_acquire("x") is None
+    third = locks.try_acquire("x", shared=True)
+    assert third
+    second.release()
+    third.release()
+    assert list(tmp_path.iterdir()) == []
+    alone = locks.try_acquire("x")
+    assert alone
+    assert others.try_acquire("x", shared=True) is None
+    alone.release()
+
+
 def test_testing_a_lock_neither_takes_nor_makes_it(tmp_path: Path) -> None:
     locks = FileLocks(tmp_path / "locks")
     assert not locks.held("x")

@@ -183,6 +183,24 @@ def test_opaque_only_where_a_lower_has_the_directory(root: Root, below: str) -> 
     assert ("x/.wh..wh..opq" in members(root.packed("s"))) == (below == "directory")
 
 
+def test_a_directory_in_which_something_only_was_is_no_change(root: Root) -> None:
+    before = (root.base / "old/sub").stat()
+    snapshot = root.snapshots.begin("s", [root.base])
+    for name in ("old/sub", "etc"):
+        (snapshot.root / name / "mount-point").mkdir()
+        (snapshot.root / name / "mount-point").rmdir()
+    (snapshot.root / "new").mkdir()
+    os.utime(snapshot.root / "old/sub", ns=(before.st_atime_ns, before.st_mtime_ns))
+    old = (root.base / "old").stat()
+    os.utime(snapshot.root / "old", ns=(old.st_atime_ns, old.st_mtime_ns))
+    snapshot.commit()
+    assert names(root.snapshots.lower("s")) == ["etc", "new"]  # the time of etc has changed
+    touched = root.snapshots.begin("t", [root.base])
+    (touched.root / "old/sub").chmod(0o700)
+    touched.commit()
+    assert names(root.snapshots.lower("t")) == ["old"]
+
+
 def test_the_root_is_in_the_layer_only_when_it_was_changed(root: Root) -> None:
     for name, mode in (("same", 0o751), ("changed", 0o700)):
         snapshot = root.snapshots.begin(name, [root.base])

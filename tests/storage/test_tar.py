@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from storage.errors import VerificationError
 from storage.pack import encode
 from storage.tar import CHARACTER, DIRECTORY, FIFO, HARD_LINK, REGULAR, SYMLINK, Entry, TarReader
-from tests.storage.trees import file, gnu_tar, info, make_tar
+from tests.storage.trees import file, gnu_tar, gnu_untar, info, make_tar, names
 
 LONG = "d" * 90 + "/" + "e" * 120 + "/" + "f" * 200
 
@@ -132,6 +132,58 @@ def test_sparse_files_of_every_version_name_their_segments(tmp_path: Path, versi
         whole[offset : offset + length] = stored[at : at + length]
         at += length
     assert bytes(whole) == (tmp_path / "sparse").read_bytes()
+    assert tar[entry.offset : entry.offset + entry.stored] == stored
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+@pytest.mark.parametrize("most", [1 << 20, 700, 1])
+@pytest.mark.parametrize("asked", [True, False])
+def test_offset_is_where_in_the_tar_the_data_lies(form: int, most: int, asked: bool) -> None:
+    name = "p" * 120 + "/" + "n" * 90
+    written = {b"a": b"1" * 100, b"b": b"", b"c": b"22" * 1000, name.encode(): b"3" * 512, b"z": b"4"}
+    tar = make_tar(info("dir"), *(file(key.decode(), data) for key, data in written.items()), form=form)
+    reader = TarReader(Source(tar, most))
+    found = {}
+    for entry in reader:
+        if entry.type == REGULAR:
+            found[entry.name] = tar[entry.offset : entry.offset + entry.stored]
+            assert entry.offset % 512 == 0
+        if asked:
+            list(reader.data())
+    assert found == written
+
+
+@pytest.mark.parametrize(("kind", "found"), [
+    (b"1", HARD_LINK), (b"2", SYMLINK), (b"3", CHARACTER), (b"5", DIRECTORY), (b"6", FIFO), (b"\0", DIRECTORY),
+])  # fmt: skip
+def test_only_regular_files_have_data_whatever_a_header_says(tmp_path: Path, kind: bytes, found: bytes) -> None:
+    odd = header(name=b"odd/\0" if kind == b"\0" else b"odd\0", type=kind, size=b"00000001274\0", link=b"f")
+    tar = header() + odd + header(name=b"last\0", size=b"00000000004\0") + b"last".ljust(512, b"\0") + bytes(1024)
+    entries = read(tar)
+    assert [(entry.type, entry.size, entry.stored) for entry, _ in entries] == [
+        (REGULAR, 0, 0), (found, 0, 0), (REGULAR, 4, 4)
+    ]  # fmt: skip
+    assert entries[2][1] == b"last"
+    gnu_untar(tar, tmp_path / "out")
+    assert names(tmp_path / "out") == ["f", "last", "odd"]
+    assert (tmp_path / "out" / "last").read_bytes() == b"last"
+
+
+def test_a_checksum_of_signed_bytes_is_one() -> None:
+    block = bytearray(header(name=b"\xe4\xff\0"))
+    block[148:156] = b"%06o\0 " % (int(block[148:154], 8) - 512)
+    assert only(bytes(block)).name == b"\xe4\xff"
+
+
+@pytest.mark.parametrize("change", [1, 255, 65521, 131042])
+def test_I3_a_checksum_that_is_a_little_off_is_none(change: int) -> None:
+    block = bytearray(header(name=b"\xff" * 100, link=b"\xff" * 100, names=b"\xff" * 64))
+    right = int(block[148:154], 8)
+    for wrong in (right + change, right - change):
+        if wrong >= 0:
+            block[148:156] = b"%06o\0 " % wrong
+            with pytest.raises(VerificationError, match="checksum"):
+                read(bytes(block))
 
 
 @pytest.mark.parametrize("end", [b"", bytes(512), bytes(1024), bytes(1024) + b"trailing garbage" * 100])
@@ -145,7 +197,18 @@ def test_an_archive_may_end_in_many_ways(end: bytes) -> None:
 def header(**fields: bytes) -> bytes:
     """A header with some fields overwritten, and the checksum that fits."""
     block = bytearray(make_tar(file("f"))[:512])
-    places = {"name": 0, "mode": 100, "size": 124, "mtime": 136, "type": 156, "sparse": 386, "more": 482, "real": 483}
+    places = {
+        "name": 0,
+        "mode": 100,
+        "size": 124,
+        "mtime": 136,
+        "type": 156,
+        "link": 157,
+        "names": 265,
+        "sparse": 386,
+        "more": 482,
+        "real": 483,
+    }
     for key, value in fields.items():
         block[places[key] : places[key] + len(value)] = value
     block[148:156] = b" " * 8
@@ -169,6 +232,8 @@ MALFORMED = {
     "a negative size": header(size=b"\xff" * 12),
     "a size beyond any disk": header(size=b"\x80" + b"\xff" * 11),
     "an unknown type": header(type=b"Z"),
+    "data under the name of a directory": header(name=b"d/\0", size=b"00000000003\0") + bytes(512),
+    "sparse data under the name of a directory": header(name=b"d/\0", type=b"S", real=b"00000001000\0"),
     "a multi-volume piece": header(type=b"M"),
     "one zero block": bytes(512) + header(),
     "a pax header at the end": pax(b"11 path=ab\n"),
@@ -181,6 +246,9 @@ MALFORMED = {
     "a pax record without newline": pax(b"11 path=abc") + header(),
     "a pax size that is no number": pax(b"10 size=x\n") + header(),
     "a pax size with many digits": pax(b"40 size=" + b"9" * 31 + b"\n") + header(),
+    "a pax size with two signs": pax(b"12 size=--5\n") + header(),
+    "a pax length with a sign": pax(b"+11 path=ab\n") + header(),
+    "a pax length that leads back": pax(b"11 path=ab\n-9 path=b\n") + header(),
     "a pax time that is none": pax(b"13 mtime=nan\n") + header(),
     "a pax time with exponent": pax(b"15 mtime=1e999\n") + header(),
     "a zero byte in a name": pax(b"12 path=a\0b\n") + header(),
@@ -220,17 +288,17 @@ def test_I3_no_damage_is_a_crash(noise: bytes, at: int) -> None:
         return
 
 
-names = st.binary(min_size=1, max_size=300).filter(lambda name: b"\0" not in name and b"/" not in name)
+any_names = st.binary(min_size=1, max_size=300).filter(lambda name: b"\0" not in name and b"/" not in name)
 entries = st.builds(
     Entry,
-    name=names.filter(lambda name: name not in {b".", b".."}),
+    name=any_names.filter(lambda name: name not in {b".", b".."}),
     type=st.sampled_from([DIRECTORY, SYMLINK, HARD_LINK, CHARACTER, FIFO]),
     mode=st.integers(0, 0o7777),
     uid=st.integers(0, 2**32 - 2),
     gid=st.integers(0, 2**32 - 2),
     size=st.just(0),
     mtime=st.integers(-(2**62), 2**62),
-    link=st.one_of(st.just(b""), names),
+    link=st.one_of(st.just(b""), any_names),
     device=st.tuples(st.integers(0, 4095), st.integers(0, 2**20)),
     xattrs=st.dictionaries(st.sampled_from([b"user.a", b"user.b", b"security.capability"]), st.binary(max_size=200)),
 )

@@ -9,13 +9,15 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import click
 
-from storage.errors import DiskError, RefledgerError
+from engine.errors import Cancelled
+from storage.errors import DiskError, InputError, RefledgerError
 from storage.interfaces import EventLog
 from tools import bootstrap
+from tools.cli.grants import Lent, granted, read_grants
 from tools.cli.options import read_request
 from tools.cli.render import Renderer, make_renderer
 
@@ -40,8 +42,17 @@ _ENDS = frozenset({"BuildCompleted", "BuildFailed", "BuildCancelled"})
 @click.option("--push", is_flag=True, help="Push to the registries of all names: --output type=image.")
 @click.option("--no-cache", is_flag=True, help="Run every step.")
 @click.option("--network", type=click.Choice(["host", "none"]), default="host", help="Network of RUN.  [default: host]")
+@click.option("--check", is_flag=True, help="Build nothing: tell what could be better in the Dockerfile.")
+@click.option("--json", "as_json", is_flag=True, help="With --check: print JSON.")
+@click.option("--secret", "secrets", multiple=True, metavar="id=…", help="Lend RUN a secret: ,src=FILE or ,env=NAME.")
+@click.option("--ssh", multiple=True, metavar="ID[=…]", help="Lend an ssh agent: default, or ID=SOCKET or ID=KEY.")
+@click.option("--allow", multiple=True, metavar="NAME", help="Let steps ask for more: security.insecure.")
 @click.option("--jobs", type=click.IntRange(1), metavar="N", help="Steps at once.  [default: number of cores]")
 @click.option("--runtime", metavar="NAME", help="OCI runtime.  [default: crun or runc, whichever works here]")
+@click.option(
+    "--snapshotter", type=click.Choice(bootstrap.SNAPSHOTTERS), default="auto", envvar="REFLEDGER_SNAPSHOTTER",
+    help="How layers are laid out.  [default: erofs where the kernel can, else directory]",
+)
 @click.option("--iidfile", metavar="FILE", help="Write the digest of the image config here.")
 @click.option("--metadata-file", metavar="FILE", help="Write build id and digests here, as JSON.")
 @click.option("--progress", default="auto", metavar="MODE", help="auto, tty, plain, json or quiet.  [default: auto]")
@@ -59,8 +70,14 @@ def build(
     push: bool,
     no_cache: bool,
     network: Literal["host", "none"],
+    check: bool,
+    as_json: bool,
+    secrets: tuple[str, ...],
+    ssh: tuple[str, ...],
+    allow: tuple[str, ...],
     jobs: int | None,
     runtime: str | None,
+    snapshotter: str,
     iidfile: str | None,
     metadata_file: str | None,
     progress: str,
@@ -72,6 +89,7 @@ def build(
     Nothing is pulled before a step needs it. Exit codes: 0 done, 1 a step failed, 2 wrong usage or input,
     3 network, disk or permission, 4 verification failed, 130 interrupted.
     """
+    lent = read_grants(secrets, ssh, allow)
     request, proxies = read_request(
         context,
         file,
@@ -86,14 +104,33 @@ def build(
         no_cache=no_cache,
         network=network,
         jobs=jobs,
+        offered=lent.offered,
     )
-    _run(request, runtime, proxies, "quiet" if quiet else progress, iidfile, metadata_file)
+    if as_json and not check:
+        raise InputError("--json is for --check", hint="--progress json prints a build as JSON")
+    if check:
+        from tools.cli.check import check as check_only
+
+        if request.dockerfile is None:
+            raise InputError("--check needs a Dockerfile that is here", hint="name it with -f FILE")
+        check_only(request.dockerfile, request.frontend, as_json=as_json)
+        return
+    machine = Machine(runtime, proxies, snapshotter)
+    _run(request, machine, lent, "quiet" if quiet else progress, iidfile, metadata_file)
+
+
+class Machine(NamedTuple):
+    """How this machine builds: parameters of bootstrap.engine that are no part of what is built."""
+
+    runtime: str | None
+    ambient: Mapping[str, str]
+    snapshotter: str
 
 
 def _run(
     request: BuildRequest,
-    runtime: str | None,
-    proxies: Mapping[str, str],
+    machine: Machine,
+    lent: Lent,
     progress: str,
     iidfile: str | None,
     metadata_file: str | None,
@@ -107,7 +144,7 @@ def _run(
         first = root.log.last_seq()
         try:
             with watching(root.log, first, renderer, build_id):
-                result = asyncio.run(_build(root, build_id, request, runtime, proxies))
+                result = asyncio.run(_build(root, build_id, request, machine, lent))
         except RefledgerError as error:
             if progress not in ("json", "quiet"):
                 from tools.cli.failure import explain
@@ -123,20 +160,28 @@ def _run(
 
 
 async def _build(
-    root: bootstrap.Root, build_id: str, request: BuildRequest, runtime: str | None, proxies: Mapping[str, str]
+    root: bootstrap.Root, build_id: str, request: BuildRequest, machine: Machine, lent: Lent
 ) -> BuildResult:
-    engine, connections = bootstrap.engine(root, build_id, runtime, proxies)
-    task = asyncio.ensure_future(engine.build(request))
+    async def lend_and_build() -> BuildResult:
+        async with granted(lent, bootstrap.secret_places(root, build_id)) as grants:
+            engine, connections = bootstrap.engine(root, build_id, *machine, grants)
+            try:
+                return await engine.build(request)
+            finally:
+                engine.materializer.close()
+                await connections.aclose()
+
+    task = asyncio.ensure_future(lend_and_build())
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, task.cancel)
     try:
         return await task
+    except asyncio.CancelledError:
+        raise Cancelled("interrupted") from None
     finally:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.remove_signal_handler(number)
-        engine.materializer.close()
-        await connections.aclose()
 
 
 @contextlib.contextmanager
@@ -190,6 +235,7 @@ def _summary(root: bootstrap.Root, build_id: str, result: BuildResult) -> str:
         if layer["transport"] == "streamed" or (layer["transport"] == "written" and layer["source"])
     )
     cost = [f"{human_bytes(record.bytes_pulled)} pulled"] if record.bytes_pulled else []
+    cost += [f"{human_bytes(record.bytes_avoided)} avoided"] if record.bytes_avoided else []
     # reason: an export may take layers from a registry without keeping them, which is no pull but traffic
     cost += [f"{human_bytes(passed)} passed on"] if passed else []
     made = f"made {result.digest}" if result.digest else "done"

@@ -6,7 +6,7 @@ from engine.errors import Cancelled, DockerfileError
 from projections.progress import ProgressView, fold
 from storage.errors import RefledgerError
 from storage.interfaces import EventLog
-from tools.cli.text import clean, fit
+from tools.cli.text import cells, clean, fit
 
 LAST_LINES = 15
 AROUND = 2
@@ -20,13 +20,14 @@ def explain(log: EventLog, after: int, build: str, error: RefledgerError, docker
     parts = []
     vertex = getattr(error, "vertex", None)
     lines = (0, 0)
+    mark = None
     if isinstance(error, DockerfileError):
-        lines = (error.line, error.end)
+        lines, mark = (error.line, error.end), error.mark
     elif vertex is not None:
         lines = vertex.lines
         parts += last_output(fold(log, build, after=after, tail=LAST_LINES), str(vertex.digest))
     if lines[0]:
-        parts += excerpt(dockerfile, filename, lines)
+        parts += excerpt(dockerfile, filename, lines, mark)
     text = "\n".join(parts) + "\n" if parts else ""
     ended = "was cancelled" if isinstance(error, Cancelled) else "failed"
     # reason: nothing has printed anything before there is a step
@@ -43,10 +44,22 @@ def last_output(view: ProgressView, vertex: str) -> list[str]:
     return ["------", f" > {fit(clean(step.name), _TITLE, '...')}:", *lines[-LAST_LINES:], "------"]
 
 
-def excerpt(dockerfile: str, filename: str, lines: tuple[int, int]) -> list[str]:
-    """The lines `lines` (first, last; from 1) marked with >>>, and a few around them."""
-    source = dockerfile.splitlines()
+def excerpt(
+    dockerfile: str, filename: str, lines: tuple[int, int], mark: tuple[int, int, int] | None = None
+) -> list[str]:
+    """The lines `lines` (first, last; from 1) marked with >>>, and a few around them; `mark` (line, column from 0,
+    length) gets a line of ^ below it."""
+    source = dockerfile.removeprefix("\ufeff").split("\n")
+    if source[-1:] == [""]:
+        source.pop()
     first, last = lines
-    shown = range(max(1, first - AROUND), min(len(source), last + AROUND) + 1)
-    rows = [f"{n:4d} | {'>>>' if first <= n <= last else '   '} {clean(source[n - 1])}".rstrip() for n in shown]
+    rows = []
+    for number in range(max(1, first - AROUND), min(len(source), last + AROUND) + 1):
+        line = source[number - 1].rstrip("\r")
+        rows.append(f"{number:4d} | {'>>>' if first <= number <= last else '   '} {clean(line)}".rstrip())
+        if mark and mark[0] == number:
+            before, word = line[: mark[1]], line[mark[1] : mark[1] + mark[2]]
+            # reason: tabs stay tabs, so that the mark stands below its word however wide they are
+            blank = "".join("\t" if char == "\t" else " " * cells(clean(char)) for char in before)
+            rows.append(f"     |     {blank}{'^' * max(1, cells(clean(word)))}")
     return [f"{clean(filename)}:{first}", "-" * 20, *rows, "-" * 20]

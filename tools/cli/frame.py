@@ -141,6 +141,8 @@ def _step(step: Step, planned: int, view: ProgressView, look: Look) -> list[Row]
         ]
     if step.state == "running" or look.detail or step.state == "failed":
         rows += _transfers(list(step.transfers.values()), step, look)
+        if step.avoided:
+            rows.append(_dim(look, f"{_INDENT}{human_bytes(step.avoided)} of layers avoided"))
     if step.state == "failed" and not look.told:
         rows += _output(step, look, 20 if look.detail else look.tail)
         rows.append([(fit(f"{_INDENT}{clean(step.error)}", look.width, look.glyphs.ellipsis), "red")])

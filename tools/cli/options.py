@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
+from engine.grants import Offered
 from storage.errors import InputError
 from storage.interfaces import Reference
 from tools import __version__, bootstrap
@@ -31,6 +32,7 @@ def read_request(
     no_cache: bool,
     network: Literal["host", "none"],
     jobs: int | None,
+    offered: Offered,
 ) -> tuple[BuildRequest, dict[str, str]]:
     """The request, and the proxy variables of RUN, which are no part of it. Raises InputError."""
     from engine.build import BuildRequest
@@ -58,6 +60,7 @@ def read_request(
             ignore=given.ignore,
             labels=_assignments(labels, "--label"),
             network=network,
+            entitlements=frozenset(offered.allowed),
             context=given.context,
             named=given.named,
         ),
@@ -71,7 +74,8 @@ def read_request(
         epoch=_epoch(args.get("SOURCE_DATE_EPOCH") or os.environ.get("SOURCE_DATE_EPOCH")),
         options={
             "args": {name: value for name, value in args.items() if name not in proxies},
-            "target": target, "platforms": list(targets), "secrets": [],
+            "target": target, "platforms": list(targets),
+            "secrets": list(offered.secrets), "ssh": list(offered.agents), "allow": list(offered.allowed),
             "context": given.described, "contexts": dict(given.described_named),
             "outputs": [f"type={item.kind}" + (f",dest={item.dest}" if item.dest else "") for item in wanted],
             "no_cache": no_cache, "network": network, "jobs": jobs or os.cpu_count() or 1,
@@ -79,6 +83,7 @@ def read_request(
         name=given.name,
         version=__version__,
         host=bootstrap.host_facts(),
+        offered=offered,
     )  # fmt: skip
     return request, proxies
 

@@ -103,6 +103,8 @@ class PlainRenderer:
                 said = step.state.upper()
         if step.kind == "export" and step.result:
             self._say(step, f"digest {clean(step.result)}")
+        if step.avoided:
+            self._say(step, f"{human_bytes(step.avoided)} of layers avoided: nothing in them was asked for")
         self._say(step, said)
         self._current = None
         self._out.line("")

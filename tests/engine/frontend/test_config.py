@@ -109,13 +109,6 @@ def test_a_base_config_that_makes_no_sense_is_an_error_at_its_from(config: Any) 
     assert caught.value.line == 2
 
 
-def test_onbuild_triggers_of_a_base_are_not_ignored() -> None:
-    images = Images({"base": {"config": {"OnBuild": ["RUN x"]}}})
-    with pytest.raises(DockerfileError, match="ONBUILD triggers, which is not supported yet"):
-        compile_text("FROM base\n", images)
-    compile_text("FROM other\nCOPY --from=base / /\n", images)  # they do not run for a COPY
-
-
 def test_history_reads_as_buildkit_writes_it() -> None:
     text = """\
 FROM base

@@ -86,7 +86,10 @@ def _error(text: str, **options: object) -> DockerfileError:
         # COPY
         ("FROM x\nCOPY a\n", 2, "at least two arguments"),
         ("FROM x\nCOPY a b c\n", 2, "must be a directory and end with a /"),
-        ("FROM x\nCOPY --chmod=u+x a b\n", 2, "not an octal mode"),
+        ("FROM x\nCOPY --chmod=u+y a b\n", 2, "not an octal mode"),
+        ("FROM x\nCOPY --chmod=u+x, a b\n", 2, "not an octal mode"),
+        ("FROM x\nCOPY --link=maybe a b\n", 2, "neither true nor false"),
+        ("FROM x\nCOPY --exclude=a[ a b\n", 2, "malformed pattern"),
         ("FROM x\nCOPY --chmod=10000 a b\n", 2, "not an octal mode"),
         ("FROM x\nCOPY http://a/b /c\n", 2, "can't be a URL for COPY"),
         ("FROM x\nCOPY a <<EOF\nx\nEOF\n", 2, "heredoc as a destination"),
@@ -96,20 +99,37 @@ def _error(text: str, **options: object) -> DockerfileError:
         ("FROM x AS me\nCOPY --from=me a b\n", 2, "cannot copy from itself"),
         ("FROM x\nCOPY --from=0 a b\n", 2, "cannot copy from itself"),
         ("FROM x\nCOPY --from=Bad:Tag:x a b\n", 2, "Bad:Tag:x"),
-        # a later issue
-        ("FROM x\nONBUILD RUN a\n", 2, "ONBUILD is not supported yet"),
-        ("FROM x\nRUN --mount=type=bind,target=/a b\n", 2, "RUN --mount is not supported yet"),
-        ("FROM x\nRUN --security=insecure b\n", 2, "RUN --security is not supported yet"),
-        ("FROM x\nRUN --device=a b\n", 2, "RUN --device is not supported yet"),
-        ("FROM x\nCOPY --link a b\n", 2, "COPY --link is not supported yet"),
-        ("FROM x\nCOPY --parents a b\n", 2, "COPY --parents is not supported yet"),
-        ("FROM x\nCOPY --exclude=c a b\n", 2, "COPY --exclude is not supported yet"),
+        # RUN flags
+        ("FROM x\nRUN --security=insecure b\n", 2, "--security=insecure is not allowed in this build"),
+        ("FROM x\nRUN --security=much b\n", 2, "unknown security mode"),
+        ("FROM x\nRUN --device=vendor.com/gpu b\n", 2, "RUN --device is not supported yet"),
+        ("FROM x\nRUN --mount=from=b,target=/a c\nFROM x AS b\nCOPY --from=0 / /\n", 2, "cannot mount from stage 'b'"),
+        ("FROM x AS me\nRUN --mount=from=me,target=/a b\n", 2, "a stage cannot mount from itself"),
+        ("FROM x\nRUN --mount=from=7,target=/a b\n", 2, "there is no stage 7"),
+        ("FROM x\nRUN --mount=from=BAD:x:y,target=/a b\n", 2, "BAD:x:y"),
+        ("FROM x\nRUN --mount=from=$S,target=/a b\n", 2, "variables are not expanded here"),
+        # ADD flags
+        ("FROM x\nADD --keep-git-dir=1 a b\n", 2, "neither true nor false"),
+        ("FROM x\nADD --from=a b c\n", 2, "unknown flag --from for ADD"),
+        # ONBUILD
+        ("FROM x\nONBUILD\n", 2, "ONBUILD requires at least one argument"),
+        ("FROM x\nONBUILD ONBUILD RUN a\n", 2, "ONBUILD is not allowed as an ONBUILD trigger"),
+        ("FROM x\nONBUILD FROM a\n", 2, "FROM is not allowed as an ONBUILD trigger"),
+        ("FROM x\nonbuild maintainer a\n", 2, "MAINTAINER is not allowed as an ONBUILD trigger"),
+        ("FROM x\nONBUILD RUNN a\n", 2, "unknown instruction: RUNN"),
+        ("FROM x\nONBUILD COPY --form=a b c\n", 2, "unknown flag --form for COPY"),
+        ("FROM x\nONBUILD ENV a\n", 2, "ENV must have two arguments"),
+        # directives
+        ("# check=sloppy\nFROM x\n", 1, "invalid check option 'sloppy'"),
+        ("# syntax=docker/dockerfile:1\n# check=error=perhaps\nFROM x\n", 2, "invalid value 'perhaps'"),
+        ("# escape=\\\n# escape=`\nFROM x\n", 2, "only one escape parser directive can be used"),
+        ("# syntax=docker/dockerfile:2\nFROM x\n", 1, "the language 'docker/dockerfile:2'"),
         # what lies elsewhere
         ("FROM x\nADD --checksum=sha256:1 a b\n", 2, "requires an HTTP(S) or git source"),
         ("FROM x\nADD --checksum=sha256:1 https://a/b c\n", 2, "not a digest"),
         ("FROM x\nADD --checksum=sha256:1 https://a/b https://a/c d/\n", 2, "several sources"),
         ("FROM x\nADD --checksum=xyz https://a/b.git c\n", 2, "not the beginning of a commit"),
-        ("FROM x\nADD --unpack=perhaps a b\n", 2, "not a truth value"),
+        ("FROM x\nADD --unpack=perhaps a b\n", 2, "neither true nor false"),
         ("FROM x\nADD file:///etc/passwd /c\n", 2, "file: URLs are not fetched"),
         ("FROM x\nADD https://a/b.git?branch=x&tag=y /c\n", 2, "branch conflicts with tag"),
         ("FROM x\nADD https://a/b.git?color=x /c\n", 2, "unexpected query 'color'"),
@@ -124,9 +144,36 @@ def test_mistakes_are_told_with_their_line(text: str, line: int, what: str) -> N
 
 
 def test_the_excerpt_is_the_instruction_as_written() -> None:
-    error = _error("FROM x\r\nRUN --mount=a \\\r\n  b\r\nRUN c\r\n", filename="sub/my.Dockerfile")
-    assert (error.line, error.end, error.excerpt) == (2, 3, "RUN --mount=a \\\n  b")
-    assert str(error) == "sub/my.Dockerfile:2: RUN --mount is not supported yet"
+    error = _error("FROM x\r\nRUN --device=a \\\r\n  b\r\nRUN c\r\n", filename="sub/my.Dockerfile")
+    assert (error.line, error.end, error.excerpt) == (2, 3, "RUN --device=a \\\n  b")
+    assert str(error) == "sub/my.Dockerfile:2: RUN --device is not supported yet"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "marked"),
+    [
+        ("FROM x\nRUNN y\n", 2, "RUNN"),
+        ("FROM x\nCOPY a \\\n  --form=a b c\nCOPY --form=z a b\n", 4, "--form"),
+        ("FROM x\nRUN --mount=type=bind,targt=/a b\n", 2, "targt"),
+        ("FROM x\nRUN \\\n  --mount=type=bnd,target=/a b\n", 3, "bnd"),
+        ("FROM x\nCOPY --chmod=999 a b\n", 2, "--chmod=999"),
+        ("FROM x\nCOPY --from=9 a b\n", 2, "from=9"),
+        ("FROM x AS a\nCOPY --from=a a b\n", 2, "from=a"),
+        ("FROM x\nSTOPSIGNAL SIGNOPE\n", 2, "SIGNOPE"),
+        ("FROM UPPER\n", 1, "UPPER"),
+        ("FROM a as 1x\n", 1, "1x"),
+    ],
+)
+def test_the_part_at_fault_is_marked_where_it_is_known(text: str, line: int, marked: str) -> None:
+    mark = _error(text).mark
+    assert mark is not None
+    assert mark[0] == line
+    assert text.split("\n")[line - 1][mark[1] : mark[1] + mark[2]] == marked
+
+
+def test_no_mark_is_made_up_where_the_part_is_not_known() -> None:
+    assert _error("FROM x\nENV a\n").mark is None
+    assert _error("FROM x\nCMD\n").mark is None
 
 
 @pytest.mark.parametrize(
@@ -187,7 +234,11 @@ def test_what_resolving_raises_passes_through() -> None:
 
 
 def test_known_syntax_directives_are_fine() -> None:
-    for name in ("docker/dockerfile:1", "docker.io/docker/dockerfile:1.7-labs", "docker/dockerfile-upstream:master"):
+    for name in (
+        "docker/dockerfile:1", "docker.io/docker/dockerfile:1.7-labs", "docker/dockerfile-upstream:master",
+        "docker/dockerfile:labs", "mirror.example:5000/docker/dockerfile:1.2.3", "dockerfile.v0",
+        "docker/dockerfile:1@sha256:" + "a" * 64,
+    ):  # fmt: skip
         graph = compile_text(f"# syntax={name}\n# check=skip=all\n# escape=`\nFROM x\nRUN a `\n b\n")
         assert [vertex.lines for vertex in graph.vertices] == [(4, 4), (5, 6)]
 

@@ -294,6 +294,18 @@ def test_run_sees_image_variables_first_then_arguments() -> None:
         ('COPY ["a b", "c d/"]', Copy(("a b",), "/w/c d/")),
         ("COPY --chown=$V:2 --chmod=0755 a /b", Copy(("a",), "/b", chown="val:2", chmod="0755")),
         ("COPY --link=false a /b", Copy(("a",), "/b")),
+        ("COPY --link a /b", Copy(("a",), "/b", link=True)),
+        ("COPY --chmod=u=rwX,go=rX a /b", Copy(("a",), "/b", chmod="u=rwX,go=rX")),
+        ("COPY --chmod=+x a /b", Copy(("a",), "/b", chmod="+x")),
+        ("COPY --chmod=g=u,o-rwx+X a /b", Copy(("a",), "/b", chmod="g=u,o-rwx+X")),
+        ("COPY --parents ./x/../a /b/./c/./d e/ /f/", Copy(("a", "b/./c/d", "e"), "/f/", parents=True)),
+        ("COPY --parents=false a/./b /c", Copy(("a/b",), "/c")),
+        ("COPY --exclude=*.md --exclude=$V/** a b /c/", Copy(("a", "b"), "/c/", excludes=("*.md", "val/**"))),
+        ("ADD --chown=1 --chmod=600 --link a /b", Copy(("a",), "/b", chown="1", chmod="600", link=True, unpack=True)),
+        ("ADD --exclude=x a /b", Copy(("a",), "/b", excludes=("x",), unpack=True)),
+        ("ADD --unpack=false a.tar /b", Copy(("a.tar",), "/b")),
+        ("ADD --unpack a.tar /b", Copy(("a.tar",), "/b", unpack=True)),
+        ("ADD --keep-git-dir a /b", Copy(("a",), "/b", unpack=True)),
         ("ADD a.tar /b", Copy(("a.tar",), "/b", unpack=True)),
         ("COPY <<F /x\n$V \"q\" '\\$V'\nF", Copy((), "/x", files=(InlineFile("F", "val \"q\" '$V'\n"),))),
         ("COPY <<'F' /x\n$V\nF", Copy((), "/x", files=(InlineFile("F", "$V\n"),))),
@@ -322,6 +334,29 @@ def test_copy_from_a_stage_or_image_is_not_from_the_context(origin: str) -> None
 def test_copy_takes_the_nearest_earlier_stage_of_that_name() -> None:
     text = "FROM x AS a\nRUN 1\nFROM x AS b\nCOPY --from=a / /\nFROM x AS a\nRUN 2\n"
     assert any(name.endswith("RUN 1") for name in names(compile_text(text, target="b")))
+
+
+def test_copy_flags_are_told_in_the_history() -> None:
+    text = "FROM x\nCOPY --from=a --chown=1:2 --chmod=644 --link --parents --exclude=*.md a/./b c /d/\n"
+    assert history_of(text) == [
+        "COPY --chown=1:2 --chmod=644 --link --parents --exclude=*.md a/./b c /d/"
+    ]
+
+
+def test_insecure_needs_its_entitlement() -> None:
+    text = "FROM x\nRUN --security=insecure y\n"
+    assert last_run(text, entitlements=frozenset({"security.insecure"})).security == "insecure"
+    assert last_run("FROM x\nRUN --security=sandbox y\n").security == "sandbox"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["BUILDKIT_INLINE_CACHE", "BUILDKIT_SYNTAX", "BUILDKIT_MULTI_PLATFORM", "SOURCE_DATE_EPOCH", "BUILDKIT_BUILD_NAME",
+     "BUILDKIT_SANDBOX_HOSTNAME", "BUILDKIT_GIT_ADVICE", "BUILDKIT_CONTEXT_KEEP_GIT_DIR"],
+)  # fmt: skip
+def test_switches_of_other_engines_do_no_harm(name: str) -> None:
+    text = "FROM x\nRUN y\n"
+    assert compile_text(text, build_args={name: "1"}) == compile_text(text)
 
 
 def test_heredocs_alone_need_no_other_input() -> None:

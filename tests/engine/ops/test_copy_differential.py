@@ -19,8 +19,8 @@ import pytest
 
 from engine.errors import InputError
 from engine.graph import Copy
-from engine.ops.copy import copy_into
 from engine.ops.select import select
+from tests.engine.ops.layers import copy_into
 
 pytestmark = [
     pytest.mark.root,

@@ -18,7 +18,8 @@ from engine.ops.select import select
 from storage.blobs import DirectoryBlobs
 from storage.digest import Digest, parse_json
 from storage.snapshots import OverlaySnapshots
-from tests.builder import Builder
+from tests.builder import Builder, base_image
+from tests.registry_fixture import RegistryProcess
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="builds need root")
 
@@ -49,9 +50,10 @@ def restored(builder: Builder, dest: Path) -> None:
     snapshots = OverlaySnapshots(builder.root / "snapshots", builder.root / "tmp", "test")
     kept = {event["data"]["listing"]: event["data"] for event in builder.events("ContextKept")}
     for listing in scans(builder):
-        packs = [blobs.open(Digest(kept[listing]["pack"]))] if kept[listing]["pack"] else []
-        with snapshots.view([snapshots.lower(kept[listing]["layer"])]) as layer:
-            restore(blobs.get(Digest(listing)), [layer], packs, dest)
+        packs = [blobs.open(Digest(pack)) for pack in kept[listing]["packs"]]
+        layer = kept[listing]["layer"]
+        with snapshots.view([snapshots.lower(layer)] if layer else []) as tree:
+            restore(blobs.get(Digest(listing)), [tree], packs, dest)
 
 
 def graph(builder: Builder) -> Graph:
@@ -103,11 +105,32 @@ def test_what_a_copy_keeps_anyway_is_not_stored_again(builder: Builder) -> None:
     builder.write({"big": os.urandom(1_000_000), "x.tar": archive()})
     builder.must_build("FROM scratch\nCOPY big /\n")
     (kept,) = builder.events("ContextKept")
-    assert kept["data"]["pack"] is None
+    assert kept["data"]["packs"] == []
     stored = sum(path.stat().st_size for path in (builder.root / "blobs/sha256").iterdir())
     assert stored < 20_000
     builder.must_build("FROM scratch\nADD x.tar /\n")
-    assert builder.events("ContextKept")[1]["data"]["pack"] is not None
+    assert len(builder.events("ContextKept")[1]["data"]["packs"]) == 1
+
+
+def test_what_a_run_only_mounted_is_kept_too_and_once(
+    builder: Builder, registry: RegistryProcess, repository: str, tmp_path: Path
+) -> None:
+    image = base_image(registry, f"{repository}/base", layers=1)
+    builder.write({"big": os.urandom(1_000_000), "small": "1"})
+    (builder.context / ".dockerignore").write_text("Dockerfile\n.dockerignore\n")
+    dockerfile = f"FROM {image['reference']}\nRUN --mount=type=bind,target=/src cat /src/small > /out\n"
+    builder.must_build(dockerfile)
+    builder.write({"small": "2"})
+    builder.must_build(dockerfile)
+    first, second = (event["data"]["packs"] for event in builder.events("ContextKept"))
+    assert second[0] == first[0]
+    assert len(second) == 2
+    blobs = DirectoryBlobs(builder.root, owner="test")
+    assert (blobs.size(Digest(second[1])) or 0) < 20_000
+    big = (builder.context / "big").read_bytes()
+    shutil.rmtree(builder.context)
+    restored(builder, tmp_path / "again")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()} == {"big": big, "small": b"2"}
 
 
 def test_I6_kept_comes_before_the_cache_record(builder: Builder) -> None:

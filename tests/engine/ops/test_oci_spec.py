@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from engine.ops import seccomp
-from engine.ops.oci_spec import Host, Process, runtime_config
+from engine.ops.oci_spec import ContainerMount, Host, Process, capability_names, runtime_config
 
 HOST = Host("x86_64")
 
@@ -61,6 +62,35 @@ def test_binds_come_after_the_mounts_they_may_lie_in_and_are_read_only() -> None
     assert [m["destination"] for m in mounts][-1] == "/etc/file"
     assert "ro" in mounts[-1]["options"]
     assert all("ro" in m["options"] for m in mounts if m["destination"].startswith("/sys"))
+
+
+def test_mounts_of_the_step_come_last_and_say_what_they_may() -> None:
+    step = (
+        ContainerMount("/c", "/host/c"), ContainerMount("/r", "/host/r", readonly=True),
+        ContainerMount("/t", size=4096, mode=0o700),
+    )  # fmt: skip
+    mounts = {m["destination"]: m for m in config(replace(make(), mounts=step))["mounts"]}
+    assert list(mounts)[-3:] == ["/c", "/r", "/t"]
+    assert mounts["/c"]["options"] == ["bind", "rw"]
+    assert mounts["/r"]["options"] == ["bind", "ro"]
+    assert (mounts["/t"]["type"], mounts["/t"]["options"][1:]) == ("tmpfs", ["rw", "mode=700", "size=4096"])
+
+
+def test_insecure_lifts_what_the_sandbox_forbids_and_nothing_else() -> None:
+    host = replace(HOST, capabilities=("CAP_A", "CAP_B"), loops=2)
+    lifted, kept = config(replace(make(), insecure=True), host), config(make(), host)
+    assert lifted["process"]["capabilities"]["effective"] == ["CAP_A", "CAP_B"]
+    assert not {"seccomp", "maskedPaths", "readonlyPaths"} & set(lifted["linux"])
+    assert {d["path"] for d in lifted["linux"]["devices"]} >= {"/dev/fuse", "/dev/loop0", "/dev/loop1"}
+    assert all("ro" not in m["options"] for m in lifted["mounts"] if m["destination"].startswith("/sys"))
+    assert lifted["linux"]["namespaces"] == kept["linux"]["namespaces"]
+    assert "CAP_A" not in kept["process"]["capabilities"]["bounding"]
+
+
+def test_capabilities_are_named_by_their_bits() -> None:
+    assert capability_names(0b11 | 1 << 21 | 1 << 40) == (
+        "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_SYS_ADMIN", "CAP_CHECKPOINT_RESTORE",
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("machine", seccomp.MACHINES)

@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.errors import InputError
-from engine.graph import Copy
+from engine.graph import Copy, Mount
+from engine.ops.rules import source_of
 from engine.ops.select import Selection, printable, select
 from storage.digest import Digest, sha256
 
@@ -260,3 +261,79 @@ def test_a_hundred_directories_keep_few_descriptors_open(tree: Path) -> None:
         path = path / "d"
     path.mkdir(parents=True)
     assert len(_paths(tree, "deep")) == 401
+
+
+# ---------------------------------------------------------------- --parents, --exclude, mounts
+
+
+def _taken(tree: Path, op: Copy, excludes: tuple[str, ...] = ()) -> list[str]:
+    """Where each file lands below the destination."""
+    selection = select(op, tree, excludes, hash_files=False)
+    return [
+        match.relative(selection.entries[index]) or f"({match.path or '.'})"
+        for match in selection.matches
+        for index in range(match.start, match.end)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sources", "taken"),
+    [
+        (("dir/c.txt", "other/dir/e.txt"), ["(.)", "dir", "dir/c.txt", "(.)", "other", "other/dir", "other/dir/e.txt"]),
+        (("dir/sub",), ["(.)", "dir", "dir/sub", "dir/sub/d.txt"]),
+        (("other/./dir/*.txt",), ["(other)", "dir", "dir/e.txt"]),
+        (("./**/d*.txt",), ["(.)", "dir", "dir/sub", "dir/sub/d.txt"]),
+        (("**/dir/*.txt",), ["(.)", "dir", "other", "dir/c.txt", "other/dir", "other/dir/e.txt"]),
+        (("dir/./.",), ["(dir)", "c.txt", "sub", "sub/d.txt"]),
+        (("nothing/*",), ["(.)"]),
+        ((".",), ["(.)", "a.txt", "b.txt", "dir", "other", "dir/c.txt", "dir/sub", "dir/sub/d.txt", "other/dir",
+                  "other/dir/e.txt"]),
+    ],
+)  # fmt: skip
+def test_parents_keep_the_directories_that_lead_to_a_source(
+    tree: Path, sources: tuple[str, ...], taken: list[str]
+) -> None:
+    assert _taken(tree, Copy(sources, "/x/", parents=True)) == taken
+
+
+def test_parents_without_a_wildcard_need_their_source(tree: Path) -> None:
+    for source in ("dir/none.txt", "none/./a", "a.txt/./b"):
+        with pytest.raises(InputError, match="not found"):
+            select(Copy((source,), "/x/", parents=True), tree, hash_files=False)
+    with pytest.raises(InputError, match="dockerignore hides it"):
+        select(Copy(("dir/c.txt",), "/x/", parents=True), tree, ("**/c.txt",), hash_files=False)
+
+
+@pytest.mark.parametrize(
+    ("sources", "excludes", "taken"),
+    [
+        ((".",), ("*.txt",), ["(.)", "dir", "other", "dir/c.txt", "dir/sub", "dir/sub/d.txt", "other/dir",
+                              "other/dir/e.txt"]),
+        ((".",), ("**/*.txt",), ["(.)", "dir", "other", "dir/sub", "other/dir"]),
+        ((".",), ("dir", "other"), ["(.)", "a.txt", "b.txt"]),
+        ((".",), ("dir", "!dir/sub/d.txt", "other"), ["(.)", "a.txt", "b.txt", "dir", "dir/sub", "dir/sub/d.txt"]),
+        (("dir",), ("sub",), ["(dir)", "c.txt"]),
+        (("dir",), ("dir", "dir/c.txt"), ["(dir)", "c.txt", "sub", "sub/d.txt"]),
+        (("*.txt",), ("b*",), ["(a.txt)"]),
+        (("a.txt", "b.txt"), ("*.txt",), []),
+        (("*",), ("other", "a.txt", "b.txt"), ["(dir)", "c.txt", "sub", "sub/d.txt"]),
+    ],
+)  # fmt: skip
+def test_excluded_paths_are_left_out_below_each_source(
+    tree: Path, sources: tuple[str, ...], excludes: tuple[str, ...], taken: list[str]
+) -> None:
+    assert _taken(tree, Copy(sources, "/x/", excludes=excludes)) == taken
+
+
+def test_parents_and_excludes_go_together_relative_to_the_kept_part(tree: Path) -> None:
+    op = Copy(("other/./dir/*.txt", "dir"), "/x/", parents=True, excludes=("dir/sub", "dir/e.txt"))
+    assert _taken(tree, op) == ["(other)", "(.)", "dir", "dir/c.txt"]
+
+
+def test_a_mounted_path_is_no_pattern(tree: Path) -> None:
+    (tree / "a[1]*").write_text("x")
+    mount = Mount("bind", "/m", input=1, source="a[1]*")
+    selection = select(source_of(mount, from_context=True), tree, hash_files=True, literal=True)
+    assert [entry.path for entry in selection.entries] == ["a[1]*"]
+    with pytest.raises(InputError, match="not found"):
+        select(Copy(("a*",), "/"), tree, hash_files=True, literal=True)

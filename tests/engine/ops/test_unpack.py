@@ -9,6 +9,7 @@ import lzma
 import os
 import stat
 import tarfile
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,11 +17,11 @@ import pytest
 
 from engine.errors import InputError
 from engine.graph import Copy
-from engine.ops.copy import copy_into
-from engine.ops.rootfs import RootDir
+from engine.ops.layer import Tree
 from engine.ops.select import select
-from engine.ops.unpack import is_archive, unpack_into
+from engine.ops.unpack import is_archive, plan_archive
 from storage.digest import Digest, sha256
+from tests.engine.ops.layers import copy_into
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
@@ -52,8 +53,12 @@ DIR, FILE, LINK, HARD = tarfile.DIRTYPE, tarfile.REGTYPE, tarfile.SYMTYPE, tarfi
 
 
 def _unpack(data: bytes, root: Path, dest: str = "/", owner: tuple[int, int] | None = None) -> Digest:
-    with RootDir(root) as target:
-        return unpack_into(io.BytesIO(data), target, dest, owner=owner, now_ns=NOW)
+    """As ADD does it; returns the digest that the planned archive was found to have."""
+    with tempfile.TemporaryDirectory(dir=root.parent) as ctx, Tree(None) as tree:
+        Path(ctx, "a.tar").write_bytes(data)
+        op = Copy(("a.tar",), f"{dest.rstrip('/')}/", "{}:{}".format(*owner) if owner else "", unpack=True)
+        copy_into(op, select(op, Path(ctx), (), hash_files=True), Path(ctx), root, now_ns=NOW)
+        return plan_archive(io.BytesIO(data), tree, tree.root, owner=(0, 0), now_ns=NOW).digest
 
 
 @pytest.fixture

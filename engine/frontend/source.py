@@ -1,0 +1,105 @@
+"""A Dockerfile's text, and where in it something stands: what errors and findings point at."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from engine.errors import DockerfileError
+
+_EXCERPT_LINES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The Dockerfile's name and text, to tell errors with."""
+
+    filename: str
+    text: str
+
+    def error(self, what: str, lines: tuple[int, int], hint: str = "", word: str = "") -> DockerfileError:
+        """A DockerfileError with the excerpt of `lines`; `word` is the part of them that is wrong, "" if unknown."""
+        first, last = self._clamp(lines)
+        mark = self.find(lines, word or _quoted_part(what))
+        return DockerfileError(
+            what, filename=self.filename, line=first, end=last, excerpt=self.excerpt(lines), hint=hint, mark=mark
+        )
+
+    def unsupported(self, what: str, lines: tuple[int, int]) -> DockerfileError:
+        """The error for a part of the language that exists but not here."""
+        return self.error(f"{what} is not supported yet", lines)
+
+    def excerpt(self, lines: tuple[int, int]) -> str:
+        """The source lines `lines`, at most 20 of them."""
+        first, last = self._clamp(lines)
+        return "\n".join(self.lines()[first - 1 : min(last, first + _EXCERPT_LINES - 1)])
+
+    def find(self, lines: tuple[int, int], word: str) -> tuple[int, int, int] | None:
+        """Where `word` stands first in `lines`: line (1-based), column (0-based), length in characters."""
+        first, last = self._clamp(lines)
+        if word and "\n" not in word:
+            whole = re.compile(rf"(?<![\w-]){re.escape(word)}(?![\w-])")
+            for pattern in (whole, re.compile(re.escape(word))):
+                for number, line in enumerate(self.lines()[first - 1 : last], first):
+                    if found := pattern.search(line):
+                        return number, found.start(), len(word)
+        return None
+
+    def _clamp(self, lines: tuple[int, int]) -> tuple[int, int]:
+        first = max(1, lines[0])
+        return first, max(first, lines[1])
+
+    def lines(self) -> list[str]:
+        """All lines, without their ends."""
+        return [line.rstrip("\r") for line in self.text.removeprefix("\ufeff").split("\n")]
+
+
+def _quoted_part(what: str) -> str:
+    """The word that a message is about, when it quotes one."""
+    found = re.search(r"'([^']+)'|(--[\w-]+(?:=\S+[^:\s])?)", what)
+    return (found[1] or found[2]) if found else ""
+
+
+def locate(text: str, escape: str, failure: Callable[[str], str]) -> tuple[int, int]:
+    """The lines of the instruction that the parser refuses; it names none, so they are tried one by one."""
+    lines = text.removeprefix("\ufeff").split("\n")
+    prefix = escape_line(escape)
+    index = 0
+    while index < len(lines):
+        stripped = lines[index].strip()
+        if not stripped or stripped.startswith("#"):
+            index += 1
+            continue
+        end = _continuation(lines, index, escape)
+        chunk = "\n".join(lines[index:end])
+        problem = failure(prefix + chunk)
+        while "unterminated heredoc" in problem and end < len(lines):
+            end += 1
+            if lines[end - 1].strip("\t\r") in chunk:  # only a line that the first ones name can end it
+                problem = failure(prefix + "\n".join(lines[index:end]))
+        if problem:
+            return index + 1, (index + chunk.count("\n") + 1)
+        index = end
+    return 1, 1
+
+
+def _continuation(lines: list[str], start: int, escape: str) -> int:
+    """The index behind the last line of the instruction that begins at `start`."""
+    index = start
+    while index < len(lines):
+        line = lines[index].rstrip()
+        comment = index > start and (not line or line.lstrip().startswith("#"))
+        index += 1
+        if not comment and not ends_with_escape(line, escape):
+            break
+    return index
+
+
+def ends_with_escape(line: str, escape: str) -> bool:
+    """Does an instruction go on behind this line?"""
+    return line.rstrip().endswith(escape)
+
+
+def escape_line(escape: str) -> str:
+    return "# escape=`\n" if escape == "`" else ""

@@ -1,0 +1,447 @@
+"""Only what is asked: layers that together answer for some paths, without fetching the layers that do not matter.
+
+A layer that carries a table of contents is looked into there, and only the asked files of it are read, by range
+(storage/toc.py, storage/parts.py); where that fails it is fetched whole, like any other. I2 holds for every part:
+what is asked next is in the log before a byte of it moves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from engine.errors import DiskError, RefledgerError, RegistryError, VerificationError
+from engine.events import (
+    FilesFetched,
+    LayerTocRead,
+    MaterializationFailed,
+    MaterializationRequested,
+    Materialized,
+    PullFailed,
+)
+from engine.ledger import Facts
+from engine.refs.materializer import Clock, Materializer
+from engine.refs.ref import Layer, Ref
+from engine.refs.search import Search
+from engine.together import in_thread, together
+from storage.digest import Digest
+from storage.errors import TocUnusable
+from storage.interfaces import Descriptor, LayerParts, LayerTree, PartReader, Provider, RegistrySource, Toc
+
+SMALL = 128 * 1024
+"""Bytes of a layer up to which it is fetched whole: a few requests cost more than that."""
+WHOLE_SHARE = 2
+"""When more than 1/2 of a layer is asked for, all of it comes: it can be used again then."""
+_KEPT = 16
+"""Tables of contents that are kept for the next COPY."""
+_MOST_UNFETCHED = 300  # layers named in one event, which has 64 KiB
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class AskedPaths:
+    """Answers for paths of refs. One per process and root, beside the materializer."""
+
+    materializer: Materializer
+    parts: LayerParts
+    registry: RegistrySource
+    facts: Facts
+    clock: Clock
+    small: int = SMALL
+    _tocs: dict[Digest, Toc] = field(default_factory=dict)
+
+    @asynccontextmanager
+    async def paths(
+        self, ref: Ref, sources: Sequence[str], *, vertex: str | None, needed_by: str, looks: bool = False
+    ) -> AsyncIterator[tuple[Path, ...]]:
+        """Overlay lowers, bottom first, that have at `sources` (paths and patterns, see engine.ops.select) what all
+        layers of `ref` have; they may lack everything else. `looks`: also how directories on the way look.
+
+        Raises MaterializationError, DiskError, and InputError for a malformed pattern. What is laid out for this only
+        is gone when the context ends."""
+        asking = _Asking(self, ref, tuple(sources), vertex, needed_by, looks)
+        try:
+            yield await asking.lowers()
+        finally:
+            await in_thread(asking.discard)
+
+    def toc(self, blob: Descriptor) -> Toc | None:
+        """The table of contents of `blob`, if it was read before."""
+        return self._tocs.get(blob.digest)
+
+    def keep(self, blob: Descriptor, toc: Toc) -> None:
+        """Remember the table of contents of `blob`, for some time."""
+        self._tocs[blob.digest] = toc
+        while len(self._tocs) > _KEPT:
+            del self._tocs[next(iter(self._tocs))]
+
+
+@dataclass(slots=True)
+class _Request:
+    """A MaterializationRequested whose Materialized is still to come."""
+
+    seq: int
+    started: float
+    layers: tuple[str, ...]
+    bytes: int = 0
+    waited: tuple[str, ...] = ()
+
+
+class _Asking:
+    """One question. Layers are counted from the top, as in Search."""
+
+    def __init__(
+        self, owner: AskedPaths, ref: Ref, sources: Sequence[str], vertex: str | None, needed_by: str, looks: bool
+    ) -> None:
+        self._owner = owner
+        self._materializer = owner.materializer
+        self._ref = ref
+        self._sources = sources
+        self._vertex = vertex
+        self._needed_by = needed_by
+        self._looks = looks
+        self._layers = ref.layers[::-1]
+        self._trees: list[LayerTree | None] = [None] * len(self._layers)
+        self._tocs: dict[int, Toc] = {}
+        self._readers: dict[int, PartReader] = {}
+        self._lowers: dict[int, Path] = {}
+        self._came: dict[int, int] = {}
+        """Bytes that came of a layer which is not here whole."""
+        self._request: _Request | None = None
+        self._slots = asyncio.Semaphore(owner.materializer.parallel)
+        self._by_range = {index for index, layer in enumerate(self._layers) if self._has_toc(layer)}
+
+    async def lowers(self) -> tuple[Path, ...]:
+        """See AskedPaths.paths."""
+        try:
+            while True:
+                search = Search(self._trees, self._cost, looks=self._looks)
+                await self._run(search)
+                if await self._take_parts(search):
+                    break
+            await self._conclude()
+            used = [index for index in range(len(self._layers)) if search.part(index).seen]
+        except OSError as error:
+            raise DiskError.of(error, self._needed_by) from error
+        return tuple(self._lowers[index] for index in reversed(used))
+
+    def discard(self) -> None:
+        """Remove what was laid out for this question."""
+        while self._readers:
+            self._readers.popitem()[1].discard()
+
+    # ---------------------------------------------------------------- the search
+
+    def _has_toc(self, layer: Layer) -> bool:
+        blob = layer.blob
+        return (
+            blob is not None
+            and blob.size > self._owner.small
+            and bool(layer.providers)
+            and not self._materializer.mountable(layer)
+            and self._materializer.blobs.size(blob.digest) is None
+            and self._owner.parts.toc(blob) is not None
+        )
+
+    def _cost(self, index: int) -> int:
+        if self._materializer.mountable(self._layers[index]):
+            return 0
+        return 1 if index in self._by_range else 2
+
+    async def _open(self, index: int) -> None:
+        """Look into a layer that is mountable here."""
+        layer = self._layers[index]
+        lower = self._lowers[index] = await in_thread(lambda: self._materializer.lower(layer))
+        self._trees[index] = await in_thread(lambda: self._owner.parts.tree(lower))
+
+    async def _run(self, search: Search) -> None:
+        steps = search.run(self._sources)
+        while (needed := await in_thread(lambda: next(steps, None))) is not None:
+            await self._look_into(needed)
+
+    async def _look_into(self, needed: Sequence[int]) -> None:
+        """Make it possible to look into the layers `needed`, by their tables of contents where they have them."""
+        here = [index for index in needed if self._materializer.mountable(self._layers[index])]
+        for index in here:
+            self._by_range.discard(index)
+            await self._open(index)
+        ranged = [index for index in needed if index in self._by_range]
+        whole = [index for index in needed if index not in self._by_range and index not in here]
+        unread = [index for index in ranged if not self._known(index)]
+        if whole or unread:
+            request = await self._ask([*unread, *whole], sum(self._size(index) for index in whole))
+            *read, _ = await together(
+                [*(self._read_toc(index, request) for index in unread), self._fetch(whole, request)]
+            )
+            failed = [index for index, toc in zip(unread, read, strict=True) if toc is None]
+            if failed:
+                await self._whole(failed)
+
+    def _known(self, index: int) -> bool:
+        blob = self._layers[index].blob
+        toc = self._owner.toc(blob) if blob is not None else None
+        if toc is not None:
+            self._trees[index] = self._tocs[index] = toc
+        return toc is not None
+
+    async def _whole(self, indexes: Sequence[int]) -> None:
+        """Fetch layers whole after all."""
+        self._by_range.difference_update(indexes)
+        for index in indexes:
+            self._tocs.pop(index, None)
+        await self._look_into(indexes)
+
+    async def _fetch(self, indexes: Sequence[int], request: _Request) -> None:
+        layers = [self._layers[index] for index in indexes]
+        count, request.waited = await self._materializer.fetch(
+            self._ref, layers, vertex=self._vertex, cause=request.seq, needed_by=self._needed_by
+        )
+        request.bytes += count
+        for index in indexes:
+            await self._open(index)
+
+    # ---------------------------------------------------------------- by range
+
+    async def _read_toc(self, index: int, request: _Request) -> Toc | None:
+        """The layer's table of contents; None when no provider can give one that is of use."""
+        layer = self._layers[index]
+        blob = self._blob(index)
+
+        async def read(provider: Provider, wire: _Wire) -> Toc:
+            steps = self._owner.parts.toc(blob)
+            assert steps is not None  # _has_toc asked
+            data = None
+            while True:
+                wanted = await in_thread(lambda: _advance(steps, data))  # noqa: B023 - awaited here
+                if not isinstance(wanted, tuple):
+                    return wanted
+                got: list[bytes] = []
+                await self._read(provider, blob, [wanted], wire, _appending(got))
+                data = b"".join(got)
+
+        found = await self._from_any(layer, blob, request, read)
+        if found is None:
+            return None
+        toc, provider, count = found
+        await self._owner.facts.record(
+            LayerTocRead(
+                digest=str(blob.digest), bytes=count, provider=provider.to_json(), entries=toc.entries,
+                from_bytes=blob.size,
+            ),
+            vertex=self._vertex,
+            cause=request.seq,
+        )  # fmt: skip
+        self._came[index] = self._came.get(index, 0) + count
+        self._trees[index] = self._tocs[index] = toc
+        self._owner.keep(blob, toc)
+        return toc
+
+    async def _take_parts(self, search: Search) -> bool:
+        """Lay out the asked files of layers with a table of contents; False when one of them came whole instead, and
+        the search must look into that."""
+        await in_thread(self.discard)
+        whole = []
+        for index, toc in self._tocs.items():
+            part = search.part(index)
+            if not part.seen:
+                continue
+            try:
+                reader = self._readers[index] = await in_thread(lambda: toc.part(part))  # noqa: B023 - awaited here
+            except VerificationError as error:
+                self._post_failure(index, self._layers[index].providers[0], error, 0, self._request)
+                whole.append(index)
+            else:
+                if _length(reader) * WHOLE_SHARE > self._size(index):
+                    whole.append(index)
+        if whole:
+            await self._whole(whole)
+            return False
+        reading = [index for index, reader in self._readers.items() if reader.ranges]
+        request = self._request
+        if reading:
+            request = await self._ask(reading, sum(_length(self._readers[index]) for index in reading))
+        done = await together(self._take_part(index, request) for index in self._readers)
+        failed = [index for index, laid_out in zip(self._readers, done, strict=True) if not laid_out]
+        if failed:
+            await self._whole(failed)
+        return not failed
+
+    async def _take_part(self, index: int, request: _Request | None) -> bool:
+        layer, blob, reader = self._layers[index], self._blob(index), self._readers[index]
+        started = self._owner.clock.monotonic()
+        if not reader.ranges or request is None:
+            self._lowers[index] = await in_thread(reader.lay_out)
+            return True
+
+        async def read(provider: Provider, wire: _Wire) -> Path:
+            await in_thread(reader.restart)
+            await self._read(provider, blob, reader.ranges, wire, lambda data: in_thread(lambda: reader.write(data)))
+            return await in_thread(reader.lay_out)
+
+        found = await self._from_any(layer, blob, request, read)
+        if found is None:
+            return False
+        self._lowers[index], provider, count = found
+        self._came[index] = self._came.get(index, 0) + count
+        await self._owner.facts.record(
+            FilesFetched(
+                digest=str(blob.digest), files=reader.files, bytes=count,
+                avoided=max(blob.size - self._came[index], 0), provider=provider.to_json(),
+                seconds=round(self._owner.clock.monotonic() - started, 6),
+            ),
+            vertex=self._vertex,
+            cause=request.seq,
+        )  # fmt: skip
+        return True
+
+    async def _from_any(
+        self, layer: Layer, blob: Descriptor, request: _Request, read: Callable[[Provider, _Wire], Awaitable[T]]
+    ) -> tuple[T, Provider, int] | None:
+        """What `read` makes of the first provider that can give it, that provider, and the bytes it sent."""
+        async with self._slots:
+            for provider in layer.providers:
+                wire = _Wire()
+                try:
+                    return await read(provider, wire), provider, wire.bytes
+                except (RegistryError, VerificationError) as error:
+                    self._post_failure(self._layers.index(layer), provider, error, wire.bytes, request)
+                    if isinstance(error, TocUnusable):
+                        break
+                except DiskError as error:
+                    raise await self._disk_failed(blob, error, request) from error
+                finally:
+                    request.bytes += wire.bytes
+        return None
+
+    async def _read(
+        self,
+        provider: Provider,
+        blob: Descriptor,
+        ranges: Sequence[tuple[int, int]],
+        wire: _Wire,
+        take: Callable[[bytes], Awaitable[None]],
+    ) -> None:
+        for start, end in ranges:
+            before = wire.bytes
+            async with self._owner.registry.blob(provider, blob, start=start, end=end) as stream:
+                if not stream.ranged:
+                    raise RegistryError("the registry sends blobs whole only", kind="transport", where=str(provider))
+                try:
+                    async for chunk in stream:
+                        await take(chunk)
+                finally:
+                    wire.bytes = before + stream.wire_bytes
+
+    # ---------------------------------------------------------------- the log
+
+    async def _ask(self, indexes: Sequence[int], expected: int) -> _Request:
+        """Put the next request in the log; the one before it is answered."""
+        await self._answer()
+        layers = tuple(str(self._layers[index].blob.digest) for index in indexes if self._layers[index].blob)  # type: ignore[union-attr]  # just asked
+        seq = await self._owner.facts.record(
+            MaterializationRequested(
+                ref=self._ref.id, reason="copy", layers=layers, bytes=expected,
+                snapshotter=self._materializer.layers.name,
+            ),
+            vertex=self._vertex,
+        )  # fmt: skip
+        self._request = _Request(seq, self._owner.clock.monotonic(), layers)
+        return self._request
+
+    async def _answer(self, unfetched: Mapping[str, int] | None = None) -> None:
+        """The open request's Materialized; `unfetched` (layer → bytes) with the last one."""
+        request, self._request = self._request, None
+        if request is None:
+            return
+        missing = unfetched or {}
+        whole = unfetched is not None and all(map(self._materializer.mountable, self._layers))
+        await self._owner.facts.record(
+            Materialized(
+                ref=self._ref.id,
+                bytes=request.bytes,
+                seconds=round(self._owner.clock.monotonic() - request.started, 6),
+                waited=request.waited,
+                whole=whole,
+                avoided=sum(missing.values()),
+                unfetched=tuple(
+                    {"digest": name, "bytes": count} for name, count in list(missing.items())[:_MOST_UNFETCHED]
+                ),
+            ),
+            vertex=self._vertex,
+            cause=request.seq,
+        )
+
+    async def _conclude(self) -> None:
+        unfetched: dict[str, int] = {}
+        for index, layer in enumerate(self._layers):
+            if layer.blob is None or self._materializer.mountable(layer):
+                continue
+            if self._materializer.blobs.size(layer.blob.digest) is None:
+                name = str(layer.blob.digest)
+                unfetched[name] = max(unfetched.get(name, layer.blob.size) - self._came.get(index, 0), 0)
+        if unfetched and self._request is None:
+            await self._ask([], 0)  # what is here answers: nothing is asked for, and that is worth saying
+        await self._answer(unfetched)
+
+    def _post_failure(
+        self, index: int, provider: Provider, error: RefledgerError, count: int, request: _Request | None
+    ) -> None:
+        what = f"its table of contents cannot be used: {error}" if isinstance(error, TocUnusable) else str(error)
+        self._owner.facts.post(
+            PullFailed(
+                digest=str(self._blob(index).digest), provider=provider.to_json(),
+                kind=error.kind if isinstance(error, RegistryError) else "corrupt", error=what, bytes=count,
+            ),
+            vertex=self._vertex,
+            cause=request.seq if request else None,
+        )  # fmt: skip
+
+    async def _disk_failed(self, blob: Descriptor, error: DiskError, request: _Request) -> DiskError:
+        await self._owner.facts.record(
+            MaterializationFailed(
+                ref=self._ref.id, digest=str(blob.digest), kind="disk", error=str(error), providers=()
+            ),
+            vertex=self._vertex,
+            cause=request.seq,
+        )
+        return error
+
+    def _blob(self, index: int) -> Descriptor:
+        blob = self._layers[index].blob
+        assert blob is not None  # only layers with a blob are asked for by range
+        return blob
+
+    def _size(self, index: int) -> int:
+        blob = self._layers[index].blob
+        return blob.size if blob is not None else 0
+
+
+@dataclass(slots=True)
+class _Wire:
+    """Bytes that a provider sent."""
+
+    bytes: int = 0
+
+
+def _advance(steps: Generator[tuple[int, int], bytes, Toc], data: bytes | None) -> tuple[int, int] | Toc:
+    """The next range to read, or the table of contents."""
+    try:
+        return next(steps) if data is None else steps.send(data)
+    except StopIteration as done:
+        toc: Toc = done.value
+        return toc
+
+
+def _appending(parts: list[bytes]) -> Callable[[bytes], Awaitable[Any]]:
+    async def append(data: bytes) -> None:
+        parts.append(data)
+
+    return append
+
+
+def _length(reader: PartReader) -> int:
+    return sum(end - start for start, end in reader.ranges)

@@ -1,0 +1,97 @@
+"""Forwarded agents: a client can ask and sign, and nothing else; keys live in a process that dies with us."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import stat
+import subprocess
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from engine.errors import InputError
+from engine.ops.ssh_agent import agents_of_keys, relay
+
+pytestmark = pytest.mark.skipif(
+    os.geteuid() != 0 or not all(map(shutil.which, ("ssh-agent", "ssh-add", "ssh-keygen"))),
+    reason="needs root and openssh-client",
+)
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> Path:
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "mine", "-f", tmp_path / "id"], check=True)
+    return tmp_path / "id"
+
+
+@pytest.fixture
+def deep(tmp_path: Path) -> Path:
+    """A place whose sockets have names too long for a socket address."""
+    place = tmp_path / ("d" * 100)
+    place.mkdir()
+    return place
+
+
+async def client(socket: Path, *argv: str) -> tuple[int, str]:
+    """An OpenSSH command that uses the socket, by a short name."""
+    process = await asyncio.create_subprocess_exec(
+        *argv, cwd=socket.parent, env={"PATH": os.environ["PATH"], "SSH_AUTH_SOCK": socket.name},
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    out, _ = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, out.decode()
+
+
+def test_a_relay_asks_and_signs_but_does_not_change_the_agent(key: Path, deep: Path) -> None:
+    listen = deep / "forwarded"
+    (deep / "text").write_text("to be signed")
+    shutil.copy(key.with_suffix(".pub"), deep / "id.pub")
+
+    async def use() -> None:
+        async with agents_of_keys({"k": [("id", key.read_bytes())]}, deep) as sockets:
+            async with relay(sockets["k"], listen, 0o640, 5, 6):
+                info = listen.stat()
+                assert (stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid) == (0o640, 5, 6)
+                assert (await client(listen, "ssh-add", "-l"))[1].count("ED25519") == 1
+                done = await client(listen, "ssh-keygen", "-Y", "sign", "-n", "test", "-f", "id.pub", "text")
+                assert done[0] == 0, done[1]
+                for change in (("ssh-add", "-D"), ("ssh-add", "-x"), ("ssh-add", str(key))):
+                    assert (await client(listen, *change))[0] != 0
+                assert (await client(listen, "ssh-add", "-l"))[0] == 0
+            assert (await client(listen, "ssh-add", "-l"))[0] == 2  # nobody listens any more
+        assert (await client(Path(sockets["k"]), "ssh-add", "-l"))[0] == 2
+
+    asyncio.run(use())
+    check = ["ssh-keygen", "-Y", "check-novalidate", "-n", "test", "-s", deep / "text.sig"]
+    subprocess.run(check, stdin=(deep / "text").open(), check=True, stdout=subprocess.DEVNULL)
+
+
+def test_garbage_from_a_client_ends_its_connection_only(key: Path, tmp_path: Path) -> None:
+    async def use() -> None:
+        async with AsyncExitStack() as stack:
+            keys = {"k": [("id", key.read_bytes())]}
+            sockets = await stack.enter_async_context(agents_of_keys(keys, tmp_path))
+            await stack.enter_async_context(relay(sockets["k"], tmp_path / "s", 0o600, 0, 0))
+            for garbage in (b"\xff\xff\xff\xff", b"\0\0\0\0", b"\0\0\0\x09\x0b"):
+                reader, writer = await asyncio.open_unix_connection(str(tmp_path / "s"))
+                writer.write(garbage)
+                writer.write_eof()
+                assert await reader.read() == b""
+                writer.close()
+            assert (await client(tmp_path / "s", "ssh-add", "-l"))[0] == 0
+
+    asyncio.run(use())
+
+
+def test_what_is_no_key_is_an_input_error_that_shows_nothing_of_it(tmp_path: Path) -> None:
+    async def use() -> None:
+        async with agents_of_keys({"k": [("notes.txt", b"my dear diary")]}, tmp_path):
+            pass
+
+    with pytest.raises(InputError, match=r"notes\.txt: ssh-add does not take this key") as caught:
+        asyncio.run(use())
+    assert "diary" not in str(caught.value)

@@ -1,0 +1,116 @@
+"""A materializer of real parts over a real registry, behind a proxy that misbehaves; what it did, as its log has it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from engine.ledger import Ledger
+from engine.refs.fill import FetchLimits
+from engine.refs.materializer import Clock, Materializer
+from engine.refs.ref import Layer, Local, Remote
+from storage.blobs import DirectoryBlobs
+from storage.credentials import Anonymous
+from storage.digest import Digest
+from storage.eventlog import SqliteEventLog
+from storage.interfaces import Descriptor, Provider
+from storage.layers import DirectoryLayers
+from storage.locks import FileLocks
+from storage.partial import DirectoryPartials
+from storage.registry import Limits, RegistryClient
+from storage.snapshots import OverlaySnapshots
+
+KIB = 1024
+SMALL = FetchLimits(range_bytes=256 * KIB, parallel_bytes=1024 * KIB, connections=4)
+"""Limits that make a blob of a few MiB a large one."""
+
+
+class Machine:
+    """One root directory; every `pull` is a process of its own as far as the root can tell."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        for name in ("layers", "snapshots", "locks", "tmp"):
+            (root / name).mkdir(parents=True, exist_ok=True)
+        self.log = SqliteEventLog(root / "log.db")
+
+    async def pull(
+        self,
+        layers: Sequence[Layer],
+        *,
+        limits: FetchLimits = SMALL,
+        tries: int = 1,
+        client: type[RegistryClient] = RegistryClient,
+        store: type[DirectoryLayers] = DirectoryLayers,
+    ) -> Local:
+        """Materialize `layers`, with everything made anew and let go at the end."""
+
+        async def no_pause(seconds: float) -> None:
+            pass
+
+        registry = client(Anonymous(), user_agent="t", limits=Limits(tries=tries), sleep=no_pause)
+        root = self.root
+        materializer = Materializer(
+            store(root / "layers", root / "tmp", "t"),
+            OverlaySnapshots(root / "snapshots", root / "tmp", "t"),
+            DirectoryBlobs(root, owner="t"), DirectoryPartials(root / "partial"), registry, FileLocks(root / "locks"),
+            Ledger(self.log, "b"), Clock(time.time_ns, time.monotonic), parallel=2, fetching=limits,
+        )  # fmt: skip
+        try:
+            return await materializer.materialize(Remote("r", tuple(layers)), vertex="v", reason="run")
+        finally:
+            await registry.aclose()
+            materializer.close()
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        """The data of all events of one type so far."""
+        return [event.data for event in self.log.read(types=frozenset({kind}))]
+
+    def kept(self) -> int:
+        """Bytes in partial blobs."""
+        return sum(path.stat().st_size for path in (self.root / "partial").glob("*/*"))
+
+    def lying_about(self) -> list[str]:
+        """What an ended pull may not leave (partial blobs are another question)."""
+        return [str(path) for where in ("tmp/*", "locks/*") for path in self.root.glob(where)]
+
+
+def layer_of(image: dict[str, Any], *hosts: str, index: int = -1, mirrors: tuple[str, ...] = ()) -> Layer:
+    """A layer of what `push_image` made, to be had at `hosts`."""
+    found = image["layers"][index]
+    name = image["reference"].partition("/")[2].rpartition(":")[0]
+    return Layer(
+        diff_id=Digest(found["diff_id"]),
+        blob=Descriptor(found["mediaType"], Digest(found["digest"]), found["size"]),
+        providers=tuple(Provider(host, name, f"repository:{name}:pull", mirrors) for host in hosts),
+    )
+
+
+async def until(condition: Any, what: str) -> None:
+    """Wait for `condition()`, at most 20 seconds."""
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, f"never: {what}"
+        await asyncio.sleep(0.01)
+
+
+def open_files(machine: Machine) -> list[str]:
+    """What this process has open below the root, but for the log."""
+    found = []
+    for link in Path("/proc/self/fd").iterdir():
+        try:
+            target = str(link.readlink())
+        except FileNotFoundError:  # the descriptor that this loop itself reads
+            continue
+        if target.startswith(f"{machine.root}/") and "/log.db" not in target:
+            found.append(target)
+    return found
+
+
+def threads() -> list[str]:
+    """Threads that pulls start."""
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith(("unpack", "decompress"))]
