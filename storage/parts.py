@@ -11,7 +11,7 @@ import binascii
 import re
 import stat
 from bisect import bisect_right
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -43,18 +43,13 @@ _TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d
 class DirectoryParts:
     """Implements LayerParts. `tmp`: where parts lie, in the file system of what they are mounted with."""
 
-    def __init__(
-        self, tmp: Path, owner: str, implied: Callable[[Path], AbstractSet[bytes] | None] = lambda _: None
-    ) -> None:
-        """`owner` names what is unfinished; `implied`: directories that the lower at a path only implies, None for a
-        plain directory. Raises InputError when `owner` is not lower-case alphanumeric."""
+    def __init__(self, tmp: Path, owner: str) -> None:
+        """`owner` names what is unfinished. Raises InputError when it is not lower-case alphanumeric."""
         self._scratch = Scratch(tmp, owner)
-        self._implied = implied
 
     def tree(self, lower: Path) -> LayerTree:
         """See LayerParts.tree."""
-        implied = self._implied(lower)
-        return LaidOut(lower, read_implied(lower) if implied is None else implied)
+        return LaidOut(lower, read_implied(lower))
 
     def toc(self, blob: Descriptor) -> Generator[Range, bytes, Toc] | None:
         """See LayerParts.toc."""

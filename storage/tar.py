@@ -61,6 +61,8 @@ class TarReader:
         self._start = 0  # where in the tar that begins
         self._at = 0  # how far it has been read; behind its end after a skip
         self._global: dict[bytes, bytes] = {}
+        self._global_size = 0  # of the headers that it came from
+        self._extended = 0  # bytes of those, and of extended headers since the last member
         self._unread = 0
         self._padding = 0
 
@@ -74,6 +76,7 @@ class TarReader:
                 entry = self._entry(block, {**self._global, **local} if self._global else local, sparse)
                 if local:
                     local, sparse = {}, []
+                    self._extended = self._global_size
                 if entry is not None:
                     yield entry
                 self._skip()
@@ -82,9 +85,12 @@ class TarReader:
                 records = pax_records(data)
                 if kind == _PAX_GLOBAL:
                     self._global.update(records)
+                    self._global_size += len(data)
                 else:
                     local.update(records)
-                    sparse = records if _SPARSE in data else []
+                    # looked for in the bytes first: most headers have none; a name or a value may hold the words too
+                    is_sparse = _SPARSE in data and any(key.startswith(_SPARSE) for key, _ in records)
+                    sparse = records if is_sparse else []
             elif kind == _LONG_NAME:
                 local.setdefault(b"path", self._extension(block).partition(b"\0")[0])
             elif kind == _LONG_LINK:
@@ -158,8 +164,10 @@ class TarReader:
 
     def _extension(self, block: bytes) -> bytes:
         size = number(block[124:136])
-        if not 0 <= size <= _LARGEST_EXTENSION:
-            raise VerificationError(f"an extended header of {size} bytes")
+        self._extended += max(size, 0)
+        if size < 0 or self._extended > _LARGEST_EXTENSION:
+            # several for one member count together: their records are all held until it comes
+            raise VerificationError(f"an extended header of {size} bytes, {self._extended} with those before it")
         data = self._exactly(size)
         self._padding = -size % BLOCK
         self._skip()

@@ -275,7 +275,7 @@ def engine(
         from engine.refs.asked import AskedPaths
         from storage.parts import DirectoryParts
 
-        return AskedPaths(materializer, DirectoryParts(tmp, build, mounts.implied), registry, ledger, clock)
+        return AskedPaths(materializer, DirectoryParts(tmp, build), registry, ledger, clock)
 
     def exporters() -> Exporters:
         from engine.exporters.archive import ArchiveExporter

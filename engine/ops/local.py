@@ -31,6 +31,7 @@ from engine.ops.oci_spec import Process
 from engine.ops.output import OutputRecorder
 from engine.ops.redact import Redactor
 from engine.ops.rootfs import RootDir
+from engine.ops.rules import asked_of
 from engine.ops.run_mounts import Ready, RunMounts
 from engine.ops.sandbox import Sandbox
 from engine.ops.select import select
@@ -190,7 +191,7 @@ class LocalExecutor:
             return None
         return await stack.enter_async_context(
             self.asked.paths(
-                sources[0], op.sources, vertex=task.vertex.digest, needed_by=task.vertex.name, looks=op.parents
+                sources[0], asked_of(op), vertex=task.vertex.digest, needed_by=task.vertex.name, looks=op.parents
             )
         )
 

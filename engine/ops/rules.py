@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from engine.frontend.dockerignore import IgnoreMatcher
+from engine.frontend.glob import has_wildcard
 from engine.graph import Copy, Mount
 
 
@@ -22,6 +23,20 @@ def with_parents(source: str, excludes: Sequence[str]) -> tuple[str, str, Below]
     plain = f"\\{pattern}" if pattern.startswith("!") else pattern
     include, reach = IgnoreMatcher((plain,)), IgnoreMatcher((f"!{pattern}",))
     return above, pattern, replace(below(excludes), include=include, reach=reach)
+
+
+def asked_of(op: Copy) -> tuple[str, ...]:
+    """Sources that, without --parents, cover all that `op` looks at. Where a pattern of --parents means something else
+    than one of COPY does, all of the directory that it is looked for in."""
+    return tuple(map(_covering, op.sources)) if op.parents else op.sources
+
+
+def _covering(source: str) -> str:
+    above, pattern = _split(source)
+    if has_wildcard(above):  # it is a path, whatever it looks like
+        return "/"
+    alike = pattern == pattern.strip() and not any(odd in pattern for odd in ("**", "\\", ".."))
+    return f"{above}/{pattern}" if alike else above or "/"
 
 
 def below(excludes: Sequence[str]) -> Below:

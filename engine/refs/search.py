@@ -100,6 +100,8 @@ class Search:
     def _resolve(self, path: bytes) -> Needs[_Found | None]:
         """What `path` leads to, without links; None when nothing is there."""
         done: list[bytes] = []
+        if self._looks:
+            yield from self._find(b"")
         pending = path.split(b"/")[::-1]
         links = 0
         while pending:

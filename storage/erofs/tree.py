@@ -185,7 +185,7 @@ class LayerTree:
         node.said = True
         node.mode = stat.S_IFMT(node.mode) | (entry.mode & 0o7777 if entry.type != SYMLINK else 0o777)
         node.uid, node.gid = owner(entry.uid), owner(entry.gid)
-        if not -(1 << 63) <= entry.mtime < 1 << 63:
+        if not -(1 << 63) <= entry.mtime // 10**9 < 1 << 63:
             raise OverflowError(f"time {entry.mtime // 10**9}")
         node.mtime = entry.mtime
         node.xattrs = self._xattrs(entry) if entry.xattrs else ()

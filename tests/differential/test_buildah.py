@@ -90,7 +90,6 @@ _WORKDIR = "WORKDIR made it, as root; buildah makes it only with the COPY --chow
 EXPLAINED_FILES = {
     "dev": _STUB, "proc": _STUB, "sys": _STUB, "run": _STUB,
     "etc/hostname": _STUB, "etc/hosts": _STUB, "etc/resolv.conf": _STUB,
-    "etc": "its time: buildah made those stubs in it",
     "opt": _WORKDIR, "opt/app": _WORKDIR, "opt/app/data": _WORKDIR,
     "opt/tree": "its time: that of the copied directory, as BuildKit has it; buildah's is the time of the build",
     "opt/unpacked": "an archive's entry for . leaves the destination alone, as in docker; buildah applies it",

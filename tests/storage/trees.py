@@ -21,7 +21,8 @@ def facts(root: Path, *, times: bool = True) -> dict[bytes, tuple[object, ...]]:
     found: dict[bytes, tuple[object, ...]] = {}
     inodes: dict[int, bytes] = {}
     top = os.fsencode(root)
-    for directory, _, _ in os.walk(top):
+    for directory, below, _ in os.walk(top):
+        below.sort()
         for name in [b".", *sorted(os.listdir(directory))]:  # noqa: PTH208 - bytes
             path = directory if name == b"." else directory + b"/" + name
             status = os.lstat(path)

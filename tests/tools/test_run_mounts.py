@@ -330,6 +330,14 @@ def test_a_cache_begins_with_what_from_names(builder: Builder, base: str) -> Non
     assert output(builder) == "711\nseed\nd\n711\nseed\nadded\nd\n"
 
 
+def test_a_cache_that_is_read_only_cannot_be_written(builder: Builder, base: str) -> None:
+    step = "RUN --mount=type=cache,target=/c"
+    builder.must_build(
+        f"FROM {base}\n{step} echo kept > /c/f\n{step},ro cat /c/f && if touch /c/g; then exit 1; fi\n"
+    )
+    assert "kept\n" in output(builder)
+
+
 class Pair:
     """Two builds at once, a before b, whose steps write to one cache. A cache that both share always, `turn`, holds
     what they wait for."""
@@ -407,6 +415,24 @@ def test_a_cache_that_a_killed_build_held_is_free_again(builder: Builder, base: 
     wait_until(lambda: not _sleeping("4812.5"))
     builder.must_build(f"{step}test -e /c/here\n")
     assert builder.leftovers() == []
+
+
+def test_an_interrupted_step_puts_everything_away_and_lets_go_of_its_cache(builder: Builder, base: str) -> None:
+    builder.write({"src/a": "A"})
+    step = (
+        "RUN --mount=type=cache,id=k,target=/c,sharing=locked --mount=type=secret,id=s,env=S "
+        "--mount=source=src,target=/s,rw "
+    )
+    builder.write({"Dockerfile": f"FROM {base}\n{step}touch /c/here; sleep 4814.5\n"})
+    process = builder.start("build", str(builder.context), "--secret", "id=s,env=S", env={"S": SECRET})
+    wait_until(lambda: list(builder.root.glob("cache/*/0/fs/here")))
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert not _sleeping("4814.5")
+    assert builder.leftovers() == []
+    assert list(builder.root.glob("locks/cache-*")) == []
+    assert len(builder.events("BuildCancelled")) == 1
 
 
 # ---------------------------------------------------------------- ssh agents

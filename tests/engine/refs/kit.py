@@ -66,7 +66,7 @@ def kit(directory: Path, *, small: int = 0, build: str = "b1", erofs: bool = Tru
         materializer = Materializer(
             layers, snapshots, blobs, DirectoryPartials(root.path / "partial"), registry, root.locks, ledger, clock
         )
-        parts = DirectoryParts(root.tmp, build, mounts.implied)
+        parts = DirectoryParts(root.tmp, build)
         asked = AskedPaths(materializer, parts, registry, ledger, clock, small)
         try:
             yield Kit(root, snapshots, materializer, asked, registry)

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from engine.errors import InputError, MaterializationError
 from engine.graph import Copy
+from engine.ops.rules import asked_of
 from engine.ops.select import select
 from engine.refs.ref import Remote
 from storage.digest import Digest
@@ -97,13 +98,18 @@ def above(one: tarfile.TarInfo) -> list[str]:
 LAYERS = st.lists(
     st.tuples(st.sampled_from(list(FORMS)), st.lists(members(), min_size=1, max_size=8)), min_size=1, max_size=4
 )
-PATTERNS = st.one_of(PATHS, PATHS, st.sampled_from(["*", "a/*", "?/b", "a/*/c", "[ab]", ".", "b/*", "*/*"]))
+PATTERNS = st.one_of(
+    PATHS,
+    PATHS,
+    st.sampled_from(["*", "a/*", "?/b", "a/*/c", "[ab]", ".", "b/*", "*/*"]),
+    st.sampled_from(["a/./b", "a/./*/c", "/./a", "**/c", "a/**", "a/./.", "a/./../b", "b/./**/a", "a/../b", "*/./a"]),
+)
 
 
-def taken(tree: Path, sources: Sequence[str], *, looks: bool) -> list[object]:
-    """What a COPY of `sources` sees in `tree`, with all that there is to it; or the error."""
+def taken(op: Copy, tree: Path) -> list[object]:
+    """What `op` sees in `tree`, with all that there is to it; or the error."""
     try:
-        found = select(Copy(tuple(sources), "/", from_context=False), tree, hash_files=True)
+        found = select(op, tree, hash_files=True)
     except InputError as error:
         return [str(error)]
     seen: list[object] = [found.listing()]
@@ -113,20 +119,20 @@ def taken(tree: Path, sources: Sequence[str], *, looks: bool) -> list[object]:
         status = path.lstat()
         seen.append((entry.path, entry.source, status.st_mtime_ns if entry.source else 0))
         seen.append(inodes.setdefault(entry.link, number) if entry.link else number)
-        for parent in path.parents if looks else ():
+        for parent in path.parents if op.parents else ():
             if parent.is_relative_to(tree) and parent != tree:
                 about = parent.stat()
                 seen.append((about.st_mode, about.st_uid, about.st_mtime_ns))
     return seen
 
 
-async def both_ways(parts: Kit, ref: Remote, sources: Sequence[str], *, looks: bool) -> tuple[object, object]:
-    async with parts.asked.paths(ref, sources, vertex=None, needed_by="test", looks=looks) as lowers:
+async def both_ways(parts: Kit, ref: Remote, op: Copy) -> tuple[object, object]:
+    async with parts.asked.paths(ref, asked_of(op), vertex=None, needed_by="test", looks=op.parents) as lowers:
         with parts.snapshots.view(lowers) as tree:
-            ours = taken(tree, sources, looks=looks)
+            ours = taken(op, tree)
     whole = await parts.materializer.materialize(ref, vertex=None, reason="copy")
     with parts.snapshots.view(whole.lowers) as tree:
-        return ours, taken(tree, sources, looks=looks)
+        return ours, taken(op, tree)
 
 
 @settings(max_examples=25, deadline=None, phases=set(Phase) - {Phase.shrink}, suppress_health_check=list(HealthCheck))
@@ -136,10 +142,11 @@ def test_paths_have_what_all_layers_would_give(
     repository: str,
     layers: list[tuple[str, list[tarfile.TarInfo | tuple[tarfile.TarInfo, bytes]]]],
     sources: list[str],
-    looks: bool,
+    parents: bool,
     erofs: bool,
 ) -> None:
     made = [FORMS[form](make_tar(*sane(found))) for form, found in layers]
+    op = Copy(tuple(sources), "/", from_context=False, parents=parents)
     push_layers(registry.host, repository, made)
     directory = Path(tempfile.mkdtemp())
     try:
@@ -147,7 +154,7 @@ def test_paths_have_what_all_layers_would_give(
 
             async def run() -> tuple[object, object]:
                 try:
-                    return await both_ways(parts, remote([registry.host], repository, made), sources, looks=looks)
+                    return await both_ways(parts, remote([registry.host], repository, made), op)
                 finally:
                     await parts.registry.aclose()
 

@@ -1,0 +1,107 @@
+"""kill -9 while layers come in, at moments spread over a whole materialization: the next build is as if nothing was."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.builder import Builder, busybox_layer
+from tests.faulty import Fault, FaultyProxy
+from tests.registry_fixture import RegistryProcess, push_image
+from tests.storage.trees import facts
+from tests.tools.test_hostile_layers import loops
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="builds need root")
+
+MOMENTS = 20
+RATE = 3_000_000
+"""Bytes a second of each layer, so that a build goes through all its states slowly enough to be met in them."""
+BLOBS = r"/blobs/sha256:"
+
+
+@pytest.fixture
+def proxy(registry: RegistryProcess) -> Iterator[FaultyProxy]:
+    with FaultyProxy(registry.host) as running:
+        yield running
+
+
+def push_layers(host: str, repository: str) -> str:
+    """Four layers of 0.5 to 2 MB that do not compress, and a few hundred files."""
+    rng = random.Random(4)
+    layers = [
+        {f"data{layer}/{number % 7}/{number}": rng.randbytes(layer * 500_000 // 80) for number in range(80)}
+        for layer in range(1, 5)
+    ]
+    return str(push_image(host, repository, [busybox_layer(), *layers], config={"Env": ["PATH=/bin"]})["reference"])
+
+
+@pytest.mark.parametrize("kind", ["erofs", "directory"])
+def test_I12_kill_9_at_any_moment_of_a_materialization_then_the_same_build_is_right(
+    tmp_path: Path, registry: RegistryProcess, proxy: FaultyProxy, repository: str, kind: str
+) -> None:
+    reference = push_layers(registry.host, repository).replace(registry.host, proxy.host)
+    slow = Fault(path=BLOBS, rate=RATE)
+    dockerfile = f"FROM {reference}\nRUN echo done > /result\n"
+
+    def build(builder: Builder, *, kill_after: float | None) -> tuple[int, float]:
+        """The exit code, and the seconds since the first layer was asked for."""
+        builder.write({"Dockerfile": dockerfile})
+        asked = len(layer_requests(proxy))
+        process = builder.start("build", str(builder.context), "--progress=quiet", "--snapshotter", kind)
+        while len(layer_requests(proxy)) == asked and process.poll() is None:
+            time.sleep(0.005)
+        began = time.monotonic()
+        if kill_after is not None:
+            time.sleep(kill_after)
+            process.send_signal(signal.SIGKILL)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode in {0, -signal.SIGKILL}, err
+        return process.returncode, time.monotonic() - began
+
+    proxy.faults.append(slow)
+    undisturbed = Builder(tmp_path / "undisturbed")
+    code, whole = build(undisturbed, kill_after=None)
+    assert code == 0
+    wanted = result(undisturbed, kind)
+    assert len(wanted) > 320
+
+    killed = 0
+    moments = random.Random(kind)
+    for number in range(MOMENTS // 2):
+        builder = Builder(tmp_path / str(number))
+        slow.times = -1
+        after = moments.uniform(0, whole)
+        code, _ = build(builder, kill_after=after)
+        killed += code != 0
+        slow.times = 0
+        assert result(builder, kind) == wanted, f"killed after {after:.3f} s"
+        assert builder.leftovers() == [], f"killed after {after:.3f} s"
+        assert loops(builder.root) == []
+        statuses = [build["status"] for build in builder.builds()]
+        assert set(statuses) <= {"completed", "interrupted"}
+        assert statuses[0] == "completed"
+    assert builder.run("rebuild", "--check").code == 0
+    assert killed >= MOMENTS // 4  # the others were done by then: this machine was quicker than when it was measured
+
+
+def layer_requests(proxy: FaultyProxy) -> list[str]:
+    return [seen.path for seen in proxy.seen if seen.method == "GET" and "/blobs/" in seen.path]
+
+
+def result(builder: Builder, kind: str) -> dict[bytes, tuple[object, ...]]:
+    """Everything in the built image, as it is written to a directory. The times of what the step itself made differ."""
+    dest = builder.root.parent / "out"
+    done = builder.run(
+        "build", str(builder.context), "--progress=quiet", "--snapshotter", kind, "-o", f"type=local,dest={dest}"
+    )
+    assert done.code == 0, done.err
+    assert (dest / "result").read_text() == "done\n"
+    found = facts(dest)
+    assert found[b"/bin/busybox"]
+    return {path: said for path, said in found.items() if path not in {b"/", b"/result"}}
