@@ -17,6 +17,7 @@ from engine.ops.keep import restore
 from engine.ops.select import select
 from storage.blobs import DirectoryBlobs
 from storage.digest import Digest, parse_json
+from storage.erofs.mount import ErofsMounts
 from storage.snapshots import OverlaySnapshots
 from tests.builder import Builder, base_image
 from tests.registry_fixture import RegistryProcess
@@ -47,13 +48,17 @@ def scans(builder: Builder) -> dict[str, dict[str, Any]]:
 def restored(builder: Builder, dest: Path) -> None:
     """Put all that the last build took from its context into `dest`, with nothing but the root."""
     blobs = DirectoryBlobs(builder.root, owner="test")
-    snapshots = OverlaySnapshots(builder.root / "snapshots", builder.root / "tmp", "test")
+    mounts = ErofsMounts(builder.root / "tmp", "test")
+    snapshots = OverlaySnapshots(builder.root / "snapshots", builder.root / "tmp", "test", mounts=mounts)
     kept = {event["data"]["listing"]: event["data"] for event in builder.events("ContextKept")}
-    for listing in scans(builder):
-        packs = [blobs.open(Digest(pack)) for pack in kept[listing]["packs"]]
-        layer = kept[listing]["layer"]
-        with snapshots.view([snapshots.lower(layer)] if layer else []) as tree:
-            restore(blobs.get(Digest(listing)), [tree], packs, dest)
+    try:
+        for listing in scans(builder):
+            packs = [blobs.open(Digest(pack)) for pack in kept[listing]["packs"]]
+            layer = kept[listing]["layer"]
+            with snapshots.view([snapshots.lower(layer)] if layer else []) as tree:
+                restore(blobs.get(Digest(listing)), [tree], packs, dest)
+    finally:
+        mounts.close()
 
 
 def graph(builder: Builder) -> Graph:
