@@ -8,29 +8,24 @@ what is asked next is in the log before a byte of it moves.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
 
-from engine.errors import DiskError, RefledgerError, RegistryError, VerificationError
+from engine.errors import DiskError, VerificationError
 from engine.events import (
-    FilesFetched,
-    LayerTocRead,
-    MaterializationFailed,
     MaterializationRequested,
     Materialized,
-    PullFailed,
 )
 from engine.ledger import Facts
 from engine.refs.materializer import Clock, Materializer
+from engine.refs.ranged import RangeReader, Request
 from engine.refs.ref import Layer, Ref
 from engine.refs.search import Search
 from engine.together import in_thread, together
 from storage.digest import Digest
-from storage.errors import TocUnusable
-from storage.interfaces import Descriptor, LayerParts, LayerTree, PartReader, Provider, RegistrySource, Toc
+from storage.interfaces import Descriptor, LayerParts, LayerTree, PartReader, RegistrySource, Toc
 
 SMALL = 128 * 1024
 """Bytes of a layer up to which it is fetched whole: a few requests cost more than that."""
@@ -39,7 +34,6 @@ WHOLE_SHARE = 2
 _KEPT = 16
 """Tables of contents that are kept for the next COPY."""
 _MOST_UNFETCHED = 300  # layers named in one event, which has 64 KiB
-T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -80,17 +74,6 @@ class AskedPaths:
             del self._tocs[next(iter(self._tocs))]
 
 
-@dataclass(slots=True)
-class _Request:
-    """A MaterializationRequested whose Materialized is still to come."""
-
-    seq: int
-    started: float
-    layers: tuple[str, ...]
-    bytes: int = 0
-    waited: tuple[str, ...] = ()
-
-
 class _Asking:
     """One question. Layers are counted from the top, as in Search."""
 
@@ -111,8 +94,11 @@ class _Asking:
         self._lowers: dict[int, Path] = {}
         self._came: dict[int, int] = {}
         """Bytes that came of a layer which is not here whole."""
-        self._request: _Request | None = None
-        self._slots = asyncio.Semaphore(owner.materializer.parallel)
+        self._request: Request | None = None
+        self._ranged = RangeReader(
+            owner.parts, owner.registry, owner.facts, owner.clock, ref.id, vertex,
+            asyncio.Semaphore(owner.materializer.parallel),
+        )  # fmt: skip
         self._by_range = {index for index, layer in enumerate(self._layers) if self._has_toc(layer)}
 
     async def lowers(self) -> tuple[Path, ...]:
@@ -195,7 +181,7 @@ class _Asking:
             self._tocs.pop(index, None)
         await self._look_into(indexes)
 
-    async def _fetch(self, indexes: Sequence[int], request: _Request) -> None:
+    async def _fetch(self, indexes: Sequence[int], request: Request) -> None:
         layers = [self._layers[index] for index in indexes]
         count, request.waited = await self._materializer.fetch(
             self._ref, layers, vertex=self._vertex, cause=request.seq, needed_by=self._needed_by
@@ -205,40 +191,6 @@ class _Asking:
             await self._open(index)
 
     # ---------------------------------------------------------------- by range
-
-    async def _read_toc(self, index: int, request: _Request) -> Toc | None:
-        """The layer's table of contents; None when no provider can give one that is of use."""
-        layer = self._layers[index]
-        blob = self._blob(index)
-
-        async def read(provider: Provider, wire: _Wire) -> Toc:
-            steps = self._owner.parts.toc(blob)
-            assert steps is not None  # _has_toc asked
-            data = None
-            while True:
-                wanted = await in_thread(lambda: _advance(steps, data))  # noqa: B023 - awaited here
-                if not isinstance(wanted, tuple):
-                    return wanted
-                got: list[bytes] = []
-                await self._read(provider, blob, [wanted], wire, _appending(got))
-                data = b"".join(got)
-
-        found = await self._from_any(layer, blob, request, read)
-        if found is None:
-            return None
-        toc, provider, count = found
-        await self._owner.facts.record(
-            LayerTocRead(
-                digest=str(blob.digest), bytes=count, provider=provider.to_json(), entries=toc.entries,
-                from_bytes=blob.size,
-            ),
-            vertex=self._vertex,
-            cause=request.seq,
-        )  # fmt: skip
-        self._came[index] = self._came.get(index, 0) + count
-        self._trees[index] = self._tocs[index] = toc
-        self._owner.keep(blob, toc)
-        return toc
 
     async def _take_parts(self, search: Search) -> bool:
         """Lay out the asked files of layers with a table of contents; False when one of them came whole instead, and
@@ -252,7 +204,7 @@ class _Asking:
             try:
                 reader = self._readers[index] = await in_thread(lambda: toc.part(part))  # noqa: B023 - awaited here
             except VerificationError as error:
-                self._post_failure(index, self._layers[index].providers[0], error, 0, self._request)
+                self._ranged.failed(self._blob(index), self._layers[index].providers[0], error, 0, self._request)
                 whole.append(index)
             else:
                 if _length(reader) * WHOLE_SHARE > self._size(index):
@@ -270,75 +222,32 @@ class _Asking:
             await self._whole(failed)
         return not failed
 
-    async def _take_part(self, index: int, request: _Request | None) -> bool:
-        layer, blob, reader = self._layers[index], self._blob(index), self._readers[index]
-        started = self._owner.clock.monotonic()
+    async def _read_toc(self, index: int, request: Request) -> Toc | None:
+        blob = self._blob(index)
+        found = await self._ranged.toc(self._layers[index], blob, request)
+        if found is None:
+            return None
+        toc, self._came[index] = found
+        self._trees[index] = self._tocs[index] = toc
+        self._owner.keep(blob, toc)
+        return toc
+
+    async def _take_part(self, index: int, request: Request | None) -> bool:
+        reader = self._readers[index]
         if not reader.ranges or request is None:
             self._lowers[index] = await in_thread(reader.lay_out)
             return True
-
-        async def read(provider: Provider, wire: _Wire) -> Path:
-            await in_thread(reader.restart)
-            await self._read(provider, blob, reader.ranges, wire, lambda data: in_thread(lambda: reader.write(data)))
-            return await in_thread(reader.lay_out)
-
-        found = await self._from_any(layer, blob, request, read)
+        came = self._came.get(index, 0)
+        found = await self._ranged.part(self._layers[index], self._blob(index), reader, came, request)
         if found is None:
             return False
-        self._lowers[index], provider, count = found
-        self._came[index] = self._came.get(index, 0) + count
-        await self._owner.facts.record(
-            FilesFetched(
-                digest=str(blob.digest), files=reader.files, bytes=count,
-                avoided=max(blob.size - self._came[index], 0), provider=provider.to_json(),
-                seconds=round(self._owner.clock.monotonic() - started, 6),
-            ),
-            vertex=self._vertex,
-            cause=request.seq,
-        )  # fmt: skip
+        self._lowers[index], count = found
+        self._came[index] = came + count
         return True
-
-    async def _from_any(
-        self, layer: Layer, blob: Descriptor, request: _Request, read: Callable[[Provider, _Wire], Awaitable[T]]
-    ) -> tuple[T, Provider, int] | None:
-        """What `read` makes of the first provider that can give it, that provider, and the bytes it sent."""
-        async with self._slots:
-            for provider in layer.providers:
-                wire = _Wire()
-                try:
-                    return await read(provider, wire), provider, wire.bytes
-                except (RegistryError, VerificationError) as error:
-                    self._post_failure(self._layers.index(layer), provider, error, wire.bytes, request)
-                    if isinstance(error, TocUnusable):
-                        break
-                except DiskError as error:
-                    raise await self._disk_failed(blob, error, request) from error
-                finally:
-                    request.bytes += wire.bytes
-        return None
-
-    async def _read(
-        self,
-        provider: Provider,
-        blob: Descriptor,
-        ranges: Sequence[tuple[int, int]],
-        wire: _Wire,
-        take: Callable[[bytes], Awaitable[None]],
-    ) -> None:
-        for start, end in ranges:
-            before = wire.bytes
-            async with self._owner.registry.blob(provider, blob, start=start, end=end) as stream:
-                if not stream.ranged:
-                    raise RegistryError("the registry sends blobs whole only", kind="transport", where=str(provider))
-                try:
-                    async for chunk in stream:
-                        await take(chunk)
-                finally:
-                    wire.bytes = before + stream.wire_bytes
 
     # ---------------------------------------------------------------- the log
 
-    async def _ask(self, indexes: Sequence[int], expected: int) -> _Request:
+    async def _ask(self, indexes: Sequence[int], expected: int) -> Request:
         """Put the next request in the log; the one before it is answered."""
         await self._answer()
         layers = tuple(str(self._layers[index].blob.digest) for index in indexes if self._layers[index].blob)  # type: ignore[union-attr]  # just asked
@@ -349,7 +258,7 @@ class _Asking:
             ),
             vertex=self._vertex,
         )  # fmt: skip
-        self._request = _Request(seq, self._owner.clock.monotonic(), layers)
+        self._request = Request(seq, self._owner.clock.monotonic(), layers)
         return self._request
 
     async def _answer(self, unfetched: Mapping[str, int] | None = None) -> None:
@@ -387,29 +296,6 @@ class _Asking:
             await self._ask([], 0)  # what is here answers: nothing is asked for, and that is worth saying
         await self._answer(unfetched)
 
-    def _post_failure(
-        self, index: int, provider: Provider, error: RefledgerError, count: int, request: _Request | None
-    ) -> None:
-        what = f"its table of contents cannot be used: {error}" if isinstance(error, TocUnusable) else str(error)
-        self._owner.facts.post(
-            PullFailed(
-                digest=str(self._blob(index).digest), provider=provider.to_json(),
-                kind=error.kind if isinstance(error, RegistryError) else "corrupt", error=what, bytes=count,
-            ),
-            vertex=self._vertex,
-            cause=request.seq if request else None,
-        )  # fmt: skip
-
-    async def _disk_failed(self, blob: Descriptor, error: DiskError, request: _Request) -> DiskError:
-        await self._owner.facts.record(
-            MaterializationFailed(
-                ref=self._ref.id, digest=str(blob.digest), kind="disk", error=str(error), providers=()
-            ),
-            vertex=self._vertex,
-            cause=request.seq,
-        )
-        return error
-
     def _blob(self, index: int) -> Descriptor:
         blob = self._layers[index].blob
         assert blob is not None  # only layers with a blob are asked for by range
@@ -418,29 +304,6 @@ class _Asking:
     def _size(self, index: int) -> int:
         blob = self._layers[index].blob
         return blob.size if blob is not None else 0
-
-
-@dataclass(slots=True)
-class _Wire:
-    """Bytes that a provider sent."""
-
-    bytes: int = 0
-
-
-def _advance(steps: Generator[tuple[int, int], bytes, Toc], data: bytes | None) -> tuple[int, int] | Toc:
-    """The next range to read, or the table of contents."""
-    try:
-        return next(steps) if data is None else steps.send(data)
-    except StopIteration as done:
-        toc: Toc = done.value
-        return toc
-
-
-def _appending(parts: list[bytes]) -> Callable[[bytes], Awaitable[Any]]:
-    async def append(data: bytes) -> None:
-        parts.append(data)
-
-    return append
 
 
 def _length(reader: PartReader) -> int:
