@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Literal
 
+from engine.errors import InputError
 from engine.ops.rootfs import RootDir
 from storage.interfaces import Look
 
@@ -29,6 +30,8 @@ _KEPT_XATTRS = (b"user.", b"trusted.", b"security.capability", b"system.posix_ac
 _OVERLAY_XATTRS = (b"trusted.overlay.", b"user.overlay.")
 _ACL = b"system.posix_acl_access"
 OPAQUE = b"trusted.overlay.opaque"
+
+_WHITEOUT = ".wh."  # image-spec layer.md, "Whiteouts"
 
 
 @dataclass(slots=True, eq=False)
@@ -178,7 +181,8 @@ class Tree:
         return self.locate(path + "/.", top, make=look)[0]
 
     def new_directory(self, at: Directory, name: str, look: Look) -> Directory:
-        """A new directory in the place of whatever `at` has there."""
+        """A new directory in the place of whatever `at` has there. Raises InputError as `put` does."""
+        _check_name(at, name)
         opaque = False
         if at.merged:
             with suppress(FileNotFoundError):
@@ -188,7 +192,9 @@ class Tree:
         return made
 
     def put(self, at: Directory, name: str, inode: Inode) -> None:
-        """Give `inode` a name, in the place of whatever `at` has there."""
+        """Give `inode` a name, in the place of whatever `at` has there. Raises InputError for one that image layers
+        use for something else."""
+        _check_name(at, name)
         at.children[name] = inode
         need(at)
 
@@ -306,6 +312,14 @@ def _xattrs(where: int | bytes) -> dict[bytes, bytes]:
         if error.errno in {errno.ENOTSUP, errno.ENODATA}:
             return {}
         raise
+
+
+def _check_name(at: Directory, name: str) -> None:
+    if name.startswith(_WHITEOUT):
+        raise InputError(
+            f"{at.path.rstrip('/')}/{name!a} cannot be in an image: layers say by such names what is deleted",
+            hint="rename it, or leave it out (.dockerignore, --exclude)",
+        )
 
 
 def _error(number: int, path: str) -> OSError:

@@ -203,6 +203,16 @@ def test_a_destination_that_is_a_link_to_a_file_writes_its_target_inside(ctx: Pa
     assert (root / str(host / "victim").lstrip("/")).read_text() == "a.txt"
 
 
+@pytest.mark.parametrize("name", [".wh.a.txt", ".wh..wh..opq"])
+@pytest.mark.parametrize("kind", ["file", "directory"])
+def test_a_name_that_would_delete_something_is_refused(ctx: Path, root: Path, name: str, kind: str) -> None:
+    path = ctx / "dir" / name
+    path.mkdir() if kind == "directory" else path.touch()
+    with pytest.raises(InputError, match="cannot be in an image"):
+        _copy(ctx, root, "dir", "/to/")
+    assert list(root.iterdir()) == []
+
+
 def test_a_directory_over_a_link_is_refused(ctx: Path, root: Path, host: Path) -> None:
     (root / "d").mkdir()
     (root / "d/sub").symlink_to(host)
