@@ -11,25 +11,15 @@ import os
 import stat
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from storage.interfaces import Look
 from storage.unpack import IGNORED_XATTRS, OPAQUE_XATTR
 
 _FILE = "implied"  # beside the tree; paths relative to it, each ended by NUL; the empty path is the root
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 ROOT = b""
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """What there is to a directory besides its entries; `mtime` in ns since the epoch."""
-
-    mode: int
-    uid: int
-    gid: int
-    mtime: int
-    xattrs: dict[bytes, bytes] = field(default_factory=dict)
 
 
 def write_implied(directory: Path, paths: AbstractSet[bytes]) -> None:
