@@ -440,7 +440,9 @@ def layers(draw: st.DrawFn) -> list[Member]:
             made.append(Member(path[: len(path) - len(name)] + b".wh..wh..opq"))
             continue
         made.append(draw(dressed(member)))
-        linkable.append(path)
+        linkable = [name for name in linkable if name != path]
+        if not member.link.startswith((b"/", b"..")):  # GNU tar has a file in such a link's place until the end
+            linkable.append(path)
     for directory in directories:
         for _ in range(draw(st.sampled_from([0, 1, 1, 1, 2]))):
             member = draw(dressed(Member(directory or b"./", DIR)))
