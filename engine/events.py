@@ -156,23 +156,25 @@ class SourceResolved(Fact):
 
 
 class ContextScanned(Fact):
-    """Files a step selects from a context: `listing` is the digest of the stored list (path, type, mode, digest)."""
+    """Files that `step` (a vertex) selects from a context: `listing` is the digest of the stored list (path, type,
+    mode, digest)."""
 
     name: str
     listing: str
     files: int
     bytes: int
+    step: str = ""
 
 
 class ContextKept(Fact):
-    """The contents of what `listing` names stay in this root: in layer `snapshot` of `ref`, found there by digest, and
-    in the stored blobs `blobs` where a step did not keep them as they were (an archive that it unpacked)."""
+    """The contents of what `listing` names stay: in `layer` (a snapshot, or a diff ID) of `ref`, found there by digest,
+    and in the stored tars `packs` (members named by digest) where the step did not keep them as they were."""
 
     STREAM: ClassVar[Literal["build", "ref", "cache"]] = "ref"
     ref: str
     listing: str
-    snapshot: str
-    blobs: tuple[str, ...] = ()
+    layer: str
+    packs: tuple[str, ...] = ()
 
 
 class DefinitionRead(Fact):

@@ -39,6 +39,15 @@ class PackedLayer:
 
 
 @dataclass(frozen=True, slots=True)
+class Kept:
+    """Where the files of a context stay: as in ContextKept."""
+
+    ref: str
+    layer: str
+    packs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
     """What a URL gave last: as in HttpResolved."""
 
@@ -83,6 +92,28 @@ class CacheIndex:
         """The latest answer for `url`."""
         rows = self._views.query("SELECT digest, bytes, mtime, etag, last_modified FROM pages WHERE url = ?", (url,))
         return Page(*rows[0]) if rows else None
+
+
+    def kept_of(self, listing: str) -> Kept | None:
+        """Where the contents of `listing` stay."""
+        rows = self._views.query("SELECT ref, layer, packs FROM kept WHERE listing = ?", (listing,))
+        return Kept(rows[0][0], rows[0][1], tuple(json.loads(rows[0][2]))) if rows else None
+
+    def packs(self, limit: int = 8) -> list[str]:
+        """Packs of contents of contexts, the newest first, at most `limit`."""
+        rows = self._views.query("SELECT pack FROM packs ORDER BY seq DESC LIMIT ?", (limit,))
+        return [pack for (pack,) in rows]
+
+
+def _context_kept(cursor: sqlite3.Cursor, event: Event) -> None:
+    data = event.data
+    cursor.execute(
+        "INSERT OR REPLACE INTO kept VALUES (?, ?, ?, ?)",
+        (text(data, "listing"), text(data, "ref"), text(data, "layer"), canonical_json(texts(data, "packs")).decode()),
+    )
+    cursor.executemany(
+        "INSERT OR REPLACE INTO packs VALUES (?, ?)", [(pack, event.seq) for pack in texts(data, "packs")]
+    )
 
 
 def _http_resolved(cursor: sqlite3.Cursor, event: Event) -> None:
@@ -161,7 +192,7 @@ def _exported(cursor: sqlite3.Cursor, event: Event) -> None:
 PROJECTION = Projection(
     name="cache_index",
     version=2,
-    tables=("cache", "packed", "providers", "pages"),
+    tables=("cache", "packed", "providers", "pages", "kept", "packs"),
     schema=(
         "CREATE TABLE cache (key TEXT PRIMARY KEY, ref TEXT, layers TEXT, components TEXT, build TEXT, seq INTEGER)"
         " WITHOUT ROWID",
@@ -172,6 +203,8 @@ PROJECTION = Projection(
         " seq INTEGER, PRIMARY KEY (digest, registry, repository)) WITHOUT ROWID",
         "CREATE TABLE pages (url TEXT PRIMARY KEY, digest TEXT, bytes INTEGER, mtime INTEGER, etag TEXT,"
         " last_modified TEXT) WITHOUT ROWID",
+        "CREATE TABLE kept (listing TEXT PRIMARY KEY, ref TEXT, layer TEXT, packs TEXT) WITHOUT ROWID",
+        "CREATE TABLE packs (pack TEXT PRIMARY KEY, seq INTEGER) WITHOUT ROWID",
     ),
     handlers={
         "CacheRecorded": _cache_recorded,
@@ -181,5 +214,6 @@ PROJECTION = Projection(
         "PullFailed": _pull_failed,
         "Exported": _exported,
         "HttpResolved": _http_resolved,
+        "ContextKept": _context_kept,
     },
 )

@@ -204,6 +204,14 @@ class _Cache:
         entry = self.index.lookup(str(key))
         return (Remote(entry.ref, layers_from_json(entry.layers)), entry.origin_build or "") if entry else None
 
+    def keeps(self, listing: Digest) -> bool:
+        """See CacheLookup."""
+        return self.index.kept_of(str(listing)) is not None
+
+    def packs(self) -> list[Digest]:
+        """See CacheLookup."""
+        return [Digest(pack) for pack in self.index.packs()]
+
     def page(self, url: str) -> Page | None:
         """See Pages."""
         return self.index.page_of(url)

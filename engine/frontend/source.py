@@ -57,7 +57,7 @@ class Source:
 
 def _quoted_part(what: str) -> str:
     """The word that a message is about, when it quotes one."""
-    found = re.search(r"'([^']+)'|(--[\w-]+(?:=\S+[^:\s])?)", what)
+    found = re.search(r"'([^']{2,})'|(--[\w-]+(?:=\S+[^:\s])?)", what)
     return (found[1] or found[2]) if found else ""
 
 

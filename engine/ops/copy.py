@@ -21,13 +21,13 @@ from __future__ import annotations
 import errno
 import os
 import posixpath
-import re
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
 from engine.errors import DiskError, InputError
 from engine.graph import Copy, InlineFile
+from engine.ops.chmod import parse_chmod
 from engine.ops.compose import write
 from engine.ops.layer import Directory, Inode, Tree, need
 from engine.ops.origin import Origin
@@ -86,15 +86,6 @@ def directory_layer(path: str, base: Path | None, begin: Callable[[], LayerWrite
             raise _understood(error, path) from error
 
 
-def parse_mode(chmod: str) -> int | None:
-    """The permission bits --chmod names, None for "". Raises InputError."""
-    if not chmod:
-        return None
-    if not re.fullmatch("[0-7]{1,5}", chmod) or int(chmod, 8) > 0o7777:
-        raise InputError(f"--chmod={chmod}: not an octal mode", hint="write it as in --chmod=755")
-    return int(chmod, 8)
-
-
 class _Planner:
     def __init__(
         self, op: Copy, tree: Tree, origin: Origin | None, owner: tuple[int, int] | None, now_ns: int
@@ -104,7 +95,7 @@ class _Planner:
         self._origin = origin
         self._owner = owner
         self._now_ns = now_ns
-        self._mode = parse_mode(op.chmod)
+        self._chmod = parse_chmod(op.chmod)
         self._links: dict[tuple[int, int], Inode] = {}
         self.archives: list[Archive] = []
 
@@ -227,7 +218,8 @@ class _Planner:
     def _look(self, entry: Entry, time: int) -> Look:
         uid, gid = self._owner or (entry.uid, entry.gid)
         xattrs = {os.fsencode(key): value for key, value in entry.xattrs} if entry.xattrs else {}
-        return Look(entry.mode if self._mode is None else self._mode, uid, gid, time, xattrs)
+        mode = entry.mode if self._chmod is None else self._chmod.apply(entry.mode, is_dir=entry.type == "dir")
+        return Look(mode, uid, gid, time, xattrs)
 
     def _time(self, entry: Entry) -> int:
         assert self._origin is not None  # there are entries

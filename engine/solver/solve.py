@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from engine.errors import RefledgerError
+from engine.errors import DiskError, RefledgerError
 from engine.events import (
     CacheQueried,
     CacheRecorded,
+    ContextKept,
     ContextScanned,
     VertexCached,
     VertexCancelled,
@@ -31,6 +32,7 @@ from engine.refs.source import source_ref
 from engine.solver.cache import CacheKey, cache_key
 from engine.solver.plan import Answer, Hit, Miss, Plan, plan
 from engine.solver.scheduler import Scheduler, VertexError
+from engine.together import in_thread
 from storage.digest import Digest, canonical_json
 from storage.interfaces import BlobStore, Provider
 from storage.platform import host_platform, parse_platform
@@ -47,6 +49,14 @@ class CacheLookup(Protocol):
 
     def lookup(self, key: Digest) -> tuple[Remote, str] | None:
         """The ref and the build it came from."""
+        ...
+
+    def keeps(self, listing: Digest) -> bool:
+        """Is there a ContextKept for the files of `listing`?"""
+        ...
+
+    def packs(self) -> Sequence[Digest]:
+        """Packs of contents (ContextKept.packs) that are worth looking into, the newest first."""
         ...
 
 
@@ -80,6 +90,8 @@ class Solver:
                 raise VertexError(vertex, refused)
         known = {vertex.digest: hit.ref for vertex, hit in todo.cached}
         self._tell_cached(graph, todo)
+        for vertex, hit in todo.cached:  # a log of an earlier version does not say where the files stay
+            await self._keep_all(vertex, selections, mounted, contents, hit.ref)
         # Scratch and contexts are nothing to wait for: one is empty, the other was read to make the keys.
         known |= {vertex.digest: scratch() for vertex in todo.run if isinstance(vertex.op, Scratch)}
         given = self.contexts
@@ -95,6 +107,7 @@ class Solver:
                     mounted=mounted.get(vertex.digest, {}), directories=self._directories(vertex),
                 )
             )  # fmt: skip
+            await self._keep_all(vertex, selections, mounted, contents, outcome.ref)
             if vertex.inputs:
                 await self._remember(keys[vertex.digest], outcome.ref, vertex)
             return outcome
@@ -142,6 +155,7 @@ class Solver:
                     ContextScanned(
                         name=context.op.name if isinstance(context.op, ContextSource) else context.name,
                         listing=str(listing),
+                        step=str(vertex.digest),
                         files=selection.files,
                         bytes=selection.bytes,
                     ),
@@ -216,6 +230,40 @@ class Solver:
             return Miss("never-built")
         ref = Remote(found[0].id, tuple(_with(layer, providers) for layer in found[0].layers))
         return Hit(ref, found[1]) if self.materializer.obtainable(ref) else Miss("bytes-lost")
+
+    async def _keep_all(
+        self,
+        vertex: Vertex,
+        selections: Mapping[Digest, Selection],
+        mounted: Mapping[Digest, Mapping[int, Selection]],
+        contents: Contents,
+        ref: Remote,
+    ) -> None:
+        """Say where the files that a step took from contexts stay; durable before its result can be a cache hit."""
+        for number, listing in contents.get(vertex.digest, {}).items():
+            if self.cache.keeps(listing):
+                continue
+            if number is None and isinstance(vertex.op, Copy):
+                await self._keep(vertex, vertex.op, selections[vertex.digest], self._directory(vertex), listing, ref)
+            elif number is not None:
+                directory = self._directories(vertex)[number]
+                await self._keep(vertex, None, mounted[vertex.digest][number], directory, listing, ref)
+
+    async def _keep(
+        self, vertex: Vertex, op: Copy | None, selection: Selection, directory: str, listing: Digest, ref: Remote
+    ) -> None:
+        from engine.ops.keep import pack_lost
+
+        layer = ref.layers[-1].name if op is not None and ref.layers else ""
+        before = self.cache.packs()
+        try:
+            packs = await in_thread(lambda: pack_lost(op, selection, Path(directory), self.blobs, before))
+        except OSError as error:
+            raise DiskError.of(error, "keeping the context") from error
+        await self.facts.record(
+            ContextKept(ref=ref.id, listing=str(listing), layer=layer, packs=tuple(map(str, packs))),
+            vertex=vertex.digest,
+        )
 
     async def _remember(self, key: CacheKey, ref: Remote, vertex: Vertex) -> None:
         components = await asyncio.to_thread(self.blobs.put, canonical_json(key.to_json()))

@@ -83,6 +83,16 @@ def test_check_reads_dockerignore(builder: Builder) -> None:
     assert "CopyIgnoredFile" in done.out
 
 
+def test_check_reads_the_dockerignore_of_its_dockerfile_first(builder: Builder) -> None:
+    builder.write({
+        ".dockerignore": "b.log\n", "sub/My.Dockerfile.dockerignore": "\ufeff# own\n/a.log/\n",
+        "sub/My.Dockerfile": "# check=experimental=all\nFROM scratch\nCOPY a.log b.log /x/\n",
+    })  # fmt: skip
+    done = builder.run("build", str(builder.context), "-f", str(builder.context / "sub/My.Dockerfile"), "--check")
+    assert 'Attempting to COPY file "a.log" that is excluded by .dockerignore' in done.out
+    assert '"b.log"' not in done.out
+
+
 def test_check_asks_an_image_for_its_variables_only(
     builder: Builder, registry: RegistryProcess, repository: str
 ) -> None:

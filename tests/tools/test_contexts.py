@@ -150,7 +150,7 @@ def test_a_dockerfile_of_the_web(builder: Builder, web: WebServer) -> None:
 def test_a_git_repository_is_the_context(builder: Builder, tmp_path: Path) -> None:
     repository = Repository(tmp_path / "git/app.git")
     repository.commit({"Dockerfile": "FROM scratch\nCOPY . /\n", "a": "A", "sub/Dockerfile": "FROM scratch\nCOPY b /\n",
-                       "sub/b": "B"})  # fmt: skip
+                       "sub/b": "B", "Bad": "FROM scratch\nCOPY a /a\nCOPY sub /a\n"})  # fmt: skip
     with git_daemon(tmp_path / "git") as base:
         whole, files = build(builder, f"{base}/app.git")
         assert whole.code == 0, whole.err
@@ -161,15 +161,17 @@ def test_a_git_repository_is_the_context(builder: Builder, tmp_path: Path) -> No
         assert (other.code, '"/b": not found' in other.err) == (2, True)
         _, files = build(builder, f"{base}/app.git", "--build-arg", "BUILDKIT_CONTEXT_KEEP_GIT_DIR=1")
         assert ".git/config" in files
+        bad, _ = build(builder, f"{base}/app.git", "-f", "Bad")
+        assert bad.code == 2, bad.err
+        assert ">>> COPY sub /a" in bad.err
         repository.commit({"unused": "x"})
         build(builder, f"{base}/app.git#main:sub")
     newest = builder.builds()[0]
     assert newest["name"] == "app"
     outcomes = [event["data"]["outcome"] for event in builder.events("CacheQueried", build=newest["id"])]
     assert outcomes == ["hit"]
-    shown = builder.run("show", builder.builds()[2]["id"])
-    assert '"/b": not found' in shown.out
-    assert "COPY b /" in shown.out
+    shown = builder.run("show", builder.builds()[1]["id"])
+    assert ">>> COPY sub /a" in shown.out
 
 
 def test_a_dockerfile_that_links_out_of_its_repository_is_not_read(builder: Builder, tmp_path: Path) -> None:

@@ -330,6 +330,14 @@ def test_a_cache_begins_with_what_from_names(builder: Builder, base: str) -> Non
     assert output(builder) == "711\nseed\nd\n711\nseed\nadded\nd\n"
 
 
+def test_a_cache_that_is_read_only_cannot_be_written(builder: Builder, base: str) -> None:
+    step = "RUN --mount=type=cache,target=/c"
+    builder.must_build(
+        f"FROM {base}\n{step} echo kept > /c/f\n{step},ro cat /c/f && if touch /c/g; then exit 1; fi\n"
+    )
+    assert "kept\n" in output(builder)
+
+
 class Pair:
     """Two builds at once, a before b, whose steps write to one cache. A cache that both share always, `turn`, holds
     what they wait for."""

@@ -128,9 +128,11 @@ def _failure(log: EventLog, record: BuildRecord, view: ProgressView) -> list[str
         return said
     lines = last_output(view, failed.vertex)
     if len(failed.lines) == 2 and failed.lines[0]:
-        started = next(log.read(after=record.first_seq - 1, until=record.first_seq))
+        known = frozenset({"BuildStarted", "DefinitionRead"})  # the latter when it lay in a context to be fetched
+        told = log.read(after=record.first_seq - 1, until=record.last_seq, types=known)
+        definition = [event.data.get("definition") for event in told if event.build == record.id][-1]
         try:
-            text = bootstrap.stored_text(bootstrap.root_directory(), str(started.data.get("definition")))
+            text = bootstrap.stored_text(bootstrap.root_directory(), str(definition))
         except (OSError, VerificationError, InputError):
             return lines + said  # an old definition may be gone; the story is told without it
         lines += excerpt(text, record.filename, (failed.lines[0], failed.lines[1]))

@@ -54,6 +54,32 @@ def test_hides_what_the_reference_says(patterns: str, hidden: list[str], visible
     assert [path for path in hidden + visible if matcher.excluded(path)] == hidden
 
 
+@pytest.mark.parametrize(
+    ("patterns", "path", "hidden"),
+    [
+        ("**", "file", True), ("**/", "file", True), ("**", "dir/file", True), ("**/", "dir/file", True),
+        ("**/**", "dir/file", True), ("dir/**", "dir/file", True), ("dir/**", "dir/dir2/file", True),
+        ("**/dir", "dir", True), ("**/dir", "dir/file", True), ("**/dir2/*", "dir/dir2/file", True),
+        ("**/dir2/**", "dir/dir2/dir2/file", True), ("**file", "file", True), ("**file", "dir/file", True),
+        ("**/file", "dir/file", True), ("**file*", "dir/file.txt", True), ("**/file*txt", "dir/file.txt", True),
+        ("**/file*.txt*", "dir/file.txt", True), ("**/**/*.txt", "dir/file.txt", True),
+        ("**/*.txt2", "dir/file.txt", False), ("*.txt", "file.txt", True), ("**/*.txt", "file.txt", True),
+        ("a**", "a", True), ("a**/b", "a/b", True), ("a**/b", "a", False), ("a*/b", "a/b", True),
+        ("a[a-d]e", "ae", False), ("a[^a-d]e", "aze", True), ("a[\\^a-d]e", "abe", True),
+        ("a[\\^a-d]e", "aze", False), (".*", ".foo", True), (".*", "foo", False), ("abc.def", "abcdef", False),
+        ("abc.def", "abcZdef", False), ("abc?def", "abcZdef", True), ("a\\*b", "a*b", True), ("a\\b", "ab", True),
+        ("a**/b", "a/x/b", True), ("/foo", "foo", True), ("foo/", "foo", True), ("foo/", "foo/x", True),
+        ("./foo", "foo", True), ("../foo", "foo", False), ("foo/../bar", "bar", True), ("#x\nfoo", "foo", True),
+        ("\ufefffoo", "foo", True), (" foo ", "foo", True), ("*\n!a", "a", False), ("*\n!a/b", "a/b", False),
+        ("*\n!a/b", "a/c", True), ("*\n! a", "a", False), ("a\r\n", "a", True), (" #x", "#x", True),
+        ("dir1\n!dir1/x\ndir1/x", "dir1/x", True), ("/", "a", False), (".", "a", False), ("", "a", False),
+        ("!a\na", "a", True), ("a**/b", "ab", True),
+    ],
+)  # fmt: skip
+def test_decides_as_moby_does(patterns: str, path: str, hidden: bool) -> None:
+    assert IgnoreMatcher(parse_dockerignore(patterns)).excluded(path) is hidden
+
+
 @pytest.mark.parametrize("pattern", ["!", "a[", "x\\", "[]"])
 def test_malformed_patterns_are_input_errors(pattern: str) -> None:
     with pytest.raises(InputError):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from engine.errors import InputError
 from engine.graph import Copy, Mount
-from engine.ops.rules import source_of
+from engine.ops.rules import asked_of, source_of
 from engine.ops.select import Selection, printable, select
 from storage.digest import Digest, sha256
 
@@ -337,3 +337,16 @@ def test_a_mounted_path_is_no_pattern(tree: Path) -> None:
     assert [entry.path for entry in selection.entries] == ["a[1]*"]
     with pytest.raises(InputError, match="not found"):
         select(Copy(("a*",), "/"), tree, hash_files=True, literal=True)
+
+
+@pytest.mark.parametrize(
+    ("op", "asked"),
+    [
+        (Copy(("a/b*", "c"), "/"), ("a/b*", "c")),
+        (Copy(("a/./b/*.txt", "c"), "/", parents=True), ("a/b/*.txt", "c")),
+        (Copy(("a/**/x", "**/y", "./b/c**"), "/", parents=True), (".", ".", ".")),
+        (Copy((".",), "/", parents=True), (".",)),
+    ],
+)
+def test_what_is_asked_for_holds_all_that_is_taken(op: Copy, asked: tuple[str, ...]) -> None:
+    assert tuple(source.strip("/") or "." for source in asked_of(op)) == asked

@@ -221,6 +221,11 @@ def test_a_hard_link_to_itself_keeps_the_file(root: Path) -> None:
     assert (root / "file").read_text() == "x"
 
 
+def test_a_directory_that_is_linked_to_itself_stays(root: Path) -> None:
+    _unpack(_tar(("d/file", FILE, b"x"), ("d", HARD, "d")), root)
+    assert (root / "d/file").read_text() == "x"
+
+
 def test_devices_and_fifos_are_made(root: Path) -> None:
     _unpack(_tar(("null", tarfile.CHRTYPE, ""), devmajor=1, devminor=3), root)
     _unpack(_tar(("fifo", tarfile.FIFOTYPE, ""), mode=0o622), root)

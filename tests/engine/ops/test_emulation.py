@@ -1,0 +1,78 @@
+"""Which platforms' programs run here, and what is said when they do not."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from engine.errors import HostError
+from engine.ops.emulation import Emulation, probe_program, run_in_empty_root
+from storage.platform import host_platform
+
+HOST = host_platform()
+OTHER = "s390x" if HOST.architecture != "s390x" else "amd64"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a root of its own needs root")
+def test_a_program_of_this_machine_runs_in_an_empty_root() -> None:
+    program = probe_program(HOST.architecture)
+    assert program is not None
+    assert run_in_empty_root(program)
+    assert not run_in_empty_root(b"not a program")
+
+
+@pytest.mark.parametrize("architecture", ["amd64", "386", "arm64", "arm", "riscv64", "ppc64le", "s390x", "loong64"])
+def test_probe_programs_are_elf_for_their_machine(architecture: str, tmp_path: Path) -> None:
+    program = probe_program(architecture)
+    assert program is not None
+    assert program[:4] == b"\x7fELF"
+    assert len(program) < 200
+
+
+def test_this_machines_own_platform_needs_no_try() -> None:
+    def never(_: bytes) -> bool:
+        raise AssertionError("nothing to try")
+
+    Emulation(runs=never).require(str(HOST))
+
+
+def test_each_architecture_is_tried_once() -> None:
+    tried: list[bytes] = []
+
+    def runs(program: bytes) -> bool:
+        tried.append(program)
+        return True
+
+    emulation = Emulation(runs=runs)
+    emulation.require(f"linux/{OTHER}")
+    emulation.require(f"linux/{OTHER}")
+    assert len(tried) == 1
+
+
+def refusal(registered: Path, platform: str) -> str:
+    with pytest.raises(HostError) as raised:
+        Emulation(runs=lambda _: False, registered=registered).require(platform)
+    assert raised.value.exit_code == 3
+    return str(raised.value)
+
+
+def test_what_is_missing_is_said(tmp_path: Path) -> None:
+    assert "no emulator for it is registered" in refusal(tmp_path / "nothing", f"linux/{OTHER}")
+    assert "is not known here" in refusal(tmp_path, "linux/sparc64")
+    assert "on such a machine" in refusal(tmp_path, "windows/amd64")
+
+
+def test_an_emulator_without_flag_F_is_said_to_be_the_reason(tmp_path: Path) -> None:
+    program = probe_program(OTHER)
+    assert program is not None
+    (tmp_path / "status").write_text("enabled\n")
+    entry = tmp_path / "any-name"
+    magic = program[:20].hex()
+    for flags, said in (("OC", "without flag F"), ("OCF", "does not work")):
+        mask = "ff" * 20
+        entry.write_text(f"enabled\ninterpreter /qemu\nflags: {flags}\noffset 0\nmagic {magic}\nmask {mask}\n")
+        assert said in refusal(tmp_path, f"linux/{OTHER}")
+    entry.write_text(f"disabled\ninterpreter /usr/bin/qemu\nflags: OCF\noffset 0\nmagic {magic}\n")
+    assert "no emulator" in refusal(tmp_path, f"linux/{OTHER}")

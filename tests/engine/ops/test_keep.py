@@ -1,0 +1,151 @@
+"""A local context that a build used can be had again from the root alone, and costs nothing twice."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.errors import VerificationError
+from engine.graph import Graph, op_from_json, op_to_json
+from engine.ops.keep import restore
+from engine.ops.select import select
+from storage.blobs import DirectoryBlobs
+from storage.digest import Digest, parse_json
+from storage.erofs.mount import ErofsMounts
+from storage.snapshots import OverlaySnapshots
+from tests.builder import Builder, base_image
+from tests.registry_fixture import RegistryProcess
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="builds need root")
+
+
+@pytest.fixture
+def builder(tmp_path: Path) -> Builder:
+    return Builder(tmp_path)
+
+
+def archive() -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        info = tarfile.TarInfo("inside")
+        info.size = 3
+        tar.addfile(info, io.BytesIO(b"abc"))
+    return out.getvalue()
+
+
+def scans(builder: Builder) -> dict[str, dict[str, Any]]:
+    """What the last build selected: listing → its ContextScanned."""
+    newest = builder.builds()[0]["id"]
+    return {event["data"]["listing"]: event["data"] for event in builder.events("ContextScanned", build=newest)}
+
+
+def restored(builder: Builder, dest: Path) -> None:
+    """Put all that the last build took from its context into `dest`, with nothing but the root."""
+    blobs = DirectoryBlobs(builder.root, owner="test")
+    mounts = ErofsMounts(builder.root / "tmp", "test")
+    snapshots = OverlaySnapshots(builder.root / "snapshots", builder.root / "tmp", "test", mounts=mounts)
+    kept = {event["data"]["listing"]: event["data"] for event in builder.events("ContextKept")}
+    try:
+        for listing in scans(builder):
+            packs = [blobs.open(Digest(pack)) for pack in kept[listing]["packs"]]
+            layer = kept[listing]["layer"]
+            with snapshots.view([snapshots.lower(layer)] if layer else []) as tree:
+                restore(blobs.get(Digest(listing)), [tree], packs, dest)
+    finally:
+        mounts.close()
+
+
+def graph(builder: Builder) -> Graph:
+    (defined,) = builder.events("GraphDefined", build=builder.builds()[0]["id"])
+    return Graph.from_json(parse_json(DirectoryBlobs(builder.root, owner="test").get(Digest(defined["data"]["graph"]))))
+
+
+def test_a_context_is_had_again_from_the_root(builder: Builder, tmp_path: Path) -> None:
+    builder.write(
+        {"a/one": "1", "a/same": "first", "b/same": "second", "tool": "#!", "odd \\ nämé\n": "odd", "x.tar": archive(),
+         "empty": "", "hidden": "h", ".dockerignore": "hidden\n"}
+    )  # fmt: skip
+    (builder.context / "tool").chmod(0o751)
+    (builder.context / "a/link").symlink_to("one")
+    (builder.context / "a/deep/er").mkdir(parents=True)
+    os.mkfifo(builder.context / "a/fifo")
+    os.utime(builder.context / "a/one", (1_600_000_000, 1_600_000_000))
+    builder.must_build(
+        "FROM scratch\nCOPY --chmod=600 --chown=5:6 a b/ /all/\nCOPY a/same b/same /two/\nADD x.tar empty /t/\n"
+        "COPY tool odd* /d/\n"
+    )
+    listings = scans(builder)
+    assert len(listings) == 4
+    shutil.rmtree(builder.context)
+    again = tmp_path / "again"
+    restored(builder, again)
+    for vertex in graph(builder).vertices:
+        (found,) = [s for s in listings.values() if s["step"] == str(vertex.digest)] or [None]
+        if found is not None:
+            op: Any = op_from_json(op_to_json(vertex.op))
+            assert str(select(op, again, (), hash_files=True).digest) == found["listing"]
+    assert (again / "a/one").stat().st_mtime == 1_600_000_000
+    assert (again / "tool").stat().st_mode & 0o7777 == 0o751
+    assert not (again / "hidden").exists()
+
+
+def test_a_rebuild_from_the_restored_context_is_all_cached(builder: Builder, tmp_path: Path) -> None:
+    builder.write({"file": "content", "dir/x": "x"})
+    dockerfile = "FROM scratch\nCOPY . /\n"
+    builder.must_build(dockerfile)
+    restored(builder, tmp_path / "again")
+    done = builder.run("build", str(tmp_path / "again"), "-f", str(builder.context / "Dockerfile"))
+    assert done.code == 0, done.err
+    newest = builder.builds()[0]["id"]
+    assert [event["data"]["outcome"] for event in builder.events("CacheQueried", build=newest)] == ["hit"]
+
+
+def test_what_a_copy_keeps_anyway_is_not_stored_again(builder: Builder) -> None:
+    builder.write({"big": os.urandom(1_000_000), "x.tar": archive()})
+    builder.must_build("FROM scratch\nCOPY big /\n")
+    (kept,) = builder.events("ContextKept")
+    assert kept["data"]["packs"] == []
+    stored = sum(path.stat().st_size for path in (builder.root / "blobs/sha256").iterdir())
+    assert stored < 20_000
+    builder.must_build("FROM scratch\nADD x.tar /\n")
+    assert len(builder.events("ContextKept")[1]["data"]["packs"]) == 1
+
+
+def test_what_a_run_only_mounted_is_kept_too_and_once(
+    builder: Builder, registry: RegistryProcess, repository: str, tmp_path: Path
+) -> None:
+    image = base_image(registry, f"{repository}/base", layers=1)
+    builder.write({"big": os.urandom(1_000_000), "small": "1"})
+    (builder.context / ".dockerignore").write_text("Dockerfile\n.dockerignore\n")
+    dockerfile = f"FROM {image['reference']}\nRUN --mount=type=bind,target=/src cat /src/small > /out\n"
+    builder.must_build(dockerfile)
+    builder.write({"small": "2"})
+    builder.must_build(dockerfile)
+    first, second = (event["data"]["packs"] for event in builder.events("ContextKept"))
+    assert second[0] == first[0]
+    assert len(second) == 2
+    blobs = DirectoryBlobs(builder.root, owner="test")
+    assert (blobs.size(Digest(second[1])) or 0) < 20_000
+    big = (builder.context / "big").read_bytes()
+    shutil.rmtree(builder.context)
+    restored(builder, tmp_path / "again")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()} == {"big": big, "small": b"2"}
+
+
+def test_I6_kept_comes_before_the_cache_record(builder: Builder) -> None:
+    builder.write({"file": "content"})
+    builder.must_build("FROM scratch\nCOPY file /\n")
+    types = [event["type"] for event in builder.events("LocalCreated", "ContextKept", "CacheRecorded")]
+    assert types == ["LocalCreated", "ContextKept", "CacheRecorded"]
+
+
+def test_a_content_that_is_gone_is_said(builder: Builder, tmp_path: Path) -> None:
+    listing = f"file\tfile\t0644\tsha256:{'0' * 64}\n".encode()
+    with pytest.raises(VerificationError, match="not kept any more"):
+        restore(listing, [tmp_path], [], tmp_path / "out")

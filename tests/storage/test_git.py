@@ -1,0 +1,120 @@
+"""git's own command line, held so that it trusts nothing but what it is told here."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from storage.errors import HostError, InputError
+from storage.git import GitClient
+from tests.web_fixture import Repository, git_daemon, git_over_http
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    base = tmp_path_factory.mktemp("served")
+    with git_daemon(base) as url:
+        yield url, base
+
+
+def client(tmp_path: Path, **environment: str) -> GitClient:
+    return GitClient(tmp_path / "tmp", "test", {"PATH": os.environ["PATH"], **environment})
+
+
+def test_a_branch_goes_before_a_tag_of_its_name(served: tuple[str, Path], tmp_path: Path) -> None:
+    repository = Repository(served[1] / "both.git")
+    tagged = repository.commit({"x": "1"})
+    repository.git("tag", "same")
+    repository.git("checkout", "--quiet", "-b", "same")
+    branch = repository.commit({"x": "2"})
+    git = client(tmp_path)
+    url = f"{served[0]}/both.git"
+    assert asyncio.run(git.resolve(url, "same")).id == branch
+    assert asyncio.run(git.resolve(url, "refs/tags/same")).id == tagged
+    assert asyncio.run(git.resolve(url, "tags/same")).id == tagged
+
+
+@pytest.mark.parametrize(
+    ("remote", "ref"),
+    [("--upload-pack=touch /tmp/x", ""), ("ext::sh -c id", ""), ("git://h/x", "--exec=id"), ("git://h/x", "a b")],
+)
+def test_what_looks_like_an_option_is_no_repository(tmp_path: Path, remote: str, ref: str) -> None:
+    with pytest.raises(InputError):
+        asyncio.run(client(tmp_path).resolve(remote, ref))
+
+
+def test_files_of_this_machine_are_no_repositories(tmp_path: Path) -> None:
+    repository = Repository(tmp_path / "local.git")
+    repository.commit({"x": "1"})
+    for remote in (str(repository.directory), f"file://{repository.directory}"):
+        with pytest.raises(HostError, match="not allowed"):
+            asyncio.run(client(tmp_path).resolve(remote, ""))
+
+
+def test_the_users_settings_and_credential_helpers_do_not_count(tmp_path: Path) -> None:
+    Repository(tmp_path / "git/x.git").commit({"x": "1"})
+    home = tmp_path / "home"
+    home.mkdir()
+    marker = tmp_path / "helper-ran"
+    (home / ".gitconfig").write_text(f"[credential]\n\thelper = !touch {marker}\n")
+    with git_over_http(tmp_path / "git", ("user", "secret")) as (url, seen):
+        with pytest.raises(HostError) as raised:
+            asyncio.run(client(tmp_path, HOME=str(home)).resolve(f"{url}/x.git", ""))
+        assert "login" in str(raised.value)
+        assert set(seen()) == {""}
+    assert not marker.exists()
+
+
+def test_I9_an_error_does_not_tell_the_login(tmp_path: Path) -> None:
+    Repository(tmp_path / "git/x.git").commit({"x": "1"})
+    with git_over_http(tmp_path / "git", ("user", "right")) as (url, _), pytest.raises(HostError) as raised:
+        asyncio.run(client(tmp_path).resolve(f"{url}/x.git", "", login=("user", "hunter22")))
+    assert "hunter22" not in str(raised.value)
+
+
+def test_a_cancelled_checkout_leaves_no_process_and_no_file(tmp_path: Path) -> None:
+    """The far end accepts and never answers."""
+    commit = os.urandom(20).hex()
+
+    def processes() -> str:
+        return subprocess.run(["ps", "axww"], capture_output=True, text=True, check=True).stdout
+
+    async def main() -> None:
+        asked = asyncio.Event()
+
+        async def stall(*_: object) -> None:
+            asked.set()
+            await asyncio.sleep(60)
+
+        server = await asyncio.start_server(stall, "127.0.0.1", 0)
+        tree = tmp_path / "tree"
+        tree.mkdir()
+        remote = f"git://127.0.0.1:{server.sockets[0].getsockname()[1]}/x"
+        task = asyncio.ensure_future(client(tmp_path).checkout(remote, commit, tree))
+        await asyncio.wait_for(asked.wait(), 30)
+        assert commit in processes()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        server.close()
+        assert commit not in processes()
+
+    asyncio.run(main())
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_a_server_that_stalls_is_not_waited_for_for_ever(tmp_path: Path) -> None:
+    async def main() -> None:
+        server = await asyncio.start_server(lambda *_: asyncio.sleep(60), "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        git = GitClient(tmp_path / "tmp", "test", {"PATH": os.environ["PATH"]}, patience=0.3)
+        with pytest.raises(HostError, match="took longer"):
+            await git.resolve(f"git://127.0.0.1:{port}/x", "")
+        server.close()
+
+    asyncio.run(main())

@@ -1,0 +1,51 @@
+"""The documentation's tables name tests that are there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from engine.frontend.checks import RULES
+from engine.frontend.instructions import FLAGS, NAMES
+
+TESTS = Path(__file__).resolve().parent
+PAGE = (TESTS.parent / "docs/dockerfile.md").read_text()
+_NAMED = re.compile(r"`([\w/]+\.py)::(\w+)`")
+ROWS = [
+    [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+    for line in PAGE.splitlines()
+    if line.startswith("|") and not set(line) <= set("|-")
+]
+NAMED = sorted({(file, name) for row in ROWS for file, name in _NAMED.findall(row[-1])})
+
+
+def test_every_row_names_a_test() -> None:
+    heads = [row for row in ROWS if row[-1] == "test"]
+    assert len(heads) >= 6
+    assert [row for row in ROWS if row not in heads and not _NAMED.fullmatch(row[-1])] == []
+    assert [row for row in ROWS if not row[0]] == []
+
+
+@pytest.mark.parametrize(("file", "name"), NAMED)
+def test_the_test_is_there(file: str, name: str) -> None:
+    assert re.search(rf"^def {name}\(", (TESTS / file).read_text(), re.MULTILINE), f"{file} has no {name}"
+
+
+def test_every_instruction_flag_and_rule_is_in_the_page() -> None:
+    words = set(re.findall(r"[\w-]+", PAGE))
+    assert set(NAMES) <= words
+    assert {f"--{flag}" for flags in FLAGS.values() for flag in flags} <= words
+    assert set(RULES) <= words
+
+
+def test_every_option_of_a_mount_is_in_the_page() -> None:
+    rows = [row[0] for row in ROWS if len(row) == 3 and row[1].startswith("RUN --mount")]
+    text = " ".join(rows)
+    for option in (
+        "type=bind", "type=cache", "type=tmpfs", "type=secret", "type=ssh", "`target`", "`dst`", "`destination`",
+        "`source`", "`src`", "`from`", "`rw`", "`readwrite`", "`ro`", "`readonly`", "`id`", "sharing=shared",
+        "sharing=private", "sharing=locked", "`required`", "`mode`", "`uid`", "`gid`", "`size`", "`env`",
+    ):  # fmt: skip
+        assert option in text, option
