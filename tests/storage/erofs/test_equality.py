@@ -266,7 +266,7 @@ def test_older_sparse_files_too(memory: Path, kind: str, version: Sparse) -> Non
 
 def test_a_directory_of_a_hundred_thousand(memory: Path, kind: str) -> None:
     names = [b"d/%x%s" % (number, b"-" * (number % 40)) for number in range(100_000)]
-    tar = write([Member(b"d/", DIR), *(Member(name, data=name) for name in names)])
+    tar = write([Member(b"d/", DIR), *(Member(name, data=name if name[-1:] == b"7" else b"") for name in names)])
     with scratch(memory) as place, opened(kind, place) as store:
         wanted = check(store, tar, place, {b"/"})
         assert len(wanted) == 100_002
@@ -440,7 +440,9 @@ def layers(draw: st.DrawFn) -> list[Member]:
             made.append(Member(path[: len(path) - len(name)] + b".wh..wh..opq"))
             continue
         made.append(draw(dressed(member)))
-        linkable.append(path)
+        linkable = [name for name in linkable if name != path]
+        if not member.link.startswith((b"/", b"..")):  # GNU tar has a file in such a link's place until the end
+            linkable.append(path)
     for directory in directories:
         for _ in range(draw(st.sampled_from([0, 1, 1, 1, 2]))):
             member = draw(dressed(Member(directory or b"./", DIR)))
@@ -482,3 +484,11 @@ def as_fsck_has_it(found: Facts) -> Facts:
         for path, said in found.items()
         for xattrs in [said[6]] if isinstance(xattrs, dict)
     }  # fmt: skip
+
+
+def test_fsck_finds_no_error_in_debian_layers(tmp_path: Path) -> None:
+    for number, (digest, media_type) in enumerate(debian_layers()):
+        diff_id = plain(digest, media_type, tmp_path / str(number))
+        with opened("erofs", tmp_path) as store, (tmp_path / str(number)).open("rb") as tar:
+            store.unpack(diff_id, TAR, tar)
+            fsck(tmp_path / "layers" / f"{diff_id.hex}.erofs")

@@ -10,7 +10,7 @@ from storage.erofs.tree import Budget, LayerTree
 from storage.errors import VerificationError
 from storage.tar import HARD_LINK, REGULAR, SYMLINK, Entry
 
-LIMIT = 20_000_000
+LIMIT = 5_000_000
 
 
 def entry(name: str, kind: bytes = REGULAR, link: bytes = b"", xattrs: dict[bytes, bytes] | None = None) -> Entry:
