@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from storage.errors import VerificationError
 from storage.pack import encode
 from storage.tar import CHARACTER, DIRECTORY, FIFO, HARD_LINK, REGULAR, SYMLINK, Entry, TarReader
-from tests.storage.tars import header, pax_record
+from tests.storage import tars
 from tests.storage.trees import file, gnu_tar, gnu_untar, info, make_tar, names
 
 LONG = "d" * 90 + "/" + "e" * 120 + "/" + "f" * 200
@@ -116,8 +116,8 @@ def test_the_words_of_sparse_files_in_a_name_or_a_value_make_none() -> None:
 
 @pytest.mark.parametrize("kind", [b"x", b"g"])
 def test_I3_many_extended_headers_of_one_member_count_together(kind: bytes) -> None:
-    records = b"".join(pax_record(b"key%04d" % number, b"v" * 200) for number in range(1000))
-    pax = header(b"x", kind, len(records)) + records + bytes(-len(records) % 512)
+    records = b"".join(tars.pax_record(b"key%04d" % number, b"v" * 200) for number in range(1000))
+    pax = tars.header(b"x", kind, len(records)) + records + bytes(-len(records) % 512)
     assert [entry.name for entry, _ in read(pax * 4 + make_tar(file("f")))] == [b"f"]
     if kind == b"x":
         assert len(read((pax * 4 + make_tar(file("f"))[:512]) * 3)) == 3  # each member has its own
