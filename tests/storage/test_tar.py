@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from storage.errors import VerificationError
 from storage.pack import encode
 from storage.tar import CHARACTER, DIRECTORY, FIFO, HARD_LINK, REGULAR, SYMLINK, Entry, TarReader
+from tests.storage import tars
 from tests.storage.trees import file, gnu_tar, gnu_untar, info, make_tar, names
 
 LONG = "d" * 90 + "/" + "e" * 120 + "/" + "f" * 200
@@ -105,6 +106,23 @@ def test_global_headers_hold_until_a_local_one_says_otherwise() -> None:
         tar.addfile(info("a", tarfile.REGTYPE, pax_headers={"uid": "3"}))
         tar.addfile(info("b", tarfile.REGTYPE))
     assert [entry.uid for entry, _ in read(out.getvalue())] == [3, 77]
+
+
+def test_the_words_of_sparse_files_in_a_name_or_a_value_make_none() -> None:
+    name = "GNU.sparse.major=1 " + "x" * 100
+    tar = make_tar(file(name, b"data", pax_headers={"SCHILY.xattr.user.note": "GNU.sparse.map=0,0"}))
+    assert [(entry.name, entry.segments, data) for entry, data in read(tar)] == [(name.encode(), None, b"data")]
+
+
+@pytest.mark.parametrize("kind", [b"x", b"g"])
+def test_I3_many_extended_headers_of_one_member_count_together(kind: bytes) -> None:
+    records = b"".join(tars.pax_record(b"key%04d" % number, b"v" * 200) for number in range(1000))
+    pax = tars.header(b"x", kind, len(records)) + records + bytes(-len(records) % 512)
+    assert [entry.name for entry, _ in read(pax * 4 + make_tar(file("f")))] == [b"f"]
+    if kind == b"x":
+        assert len(read((pax * 4 + make_tar(file("f"))[:512]) * 3)) == 3  # each member has its own
+    with pytest.raises(VerificationError, match="an extended header of"):
+        read(pax * 6 + make_tar(file("f")))
 
 
 def test_attributes_are_bytes() -> None:
