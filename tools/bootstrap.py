@@ -410,7 +410,7 @@ def _executor(
     from storage.compose import TreeWriter
 
     async def make_sandbox() -> tuple[Sandbox, RuntimeChosen]:
-        choice = await choose_runtime(runtime, root.run)
+        choice = await choose_runtime(runtime, root.run, build)
         chosen = RuntimeChosen(runtime=choice.runtime, version=choice.version, rejected=dict(choice.rejected))
         return OciSandbox(choice.runtime, root.run, build), chosen
 

@@ -20,12 +20,11 @@ from engine.errors import SandboxError
 CGROUP = "/refledger"
 BUNDLES = "bundles"
 STATE = "state"
-PROBE = "probe-"
-"""Prefix of the directories in which a runtime is tried out."""
+PROBE = "probe"
+"""Directories in which a runtime is tried out are called `probe-<owner>-<random>`."""
 
 _ID = re.compile(r"[a-z0-9]+\.[0-9a-f]+\.[0-9]+")
 _PATIENCE = 5.0  # seconds for killed processes to be gone; more means that the kernel is stuck in one
-_PROBE_AGE = 60.0  # seconds; a trial takes a tenth of one
 
 
 def children(pid: int) -> list[int]:
@@ -71,9 +70,10 @@ def sweep_containers(directory: Path, is_alive: Callable[[str], bool]) -> list[s
         remove_container(directory, name)
         shutil.rmtree(directory / BUNDLES / name, ignore_errors=True)
     for path in _entries(directory):
-        with suppress(FileNotFoundError):
-            if path.name.startswith(PROBE) and time.time() - path.stat().st_mtime > _PROBE_AGE:
-                shutil.rmtree(path, ignore_errors=True)
+        kind, _, owner = path.name.partition("-")
+        if kind == PROBE and not is_alive(owner.partition("-")[0]):
+            sweep_containers(path, lambda _: False)
+            shutil.rmtree(path, ignore_errors=True)
     return dead
 
 

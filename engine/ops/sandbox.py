@@ -49,9 +49,10 @@ class RuntimeChoice:
     rejected: dict[str, str]
 
 
-async def choose_runtime(wanted: str | None, directory: Path) -> RuntimeChoice:
+async def choose_runtime(wanted: str | None, directory: Path, owner: str = PROBE) -> RuntimeChoice:
     """The OCI runtime that runs a trivial container on this host: `wanted` (a name or path), or the first of crun and
-    runc. The answer is kept in `directory` until a runtime, the kernel or the boot changes.
+    runc. The answer is kept in `directory` until a runtime, the kernel or the boot changes. `owner`: whose death leaves
+    what is being tried out to `sweep_containers`.
 
     Raises SandboxError: there is none, with what each one said.
     """
@@ -63,7 +64,7 @@ async def choose_runtime(wanted: str | None, directory: Path) -> RuntimeChoice:
         return known
     rejected: dict[str, str] = {}
     for name, path in paths.items():
-        reason = await _try(path, directory) if path else "not installed"
+        reason = await _try(path, directory, owner) if path else "not installed"
         if path and reason is None:
             choice = RuntimeChoice(path, await asyncio.to_thread(_version, path), rejected)
             _remember(directory / _HINTS_FILE, key, choice)
@@ -75,10 +76,10 @@ async def choose_runtime(wanted: str | None, directory: Path) -> RuntimeChoice:
     raise SandboxError(f"no OCI runtime works here ({reasons})", hint=_HINT)
 
 
-async def _try(runtime: str, directory: Path) -> str | None:
+async def _try(runtime: str, directory: Path, owner: str) -> str | None:
     """Run a program that does nothing in an empty root; None when that works, else why it does not."""
     said: list[bytes] = []
-    place = _make_trial(directory)
+    place = _make_trial(directory, owner)
     try:
         process = Process(("/true",), (), "/", 0, 0, (), "host", place / "root")
         status = await OciSandbox(runtime, place, "probe").run(process, lambda _, data: said.append(data))
@@ -92,11 +93,11 @@ async def _try(runtime: str, directory: Path) -> str | None:
     return " ".join(line.strip() for line in lines if line.strip()) or f"exit code {status}"
 
 
-def _make_trial(directory: Path) -> Path:
+def _make_trial(directory: Path, owner: str) -> Path:
     """A new directory with a `root` in which /true is a program."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        place = Path(tempfile.mkdtemp(prefix=PROBE, dir=directory))
+        place = Path(tempfile.mkdtemp(prefix=f"{PROBE}-{owner}-", dir=directory))
         root = place / "root"
         root.mkdir()
         (root / "true").write_bytes(_program(host().machine))
