@@ -14,7 +14,7 @@ STAMP=$VENV/refledger-stamp
 # What the tests, the demo and the benches use besides Python, as command=package.
 TEST_PACKAGES=(
     docker-registry=docker-registry runc=runc skopeo=skopeo umoci=umoci buildah=buildah podman=podman
-    mmdebstrap=mmdebstrap tmux=tmux zstd=zstd htpasswd=apache2-utils setfattr=attr git=git
+    ssh-keygen=openssh-client mmdebstrap=mmdebstrap tmux=tmux zstd=zstd htpasswd=apache2-utils setfattr=attr git=git
     fsck.erofs=erofs-utils
 )
 
