@@ -47,8 +47,7 @@ class Tree(ABC):
         if above.kind != "directory":
             return Seen("missing", above.ends)
         own = self._own(path)
-        # the kernel's overlay merges the roots of its layers whatever marks they have
-        covers = own.kind not in {"directory", "missing"} or (own.opaque and path != b"")
+        covers = own.kind not in {"directory", "missing"} or own.opaque
         return Seen(own.kind, above.ends or covers, own.target, own.implied)
 
     @abstractmethod

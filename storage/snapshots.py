@@ -163,9 +163,14 @@ class OverlaySnapshots:
         return self.directory / (snapshot + SUFFIX)
 
     def _uncover(self, scratch: Path, lowers: Sequence[Path]) -> list[Path]:
-        """`lowers`, with one more on top where directories that they imply hide how those below look."""
+        """Those of `lowers` that are seen, with one more on top where directories that they imply hide how those below
+        look. The kernel merges the roots of layers whatever marks they have, so what lies below an opaque root
+        (image-spec layer.md, "Opaque Whiteout") is left out here."""
         from storage.implied import hidden_looks, make_directories
+        from storage.pack import is_opaque
 
+        top = next((at for at in reversed(range(len(lowers))) if is_opaque(os.fsencode(lowers[at]))), 0)
+        lowers = lowers[top:]
         implied = [self._implied(lower) for lower in lowers]
         looks = hidden_looks(lowers, implied) if any(implied) else {}
         if not looks:

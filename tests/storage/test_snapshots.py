@@ -358,3 +358,14 @@ def test_many_snapshots_commit_at_once(root: Root) -> None:
     assert [(root.snapshots.lower(f"s{n}") / "f").read_text() for n in range(12)] == [str(n) for n in range(12)]
     assert root.leftovers() == []
     assert root.snapshots.sync.flushes <= 13
+
+
+def test_an_opaque_root_hides_all_layers_below_it(root: Root) -> None:
+    layer = root.layer(make_tar(file(".wh..wh..opq"), file("new/only", b"n")))
+    over = root.layer(make_tar(file("over", b"o")))
+    assert names(root.base)
+    with root.snapshots.view([root.base, layer, over]) as view:
+        assert names(view) == ["new", "over"]
+    snapshot = root.snapshots.begin("s", [root.base, layer])
+    assert names(snapshot.root) == ["new"]
+    snapshot.discard()
