@@ -33,7 +33,7 @@ class Get:
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """Build once more with `options` and `--output type=local`; `look` says what it finds there."""
+    """Build once more with `options` and `--output type=local`; `look` says what it finds, `expected` is in that."""
 
     options: tuple[str, ...]
     look: Callable[[Path], str]
@@ -97,7 +97,8 @@ PROJECTS: tuple[Project, ...] = (
     Project(
         "c-scratch", "a C program: compiler in one stage, one static file in the other", {"BASE": "gcc"},
         Change("tally.c", '*SEPARATOR = " "', '*SEPARATOR = "  "'),
-        (), Command(("1",), "to be or not to be, to"), "3 to", "3  to",
+        ("COPY Makefile", "RUN make tally", "COPY --from=build"),
+        Command(("1",), "to be or not to be, to"), "3 to", "3  to",
     ),
     Project(
         "go-service", "Go: source only mounted, compiler's cache kept, shipped on scratch", {"BASE": "golang"},
@@ -115,8 +116,9 @@ PROJECTS: tuple[Project, ...] = (
         "deb-package", "a Debian package: debhelper, exported, and installed in an image",
         {"BUILDER": "debhelper", "BASE": "small"},
         Change("greet.c", "Good day, %s!", "Good day to you, %s!"),
-        (), Command(), "Good day, world!", "Good day to you, world!",
-        export=Export(("--target", "package"), _names, "greet_1.0_amd64.deb"),
+        ("COPY . .", "RUN dpkg-buildpackage", "COPY --from=build /packages", "RUN --mount=type=bind"),
+        Command(), "Good day, world!", "Good day to you, world!",
+        export=Export(("--target", "package"), _names, "greet_1.0_"),
     ),
     Project(
         "notebook", "a notebook with pandas and matplotlib, run from top to bottom", {"BASE": "venv"},
@@ -132,7 +134,7 @@ PROJECTS: tuple[Project, ...] = (
     Project(
         "signed-release", "a download with a token (--secret), signed by the user's key (--ssh)", {"BASE": "ssh"},
         Change("shop.sh", "$cents cents", "$cents ct"),
-        ("COPY shop.sh", "RUN --mount=type=secret", "RUN sha256sum", "RUN --mount=type=ssh", "COPY --from=release",
+        ("COPY shop.sh", "RUN sha256sum", "RUN --mount=type=ssh", "COPY --from=release",
          "WORKDIR /release"),
         Command(), "lamp: 1250 cents", "lamp: 1250 ct", needs=("token", "ssh"),
     ),
@@ -145,14 +147,15 @@ PROJECTS: tuple[Project, ...] = (
     Project(
         "go-cross", "Go for three platforms by BUILDPLATFORM and TARGETARCH", {"BASE": "golang"},
         Change("main.go", "made for", "built for"),
-        (), Command(), "made for linux/amd64", "built for linux/amd64", options=_PLATFORMS,
-        export=Export(
-            _PLATFORMS, _machines, "linux_amd64: amd64, linux_arm64: arm64, linux_arm_v7: arm"
-        ),
+        ("COPY go.mod", *3 * ("RUN --mount=type=cache", "COPY --link")),
+        Command(), "made for linux/", "built for linux/",
+        options=_PLATFORMS,
+        export=Export(_PLATFORMS, _machines, "linux_amd64: amd64, linux_arm64: arm64, linux_arm_v7: arm"),
     ),
     Project(
         "toolbox", "heredocs, a named context, --link, --parents, --exclude, health check", {"BASE": "busybox"},
         Change("settings/greeting.conf", "Hello", "Welcome"),
-        (), Command(("greet", "reader")), "Hello, reader.", "Welcome, reader.", contexts={"settings": "settings"},
+        ("COPY --from=settings", "COPY --chmod=755 <<EOF", "COPY <<EOF", "RUN test", "WORKDIR /data"),
+        Command(("greet", "reader")), "Hello, reader.", "Welcome, reader.", contexts={"settings": "settings"},
     ),
 )  # fmt: skip

@@ -3,10 +3,10 @@
     tools/projects [NAME...] [--output docs/projects.md]
 
 Each project starts with an empty root. Cold: everything runs. Warm: everything is cached, nothing is pulled. Then one
-line of its source changes, and exactly the steps run again that tools/project_list.py names. Both images are run by runc
-(skopeo fetches, umoci unpacks) and must answer as expected. The base images are Debian, from tools/seed.py; where pip and npm fetch
-from is asked of this host and lent as secrets. Exit code 0 when all was as expected, 1 when not, 3 when the host
-refuses, 130 when interrupted.
+line of its source changes, and exactly the steps run again that tools/project_list.py names. Both images are
+run by runc and must answer as expected. The base images are Debian, from tools/seed.py; where pip and npm fetch from is
+asked of this host and lent as secrets. Exit code 0 when all was as expected, 1 when not, 3 when the host refuses, 130
+when interrupted.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import os
 import secrets
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,24 +26,39 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
-from urllib.error import URLError
-from urllib.request import urlopen
 
 from storage.errors import HostError, RefledgerError
-from tools.demo import BrokenPromise, free_port, interrupted, workplace
+from tools.demo import interrupted, workplace
 from tools.host_registries import host_registries
+from tools.image_runner import BrokenPromise, answer, run, served
 from tools.loopback_registry import LoopbackRegistry
 from tools.project_list import PROJECTS, Get, Project
 from tools.seed import seed
 
 PROJECT = Path(__file__).resolve().parent.parent
+HEADER = """# Real projects
+
+The projects of `examples/`, each with the Dockerfile that its users would write. `tools/projects --output
+docs/projects.md` built them, each in an empty root, and made this page:
+
+- *cold*: everything runs. Seconds are those of the whole command with its push to a registry on loopback, the pulls of
+  its base images included; base images are Debian, made by `tools/seed.py`;
+- *warm*: the same again. Nothing may run, and nothing may be pulled;
+- *after the change*: one line of the file named there was changed. Exactly the steps named in *what ran again* must
+  run, no others, and nothing may be pulled;
+- the images from before and after the change are fetched by skopeo, unpacked by umoci, run by runc, and asked.
+
+A step is an instruction that makes files. Where pip and npm take their packages from is the building machine's
+business: its configuration is lent to the step as a secret. No file of a root has a token or key that was lent.
+`onbuild` pulls nothing because the form it stands on was built just before.
+"""
 PRICES = b"lamp,1250\nrope,300\n"
 
 
 @dataclass(frozen=True)
 class Figures:
-    """One build: its steps by how they ended (as the Dockerfile has them), seconds, compressed bytes of the base images'
-    layers (`base`), and what was pulled of them."""
+    """One build: its steps by how they ended, seconds, compressed bytes of its base images' layers (`base`), and of those
+    that were pulled."""
 
     seconds: float
     ran: tuple[str, ...]
@@ -137,29 +151,15 @@ class Bench:
         out = self.directory / "exported"
         self.build(*wanted.options, "--output", f"type=local,dest={out}")
         found = wanted.look(out)
-        require(found == wanted.expected, f"exported {found!r}, not {wanted.expected!r}")
+        require(wanted.expected in found, f"exported {found!r}, not {wanted.expected!r}")
         return found
 
     def answer(self, reference: str) -> str:
-        """Run the image with tools that know nothing of Refledger, and ask it."""
+        """What the image answers when it is run and asked as the project says."""
         ask = self.project.ask
-        bundle = self.directory / "bundle"
-        shutil.rmtree(bundle, ignore_errors=True)
-        run("skopeo", "copy", "--quiet", "--src-tls-verify=false", f"docker://{reference}", f"oci:{bundle}-layout:it")
-        run("umoci", "unpack", "--image", f"{bundle}-layout:it", str(bundle))
-        state = self.directory / "runc"
         if isinstance(ask, Get):
-            port = free_port()
-            configure(bundle, self._command(reference, ()), {"HOST": "127.0.0.1", "PORT": port, "ADDRESS": f"127.0.0.1:{port}"})
-            with running(bundle, state):
-                return fetched(f"http://127.0.0.1:{port}{ask.path}")
-        configure(bundle, self._command(reference, ask.arguments), {})
-        return run("runc", "--root", str(state), "run", "--bundle", str(bundle), container(), stdin=ask.stdin)
-
-    def _command(self, reference: str, arguments: Sequence[str]) -> list[str]:
-        """What the image starts with these arguments (its CMD when there are none)."""
-        config = json.loads(run("skopeo", "inspect", "--config", "--tls-verify=false", f"docker://{reference}"))["config"]
-        return [*(config.get("Entrypoint") or []), *(arguments or config.get("Cmd") or [])]
+            return served(reference, ask.path, self.directory)
+        return answer(reference, ask.arguments, ask.stdin, self.directory)
 
     def refledger(self, *arguments: str) -> str:
         """The command line in this project's root; BrokenPromise with its last words when it fails."""
@@ -179,42 +179,6 @@ class Bench:
             values.append((self.directory / "key").read_bytes().splitlines()[2])
         files = (path for path in self.root.rglob("*") if path.is_file() and not path.is_symlink())
         return [str(path.relative_to(self.root)) for path in files if any(v in path.read_bytes() for v in values)]
-
-
-def configure(bundle: Path, command: Sequence[str], environment: Mapping[str, object]) -> None:
-    """Let umoci's bundle run `command` with more `environment`, no terminal, and the host's network."""
-    path = bundle / "config.json"
-    config = json.loads(path.read_text())
-    process = config["process"]
-    process.update(terminal=False, args=list(command))
-    process["env"] += [f"{key}={value}" for key, value in environment.items()]
-    config["linux"]["namespaces"] = [space for space in config["linux"]["namespaces"] if space["type"] != "network"]
-    path.write_text(json.dumps(config))
-
-
-def container() -> str:
-    """The name of the one container that this process has at a time."""
-    return f"refledger-projects-{os.getpid()}"
-
-
-@contextlib.contextmanager
-def running(bundle: Path, state: Path) -> Iterator[None]:
-    """Run `bundle` for the time of the context; what it says is in a BrokenPromise that is raised inside."""
-    runc = ["runc", "--root", str(state)]
-    said = bundle.with_suffix(".output")
-    with said.open("wb") as output:
-        process = subprocess.Popen(
-            [*runc, "run", "--bundle", str(bundle), container()], stdin=subprocess.DEVNULL, stdout=output, stderr=output
-        )
-        try:
-            yield
-        except BrokenPromise as error:
-            raise BrokenPromise(f"{error}; it said: {said.read_text(errors='replace').strip()[-500:]}") from None
-        finally:
-            # reason: not TERM, which a program that is process 1 does not hear unless it listens for it
-            subprocess.run([*runc, "kill", container(), "KILL"], capture_output=True, check=False)
-            process.wait()
-            subprocess.run([*runc, "delete", "--force", container()], capture_output=True, check=False)
 
 
 def tell(project: Project, directory: Path, registry: str, lent: Mapping[str, Path]) -> Told:
@@ -269,10 +233,15 @@ def expect_steps(expected: Sequence[str], ran: Sequence[str]) -> None:
     require(not left, f"{left} ran again without need")
 
 
+def document(told: Sequence[Told]) -> str:
+    """What goes to docs/projects.md."""
+    return f"{HEADER}\n{table(told)}"
+
+
 def table(told: Sequence[Told]) -> str:
     """The figures as Markdown."""
     rows = [
-        "| project | cold | pulled of its bases | warm | after a change of one line | what ran again | it answered |",
+        "| project | cold | pulled, of its bases' size | warm | after the change | what ran again | asked: answered |",
         "|---|---|---|---|---|---|---|",
     ]
     for one in told:
@@ -317,28 +286,6 @@ def price_list(token: str) -> Iterator[str]:
         finally:
             server.shutdown()
             thread.join()
-
-
-def fetched(url: str) -> str:
-    """What `url` answers, tried for 20 seconds."""
-    deadline = time.monotonic() + 20
-    while True:
-        try:
-            with urlopen(url, timeout=5) as answer:  # noqa: S310
-                return str(answer.read().decode())
-        except (URLError, OSError) as error:
-            if time.monotonic() > deadline:
-                raise BrokenPromise(f"{url} does not answer ({error})") from None
-            time.sleep(0.1)
-
-
-def run(*command: str, stdin: str = "", environment: Mapping[str, str] | None = None) -> str:
-    """Standard output of `command`; BrokenPromise with its last words when it fails."""
-    done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, env=environment)
-    if done.returncode:
-        said = "\n".join((done.stderr or done.stdout).strip().splitlines()[-20:])
-        raise BrokenPromise(f"{Path(command[0]).name} ended with exit code {done.returncode}:\n{said}")
-    return done.stdout
 
 
 def require(held: bool, otherwise: str) -> None:
@@ -400,7 +347,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     print(table(told), end="")
     if given.output and not broken:
-        given.output.write_text(table(told))
+        given.output.write_text(document(told))
     note(f"{len(told)} as expected, {broken} not")
     return 1 if broken else 0
 

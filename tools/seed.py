@@ -38,7 +38,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "node": ("base", "nodejs"),
     "npm": ("base", "nodejs", "npm"),
     "gcc": ("base", "gcc g++ make"),
-    "debhelper": ("base", "gcc g++ make", "debhelper"),
+    "debhelper": ("base", "gcc g++ make", "build-essential debhelper"),
     "golang": ("base", "golang-go"),
     "ruby": ("base", "ruby"),
     "ssh": ("base", "openssh-client curl ca-certificates"),

@@ -1,4 +1,4 @@
-// Says what it was made for.
+// Says which platform it is for.
 package main
 
 import (
