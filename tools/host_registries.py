@@ -1,6 +1,6 @@
-"""Where this host's pip and npm take packages from, in a form that a build elsewhere can be lent.
+"""Where this host's pip, npm and apt take packages from, in a form that a build elsewhere can be lent.
 
-Nothing of it is known here: the host's own pip and npm are asked. What they take from directories of this host is
+Nothing of it is known here: these programs are asked. What they take from directories of this host is
 served on 127.0.0.1, where steps with the host's network reach it.
 """
 
@@ -18,6 +18,9 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from storage.errors import HostError
+from tools.debian_mirror import DebianMirror
+
 _CA = "/run/secrets/ca"  # where a step sees the secret `ca` that names no target
 _PIP_KEYS = ("index-url", "extra-index-url", "find-links", "no-index", "trusted-host", "proxy", "timeout")
 _NPM_KEYS = ("registry", "proxy", "https-proxy", "noproxy", "strict-ssl")
@@ -25,12 +28,17 @@ _NPM_KEYS = ("registry", "proxy", "https-proxy", "noproxy", "strict-ssl")
 
 @contextlib.contextmanager
 def host_registries(directory: Path) -> Iterator[Mapping[str, Path]]:
-    """Files in `directory` by the id of the secret they are lent as: `pip` (a pip.conf), `npm` (an .npmrc), and `ca`,
-    the certificates these two want to trust. What the host has no client of is left out."""
+    """Files in `directory` by the id of the secret they are lent as: `apt` (a sources.list), `apt-options` (an
+    apt.conf), `pip` (a pip.conf), `npm` (an .npmrc), and `ca`, the certificates that pip and npm trust. What the host has
+    no client of is left out."""
     directory.mkdir(parents=True, exist_ok=True)
     lent: dict[str, Path] = {}
     authorities: list[Path] = []
     with contextlib.ExitStack() as stack:
+        with contextlib.suppress(HostError):
+            mirror = DebianMirror.of_host()
+            lent["apt"] = _written(directory / "sources.list", [mirror.sources])
+            lent["apt-options"] = _written(directory / "apt.conf", [mirror.options])
         pip = _pip_config()
         if pip is not None:
             lines = [f"{key} = {_reachable(pip[key], key, stack)}" for key in _PIP_KEYS if pip.get(key)]

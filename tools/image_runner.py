@@ -43,7 +43,7 @@ def answer(reference: str, arguments: Sequence[str], stdin: str, directory: Path
 
 
 def served(reference: str, path: str, directory: Path) -> str:
-    """What the image answers to GET `path` when it runs as a service. It finds where to listen in HOST and PORT, or ADDRESS."""
+    """What the image answers to GET `path`, run as a service. HOST and PORT, or ADDRESS, tell it where to listen."""
     bundle, port = directory / "bundle", free_port()
     unpack(reference, bundle)
     listen = {"HOST": "127.0.0.1", "PORT": port, "ADDRESS": f"127.0.0.1:{port}"}

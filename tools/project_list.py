@@ -127,9 +127,10 @@ PROJECTS: tuple[Project, ...] = (
         needs=("pip", "ca"),
     ),
     Project(
-        "ruby-cli", "a Ruby command: checked in one stage, copied to another", {"BASE": "ruby"},
+        "ruby-cli", "a Ruby command: apt with cache mounts, checked in one stage, copied to another", {"BASE": "small"},
         Change("bin/roman", "#{word} = ", "#{word} is "),
         ("COPY --chmod=755 bin/roman",), Command(("1994",)), "1994 = MCMXCIV", "1994 is MCMXCIV",
+        needs=("apt", "apt-options"),
     ),
     Project(
         "signed-release", "a download with a token (--secret), signed by the user's key (--ssh)", {"BASE": "ssh"},

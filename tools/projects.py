@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -57,8 +58,8 @@ PRICES = b"lamp,1250\nrope,300\n"
 
 @dataclass(frozen=True)
 class Figures:
-    """One build: its steps by how they ended, seconds, compressed bytes of its base images' layers (`base`), and of those
-    that were pulled."""
+    """One build: its steps by how they ended, seconds, compressed bytes of its base images' layers (`base`), and of what
+    was pulled of them."""
 
     seconds: float
     ran: tuple[str, ...]
@@ -249,7 +250,8 @@ def table(told: Sequence[Told]) -> str:
         change = f"`{project.change.path}`: {one.changed}"
         again = "<br>".join(f"`{shortened(step)}`" for step in one.changed.ran)
         asked = f"GET {project.ask.path}" if isinstance(project.ask, Get) else " ".join(project.ask.arguments) or "run"
-        answers = f"{asked}: `{project.before.strip()}`, then `{project.after.strip()}`"
+        first, second = (line_with(*pair) for pair in zip((project.before, project.after), one.answers, strict=True))
+        answers = f"{asked}: `{first}`, then `{second}`"
         answers += f"; exported {one.exported}" if one.exported else ""
         pulled = f"{cold.pulled / 1e6:.1f} of {cold.base / 1e6:.1f} MB"
         rows.append(f"| [{project.name}](../examples/{project.name}): {project.what} | {cold} | {pulled} | {one.warm} "
@@ -257,9 +259,15 @@ def table(told: Sequence[Told]) -> str:
     return "\n".join(rows) + "\n"
 
 
+def line_with(expected: str, answer: str) -> str:
+    """The line of `answer` that has the end of `expected` in it."""
+    wanted = expected.strip().splitlines()[-1]
+    return next(line for line in answer.splitlines() if wanted in line).strip().replace("|", "\\|")
+
+
 def shortened(step: str) -> str:
-    """The beginning of a step, fit for a table."""
-    text = step.replace("|", "\\|").replace("`", "'")
+    """The beginning of a step without its mounts, fit for a table."""
+    text = re.sub(r"--mount=\S+ ", "", step).replace("|", "\\|").replace("`", "'")
     return text if len(text) <= 60 else text[:59] + "…"
 
 

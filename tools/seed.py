@@ -40,7 +40,6 @@ KINDS: dict[str, tuple[str, ...]] = {
     "gcc": ("base", "gcc g++ make"),
     "debhelper": ("base", "gcc g++ make", "build-essential debhelper"),
     "golang": ("base", "golang-go"),
-    "ruby": ("base", "ruby"),
     "ssh": ("base", "openssh-client curl ca-certificates"),
     "big": (
         "base",
