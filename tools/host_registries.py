@@ -29,8 +29,8 @@ _NPM_KEYS = ("registry", "proxy", "https-proxy", "noproxy", "strict-ssl")
 @contextlib.contextmanager
 def host_registries(directory: Path) -> Iterator[Mapping[str, Path]]:
     """Files in `directory` by the id of the secret they are lent as: `apt` (a sources.list), `apt-options` (an
-    apt.conf), `pip` (a pip.conf), `npm` (an .npmrc), and `ca`, the certificates that pip and npm trust. What the host has
-    no client of is left out."""
+    apt.conf), `pip` (a pip.conf), `npm` (an .npmrc), and `ca`, the certificates that pip and npm trust. What the host
+    has no client of is left out."""
     directory.mkdir(parents=True, exist_ok=True)
     lent: dict[str, Path] = {}
     authorities: list[Path] = []

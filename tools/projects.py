@@ -58,8 +58,8 @@ PRICES = b"lamp,1250\nrope,300\n"
 
 @dataclass(frozen=True)
 class Figures:
-    """One build: its steps by how they ended, seconds, compressed bytes of its base images' layers (`base`), and of what
-    was pulled of them."""
+    """One build: its steps by how they ended, seconds, compressed bytes of its base images' layers (`base`),
+    and of those pulled."""
 
     seconds: float
     ran: tuple[str, ...]

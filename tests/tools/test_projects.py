@@ -21,6 +21,7 @@ from tools.seed import KINDS
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 QUICK = [project for project in PROJECTS if set(project.bases.values()) == {"busybox"}]
+ANSWERS = ("first\nHello, reader. | 2\n", "Welcome, reader.\n")
 needs_root = pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("runc"), reason="builds need root and runc")
 
 
@@ -114,10 +115,12 @@ def test_what_pip_takes_from_a_directory_here_is_reached_over_loopback(
 
 
 def test_the_page_names_its_command_and_escapes_what_would_break_its_table() -> None:
-    step = "RUN a | b `c`" + 60 * "d"
+    step = "RUN --mount=type=cache,target=/c a | b `c`" + 60 * "d"
     done = Figures(1.0, (step,), (), 2_000_000, 1_000_000)
-    page = document([Told(project("toolbox"), done, done, done, ("a", "b"), "")])
+    page = document([Told(project("toolbox"), done, done, done, ANSWERS, "")])
     row = page.splitlines()[-1]
     assert "tools/projects --output" in page
     assert len(re.findall(r"(?<!\\)\|", row)) == 8
     assert "1.0 of 2.0 MB" in row
+    assert "`RUN a \\| b 'c'ddd" in row
+    assert "greet reader: `Hello, reader. \\| 2`, then `Welcome, reader.`" in row
