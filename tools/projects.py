@@ -49,9 +49,10 @@ docs/projects.md` built them, each in an empty root, and made this page:
   run, no others, and nothing may be pulled;
 - the images from before and after the change are fetched by skopeo, unpacked by umoci, run by runc, and asked.
 
-A step is an instruction that makes files. Where pip and npm take their packages from is the building machine's
-business: its configuration is lent to the step as a secret. No file of a root has a token or key that was lent.
-`onbuild` pulls nothing because the form it stands on was built just before.
+A step is an instruction that makes files. Where pip, npm and apt take their packages from is the building machine's
+business: its configuration is lent to the step as a secret. The token and the key that `signed-release` is lent are in
+no file of its root or of the image as unpacked. `onbuild` pulls nothing because the form it stands on was built just
+before.
 """
 PRICES = b"lamp,1250\nrope,300\n"
 
@@ -174,12 +175,15 @@ class Bench:
         return [json.loads(line) for line in self.refledger("events", "--json").splitlines()]
 
     def find_lent(self) -> list[str]:
-        """Files of the root in which the token or the private key is found."""
-        values = [self.token.encode()]
-        if (self.directory / "key").exists():
+        """Files of the root and of the unpacked image in which the token or the private key is found."""
+        values = []
+        if "token" in self.project.needs:
+            values.append(self.token.encode())
+        if "ssh" in self.project.needs:
             values.append((self.directory / "key").read_bytes().splitlines()[2])
-        files = (path for path in self.root.rglob("*") if path.is_file() and not path.is_symlink())
-        return [str(path.relative_to(self.root)) for path in files if any(v in path.read_bytes() for v in values)]
+        places = [self.root, self.directory / "bundle"] if values else []
+        files = [path for place in places for path in place.rglob("*") if path.is_file() and not path.is_symlink()]
+        return [str(path.relative_to(self.directory)) for path in files if any(v in path.read_bytes() for v in values)]
 
 
 def tell(project: Project, directory: Path, registry: str, lent: Mapping[str, Path]) -> Told:

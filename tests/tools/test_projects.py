@@ -16,7 +16,7 @@ from tools.host_registries import host_registries
 from tools.image_runner import BrokenPromise
 from tools.loopback_registry import LoopbackRegistry
 from tools.project_list import PROJECTS, Project
-from tools.projects import Figures, Told, document, expect_steps, figures, tell
+from tools.projects import Bench, Figures, Told, document, expect_steps, figures, tell
 from tools.seed import KINDS
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -71,6 +71,15 @@ def test_there_are_twelve_each_with_its_dockerfile_and_a_change_that_can_be_made
         assert (EXAMPLES / one.name / one.context / "Dockerfile").is_file()
         assert (EXAMPLES / one.name / one.change.path).read_text().count(one.change.old) == 1
         assert set(one.bases.values()) <= set(KINDS)
+
+
+def test_I9_what_was_lent_is_found_wherever_it_lies(tmp_path: Path) -> None:
+    bench = Bench(project("signed-release"), tmp_path, "127.0.0.1:1", {})
+    (tmp_path / "key").write_text("-----BEGIN\nfirst\nsecond line of the key\n")
+    for name, data in (("root/log.db", f"x{bench.token}y"), ("bundle/rootfs/k", "second line of the key"), ("root/a", "")):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(data)
+    assert sorted(bench.find_lent()) == ["bundle/rootfs/k", "root/log.db"]
 
 
 def test_steps_that_run_again_without_need_and_steps_that_do_not_are_both_told() -> None:
