@@ -76,7 +76,8 @@ def test_there_are_twelve_each_with_its_dockerfile_and_a_change_that_can_be_made
 def test_I9_what_was_lent_is_found_wherever_it_lies(tmp_path: Path) -> None:
     bench = Bench(project("signed-release"), tmp_path, "127.0.0.1:1", {})
     (tmp_path / "key").write_text("-----BEGIN\nfirst\nsecond line of the key\n")
-    for name, data in (("root/log.db", f"x{bench.token}y"), ("bundle/rootfs/k", "second line of the key"), ("root/a", "")):
+    files = {"root/log.db": f"x{bench.token}y", "bundle/rootfs/k": "second line of the key", "root/a": ""}
+    for name, data in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(data)
     assert sorted(bench.find_lent()) == ["bundle/rootfs/k", "root/log.db"]
