@@ -77,7 +77,7 @@ class Stage:
 class Seen:
     """What one act did: counts from the registry's access log and the events it added to the log."""
 
-    layer_gets: int
+    layers_read: int
     layer_bytes: int
     mounts: int
     seconds: float
@@ -93,7 +93,7 @@ def label_only(stage: Stage) -> None:
     title("1. Only names", "Dockerfile.label adds labels and a variable. Nothing needs the base image's files.")
     seen = watch(stage, "Dockerfile.label", "apps/label:1")
     tell_registry(seen, stage)
-    require(seen.layer_gets == 0, "no layer was fetched")
+    require(seen.layers_read == 0, "no layer was fetched")
     require(seen.mounts == len(stage.base.layers), "every layer was mounted from the base image's repository")
     require(not seen.of("MaterializationRequested"), "the log has no MaterializationRequested")
 
@@ -104,7 +104,9 @@ def with_run(stage: Stage) -> None:
     seen = watch(stage, "Dockerfile", APP)
     tell_registry(seen, stage)
     asked, pulled = seen.of("MaterializationRequested"), seen.of("LayerPulled")
-    require(seen.layer_gets == len(stage.base.layers), "every layer was fetched once")
+    # reason for bytes: a large layer is fetched in several parts
+    once = seen.layers_read == len(stage.base.layers) and seen.layer_bytes == stage.base.size
+    require(once, "every layer was fetched once")
     counted = sum(event["data"]["bytes"] for event in pulled)
     require(seen.layer_bytes == counted, f"the log counts the same {counted} bytes as the registry")
     first = min((event["seq"] for event in pulled), default=0)
@@ -116,7 +118,7 @@ def again(stage: Stage) -> None:
     title("3. The same again", "All of it is in the cache.")
     seen = watch(stage, "Dockerfile", APP)
     tell_registry(seen, stage)
-    require(seen.layer_gets == 0, "no layer was fetched")
+    require(seen.layers_read == 0, "no layer was fetched")
     require(not seen.of("MaterializationRequested"), "no step asked for files")
     require(bool(seen.of("VertexCached")), f"{len(seen.of('VertexCached'))} steps were cached")
 
@@ -158,7 +160,7 @@ def watch(stage: Stage, dockerfile: str, name: str) -> Seen:
     seconds = time.monotonic() - started
     gets = stage.registry.blob_gets((digest for digest, _ in stage.base.layers), since=before)
     return Seen(
-        len(gets), sum(request.bytes for request in gets),
+        len({request.blob for request in gets}), sum(request.bytes for request in gets),
         sum(request.mounted for request in stage.registry.requests()[before:]),
         seconds, [event for event in stage.events() if event["seq"] > seq],
     )  # fmt: skip
@@ -167,7 +169,7 @@ def watch(stage: Stage, dockerfile: str, name: str) -> Seen:
 def tell_registry(seen: Seen, stage: Stage) -> None:
     """What the registry saw of an act."""
     say(
-        f"{seen.seconds:.2f} s. The registry's access log: {seen.layer_gets} of {len(stage.base.layers)} base layers "
+        f"{seen.seconds:.2f} s. The registry's access log: {seen.layers_read} of {len(stage.base.layers)} base layers "
         f"read, {seen.layer_bytes / 1e6:.1f} MB; {seen.mounts} mounted."
     )
 
