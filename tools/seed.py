@@ -34,6 +34,13 @@ KINDS: dict[str, tuple[str, ...]] = {
     "busybox": (),
     "small": ("base",),
     "python": ("base", "python3-minimal python3", "sqlite3 ca-certificates"),
+    "venv": ("base", "python3-minimal python3", "python3-venv"),
+    "node": ("base", "nodejs"),
+    "npm": ("base", "nodejs", "npm"),
+    "gcc": ("base", "gcc g++ make"),
+    "debhelper": ("base", "gcc g++ make", "build-essential debhelper"),
+    "golang": ("base", "golang-go"),
+    "ssh": ("base", "openssh-client curl ca-certificates"),
     "big": (
         "base",
         "gcc g++ make",

@@ -266,6 +266,8 @@ class _Step:
                 self.say(f"waiting for cache mount {mount.id!r}: another step uses it")
                 told = True
             await asyncio.sleep(POLL)
+        if told:
+            self.say(f"has cache mount {mount.id!r} now")
         return held, round(self.tools.clock.monotonic() - started, 6) if told else 0.0
 
     async def _fill(self, held: HeldCache, number: int, mount: Mount) -> None:

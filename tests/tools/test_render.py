@@ -258,6 +258,33 @@ def test_tty_keeps_within_the_height_and_shows_what_runs(monkeypatch: pytest.Mon
     assert any("40 steps to come" in line for line in last)
 
 
+@pytest.mark.parametrize("unicode", [True, False])
+def test_a_narrow_window_shows_the_command_rather_than_its_mounts(unicode: bool) -> None:
+    mounts = "--mount=type=cache,target=/root/.npm,sharing=locked --mount=type=secret,id=npm,required=false "
+    log = ListLog()
+    log.add(story.started(), "b1")
+    plan = ({"vertex": "v1", "name": f"[build 4/4] RUN {mounts}npm ci --mount=x", "lines": [1, 1]},)
+    log.add(e.GraphDefined(graph="g", vertices=1, plan=plan), "b1")
+    log.add(e.VertexStarted(name=plan[0]["name"], inputs=()), "b1", "v1")
+    narrow, wide = (draw(fold(log, "b1"), width, False, unicode=unicode) for width in (60, 160))
+    assert f"[build 4/4] RUN {'…' if unicode else '...'} npm ci --mount=x" in narrow
+    assert f"[build 4/4] RUN {mounts}npm ci --mount=x" in wide
+
+
+@pytest.mark.parametrize("mode", ["tty", "plain"])
+def test_what_several_platforms_resolve_alike_is_said_once(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = ListLog()
+    log.add(story.started(), "b1")
+    for platform, found in (("linux/amd64", "i"), ("linux/arm64", "i"), ("linux/s390x", "other")):
+        fact = e.SourceResolved(
+            reference="golang:1.19", digest=digest(found), platform=platform, provider={}, manifest="m", config="c"
+        )
+        log.add(fact, "b1")
+    said = tty_screens(log, monkeypatch, 200).rpartition("[?25h")[2] if mode == "tty" else rendered(log, mode)
+    assert said.count("resolved golang:1.19") == 2
+    assert said.count(digest("i")) == 1
+
+
 def test_draw_of_a_failed_build_shows_the_step_its_output_and_the_excerpt() -> None:
     log = ListLog()
     failing(log)

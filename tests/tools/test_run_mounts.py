@@ -384,8 +384,9 @@ def test_a_locked_cache_is_one_builds_at_a_time_and_the_other_says_that_it_waits
     mark.with_name("go").touch()
     first, second = pair.ends()
     assert pair.logs() == [["a", "a", "b", "b"]]
-    assert "waiting for cache mount 'one'" in second
+    assert "has cache mount 'one' now" in second.partition("waiting for cache mount 'one'")[2]
     assert "waiting" not in first
+    assert "has cache mount" not in first
     waited = [event["data"]["waited"] for event in builder.events("CacheMountUsed") if event["data"]["id"] == "one"]
     assert [seconds > 0 for seconds in waited] == [False, True]
 

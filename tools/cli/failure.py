@@ -6,7 +6,7 @@ from engine.errors import Cancelled, DockerfileError
 from projections.progress import ProgressView, fold
 from storage.errors import RefledgerError
 from storage.interfaces import EventLog
-from tools.cli.text import cells, clean, fit
+from tools.cli.text import cells, clean, fit, shortened
 
 LAST_LINES = 15
 AROUND = 2
@@ -41,7 +41,8 @@ def last_output(view: ProgressView, vertex: str) -> list[str]:
     if step is None or not step.output:
         return []
     lines = [clean(line.text) for line in (*step.output, *step.rest)]
-    return ["------", f" > {fit(clean(step.name), _TITLE, '...')}:", *lines[-LAST_LINES:], "------"]
+    name = fit(shortened(clean(step.name), _TITLE, "..."), _TITLE, "...")
+    return ["------", f" > {name}:", *lines[-LAST_LINES:], "------"]
 
 
 def excerpt(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from projections.progress import ProgressView
 from projections.steps import Step, Transfer
 from tools.cli.format import human_bytes, human_duration, short_id
-from tools.cli.text import cells, clean, fit, last_segment
+from tools.cli.text import cells, clean, fit, last_segment, shortened
 
 Span = tuple[str, str]
 """Text and its style: "", dim, bold, red, green, yellow or cyan."""
@@ -114,11 +114,12 @@ def _header(view: ProgressView, steps: Sequence[Step], look: Look) -> Row:
 
 def _sources(view: ProgressView, look: Look) -> list[Row]:
     known = {step.vertex for step in view.steps}
-    return [
-        _dim(look, f" resolved {clean(source.reference)} {look.glyphs.arrow} {clean(source.digest)}")
+    said = dict.fromkeys(  # reason: each platform of a build resolves the same name
+        f" resolved {clean(source.reference)} {look.glyphs.arrow} {clean(source.digest)}"
         for source in view.sources
         if source.vertex not in known
-    ]
+    )
+    return [_dim(look, text) for text in said]
 
 
 def label(step: Step, planned: int) -> str:
@@ -132,7 +133,9 @@ def label(step: Step, planned: int) -> str:
 def _step(step: Step, planned: int, view: ProgressView, look: Look) -> list[Row]:
     glyph: str = getattr(look.glyphs, step.state)
     again = f" (attempt {step.attempt})" if step.attempt > 1 else ""
-    rows = [_line(look, glyph, label(step, planned) + again, _right(step, look), _STYLES[step.state])]
+    right = _right(step, look)
+    name = shortened(label(step, planned) + again, look.width - cells(right) - 5, look.glyphs.ellipsis)
+    rows = [_line(look, glyph, name, right, _STYLES[step.state])]
     if look.detail:
         rows += [
             _dim(look, f"{_INDENT}resolved {clean(source.reference)} {look.glyphs.arrow} {clean(source.digest)}")

@@ -29,6 +29,7 @@ class PlainRenderer:
         self._shown: dict[tuple[str, str], tuple[str, int]] = {}
         """(vertex, digest) → state and time of the last line about a layer."""
         self._sources = 0
+        self._resolved: set[str] = set()
 
     def event(self, event: Event) -> None:
         """Fold it in and print what it changed."""
@@ -38,7 +39,10 @@ class PlainRenderer:
             self._step(step, event.time)
         for source in self._view.sources[self._sources :]:
             self._sources += 1
-            self._out.line(f"resolved {clean(source.reference)} -> {clean(source.digest)}")
+            text = f"resolved {clean(source.reference)} -> {clean(source.digest)}"
+            if text not in self._resolved:  # each platform of a build resolves the same name
+                self._resolved.add(text)
+                self._out.line(text)
 
     def tick(self) -> None:
         """Nothing changes by itself."""

@@ -16,6 +16,8 @@ _UNSAFE = re.compile(
     "\ufeff\ufff9-\ufffb\ud800-\udfff]"
 )
 
+_MOUNTS = re.compile(r"((?:^|\] )RUN )(?:--mount=\S+ )+")
+
 _WIDER = re.compile("[\u2630-\u2637\u268a-\u268f\u4dc0-\u4dff\U0001d300-\U0001d376]")
 """Symbols that Unicode 16 made wide, after the tables of the oldest Python that runs this."""
 
@@ -57,6 +59,12 @@ def _cells(char: str) -> int:
         return 0
     wide = unicodedata.east_asian_width(char) in "WF" or _WIDER.match(char)
     return 2 if wide else 1
+
+
+def shortened(name: str, width: int, ellipsis: str = "…") -> str:
+    """A step's cleaned name; without the mounts of RUN, which stand before its command, when it is too long for `width`
+    columns."""
+    return name if cells(name) <= width else _MOUNTS.sub(rf"\g<1>{ellipsis} ", name, count=1)
 
 
 def fit(text: str, width: int, ellipsis: str = "…") -> str:

@@ -1,0 +1,2 @@
+tool_version() { cat "$TOOLBOX/version"; }
+tool_greet() { echo "$GREETING, $*."; }
