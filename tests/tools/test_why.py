@@ -56,7 +56,9 @@ class Project:
         """Build it; returns the build's id."""
         secret = f"id=token,src={self.builder.context}/../token"
         done = self.builder.must_build(self.dockerfile, "--secret", secret, *self.args)
-        return done.err.splitlines()[-1].split()[1]
+        found = re.search("^build ([0-9a-f]{12}) done in ", done.err, re.MULTILINE)
+        assert found, done.err
+        return found[1]
 
     def replace(self, old: str, new: str) -> None:
         assert old in self.dockerfile
@@ -132,7 +134,8 @@ EDITS: list[tuple[str, Edit, tuple[str, ...], str]] = [
      "its destination differs\n    was  /etc/conf\n    now  /conf"),
     ("COPY --chmod", lambda p: p.replace("COPY etc/conf", "COPY --chmod=600 etc/conf"), ("COPY --chmod",),
      r"chmod differs\n    was  \(empty\)\n    now  600"),
-    ("secret's id", lambda p: (p.replace("id=token", "id=key"), p.args.extend(["--secret", f"id=key,src={p.file('README')}"])),
+    ("secret's id",
+     lambda p: (p.replace("id=token", "id=key"), p.args.append(f"--secret=id=key,src={p.file('README')}")),
      COMPILED, "mount 0 id differs\n    was  token\n    now  key"),
     ("base tag moved", _retag, (TOOL, WORKDIR, SOURCE, *COMPILED),
      r"what it takes is another\n    was  \S+@[0-9a-f]{12}\n    now  \S+@[0-9a-f]{12}"),
@@ -149,10 +152,12 @@ def test_each_edit_runs_the_steps_it_must_and_why_says_so(
     before = project.build()
     edit(project)
     build = project.build()
-    told = json.loads(project.builder.run("why", build, "--json").out)
+    done = project.builder.run("why", build, "--json")
+    assert done.code == 0, done.err
+    told = json.loads(done.out)
     missed = [step["name"].partition("] ")[2] for step in told["steps"] if step["outcome"] == "miss"]
-    done = [event["data"]["name"] for event in project.builder.events("VertexCompleted", build=build)]
-    assert all(any(item.endswith(name) for item in done) for name in missed)  # what missed ran
+    ended = [event["data"]["name"] for event in project.builder.events("VertexCompleted", build=build)]
+    assert all(any(item.endswith(name) for item in ended) for name in missed)  # what missed ran
     assert len(missed) == len(ran), missed
     for expected in ran:
         assert any(name.startswith(expected) for name in missed), (expected, missed)
