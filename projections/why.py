@@ -141,9 +141,9 @@ def _miss(
     state = build.states.get(step.vertex, "")
     stands_on_miss = bool(missed.intersection(step.inputs))
     if asked.reason == "no-cache":
-        return Verdict(step, "miss", state, asked.reason, "the build was told --no-cache", follows=bool(missed))
+        return Verdict(step, "miss", state, asked.reason, "the build was told not to ask", follows=bool(missed))
     if asked.reason != NEVER_BUILT:
-        details = {"bytes-lost": "a result is recorded, but its bytes are neither here nor at a known provider"}
+        details = {"bytes-lost": "its result is recorded, but its bytes are gone"}
         return Verdict(step, "miss", state, asked.reason, details.get(asked.reason, ""), follows=stands_on_miss)
     if old is None:
         detail = "no earlier build of this definition"

@@ -125,7 +125,7 @@ EDITS: list[tuple[str, Edit, tuple[str, ...], str]] = [
     ("RUN text", lambda p: p.replace("RUN cat /main.o >", "RUN cat /main.o /main.o >"), (PROGRAM, *FINAL),
      "its command differs\n    was  cat /main.o > /program\n    now  cat /main.o /main.o > /program"),
     ("added step", lambda p: p.replace("RUN cat /main.o", "RUN echo new\nRUN cat /main.o"),
-     ("RUN echo new", PROGRAM, *FINAL), "never built: a new step: build [0-9a-f]{12} has none in its place"),
+     ("RUN echo new", PROGRAM, *FINAL), r"never built\n    a new step: build [0-9a-f]{12} has none in its place"),
     ("removed step", lambda p: p.replace("COPY --from=tools /tool /tool\n", ""), (FINAL[2],),
      r"it stands on another result\n    was  \[stage-2 3/4\] COPY --from=tools"),
     ("WORKDIR", lambda p: p.replace("WORKDIR /src", "WORKDIR /work"), (WORKDIR, SOURCE, *COMPILED),
@@ -141,7 +141,7 @@ EDITS: list[tuple[str, Edit, tuple[str, ...], str]] = [
      r"what it takes is another\n    was  \S+@[0-9a-f]{12}\n    now  \S+@[0-9a-f]{12}"),
     ("another base", _other_base, FINAL, r"what it takes is another\n    was  \S+@[0-9a-f]{12}\n    now  scratch"),
     ("--no-cache", lambda p: p.args.append("--no-cache"), (TOOL, WORKDIR, SOURCE, *COMPILED),
-     "not asked to be cached: the build was told --no-cache"),
+     "--no-cache\n    the build was told not to ask"),
 ]  # fmt: skip
 
 
@@ -182,7 +182,7 @@ def test_a_hit_tells_where_its_result_came_from_and_whether_its_layers_were_veri
     assert made["digest"].startswith(origin)
     text = project.builder.run("why", build, "RUN echo tool").out
     assert f"cached: made by build {origin} (context, " in text
-    assert f"{project.base.rpartition(':')[0]}, verified here (digest, diff_id)" in text
+    assert f"verified here (digest, diff_id), from {project.base.rpartition(':')[0]}" in text
     assert f"8 from build {origin}" in project.builder.run("why", build).out
 
 
@@ -193,7 +193,7 @@ def test_a_layer_that_was_never_fetched_is_not_called_verified(
     base = base_image(registry, f"{repository}/base", layers=1)["reference"]
     builder.write({"a": "1"})
     for _ in range(2):
-        builder.must_build(f"FROM {base}\nCOPY a /a\n")
+        builder.must_build(f"FROM {base}\nCOPY --link a /a\n")
     told = json.loads(builder.run("why", builder.builds()[0]["id"], "COPY", "--json").out)
     assert told["origin"]["layers"][0]["verified"] == []
     assert "never fetched whole here" in builder.run("why", builder.builds()[0]["id"], "COPY").out
@@ -207,8 +207,8 @@ def test_a_step_that_failed_or_never_ran_is_compared_all_the_same(
     for command in ("false", "false", "true"):
         builder.build(f"FROM {base}\nRUN {command}\nRUN echo after\n")
     fixed, again, first = (item["id"] for item in builder.builds())
-    assert "never built: no earlier build of this definition" in builder.run("why", first).out
-    assert f"never built: build {first} asked for the same, but the step failed" in builder.run("why", again).out
+    assert "never built\n    no earlier build of this definition" in builder.run("why", first).out
+    assert f"never built\n    build {first} asked for the same, but the step failed" in builder.run("why", again).out
     text = builder.run("why", fixed).out
     assert "was  false\n    now  true" in text
     assert "1 later step followed" in text
@@ -267,7 +267,7 @@ def test_the_text_fits_the_window(project: Project, columns: int) -> None:
     project.replace("RUN cat /main.o", "RUN cat /main.o " + "/main.o " * 20)
     project.file("src/main.c").write_text("two")
     after = project.build()
-    for args in (["why", after], ["why", after, "src"], ["why", before, "RUN echo tool"], ["diff", before, after]):
+    for args in (["why", after], ["why", after, "COPY src"], ["why", before, "RUN echo tool"], ["diff", before, after]):
         lines = in_window(project.builder, columns, *args)
         assert len(lines) > 3
         assert max(cells(line) for line in lines) <= columns, args
@@ -301,9 +301,7 @@ def test_I13_why_and_diff_work_without_network_on_a_copied_read_only_root(projec
     assert _state(copy) == state
 
 
-def test_a_log_without_components_of_the_question_and_a_root_without_the_blobs_are_told_plainly(
-    project: Project,
-) -> None:
+def test_a_root_that_lost_a_keys_plaintext_says_so(project: Project) -> None:
     project.build()
     project.replace("-O2", "-O3")
     after = project.build()

@@ -34,9 +34,7 @@ _TITLES = {
 }
 _REASONS = {
     "never-built": "never built",
-    "component-changed": "changed",
-    "key-schema-changed": "another version of the cache key",
-    "no-cache": "not asked to be cached",
+    "no-cache": "--no-cache",
     "bytes-lost": "bytes lost",
 }
 
@@ -106,6 +104,10 @@ def _named(record: BuildRecord) -> str:
     return f"build {record.id} ({clean(record.name) or '-'}, {local_time(record.started)})"
 
 
+def _compared(build: Build) -> str:
+    return f"compared with build {build.id} ({local_time(build.record.started)})"
+
+
 def _count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
@@ -123,7 +125,7 @@ def _all_steps(found: Why, history: History) -> Iterator[str]:
     yield from _origins(hits, history)
     causes = found.causes
     if causes and found.against:
-        yield f"compared with {_named(found.against.record)}"
+        yield _compared(found.against)
     for number, item in enumerate(causes):
         yield ""
         yield _heading(found, item.step)
@@ -157,7 +159,7 @@ def _one_step(found: Why, step: Step, verdict: Verdict | None, came: Origin | No
         yield from _hit(verdict, came)
     else:
         if verdict.changes and found.against:
-            yield f"  compared with {_named(found.against.record)}"
+            yield f"  {_compared(found.against)}"
         if verdict.follows:
             yield f"  not cached: it followed step {found.causes[0].step.number}" if found.causes else "  not cached"
         yield from _miss(verdict, whole=True)
@@ -174,12 +176,14 @@ def _hit(verdict: Verdict, came: Origin) -> Iterator[str]:
             yield f"    layer {layer.digest}  made here by build {layer.build}"
         else:
             checked = f"verified here ({', '.join(layer.verified)})" if layer.verified else "never fetched whole here"
-            yield f"    layer {short_id(layer.digest)}  {clean(layer.provider) or 'no provider known'}, {checked}"
+            yield f"    layer {short_id(layer.digest)}  {checked}, from {clean(layer.provider) or 'no known provider'}"
 
 
 def _miss(item: Verdict, *, whole: bool) -> Iterator[str]:
     if not item.changes:
-        yield f"  {_REASONS.get(item.reason, item.reason)}: {clean(item.detail)}".rstrip(": ")
+        yield f"  {_REASONS.get(item.reason, clean(item.reason))}"
+        if item.detail:
+            yield f"    {clean(item.detail)}"
         return
     first, *more = item.changes
     yield from _change(first, "  ")
