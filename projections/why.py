@@ -87,6 +87,18 @@ class Why:
         """Misses that are there because of another one."""
         return [item for item in self.verdicts if item.follows]
 
+    def cause_of(self, follower: Verdict) -> Verdict | None:
+        """The first cause that `follower` stands on; the first of all when the build as a whole is the cause."""
+        below: set[str] = set()
+        left = [follower.step.vertex]
+        while left:
+            vertex = left.pop()
+            if vertex not in below and vertex in self.build.steps:
+                below.add(vertex)
+                left += self.build.steps[vertex].inputs
+        causes = self.causes
+        return next((item for item in causes if item.step.vertex in below), causes[0] if causes else None)
+
     def to_json(self) -> Json:
         """Plain data; `first`: number of the first step that differs."""
         causes = self.causes

@@ -181,8 +181,8 @@ def test_a_hit_tells_where_its_result_came_from_and_whether_its_layers_were_veri
     assert made["build"] == origin
     assert made["digest"].startswith(origin)
     text = project.builder.run("why", build, "RUN echo tool").out
-    assert f"cached: made by build {origin} (context, " in text
-    assert f"verified here (digest, diff_id), from {project.base.rpartition(':')[0]}" in text
+    assert f"cached: made by build {origin}\n    context, " in text
+    assert f"verified here (digest, diff_id)\n      from {project.base.rpartition(':')[0]}" in text
     assert f"8 from build {origin}" in project.builder.run("why", build).out
 
 
@@ -269,7 +269,7 @@ def test_the_text_fits_the_window(project: Project, columns: int) -> None:
     after = project.build()
     for args in (["why", after], ["why", after, "COPY src"], ["why", before, "RUN echo tool"], ["diff", before, after]):
         lines = in_window(project.builder, columns, *args)
-        assert len(lines) > 3
+        assert len(lines) >= 3
         assert max(cells(line) for line in lines) <= columns, args
     assert any("src/main.c  changed: was" in line for line in in_window(project.builder, columns, "why", after))
 

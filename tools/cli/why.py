@@ -130,8 +130,8 @@ def _all_steps(found: Why, history: History) -> Iterator[str]:
         yield ""
         yield _heading(found, item.step)
         yield from _miss(item, whole=not number)
-        if not number and found.followed:
-            yield f"  {_count(len(found.followed), 'later step')} followed"
+    if causes and found.followed:
+        yield f"{_count(len(found.followed), 'later step')} followed"
 
 
 def _origins(hits: Sequence[Verdict], history: History) -> Iterator[str]:
@@ -161,7 +161,8 @@ def _one_step(found: Why, step: Step, verdict: Verdict | None, came: Origin | No
         if verdict.changes and found.against:
             yield f"  {_compared(found.against)}"
         if verdict.follows:
-            yield f"  not cached: it followed step {found.causes[0].step.number}" if found.causes else "  not cached"
+            cause = found.cause_of(verdict)
+            yield f"  it followed step {cause.step.number}" if cause else "  it followed an earlier step"
         yield from _miss(verdict, whole=True)
 
 
@@ -170,13 +171,15 @@ def _hit(verdict: Verdict, came: Origin) -> Iterator[str]:
     if not came.started:
         yield f"  cached{used}: made by build {came.build or '?'}, which is not in this log"
         return
-    yield f"  cached{used}: made by build {came.build} ({clean(came.name) or '-'}, {local_time(came.started)})"
+    yield f"  cached{used}: made by build {came.build}"
+    yield f"    {clean(came.name) or '-'}, {local_time(came.started)}"
     for layer in came.layers:
         if layer.build:
-            yield f"    layer {layer.digest}  made here by build {layer.build}"
+            yield f"    layer {layer.digest}  made here"
         else:
             checked = f"verified here ({', '.join(layer.verified)})" if layer.verified else "never fetched whole here"
-            yield f"    layer {short_id(layer.digest)}  {checked}, from {clean(layer.provider) or 'no known provider'}"
+            yield f"    layer {short_id(layer.digest)}  {checked}"
+            yield f"      from {clean(layer.provider) or 'no known provider'}"
 
 
 def _miss(item: Verdict, *, whole: bool) -> Iterator[str]:
