@@ -318,3 +318,14 @@ def test_an_all_cached_build_writes_no_blob(project: Project) -> None:
     before = {path.name for path in (project.builder.root / "blobs/sha256").iterdir()}
     project.build()
     assert {path.name for path in (project.builder.root / "blobs/sha256").iterdir()} == before
+
+
+def test_another_platform_is_told_though_its_step_could_not_run(
+    tmp_path: Path, registry: RegistryProcess, repository: str
+) -> None:
+    builder = Builder(tmp_path)
+    base = base_image(registry, f"{repository}/base", layers=1)["reference"]
+    builder.must_build(f"FROM {base}\nRUN true\n", "--platform", "linux/amd64")
+    builder.build(f"FROM {base}\nRUN true\n", "--platform", "linux/s390x")
+    text = builder.run("why", builder.builds()[0]["id"]).out
+    assert "platform differs\n    was  linux/amd64\n    now  linux/s390x" in text
