@@ -352,13 +352,15 @@ class BlobCreated(Fact):
 
 
 class CacheQueried(Fact):
-    """`outcome`: hit or miss; `reason` of a miss: never-built, no-cache, bytes-lost."""
+    """`outcome`: hit or miss; `reason` of a miss: never-built, no-cache, bytes-lost; `components`: digest of the stored
+    plaintext key, "" in older logs."""
 
     key: str
     outcome: str
     ref: str | None = None
     origin_build: str | None = None
     reason: str | None = None
+    components: str = ""
 
 
 class CacheRecorded(Fact):

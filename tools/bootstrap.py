@@ -125,9 +125,14 @@ def follow_log(log: EventLog, after: int, types: frozenset[str] | None) -> Itera
     return follow(log, after, lambda: False, types=types)
 
 
+def read_blobs(path: Path) -> DirectoryBlobs:
+    """The blobs of a root, for reading."""
+    return DirectoryBlobs(path, owner="reader")
+
+
 def stored_text(path: Path, digest: str) -> str:
     """A stored definition. Raises FileNotFoundError, VerificationError, InputError."""
-    return DirectoryBlobs(path, owner="reader").get(Digest(digest)).decode("utf-8", "replace")
+    return read_blobs(path).get(Digest(digest)).decode("utf-8", "replace")
 
 
 def _check_format(path: Path) -> None:

@@ -199,10 +199,15 @@ class Solver:
             answer = answers[vertex.digest] = self._answer(key, providers)
             if isinstance(answer, Hit):
                 queried = CacheQueried(
-                    key=str(key), outcome="hit", ref=answer.ref.id, origin_build=answer.origin_build
-                )
+                    key=str(key), outcome="hit", ref=answer.ref.id, origin_build=answer.origin_build,
+                    components=str(key),  # stored before the record that was hit
+                )  # fmt: skip
             else:
-                queried = CacheQueried(key=str(key), outcome="miss", reason=answer.reason)
+                # Stored though the step may fail or never run: a later build is compared with what this one asked for.
+                components = self.blobs.put(canonical_json(keys[vertex.digest].to_json()))
+                queried = CacheQueried(
+                    key=str(key), outcome="miss", reason=answer.reason, components=str(components)
+                )
             self.facts.post(queried, vertex=vertex.digest)
         return answers
 

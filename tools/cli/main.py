@@ -16,12 +16,14 @@ from tools.cli.text import clean
 
 _COMMANDS = {
     "build": "tools.cli.build",
+    "diff": "tools.cli.why",
     "events": "tools.cli.reading",
     "history": "tools.cli.reading",
     "output": "tools.cli.reading",
     "rebuild": "tools.cli.reading",
     "refs": "tools.cli.reading",
     "show": "tools.cli.reading",
+    "why": "tools.cli.why",
 }
 INTERNAL = 3
 

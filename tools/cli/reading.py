@@ -7,7 +7,6 @@ import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import datetime
 
 import click
 
@@ -22,30 +21,8 @@ from tools import bootstrap
 from tools.cli.failure import excerpt, last_output
 from tools.cli.format import human_bytes, human_duration
 from tools.cli.render import draw, speaks_unicode
-from tools.cli.text import cells, clean, fit
-
-_JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for programs.")
-
-
-def _print(text: str) -> None:
-    sys.stdout.write(text + "\n")
-
-
-def _print_json(value: object) -> None:
-    _print(json.dumps(value, separators=(",", ":"), default=str))
-
-
-def _local_time(ns: int) -> str:
-    return datetime.fromtimestamp(ns / 1e9).astimezone().strftime("%Y-%m-%d %H:%M:%S")
-
-
-def _columns(otherwise: int) -> int:
-    """The terminal's width; `otherwise` where the output goes elsewhere."""
-    return shutil.get_terminal_size((200, 24)).columns if sys.stdout.isatty() else otherwise
-
-
-def _print_cut(line: str, limit: int) -> None:
-    _print(fit(line, limit, "…" if speaks_unicode(sys.stdout) else "..."))
+from tools.cli.text import cells, clean
+from tools.cli.writing import as_json_option, columns, local_time, print_cut, print_json, print_line
 
 
 def _table(rows: Sequence[Sequence[str]], optional: Sequence[str], limit: int) -> None:
@@ -59,7 +36,7 @@ def _table(rows: Sequence[Sequence[str]], optional: Sequence[str], limit: int) -
         del widths[title]
     for row in rows:
         shown = [(cell, widths[title]) for cell, title in zip(row, rows[0], strict=True) if title in widths]
-        _print_cut("  ".join(cell + " " * (width - cells(cell)) for cell, width in shown).rstrip(), limit)
+        print_cut("  ".join(cell + " " * (width - cells(cell)) for cell, width in shown).rstrip(), limit)
 
 
 def _short_ref(ref: str) -> str:
@@ -71,23 +48,23 @@ def _short_ref(ref: str) -> str:
 @click.command()
 @click.option("-n", "--limit", type=click.IntRange(1), default=50, help="Builds to list.  [default: 50]")
 @click.option("--status", type=click.Choice(["running", "completed", "failed", "cancelled", "interrupted"]))
-@_JSON
+@as_json_option
 def history(limit: int, status: str | None, as_json: bool) -> None:
     """List builds, the newest first."""
     with bootstrap.read_root(bootstrap.root_directory()) as (_, views):
         records = History(views).list(limit=limit, status=status)
     if as_json:
         for record in records:
-            _print_json(record.to_json())
+            print_json(record.to_json())
         return
     if not records:
-        _print("no builds")
+        print_line("no builds")
         return
     rows = [("BUILD", "STARTED", "STATUS", "TIME", "STEPS", "CACHED", "PULLED", "NAME")]
     rows += [
         (
             record.id,
-            _local_time(record.started),
+            local_time(record.started),
             record.status,
             human_duration(record.ended - record.started) if record.ended else "-",
             str(record.executed + record.cached),
@@ -97,26 +74,26 @@ def history(limit: int, status: str | None, as_json: bool) -> None:
         )
         for record in records
     ]
-    _table(rows, ("STEPS", "CACHED", "PULLED", "STARTED", "TIME"), _columns(10_000))
+    _table(rows, ("STEPS", "CACHED", "PULLED", "STARTED", "TIME"), columns(10_000))
 
 
 @click.command()
 @click.argument("build_id", metavar="BUILD")
 @click.option("--at", type=click.IntRange(1), metavar="SEQ", help="As it was after this event.")
-@_JSON
+@as_json_option
 def show(build_id: str, at: int | None, as_json: bool) -> None:
     """Draw the progress view of BUILD (an id or the beginning of one) from the log alone."""
     with bootstrap.read_root(bootstrap.root_directory()) as (log, views):
         record = History(views).get(build_id)
         view = fold(log, record.id, after=record.first_seq - 1, until=at)
         if as_json:
-            _print_json(view.to_json())
+            print_json(view.to_json())
             return
         width = shutil.get_terminal_size((100, 24)).columns
         color = sys.stdout.isatty()
         sys.stdout.write(draw(view, width, color, unicode=speaks_unicode(sys.stdout), told=True))
         for line in _failure(log, record, view):
-            _print(line)
+            print_line(line)
 
 
 def _failure(log: EventLog, record: BuildRecord, view: ProgressView) -> list[str]:
@@ -142,7 +119,7 @@ def _failure(log: EventLog, record: BuildRecord, view: ProgressView) -> list[str
 @click.command()
 @click.argument("build_id", metavar="BUILD")
 @click.argument("step", required=False)
-@_JSON
+@as_json_option
 def output(build_id: str, step: str | None, as_json: bool) -> None:
     """Print what BUILD's steps printed, or only STEP's (its number, or a part of its name)."""
     with bootstrap.read_root(bootstrap.root_directory()) as (log, views):
@@ -159,9 +136,9 @@ def output(build_id: str, step: str | None, as_json: bool) -> None:
             vertex = found[0].vertex
         for where, line in output_lines(log, record.id, vertex, after=record.first_seq - 1, until=until):
             if as_json:
-                _print_json({"vertex": where, "step": names.get(where, ""), "fd": line.fd, "text": line.text})
+                print_json({"vertex": where, "step": names.get(where, ""), "fd": line.fd, "text": line.text})
             else:
-                _print(clean(line.text))
+                print_line(clean(line.text))
 
 
 @click.command()
@@ -169,20 +146,20 @@ def output(build_id: str, step: str | None, as_json: bool) -> None:
 @click.option("--type", "types", multiple=True, metavar="TYPE", help="Only this type; may be given again.")
 @click.option("--after", default=0, type=click.IntRange(0), metavar="SEQ", help="Only later ones.")
 @click.option("--follow", is_flag=True, help="Go on with what is appended from now on.")
-@_JSON
+@as_json_option
 def events(build_id: str | None, types: tuple[str, ...], after: int, follow: bool, as_json: bool) -> None:
     """Print the log."""
     with bootstrap.read_root(bootstrap.root_directory()) as (log, views):
         build = History(views).get(build_id).id if build_id else None
         wanted = frozenset(types) or None
         source = bootstrap.follow_log(log, after, wanted) if follow else log.read(after=after, types=wanted)
-        limit = _columns(300)
+        limit = columns(300)
         for event in source:
             if build is None or event.build == build:
                 if as_json:
-                    _print_json(event.to_json())
+                    print_json(event.to_json())
                 else:
-                    _print_cut(_event_line(event), limit)
+                    print_cut(_event_line(event), limit)
                 if follow:
                     sys.stdout.flush()
 
@@ -190,12 +167,12 @@ def events(build_id: str | None, types: tuple[str, ...], after: int, follow: boo
 def _event_line(event: Event) -> str:
     shown = {key: value for key, value in event.data.items() if value not in (None, [], {}, "")}
     text = clean(json.dumps(shown, ensure_ascii=False))
-    return f"{event.seq:>6}  {_local_time(event.time)[11:]}  {event.build or '-':12}  {event.type:<24} {text}"
+    return f"{event.seq:>6}  {local_time(event.time)[11:]}  {event.build or '-':12}  {event.type:<24} {text}"
 
 
 @click.command()
 @click.argument("ref", required=False)
-@_JSON
+@as_json_option
 def refs(ref: str | None, as_json: bool) -> None:
     """List refs, or tell the life of REF (an id or the beginning of one) from the log."""
     with bootstrap.read_root(bootstrap.root_directory()) as (log, views):
@@ -205,12 +182,12 @@ def refs(ref: str | None, as_json: bool) -> None:
         record = Refs(views).get(ref)
         story = life(log, record)
         if as_json:
-            _print_json({**record.to_json(), "life": [asdict(item) for item in story]})
+            print_json({**record.to_json(), "life": [asdict(item) for item in story]})
             return
-        _print(f"{record.ref}  {record.kind}, {_layers(len(record.layers))}, {human_bytes(record.bytes)}")
-        limit = _columns(10_000)
+        print_line(f"{record.ref}  {record.kind}, {_layers(len(record.layers))}, {human_bytes(record.bytes)}")
+        limit = columns(10_000)
         for item in story:
-            _print_cut(f"{item.seq:>6}  {_local_time(item.time)[11:]}  {item.type:<24} {clean(item.summary)}", limit)
+            print_cut(f"{item.seq:>6}  {local_time(item.time)[11:]}  {item.type:<24} {clean(item.summary)}", limit)
 
 
 def _layers(count: int) -> str:
@@ -221,10 +198,10 @@ def _list_refs(views: Views, as_json: bool) -> None:
     records = Refs(views).list()
     if as_json:
         for record in records:
-            _print_json(record.to_json())
+            print_json(record.to_json())
         return
     if not records:
-        _print("no refs")
+        print_line("no refs")
         return
     rows = [("REF", "KIND", "HERE", "LAYERS", "SIZE", "BUILD")]
     rows += [
@@ -238,7 +215,7 @@ def _list_refs(views: Views, as_json: bool) -> None:
         )
         for record in records
     ]
-    _table(rows, ("LAYERS", "KIND", "SIZE"), _columns(10_000))
+    _table(rows, ("LAYERS", "KIND", "SIZE"), columns(10_000))
 
 
 @click.command()
@@ -253,7 +230,7 @@ def rebuild(check: bool) -> None:
             raise VerificationError(
                 f"differs from a fresh fold: {', '.join(different)}", where="views.db", hint="run refledger rebuild"
             )
-        _print(f"the projections equal a fresh fold of {position} events")
+        print_line(f"the projections equal a fresh fold of {position} events")
         return
     with bootstrap.open_root(bootstrap.root_directory()) as root:
-        _print(f"rebuilt from {root.views.rebuild(root.log)} events")
+        print_line(f"rebuilt from {root.views.rebuild(root.log)} events")

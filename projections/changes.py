@@ -1,0 +1,221 @@
+"""What differs between two builds' steps: components by name, files by path. Pure but for reading stored listings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from difflib import SequenceMatcher
+from typing import Any
+
+from projections.asked import Blobs, Build, Component, Step, read_components, read_listing
+
+Json = dict[str, Any]
+_PAIRS = frozenset({"env"})
+"""Components whose value is `name=value`, compared by that name."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileChange:
+    """`change`: added, removed, changed (content or type), mode, or owner (owner or attributes); `old` and `new`:
+    digest, link target or device, octal mode, or owner; "" for a side that has none."""
+
+    path: str
+    change: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A component that differs: `old` and `new` values, None for a side without it. `files`: for a listing, what is in
+    it. An `input` is the result of a step, `source` an image, file or commit from outside: `old_step` and `new_step`
+    name what gives it."""
+
+    component: str
+    old: str | None
+    new: str | None
+    files: tuple[FileChange, ...] = ()
+    old_step: str = ""
+    new_step: str = ""
+
+    def to_json(self) -> Json:
+        """The fields, by name."""
+        return {**asdict(self), "files": [asdict(item) for item in self.files]}
+
+
+def pair_steps(old: Build, new: Build) -> dict[str, str]:
+    """For each step of `new`, by vertex, the one of `old` it stands for: the same vertex, else what stands in its place
+    among the steps of its stage. A stage without a namesake stands for the one left over in its place."""
+    pairs = {vertex: vertex for vertex in new.steps if vertex in old.steps}
+    before, after = _stages(old.steps.values()), _stages(new.steps.values())
+    left = [name for name in before if name not in after]
+    for name in after:
+        other = name if name in before else _likest(after[name], [(item, before[item]) for item in left])
+        if other is None:
+            continue
+        if other in left:
+            left.remove(other)
+        taken = set(pairs.values())
+        for one, two in _aligned(before[other], after[name]):
+            if two.vertex not in pairs and one.vertex not in taken:
+                pairs[two.vertex] = one.vertex
+    return pairs
+
+
+def _stages(steps: Iterable[Step]) -> dict[str, list[Step]]:
+    found: dict[str, list[Step]] = {}
+    for step in steps:
+        found.setdefault(step.stage, []).append(step)
+    return found
+
+
+def _likest(steps: Sequence[Step], candidates: Sequence[tuple[str, list[Step]]]) -> str | None:
+    titles = {step.title for step in steps}
+    scored = [(len(titles & {step.title for step in others}), -n) for n, (_, others) in enumerate(candidates)]
+    return candidates[-max(scored)[1]][0] if scored else None
+
+
+def _aligned(old: Sequence[Step], new: Sequence[Step]) -> list[tuple[Step, Step]]:
+    matcher = SequenceMatcher(None, [s.title for s in old], [s.title for s in new], autojunk=False)
+    found: list[tuple[Step, Step]] = []
+    for tag, i1, i2, j1, j2 in matcher.get_opcodes():
+        if tag == "equal":
+            found += zip(old[i1:i2], new[j1:j2], strict=True)
+        elif tag == "replace":
+            rest = list(old[i1:i2])
+            for step in new[j1:j2]:
+                same = next((item for item in rest if item.kind == step.kind), None)
+                if same is not None:
+                    found.append((same, step))
+                    rest = rest[rest.index(same) + 1 :]
+    return found
+
+
+# ---------------------------------------------------------------- components
+
+
+def step_changes(blobs: Blobs, old: Build, one: str, new: Build, two: str) -> list[Change] | None:
+    """How the key of step `two` of `new` differs from that of `one` of `old`, own components before inputs; None when
+    one of the two is not stored here. Raises VerificationError."""
+    if one not in old.asked or two not in new.asked:
+        return None
+    if old.asked[one].key == new.asked[two].key:
+        return []
+    before = read_components(blobs, old.asked[one].components)
+    after = read_components(blobs, new.asked[two].components)
+    if before is None or after is None:
+        return None
+    own = [_with_files(blobs, change) for change in component_changes(before, after)]
+    return own + _input_changes(old, one, before, new, two, after)
+
+
+def component_changes(old: Sequence[Component], new: Sequence[Component]) -> list[Change]:
+    """What differs but for `input`, in the order of the key."""
+    found: list[Change] = []
+    for name in dict.fromkeys(name for name, _ in (*new, *old)):
+        if name == "input":
+            continue
+        before = [value for item, value in old if item == name]
+        after = [value for item, value in new if item == name]
+        if before == after:
+            continue
+        if name in _PAIRS:
+            found += _pair_changes(name, before, after)
+        elif len(before) <= 1 and len(after) <= 1:
+            found.append(Change(name, before[0] if before else None, after[0] if after else None))
+        else:
+            found += _list_changes(name, before, after)
+    return found
+
+
+def _pair_changes(name: str, old: Sequence[str], new: Sequence[str]) -> list[Change]:
+    before, after = (dict(item.partition("=")[::2] for item in items) for items in (old, new))
+    found = [
+        Change(f"{name} {key}", before.get(key), after.get(key))
+        for key in dict.fromkeys((*after, *before))
+        if before.get(key) != after.get(key)
+    ]
+    return found or [Change(f"{name} order", " ".join(before), " ".join(after))]
+
+
+def _list_changes(name: str, old: Sequence[str], new: Sequence[str]) -> list[Change]:
+    if sorted(old) == sorted(new):
+        return [Change(f"{name} order", " ".join(old), " ".join(new))]
+    longest = max(len(old), len(new))
+    before = [*old, *[None] * (longest - len(old))]
+    after = [*new, *[None] * (longest - len(new))]
+    return [Change(name, one, two) for one, two in zip(before, after, strict=True) if one != two]
+
+
+def _with_files(blobs: Blobs, change: Change) -> Change:
+    if change.component != "content" and not change.component.endswith(" content"):
+        return change
+    before = read_listing(blobs, change.old) if change.old else {}
+    after = read_listing(blobs, change.new) if change.new else {}
+    if before is None or after is None:
+        return change
+    return Change(change.component, change.old, change.new, tuple(file_changes(before, after)))
+
+
+def file_changes(old: Mapping[str, tuple[str, ...]], new: Mapping[str, tuple[str, ...]]) -> list[FileChange]:
+    """What differs between two listings, by path."""
+    found = []
+    for path in sorted({*old, *new}):
+        before, after = old.get(path), new.get(path)
+        if before == after:
+            continue
+        if before is None or after is None:
+            found.append(FileChange(path, "removed" if after is None else "added", _content(before), _content(after)))
+        elif (before[0], before[2]) != (after[0], after[2]):
+            found.append(FileChange(path, "changed", _content(before), _content(after)))
+        elif before[1] != after[1]:
+            found.append(FileChange(path, "mode", before[1], after[1]))
+        else:
+            found.append(FileChange(path, "owner", " ".join(before[3:]).strip(), " ".join(after[3:]).strip()))
+    return found
+
+
+def _content(entry: tuple[str, ...] | None) -> str:
+    return "" if entry is None else entry[2] or entry[0]
+
+
+def _input_changes(
+    old: Build, one: str, before: Sequence[Component], new: Build, two: str, after: Sequence[Component]
+) -> list[Change]:
+    """Inputs by their place; what is no step that was asked for is a source and tells where it came from."""
+    was = [value for name, value in before if name == "input"]
+    now = [value for name, value in after if name == "input"]
+    found = []
+    for place in range(max(len(was), len(now))):
+        left, gone = _input(old, one, was, place)
+        right, here = _input(new, two, now, place)
+        if left == right:
+            continue
+        if (gone is None or gone.vertex not in old.asked) and (here is None or here.vertex not in new.asked):
+            change = Change("source", (gone and _origin(old, gone)) or left, (here and _origin(new, here)) or right)
+        else:
+            change = Change("input", left, right)
+        found.append(replace(change, old_step=gone.name if gone else "", new_step=here.name if here else ""))
+    return found
+
+
+def _input(build: Build, vertex: str, keys: Sequence[str], place: int) -> tuple[str | None, Step | None]:
+    inputs = build.inputs(vertex)
+    key = keys[place] if place < len(keys) else None
+    return key, build.steps.get(inputs[place]) if place < len(inputs) else None
+
+
+def _origin(build: Build, step: Step) -> str:
+    """`reference@digest` (of a tag: what the tag named then), `url@digest`, `remote@commit`, or the kind."""
+    op = step.op
+    match step.kind:
+        case "image":
+            name, platform = str(op.get("reference")), str(op.get("platform", ""))
+            return f"{name.partition('@')[0]}@{build.sources.get((name, platform)) or op.get('manifest')}"
+        case "http":
+            return f"{op.get('url')}@{op.get('digest')}"
+        case "git":
+            return f"{op.get('remote')}@{op.get('commit')}"
+        case "archive":
+            return str(op.get("digest"))
+    return step.kind

@@ -1,0 +1,331 @@
+"""`refledger why` and `refledger diff` on real builds: each edit, the steps that ran, and the line that is printed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.builder import PROJECT, Builder, base_image, busybox_layer
+from tests.registry_fixture import RegistryProcess, push_image
+from tests.tools.test_reading import in_window
+from tools.cli.text import cells
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="builds need root")
+
+DOCKERFILE = """\
+ARG LEVEL=1
+FROM {base} AS tools
+ARG LEVEL
+RUN echo tool $LEVEL > /tool
+FROM {base} AS compile
+WORKDIR /src
+ENV CC=cc CFLAGS=-O2
+COPY src /src
+RUN --mount=type=secret,id=token,target=/token cat /src/main.c > /main.o
+RUN cat /main.o > /program
+FROM {base}
+COPY --from=compile /program /program
+COPY --from=tools /tool /tool
+COPY etc/conf /etc/conf
+"""
+TOOL, WORKDIR, SOURCE, OBJECT, PROGRAM = "RUN echo tool", "WORKDIR", "COPY src", "RUN --mount", "RUN cat /main.o"
+FINAL = ("COPY --from=compile", "COPY --from=tools", "COPY etc/conf")
+COMPILED = (OBJECT, PROGRAM, *FINAL)
+
+
+@dataclass
+class Project:
+    """A multi-stage project in one builder, which the edits change."""
+
+    builder: Builder
+    registry: RegistryProcess
+    base: str
+    dockerfile: str = ""
+    args: list[str] = field(default_factory=list)
+
+    def build(self) -> str:
+        """Build it; returns the build's id."""
+        secret = f"id=token,src={self.builder.context}/../token"
+        done = self.builder.must_build(self.dockerfile, "--secret", secret, *self.args)
+        found = re.search("^build ([0-9a-f]{12}) done in ", done.err, re.MULTILINE)
+        assert found, done.err
+        return found[1]
+
+    def replace(self, old: str, new: str) -> None:
+        assert old in self.dockerfile
+        self.dockerfile = self.dockerfile.replace(old, new)
+
+    def file(self, name: str) -> Path:
+        return self.builder.context / name
+
+
+@pytest.fixture
+def project(tmp_path: Path, registry: RegistryProcess, repository: str) -> Project:
+    builder = Builder(tmp_path)
+    base = base_image(registry, f"{repository}/base", layers=1)["reference"]
+    builder.write({"src/main.c": "main\n", "src/util.c": "util\n", "etc/conf": "x=1\n", "README": "read\n"})
+    builder.write({".dockerignore": "**/*.tmp\n"})
+    (tmp_path / "token").write_text("one")
+    return Project(builder, registry, base, DOCKERFILE.format(base=base))
+
+
+def _retag(project: Project) -> None:
+    name = project.base.partition("/")[2].partition(":")[0]
+    layers = [{"etc/release": b"2"}, busybox_layer()]
+    push_image(project.registry.host, name, layers, config={"Env": ["PATH=/bin"]})
+
+
+def _other_base(project: Project) -> None:
+    project.replace(f"FROM {project.base}\nCOPY --from=compile", "FROM scratch\nCOPY --from=compile")
+
+
+Edit = Callable[[Project], object]
+EDITS: list[tuple[str, Edit, tuple[str, ...], str]] = [
+    ("nothing", lambda p: None, (), "0 not"),
+    ("touch", lambda p: os.utime(p.file("src/main.c"), (1, 1)), (), "0 not"),
+    ("rewritten alike", lambda p: p.file("src/main.c").write_text("main\n"), (), "0 not"),
+    ("unused file", lambda p: p.file("README").write_text("other"), (), "0 not"),
+    ("secret's value", lambda p: p.file("../token").write_text("two"), (), "0 not"),
+    ("comment", lambda p: p.replace("WORKDIR", "# a remark\nWORKDIR"), (), "0 not"),
+    ("stage renamed", lambda p: p.replace("compile", "cc"), (), "0 not"),
+    ("ignored file", lambda p: p.file("src/a.tmp").write_text("t"), (), "0 not"),
+    ("label", lambda p: p.replace("COPY etc", "LABEL a=b\nCOPY etc"), (), "0 not"),
+    ("one byte", lambda p: p.file("src/main.c").write_text("Main\n"), (SOURCE, *COMPILED),
+     r"src/main.c  changed: was [0-9a-f]{12}, now [0-9a-f]{12}"),
+    ("mode", lambda p: p.file("src/main.c").chmod(0o755), (SOURCE, *COMPILED),
+     "src/main.c  mode: was 0644, now 0755"),
+    ("file added", lambda p: p.file("src/new.c").write_text("n"), (SOURCE, *COMPILED),
+     r"src/new.c  added [0-9a-f]{12}"),
+    ("file removed", lambda p: p.file("src/util.c").unlink(), (SOURCE, *COMPILED),
+     r"src/util.c  removed [0-9a-f]{12}"),
+    ("file to link", lambda p: (p.file("src/util.c").unlink(), p.file("src/util.c").symlink_to("main.c")),
+     (SOURCE, *COMPILED), r"src/util.c  changed: was [0-9a-f]{12}, now main.c"),
+    (".dockerignore", lambda p: p.file(".dockerignore").write_text("src/util.c\n"), (SOURCE, *COMPILED),
+     r"src/util.c  removed [0-9a-f]{12}"),
+    ("last file only", lambda p: p.file("etc/conf").write_text("x=2\n"), (FINAL[2],),
+     r"etc/conf  changed: was [0-9a-f]{12}, now [0-9a-f]{12}"),
+    ("ARG default", lambda p: p.replace("ARG LEVEL=1", "ARG LEVEL=2"), (TOOL, *FINAL[1:]),
+     "variable LEVEL differs\n    was  1\n    now  2"),
+    ("--build-arg", lambda p: p.args.extend(["--build-arg", "LEVEL=3"]), (TOOL, *FINAL[1:]),
+     "variable LEVEL differs\n    was  1\n    now  3"),
+    ("ENV value", lambda p: p.replace("-O2", "-O3"), COMPILED, "variable CFLAGS differs\n    was  -O2\n    now  -O3"),
+    ("ENV order", lambda p: p.replace("CC=cc CFLAGS=-O2", "CFLAGS=-O2 CC=cc"), COMPILED,
+     "the order of its variables differs\n    was  PATH CC CFLAGS\n    now  PATH CFLAGS CC"),
+    ("ENV removed", lambda p: p.replace("ENV CC=cc CFLAGS=-O2\n", ""), COMPILED,
+     "variable CC differs\n    was  cc\n    now  nothing"),
+    ("RUN text", lambda p: p.replace("RUN cat /main.o >", "RUN cat /main.o /main.o >"), (PROGRAM, *FINAL),
+     "its command differs\n    was  cat /main.o > /program\n    now  cat /main.o /main.o > /program"),
+    ("added step", lambda p: p.replace("RUN cat /main.o", "RUN echo new\nRUN cat /main.o"),
+     ("RUN echo new", PROGRAM, *FINAL), r"never built\n    a new step: build [0-9a-f]{12} has none in its place"),
+    ("removed step", lambda p: p.replace("COPY --from=tools /tool /tool\n", ""), (FINAL[2],),
+     r"it stands on another result\n    was  \[stage-2 3/4\] COPY --from=tools"),
+    ("WORKDIR", lambda p: p.replace("WORKDIR /src", "WORKDIR /work"), (WORKDIR, SOURCE, *COMPILED),
+     "path differs\n    was  /src\n    now  /work"),
+    ("COPY target", lambda p: p.replace("COPY etc/conf /etc/conf", "COPY etc/conf /conf"), (FINAL[2],),
+     "its destination differs\n    was  /etc/conf\n    now  /conf"),
+    ("COPY --chmod", lambda p: p.replace("COPY etc/conf", "COPY --chmod=600 etc/conf"), ("COPY --chmod",),
+     r"chmod differs\n    was  \(empty\)\n    now  600"),
+    ("secret's id",
+     lambda p: (p.replace("id=token", "id=key"), p.args.append(f"--secret=id=key,src={p.file('README')}")),
+     COMPILED, "mount 0 id differs\n    was  token\n    now  key"),
+    ("base tag moved", _retag, (TOOL, WORKDIR, SOURCE, *COMPILED),
+     r"what it takes is another\n    was  \S+@[0-9a-f]{12}\n    now  \S+@[0-9a-f]{12}"),
+    ("another base", _other_base, FINAL, r"what it takes is another\n    was  \S+@[0-9a-f]{12}\n    now  scratch"),
+    ("--no-cache", lambda p: p.args.append("--no-cache"), (TOOL, WORKDIR, SOURCE, *COMPILED),
+     "--no-cache\n    the build was told not to ask"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("edit", "ran", "line"), [row[1:] for row in EDITS], ids=[row[0] for row in EDITS])
+def test_each_edit_runs_the_steps_it_must_and_why_says_so(
+    project: Project, edit: Edit, ran: tuple[str, ...], line: str
+) -> None:
+    before = project.build()
+    edit(project)
+    build = project.build()
+    done = project.builder.run("why", build, "--json")
+    assert done.code == 0, done.err
+    told = json.loads(done.out)
+    missed = [step["name"].partition("] ")[2] for step in told["steps"] if step["outcome"] == "miss"]
+    ended = [event["data"]["name"] for event in project.builder.events("VertexCompleted", build=build)]
+    assert all(any(item.endswith(name) for item in ended) for name in missed)  # what missed ran
+    assert len(missed) == len(ran), missed
+    for expected in ran:
+        assert any(name.startswith(expected) for name in missed), (expected, missed)
+    text = project.builder.run("why", build).out
+    assert re.search(line, text), text
+    if ran:
+        assert told["against"] == before
+        assert told["first"] == min(step["number"] for step in told["steps"] if step["outcome"] == "miss")
+        rest = told["followed"]
+        assert (f"{rest} later step{'s' if rest > 1 else ''} followed" in text) == (rest > 0)
+
+
+def test_a_hit_tells_where_its_result_came_from_and_whether_its_layers_were_verified(project: Project) -> None:
+    origin, build = project.build(), project.build()
+    told = json.loads(project.builder.run("why", build, "RUN echo tool", "--json").out)
+    assert told["outcome"] == "hit"
+    assert told["origin"]["build"] == origin
+    base, made = told["origin"]["layers"]
+    assert base["provider"] == project.base.rpartition(":")[0]
+    assert base["verified"] == ["digest", "diff_id"]
+    assert made["build"] == origin
+    assert made["digest"].startswith(origin)
+    text = project.builder.run("why", build, "RUN echo tool").out
+    assert f"cached: made by build {origin}\n    context, " in text
+    assert f"verified here (digest, diff_id)\n      from {project.base.rpartition(':')[0]}" in text
+    assert f"8 from build {origin}" in project.builder.run("why", build).out
+
+
+def test_a_layer_that_was_never_fetched_is_not_called_verified(
+    tmp_path: Path, registry: RegistryProcess, repository: str
+) -> None:
+    builder = Builder(tmp_path)
+    base = base_image(registry, f"{repository}/base", layers=1)["reference"]
+    builder.write({"a": "1"})
+    for _ in range(2):
+        builder.must_build(f"FROM {base}\nCOPY --link a /a\n")
+    told = json.loads(builder.run("why", builder.builds()[0]["id"], "COPY", "--json").out)
+    assert told["origin"]["layers"][0]["verified"] == []
+    assert "never fetched whole here" in builder.run("why", builder.builds()[0]["id"], "COPY").out
+
+
+def test_a_step_that_failed_or_never_ran_is_compared_all_the_same(
+    tmp_path: Path, registry: RegistryProcess, repository: str
+) -> None:
+    builder = Builder(tmp_path)
+    base = base_image(registry, f"{repository}/base", layers=1)["reference"]
+    for command in ("false", "false", "true"):
+        builder.build(f"FROM {base}\nRUN {command}\nRUN echo after\n")
+    fixed, again, first = (item["id"] for item in builder.builds())
+    assert "never built\n    no earlier build of this definition" in builder.run("why", first).out
+    assert f"never built\n    build {first} asked for the same, but the step failed" in builder.run("why", again).out
+    text = builder.run("why", fixed).out
+    assert "was  false\n    now  true" in text
+    assert "1 later step followed" in text
+    later = json.loads(builder.run("why", fixed, "echo after", "--json").out)
+    assert later["follows"]
+    assert [change["component"] for change in later["changes"]] == ["input"]
+    assert "it followed step 2" in builder.run("why", fixed, "echo after").out
+
+
+def test_the_build_to_compare_with_can_be_chosen(project: Project) -> None:
+    first = project.build()
+    project.file("etc/conf").write_text("x=2\n")
+    second = project.build()
+    project.file("etc/conf").write_text("x=3\n")
+    third = project.build()
+    was = {}
+    for against in (first, second):
+        told = json.loads(project.builder.run("why", third, "etc/conf", "--json", "--against", against).out)
+        assert told["against"] == against
+        was[against] = told["changes"][0]["files"][0]["old"]
+    assert was[first] != was[second]
+    for args in ([third, "--against", third], [third, "nothing like it"], [third, "COPY"], ["nobody"]):
+        done = project.builder.run("why", *args)
+        assert (done.code, done.err.count("\n")) == (2, 1)
+
+
+def test_diff_tells_options_sources_lines_steps_and_results(project: Project) -> None:
+    before = project.build()
+    project.replace("-O2", "-O3")
+    project.file("etc/conf").write_text("x=2\n")
+    project.args += ["--build-arg", "LEVEL=3"]
+    _retag(project)
+    after = project.build()
+    told = json.loads(project.builder.run("diff", before, after, "--json").out)
+    assert (told["old"], told["new"]) == (before, after)
+    assert {"name": "args LEVEL", "old": None, "new": "3"} in told["options"]
+    (source,) = told["sources"]
+    assert source["name"].startswith(project.base)
+    assert source["old"].startswith("sha256:")
+    assert source["new"] != source["old"]
+    assert "-ENV CC=cc CFLAGS=-O2" in told["definition"]
+    assert "+ENV CC=cc CFLAGS=-O3" in told["definition"]
+    conf = next(step for step in told["steps"] if "etc/conf" in step["name"])
+    assert [file["path"] for change in conf["changes"] for file in change["files"]] == ["etc/conf"]
+    assert told["results"][0]["name"] == "linux/amd64"
+    text = project.builder.run("diff", before, after).out
+    for part in ("args LEVEL", "+ENV CC=cc CFLAGS=-O3", "etc/conf  changed: was ", "variable CFLAGS differs"):
+        assert part in text
+    assert project.builder.run("diff", before, before).out.splitlines()[-1] == "no difference"
+    assert project.builder.run("diff", before, "nobody").code == 2
+
+
+@pytest.mark.parametrize("columns", [60, 100])
+def test_the_text_fits_the_window(project: Project, columns: int) -> None:
+    before = project.build()
+    project.replace("RUN cat /main.o", "RUN cat /main.o " + "/main.o " * 20)
+    project.file("src/main.c").write_text("two")
+    after = project.build()
+    for args in (["why", after], ["why", after, "COPY src"], ["why", before, "RUN echo tool"], ["diff", before, after]):
+        lines = in_window(project.builder, columns, *args)
+        assert len(lines) >= 3
+        assert max(cells(line) for line in lines) <= columns, args
+    assert any("src/main.c  changed: was" in line for line in in_window(project.builder, columns, "why", after))
+
+
+def _state(root: Path) -> dict[str, tuple[int, int, bytes]]:
+    return {
+        str(path): (path.lstat().st_mtime_ns, path.lstat().st_mode, path.read_bytes() if path.is_file() else b"")
+        for path in sorted(root.rglob("*"))
+    }
+
+
+def test_I13_why_and_diff_work_without_network_on_a_copied_read_only_root(project: Project, tmp_path: Path) -> None:
+    before = project.build()
+    project.file("src/main.c").write_text("two")
+    after = project.build()
+    copy = tmp_path / "copy"
+    subprocess.run(["cp", "-a", str(project.builder.root), str(copy)], check=True)
+    state = _state(copy)
+    script = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && ! touch "$0/x" 2>/dev/null && exec "$@"'
+    cases: list[list[Any]] = [["why", after], ["why", after, "RUN echo tool"], ["diff", before, after]]
+    for args in cases:
+        done = subprocess.run(
+            ["unshare", "-n", "-m", "sh", "-c", script, str(copy), sys.executable, "-m", "tools.cli.main",
+             "--root", str(copy), *args],
+            cwd=PROJECT, text=True, capture_output=True, check=False,
+        )  # fmt: skip
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout == project.builder.run(*args).out
+    assert _state(copy) == state
+
+
+def test_a_root_that_lost_a_keys_plaintext_says_so(project: Project) -> None:
+    project.build()
+    project.replace("-O2", "-O3")
+    after = project.build()
+    asked = next(e for e in project.builder.events("CacheQueried", build=after) if e["data"]["outcome"] == "miss")
+    assert asked["data"]["components"] == asked["data"]["key"]
+    (project.builder.root / "blobs/sha256" / asked["data"]["components"].partition(":")[2]).unlink()
+    done = project.builder.run("why", after)
+    assert done.code == 0, done.err
+    assert "keeps its key no more" in done.out
+
+
+def test_an_all_cached_build_writes_no_blob(project: Project) -> None:
+    project.build()
+    before = {path.name for path in (project.builder.root / "blobs/sha256").iterdir()}
+    project.build()
+    assert {path.name for path in (project.builder.root / "blobs/sha256").iterdir()} == before
+
+
+def test_another_platform_is_told_though_its_step_could_not_run(
+    tmp_path: Path, registry: RegistryProcess, repository: str
+) -> None:
+    builder = Builder(tmp_path)
+    base = base_image(registry, f"{repository}/base", layers=1)["reference"]
+    builder.must_build(f"FROM {base}\nRUN true\n", "--platform", "linux/amd64")
+    builder.build(f"FROM {base}\nRUN true\n", "--platform", "linux/s390x")
+    text = builder.run("why", builder.builds()[0]["id"]).out
+    assert "platform differs\n    was  linux/amd64\n    now  linux/s390x" in text

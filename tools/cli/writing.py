@@ -1,0 +1,40 @@
+"""How the reading commands write: lines, lines cut to the window, JSON."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from datetime import datetime
+
+import click
+
+from tools.cli.render import speaks_unicode
+from tools.cli.text import fit
+
+as_json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for programs.")
+
+
+def print_line(text: str) -> None:
+    """Write `text` and a newline."""
+    sys.stdout.write(text + "\n")
+
+
+def print_json(value: object) -> None:
+    """Write `value` as one line of JSON."""
+    print_line(json.dumps(value, separators=(",", ":"), default=str))
+
+
+def print_cut(line: str, limit: int) -> None:
+    """Write `line`, cut to `limit` columns."""
+    print_line(fit(line, limit, "…" if speaks_unicode(sys.stdout) else "..."))
+
+
+def columns(otherwise: int) -> int:
+    """The terminal's width; `otherwise` where the output goes elsewhere."""
+    return shutil.get_terminal_size((200, 24)).columns if sys.stdout.isatty() else otherwise
+
+
+def local_time(ns: int) -> str:
+    """UTC nanoseconds as date and time of day here."""
+    return datetime.fromtimestamp(ns / 1e9).astimezone().strftime("%Y-%m-%d %H:%M:%S")
