@@ -77,8 +77,10 @@ def cache_key(
             components += [("file", f"{file.name}\n{file.data}") for file in op.files]
             components += [(name, "True") for name in ("link", "parents") if getattr(op, name)]
             components += [("exclude", pattern) for pattern in op.excludes]
-        case Mkdir(path=path):
-            components.append(("path", path))
+        case Mkdir():
+            components.append(("path", op.path))
+            if op.user:  # a component only where there is one: keys of before stay good
+                components.append(("user", op.user))
     components += [("input", str(key.digest)) for key in inputs]
     for number, digest in sorted((contents or {}).items(), key=str):
         components.append(("content" if number is None else f"mount {number} content", str(digest)))
