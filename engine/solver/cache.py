@@ -78,9 +78,8 @@ def cache_key(
             components += [(name, "True") for name in ("link", "parents") if getattr(op, name)]
             components += [("exclude", pattern) for pattern in op.excludes]
         case Mkdir():
-            components.append(("path", op.path))
-            if op.user:  # a component only where there is one: keys of before stay good
-                components.append(("user", op.user))
+            # a user is a component only where there is one: keys of before stay good
+            components += [("path", op.path), *[("user", op.user)] * bool(op.user)]
     components += [("input", str(key.digest)) for key in inputs]
     for number, digest in sorted((contents or {}).items(), key=str):
         components.append(("content" if number is None else f"mount {number} content", str(digest)))
