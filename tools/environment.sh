@@ -15,6 +15,7 @@ STAMP=$VENV/refledger-stamp
 TEST_PACKAGES=(
     docker-registry=docker-registry runc=runc skopeo=skopeo umoci=umoci buildah=buildah podman=podman
     mmdebstrap=mmdebstrap tmux=tmux zstd=zstd htpasswd=apache2-utils setfattr=attr git=git
+    dockerd=docker.io
 )
 
 say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }

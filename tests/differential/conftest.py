@@ -102,7 +102,7 @@ def builders(registry: RegistryProcess, tmp_path_factory: pytest.TempPathFactory
     with ExitStack() as stack:
         for name in ("buildkit", "buildah"):
             try:
-                oracles.append(stack.enter_context(dockerd()) if name == "buildkit" else buildah(root / "buildah"))
+                oracles.append(stack.enter_context(dockerd() if name == "buildkit" else buildah()))
             except Unavailable as error:
                 missing[name] = str(error)
                 warnings.warn(f"nothing is compared with {name}: {error}", stacklevel=1)

@@ -33,7 +33,7 @@ class Deviation:
 
 
 BOTH = ("buildkit", "buildah")
-COPIES = ("copy-*", "add-*", "ignore-*", "workdir-exists")
+COPIES = ("copy-*", "add-*", "ignore-*", "workdir-*")
 
 DEVIATIONS = (
     # both
@@ -43,8 +43,10 @@ DEVIATIONS = (
       for oracle in BOTH),
     *(Deviation("mount points of the runtime", oracle, ("run-without-mount-points",),
                 (*(f"/{name}/ only theirs" for name in ("dev", "proc", "sys")), "/etc/ mtime")) for oracle in BOTH),
+    *(Deviation("group of a user's name in `--chown`", oracle, ("copy-chown-name-of-another-group",), ("/m owner",))
+      for oracle in BOTH),
     # BuildKit of dockerd 20.10
-    Deviation("mount points of `RUN --mount`", "buildkit", ("mount-*", "ignore-hides-from-mounts"),
+    Deviation("mount points of `RUN --mount`", "buildkit", ("mount-*", "ignore-hides-*"),
               ("/[mtbcd]/ only theirs", "/in/ only theirs", "/cache1/ only theirs", "/c[34]/ only theirs",
                "/w/t/ only theirs", "/deep/*only theirs")),
     Deviation("`ArgsEscaped`", "buildkit", ("*",), ("config.ArgsEscaped",)),
@@ -53,7 +55,6 @@ DEVIATIONS = (
     Deviation("`mode` of a cache mount", "buildkit", ("mount-cache-mode-owner",), ("/x content",)),
     Deviation("fifos and devices of a stage", "buildkit", ("copy-from-stage-special-files",),
               ("/s/c type", "/s/c device", "/s/c content", "/s/c links", "/s/p only ours")),
-    Deviation("group of a user's name in `--chown`", "buildkit", ("copy-chown-name-of-another-group",), ("/m owner",)),
     # buildah 1.28
     Deviation("time of `/run`", "buildah", ("*",), ("/run/ mtime",), fresh=True),
     Deviation("mount points of the runtime", "buildah", ("run-without-mount-points",),
@@ -67,10 +68,13 @@ DEVIATIONS = (
     Deviation("case of a stage's name", "buildah", ("stage-names-any-case",), ("builds",)),
     Deviation("ARG in a child stage", "buildah", ("arg-goes-to-child-stages",), ("/x content",)),
     Deviation("directories of `VOLUME`", "buildah", ("volume-forms",), ("/c d/ only theirs", "/e/ only theirs")),
+    Deviation("directories of `VOLUME`", "buildah", ("base-config-inherited",), ("/vol/ only theirs",)),
     Deviation("tmpfs over a directory of the image", "buildah", ("mount-tmpfs-over-files",), ("/lib/* only ours",)),
     Deviation("wildcards with an escaped bracket", "buildah", ("copy-wildcard-escaped",), ("builds",)),
     Deviation("directory above an exception of `.dockerignore`", "buildah",
-              ("ignore-exception-below", "ignore-everything-but"), ("/c/tree/ mode", "/c/tree/sub/ mode")),
+              ("ignore-exception-below", "ignore-everything-but"), ("/c/tree/ mode",)),
+    Deviation("directory above an exception of `.dockerignore`", "buildah", ("ignore-exception-below",),
+              ("/c/tree/sub/ mode",)),
 )
 
 # What an image of that builder always has or lacks, with the reason.

@@ -107,7 +107,7 @@ def dockerd() -> Iterator[BuildKit]:
     finally:
         process.terminate()
         process.wait(60)
-        shutil.rmtree(directory, ignore_errors=True)
+        _clear(directory)
 
 
 def _when_up(oracle: BuildKit, process: subprocess.Popen[bytes], log: Path) -> str:
@@ -121,8 +121,9 @@ def _when_up(oracle: BuildKit, process: subprocess.Popen[bytes], log: Path) -> s
     raise Unavailable(f"dockerd does not start: {log.read_text(errors='replace').strip().splitlines()[-1:]}")
 
 
-def buildah(directory: Path) -> Buildah:
-    """buildah with storage in `directory`.
+@contextmanager
+def buildah() -> Iterator[Buildah]:
+    """buildah with storage of its own.
 
     Raises:
         Unavailable: it is not installed, or this is not root.
@@ -131,7 +132,19 @@ def buildah(directory: Path) -> Buildah:
         raise Unavailable("buildah needs root here")
     if not shutil.which("buildah"):
         raise Unavailable("buildah is not installed")
-    return Buildah(directory)
+    directory = Path(tempfile.mkdtemp(prefix="buildah-"))
+    try:
+        yield Buildah(directory)
+    finally:
+        _clear(directory)
+
+
+def _clear(directory: Path) -> None:
+    """Remove it, with what is mounted there: buildah leaves the mounts of builds that failed."""
+    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    for mount in reversed([mount for mount in mounts if mount.startswith(f"{directory}/")]):
+        _run(["umount", "--lazy", mount])
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def _popen(command: Sequence[str], **env: str) -> subprocess.Popen[str]:

@@ -78,7 +78,7 @@ HANDWRITTEN = {
     "expand-replace-all": _env("${f//a/z}", "z/b.c/d.tzr.gz"),
     "expand-unset-only-default": _env("[${e-x}${u-x}]", "[x]"),
     "expand-unset-only-alternative": _env("[${e+x}${u+x}]", "[x]"),
-    "expand-required-and-there": _env("${f:?must be set}", "a/b.c/d.tar.gz"),
+    "expand-required-and-there": _env("${f:?unset}", "a/b.c/d.tar.gz"),
     "copy-parents": Handwritten(
         "COPY --parents", "COPY --parents one.txt tree/a.txt /p/",
         {"/p": "d0755 0:0", "/p/one.txt": "0644 0:0 one.txt", "/p/tree": "d0750 0:0",
@@ -96,9 +96,9 @@ HANDWRITTEN = {
          "/p/tree/sub/deep/c.txt": "0644 0:0 tree/sub/deep/c.txt"}),
     "copy-exclude": Handwritten(
         "COPY --exclude", "COPY --exclude=*.txt --exclude=sub --exclude=hard --exclude=link --exclude=gone tree /p/",
-        {"/p": "d0750 0:0", "/p/.hidden": "0644 0:0 tree/.hidden"}),
+        {"/p": "d0755 0:0", "/p/.hidden": "0644 0:0 tree/.hidden"}),
     "copy-exclude-deep": Handwritten(
-        "COPY --exclude", "COPY --exclude=**/c.txt tree/sub /p/", {"/p": "d0710 0:0", "/p/deep": "d0755 0:0"}),
+        "COPY --exclude", "COPY --exclude=**/c.txt tree/sub /p/", {"/p": "d0755 0:0", "/p/deep": "d0755 0:0"}),
     "add-exclude": Handwritten(
         "ADD --exclude", "ADD --exclude=two.* one.txt two.txt /p/",
         {"/p": "d0755 0:0", "/p/one.txt": "0644 0:0 one.txt"}),
