@@ -28,7 +28,8 @@ def compare_trees(ours: Tree, theirs: Tree, before: float) -> Differences:
             continue
         for fact in sorted({*left, *right}):
             pair = (left.get(fact), right.get(fact))
-            if pair[0] != pair[1] and not (fact == "mtime" and min(pair) > before - SLACK):
+            both_new = fact == "mtime" and min(left[fact], right[fact]) > before - SLACK
+            if pair[0] != pair[1] and not both_new:
                 out[f"{_shown(name, left)} {fact}"] = pair
     return out
 

@@ -55,6 +55,7 @@ DEVIATIONS = (
     Deviation("`mode` of a cache mount", "buildkit", ("mount-cache-mode-owner",), ("/x content",)),
     Deviation("fifos and devices of a stage", "buildkit", ("copy-from-stage-special-files",),
               ("/s/c type", "/s/c device", "/s/c content", "/s/c links", "/s/p only ours")),
+    Deviation("extended attributes `user.*`", "buildkit", ("add-tar-user-xattr",), ("/u/f xattrs",)),
     # buildah 1.28
     Deviation("time of `/run`", "buildah", ("*",), ("/run/ mtime",), fresh=True),
     Deviation("mount points of the runtime", "buildah", ("run-without-mount-points",),
@@ -68,7 +69,7 @@ DEVIATIONS = (
     Deviation("case of a stage's name", "buildah", ("stage-names-any-case",), ("builds",)),
     Deviation("ARG in a child stage", "buildah", ("arg-goes-to-child-stages",), ("/x content",)),
     Deviation("directories of `VOLUME`", "buildah", ("volume-forms",), ("/c d/ only theirs", "/e/ only theirs")),
-    Deviation("directories of `VOLUME`", "buildah", ("base-config-inherited",), ("/vol/ only theirs",)),
+    Deviation("directories of `VOLUME`", "buildah", ("base-config-inherited", "workdir-of-the-base"), ("/vol/ only theirs",)),
     Deviation("tmpfs over a directory of the image", "buildah", ("mount-tmpfs-over-files",), ("/lib/* only ours",)),
     Deviation("wildcards with an escaped bracket", "buildah", ("copy-wildcard-escaped",), ("builds",)),
     Deviation("directory above an exception of `.dockerignore`", "buildah",

@@ -79,7 +79,7 @@ def read_archive(path: Path) -> Image:
 
 
 def _blob(descriptor: Mapping[str, Any]) -> str:
-    return "blobs/" + descriptor["digest"].replace(":", "/")
+    return f"blobs/{descriptor['digest'].replace(':', '/')}"
 
 
 def _members(layer: bytes) -> list[tuple[tarfile.TarInfo, str]]:

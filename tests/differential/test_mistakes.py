@@ -10,6 +10,15 @@ import pytest
 from tests.differential.cases.case import Case
 from tests.differential.cases.mistakes import LENIENT, MISTAKES
 from tests.differential.conftest import Builders
+from tests.differential.deviations import BOTH
+
+
+@pytest.mark.parametrize("oracle", BOTH)
+def test_there_is_somebody_to_compare_with(builders: Builders, oracle: str) -> None:
+    """Skipped, with the reason, where that builder cannot run: cases are compared with the other one alone then."""
+    if oracle in builders.missing:
+        pytest.skip(f"nothing is compared with {oracle}: {builders.missing[oracle]}")
+    assert oracle in [there.name for there in builders.oracles]
 
 
 @pytest.mark.parametrize("name", MISTAKES)

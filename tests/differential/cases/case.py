@@ -51,8 +51,8 @@ def lay_context(context: Path, files: Mapping[str, str | bytes | None]) -> None:
     for name, target in (("link", "one.txt"), ("linkdir", "tree"), ("tree/link", "../one.txt"), ("tree/gone", "x")):
         (context / name).symlink_to(target)
     os.link(context / "tree/a.txt", context / "tree/hard")
-    for name, mode in (("plain.tar", "w"), ("gz.tgz", "w:gz"), ("bz.tar.bz2", "w:bz2"), ("xz.tar.xz", "w:xz")):
-        (context / name).write_bytes(archive(mode))
+    for name, how in (("plain.tar", "w"), ("gz.tgz", "w:gz"), ("bz.tar.bz2", "w:bz2"), ("xz.tar.xz", "w:xz")):
+        (context / name).write_bytes(archive(how))
     for name, data in files.items():
         if data is None:
             (context / name).unlink()
@@ -82,6 +82,17 @@ def archive(mode: str) -> bytes:
             else:
                 info.linkname = rest
                 tar.addfile(info)
+    return out.getvalue()
+
+
+def archive_with_xattrs(**values: str) -> bytes:
+    """A tar with one file, `f`, that has these extended attributes (`_` is written for `.`)."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        info = tarfile.TarInfo("f")
+        info.size = 1
+        info.pax_headers = {f"SCHILY.xattr.{name.replace('_', '.')}": value for name, value in values.items()}
+        tar.addfile(info, io.BytesIO(b"f"))
     return out.getvalue()
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from tests.differential.cases.case import Case, no_buildah
+from tests.differential.cases.case import Case, archive_with_xattrs, no_buildah
 
 CHROOT = "no mknod in its chroot isolation"
+CAPABILITY = "\x01\x00\x00\x02\x00\x04" + "\x00" * 14
+"""cap_net_bind_service=ep, as the kernel keeps it."""
 MOUNT = "other keys and options in 1.28"
 
 RUN = {
@@ -99,6 +101,10 @@ COPY = {
     "copy-from-stage-special-files": no_buildah(CHROOT, "FROM @base AS a\nRUN mkdir /s && busybox mkfifo /s/p && busybox mknod /s/c c 1 3\n"
                                           "FROM @base\nCOPY --from=a /s /s"),
     "copy-from-stage-wildcard": Case("FROM @base AS a\nRUN mkdir /s && touch /s/a1 /s/a2 /s/b\nFROM @base\nCOPY --from=a /s/a* /t/"),
+    "copy-from-stage-capability": Case("FROM @base AS a\nADD cap.tar /u/\nFROM @base\nCOPY --from=a /u/f /x",
+                                       files={"cap.tar": archive_with_xattrs(security_capability=CAPABILITY)}),
+    "run-after-capability": Case("ADD cap.tar /u/\nRUN touch -d @1000000000 /u/f && mv /u/f /u/g",
+                                 files={"cap.tar": archive_with_xattrs(security_capability=CAPABILITY)}),
     "copy-from-stage-absolute-link": Case("FROM @base AS a\nRUN mkdir /s && echo x > /s/f && ln -s /s /l\nFROM @base\nCOPY --from=a /l/f /x"),
     "copy-from-stage-chown": Case("FROM @base AS a\nRUN mkdir /s && echo x > /s/f && chown 5:6 /s/f\nFROM @base\nCOPY --from=a --chown=1:2 /s /s"),
     "copy-from-image": Case("COPY --from=@rich /data/1 /copied"),
@@ -120,6 +126,8 @@ ADD = {
     "add-tar-by-wildcard": Case("ADD *.tgz /u/"),
     "add-tar-chown": Case("ADD --chown=9:9 one.txt /u/"),
     "add-tar-inside-a-directory-stays": Case("ADD d /u", files={"d/x.tar": "tar"}),
+    "add-tar-capability": Case("ADD cap.tar /u/", files={"cap.tar": archive_with_xattrs(security_capability=CAPABILITY)}),
+    "add-tar-user-xattr": Case("ADD note.tar /u/", files={"note.tar": archive_with_xattrs(user_note="a b")}),
     "copy-tar-stays": Case("COPY plain.tar /u/"),
     "add-relative": Case("WORKDIR /w\nADD plain.tar sub\nADD one.txt ./"),
 }
