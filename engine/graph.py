@@ -184,9 +184,11 @@ class Copy(Record):
 
 
 class Mkdir(Record):
-    """Make directory `path` (absolute) and its parents, 0755 root, in input 0, where missing (WORKDIR)."""
+    """Make directory `path` (absolute) and its parents, 0755, in input 0, where missing (WORKDIR). `user`: who owns
+    them (USER: `user[:group]`, "" for root)."""
 
     path: str
+    user: str = ""
 
 
 class Merge(Record):

@@ -136,7 +136,7 @@ def workdir(state: StageState, instruction: Instruction, reading: Reading) -> St
     if directory == "/":
         return None
     name = shown(_upper(instruction.text), Lexer(reading.escape), env)
-    return Step(Mkdir(directory), name, f"WORKDIR {directory}")
+    return Step(Mkdir(directory, state.image.config.get("User", "")), name, f"WORKDIR {directory}")
 
 
 # ---------------------------------------------------------------- COPY and ADD

@@ -34,7 +34,7 @@ from engine.ops.origin import Origin
 from engine.ops.rootfs import RootDir
 from engine.ops.select import Entry, Match, Selection, printable
 from engine.ops.unpack import Archive, is_archive, plan_archive
-from engine.ops.users import resolve_owner
+from engine.ops.users import directory_owner, resolve_owner
 from storage.interfaces import LayerWriter, Look
 
 
@@ -72,15 +72,17 @@ def copy_layer(
             raise _understood(error, op.dest) from error
 
 
-def directory_layer(path: str, base: Path | None, begin: Callable[[], LayerWriter], *, now_ns: int) -> int:
-    """Write the layer in which directory `path` and its parents are made, 0755 root, where the root at `base` lacks
-    them; returns 0, the bytes of its files. Blocking. Raises InputError when something else is in the way, and
-    DiskError."""
+def directory_layer(
+    path: str, base: Path | None, begin: Callable[[], LayerWriter], *, user: str = "", now_ns: int
+) -> int:
+    """Write the layer in which directory `path` and its parents are made, 0755 of `user` (root by default), where the
+    root at `base` lacks them; returns 0, the bytes of its files. Blocking. Raises InputError when something else is in
+    the way, and DiskError."""
     with ExitStack() as stack:
         try:
             root = stack.enter_context(RootDir(base)) if base else None
             tree = stack.enter_context(Tree(root))
-            tree.make(path, Look(0o755, 0, 0, now_ns))
+            tree.make(path, Look(0o755, *directory_owner(root, user), now_ns))
             return write(tree, (), None, begin)
         except OSError as error:
             raise _understood(error, path) from error

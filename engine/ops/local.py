@@ -205,7 +205,7 @@ class LocalExecutor:
         def write() -> int:
             with self._view(base.lowers) as root:
                 return directory_layer(
-                    op.path, root, lambda: self.snapshots.compose(task.execution), now_ns=self._now(task)
+                    op.path, root, lambda: self.snapshots.compose(task.execution), user=op.user, now_ns=self._now(task)
                 )
 
         return await self._finish(task, base, await self._compose(task, write))

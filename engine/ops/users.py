@@ -71,6 +71,25 @@ def resolve_owner(root: RootDir | None, chown: str) -> tuple[int, int]:
     return uid, (_gid(root, group_text, chown) if colon else uid)
 
 
+def directory_owner(root: RootDir | None, text: str) -> tuple[int, int]:
+    """Who owns a directory that WORKDIR makes after USER `text` (`user[:group]`, "" for root): `(uid, gid)`.
+
+    As BuildKit has it, the reference says nothing: a name's group is that of passwd, a number's the same number, and
+    what the image does not know is root. Raises InputError for a number that is too large.
+    """
+    user_text, _, group_text = text.partition(":")
+    if _is_number(user_text):
+        uid = gid = _number(user_text, "user", text)
+    else:
+        user = _find_user(root, user_text) if user_text else None
+        uid, gid = (user.uid, user.gid) if user else (0, 0)
+    if _is_number(group_text):
+        gid = _number(group_text, "group", text)
+    elif group_text:
+        gid = next((group.gid for group in _groups(root) if group.name == group_text), gid)
+    return uid, gid
+
+
 def _find_user(root: RootDir | None, text: str) -> _User | None:
     """By uid when `text` is a number, else by name; the first entry that matches."""
     if _is_number(text):

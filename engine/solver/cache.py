@@ -77,8 +77,9 @@ def cache_key(
             components += [("file", f"{file.name}\n{file.data}") for file in op.files]
             components += [(name, "True") for name in ("link", "parents") if getattr(op, name)]
             components += [("exclude", pattern) for pattern in op.excludes]
-        case Mkdir(path=path):
-            components.append(("path", path))
+        case Mkdir():
+            # a user is a component only where there is one: keys of before stay good
+            components += [("path", op.path), *[("user", op.user)] * bool(op.user)]
     components += [("input", str(key.digest)) for key in inputs]
     for number, digest in sorted((contents or {}).items(), key=str):
         components.append(("content" if number is None else f"mount {number} content", str(digest)))

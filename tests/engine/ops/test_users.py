@@ -9,7 +9,7 @@ import pytest
 
 from engine.errors import InputError
 from engine.ops.rootfs import RootDir
-from engine.ops.users import ExecUser, resolve_owner, resolve_user
+from engine.ops.users import ExecUser, directory_owner, resolve_owner, resolve_user
 
 PASSWD = """root:x:0:0:root:/root:/bin/sh
 # comment:x:5:5::/:
@@ -83,6 +83,15 @@ def test_unknown_names_and_large_numbers_are_input_errors(root: RootDir, text: s
         with pytest.raises(InputError, match=words) as caught:
             resolve(root, text)
         assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("", (0, 0)), ("app", (1000, 1001)), ("app:staff", (1000, 50)), ("77", (77, 77)), ("77:5", (77, 5)),
+     ("ghost", (0, 0)), ("ghost:5", (0, 5)), ("app:ghost", (1000, 1001))],
+)  # fmt: skip
+def test_a_workdir_belongs_to_the_user(root: RootDir, text: str, expected: tuple[int, int]) -> None:
+    assert directory_owner(root, text) == expected
 
 
 @pytest.mark.parametrize("text", ["", ":staff", "app:"])

@@ -1,0 +1,160 @@
+"""Independent builders: the BuildKit inside Debian's dockerd, and buildah. Each builds a context to an archive.
+
+Both keep everything in a directory of their own: no other daemon, storage or configuration of the machine is used.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from tests.differential.reading import Image, read_archive
+
+TIMEOUT = 120
+
+
+class Unavailable(Exception):
+    """This machine cannot run that builder, and why."""
+
+
+class Oracle(Protocol):
+    """`build` gives a running build; `read` waits for it: its image, or what it said when it failed."""
+
+    name: str
+
+    def start(self, context: Path, args: Sequence[str], tag: str) -> subprocess.Popen[str]: ...
+    def read(self, tag: str, directory: Path) -> Image: ...
+
+
+class BuildKit:
+    """The BuildKit of a dockerd of our own (Debian 12: 20.10, Dockerfile 1.2)."""
+
+    name = "buildkit"
+
+    def __init__(self, socket: Path, config: Path) -> None:
+        self._docker = ["/usr/bin/docker", "--config", str(config), "-H", f"unix://{socket}"]
+
+    def start(self, context: Path, args: Sequence[str], tag: str) -> subprocess.Popen[str]:
+        command = [*self._docker, "build", "--network", "host", "--progress", "plain", "-t", tag, *args, str(context)]
+        return _popen(command, DOCKER_BUILDKIT="1")
+
+    def read(self, tag: str, directory: Path) -> Image:
+        path = directory / "buildkit.tar"
+        _run([*self._docker, "save", "-o", str(path), tag])
+        return read_archive(path)
+
+    def version(self) -> str:
+        """Of the daemon."""
+        return _run([*self._docker, "version", "--format", "{{.Server.Version}}"])
+
+
+class Buildah:
+    """`buildah bud`, without a layer for each step: BuildKit is who layers are compared with."""
+
+    name = "buildah"
+
+    def __init__(self, directory: Path) -> None:
+        places = ["--root", str(directory / "root"), "--runroot", str(directory / "run")]
+        self._buildah = ["buildah", *places, "--storage-driver", "overlay"]
+
+    def start(self, context: Path, args: Sequence[str], tag: str) -> subprocess.Popen[str]:
+        return _popen([
+            *self._buildah, "bud", "--isolation", "chroot", "--layers=false", "--format", "docker",
+            "--tls-verify=false", "--pull=false", "-t", tag, *args, str(context),
+        ])  # fmt: skip
+
+    def read(self, tag: str, directory: Path) -> Image:
+        path = directory / "buildah.tar"
+        _run([*self._buildah, "push", "-q", tag, f"docker-archive:{path}:{tag}"])
+        return read_archive(path)
+
+
+@contextmanager
+def dockerd() -> Iterator[BuildKit]:
+    """A daemon of our own.
+
+    Raises:
+        Unavailable: it is not installed, is another version than the table of deviations is for, or does not start.
+    """
+    if os.geteuid() != 0:
+        raise Unavailable("dockerd needs root")
+    if not shutil.which("dockerd") or not Path("/usr/bin/docker").exists():
+        raise Unavailable("dockerd is not installed (Debian: docker.io)")
+    # reason: a socket's path has 107 characters at most
+    directory = Path(tempfile.mkdtemp(prefix="dockerd-"))
+    socket, log = directory / "socket", directory / "log"
+    (directory / "daemon.json").write_text("{}")
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            ["dockerd", "--iptables=false", "--ip6tables=false", "--bridge=none", "-H", f"unix://{socket}",
+             "--data-root", str(directory / "data"), "--exec-root", str(directory / "exec"),
+             "--pidfile", str(directory / "pid"), "--config-file", str(directory / "daemon.json")],
+            stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
+        )  # fmt: skip
+    try:
+        oracle = BuildKit(socket, directory / "config")
+        version = _when_up(oracle, process, log)
+        if not version.startswith("20.10."):
+            raise Unavailable(f"the deviations are those of dockerd 20.10, this is {version}")
+        yield oracle
+    finally:
+        process.terminate()
+        process.wait(60)
+        _clear(directory)
+
+
+def _when_up(oracle: BuildKit, process: subprocess.Popen[bytes], log: Path) -> str:
+    for _ in range(150):
+        if process.poll() is not None:
+            break
+        try:
+            return oracle.version().strip()
+        except AssertionError:
+            time.sleep(0.2)
+    raise Unavailable(f"dockerd does not start: {log.read_text(errors='replace').strip().splitlines()[-1:]}")
+
+
+@contextmanager
+def buildah() -> Iterator[Buildah]:
+    """buildah with storage of its own.
+
+    Raises:
+        Unavailable: it is not installed, or this is not root.
+    """
+    if os.geteuid() != 0:
+        raise Unavailable("buildah needs root here")
+    if not shutil.which("buildah"):
+        raise Unavailable("buildah is not installed")
+    directory = Path(tempfile.mkdtemp(prefix="buildah-"))
+    try:
+        yield Buildah(directory)
+    finally:
+        _clear(directory)
+
+
+def _clear(directory: Path) -> None:
+    """Remove it, with what is mounted there: buildah leaves the mounts of builds that failed."""
+    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    for mount in reversed([mount for mount in mounts if mount.startswith(f"{directory}/")]):
+        _run(["umount", "--lazy", mount])
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def _popen(command: Sequence[str], **env: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command, env={**os.environ, **env}, text=True, errors="replace", stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+
+
+def _run(command: Sequence[str]) -> str:
+    done = subprocess.run(command, capture_output=True, check=False, text=True, errors="replace", timeout=TIMEOUT)
+    assert done.returncode == 0, (command, done.stderr[-2000:])
+    return done.stdout

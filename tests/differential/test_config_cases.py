@@ -1,0 +1,19 @@
+"""FROM, ARG, variables and metadata: the same image as other builders make, for each case of the tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.differential.cases.case import Case
+from tests.differential.cases.config import EXPANSION, FORMAT, FROM_ARG, METADATA
+from tests.differential.conftest import Builders
+from tests.differential.judging import judge
+
+CASES = FORMAT | EXPANSION | FROM_ARG | METADATA
+
+
+@pytest.mark.parametrize(("name", "case"), CASES.items(), ids=CASES)
+def test_the_same_image(builders: Builders, name: str, case: Case, tmp_path: Path) -> None:
+    judge(builders, name, case, tmp_path)
