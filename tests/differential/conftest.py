@@ -17,6 +17,7 @@ import pytest
 from tests.builder import Builder, busybox_layer
 from tests.differential.cases.case import Case, lay_context
 from tests.differential.oracles import TIMEOUT, Oracle, Unavailable, buildah, dockerd
+from tests.differential.ours import refledger
 from tests.differential.reading import Image, read_archive
 from tests.registry_fixture import RegistryProcess, push_image
 
@@ -74,8 +75,9 @@ class Builders:
             for oracle in self.oracles if oracle.name not in case.lacks
         }  # fmt: skip
         archive = directory / "ours.tar"
-        done = builder.run(
-            "build", str(builder.context), "--progress", "plain", "-o", f"type=oci,dest={archive}", *case.args
+        done = refledger(
+            "build", str(builder.context), "--progress", "plain", "-o", f"type=oci,dest={archive}", *case.args,
+            env=builder.env, output=directory / "ours.txt", timeout=TIMEOUT,
         )  # fmt: skip
         out = {"ours": Outcome(read_archive(archive) if done.code == 0 else None, done.err)}
         for oracle in self.oracles:
