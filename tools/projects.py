@@ -43,7 +43,8 @@ The projects of `examples/`, each with the Dockerfile that its users would write
 docs/projects.md` built them, each in an empty root, and made this page:
 
 - *cold*: everything runs. Seconds are those of the whole command with its push to a registry on loopback, the pulls of
-  its base images included; base images are Debian, made by `tools/seed.py`;
+  its base images included; base images are Debian, made by `tools/seed.py`. Counts are exact, seconds depend on
+  what else the machine does;
 - *warm*: the same again. Nothing may run, and nothing may be pulled;
 - *after the change*: one line of the file named there was changed. Exactly the steps named in *what ran again* must
   run, no others, and nothing may be pulled;
