@@ -93,8 +93,9 @@ def dockerd() -> Iterator[BuildKit]:
     (directory / "daemon.json").write_text("{}")
     with log.open("wb") as out:
         process = subprocess.Popen(
-            ["dockerd", "--iptables=false", "--ip6tables=false", "--bridge=none", "-H", f"unix://{socket}",
-             "--data-root", str(directory / "data"), "--exec-root", str(directory / "exec"),
+            # reason for setpriv: it ends with us, also when we are killed
+            ["setpriv", "--pdeathsig", "TERM", "dockerd", "--iptables=false", "--ip6tables=false", "--bridge=none",
+             "-H", f"unix://{socket}", "--data-root", str(directory / "data"), "--exec-root", str(directory / "exec"),
              "--pidfile", str(directory / "pid"), "--config-file", str(directory / "daemon.json")],
             stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
         )  # fmt: skip
