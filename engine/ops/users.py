@@ -60,7 +60,8 @@ def resolve_owner(root: RootDir | None, chown: str) -> tuple[int, int]:
     """What `--chown` (`user[:group]`, names or numbers) means in the image at `root` (None for an empty one):
     `(uid, gid)`.
 
-    Without a group, the gid is the number that the uid is (Dockerfile reference, COPY --chown). Raises InputError.
+    Without a group, a number's is the same number and a name's that of passwd, as BuildKit and buildah have it; the
+    reference (COPY --chown) says the former of both. Raises InputError.
     """
     user_text, colon, group_text = chown.partition(":")
     if not user_text or (colon and not group_text):
@@ -68,7 +69,7 @@ def resolve_owner(root: RootDir | None, chown: str) -> tuple[int, int]:
         raise InputError(f"--chown={chown} names no {missing}", hint="write user or user:group")
     user = None if _is_number(user_text) else _find_user(root, user_text)
     uid = user.uid if user else _number(user_text, "user", chown)
-    return uid, (_gid(root, group_text, chown) if colon else uid)
+    return uid, (_gid(root, group_text, chown) if colon else user.gid if user else uid)
 
 
 def directory_owner(root: RootDir | None, text: str) -> tuple[int, int]:

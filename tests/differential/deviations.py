@@ -43,8 +43,6 @@ DEVIATIONS = (
       for oracle in BOTH),
     *(Deviation("mount points of the runtime", oracle, ("run-without-mount-points",),
                 (*(f"/{name}/ only theirs" for name in ("dev", "proc", "sys")), "/etc/ mtime")) for oracle in BOTH),
-    *(Deviation("group of a user's name in `--chown`", oracle, ("copy-chown-name-of-another-group",), ("/m owner",))
-      for oracle in BOTH),
     # BuildKit of dockerd 20.10
     Deviation("mount points of `RUN --mount`", "buildkit", ("mount-*", "ignore-hides-*"),
               ("/[mtbcd]/ only theirs", "/in/ only theirs", "/cache1/ only theirs", "/c[34]/ only theirs",

@@ -67,7 +67,7 @@ def test_user(root: RootDir, text: str, expected: ExecUser) -> None:
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("app", (1000, 1000)), ("app:staff", (1000, 50)), ("10", (10, 10)), ("10:11", (10, 11)), ("0:app", (0, 1001))],
+    [("app", (1000, 1001)), ("app:staff", (1000, 50)), ("10", (10, 10)), ("10:11", (10, 11)), ("0:app", (0, 1001))],
 )
 def test_chown(root: RootDir, text: str, expected: tuple[int, int]) -> None:
     assert resolve_owner(root, text) == expected
