@@ -22,6 +22,9 @@ from storage.scratch import remove_tree
 from storage.tar import BLOCK_DEVICE, CHARACTER, DIRECTORY, FIFO, HARD_LINK, REGULAR, SYMLINK, Entry
 
 OPAQUE_XATTR = b"trusted.overlay.opaque"
+ORIGIN_XATTR = b"trusted.overlay.origin"
+"""Marks, empty, a directory with whiteouts in it: where no other layer has that directory, the kernel lists it without
+looking for them otherwise (Linux fs/overlayfs/inode.c, "non-merge dir that may have whiteouts")."""
 WHITEOUT = b".wh."
 OPAQUE_NAME = b".wh..wh..opq"
 
@@ -213,6 +216,7 @@ class _Tree:
             parent = self._directory(parent_path)
             try:
                 os.mknod(base, stat.S_IFCHR, 0, dir_fd=parent)
+                os.setxattr(parent, ORIGIN_XATTR, b"")
             except FileExistsError:
                 # the layer has its own, which stays; if that is a directory, nothing may shine through from below
                 if stat.S_ISDIR(os.stat(base, dir_fd=parent, follow_symlinks=False).st_mode):

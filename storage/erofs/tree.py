@@ -21,6 +21,7 @@ from storage.unpack import (
     IGNORED_XATTRS,
     OPAQUE_NAME,
     OPAQUE_XATTR,
+    ORIGIN_XATTR,
     WHITEOUT,
     clean,
     hidden_by,
@@ -238,18 +239,19 @@ class LayerTree:
         """Make whiteouts and opaque marks; returns the paths of directories that the tar only implies."""
         try:
             for path in self._opaque:
-                _mark_opaque(self._parent(path))
+                _mark(self._parent(path), OPAQUE_XATTR, b"y")
             whiteout = Node(stat.S_IFCHR, 0)  # one inode serves them all
             for path in self._whiteouts:
                 parent_path, _, base = path.rpartition(b"/")
                 if len(base) > _LONGEST_NAME:
                     raise _error(errno.ENAMETOOLONG)
-                entries = self._parent(parent_path).entries
-                there = entries.setdefault(base, whiteout)
+                parent = self._parent(parent_path)
+                there = parent.entries.setdefault(base, whiteout)
                 if there is whiteout:
                     whiteout.links += 1
+                    _mark(parent, ORIGIN_XATTR, b"")
                 elif there.is_directory:
-                    _mark_opaque(there)  # the layer has its own: nothing may shine through from below
+                    _mark(there, OPAQUE_XATTR, b"y")  # the layer has its own: nothing may shine through from below
         except OSError as error:
             raise VerificationError(f"a whiteout in {os.fsdecode(path)!a}: {error.strerror}") from error
         self._parents.clear()
@@ -331,8 +333,8 @@ def _drop(parent: Node, base: bytes) -> None:
             pending.extend(node.entries.values())
 
 
-def _mark_opaque(node: Node) -> None:
-    node.xattrs = tuple(sorted({**dict(node.xattrs), OPAQUE_XATTR: b"y"}.items()))
+def _mark(node: Node, name: bytes, value: bytes) -> None:
+    node.xattrs = tuple(sorted({**dict(node.xattrs), name: value}.items()))
 
 
 def _device(major: int, minor: int) -> int:

@@ -25,6 +25,7 @@ from storage.errors import DiskError, VerificationError
 from storage.interfaces import LayerStore
 from storage.layers import DirectoryLayers
 from storage.scratch import remove_tree
+from storage.snapshots import OverlaySnapshots
 from tests.storage.trees import GZIP, TAR, diff_id, facts, file, gnu_tar, gnu_untar, info, make_tar
 
 KINDS = ["directory", "erofs"]
@@ -204,6 +205,16 @@ def test_whiteouts_hide_what_lies_below(layers: LayerStore) -> None:
     assert is_opaque(lower / "o")
     assert not is_opaque(lower / "d")
     assert not any(path.name.startswith(".wh.") for path in lower.rglob("*"))
+
+
+def test_whiteouts_of_nothing_are_not_seen(tmp_path: Path, layers: LayerStore) -> None:
+    """The kernel lists a directory that one layer alone has as it is, unless that is marked."""
+    tar = make_tar(info("d"), file("d/.wh.x"), file("d/kept", b"k"), file("new/.wh.y"), file("both/.wh.z"))
+    base = unpack(layers, make_tar(info("both"), file("both/z", b"z"), file("both/a", b"a")))
+    snapshots = OverlaySnapshots(tmp_path / "snapshots", tmp_path / "tmp", "b1")
+    with snapshots.view([base, unpack(layers, tar)]) as view:
+        seen = {name: sorted(path.name for path in (view / name).iterdir()) for name in ("d", "new", "both")}
+    assert seen == {"d": ["kept"], "new": [], "both": ["a"]}
 
 
 @pytest.mark.parametrize("order", ["before", "after"])
