@@ -65,7 +65,6 @@ class _Plan:
     where: int = 0
     size: int = 0
     chunks: list[int] = field(default_factory=list)
-    inline: bool = False
 
 
 class _Encoder:
@@ -137,7 +136,7 @@ class _Encoder:
                 plan.where = _encode_device(node.data)
         head = _INODE.size + len(self._body(node))
         start = -(-self._end // _SLOT) * _SLOT
-        if plan.inline and (start + head) % BLOCK + tail > BLOCK:
+        if plan.layout == _INLINE and (start + head) % BLOCK + tail > BLOCK:
             start = -(-start // BLOCK) * BLOCK  # what stands inline must not cross a block's end
         node.place = start
         self._end = start + head + tail
@@ -147,7 +146,7 @@ class _Encoder:
         """Content of links and directories: behind the inode when it is small, else in blocks. Bytes inline."""
         head = (_INODE.size + len(self._body(plan.node))) % BLOCK
         if plan.size <= BLOCK - max(head, _INODE.size):
-            plan.layout, plan.inline = _INLINE, True
+            plan.layout = _INLINE
             return plan.size
         plan.where = self._take(-(-plan.size // BLOCK))
         return 0
@@ -218,7 +217,7 @@ class _Encoder:
             plan.where, 1 + (node.place // _SLOT & 0x7FFFFFFF), node.uid, node.gid, seconds, nanoseconds, links,
         )  # fmt: skip
         yield body
-        if plan.inline:
+        if plan.layout == _INLINE:
             yield from self._content(plan)
         elif plan.chunks:
             yield struct.pack(f"<{len(plan.chunks)}I", *plan.chunks)
