@@ -96,11 +96,12 @@ class SandboxError(HostError):
 
 
 class MaterializationError(HostError):
-    """A layer could not be had from any provider. `kind` is the last failure's."""
+    """A layer could not be had from any provider. `kind` is the last failure's; `layer` names it as Layer.name does."""
 
-    def __init__(self, what: str, *, kind: FailureKind, where: str = "", hint: str = "") -> None:
+    def __init__(self, what: str, *, kind: FailureKind, where: str = "", hint: str = "", layer: str = "") -> None:
         super().__init__(what, where=where, hint=hint)
         self.kind: FailureKind = kind
+        self.layer = layer
         self.exit_code = 4 if kind == "corrupt" else 3
 
 

@@ -125,10 +125,12 @@ class VertexFailed(Fact):
 
 
 class VertexCancelled(Fact):
-    """Stopped because another step failed or the user said so."""
+    """Stopped because another step failed or the user said so, or because bytes that it stands on were lost (`reason`):
+    then another attempt follows."""
 
     name: str
     attempt: int = 1
+    reason: str = ""
 
 
 class VertexOutput(Fact):
@@ -352,8 +354,10 @@ class BlobCreated(Fact):
 
 
 class CacheQueried(Fact):
-    """`outcome`: hit or miss; `reason` of a miss: never-built, no-cache, bytes-lost; `components`: digest of the stored
-    plaintext key, "" in older logs."""
+    """`outcome`: hit or miss; `reason` of a miss: never-built, no-cache, bytes-lost, evicted, provider-unreachable;
+    `components`: digest of the stored plaintext key, "" in older logs. `by`: `definition` when the key says what the
+    step is made of, `content` when it says what it takes of results that were made before it ran; the second may follow
+    the first. `importer`: the `--cache-from` that knew a hit, "" for a record of this root."""
 
     key: str
     outcome: str
@@ -361,16 +365,135 @@ class CacheQueried(Fact):
     origin_build: str | None = None
     reason: str | None = None
     components: str = ""
+    by: str = "definition"
+    importer: str = ""
 
 
 class CacheRecorded(Fact):
-    """`components`: digest of the stored plaintext key; `layers` of the ref it names, bottom first."""
+    """`components`: digest of the stored plaintext key; `layers` of the ref it names, bottom first; `resolved`: the key
+    by content of the same result, "" when it is `key` itself. A hit that `importer` knew is recorded here with
+    the build that made it, `origin_build`, "" for this event's own."""
 
     STREAM: ClassVar[Literal["build", "ref", "cache"]] = "cache"
     key: str
     components: str
     ref: str
     layers: tuple[Json, ...]
+    resolved: str = ""
+    importer: str = ""
+    origin_build: str = ""
+
+
+class CacheImported(Fact):
+    """What is known of a cache elsewhere: `source` as written (`type=registry,ref=…`), `digest` of its manifest,
+    `metadata`: digests of the stored documents that were read (cache config, our facts), `records` they have; `bytes`
+    over the wire, none of them a layer's."""
+
+    STREAM: ClassVar[Literal["build", "ref", "cache"]] = "cache"
+    source: str
+    digest: str
+    records: int
+    bytes: int
+    metadata: tuple[str, ...] = ()
+    provider: Json | None = None
+
+
+class CacheImportFailed(Fact):
+    """`source` could not be read: `kind` (`class` in the log) missing, auth, transport, corrupt or disk. The build goes
+    on without it."""
+
+    STREAM: ClassVar[Literal["build", "ref", "cache"]] = "cache"
+    source: str
+    kind: str
+    error: str
+
+
+class CacheExported(Fact):
+    """`target` as written; `mode` min or max; `digest` of the manifest written, "" for inline; `layers` as in Exported;
+    `bytes` moved, layers and metadata."""
+
+    STREAM: ClassVar[Literal["build", "ref", "cache"]] = "cache"
+    target: str
+    mode: str
+    digest: str
+    records: int
+    bytes: int
+    layers: tuple[Json, ...] = ()
+    provider: Json | None = None
+
+
+class CacheExportFailed(Fact):
+    """`target` could not be written, which the user asked to ignore."""
+
+    STREAM: ClassVar[Literal["build", "ref", "cache"]] = "cache"
+    target: str
+    error: str
+
+
+# ---------------------------------------------------------------- losses, and what was let go on purpose
+
+
+class ProviderLost(Fact):
+    """`provider` cannot give blob `digest` of `ref`, which it was known to have: `kind` (`class` in the log) missing,
+    auth, transport or corrupt."""
+
+    STREAM: ClassVar[Literal["build", "ref", "cache"]] = "ref"
+    ref: str
+    digest: str
+    provider: Json
+    kind: str
+    error: str = ""
+
+
+class HitRevoked(Fact):
+    """`ref` cannot be used after all, as `digest` (a blob, or the id of a snapshot) is gone: `reexecuted` vertices make
+    it and what stands on it anew; `attempt` counts losses of this vertex from 1."""
+
+    STREAM: ClassVar[Literal["build", "ref", "cache"]] = "ref"
+    ref: str
+    digest: str
+    reexecuted: tuple[str, ...]
+    attempt: int = 1
+    provider: Json | None = None
+    error: str = ""
+
+
+class LocalLost(Fact):
+    """Something in this root is not as it was: `kind` blob, layer or snapshot; `name`: digest, diff ID or snapshot id;
+    `problem`: vanished or corrupt. What is left of it was removed, so that it is fetched or made again."""
+
+    STREAM: ClassVar[Literal["build", "ref", "cache"]] = "cache"
+    kind: str
+    name: str
+    problem: str
+    detail: str = ""
+
+
+class Demoted(Fact):
+    """Bytes let go that `providers` still have: `kind` blob, layer or snapshot; `name`: digest, diff ID or snapshot id;
+    `digest` of the blob to be pulled again. `policy`: what asked for it (`prune`, or a rule of the policy file), `by`
+    whom; `bytes` freed."""
+
+    STREAM: ClassVar[Literal["build", "ref", "cache"]] = "cache"
+    kind: str
+    name: str
+    digest: str
+    providers: tuple[Json, ...]
+    policy: str
+    bytes: int
+    by: str = ""
+
+
+class Pruned(Fact):
+    """The tombstone of bytes that nobody else is known to have: `kind` blob, layer, snapshot, cachemount or partial;
+    the rest as in Demoted."""
+
+    STREAM: ClassVar[Literal["build", "ref", "cache"]] = "cache"
+    kind: str
+    name: str
+    policy: str
+    bytes: int
+    by: str = ""
 
 
 # ---------------------------------------------------------------- exports
@@ -455,7 +578,8 @@ TYPES: dict[str, type[Fact]] = {
         SourceResolved, ContextScanned, ContextKept, DefinitionRead, SourceRequested, HttpResolved, GitResolved,
         RemoteCreated, LocalCreated, MaterializationRequested, PullStarted, PullProgressed, PullFailed, LayerPulled,
         LayerTocRead, FilesFetched, Materialized, MaterializationFailed, BlobCreated,
-        CacheQueried, CacheRecorded, ExportStarted, ExportProgressed, Exported,
+        CacheQueried, CacheRecorded, CacheImported, CacheImportFailed, CacheExported, CacheExportFailed,
+        ProviderLost, HitRevoked, LocalLost, Demoted, Pruned, ExportStarted, ExportProgressed, Exported,
         CacheMountUsed, SecretMounted, AgentForwarded, SecurityLifted,
     )
 }  # fmt: skip
@@ -463,7 +587,8 @@ TYPES: dict[str, type[Fact]] = {
 
 _RENAMED = {"kind": "class"}
 """Names that the log has and Python cannot: field → key, for the fact types below."""
-_RENAMED_IN = frozenset({"MaterializationFailed", "PullFailed"})
+_RENAMED_IN = frozenset({"MaterializationFailed", "PullFailed", "CacheImportFailed", "ProviderLost"})
+
 
 def to_data(fact: Fact) -> Json:
     """The `data` of the fact's event: primitives, lists and string-keyed dicts."""

@@ -133,6 +133,7 @@ class Transfer:
             kind=kind,
             where=last.where if last else "",
             hint=last.hint if last else "",
+            layer=layer.name,
         ) from last
 
     def progress(self, target: str, blob: Descriptor, transport: str, vertex: str | None) -> Callable[[int], None]:

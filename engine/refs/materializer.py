@@ -200,6 +200,7 @@ class Materializer:
             kind=failure.kind,
             where=failure.error.where if failure.error else "",
             hint=failure.error.hint if failure.error else "the step that made it must run again: use --no-cache",
+            layer=layer.name,
         )
         await self.facts.record(
             MaterializationFailed(
