@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from engine import events as e
+from engine.frontend.dockerignore import IgnoreMatcher
 from projections.asked import Component, read_build
 from projections.changes import Change, FileChange, component_changes, file_changes, pair_steps
 from projections.history import History
@@ -33,6 +35,10 @@ class MemoryBlobs:
             return self.held[digest]
         except KeyError:
             raise FileNotFoundError(digest) from None
+
+
+def hides(patterns: Sequence[str], path: str) -> bool:
+    return IgnoreMatcher(patterns).excluded(path)
 
 
 Asked = tuple[str, list[Component], str]
@@ -63,7 +69,7 @@ def why(log: ListLog, blobs: MemoryBlobs, build: str) -> Why:
     with Views(None, STANDARD) as views:
         views.catch_up(log)
         history = History(views)
-        return explain(log, blobs, history, history.get(build), None)
+        return explain(log, blobs, history, history.get(build), None, hides)
 
 
 def test_I10_a_log_that_names_no_components_of_a_question_is_explained_by_its_keys() -> None:

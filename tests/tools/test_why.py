@@ -110,7 +110,7 @@ EDITS: list[tuple[str, Edit, tuple[str, ...], str]] = [
     ("file to link", lambda p: (p.file("src/util.c").unlink(), p.file("src/util.c").symlink_to("main.c")),
      (SOURCE, *COMPILED), r"src/util.c  changed: was [0-9a-f]{12}, now main.c"),
     (".dockerignore", lambda p: p.file(".dockerignore").write_text("src/util.c\n"), (SOURCE, *COMPILED),
-     r"src/util.c  removed [0-9a-f]{12}"),
+     r"line added  src/util.c\n    src/util.c  now ignored [0-9a-f]{12}"),
     ("last file only", lambda p: p.file("etc/conf").write_text("x=2\n"), (FINAL[2],),
      r"etc/conf  changed: was [0-9a-f]{12}, now [0-9a-f]{12}"),
     ("ARG default", lambda p: p.replace("ARG LEVEL=1", "ARG LEVEL=2"), (TOOL, *FINAL[1:]),
