@@ -204,7 +204,7 @@ class _Explainer:
         told = [item for item in self.build.losses if item.name == loss.name and item.seq < loss.seq]
         last = told[-1] if told else loss
         reason = UNREACHABLE if told and all(item.kind in _AWAY for item in told) else LOST
-        gone = Gone(loss.name, loss.provider or last.provider, loss.error or last.error, revoked=True)
+        gone = Gone(loss.name, loss.provider or last.provider, error=loss.error or last.error, revoked=True)
         return Verdict(step, "miss", state, reason, gone=gone, follows=self._stands_on_miss(step))
 
     def _miss(self, step: Step, asked: Asked, other: str | None) -> Verdict:
@@ -272,7 +272,7 @@ class _Explainer:
         lost = [item for item in self.build.losses if item.name in names or (item.ref == record.ref and item.name)]
         wanted = [item for item in lost if (item.kind in _AWAY) == (asked.reason == UNREACHABLE)] or lost
         if wanted:
-            return Gone(wanted[0].name, wanted[0].provider, wanted[0].error)
+            return Gone(wanted[0].name, wanted[0].provider, error=wanted[0].error)
         here = [str(layer["snapshot"]) for layer in record.layers if layer.get("snapshot")]
         return Gone(here[0]) if len(here) == 1 else None
 
