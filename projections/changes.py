@@ -95,7 +95,14 @@ def _aligned(old: Sequence[Step], new: Sequence[Step]) -> list[tuple[Step, Step]
                 if same is not None:
                     found.append((same, step))
                     rest = rest[rest.index(same) + 1 :]
-    return found
+    return found + _moved(old, new, found)
+
+
+def _moved(old: Sequence[Step], new: Sequence[Step], paired: Sequence[tuple[Step, Step]]) -> list[tuple[Step, Step]]:
+    """Steps that are called the same, but stand elsewhere among the others."""
+    before, after = {one.vertex for one, _ in paired}, {two.vertex for _, two in paired}
+    left = {step.title: step for step in reversed(old) if step.vertex not in before}
+    return [(left.pop(step.title), step) for step in new if step.vertex not in after and step.title in left]
 
 
 # ---------------------------------------------------------------- components

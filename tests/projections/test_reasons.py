@@ -412,3 +412,21 @@ def test_taint_of_a_result_from_another_log_is_what_the_definition_says(story: S
     (taint,) = story.verdict("b1", "a").taint
     assert (taint.kind, taint.seen) == ("cache", "")
     assert canonical_json(taint.to_json())
+
+
+def test_a_step_that_moved_is_compared_with_itself(story: Story) -> None:
+    keys = {name: story.key(("argv", name)) for name in "abc"}
+    story.begin("b1", vertex("base", op="image"), vertex("a", "base"), vertex("b", "a"))
+    story.made("b1", "a", story.key(("argv", "a"), ("input", keys["c"])))
+    story.made("b1", "b", story.key(("argv", "b"), ("input", keys["a"])))
+    story.end("b1")
+    moved = {"digest": "moved", "name": "[s] b"}
+    after = {"digest": "after", "name": "[s] a"}
+    story.begin("b2", vertex("base", op="image"), vertex("b", "base") | moved, vertex("a", "moved") | after)
+    story.made("b2", "moved", story.key(("argv", "b"), ("input", keys["c"])))
+    story.made("b2", "after", story.key(("argv", "a"), ("input", keys["b"])))
+    story.end("b2")
+    found = story.why("b2")
+    assert [item.step.title for item in found.causes] == ["b"]
+    assert [item.step.title for item in found.followed] == ["a"]
+    assert "it stands on another result\n    was  [s] a" in story.text("b2")
