@@ -9,7 +9,7 @@ from typing import Any
 from projections.asked import Asked
 from projections.fields import objects
 from projections.history import BuildRecord
-from projections.records import Record, Records
+from projections.records import Records
 from projections.steps import provider_name
 
 Json = dict[str, Any]
@@ -53,11 +53,6 @@ def origin_of(asked: Asked, records: Records, builds: Mapping[str, BuildRecord])
     importer = asked.importer or (record.importer if record else "")
     name, started = (build.name, build.started) if build else ("", 0)
     return Origin(made_by, name, started, layers, importer, asked.by)
-
-
-def executed(record: Record | None) -> tuple[str, str]:
-    """Build and vertex of the execution that `record` is the result of."""
-    return (record.origin_build, record.vertex) if record else ("", "")
 
 
 def _layer(layer: Json, records: Records) -> Layer:

@@ -51,10 +51,12 @@ class Tombstone:
 
 @dataclass(slots=True)
 class Records:
-    """The fold. `pulled`: provider and what was verified of the blobs that came whole, by digest; `packed`: the blobs
-    that a snapshot became; `lent`: what executed steps had beside their inputs, by build and vertex."""
+    """The fold. `first`: the first record of a ref by a build, which is the one that made it if any is; `pulled`:
+    provider and what was verified of the blobs that came whole, by digest; `packed`: the blobs that a snapshot became;
+    `lent`: what executed steps had beside their inputs, by build and vertex."""
 
     by_key: dict[str, list[Record]] = field(default_factory=dict)
+    first: dict[tuple[str, str], Record] = field(default_factory=dict)
     tombstones: dict[str, list[Tombstone]] = field(default_factory=dict)
     packed: dict[str, list[str]] = field(default_factory=dict)
     pulled: dict[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
@@ -67,6 +69,12 @@ class Records:
     def of_hit(self, key: str, seq: int) -> Record | None:
         """The record that the hit at event `seq` stands for: one that another cache knew is recorded after it."""
         return self.latest(key, seq) or next(iter(self.by_key.get(key, ())), None)
+
+    def execution(self, record: Record) -> tuple[str, str] | None:
+        """Build and vertex of the execution that made the result, None when that is not in this log. A result that was
+        found by its content is recorded again, for the vertex that it was found for."""
+        made = self.first.get((record.ref, record.origin_build))
+        return (made.build, made.vertex) if made and not made.importer else None
 
     def names(self, record: Record) -> list[str]:
         """All names of the bytes of `record`, the top layer's first: snapshots, blobs, diff IDs."""
@@ -109,6 +117,7 @@ def _fold(found: Records, event: Event) -> None:
                 text(data, "origin_build", "") or build, text(data, "importer", ""), text(data, "resolved", ""),
                 event.seq,
             )  # fmt: skip
+            found.first.setdefault((record.ref, build), record)
             for key in filter(None, dict.fromkeys((record.key, record.resolved))):
                 found.by_key.setdefault(key, []).append(record)
         case "BlobCreated":

@@ -10,7 +10,7 @@ from projections.asked import Asked, Blobs, Build, Import, Loss, Step, read_buil
 from projections.changes import Change, Hides, is_content, pair_steps, step_changes
 from projections.history import BuildRecord, History
 from projections.nearest import nearest
-from projections.origin import Origin, executed, origin_of
+from projections.origin import Origin, origin_of
 from projections.records import Records, Tombstone, read_records
 from projections.taint import Taint, taint_of
 from storage.errors import InputError
@@ -278,13 +278,13 @@ class _Explainer:
 
     def _taint(self, verdict: Verdict, asked: Asked) -> tuple[Taint, ...]:
         """Of a hit: what was lent when its result was made."""
-        build, vertex = self.build.id, verdict.step.vertex
+        made: tuple[str, str] | None = (self.build.id, verdict.step.vertex)
         if verdict.outcome == "hit":
-            build, vertex = executed(self.records.of_hit(asked.key, asked.seq))
+            record = self.records.of_hit(asked.key, asked.seq)
+            made = self.records.execution(record) if record else None
         elif not verdict.state:
-            return taint_of(verdict.step, None)  # it has not run
-        known = self.records.lent.get((build, vertex), []) if build in self.builds else None
-        return taint_of(verdict.step, known)
+            made = None  # it has not run
+        return taint_of(verdict.step, self.records.lent.get(made, []) if made else None)
 
 
 _ENDED: Mapping[str, str] = {

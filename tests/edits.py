@@ -211,6 +211,11 @@ def _retarget(shop: Shop) -> None:
     shop.file("src/main.link").symlink_to("util.sh")
 
 
+def _follow(shop: Shop) -> None:
+    shop.file("src/main.link").unlink()
+    shutil.copy(shop.file("src/main.sh"), shop.file("src/main.link"))
+
+
 def _other_tag(shop: Shop, label: str = "") -> None:
     shop.base = shop.base.removesuffix(":1") + ":other"
     push_base(shop, "other", label=label)
@@ -244,6 +249,8 @@ EDITS = (
          (*COMPILED, *FINAL), f"{COPIES}src/main.sh  changed: was {HEX}, now {HEX}"),
     Edit("a comment in a source: the stage makes the same again", _write("src/main.sh", "# a program\necho main\n"),
          COMPILED, f"{COPIES}src/main.sh  changed: was {HEX}, now {HEX}"),
+    Edit("a symlink replaced by what it points at", _follow, COMPILED,
+         f"{COPIES}src/main.link  changed: was main.sh, now {HEX}"),
     Edit("a file's mode", lambda shop: shop.file("src/main.sh").chmod(0o755), COMPILED,
          f"{COPIES}src/main.sh  mode: was 0644, now 0755"),
     Edit("a new file that is not copied", _write("NOTES", "new"), (), NOTHING),
@@ -269,6 +276,8 @@ EDITS = (
     Edit("`--build-arg LEVEL=1`, the default", _flags("--build-arg", "LEVEL=1"), (), NOTHING),
     Edit("an ENV's value", _replace("-O2", "-O3"), (OBJECT, PROGRAM, TESTS, REPORT),
          "variable CFLAGS differs; was  -O2; now  -O3"),
+    Edit("an ENV less", _replace("ENV CC=cc CFLAGS=-O2", "ENV CC=cc"), (OBJECT, PROGRAM, TESTS, REPORT),
+         "variable CFLAGS differs; was  -O2; now  nothing"),
     Edit("the order of ENV", _replace("CC=cc CFLAGS=-O2", "CFLAGS=-O2 CC=cc"), (OBJECT, PROGRAM, TESTS, REPORT),
          "the order of its variables differs; was  PATH CC CFLAGS; now  PATH CFLAGS CC"),
     Edit("the base image's tag moved to other content",
@@ -276,6 +285,8 @@ EDITS = (
          "what it takes is another; was  REGISTRY/base:1@was; now  REGISTRY/base:1@now"),
     Edit("another tag of the same base image", _other_tag, (), NOTHING),
     Edit("a base image with the same layers and another label", lambda shop: _other_tag(shop, "b"), (), NOTHING),
+    Edit("a stage on another base: it makes the same again", _replace("${BASE} AS site", "scratch AS site"),
+         (STYLE, INDEX, ROBOTS), "what it takes is another; was  REGISTRY/base:1@was; now  scratch"),
     Edit("`--platform linux/amd64/v2`", _flags("--platform", "linux/amd64/v2"), (*RUNS, LISTING),
          "platform differs; was  linux/amd64; now  linux/amd64/v2"),
     Edit("a secret's value", lambda shop: shop.file("../token").write_text("two"), (), NOTHING),
@@ -302,6 +313,10 @@ EDITS = (
          "never built; a new step: build BUILD has none in its place"),
     Edit("two steps less", _replace("COPY etc/app.conf /etc/app.conf\nRUN ls -ln /etc/app.conf\n", ""), (),
          "13 steps: 13 cached, 0 not"),
+    Edit("a step less below others", _replace("COPY --from=tools /level /app/level\n", ""), (SITE, CONF, LISTING),
+         r"it stands on another result; was  \[stage-4 3/6\] COPY --from=tools"),
+    Edit("the destination of a COPY", _replace("app.conf /etc/app.conf", "app.conf /etc/"), (CONF, LISTING),
+         "its destination differs; was  /etc/app.conf; now  /etc/"),
     Edit("a heredoc", _replace("User-agent: *", "User-agent: a"), (ROBOTS, SITE, CONF, LISTING),
          "its inline file differs; was  /site/robots.txt"),
     Edit("`COPY --chown`", _replace("COPY etc", "COPY --chown=1000 etc"), ("COPY --chown", LISTING),
