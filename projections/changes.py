@@ -180,9 +180,10 @@ def _excludes(build: Build, vertex: str, component: str) -> list[str] | None:
 
 
 def component_changes(old: Sequence[Component], new: Sequence[Component]) -> list[Change]:
-    """What differs but for `input`, in the order of the key."""
+    """What differs but for `input`, in the order of the key; the id of a mount before what follows from it."""
     found: list[Change] = []
-    for name in dict.fromkeys(name for name, _ in (*new, *old)):
+    names = list(dict.fromkeys(name for name, _ in (*new, *old)))
+    for name in sorted(names, key=lambda name: (names.index(_group(name, names)), not name.endswith(" id"))):
         if name == "input":
             continue
         before = [value for item, value in old if item == name]
@@ -196,6 +197,12 @@ def component_changes(old: Sequence[Component], new: Sequence[Component]) -> lis
         else:
             found += _list_changes(name, before, after)
     return found
+
+
+def _group(name: str, names: Sequence[str]) -> str:
+    """The first of `names` that is about the same mount; `name` itself when it is about none."""
+    mount = " ".join(name.split()[:2]) + " " if name.startswith("mount ") else name
+    return next(item for item in names if item.startswith(mount))
 
 
 def _pair_changes(name: str, old: Sequence[str], new: Sequence[str]) -> list[Change]:

@@ -48,7 +48,7 @@ class Verdict:
     """One step. `outcome`: hit or miss; `state`: how it ended, "" when it was not needed; `reason` of a miss, from the
     closed list, and `detail` for people; `changes`: how its key differs from that of `against`, the first one the
     most telling; `gone`: what its recorded result lacks; `follows`: a miss only because a step before it was one, or
-    (a hit by content) a hit though one was."""
+    (a hit by content) a hit though one was; `same_as`: the number of the step before that differs in the same."""
 
     step: Step
     outcome: str
@@ -61,6 +61,7 @@ class Verdict:
     needed: bool = True
     gone: Gone | None = None
     taint: tuple[Taint, ...] = ()
+    same_as: int | None = None
 
     def to_json(self) -> Json:
         """Plain data; the step by its number, name, vertex and lines."""
@@ -68,7 +69,8 @@ class Verdict:
         return {
             "number": step.number, "name": step.name, "vertex": step.vertex, "lines": list(step.lines),
             "outcome": self.outcome, "state": self.state, "reason": self.reason or None, "detail": self.detail,
-            "follows": self.follows, "needed": self.needed, "origin_build": origin.build or None if origin else None,
+            "follows": self.follows, "same_as": self.same_as, "needed": self.needed,
+            "origin_build": origin.build or None if origin else None,
             "changes": [change.to_json() for change in self.changes],
             "gone": asdict(self.gone) if self.gone else None,
             "origin": origin.to_json() if origin else None,
@@ -87,13 +89,19 @@ class Why:
 
     @property
     def causes(self) -> list[Verdict]:
-        """Misses that follow from no other one, the first one first."""
-        return [item for item in self.verdicts if item.outcome == "miss" and item.needed and not item.follows]
+        """Misses that follow from no other one and differ in something new, the first one first."""
+        own = [item for item in self.verdicts if item.outcome == "miss" and item.needed and not item.follows]
+        return [item for item in own if item.same_as is None]
 
     @property
     def followed(self) -> list[Verdict]:
         """Misses that are there because of another one."""
         return [item for item in self.verdicts if item.outcome == "miss" and item.follows]
+
+    @property
+    def alike(self) -> list[Verdict]:
+        """Misses that differ in the same as one before, and would have run without it."""
+        return [item for item in self.verdicts if item.same_as is not None and not item.follows]
 
     def cause_of(self, follower: Verdict) -> Verdict | None:
         """The first cause that `follower` stands on; the first of all when the build as a whole is the cause."""
@@ -115,6 +123,7 @@ class Why:
             "against": self.against.id if self.against else None,
             "first": causes[0].step.number if causes else None,
             "followed": len(self.followed),
+            "alike": len(self.alike),
             "imports": [asdict(item) for item in self.build.imports],
             "steps": [item.to_json() for item in self.verdicts],
         }
@@ -147,8 +156,8 @@ class _Explainer:
     builds: Mapping[str, BuildRecord]
     missed: set[str] = field(default_factory=set)
     """Steps that were made anew, or would be."""
-    told: set[Change] = field(default_factory=set)
-    """Changes that a step before is explained with."""
+    told: dict[tuple[str, str | None, str | None], int] = field(default_factory=dict)
+    """Changes that steps before are explained with: the number of the first such."""
 
     def verdicts(self) -> list[Verdict]:
         pairs = pair_steps(self.old, self.build) if self.old else {}
@@ -191,10 +200,12 @@ class _Explainer:
             detail = "not needed: what stands on it was cached"
             return Verdict(step, "miss", state, asked.reason, detail, needed=False)
         verdict = replace(self._miss(step, asked, other), state=state)
-        own = {change for change in verdict.changes if change.component != "input"}
-        if not verdict.follows and own and own <= self.told and self._stands_on_miss(step):
-            verdict = replace(verdict, follows=True)
-        self.told |= own
+        own = [(item.component, item.old, item.new) for item in verdict.changes if item.component != "input"]
+        if own and all(item in self.told for item in own):
+            follows = verdict.follows or self._stands_on_miss(step)
+            verdict = replace(verdict, follows=follows, same_as=self.told[own[0]])
+        for item in own:
+            self.told.setdefault(item, step.number)
         return verdict
 
     def _stands_on_miss(self, step: Step) -> bool:

@@ -120,5 +120,5 @@ class Story:
         if not step:
             with Views(None, STANDARD) as views:
                 views.catch_up(self.log)
-                return "\n".join(all_steps(found, {item.id: item for item in History(views).list()}))
-        return "\n".join(one_step(found, found.build.steps[step], self.verdict(build, step)))
+                return "\n".join(all_steps(found, {item.id: item for item in History(views).list()}, 500))
+        return "\n".join(one_step(found, found.build.steps[step], self.verdict(build, step), 500))

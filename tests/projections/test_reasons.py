@@ -397,8 +397,8 @@ def test_what_a_step_was_lent_is_told_of_it_and_of_a_hit_of_its_result(story: St
         assert "secret absent at /absent: it was not given" in text
         summary = story.text(build).splitlines()[-1]
         assert summary == (
-            "beside their keys, steps had: network (1), cache mount go (1), secret token (1), ssh agent default (1),"
-            " security insecure (1)"
+            "results may also depend on (by step): network of 1; cache mount go of 1; secret token of 1; ssh agent default"
+            " of 1; security insecure of 1"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from difflib import unified_diff
 
 from projections.changes import Change, FileChange
 from projections.difference import Difference, StepChange, Value
@@ -17,7 +18,7 @@ FILES = 10
 _TITLES = {
     "content": "files that it copies differ",
     "argv": "its command differs",
-    "source": "what it takes is another",
+    "source": "what it takes differs",
     "input": "it stands on another result",
     "script": "its script differs",
     "file": "its inline file differs",
@@ -25,6 +26,15 @@ _TITLES = {
     "dest": "its destination differs",
     "env order": "the order of its variables differs",
     "schema": "keys are made otherwise since then",
+    "path": "the directory that it makes differs",
+    "user": "its user differs",
+    "network": "its network differs",
+    "platform": "its platform differs",
+    "chown": "--chown differs",
+    "chmod": "--chmod differs",
+    "link": "--link differs",
+    "parents": "--parents differs",
+    "exclude": "--exclude differs",
 }
 
 
@@ -45,10 +55,17 @@ def title(change: Change) -> str:
         return ".dockerignore hides other files of what it copies"
     if change.patterns:
         return "files that it copies differ, some because of .dockerignore"
+    if name == "source" and "] FROM " in change.old_step + change.new_step:
+        return "the image that it takes differs"
     if name in _TITLES:
         return _TITLES[name]
     if name.startswith("env "):
         return f"variable {clean(name[4:])} differs"
+    if name.startswith("mount ") and not name.endswith(" content"):
+        _, number, what = name.split(maxsplit=2)
+        return f"the {what} of its mount {int(number) + 1} differs"
+    if name.endswith(" content"):
+        return "files that it mounts differ"
     return f"{clean(name)} differs"
 
 
@@ -62,6 +79,9 @@ def change_lines(change: Change, indent: str) -> Iterator[str]:
         if len(change.files) > FILES:
             yield f"{indent}  and {len(change.files) - FILES} more (--json names them all)"
         return
+    if change.old and change.new and "\n" in change.old + change.new:
+        yield from _text_lines(change.old, change.new, f"{indent}  ")
+        return
     for label, value, step in (("was", change.old, change.old_step), ("now", change.new, change.new_step)):
         if value is None:
             yield f"{indent}  {label}  nothing"
@@ -69,6 +89,14 @@ def change_lines(change: Change, indent: str) -> Iterator[str]:
             yield f"{indent}  {label}  {clean(step) or '?'}  {short_id(value)}"
         else:
             yield f"{indent}  {label}  {_shortened(clean(value)) or '(empty)'}"
+
+
+def _text_lines(old: str, new: str, indent: str) -> Iterator[str]:
+    lines = list(unified_diff(old.splitlines(), new.splitlines(), n=0, lineterm=""))[2:]
+    lines = [line for line in lines if not line.startswith("@@")]
+    yield from (f"{indent}{clean(line)}" for line in lines[:FILES])
+    if len(lines) > FILES:
+        yield f"{indent}and {len(lines) - FILES} more (--json has both texts)"
 
 
 def _pattern_lines(patterns: Sequence[str], indent: str) -> Iterator[str]:
@@ -124,15 +152,19 @@ def whole_difference(found: Difference) -> Iterator[str]:
 
 
 def _steps(steps: Sequence[StepChange]) -> Iterator[str]:
-    followed = 0
+    followed = alike = 0
+    told: set[Change] = set()
     for item in steps:
         own = [change for change in item.changes if change.component != "input"]
-        if item.change == "changed" and item.changes and not own:
-            followed += 1
+        if item.change == "changed" and item.changes and told.issuperset(own):
+            followed, alike = followed + (not own), alike + bool(own)
             continue
+        told.update(own)
         yield f"  {item.change:<8} {clean(item.step.name)}"
         for change in own:
             yield from change_lines(change, "    ")
+    if alike:
+        yield f"  {count(alike, 'step')} {'differ' if alike > 1 else 'differs'} in the same"
     if followed:
         yield f"  {count(followed, 'step')} only {'stand' if followed > 1 else 'stands'} on other results"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from textwrap import wrap
 
 from projections.asked import Build, Step
 from projections.history import BuildRecord
@@ -11,7 +12,7 @@ from projections.taint import Taint
 from projections.why import Gone, Verdict, Why, unreadable
 from tools.cli.differing import change_lines, count, named, title
 from tools.cli.format import human_bytes, short_id
-from tools.cli.text import clean
+from tools.cli.text import cells, clean, shortened
 from tools.cli.writing import local_time
 
 _REASONS = {
@@ -24,8 +25,8 @@ _REASONS = {
 }
 
 
-def all_steps(found: Why, known: Mapping[str, BuildRecord]) -> Iterator[str]:
-    """The lines about a whole build; `known` builds of this log, by id."""
+def all_steps(found: Why, known: Mapping[str, BuildRecord], width: int) -> Iterator[str]:
+    """The lines about a whole build, headings for `width` columns; `known` builds of this log, by id."""
     build = found.build
     yield named(build.record)
     if not found.verdicts:
@@ -37,23 +38,29 @@ def all_steps(found: Why, known: Mapping[str, BuildRecord]) -> Iterator[str]:
     yield from _origins(hits, known)
     by_content = [item for item in hits if item.origin and item.origin.by == "content"]
     if by_content:
-        yield f"  {len(by_content)} by content: what they take is unchanged, though steps before ran again"
-    yield from (clean(unreadable(item)) for item in build.imports if item.error)
+        take = "they take" if len(by_content) > 1 else "it takes"
+        told = f"{len(by_content)} by content: what {take} is unchanged, though steps before ran again"
+        yield from _prose(told, "  ", width)
+    for failed in build.imports:
+        if failed.error:
+            yield from _prose(clean(unreadable(failed)), "", width)
     causes = found.causes
     if found.against and any(item.changes for item in causes):
         yield _compared(found.against)
     for number, item in enumerate(causes):
         yield ""
-        yield _heading(build, item.step)
-        yield from _miss(item, whole=not number)
+        yield _heading(build, item.step, width)
+        yield from _miss(item, width, whole=not number)
     if causes and found.followed:
         yield f"{count(len(found.followed), 'later step')} followed"
-    yield from _all_taint(found.verdicts, gap=bool(causes))
+    if causes and found.alike:
+        yield f"{count(len(found.alike), 'later step')} {'differ' if len(found.alike) > 1 else 'differs'} in the same"
+    yield from _all_taint(found.verdicts, width, gap=bool(causes))
 
 
-def one_step(found: Why, step: Step, verdict: Verdict | None) -> Iterator[str]:
-    """The lines about one step; `verdict` None: the cache was not asked for it."""
-    yield _heading(found.build, step)
+def one_step(found: Why, step: Step, verdict: Verdict | None, width: int) -> Iterator[str]:
+    """The lines about one step, as above; `verdict` None: the cache was not asked for it."""
+    yield _heading(found.build, step, width)
     if verdict is None:
         yield "  a source: every build looks it up anew" if found.build.asked else "  the cache was not asked for it"
         for (name, platform), digest in found.build.sources.items():
@@ -61,24 +68,35 @@ def one_step(found: Why, step: Step, verdict: Verdict | None) -> Iterator[str]:
                 yield f"  {clean(name)} was {digest}"
         return
     if verdict.outcome == "hit":
-        yield from _hit(found, verdict, verdict.origin)
+        yield from _hit(found, verdict, verdict.origin, width)
     else:
         if verdict.changes and found.against:
             yield f"  {_compared(found.against)}"
         if verdict.follows:
             cause = found.cause_of(verdict)
             yield f"  it followed step {cause.step.number}" if cause else "  it followed an earlier step"
-        yield from _miss(verdict, whole=True)
-    yield from _taint(verdict)
+        if verdict.same_as:
+            yield f"  it differs in the same as step {verdict.same_as}"
+        yield from _miss(verdict, width, whole=True)
+    yield from _taint(verdict, width)
 
 
 def _compared(build: Build) -> str:
     return f"compared with build {build.id} ({local_time(build.record.started)})"
 
 
-def _heading(build: Build, step: Step) -> str:
+def _heading(build: Build, step: Step, width: int) -> str:
     where = f"{clean(build.record.filename)}:{step.lines[0]}  " if step.lines[0] else ""
-    return f"{step.number}  {where}{clean(step.name)}"
+    before = f"{step.number}  {where}"
+    return before + shortened(clean(step.name), width - cells(before))
+
+
+def _prose(text: str, indent: str, width: int) -> Iterator[str]:
+    """A sentence of ours: broken into lines, where values are cut."""
+    yield from wrap(
+        text, width, initial_indent=indent, subsequent_indent=f"{indent}  ", break_long_words=False,
+        break_on_hyphens=False,
+    )  # fmt: skip
 
 
 # ---------------------------------------------------------------- hits
@@ -97,7 +115,7 @@ def _origins(hits: Sequence[Verdict], known: Mapping[str, BuildRecord]) -> Itera
             yield f"    known from cache {clean(importer)}"
 
 
-def _hit(found: Why, verdict: Verdict, came: Origin | None) -> Iterator[str]:
+def _hit(found: Why, verdict: Verdict, came: Origin | None, width: int) -> Iterator[str]:
     used = "" if verdict.state or found.build.dry else ", and not needed"
     if came is None:
         yield f"  cached{used}"
@@ -105,7 +123,8 @@ def _hit(found: Why, verdict: Verdict, came: Origin | None) -> Iterator[str]:
     if came.by == "content":
         cause = found.cause_of(verdict)
         what = "what it copies" if verdict.step.kind == "copy" else "what it takes"
-        yield f"  {what} is unchanged, though {f'step {cause.step.number}' if cause else 'a step before'} ran again"
+        again = f"step {cause.step.number}" if cause else "a step before"
+        yield from _prose(f"{what} is unchanged, though {again} ran again", "  ", width)
     if came.started:
         yield f"  cached{used}: made by build {came.build}"
         yield f"    {clean(came.name) or '-'}, {local_time(came.started)}"
@@ -127,23 +146,23 @@ def _hit(found: Why, verdict: Verdict, came: Origin | None) -> Iterator[str]:
 # ---------------------------------------------------------------- misses
 
 
-def _miss(item: Verdict, *, whole: bool) -> Iterator[str]:
+def _miss(item: Verdict, width: int, *, whole: bool) -> Iterator[str]:
     if not item.changes:
         if item.gone:
-            yield from _gone(item.reason, item.gone)
+            yield from _gone(item.reason, item.gone, width)
             return
         yield f"  {_REASONS.get(item.reason, clean(item.reason))}"
         if item.detail:
-            yield f"    {clean(item.detail)}"
+            yield from _prose(clean(item.detail), "    ", width)
         return
     first, *more = item.changes
     yield from change_lines(first, "  ")
     others = [change for change in more if change.component != "input"]
     if whole and others:
-        yield f"  also: {', '.join(dict.fromkeys(title(change) for change in others))}"
+        yield from _prose(f"also: {', '.join(dict.fromkeys(title(change) for change in others))}", "  ", width)
 
 
-def _gone(reason: str, gone: Gone) -> Iterator[str]:
+def _gone(reason: str, gone: Gone, width: int) -> Iterator[str]:
     what = f"layer {short_id(gone.name) if gone.name.startswith('sha256:') else clean(gone.name)}"
     if reason == "evicted":
         yield f"  {_REASONS[reason]}"
@@ -151,17 +170,17 @@ def _gone(reason: str, gone: Gone) -> Iterator[str]:
         yield f"    {what}{size}"
         yield f"    {local_time(gone.time)} by {clean(gone.policy) or '?'}{f', {clean(gone.by)}' if gone.by else ''}"
         if gone.providers:
-            yield f"    {clean(gone.providers)} had it then, and has it no more"
+            yield from _prose(f"{clean(gone.providers)} had it then, and has it no more", "    ", width)
         return
     where = clean(gone.provider) or "this disk"
     state = f"could not be asked of {where}" if reason == "provider-unreachable" else f"is gone from {where}"
     if gone.revoked:
-        yield f"  its result was cached, but {what} {state}: made again"
+        yield from _prose(f"its result was cached, but {what} {state}: made again", "  ", width)
     else:
-        yield f"  {_REASONS[reason]}"
-        yield f"    {what} {state}"
+        yield from _prose(_REASONS[reason], "  ", width)
+        yield from _prose(f"{what} {state}", "    ", width)
     if gone.error:
-        yield f"    {clean(gone.error)}"
+        yield from _prose(clean(gone.error), "    ", width)
 
 
 # ---------------------------------------------------------------- taint
@@ -174,7 +193,7 @@ def _name(item: Taint) -> str:
     return "network" if item.kind == "network" else f"{_KINDS.get(item.kind, item.kind)} {clean(item.id)}".rstrip()
 
 
-def _all_taint(verdicts: Sequence[Verdict], *, gap: bool) -> Iterator[str]:
+def _all_taint(verdicts: Sequence[Verdict], width: int, *, gap: bool) -> Iterator[str]:
     """One line: what results may hold beside what their keys say, and which steps'."""
     steps: dict[str, list[str]] = {}
     for verdict in verdicts:
@@ -183,16 +202,16 @@ def _all_taint(verdicts: Sequence[Verdict], *, gap: bool) -> Iterator[str]:
                 steps.setdefault(_name(item), []).append(str(verdict.step.number))
     if steps:
         yield from [""] * gap
-        told = (f"{name} ({', '.join(dict.fromkeys(numbers))})" for name, numbers in steps.items())
-        yield f"beside their keys, steps had: {', '.join(told)}"
+        told = (f"{name} of {', '.join(dict.fromkeys(numbers))}" for name, numbers in steps.items())
+        yield from _prose(f"results may also depend on (by step): {'; '.join(told)}", "", width)
 
 
-def _taint(verdict: Verdict) -> Iterator[str]:
+def _taint(verdict: Verdict, width: int) -> Iterator[str]:
     if verdict.taint:
         yield "  its result may depend on more than its key says"
     for item in verdict.taint:
         where = f" at {clean(item.target)}" if item.target else ""
-        yield f"    {_name(item)}{where}: {_told(item)}"
+        yield from _prose(f"{_name(item)}{where}: {_told(item)}", "    ", width)
 
 
 def _told(item: Taint) -> str:

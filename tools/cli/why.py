@@ -16,6 +16,9 @@ from tools.cli.differing import whole_difference
 from tools.cli.explained import all_steps, one_step
 from tools.cli.writing import as_json_option, columns, print_cut, print_json
 
+WIDE = 10_000
+"""Columns where the text does not go to a terminal: nothing is cut."""
+
 
 @click.command()
 @click.argument("build_id", metavar="BUILD")
@@ -33,7 +36,7 @@ def why(build_id: str, step: str | None, against: str | None, as_json: bool) -> 
         if as_json:
             print_json(found.to_json())
         else:
-            _write(all_steps(found, known))
+            _write(all_steps(found, known, columns(WIDE)))
         return
     chosen = _choose(found.build, step)
     verdict = next((item for item in found.verdicts if item.step.vertex == chosen.vertex), None)
@@ -42,7 +45,7 @@ def why(build_id: str, step: str | None, against: str | None, as_json: bool) -> 
         ids = {"build": found.build.id, "against": found.against.id if found.against else None}
         print_json({"origin": None, **ids, **told})
     else:
-        _write(one_step(found, chosen, verdict))
+        _write(one_step(found, chosen, verdict, columns(WIDE)))
 
 
 @click.command()
@@ -63,7 +66,7 @@ def diff(old: str, new: str, as_json: bool) -> None:
 
 
 def _write(lines: Iterator[str]) -> None:
-    limit = columns(10_000)
+    limit = columns(WIDE)
     for line in lines:
         print_cut(line, limit)
 
