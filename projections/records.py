@@ -15,7 +15,7 @@ from storage.interfaces import Event, EventLog
 Json = dict[str, Any]
 LENT = frozenset({"CacheMountUsed", "SecretMounted", "AgentForwarded", "SecurityLifted"})
 """What a step had beside its inputs."""
-_KINDS = frozenset({"CacheRecorded", "BlobCreated", "LayerPulled", "Pruned", "Demoted"}) | LENT
+_KINDS = LENT | {"CacheRecorded", "BlobCreated", "LayerPulled", "RemoteCreated", "Exported", "Pruned", "Demoted"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +53,15 @@ class Tombstone:
 class Records:
     """The fold. `first`: the first record of a ref by a build, which is the one that made it if any is; `pulled`:
     provider and what was verified of the blobs that came whole, by digest; `packed`: the blobs that a snapshot became;
-    `lent`: what executed steps had beside their inputs, by build and vertex."""
+    `providers`: who was last known to have a blob, by digest; `lent`: what executed steps had beside their inputs, by
+    build and vertex."""
 
     by_key: dict[str, list[Record]] = field(default_factory=dict)
     first: dict[tuple[str, str], Record] = field(default_factory=dict)
     tombstones: dict[str, list[Tombstone]] = field(default_factory=dict)
     packed: dict[str, list[str]] = field(default_factory=dict)
     pulled: dict[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
+    providers: dict[str, str] = field(default_factory=dict)
     lent: dict[tuple[str, str], list[Event]] = field(default_factory=dict)
 
     def latest(self, key: str, before: int) -> Record | None:
@@ -78,11 +80,12 @@ class Records:
 
     def names(self, record: Record) -> list[str]:
         """All names of the bytes of `record`, the top layer's first: snapshots, blobs, diff IDs."""
-        found: list[str] = []
-        for layer in reversed(record.layers):
-            found += [str(layer[name]) for name in ("snapshot", "digest", "diff_id") if layer.get(name)]
-            found += self.packed.get(str(layer.get("snapshot") or ""), ())
-        return list(dict.fromkeys(found))
+        return list(dict.fromkeys(name for layer in reversed(record.layers) for name in self.names_of(layer)))
+
+    def names_of(self, layer: Json) -> list[str]:
+        """The same of one layer."""
+        named = [str(layer[name]) for name in ("snapshot", "digest", "diff_id") if layer.get(name)]
+        return named + self.packed.get(str(layer.get("snapshot") or ""), [])
 
     def let_go(self, record: Record, before: int) -> Tombstone | None:
         """Why bytes of `record` were not here any more at event `before`: those that nobody else had first."""
@@ -126,6 +129,10 @@ def _fold(found: Records, event: Event) -> None:
         case "LayerPulled":
             came = provider_name(mapping(data, "provider")), tuple(texts(data, "verified"))
             found.pulled[text(data, "digest")] = came
+            found.providers[text(data, "digest")] = came[0]
+        case "Exported" | "RemoteCreated":
+            who = provider_names([mapping(data, "provider"), *objects(data, "providers")])
+            found.providers |= {text(layer, "digest"): who for layer in objects(data, "layers") if who}
         case _ if event.type in LENT:
             found.lent.setdefault((event.build or "", event.vertex or ""), []).append(event)
         case _:

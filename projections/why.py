@@ -3,130 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 from projections.asked import Asked, Blobs, Build, Import, Loss, Step, read_build
 from projections.changes import Change, Hides, is_content, pair_steps, step_changes
 from projections.history import BuildRecord, History
 from projections.nearest import nearest
-from projections.origin import Origin, origin_of
-from projections.records import Records, Tombstone, read_records
+from projections.origin import origin_of
+from projections.records import Record, Records, Tombstone, read_records
 from projections.taint import Taint, taint_of
+from projections.verdict import (
+    CHANGED,
+    EVICTED,
+    IMPORTER,
+    LOST,
+    NEVER_BUILT,
+    NO_CACHE,
+    SCHEMA,
+    UNREACHABLE,
+    Gone,
+    Verdict,
+    Why,
+)
 from storage.errors import InputError
 from storage.interfaces import EventLog
 
-Json = dict[str, Any]
-
-NEVER_BUILT, CHANGED, SCHEMA, NO_CACHE = "never-built", "component-changed", "key-schema-changed", "no-cache"
-EVICTED, LOST, UNREACHABLE, IMPORTER = "evicted", "bytes-lost", "provider-unreachable", "importer-failed"
-REASONS = frozenset({NEVER_BUILT, CHANGED, SCHEMA, NO_CACHE, EVICTED, LOST, UNREACHABLE, IMPORTER})
-"""Of a miss: the closed list."""
 _AWAY = frozenset({"auth", "transport"})
 """Kinds of a loss after which nobody knows whether the bytes are still there."""
-
-
-@dataclass(frozen=True, slots=True)
-class Gone:
-    """Why a recorded result could not be used: `name` (a blob or a snapshot) was let go at `time` (UTC ns) by `policy`
-    and `by` whom (`providers`: who had them then), or `provider` ("" for this disk) does not give it (`error`).
-    `revoked`: found out after the hit."""
-
-    name: str
-    provider: str = ""
-    providers: str = ""
-    error: str = ""
-    time: int = 0
-    policy: str = ""
-    by: str = ""
-    bytes: int = 0
-    revoked: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """One step. `outcome`: hit or miss; `state`: how it ended, "" when it was not needed; `reason` of a miss, from the
-    closed list, and `detail` for people; `changes`: how its key differs from that of `against`, the first one the
-    most telling; `gone`: what its recorded result lacks; `follows`: a miss only because a step before it was one, or
-    (a hit by content) a hit though one was; `same_as`: the number of the step before that differs in the same."""
-
-    step: Step
-    outcome: str
-    state: str
-    reason: str = ""
-    detail: str = ""
-    changes: tuple[Change, ...] = ()
-    follows: bool = False
-    origin: Origin | None = None
-    needed: bool = True
-    gone: Gone | None = None
-    taint: tuple[Taint, ...] = ()
-    same_as: int | None = None
-
-    def to_json(self) -> Json:
-        """Plain data; the step by its number, name, vertex and lines."""
-        step, origin = self.step, self.origin
-        return {
-            "number": step.number, "name": step.name, "vertex": step.vertex, "lines": list(step.lines),
-            "outcome": self.outcome, "state": self.state, "reason": self.reason or None, "detail": self.detail,
-            "follows": self.follows, "same_as": self.same_as, "needed": self.needed,
-            "origin_build": origin.build or None if origin else None,
-            "changes": [change.to_json() for change in self.changes],
-            "gone": asdict(self.gone) if self.gone else None,
-            "origin": origin.to_json() if origin else None,
-            "taint": [item.to_json() for item in self.taint],
-        }  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Why:
-    """One build, compared with `against` (None: there is none); `verdicts` of the steps that the cache was asked for,
-    in the graph's order."""
-
-    build: Build
-    against: Build | None
-    verdicts: tuple[Verdict, ...]
-
-    @property
-    def causes(self) -> list[Verdict]:
-        """Misses that follow from no other one and differ in something new, the first one first."""
-        own = [item for item in self.verdicts if item.outcome == "miss" and item.needed and not item.follows]
-        return [item for item in own if item.same_as is None]
-
-    @property
-    def followed(self) -> list[Verdict]:
-        """Misses that are there because of another one."""
-        return [item for item in self.verdicts if item.outcome == "miss" and item.follows]
-
-    @property
-    def alike(self) -> list[Verdict]:
-        """Misses that differ in the same as one before, and would have run without it."""
-        return [item for item in self.verdicts if item.same_as is not None and not item.follows]
-
-    def cause_of(self, follower: Verdict) -> Verdict | None:
-        """The first cause that `follower` stands on; the first of all when the build as a whole is the cause."""
-        below: set[str] = set()
-        left = [follower.step.vertex]
-        while left:
-            vertex = left.pop()
-            if vertex not in below and vertex in self.build.steps:
-                below.add(vertex)
-                left += self.build.steps[vertex].inputs
-        causes = self.causes
-        return next((item for item in causes if item.step.vertex in below), causes[0] if causes else None)
-
-    def to_json(self) -> Json:
-        """Plain data; `first`: number of the first step that differs."""
-        causes = self.causes
-        return {
-            "build": self.build.id,
-            "against": self.against.id if self.against else None,
-            "first": causes[0].step.number if causes else None,
-            "followed": len(self.followed),
-            "alike": len(self.alike),
-            "imports": [asdict(item) for item in self.build.imports],
-            "steps": [item.to_json() for item in self.verdicts],
-        }
 
 
 def explain(
@@ -158,6 +61,7 @@ class _Explainer:
     """Steps that were made anew, or would be."""
     told: dict[tuple[str, str | None, str | None], int] = field(default_factory=dict)
     """Changes that steps before are explained with: the number of the first such."""
+    held: set[str] | None = None
 
     def verdicts(self) -> list[Verdict]:
         pairs = pair_steps(self.old, self.build) if self.old else {}
@@ -215,7 +119,8 @@ class _Explainer:
         told = [item for item in self.build.losses if item.name == loss.name and item.seq < loss.seq]
         last = told[-1] if told else loss
         reason = UNREACHABLE if told and all(item.kind in _AWAY for item in told) else LOST
-        gone = Gone(loss.name, loss.provider or last.provider, error=loss.error or last.error, revoked=True)
+        provider, error = loss.provider or last.provider, last.error or loss.error
+        gone = Gone(loss.name, provider, last.kind or "missing", error=error, revoked=True)
         return Verdict(step, "miss", state, reason, gone=gone, follows=self._stands_on_miss(step))
 
     def _miss(self, step: Step, asked: Asked, other: str | None) -> Verdict:
@@ -281,11 +186,34 @@ class _Explainer:
             return _let_go(stone) if stone else None
         names = set(self.records.names(record))
         lost = [item for item in self.build.losses if item.name in names or (item.ref == record.ref and item.name)]
-        wanted = [item for item in lost if (item.kind in _AWAY) == (asked.reason == UNREACHABLE)] or lost
-        if wanted:
-            return Gone(wanted[0].name, wanted[0].provider, error=wanted[0].error)
-        here = [str(layer["snapshot"]) for layer in record.layers if layer.get("snapshot")]
-        return Gone(here[0]) if len(here) == 1 else None
+        if lost:
+            return Gone(lost[0].name, lost[0].provider, lost[0].kind or "missing", error=lost[0].error)
+        return self._not_had(record, asked.reason)
+
+    def _not_had(self, record: Record, reason: str) -> Gone | None:
+        """The lowest layer of `record` that no result which could be had holds: for want of a fact that names it."""
+        for layer in record.layers:
+            names = self.records.names_of(layer)
+            if self._had().intersection(names):
+                continue
+            if reason == LOST:
+                return Gone(names[0], kind="vanished") if names else None
+            known = [name for name in names if name in self.records.providers]
+            if known:
+                return Gone(known[-1], self.records.providers[known[-1]])
+        return None
+
+    def _had(self) -> set[str]:
+        """Names of layers that this build's images list, or that a hit has."""
+        if self.held is None:
+            images = (item for step in self.build.steps.values() for item in step.op.get("layers") or ())
+            self.held = {str(layer.get("digest")) for layer in images}
+            for vertex in self.build.asked:
+                answer = self.build.answer(vertex)
+                if answer is not None and answer.outcome == "hit" and vertex not in self.build.revoked:
+                    record = self.records.of_hit(answer.key, answer.seq)
+                    self.held.update(self.records.names(record) if record else ())
+        return self.held
 
     def _taint(self, verdict: Verdict, asked: Asked) -> tuple[Taint, ...]:
         """Of a hit: what was lent when its result was made."""

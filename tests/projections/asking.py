@@ -12,7 +12,8 @@ from projections.asked import Component
 from projections.history import History
 from projections.runner import Views
 from projections.standard import STANDARD
-from projections.why import Verdict, Why, explain
+from projections.verdict import Verdict, Why
+from projections.why import explain
 from storage.digest import Digest, canonical_json, sha256
 from tests.projections.story import started
 from tests.projections.support import ListLog

@@ -6,7 +6,7 @@ import pytest
 
 from engine import events as e
 from projections.changes import FileChange
-from projections.why import REASONS
+from projections.verdict import REASONS
 from storage.digest import canonical_json
 from tests.projections.asking import Story, vertex
 
@@ -76,22 +76,52 @@ def test_a_demoted_result_whose_provider_has_it_no_more_names_both(story: Story)
 @pytest.mark.parametrize(
     ("reason", "kind", "says"),
     [
-        ("bytes-lost", "missing", "its bytes are gone\n    layer bbbbbbbbbbbb is gone from"),
+        ("bytes-lost", "missing", "its bytes are gone\n    layer bbbbbbbbbbbb is gone from hub.test/app"),
+        ("bytes-lost", "auth",
+         "its bytes are gone\n    layer bbbbbbbbbbbb is not given any more by hub.test/app\n    it said no"),
+        ("bytes-lost", "corrupt",
+         "its bytes are gone\n    layer bbbbbbbbbbbb is not what its digest says at hub.test/app\n    it said no"),
         ("provider-unreachable", "transport",
-         "nobody could be asked for its bytes\n    layer bbbbbbbbbbbb could not be asked of"),
+         "nobody could be asked for its bytes\n    layer bbbbbbbbbbbb could not be asked for at hub.test/app\n"
+         "    it said no"),
     ],
 )  # fmt: skip
 def test_bytes_that_a_provider_does_not_give_name_blob_and_provider(
     story: Story, reason: str, kind: str, says: str
 ) -> None:
     key = one_result(story, BLOB)
-    lost = e.ProviderLost(ref="ref-a", digest=BLOB["digest"], provider=HUB, kind=kind, error="it said 404")
+    lost = e.ProviderLost(ref="ref-a", digest=BLOB["digest"], provider=HUB, kind=kind, error="it said no")
     asked_again(story, key, reason, lost)
     verdict = story.verdict("b2", "a")
     assert verdict.reason == reason
     assert verdict.gone is not None
     assert (verdict.gone.name, verdict.gone.provider) == (BLOB["digest"], "hub.test/app")
-    assert f"  its result is recorded, but {says} hub.test/app\n    it said 404" in story.text("b2")
+    assert f"  its result is recorded, but {says}\n\n" in story.text("b2")
+
+
+def test_a_provider_that_nobody_could_ask_is_known_from_the_push(story: Story) -> None:
+    key = one_result(story)
+    story.log.add(e.BlobCreated(ref="ref-a", snapshot="b1-a", diff_id="d", digest=BLOB["digest"], media_type="m",
+                                bytes=1, compressor="c"), "b1")  # fmt: skip
+    story.log.add(e.Exported(kind="image", target="t", digest="m", layers=({"digest": BLOB["digest"]},), provider=HUB))
+    asked_again(story, key, "provider-unreachable")
+    assert "    layer bbbbbbbbbbbb could not be asked for at hub.test/app\n" in story.text("b2")
+
+
+def test_the_layer_that_vanished_is_the_lowest_that_no_hit_has(story: Story) -> None:
+    below, top = story.key(("argv", "a")), story.key(("argv", "b"))
+    for build in ("b1", "b2"):
+        story.begin(build, vertex("a"), vertex("b", "a"))
+        if build == "b1":
+            story.made(build, "a", below)
+            story.made(build, "b", top, {"snapshot": "b1-a"}, {"snapshot": "b1-b"})
+        else:
+            story.ask(build, "a", below, "hit", origin_build="b1")
+            story.ask(build, "b", top, "bytes-lost")
+            story.cached(build, "a")
+            story.ran(build, "b")
+        story.end(build)
+    assert "    layer b1-b is gone from this disk\n" in story.text("b2")
 
 
 def test_a_snapshot_that_vanished_is_gone_from_this_disk(story: Story) -> None:
@@ -397,8 +427,8 @@ def test_what_a_step_was_lent_is_told_of_it_and_of_a_hit_of_its_result(story: St
         assert "secret absent at /absent: it was not given" in text
         summary = story.text(build).splitlines()[-1]
         assert summary == (
-            "results may also depend on (by step): network of 1; cache mount go of 1; secret token of 1; ssh agent default"
-            " of 1; security insecure of 1"
+            "results may also depend on (by step): network of 1; cache mount go of 1; secret token of 1;"
+            " ssh agent default of 1; security insecure of 1"
         )
 
 

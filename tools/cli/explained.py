@@ -9,7 +9,8 @@ from projections.asked import Build, Step
 from projections.history import BuildRecord
 from projections.origin import Origin
 from projections.taint import Taint
-from projections.why import Gone, Verdict, Why, unreadable
+from projections.verdict import Gone, Verdict, Why
+from projections.why import unreadable
 from tools.cli.differing import change_lines, count, named, title
 from tools.cli.format import human_bytes, short_id
 from tools.cli.text import cells, clean, shortened
@@ -172,15 +173,18 @@ def _gone(reason: str, gone: Gone, width: int) -> Iterator[str]:
         if gone.providers:
             yield from _prose(f"{clean(gone.providers)} had it then, and has it no more", "    ", width)
         return
-    where = clean(gone.provider) or "this disk"
-    state = f"could not be asked of {where}" if reason == "provider-unreachable" else f"is gone from {where}"
+    state = _STATES.get(gone.kind, "is gone from") if reason == "bytes-lost" else "could not be asked for at"
+    lost = f"{what} {state} {clean(gone.provider) or 'this disk'}"
     if gone.revoked:
-        yield from _prose(f"its result was cached, but {what} {state}: made again", "  ", width)
+        yield from _prose(f"its result was cached, but {lost}: made again", "  ", width)
     else:
         yield from _prose(_REASONS[reason], "  ", width)
-        yield from _prose(f"{what} {state}", "    ", width)
-    if gone.error:
+        yield from _prose(lost, "    ", width)
+    if gone.error and gone.kind != "missing":
         yield from _prose(clean(gone.error), "    ", width)
+
+
+_STATES = {"auth": "is not given any more by", "corrupt": "is not what its digest says at"}
 
 
 # ---------------------------------------------------------------- taint
