@@ -261,6 +261,24 @@ def read_components(blobs: Blobs, digest: str) -> list[Component] | None:
     return stored(blobs, digest, lambda data: [(str(name), str(value)) for name, value in parse_json(data)])
 
 
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key that was asked for, `by` definition or content; `components` None when its plaintext is not here."""
+
+    by: str
+    digest: str
+    components: tuple[Component, ...] | None
+
+
+def step_keys(blobs: Blobs, build: Build, vertex: str) -> list[Key]:
+    """The keys of a step, as they were asked for. Raises VerificationError."""
+    found = []
+    for asked in filter(None, (build.asked.get(vertex), build.by_content.get(vertex))):
+        components = read_components(blobs, asked.components)
+        found.append(Key(asked.by, asked.key, None if components is None else tuple(components)))
+    return found
+
+
 def read_listing(blobs: Blobs, digest: str) -> Mapping[str, tuple[str, ...]] | None:
     """Type, mode, content and what else a listing (ContextScanned) says, by path; None when it is not here."""
     return stored(blobs, digest, _listing)

@@ -8,6 +8,7 @@ from difflib import SequenceMatcher
 from typing import Any
 
 from projections.asked import Asked, Blobs, Build, Component, Step, read_components, read_listing
+from projections.records import Records
 
 Json = dict[str, Any]
 Hides = Callable[[Sequence[str], str], bool]
@@ -109,11 +110,11 @@ def _moved(old: Sequence[Step], new: Sequence[Step], paired: Sequence[tuple[Step
 
 
 def step_changes(
-    blobs: Blobs, old: Build, one: str, new: Build, two: str, hides: Hides, known: Asked | None = None
+    blobs: Blobs, old: Build, one: str, new: Build, two: str, hides: Hides, records: Records
 ) -> list[Change] | None:
     """How the key of step `two` of `new` differs from that of `one` of `old`, own components before inputs; None when
-    one of the two is not stored here. What a step takes from others' results counts where both builds know it: `known`
-    is the key by content that was recorded for `one`, if it asked for none. Raises VerificationError."""
+    one of the two is not stored here. What a step takes from others' results counts where it is known of both builds.
+    Raises VerificationError."""
     if one not in old.asked or two not in new.asked:
         return None
     if old.asked[one].key == new.asked[two].key:
@@ -123,7 +124,7 @@ def step_changes(
     if before is None or after is None:
         return None
     own = component_changes(before, after)
-    taken = _content_changes(blobs, old.by_content.get(one) or known, new.by_content.get(two))
+    taken = _content_changes(blobs, records.by_content(old, one), records.by_content(new, two))
     named = {change.component for change in own}
     own = [_with_files(blobs, item) for item in (*own, *(item for item in taken if item.component not in named))]
     own = [_with_patterns(item, old, one, new, two, hides) for item in own]

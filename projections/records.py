@@ -5,9 +5,10 @@ Folded from the log when a person asks (`refledger why`); everything is read, no
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from projections.asked import Asked, Build
 from projections.fields import BAD_EVENT, malformed, mapping, objects, size, text, texts
 from projections.steps import provider_name, provider_names
 from storage.interfaces import Event, EventLog
@@ -71,6 +72,16 @@ class Records:
     def of_hit(self, key: str, seq: int) -> Record | None:
         """The record that the hit at event `seq` stands for: one that another cache knew is recorded after it."""
         return self.latest(key, seq) or next(iter(self.by_key.get(key, ())), None)
+
+    def by_content(self, build: Build, vertex: str) -> Asked | None:
+        """What a step of `build` asked by content, or could have: the key by content of the result that it had."""
+        asked = build.by_content.get(vertex)
+        if asked is None and vertex in build.asked:
+            known = build.asked[vertex]
+            record = self.latest(known.key, build.record.last_seq or known.seq)
+            if record and record.resolved:
+                asked = replace(known, key=record.resolved, components=record.resolved, by="content")
+        return asked
 
     def execution(self, record: Record) -> tuple[str, str] | None:
         """Build and vertex of the execution that made the result, None when that is not in this log. A result that was

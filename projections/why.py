@@ -138,9 +138,7 @@ class _Explainer:
         if other is None:
             detail = f"a new step: build {old.id} has none in its place"
             return replace(miss, reason=NEVER_BUILT, detail=detail, follows=False)
-        changes = step_changes(
-            self.blobs, old, other, self.build, step.vertex, self.hides, self._known_content(old, other)
-        )
+        changes = step_changes(self.blobs, old, other, self.build, step.vertex, self.hides, self.records)
         if changes is None:
             why = "did not come to it" if other not in old.asked else "keeps its key no more"
             return self._unexplained(miss, f"build {old.id} {why}")
@@ -165,16 +163,6 @@ class _Explainer:
         read = [item.source for item in self.build.imports]
         has_none = f"; not in cache {', '.join(read)} either" if read else ""
         return replace(miss, reason=NEVER_BUILT, detail=detail + has_none)
-
-    def _known_content(self, old: Build, vertex: str) -> Asked | None:
-        """The key by content that is recorded for the result which step `vertex` of `old` had."""
-        asked = old.asked.get(vertex)
-        if asked is None:
-            return None
-        after = self.records.latest(asked.key, old.record.last_seq or self.build.record.first_seq)
-        if after is None or not after.resolved:
-            return None
-        return replace(asked, key=after.resolved, components=after.resolved, by="content")
 
     def _gone(self, asked: Asked) -> Gone | None:
         """What of the recorded result is not to be had."""

@@ -7,7 +7,8 @@ import re
 
 import pytest
 
-from tests.edits import EDITS, PAGE, Edit, Shop, attempt, page, prepare, row
+from tests.edit_table import EDITS
+from tests.edits import PAGE, Edit, Shop, attempt, page, prepare, row
 from tests.registry_fixture import RegistryProcess
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="builds need root")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from textwrap import wrap
 
-from projections.asked import Build, Step
+from projections.asked import Build, Key, Step
 from projections.history import BuildRecord
 from projections.origin import Origin
 from projections.taint import Taint
@@ -80,6 +80,16 @@ def one_step(found: Why, step: Step, verdict: Verdict | None, width: int) -> Ite
             yield f"  it differs in the same as step {verdict.same_as}"
         yield from _miss(verdict, width, whole=True)
     yield from _taint(verdict, width)
+
+
+def key_lines(keys: Sequence[Key]) -> Iterator[str]:
+    """The cache keys of a step, a component a line."""
+    for key in keys:
+        yield f"  key by {clean(key.by)} {clean(key.digest)}"
+        for name, value in key.components or ():
+            yield f"    {clean(name)}  {clean(value)}"
+        if key.components is None:
+            yield "    its plaintext is not here any more"
 
 
 def _compared(build: Build) -> str:

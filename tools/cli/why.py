@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 
 import click
 
-from projections.asked import Build, Step, read_build
+from projections.asked import Build, Step, read_build, step_keys
 from projections.difference import difference
 from projections.history import History
+from projections.records import read_records
 from projections.why import explain
 from storage.errors import InputError
 from tools import bootstrap
 from tools.cli.differing import whole_difference
-from tools.cli.explained import all_steps, one_step
+from tools.cli.explained import all_steps, key_lines, one_step
 from tools.cli.writing import as_json_option, columns, print_cut, print_json
 
 WIDE = 10_000
@@ -24,13 +26,17 @@ WIDE = 10_000
 @click.argument("build_id", metavar="BUILD")
 @click.argument("step", required=False)
 @click.option("--against", metavar="BUILD", help="Compare with this build, not the one before of this definition.")
+@click.option("--key", "with_key", is_flag=True, help="With STEP: also all that its cache key is made of.")
 @as_json_option
-def why(build_id: str, step: str | None, against: str | None, as_json: bool) -> None:
+def why(build_id: str, step: str | None, against: str | None, with_key: bool, as_json: bool) -> None:
     """Tell why BUILD's steps ran or were cached, or only STEP (its number, or a part of its name)."""
+    if with_key and step is None:
+        raise InputError("--key is about one step", hint="name it behind the build")
     path = bootstrap.root_directory()
+    blobs = bootstrap.read_blobs(path)
     with bootstrap.read_root(path) as (log, views):
         history = History(views)
-        found = explain(log, bootstrap.read_blobs(path), history, history.get(build_id), against, _hides)
+        found = explain(log, blobs, history, history.get(build_id), against, _hides)
         known = {record.id: record for record in history.list()}
     if step is None:
         if as_json:
@@ -43,9 +49,12 @@ def why(build_id: str, step: str | None, against: str | None, as_json: bool) -> 
     if as_json:
         told = verdict.to_json() if verdict else {"number": chosen.number, "name": chosen.name, "outcome": "source"}
         ids = {"build": found.build.id, "against": found.against.id if found.against else None}
-        print_json({"origin": None, **ids, **told})
+        keys = [asdict(key) for key in step_keys(blobs, found.build, chosen.vertex)]
+        print_json({"origin": None, **ids, **told, "keys": keys})
     else:
         _write(one_step(found, chosen, verdict, columns(WIDE)))
+        if with_key:
+            _write(key_lines(step_keys(blobs, found.build, chosen.vertex)))
 
 
 @click.command()
@@ -58,7 +67,7 @@ def diff(old: str, new: str, as_json: bool) -> None:
     with bootstrap.read_root(path) as (log, views):
         history, blobs = History(views), bootstrap.read_blobs(path)
         one, two = (read_build(log, blobs, history.get(name)) for name in (old, new))
-        found = difference(blobs, one, two, _hides)
+        found = difference(blobs, one, two, _hides, read_records(log, None))
     if as_json:
         print_json(found.to_json())
     else:
