@@ -50,28 +50,57 @@ class Views:
         self._lock = threading.RLock()
         self._log: EventLog | None = None
         self._anchored = False
+        self._source: viewfile.Source | None = None
+        """The file that is read as it lies, when it is."""
         self._db = viewfile.open_views(path)
 
     @classmethod
-    def read_only(cls, path: Path, log: EventLog, projections: Sequence[Projection]) -> Views:
-        """Views in memory, begun from a copy of `path` where that is safe, caught up with `log`. Writes nothing (I13).
-        Raises LogError."""
+    def read_only(
+        cls, path: Path, log: EventLog, projections: Sequence[Projection], *, until: int | None = None
+    ) -> Views:
+        """Views of `log` as of event `until` (None: its end): those in the file when they are of that moment, else in
+        memory, begun from a copy of the file where that is no later. Writes nothing (I13). Raises LogError."""
         views = cls(None, projections)
-        copy = viewfile.copy_views(path)
-        if copy is not None:
-            views._db.close()
-            views._db = copy
-        views.catch_up(log)
+        views._begin(path, log, until)
         return views
+
+    def _begin(self, path: Path, log: EventLog, until: int | None) -> None:
+        self._log = log
+        target = log.last_seq() if until is None else until
+        source = viewfile.open_source(path)
+        if source is not None:
+            if not source.live and self._is_at(source, log, target):
+                self._db.close()
+                self._db, self._source, self._anchored = source.db, source, True
+                return
+            self._keep_copy(source)
+        self.catch_up(log, until=target)
+
+    def _keep_copy(self, source: viewfile.Source) -> None:
+        """Go on in memory from what the file has, if it can be trusted."""
+        copy = source.copied()
+        source.db.close()
+        self._source, self._anchored = None, False
+        self._db.close()
+        self._db = copy or viewfile.open_views(None)
+
+    def _is_at(self, source: viewfile.Source, log: EventLog, target: int) -> bool:
+        """Does the file hold these views of that moment of this log?"""
+        try:
+            return self._reached(source.db, target) and self._anchors_hold(source.db, log, target)
+        except sqlite3.Error:
+            return False  # damaged, or no views: the fold will tell
 
     # ------------------------------------------------------------ folding
 
-    def catch_up(self, log: EventLog) -> int:
-        """Fold what the log has beyond the stored position; returns the number of events folded by this call.
+    def catch_up(self, log: EventLog, *, until: int | None = None) -> int:
+        """Fold what the log has beyond the stored position, up to event `until` (None: its end); returns the number of
+        events folded by this call. Views that are later already begin anew when `until` is given.
         Raises LogError (which event is malformed), DiskError."""
         with self._lock:
             self._log = log
-            return self._guarded(lambda: self._fold(log, log.last_seq(), BATCH))
+            self._anchored = self._anchored and until is None
+            return self._guarded(lambda: self._fold(log, log.last_seq() if until is None else until, BATCH))
 
     def rebuild(self, log: EventLog) -> int:
         """Drop every view and fold it anew, in one transaction: other processes see the old views until then.
@@ -100,19 +129,21 @@ class Views:
     def _fold(self, log: EventLog, target: int, batch: int) -> int:
         if not self._anchored:
             self._check_anchor(log, target)
-        if self._reached(target):
+        if self._reached(self._db, target):
             return 0
+        if self._source is not None:
+            self._keep_copy(self._source)
         folded = 0
         while True:
             with self._transaction() as cursor:
                 self._prepare(cursor)
                 folded += self._fold_once(cursor, log, target, batch)
-            if self._reached(target):
+            if self._reached(self._db, target):
                 viewfile.checkpoint(self._db)
                 return folded
 
-    def _reached(self, target: int) -> bool:
-        rows = self._db.execute("SELECT name, version, position FROM positions").fetchall()
+    def _reached(self, db: sqlite3.Connection, target: int) -> bool:
+        rows = db.execute("SELECT name, version, position FROM positions").fetchall()
         stored = {(name, version) for name, version, position in rows if position >= target}
         return all((view.name, view.version) in stored for view in self._projections)
 
@@ -163,20 +194,28 @@ class Views:
 
     def _check_anchor(self, log: EventLog, target: int) -> None:
         """Views of another log (a root put together by hand, a log restored from an older copy) begin anew."""
-        anchors = self._db.execute("SELECT DISTINCT position, anchor FROM positions WHERE position > 0").fetchall()
+        if not self._anchors_hold(self._db, log, target):
+            self._discard()
+        self._anchored = True
+
+    def _anchors_hold(self, db: sqlite3.Connection, log: EventLog, target: int) -> bool:
+        anchors = db.execute("SELECT DISTINCT position, anchor FROM positions WHERE position > 0").fetchall()
         for position, anchor in anchors:
             event = _event_at(log, position) if position <= target else None
-            if (event.time if event else 0) != anchor or position > target:
-                self._discard()
-                break
-        self._anchored = True
+            if event is None or event.time != anchor:
+                return False
+        return True
 
     # ------------------------------------------------------------ reading
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         """Rows of the views as folded so far. Raises LogError when the file is damaged and no log is at hand."""
         with self._lock:
-            return self._guarded(lambda: self._db.execute(sql, parameters).fetchall())
+            while True:
+                rows = self._guarded(lambda: self._db.execute(sql, parameters).fetchall())
+                if self._source is None or self._source.unchanged:
+                    return rows
+                self._reopen()
 
     def dump(self) -> bytes:
         """Every row of every view, sorted, as JSON lines: equal for equal views, whatever way they were folded."""
@@ -231,8 +270,25 @@ class Views:
             raise
         cursor.execute("COMMIT")
 
+    def save(self, path: Path) -> None:
+        """Write the views to the new file `path`, which `read_only` can begin from. Raises DiskError."""
+        with self._lock:
+            try:
+                self._db.execute("VACUUM INTO ?", (str(path),))
+            except sqlite3.Error as error:
+                raise viewfile.explained(error, path) from error
+
+    def _reopen(self) -> None:
+        """A writer came, and what was read of the file without a lock is not to be trusted."""
+        assert self._source is not None
+        assert self._log is not None
+        path = self._source.path
+        self._discard()
+        self._begin(path, self._log, None)
+
     def _discard(self) -> None:
         self._db.close()
+        self._source, self._anchored = None, False
         self._db = viewfile.open_views(self._path, discard=True)
 
     def _guarded(self, action: Callable[[], T]) -> T:

@@ -55,31 +55,53 @@ def open_views(path: Path | None, *, discard: bool = False) -> sqlite3.Connectio
         raise explained(error, path) from error
 
 
-def copy_views(path: Path) -> sqlite3.Connection | None:
-    """The file's content in memory, or None when there is none that can be trusted. Touches nothing.
+class Source:
+    """The file as a reader takes it, touching nothing; `db` allows no writing.
 
-    Opened immutable, SQLite ignores the write-ahead log, so a file with a filled one is not read: it may be half a
-    checkpoint. The main file changes only by checkpoints, so the same look before and after means a whole copy.
+    - without a filled write-ahead log it is read as it lies (`immutable`): SQLite takes no lock then, and the file
+      changes only by checkpoints, so the same look before and after means that what was read is whole
+    - with one, and its index, that is mapped for reading: copies are of one moment
     """
-    before = _look(path)
-    if before is None:
-        return None
-    uri = path.resolve().as_uri() + "?mode=ro&immutable=1"
-    copy = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-    try:
-        source = sqlite3.connect(uri, uri=True)
+
+    def __init__(self, path: Path, look: tuple[int, int, int], *, live: bool) -> None:
+        self.path = path
+        self._look = look
+        self.live = live
+        how = "mode=ro&readonly_shm=1" if live else "mode=ro&immutable=1"
+        self.db = sqlite3.connect(
+            f"{path.resolve().as_uri()}?{how}", uri=True, isolation_level=None, check_same_thread=False
+        )
+        self.db.execute("PRAGMA trusted_schema=OFF")  # reason: the file may come with a root from elsewhere
+        self.db.execute("PRAGMA query_only=1")
+
+    @property
+    def unchanged(self) -> bool:
+        """Is the file as it was when it was opened?"""
+        return self.live or _look(self.path) == (self._look, False)
+
+    def copied(self) -> sqlite3.Connection | None:
+        """The content in memory, to go on with; None when it cannot be trusted."""
+        copy = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
         try:
-            source.backup(copy)
-        finally:
-            source.close()
-        _prepare(copy)
-        sound = copy.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok"
+            self.db.backup(copy)
+            _prepare(copy)
+            if self.unchanged:
+                return copy
+        except sqlite3.Error:
+            pass  # reason: a damaged file is folded again
+        copy.close()
+        return None
+
+
+def open_source(path: Path) -> Source | None:
+    """The file, to be read only; None when there is none, or none that can be read without writing beside it."""
+    look, live = _look(path)
+    if look is None or (live and not path.with_name(path.name + "-shm").exists()):
+        return None
+    try:
+        return Source(path, look, live=live)
     except sqlite3.Error:
-        sound = False
-    if sound and _look(path) == before:
-        return copy
-    copy.close()
-    return None
+        return None
 
 
 def checkpoint(db: sqlite3.Connection) -> None:
@@ -145,13 +167,12 @@ def _remove(path: Path) -> None:
         path.with_name(name).unlink(missing_ok=True)
 
 
-def _look(path: Path) -> tuple[int, int, int] | None:
-    """What tells one state of the file from another; None when it is missing or has an unfinished log beside it."""
+def _look(path: Path) -> tuple[tuple[int, int, int] | None, bool]:
+    """What tells one state of the file from another, None when it is missing; is there an unfinished log beside it?"""
     try:
         wal = path.with_name(path.name + "-wal")
-        if wal.exists() and wal.stat().st_size:
-            return None
+        live = wal.exists() and wal.stat().st_size > 0
         stat = path.stat()
     except OSError:
-        return None
-    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+        return None, False
+    return (stat.st_ino, stat.st_size, stat.st_mtime_ns), live

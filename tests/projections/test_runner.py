@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from projections import runner, viewfile
+from projections import runner
 from projections.history import History
 from projections.runner import Projection, Views
 from projections.standard import STANDARD
@@ -210,13 +210,6 @@ def test_I13_read_only_views_write_nothing(tmp_path: Path) -> None:
     assert {file.name: (file.stat().st_mtime_ns, file.read_bytes()) for file in path.parent.iterdir()} == before
 
 
-def _is_copied(path: Path) -> bool:
-    copy = viewfile.copy_views(path)
-    if copy is not None:
-        copy.close()
-    return copy is not None
-
-
 def test_I13_read_only_views_need_no_file_and_survive_a_live_or_damaged_one(tmp_path: Path) -> None:
     log, path = full_log(), tmp_path / "views.db"
     with Views.read_only(path, log, STANDARD) as views:
@@ -224,14 +217,44 @@ def test_I13_read_only_views_need_no_file_and_survive_a_live_or_damaged_one(tmp_
     assert list(tmp_path.iterdir()) == []
     with Views(path, STANDARD) as live:
         live.catch_up(ListLog(log.events[:30]))
-        assert _is_copied(path)
-        live._db.execute("UPDATE builds SET name = 'in the write-ahead log'")
-        assert not _is_copied(path)  # the main file alone may be half a checkpoint
+        live._db.execute("PRAGMA wal_autocheckpoint=0")
+        live._db.execute("BEGIN IMMEDIATE")
+        live._db.execute("UPDATE builds SET name = 'half of a transaction'")
         with Views.read_only(path, log, STANDARD) as views:
             assert views.dump() == dump_of(log)
+        live._db.execute("ROLLBACK")
+        live._db.execute("UPDATE builds SET name = 'in the write-ahead log'")
+        assert path.with_name("views.db-wal").stat().st_size
+        with Views.read_only(path, log, STANDARD) as views:
+            assert History(views).get("b1").name == "in the write-ahead log"  # it is of one moment, and gone on with
+            assert History(views).get("b3").name == "app"
     path.write_bytes(b"SQLite format 3\0" + b"junk" * 5000)
     with Views.read_only(path, log, STANDARD) as views:
         assert views.dump() == dump_of(log)
+
+
+def test_read_only_views_see_what_a_writer_adds_to_the_file_that_they_read(tmp_path: Path) -> None:
+    whole, path = full_log(), tmp_path / "views.db"
+    log = ListLog(whole.events[:30])
+    with Views(path, STANDARD) as views:
+        views.catch_up(log)
+    with Views.read_only(path, log, STANDARD) as reader:
+        assert reader._source is not None  # nothing was copied
+        log.events += whole.events[30:]
+        with Views(path, STANDARD) as writer:
+            writer.catch_up(log)
+        assert reader.query("SELECT count(*) FROM builds") == [(3,)]
+        assert reader.dump() == dump_of(whole)
+
+
+def test_views_of_any_moment_are_those_of_the_log_up_to_there(tmp_path: Path) -> None:
+    log, path = full_log(), tmp_path / "views.db"
+    with Views(path, STANDARD) as views:
+        views.catch_up(ListLog(log.events[:30]))
+    for until in (0, 1, 29, 30, 31, len(log.events)):
+        with Views.read_only(path, log, STANDARD, until=until) as views:
+            assert views.dump() == dump_of(ListLog(log.events[:until])), until
+            assert views.position == until
 
 
 def test_read_only_views_start_from_the_file(tmp_path: Path) -> None:
