@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from projections.fields import integer, objects, size, text, texts
+from projections.mentions import short
 from projections.runner import Projection, Row, Views
 from storage.digest import canonical_json
 from storage.errors import InputError
@@ -53,8 +55,21 @@ _COLUMNS = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which builds: in one of `statuses` (none: any), begun within `since` and `until` (UTC ns), `name`: a pattern with
+    * and ? of their name or of a tag, `mentions`: digests and refs, or beginnings of some, that their events name."""
+
+    statuses: tuple[str, ...] = ()
+    since: int | None = None
+    until: int | None = None
+    name: str | None = None
+    mentions: tuple[str, ...] = ()
+
+
 class History:
-    """Look-ups in views that hold `PROJECTION`. They see what was folded: `Views.catch_up` first."""
+    """Look-ups in views that hold `PROJECTION`, and that of mentions. They see what was folded: `Views.catch_up`
+    first."""
 
     def __init__(self, views: Views) -> None:
         self._views = views
@@ -65,6 +80,30 @@ class History:
             f"SELECT {_COLUMNS} FROM builds WHERE ?1 IS NULL OR status = ?1"  # noqa: S608  # a constant
             " ORDER BY first_seq DESC LIMIT ?2",
             (status, -1 if limit is None else limit),
+        )
+        return [_record(row) for row in rows]
+
+    def find(self, wanted: Wanted, limit: int | None = None) -> Sequence[BuildRecord]:
+        """Builds, the newest first; at most `limit`; only those that are `wanted`."""
+        tests: list[str] = ["1"]
+        values: list[str | int] = []
+        if wanted.statuses:
+            tests.append("status IN (SELECT value FROM json_each(?))")
+            values.append(canonical_json(list(wanted.statuses)).decode())
+        for test, value in (("started >= ?", wanted.since), ("started <= ?", wanted.until)):
+            if value is not None:
+                tests.append(test)
+                values.append(value)
+        if wanted.name is not None:
+            tests.append("(name GLOB ? OR EXISTS (SELECT 1 FROM json_each(tags) WHERE value GLOB ?))")
+            values += [wanted.name, wanted.name]
+        for name in wanted.mentions:
+            tests.append("id IN (SELECT build FROM mentions WHERE name >= ? AND name < ? || char(1114111))")
+            values += [short(name), short(name)]
+        rows = self._views.query(
+            f"SELECT {_COLUMNS} FROM builds WHERE {' AND '.join(tests)}"  # noqa: S608  # constants
+            " ORDER BY first_seq DESC LIMIT ?",
+            (*values, -1 if limit is None else limit),
         )
         return [_record(row) for row in rows]
 

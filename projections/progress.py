@@ -381,27 +381,42 @@ def fold(
     return view
 
 
+@dataclass(frozen=True, slots=True)
+class Printed:
+    """A line of output: of which `attempt`, when its end came (UTC ns), from which stream (as in Line)."""
+
+    attempt: int
+    time: int
+    fd: int
+    text: str
+
+
 def output(
     log: EventLog, build: str, vertex: str | None = None, *, after: int = 0, until: int | None = None
-) -> Iterator[tuple[str, Line]]:
-    """Every line that a build, or one step of it, printed: (vertex, line), as lines were completed. Memory does not
-    grow with the output. Raises LogError."""
+) -> Iterator[tuple[str, Printed]]:
+    """Every line that a build, or one step of it, printed, with its vertex, as lines were completed; a line that an
+    attempt left without an end is its own. Memory does not grow with the output. Raises LogError."""
     steps: dict[str, Step] = {}
-    for event in log.read(after=after, until=until, types=frozenset({"VertexOutput"})):
+    for event in log.read(after=after, until=until, types=frozenset({"VertexOutput", "VertexStarted"})):
         if event.build != build or event.vertex is None or vertex not in (None, event.vertex):
             continue
-        step = steps.setdefault(event.vertex, Step(event.vertex, "", number=0, tail=0))
+        step = steps.setdefault(event.vertex, Step(event.vertex, "", number=0, tail=0, attempt=1))
         try:
-            lines = step.print(
-                event.time, integer(event.data, "fd", 1) or 1, text(event.data, "text"), size(event.data, "dropped")
-            )
+            if event.type == "VertexStarted":
+                lines = _printed(step, step.flush())
+                step.attempt = integer(event.data, "attempt", 1) or 1
+            else:
+                fd, dropped = integer(event.data, "fd", 1) or 1, size(event.data, "dropped")
+                lines = _printed(step, step.print(event.time, fd, text(event.data, "text"), dropped))
         except BAD_EVENT as error:
             raise malformed(event, error) from error
-        for line in lines:
-            yield event.vertex, line
+        yield from lines
     for step in steps.values():
-        for line in step.flush():
-            yield step.vertex, line
+        yield from _printed(step, step.flush())
+
+
+def _printed(step: Step, lines: list[Line]) -> list[tuple[str, Printed]]:
+    return [(step.vertex, Printed(step.attempt, line.time, line.fd, line.text)) for line in lines]
 
 
 def _lines(value: Any) -> list[int]:

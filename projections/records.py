@@ -5,11 +5,13 @@ Folded from the log when a person asks (`refledger why`); everything is read, no
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from projections.asked import Asked, Build
 from projections.fields import BAD_EVENT, malformed, mapping, objects, size, text, texts
+from projections.mentions import Mentions, events_at
 from projections.steps import provider_name, provider_names
 from storage.interfaces import Event, EventLog
 
@@ -109,8 +111,41 @@ class Records:
 
 def read_records(log: EventLog, until: int | None) -> Records:
     """Fold the log up to event `until` (None: all of it). Raises LogError."""
+    return _folded(log.read(until=until, types=_KINDS))
+
+
+def records_of(log: EventLog, mentions: Mentions, keys: Iterable[str], until: int | None) -> Records:
+    """The same, but only what is about `keys`: their records, the bytes of these, and the executions that made them;
+    reads no other event. Raises LogError."""
+    recorded = mentions.seqs(keys, {"CacheRecorded"}, until=until)
+    refs, names, vertices = _named(log, recorded)
+    recorded |= mentions.seqs(refs, {"CacheRecorded"}, until=until)
+    refs, names, vertices = _named(log, recorded)
+    packed = mentions.seqs(names, {"BlobCreated"}, until=until)
+    names |= {name for event in events_at(log, packed) for name in (event.data.get("digest"),) if isinstance(name, str)}
+    about = mentions.seqs(names, {"LayerPulled", "Pruned", "Demoted"}, until=until)
+    about |= mentions.seqs(names, {"Exported", "RemoteCreated"}, until=until, last=1)
+    about |= mentions.seqs(vertices, LENT, until=until)
+    return _folded(events_at(log, recorded | packed | about))
+
+
+def _named(log: EventLog, recorded: set[int]) -> tuple[set[str], set[str], set[str]]:
+    """Refs, names of layers, and vertices of these CacheRecorded events."""
+    refs, names, vertices = set(), set(), set()
+    for event in events_at(log, recorded):
+        try:
+            refs.add(text(event.data, "ref"))
+            vertices.add(event.vertex or "")
+            layers = objects(event.data, "layers")
+            names |= {text(layer, key, "") for layer in layers for key in ("snapshot", "digest", "diff_id")}
+        except BAD_EVENT as error:
+            raise malformed(event, error) from error
+    return refs, names - {""}, vertices - {""}
+
+
+def _folded(events: Iterable[Event]) -> Records:
     found = Records()
-    for event in log.read(until=until, types=_KINDS):
+    for event in events:
         try:
             _fold(found, event)
         except BAD_EVENT as error:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from projections.fields import BAD_EVENT, malformed, mapping, maybe_text, objects, size, text, texts
+from projections.mentions import Mentions, events_at
 from projections.runner import Projection, Row, Views
 from storage.digest import canonical_json
 from storage.errors import InputError
@@ -199,11 +200,19 @@ _SUMMARIES: dict[str, Callable[[Json], str]] = {
 }
 
 
-def life(log: EventLog, record: RefRecord) -> list[LifeEvent]:
-    """What happened to a ref, in order: events that name it or one of its blobs. Raises LogError."""
+def life(
+    log: EventLog, record: RefRecord, *, until: int | None = None, mentions: Mentions | None = None
+) -> list[LifeEvent]:
+    """What happened to a ref, in order: events up to `until` that name it or one of its blobs; without `mentions` the
+    whole log is read for it. Raises LogError."""
     blobs = {layer["digest"] for layer in record.layers if isinstance(layer.get("digest"), str)}
+    kinds = frozenset(_SUMMARIES)
+    if mentions is None:
+        events = log.read(after=record.seq - 1, until=until, types=kinds)
+    else:
+        events = events_at(log, _mentioned(log, record, mentions, until))
     out = []
-    for event in log.read(after=record.seq - 1, types=frozenset(_SUMMARIES)):
+    for event in events:
         try:
             if not _concerns(event, record.ref, blobs):
                 continue
@@ -213,6 +222,14 @@ def life(log: EventLog, record: RefRecord) -> list[LifeEvent]:
         except BAD_EVENT as error:
             raise malformed(event, error) from error
     return out
+
+
+def _mentioned(log: EventLog, record: RefRecord, mentions: Mentions, until: int | None) -> set[int]:
+    names = {record.ref} | {str(layer[key]) for layer in record.layers for key in ("digest", "diff_id", "snapshot")
+                            if layer.get(key)}  # fmt: skip
+    packed = events_at(log, mentions.seqs({record.ref}, {"BlobCreated"}, until=until))
+    names |= {digest for event in packed if isinstance(digest := event.data.get("digest"), str)}
+    return {seq for seq in mentions.seqs(names, _SUMMARIES, until=until) if seq >= record.seq}
 
 
 def _concerns(event: Event, ref: str, blobs: set[Any]) -> bool:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from projections import cache_index, history, refs
+from projections import cache_index, history, mentions, refs
 from projections.runner import Projection
 
-STANDARD: tuple[Projection, ...] = (cache_index.PROJECTION, history.PROJECTION, refs.PROJECTION)
+STANDARD: tuple[Projection, ...] = (
+    cache_index.PROJECTION, history.PROJECTION, mentions.PROJECTION, refs.PROJECTION,
+)  # fmt: skip
+
+TRAVELLED: tuple[Projection, ...] = (refs.PROJECTION,)
+"""Those that are asked for as of an earlier moment, of which snapshots are kept."""

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from projections.asked import Asked, Blobs, Build, Import, Loss, Step, read_build
 from projections.changes import Change, Hides, is_content, pair_steps, step_changes
 from projections.history import BuildRecord, History
+from projections.mentions import Mentions
 from projections.nearest import nearest
 from projections.origin import origin_of
-from projections.records import Record, Records, Tombstone, read_records
+from projections.records import Record, Records, Tombstone, read_records, records_of
 from projections.taint import Taint, taint_of
 from projections.verdict import (
     CHANGED,
@@ -33,10 +34,11 @@ _AWAY = frozenset({"auth", "transport"})
 
 
 def explain(
-    log: EventLog, blobs: Blobs, history: History, record: BuildRecord, against: str | None, hides: Hides
-) -> Why:
-    """Explain `record`, compared with build `against` or the nearest earlier one of the same definition.
-    Raises InputError (no such build), LogError, VerificationError."""
+    log: EventLog, blobs: Blobs, history: History, record: BuildRecord, against: str | None, hides: Hides,
+    mentions: Mentions | None = None,
+) -> Why:  # fmt: skip
+    """Explain `record`, compared with build `against` or the nearest earlier one of the same definition; without
+    `mentions` the whole log is read for it. Raises InputError (no such build), LogError, VerificationError."""
     build = read_build(log, blobs, record)
     if against is None:
         old = nearest(log, blobs, history, build)
@@ -45,8 +47,17 @@ def explain(
         if old.id == record.id:
             raise InputError(f"build {record.id} cannot be compared with itself", hint="give --against another build")
     builds = {item.id: item for item in history.list()}
-    explainer = _Explainer(blobs, build, old, hides, read_records(log, record.last_seq), builds)
+    if mentions is None:
+        records = read_records(log, record.last_seq)
+    else:
+        records = records_of(log, mentions, _keys(build, old), record.last_seq)
+    explainer = _Explainer(blobs, build, old, hides, records, builds)
     return Why(build, old, tuple(explainer.verdicts()))
+
+
+def _keys(*builds: Build | None) -> set[str]:
+    known = [build for build in builds if build is not None]
+    return {asked.key for build in known for found in (build.asked, build.by_content) for asked in found.values()}
 
 
 @dataclass(slots=True)

@@ -6,7 +6,7 @@ import os
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -24,14 +24,15 @@ from engine.resolver import ImageResolver
 from engine.solver.answers import Found
 from projections.cache_index import CacheIndex, Page
 from projections.history import History
+from projections.moments import Moments
 from projections.runner import Views
-from projections.standard import STANDARD
+from projections.standard import STANDARD, TRAVELLED
 from storage.blobs import DirectoryBlobs
 from storage.credentials import DockerCredentials
 from storage.digest import Digest
 from storage.erofs.layers import ErofsLayers
 from storage.erofs.mount import ErofsMounts
-from storage.errors import DiskError, InputError
+from storage.errors import DiskError, InputError, RefledgerError
 from storage.eventlog import SqliteEventLog, follow
 from storage.interfaces import (
     Descriptor,
@@ -90,8 +91,9 @@ class Root:
 
 
 @contextmanager
-def open_root(path: Path) -> Iterator[Root]:
-    """Open a root for building, making it when it is not there. Raises DiskError, LogError, InputError."""
+def open_root(path: Path, *, folded: bool = True) -> Iterator[Root]:
+    """Open a root for building, making it when it is not there; `folded`: with its views caught up.
+    Raises DiskError, LogError, InputError."""
     try:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
         for name in ("layers", "snapshots", "locks", "tmp", "run"):
@@ -103,8 +105,17 @@ def open_root(path: Path) -> Iterator[Root]:
         log = SqliteEventLog(path / "log.db")
         stack.callback(log.close)
         views = stack.enter_context(Views(path / "views.db", STANDARD))
-        views.catch_up(log)
+        if folded:
+            views.catch_up(log)
+        stack.callback(_leave, path, log, views)
         yield Root(path, log, views, FileLocks(path / "locks"))
+
+
+def _leave(path: Path, log: EventLog, views: Views) -> None:
+    """Fold what was appended, so that whoever reads next need not."""
+    with suppress(RefledgerError):  # reason: views may always be behind, or gone; what was to be done is done
+        views.catch_up(log)
+        past(path).extend(log)
 
 
 @contextmanager
@@ -120,6 +131,11 @@ def read_root(path: Path) -> Iterator[tuple[EventLog, Views]]:
             yield log, views
     finally:
         log.close()
+
+
+def past(path: Path) -> Moments:
+    """The views of a root as they were."""
+    return Moments(path / "moments", TRAVELLED)
 
 
 def follow_log(log: EventLog, after: int, types: frozenset[str] | None) -> Iterator[Event]:

@@ -51,7 +51,8 @@ _STYLES = {
 class Look:
     """`width` in columns; `height` in rows (None: as many as it takes); `now`: UTC ns; `tail`: output lines under a
     running step; `detail`: layers and sources also under finished steps, and more output under a failed one; `told`:
-    leave what a failed step printed and the error to the caller, who says them in full."""
+    leave what a failed step printed and the error to the caller, who says them in full; `past`: a moment on the way,
+    where a build that has not ended is nothing to wonder about."""
 
     width: int
     now: int
@@ -61,6 +62,7 @@ class Look:
     bars: int = 8
     detail: bool = False
     told: bool = False
+    past: bool = False
 
 
 def frame(view: ProgressView, look: Look) -> list[Row]:
@@ -83,7 +85,7 @@ def excerpt_rows(excerpt: str, look: Look) -> list[Row]:
 def _rows(view: ProgressView, look: Look, *, fold: bool) -> list[Row]:
     steps = view.steps
     rows = [_header(view, steps, look), *_sources(view, look)]
-    if look.detail and view.status == "running":
+    if look.detail and not look.past and view.status == "running":
         rows.insert(1, _dim(look, " the log has no end of it: it still runs, or it was killed"))
     planned = sum(step.planned for step in steps)
     finished = [step for step in steps if not step.open and step.state != "failed"]
@@ -102,7 +104,7 @@ def _rows(view: ProgressView, look: Look, *, fold: bool) -> list[Row]:
 
 
 def _header(view: ProgressView, steps: Sequence[Step], look: Look) -> Row:
-    status = "running?" if look.detail and view.status == "running" else view.status
+    status = "running?" if look.detail and not look.past and view.status == "running" else view.status
     closed = sum(step.state in ("done", "cached") for step in steps)
     count = f"  {closed}/{len(steps)} steps" if steps else ""
     took = human_duration((view.ended or look.now) - view.started) if view.started else ""

@@ -18,11 +18,11 @@ _COMMANDS = {
     "build": "tools.cli.build",
     "diff": "tools.cli.why",
     "events": "tools.cli.reading",
-    "history": "tools.cli.reading",
-    "output": "tools.cli.reading",
+    "history": "tools.cli.history",
+    "output": "tools.cli.output",
     "rebuild": "tools.cli.reading",
     "refs": "tools.cli.reading",
-    "show": "tools.cli.reading",
+    "show": "tools.cli.show",
     "why": "tools.cli.why",
 }
 INTERNAL = 3

@@ -1,144 +1,36 @@
-"""The commands that read: they open the root read-only and use no network (I13). `rebuild` makes projections anew."""
+"""`refledger events`, `refs` and `rebuild`: the log, what it says of refs, and the projections of it.
+
+Those that read open the root read-only and use no network (I13).
+"""
 
 from __future__ import annotations
 
 import json
-import shutil
 import sys
-from collections.abc import Sequence
+import time
+from contextlib import ExitStack
 from dataclasses import asdict
 
 import click
 
-from projections.history import BuildRecord, History
-from projections.progress import ProgressView, fold
-from projections.progress import output as output_lines
+from projections.history import History
+from projections.mentions import Mentions
+from projections.moments import event_at
 from projections.refs import Refs, life
 from projections.runner import Views
-from storage.errors import InputError, VerificationError
-from storage.interfaces import Event, EventLog
+from storage.errors import VerificationError
+from storage.interfaces import Event
 from tools import bootstrap
-from tools.cli.failure import excerpt, last_output
-from tools.cli.format import human_bytes, human_duration
-from tools.cli.render import draw, speaks_unicode
-from tools.cli.text import cells, clean
-from tools.cli.writing import as_json_option, columns, local_time, print_cut, print_json, print_line
-
-
-def _table(rows: Sequence[Sequence[str]], optional: Sequence[str], limit: int) -> None:
-    """Columns as wide as their widest cell. In a window of `limit` columns the `optional` ones go, in this order, until
-    most of the last column can be seen; that one is cut."""
-    widths = {title: max(cells(row[i]) for row in rows) for i, title in enumerate(rows[0])}
-    last = rows[0][-1]
-    for title in optional:
-        if sum(widths.values()) + 2 * (len(widths) - 1) - max(widths[last] - 24, 0) <= limit:
-            break
-        del widths[title]
-    for row in rows:
-        shown = [(cell, widths[title]) for cell, title in zip(row, rows[0], strict=True) if title in widths]
-        print_cut("  ".join(cell + " " * (width - cells(cell)) for cell, width in shown).rstrip(), limit)
+from tools.cli.format import human_bytes
+from tools.cli.moment import log_moment
+from tools.cli.text import clean
+from tools.cli.writing import as_json_option, columns, local_time, print_cut, print_json, print_line, table
 
 
 def _short_ref(ref: str) -> str:
     """An id as a person types it: twelve characters behind the algorithm are enough for `Refs.get`."""
     algorithm, colon, rest = ref.partition(":")
     return f"{algorithm}:{rest[:12]}" if colon else ref
-
-
-@click.command()
-@click.option("-n", "--limit", type=click.IntRange(1), default=50, help="Builds to list.  [default: 50]")
-@click.option("--status", type=click.Choice(["running", "completed", "failed", "cancelled", "interrupted"]))
-@as_json_option
-def history(limit: int, status: str | None, as_json: bool) -> None:
-    """List builds, the newest first."""
-    with bootstrap.read_root(bootstrap.root_directory()) as (_, views):
-        records = History(views).list(limit=limit, status=status)
-    if as_json:
-        for record in records:
-            print_json(record.to_json())
-        return
-    if not records:
-        print_line("no builds")
-        return
-    rows = [("BUILD", "STARTED", "STATUS", "TIME", "STEPS", "CACHED", "PULLED", "NAME")]
-    rows += [
-        (
-            record.id,
-            local_time(record.started),
-            record.status,
-            human_duration(record.ended - record.started) if record.ended else "-",
-            str(record.executed + record.cached),
-            str(record.cached),
-            human_bytes(record.bytes_pulled),
-            clean(", ".join(record.tags) or record.name),
-        )
-        for record in records
-    ]
-    _table(rows, ("STEPS", "CACHED", "PULLED", "STARTED", "TIME"), columns(10_000))
-
-
-@click.command()
-@click.argument("build_id", metavar="BUILD")
-@click.option("--at", type=click.IntRange(1), metavar="SEQ", help="As it was after this event.")
-@as_json_option
-def show(build_id: str, at: int | None, as_json: bool) -> None:
-    """Draw the progress view of BUILD (an id or the beginning of one) from the log alone."""
-    with bootstrap.read_root(bootstrap.root_directory()) as (log, views):
-        record = History(views).get(build_id)
-        view = fold(log, record.id, after=record.first_seq - 1, until=at)
-        if as_json:
-            print_json(view.to_json())
-            return
-        width = shutil.get_terminal_size((100, 24)).columns
-        color = sys.stdout.isatty()
-        sys.stdout.write(draw(view, width, color, unicode=speaks_unicode(sys.stdout), told=True))
-        for line in _failure(log, record, view):
-            print_line(line)
-
-
-def _failure(log: EventLog, record: BuildRecord, view: ProgressView) -> list[str]:
-    """What a step that failed printed, the excerpt of the stored Dockerfile, and the error, whole."""
-    failed = next((step for step in view.steps if step.state == "failed"), None)
-    error = clean(view.error or (failed.error if failed else "") or "")
-    said = [f"error: {error}"] if error else []
-    if failed is None:
-        return said
-    lines = last_output(view, failed.vertex)
-    if len(failed.lines) == 2 and failed.lines[0]:
-        known = frozenset({"BuildStarted", "DefinitionRead"})  # the latter when it lay in a context to be fetched
-        told = log.read(after=record.first_seq - 1, until=record.last_seq, types=known)
-        definition = [event.data.get("definition") for event in told if event.build == record.id][-1]
-        try:
-            text = bootstrap.stored_text(bootstrap.root_directory(), str(definition))
-        except (OSError, VerificationError, InputError):
-            return lines + said  # an old definition may be gone; the story is told without it
-        lines += excerpt(text, record.filename, (failed.lines[0], failed.lines[1]))
-    return lines + said
-
-
-@click.command()
-@click.argument("build_id", metavar="BUILD")
-@click.argument("step", required=False)
-@as_json_option
-def output(build_id: str, step: str | None, as_json: bool) -> None:
-    """Print what BUILD's steps printed, or only STEP's (its number, or a part of its name)."""
-    with bootstrap.read_root(bootstrap.root_directory()) as (log, views):
-        record = History(views).get(build_id)
-        until = record.last_seq
-        view = fold(log, record.id, after=record.first_seq - 1, until=until, tail=0)
-        names = {item.vertex: item.name for item in view.steps}
-        vertex = None
-        if step is not None:
-            found = [s for s in view.steps if str(s.number) == step] or [s for s in view.steps if step in s.name]
-            if len(found) != 1:
-                which = "several steps match" if found else "no step matches"
-                raise InputError(f"{which} {step!r} in build {record.id}", hint="refledger show lists the steps")
-            vertex = found[0].vertex
-        for where, line in output_lines(log, record.id, vertex, after=record.first_seq - 1, until=until):
-            if as_json:
-                print_json({"vertex": where, "step": names.get(where, ""), "fd": line.fd, "text": line.text})
-            else:
-                print_line(clean(line.text))
 
 
 @click.command()
@@ -172,15 +64,21 @@ def _event_line(event: Event) -> str:
 
 @click.command()
 @click.argument("ref", required=False)
+@click.option("--at", "moment", metavar="SEQ|TIME", help="As it was after event SEQ, or at TIME (or 90m ago: 90m).")
 @as_json_option
-def refs(ref: str | None, as_json: bool) -> None:
+def refs(ref: str | None, moment: str | None, as_json: bool) -> None:
     """List refs, or tell the life of REF (an id or the beginning of one) from the log."""
-    with bootstrap.read_root(bootstrap.root_directory()) as (log, views):
+    path = bootstrap.root_directory()
+    with bootstrap.read_root(path) as (log, head), ExitStack() as stack:
+        at = None if moment is None else log_moment(log, moment, time.time_ns())
+        views = head if at is None else stack.enter_context(bootstrap.past(path).views(log, at))
+        if at is not None and not as_json:
+            print_line(f"as of event {at}, {local_time(event_at(log, at).time)}")
         if ref is None:
             _list_refs(views, as_json)
             return
         record = Refs(views).get(ref)
-        story = life(log, record)
+        story = life(log, record, until=at, mentions=Mentions(head))
         if as_json:
             print_json({**record.to_json(), "life": [asdict(item) for item in story]})
             return
@@ -215,7 +113,7 @@ def _list_refs(views: Views, as_json: bool) -> None:
         )
         for record in records
     ]
-    _table(rows, ("LAYERS", "KIND", "SIZE"), columns(10_000))
+    table(rows, ("LAYERS", "KIND", "SIZE"), columns(10_000))
 
 
 @click.command()
@@ -232,5 +130,6 @@ def rebuild(check: bool) -> None:
             )
         print_line(f"the projections equal a fresh fold of {position} events")
         return
-    with bootstrap.open_root(bootstrap.root_directory()) as root:
+    with bootstrap.open_root(bootstrap.root_directory(), folded=False) as root:
+        bootstrap.past(root.path).discard()
         print_line(f"rebuilt from {root.views.rebuild(root.log)} events")

@@ -59,11 +59,12 @@ def make_renderer(mode: str, build_id: str, stream: TextIO, clock: Callable[[], 
 
 def draw(
     view: ProgressView, width: int, color: bool, *, excerpt: str = "", unicode: bool = True, now: int | None = None,
-    told: bool = False,
+    told: bool = False, past: bool = False,
 ) -> str:  # fmt: skip
     """The view as text, lines of at most `width` columns. `excerpt`: lines of the Dockerfile to show behind the
-    steps; `now` in UTC ns (None: the last event's time, right for a log from elsewhere); `told` as in Look."""
-    look = Look(width, view.seen if now is None else now, glyphs=UNICODE if unicode else ASCII, detail=True, told=told)
+    steps; `now` in UTC ns (None: the last event's time, right for a log from elsewhere); `told`, `past` as in Look."""
+    glyphs = UNICODE if unicode else ASCII
+    look = Look(width, view.seen if now is None else now, glyphs=glyphs, detail=True, told=told, past=past)
     rows = frame(view, look) + excerpt_rows(excerpt, look)
     return "".join(_paint(row, color, unicode) + "\n" for row in rows)
 

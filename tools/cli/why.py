@@ -10,6 +10,7 @@ import click
 from projections.asked import Build, Step, read_build, step_keys
 from projections.difference import difference
 from projections.history import History
+from projections.mentions import Mentions
 from projections.records import read_records
 from projections.why import explain
 from storage.errors import InputError
@@ -36,7 +37,7 @@ def why(build_id: str, step: str | None, against: str | None, with_key: bool, as
     blobs = bootstrap.read_blobs(path)
     with bootstrap.read_root(path) as (log, views):
         history = History(views)
-        found = explain(log, blobs, history, history.get(build_id), against, _hides)
+        found = explain(log, blobs, history, history.get(build_id), against, _hides, Mentions(views))
         known = {record.id: record for record in history.list()}
     if step is None:
         if as_json:

@@ -1,0 +1,111 @@
+"""Which events name a digest, a key, a ref or a step: so that a question about one need not read the whole log."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Collection, Iterable, Iterator
+
+from projections.fields import maybe_text, objects, text, texts
+from projections.runner import Projection, Views
+from storage.interfaces import Event, EventLog
+
+SHORT = 20
+"""Characters of a name that are kept, without its algorithm: 80 bits of a digest."""
+GIVEN = frozenset({"CacheMountUsed", "SecretMounted", "AgentForwarded", "SecurityLifted"})
+"""What a step had beside its inputs: found by the vertex."""
+
+
+class Mentions:
+    """Look-ups in views that hold `PROJECTION`. They see what was folded: `Views.catch_up` first."""
+
+    def __init__(self, views: Views) -> None:
+        self._views = views
+
+    def seqs(
+        self, names: Iterable[str], types: Collection[str], *, until: int | None = None, last: int | None = None
+    ) -> set[int]:
+        """Events of `types` up to `until` that name one of `names`; only the `last` ones of each type and name."""
+        limit = -1 if last is None else last
+        sql = "SELECT seq FROM mentions WHERE name = ? AND type = ? AND seq <= ? ORDER BY seq DESC LIMIT ?"
+        end = 2**62 if until is None else until
+        return {
+            row[0] for name in set(map(short, names)) for type_ in types
+            for row in self._views.query(sql, (name, type_, end, limit))
+        }  # fmt: skip
+
+
+def short(name: str) -> str:
+    """`name` as it is kept."""
+    return name.rpartition(":")[2][:SHORT]
+
+
+def events_at(log: EventLog, seqs: Iterable[int]) -> Iterator[Event]:
+    """These events, in order. Raises LogError."""
+    for seq in sorted(seqs):
+        yield from log.read(after=seq - 1, until=seq)
+
+
+# ---------------------------------------------------------------- folding
+
+
+def _keep(names: Callable[[Event], Iterable[str | None]]) -> Callable[[sqlite3.Cursor, Event], None]:
+    def handler(cursor: sqlite3.Cursor, event: Event) -> None:
+        rows = [(short(name), event.type, event.seq, event.build or "") for name in names(event) if name]
+        cursor.executemany("INSERT OR IGNORE INTO mentions VALUES (?, ?, ?, ?)", rows)
+
+    return handler
+
+
+def _fields(*keys: str) -> Callable[[Event], list[str | None]]:
+    return lambda event: [maybe_text(event.data, key) for key in keys]
+
+
+def _listed(*keys: str) -> Callable[[Event], list[str]]:
+    return lambda event: [name for key in keys for name in texts(event.data, key)]
+
+
+def _layers(*keys: str) -> Callable[[Event], list[str | None]]:
+    def names(event: Event) -> list[str | None]:
+        layers = [text(layer, "digest", "") for layer in objects(event.data, "layers")]
+        return [*(maybe_text(event.data, key) for key in keys), *layers]
+
+    return names
+
+
+def _results(event: Event) -> list[str | None]:
+    return [maybe_text(item, key) for item in objects(event.data, "results") for key in ("ref", "digest")]
+
+
+PROJECTION = Projection(
+    name="mentions",
+    version=1,
+    tables=("mentions",),
+    schema=(
+        "CREATE TABLE mentions (name TEXT, type TEXT, seq INTEGER, build TEXT, PRIMARY KEY (name, type, seq))"
+        " WITHOUT ROWID",
+    ),
+    handlers={
+        "SourceResolved": _keep(_fields("digest", "manifest")),
+        "RemoteCreated": _keep(_layers("ref")),
+        "LocalCreated": _keep(_fields("ref")),
+        "CacheQueried": _keep(_fields("ref")),
+        "CacheRecorded": _keep(_fields("key", "resolved", "ref")),
+        "VertexStarted": _keep(_listed("inputs")),
+        "VertexCached": _keep(_listed("outputs")),
+        "VertexCompleted": _keep(_listed("outputs")),
+        "MaterializationRequested": _keep(_fields("ref")),
+        "Materialized": _keep(_fields("ref")),
+        "MaterializationFailed": _keep(_fields("ref", "digest")),
+        "PullStarted": _keep(_fields("digest")),
+        "PullFailed": _keep(_fields("digest")),
+        "LayerPulled": _keep(_fields("digest")),
+        "LayerTocRead": _keep(_fields("digest")),
+        "FilesFetched": _keep(_fields("digest")),
+        "BlobCreated": _keep(_fields("ref", "snapshot", "digest")),
+        "Exported": _keep(_layers("digest")),
+        "Demoted": _keep(_fields("name", "digest")),
+        "Pruned": _keep(_fields("name")),
+        "BuildCompleted": _keep(_results),
+        **{name: _keep(lambda event: [event.vertex]) for name in GIVEN},
+    },
+)
