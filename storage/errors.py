@@ -8,7 +8,8 @@
     ├── VerificationError       4  bytes are not what their digest promises
     │   └── TocUnusable            a layer's table of contents is as promised, but cannot be used: fetch the layer whole
     └── LogError                3  the event log cannot be read or written
-        └── LogTooNew              written by a newer Refledger
+        ├── LogTooNew              written by a newer Refledger
+        └── LogDamaged             its file is not whole; events up to `sound` can be read
 
 engine/errors.py adds the errors of a build (exit code 1, 2 and 130). Anything that is not a RefledgerError is a bug.
 """
@@ -92,3 +93,11 @@ class LogError(HostError):
 
 class LogTooNew(LogError):
     """The log was written by a newer Refledger."""
+
+
+class LogDamaged(LogError):
+    """The file of the log is not whole. `sound`: the event up to which all can be read; 0 when none can."""
+
+    def __init__(self, what: str, *, sound: int = 0, where: str = "", hint: str = "") -> None:
+        super().__init__(what, where=where, hint=hint)
+        self.sound = sound

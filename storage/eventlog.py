@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from storage import codec
-from storage.errors import DiskError, InputError, LogError
+from storage.errors import DiskError, InputError, LogDamaged, LogError
 from storage.interfaces import Event, EventLog, NewEvent
 from storage.logfile import LogReader, check_writable
 
@@ -30,6 +30,7 @@ GROUP = 5_000  # events after which a transaction takes no further submission
 POLL = 0.03  # seconds between looks for what other processes appended (SQLite cannot notify)
 
 _SELECT = "SELECT rowid, originator_id, originator_version, topic, state FROM events WHERE rowid > ? AND rowid <= ?"
+_KEEP = "keep it for analysis; restore a backup, or use another root"
 _Submission = tuple[int, list[codec.Encoded], "Future[list[Event]]"]
 
 
@@ -72,6 +73,7 @@ class SqliteEventLog:
         self._writer: LogWriter | None = None  # the writer thread's own
         self._committed = threading.Condition()  # guards _head; told of every commit of this process
         self._head = 0
+        self._damage: LogDamaged | None = None
         self._reader = LogReader(path, read_only=read_only)
         try:
             self._prepare()
@@ -81,7 +83,7 @@ class SqliteEventLog:
 
     def _prepare(self) -> None:
         if self._read_only:
-            if not self._path.exists() or self._reader.is_empty_file():
+            if not self._path.exists() or self._nothing_in_it():
                 raise LogError("there is no event log", where=str(self._path), hint="nothing was built here yet")
             return
         try:
@@ -93,6 +95,15 @@ class SqliteEventLog:
             from storage.recorder import create  # reason: slow to import, and needed once in the life of a root
 
             create(self._path)
+
+    def _nothing_in_it(self) -> bool:
+        try:
+            return self._reader.is_empty_file()
+        except LogDamaged as error:
+            self._reader.tolerate()
+            if not self._reader.is_empty_file():
+                self._find_damage(error)
+            return False
 
     # ---------------------------------------------------------------- writing
 
@@ -165,34 +176,92 @@ class SqliteEventLog:
 
     def read(self, *, after: int = 0, until: int | None = None, types: frozenset[str] | None = None) -> Iterator[Event]:
         """See EventLog. Ends at `until`, or at what was the last event when reading began. Raises LogError, also for a
-        log with a gap or an event that cannot be decoded."""
+        log with a gap; LogDamaged behind the last event before the damage."""
         end = self.last_seq() if until is None else min(until, self.last_seq())
         names = sorted(types) if types is not None else []
-        sql = _SELECT
-        if types is not None:
-            sql += f" AND topic IN ({','.join('?' * len(names))})"
-        sql += f" ORDER BY rowid LIMIT {PAGE}"
-        while after < end:
-            rows = self._reader.query(sql, (after, end, *names))
+        chosen = f" AND topic IN ({','.join('?' * len(names))})" if types is not None else ""
+        while after < end and self._damage is None:
+            # no row more than there is to read is looked at: behind the last sound one lies the damage
+            limit = PAGE if types is not None else min(PAGE, end - max(after, 0))
+            try:
+                rows = self._reader.query(f"{_SELECT}{chosen} ORDER BY rowid LIMIT {limit}", (after, end, *names))
+            except LogDamaged as error:
+                self._find_damage(error)
+                break
             if types is None and (not rows or rows[-1][0] != max(after, 0) + len(rows)):
                 raise LogError(f"events are missing after event {max(after, 0)}", where=str(self._path))
             yield from self._decode(rows)
             after = rows[-1][0] if len(rows) == PAGE or types is None else end
+        if self._damage is not None:
+            yield from self._read_sound(after, until, types)
 
-    def _decode(self, rows: list[codec.Row]) -> list[Event]:
+    def _read_sound(self, after: int, until: int | None, types: frozenset[str] | None) -> Iterator[Event]:
+        """What lies before the damage."""
+        assert self._damage is not None
+        end = self._damage.sound if until is None else min(until, self._damage.sound)
+        after = max(after, 0)
+        while after < end:
+            rows = self._reader.query(f"{_SELECT} ORDER BY rowid LIMIT {min(PAGE, end - after)}", (after, end))
+            if not rows or rows[-1][0] != after + len(rows):
+                break
+            yield from self._decode([row for row in rows if types is None or row[3] in types])
+            after = rows[-1][0]
+        if until is None or until > self._damage.sound:
+            raise self._damage
+
+    def _decode(self, rows: list[codec.Row]) -> Iterator[Event]:
         try:
-            return [codec.decode(row) for row in rows]
+            events = [codec.decode(row) for row in rows]
         except codec.UNREADABLE:
             for row in rows:
                 try:
-                    codec.decode(row)
+                    event = codec.decode(row)
                 except codec.UNREADABLE as error:
-                    raise LogError(f"event {row[0]} is damaged", where=str(self._path)) from error
-            raise
+                    what = f"event {row[0]} is damaged"
+                    raise LogDamaged(what, sound=row[0] - 1, where=str(self._path), hint=_KEEP) from error
+                yield event
+        else:
+            yield from events
+
+    @property
+    def damage(self) -> LogDamaged | None:
+        """What was found to be damaged so far, in a log that is open for reading only."""
+        return self._damage
+
+    def end_at(self, damage: LogDamaged) -> None:
+        """Take the log to end before `damage`: `last_seq` is its `sound`, reading on raises it."""
+        self._damage = damage
+
+    def _find_damage(self, error: LogDamaged) -> None:
+        """Find out up to where the file can be read. Raises `error` in a log that is open for writing too."""
+        if not self._read_only:
+            raise error
+        sound, step = 0, 4096
+        while step:
+            # the last byte of every state, so that pages that large ones lie on are read too
+            sql = f"SELECT rowid, substr(state, -1) FROM events WHERE rowid > ? ORDER BY rowid LIMIT {step}"  # noqa: S608
+            try:
+                rows = self._reader.query(sql, (sound,))
+            except LogDamaged:
+                step //= 2
+                continue
+            read = sum(1 for number, row in enumerate(rows, sound + 1) if row[0] == number)
+            sound += read
+            if not rows or read < len(rows):  # a page that is no page any more gives rows that are none
+                break
+        what = f"the file is damaged: events after event {sound} cannot be read"
+        self._damage = LogDamaged(what, sound=sound, where=str(self._path), hint=_KEEP)
 
     def last_seq(self) -> int:
-        """See EventLog. Raises LogError."""
-        return int(self._reader.query("SELECT MAX(rowid) FROM events")[0][0] or 0)
+        """See EventLog; in a damaged log that is open for reading only: the last event before the damage.
+        Raises LogError."""
+        if self._damage is None:
+            try:
+                return int(self._reader.query("SELECT MAX(rowid) FROM events")[0][0] or 0)
+            except LogDamaged as error:
+                self._find_damage(error)
+        assert self._damage is not None
+        return self._damage.sound
 
     def wait(self, after: int, timeout: float) -> bool:
         """See EventLog: at once for events of this process, after `POLL` seconds at most for those of others."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote_from_bytes
 
-from storage.errors import DiskError, InputError, LogError, LogTooNew, RefledgerError
+from storage.errors import DiskError, InputError, LogDamaged, LogError, LogTooNew, RefledgerError
 
 if TYPE_CHECKING:
     from tempfile import TemporaryDirectory
@@ -62,7 +62,8 @@ def explain(error: sqlite3.Error, path: Path, doing: str) -> RefledgerError:
         sqlite3.SQLITE_IOERR: (f"the disk failed ({name(error)})", "see the kernel's messages; check the disk"),
     }
     what, hint = words.get(code, (str(error), ""))
-    return LogError(f"{doing}: {what}", where=where, hint=hint)
+    kind = LogDamaged if code == sqlite3.SQLITE_CORRUPT else LogError
+    return kind(f"{doing}: {what}", where=where, hint=hint)
 
 
 def name(error: sqlite3.Error) -> str:
@@ -105,6 +106,13 @@ class LogReader:
         self._copy: TemporaryDirectory[str] | None = None
         self._manner: tuple[Any, ...] = ()
         self._closed = False
+        self._tolerant = False
+
+    def tolerate(self) -> None:
+        """Read what there is of a file that is shorter than it says: SQLite refuses all of it otherwise."""
+        with self._lock:
+            self._disconnect()
+            self._tolerant = True
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """All rows. Raises LogError, DiskError."""
@@ -198,6 +206,8 @@ class LogReader:
             uri(path, how), uri=True, timeout=LOCK_TIMEOUT, isolation_level=None, check_same_thread=False
         )
         connection.execute("PRAGMA query_only = 1")
+        if self._tolerant:
+            connection.execute("PRAGMA writable_schema = 1")  # which nothing is written through: see the line above
         self._connection, self._manner = connection, manner
         return connection
 

@@ -32,7 +32,7 @@ from storage.credentials import DockerCredentials
 from storage.digest import Digest
 from storage.erofs.layers import ErofsLayers
 from storage.erofs.mount import ErofsMounts
-from storage.errors import DiskError, InputError, RefledgerError
+from storage.errors import DiskError, InputError, LogDamaged, RefledgerError
 from storage.eventlog import SqliteEventLog, follow
 from storage.interfaces import (
     Descriptor,
@@ -120,17 +120,33 @@ def _leave(path: Path, log: EventLog, views: Views) -> None:
 
 @contextmanager
 def read_root(path: Path) -> Iterator[tuple[EventLog, Views]]:
-    """Open a root for reading only: nothing below it changes, also when it is on a read-only disk (I13)."""
+    """Open a root for reading only: nothing below it changes, also when it is on a read-only disk (I13). Of a damaged
+    log what lies before the damage can be read; then LogDamaged is raised at the end. Raises LogError, InputError."""
     if not (path / "log.db").exists():
         raise InputError(
             "nothing was built here yet", where=str(path), hint="run refledger build, or set REFLEDGER_ROOT"
         )
     log = SqliteEventLog(path / "log.db", read_only=True)
     try:
-        with Views.read_only(path / "views.db", log, STANDARD) as views:
+        if not log.last_seq() and log.damage:
+            raise log.damage
+        with _views_of(path, log) as views:
             yield log, views
+        if log.damage:
+            raise log.damage
     finally:
         log.close()
+
+
+def _views_of(path: Path, log: SqliteEventLog) -> Views:
+    """The views of the log; of what lies before the damage when there is any."""
+    try:
+        return Views.read_only(path / "views.db", log, STANDARD)
+    except LogDamaged as error:
+        if not error.sound:
+            raise
+        log.end_at(error)
+        return Views.read_only(path / "views.db", log, STANDARD)
 
 
 def past(path: Path) -> Moments:
