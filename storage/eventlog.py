@@ -74,6 +74,7 @@ class SqliteEventLog:
         self._committed = threading.Condition()  # guards _head; told of every commit of this process
         self._head = 0
         self._damage: LogDamaged | None = None
+        self._quiet = False
         self._reader = LogReader(path, read_only=read_only)
         try:
             self._prepare()
@@ -190,7 +191,13 @@ class SqliteEventLog:
                 break
             if types is None and (not rows or rows[-1][0] != max(after, 0) + len(rows)):
                 raise LogError(f"events are missing after event {max(after, 0)}", where=str(self._path))
-            yield from self._decode(rows)
+            try:
+                yield from self._decode(rows)
+            except LogDamaged as error:
+                if not self._quiet:
+                    raise
+                self._damage = error
+                return
             after = rows[-1][0] if len(rows) == PAGE or types is None else end
         if self._damage is not None:
             yield from self._read_sound(after, until, types)
@@ -206,7 +213,7 @@ class SqliteEventLog:
                 break
             yield from self._decode([row for row in rows if types is None or row[3] in types])
             after = rows[-1][0]
-        if until is None or until > self._damage.sound:
+        if not self._quiet and (until is None or until > self._damage.sound):
             raise self._damage
 
     def _decode(self, rows: list[codec.Row]) -> Iterator[Event]:
@@ -228,9 +235,9 @@ class SqliteEventLog:
         """What was found to be damaged so far, in a log that is open for reading only."""
         return self._damage
 
-    def end_at(self, damage: LogDamaged) -> None:
-        """Take the log to end before `damage`: `last_seq` is its `sound`, reading on raises it."""
-        self._damage = damage
+    def end_before_damage(self) -> None:
+        """From now on reading ends before what is damaged, and does not raise it: the caller asks for `damage`."""
+        self._quiet = True
 
     def _find_damage(self, error: LogDamaged) -> None:
         """Find out up to where the file can be read. Raises `error` in a log that is open for writing too."""
@@ -249,7 +256,8 @@ class SqliteEventLog:
             sound += read
             if not rows or read < len(rows):  # a page that is no page any more gives rows that are none
                 break
-        what = f"the file is damaged: events after event {sound} cannot be read"
+        lost = f"events after event {sound} cannot be read" if sound else "no event of it can be read"
+        what = f"the file is damaged: {lost}"
         self._damage = LogDamaged(what, sound=sound, where=str(self._path), hint=_KEEP)
 
     def last_seq(self) -> int:

@@ -32,7 +32,7 @@ from storage.credentials import DockerCredentials
 from storage.digest import Digest
 from storage.erofs.layers import ErofsLayers
 from storage.erofs.mount import ErofsMounts
-from storage.errors import DiskError, InputError, LogDamaged, RefledgerError
+from storage.errors import DiskError, InputError, RefledgerError
 from storage.eventlog import SqliteEventLog, follow
 from storage.interfaces import (
     Descriptor,
@@ -130,23 +130,13 @@ def read_root(path: Path) -> Iterator[tuple[EventLog, Views]]:
     try:
         if not log.last_seq() and log.damage:
             raise log.damage
-        with _views_of(path, log) as views:
+        log.end_before_damage()
+        with Views.read_only(path / "views.db", log, STANDARD) as views:
             yield log, views
         if log.damage:
             raise log.damage
     finally:
         log.close()
-
-
-def _views_of(path: Path, log: SqliteEventLog) -> Views:
-    """The views of the log; of what lies before the damage when there is any."""
-    try:
-        return Views.read_only(path / "views.db", log, STANDARD)
-    except LogDamaged as error:
-        if not error.sound:
-            raise
-        log.end_at(error)
-        return Views.read_only(path / "views.db", log, STANDARD)
 
 
 def past(path: Path) -> Moments:
