@@ -190,7 +190,14 @@ class SqliteEventLog:
                 self._find_damage(error)
                 break
             if types is None and (not rows or rows[-1][0] != max(after, 0) + len(rows)):
-                raise LogError(f"events are missing after event {max(after, 0)}", where=str(self._path))
+                if not self._quiet:
+                    raise LogError(f"events are missing after event {max(after, 0)}", where=str(self._path))
+                whole = [row for number, row in enumerate(rows, max(after, 0) + 1) if row[0] == number]
+                sound = max(after, 0) + len(whole)
+                what = f"events are missing after event {sound}"
+                self._damage = LogDamaged(what, sound=sound, where=str(self._path), hint=_KEEP)
+                yield from self._decode(whole)
+                return
             try:
                 yield from self._decode(rows)
             except LogDamaged as error:

@@ -23,7 +23,7 @@ from tools import bootstrap
 from tools.long_log import make
 
 LOGS = Path(__file__).parents[1] / "fixtures" / "logs"
-EVENTS, BUILDS = 6_000, 60
+EVENTS, BUILDS = 18_000, 60
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,8 @@ def test_a_build_at_a_step_a_time_and_an_event(long_root: Path) -> None:
     (end,) = told(long_root, "show", build["id"])
     (third,) = told(long_root, "show", build["id"], "--at", "step:3")
     assert third["status"] == "running"
-    assert [step["state"] for step in third["steps"][:4]] == ["done", "done", "done", "pending"]
+    assert all(step["state"] in {"done", "cached"} for step in third["steps"][:3])
+    assert third["steps"][3]["state"] == "pending"
     (by_name,) = told(long_root, "show", build["id"], "--at", "make part-2")
     (by_seq,) = told(long_root, "show", build["id"], "--at", str(third["at"]))
     assert by_name == by_seq == third
@@ -77,7 +78,7 @@ def test_a_build_played_into_a_pipe_is_told_at_once_line_by_line(long_root: Path
     build = told(long_root, "history", "--status", "completed")[0]["id"]
     lines = run(long_root, "show", build, "--play").stdout.splitlines()
     assert lines[1] == "#1 [1/12] FROM base"
-    assert "#2 DONE" in "\n".join(lines)
+    assert lines[-2].startswith("#13 DONE")
     (end,) = told(long_root, "show", build)
     played = told(long_root, "show", build, "--play")
     assert played[-1]["type"] == "BuildCompleted"
@@ -97,7 +98,7 @@ def test_refs_as_they_were(long_root: Path) -> None:
 
 
 def test_output_by_step_and_pattern(long_root: Path) -> None:
-    build = told(long_root, "history", "--status", "completed")[0]["id"]
+    build = next(item for item in told(long_root, "history") if item["executed"] == 12)["id"]
     lines = told(long_root, "output", build, "3")
     assert lines
     assert {line["step"] for line in lines} == {"[3/12] RUN make part-2"}
@@ -137,7 +138,7 @@ def test_I10_logs_of_every_schema_so_far_are_read(tmp_path: Path, name: str) -> 
     assert builds[1]["bytes_pulled"] == 30_000_000
     (view,) = told(tmp_path, "show", "b1")
     assert [step["state"] for step in view["steps"]] == ["done", "done", "cached", "done"]
-    assert [line["text"] for line in told(tmp_path, "output", "b1")] == ["cc -c main.c", "cc -o main.o"]
+    assert [line["text"] for line in told(tmp_path, "output", "b1")] == ["cc -c main.c", "cc -o main main.o"]
     assert [ref["kind"] for ref in told(tmp_path, "refs")] == ["local", "remote"]
     assert len(told(tmp_path, "events")) == len(list(stored(tmp_path)))
 
@@ -185,7 +186,8 @@ def test_what_lies_before_the_damage_is_read_and_the_damage_is_named(
     done = run(root, "events", "--json")
     read = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 3
-    assert f"events after event {len(read)} cannot be read" in done.stderr
+    named = (f" after event {len(read)}", f" event {len(read) + 1} is damaged")
+    assert any(words in done.stderr for words in named)
     assert done.stderr.count("\n") == 1
     assert len(read) > EVENTS // 4
     assert read == whole[: len(read)]

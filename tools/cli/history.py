@@ -40,16 +40,16 @@ def history(
     )  # fmt: skip
     with bootstrap.read_root(bootstrap.root_directory()) as (_, views):
         records = History(views).find(wanted, limit)
-    if as_json:
-        for record in records:
-            print_json(record.to_json())
-        return
-    if not records:
-        print_line("no builds" if wanted == Wanted() else "no such builds")
-        return
-    rows: list[tuple[str, ...]] = [("BUILD", "STARTED", "STATUS", "TIME", "CACHED", "RAN", "PULLED", "AVOIDED", "NAME")]
-    rows += [_row(record) for record in records]
-    table(rows, ("AVOIDED", "RAN", "CACHED", "PULLED", "STARTED", "TIME"), columns(10_000))
+        if as_json:
+            for record in records:
+                print_json(record.to_json())
+            return
+        if not records:
+            print_line("no builds" if wanted == Wanted() else "no such builds")
+            return
+        rows: list[tuple[str, ...]] = [("BUILD", "STARTED", "STATUS", "TIME", "CACHED", "RAN", "PULLED", "AVOIDED", "NAME")]
+        rows += [_row(record) for record in records]
+        table(rows, ("AVOIDED", "RAN", "CACHED", "PULLED", "STARTED", "TIME"), columns(10_000))
 
 
 def _row(record: BuildRecord) -> tuple[str, ...]:

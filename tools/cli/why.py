@@ -39,23 +39,23 @@ def why(build_id: str, step: str | None, against: str | None, with_key: bool, as
         history = History(views)
         found = explain(log, blobs, history, history.get(build_id), against, _hides, Mentions(views))
         known = {record.id: record for record in history.list()}
-    if step is None:
+        if step is None:
+            if as_json:
+                print_json(found.to_json())
+            else:
+                _write(all_steps(found, known, columns(WIDE)))
+            return
+        chosen = _choose(found.build, step)
+        verdict = next((item for item in found.verdicts if item.step.vertex == chosen.vertex), None)
         if as_json:
-            print_json(found.to_json())
+            told = verdict.to_json() if verdict else {"number": chosen.number, "name": chosen.name, "outcome": "source"}
+            ids = {"build": found.build.id, "against": found.against.id if found.against else None}
+            keys = [asdict(key) for key in step_keys(blobs, found.build, chosen.vertex)]
+            print_json({"origin": None, **ids, **told, "keys": keys})
         else:
-            _write(all_steps(found, known, columns(WIDE)))
-        return
-    chosen = _choose(found.build, step)
-    verdict = next((item for item in found.verdicts if item.step.vertex == chosen.vertex), None)
-    if as_json:
-        told = verdict.to_json() if verdict else {"number": chosen.number, "name": chosen.name, "outcome": "source"}
-        ids = {"build": found.build.id, "against": found.against.id if found.against else None}
-        keys = [asdict(key) for key in step_keys(blobs, found.build, chosen.vertex)]
-        print_json({"origin": None, **ids, **told, "keys": keys})
-    else:
-        _write(one_step(found, chosen, verdict, columns(WIDE)))
-        if with_key:
-            _write(key_lines(step_keys(blobs, found.build, chosen.vertex)))
+            _write(one_step(found, chosen, verdict, columns(WIDE)))
+            if with_key:
+                _write(key_lines(step_keys(blobs, found.build, chosen.vertex)))
 
 
 @click.command()
@@ -69,10 +69,10 @@ def diff(old: str, new: str, as_json: bool) -> None:
         history, blobs = History(views), bootstrap.read_blobs(path)
         one, two = (read_build(log, blobs, history.get(name)) for name in (old, new))
         found = difference(blobs, one, two, _hides, read_records(log, None))
-    if as_json:
-        print_json(found.to_json())
-    else:
-        _write(whole_difference(found))
+        if as_json:
+            print_json(found.to_json())
+        else:
+            _write(whole_difference(found))
 
 
 def _write(lines: Iterator[str]) -> None:
