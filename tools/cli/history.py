@@ -15,6 +15,7 @@ from tools.cli.text import clean
 from tools.cli.writing import as_json_option, columns, local_time, print_json, print_line, table
 
 STATUSES = ["running", "completed", "failed", "cancelled", "interrupted"]
+TITLES = ("BUILD", "STARTED", "STATUS", "TIME", "CACHED", "RAN", "PULLED", "AVOIDED", "NAME")
 _TIME = "A time (2026-01-31, 2026-01-31T14:05, 14:05:30) or an age (90m, 2d)."
 
 
@@ -47,9 +48,7 @@ def history(
         if not records:
             print_line("no builds" if wanted == Wanted() else "no such builds")
             return
-        rows: list[tuple[str, ...]] = [("BUILD", "STARTED", "STATUS", "TIME", "CACHED", "RAN", "PULLED", "AVOIDED", "NAME")]
-        rows += [_row(record) for record in records]
-        table(rows, ("AVOIDED", "RAN", "CACHED", "PULLED", "STARTED", "TIME"), columns(10_000))
+        table([TITLES, *map(_row, records)], ("AVOIDED", "RAN", "CACHED", "PULLED", "STARTED", "TIME"), columns(10_000))
 
 
 def _row(record: BuildRecord) -> tuple[str, ...]:
