@@ -2,11 +2,13 @@
 
 Sources: moby/buildkit cache/contenthash (filehash.go, tarsum.go, checksum.go), solver/llbsolver/ops (dedupePaths),
 solver/llbsolver/result.go. A file is hashed behind a header of its metadata (docker's tarsum v1: no name, no time), a
-directory is its own header, then name and digest of each thing in it. Files of a context have no owner but root.
+directory is its own header, then name and digest of each thing in it. Files of a context have no owner but root, and
+no extended attributes: those are not copied here.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import posixpath
@@ -24,7 +26,7 @@ from storage.digest import sha256
 
 _TYPES = {"file": "0", "dir": "5", "symlink": "2"}
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_UNHASHED_XATTRS = ("security.", "system.")
+_GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 
 
 class _UnknownError(Exception):
@@ -79,24 +81,16 @@ class _Hasher:
         return str(sha256(b"\0".join(os.fsencode(name) + digest.encode() for name, digest in digests)))
 
     def _match(self, match: Match) -> str:
-        """Of one thing and all that is in it."""
+        """Of one thing and all that is in it, the innermost first."""
         top, *below = self._selection.entries[match.start : match.end]
         if top.type != "dir":
             return self._file(top)
-        children: dict[str, list[Entry]] = {}
-        for entry in below:
-            children.setdefault(posixpath.dirname(match.relative(entry)), []).append(entry)
-        return self._directory(top, "", match, children)
-
-    def _directory(self, entry: Entry, at: str, match: Match, children: dict[str, list[Entry]]) -> str:
-        header = str(sha256(b"" if entry.source == "" else _header(entry)))  # the root has none
-        parts = [b"\0", header.encode()]
-        for child in sorted(children.get(at, ()), key=lambda item: os.fsencode(posixpath.basename(item.path))):
-            relative = match.relative(child)
-            inner = child.type == "dir"
-            digest = self._directory(child, relative, match, children) if inner else self._file(child)
-            parts += [b"\0", os.fsencode(posixpath.basename(child.path)), digest.encode()]
-        return str(sha256(b"".join(parts)))
+        inside: dict[str, list[tuple[bytes, str]]] = {}
+        for entry in reversed(below):
+            path = match.relative(entry)
+            digest = _directory(entry, inside.pop(path, [])) if entry.type == "dir" else self._file(entry)
+            inside.setdefault(posixpath.dirname(path), []).append((os.fsencode(posixpath.basename(path)), digest))
+        return _directory(top, inside.pop("", []))
 
     def _file(self, entry: Entry) -> str:
         if entry.type not in _TYPES:
@@ -112,14 +106,23 @@ class _Hasher:
         return f"sha256:{hashed.hexdigest()}"
 
     def _read(self, entry: Entry) -> Iterator[bytes]:
-        fd = self._root.open(entry.source, _FLAGS)
         try:
-            if any(not name.startswith(_UNHASHED_XATTRS) for name in os.listxattr(fd)):
-                raise _UnknownError
+            fd = self._root.open(entry.source, _FLAGS)
+        except OSError as error:
+            if error.errno in _GONE:
+                raise changed(entry.path) from None
+            raise
+        try:
             while data := os.read(fd, CHUNK):
                 yield data
         finally:
             os.close(fd)
+
+
+def _directory(entry: Entry, inside: list[tuple[bytes, str]]) -> str:
+    header = sha256(b"" if entry.source == "" else _header(entry))  # the root of a context has none
+    parts = [f"\0{header}".encode(), *(b"\0" + name + digest.encode() for name, digest in sorted(inside))]
+    return str(sha256(b"".join(parts)))
 
 
 def _by_source(written: Sequence[str], matches: Sequence[Match]) -> Iterator[list[Match]]:

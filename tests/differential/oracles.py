@@ -50,6 +50,15 @@ class BuildKit:
         _run([*self._docker, "save", "-o", str(path), tag])
         return read_archive(path)
 
+    def push(self, tag: str) -> None:
+        """To the registry that `tag` names, which is on loopback."""
+        _run([*self._docker, "push", "-q", tag])
+
+    def forget(self) -> None:
+        """All images and all of its build cache."""
+        _run([*self._docker, "image", "prune", "-a", "-f"])
+        _run([*self._docker, "builder", "prune", "-a", "-f"])
+
     def version(self) -> str:
         """Of the daemon."""
         return _run([*self._docker, "version", "--format", "{{.Server.Version}}"])

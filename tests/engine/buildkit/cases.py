@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from textwrap import dedent
 
+GOLDEN = Path(__file__).with_name("golden")
 CASES = {
     "run": """\
         FROM @base
@@ -120,8 +122,7 @@ def lay(context: Path) -> None:
 
 def dockerfile(name: str, images: dict[str, str]) -> str:
     """The text of a case; `images`: the references of the bases."""
-    lines = [line.strip() if not line.startswith(" " * 12) else line[8:] for line in CASES[name].splitlines()]
-    text = "\n".join(lines) + "\n"
+    text = dedent(CASES[name])
     for base, reference in images.items():
         text = text.replace(f"@{base}", reference)
     return text

@@ -11,7 +11,7 @@ from engine.buildkit.keys import chains
 from engine.cache.chain import CacheChain
 from engine.frontend.compile import FrontendOptions, compile_dockerfile
 from engine.frontend.dockerignore import parse_dockerignore
-from engine.graph import ContextSource, Copy, Graph, ImageLayer, ResolvedImage, Run
+from engine.graph import ContextSource, Copy, Graph, ImageLayer, ResolvedImage
 from engine.ops.select import Selection, select
 from storage.digest import Digest, sha256
 from storage.interfaces import Descriptor, Provider
@@ -90,7 +90,3 @@ def compare(graph: Graph, names: Mapping[Digest, Sequence[CacheChain]], records:
             wrong.append(f"record {number} ({record['digest']}): no step")
     return wrong
 
-
-def runs(graph: Graph) -> int:
-    """How many commands there are."""
-    return sum(isinstance(vertex.op, Run) for vertex in graph.vertices)

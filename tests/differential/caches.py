@@ -1,0 +1,93 @@
+"""The inline caches that the BuildKit of dockerd exports, and the golden ones that were kept of them.
+
+`python -m tests.differential.caches` builds every case anew and writes the golden files.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.builder import busybox_layer
+from tests.differential.oracles import TIMEOUT, BuildKit, dockerd
+from tests.engine.buildkit.cases import CASES, GOLDEN, dockerfile, lay
+from tests.registry_fixture import RegistryProcess, push_image
+
+INLINE = ("--build-arg", "BUILDKIT_INLINE_CACHE=1")
+_KEPT = ("reference", "digest", "layers", "config")
+_FILES = {"tmp/": b"", **busybox_layer(), "etc/group": b"root:x:0:\napp:x:1000:\nstaff:x:50:app\n"}
+_CONFIGS: dict[str, dict[str, Any]] = {
+    "base": {"Env": ["PATH=/bin"]},
+    "rich": {"Env": ["PATH=/bin", "X=y"], "User": "app", "WorkingDir": "/home/x"},
+}
+
+
+def push_bases(registry: RegistryProcess) -> dict[str, dict[str, Any]]:
+    """The images that cases stand on, by their names there."""
+    layers = [_FILES, {"data/": b"", "data/1": b"x"}]
+    return {
+        name: push_image(registry.host, f"caches/{name}", layers, config=config, level=1)
+        for name, config in _CONFIGS.items()
+    }
+
+
+def build_inline(docker: BuildKit, context: Path, tag: str, *args: str) -> str:
+    """Build `context` with an inline cache and push it; what was said."""
+    process = docker.start(context, [*INLINE, *args], tag)
+    said, _ = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 0, said
+    docker.push(tag)
+    return said
+
+
+def inline_cache(tag: str) -> list[dict[str, Any]]:
+    """The records in the config of the image `HOST/NAME`, as the registry has it."""
+    host, _, name = tag.partition("/")
+    url = f"http://{host}/v2/{name}"
+    accept = {"Accept": "application/vnd.docker.distribution.manifest.v2+json"}
+    manifest = httpx.get(f"{url}/manifests/latest", headers=accept).raise_for_status().json()
+    config = httpx.get(f"{url}/blobs/{manifest['config']['digest']}").raise_for_status().json()
+    records: list[dict[str, Any]] = json.loads(base64.b64decode(config["moby.buildkit.cache.v0"]))
+    return records
+
+
+def capture(
+    host: str, docker: BuildKit, name: str, directory: Path, bases: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """What BuildKit exports for a case on `bases`, whose context is laid in `directory`; `host`: the registry."""
+    lay(directory)
+    references = {base: image["reference"] for base, image in bases.items()}
+    (directory / "Dockerfile").write_text(dockerfile(name, references))
+    (directory / "Dockerfile").chmod(0o644)
+    tag = f"{host}/caches/of-{name}"
+    build_inline(docker, directory, tag)
+    return inline_cache(tag)
+
+
+def main() -> None:
+    """Write the golden files."""
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        dockerd() as docker,
+        RegistryProcess(Path(scratch) / "registry") as registry,
+    ):
+        bases = push_bases(registry)
+        images = {base: {key: image[key] for key in _KEPT} for base, image in bases.items()}
+        for name in CASES:
+            directory = Path(scratch) / name
+            directory.mkdir()
+            golden = {
+                "made_by": "python -m tests.differential.caches", "docker": docker.version().strip(),
+                "images": images, "records": capture(registry.host, docker, name, directory, bases),
+            }  # fmt: skip
+            (GOLDEN / f"{name}.json").write_text(json.dumps(golden, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
