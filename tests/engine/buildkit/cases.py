@@ -26,6 +26,21 @@ CASES = {
             && echo b
         CMD ["sh"]
         """,
+    "variables": """\
+        ARG GLOBAL=global
+        FROM @base AS first
+        ARG V=1
+        ENV Y=2 X=1
+        ARG Z
+        ARG W=w
+        ENV W=env
+        ARG GLOBAL
+        FROM first
+        ENV Y=3
+        ARG V=2
+        ARG TARGETARCH
+        RUN one=$V; echo $Y
+        """,
     "workdir": """\
         FROM @base
         WORKDIR /one
