@@ -286,6 +286,7 @@ def engine(
         from engine.exporters.archive import ArchiveExporter
         from engine.exporters.exporters import Exporters
         from engine.exporters.local import LocalExporter
+        from engine.exporters.move import Mover
         from engine.exporters.push import Pusher
         from engine.exporters.transfer import Transfer
         from storage.archive import TarArchive
@@ -295,7 +296,7 @@ def engine(
         transfer = Transfer(blobs, registry, BlobPacker(snapshots, blobs), cache, locks, ledger, clock)
         return Exporters(
             transfer=transfer,
-            pusher=Pusher(registry, client, transfer, ledger),
+            pusher=Pusher(registry, client, Mover(registry, client, transfer), ledger),
             archiver=ArchiveExporter(transfer, ledger, TarArchive),
             local=LocalExporter(materializer, snapshots, ledger, clock, TreeWriter),
             clock=clock,
