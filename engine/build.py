@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -32,6 +32,7 @@ from engine.output import Output
 from engine.refs.materializer import Materializer
 from engine.refs.ref import Remote
 from engine.resolver import ImageResolver
+from engine.solver.answers import Imports, Solution
 from engine.solver.scheduler import VertexError
 from engine.solver.solve import CacheLookup, Solver
 from engine.together import settle
@@ -40,6 +41,8 @@ from storage.interfaces import BlobStore, Reference
 
 if TYPE_CHECKING:
     # reason: what only some builds need is not loaded for all
+    from engine.cache.export import CacheExporter
+    from engine.cache.spec import CacheSource, CacheTarget
     from engine.exporters.exporters import Exporters
     from engine.ops.emulation import Emulation
     from engine.ops.sources import SourceFetcher
@@ -64,6 +67,8 @@ class BuildRequest:
     outputs: tuple[Output, ...] = ()
     jobs: int = 2
     no_cache: bool = False
+    cache_from: tuple[CacheSource, ...] = ()
+    cache_to: tuple[CacheTarget, ...] = ()
     epoch: int | None = None
     options: Mapping[str, object] = field(default_factory=dict)
     name: str = ""
@@ -96,6 +101,8 @@ class Engine:
     sources: Callable[[], SourceFetcher]
     exporters: Callable[[], Exporters]
     emulation: Callable[[], Emulation]
+    imports: Callable[[Sequence[CacheSource]], Imports]
+    caching: Callable[[Graph, Solution, int | None], CacheExporter]
     _pinned: dict[Any, Op] = field(default_factory=dict)
 
     async def build(self, request: BuildRequest) -> BuildResult:

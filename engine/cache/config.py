@@ -11,7 +11,7 @@ records may go in circles.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -260,15 +260,15 @@ def _checked(config: CacheConfig, where: str) -> CacheConfig:
             raise _bad("a link does not lead to one of its records", where)
     if sum(len(links) for record in records for links in record.inputs) > LINKS:
         raise _bad(f"it has more than {LINKS} links", where)
-    if any(_circles([[layer.parent] * (layer.parent >= 0) for layer in layers])):
+    if _circular([[layer.parent] * (layer.parent >= 0) for layer in layers]):
         raise _bad("its layers go in a circle", where)
-    if any(_circles([[link.record for links in record.inputs for link in links] for record in records])):
+    if _circular([[link.record for links in record.inputs for link in links] for record in records]):
         raise _bad("its records go in a circle", where)
     return config
 
 
-def _circles(edges: Sequence[Sequence[int]]) -> Iterator[int]:
-    """Nodes found on a circle. Without recursion: depth is the registry's to choose."""
+def _circular(edges: Sequence[Sequence[int]]) -> bool:
+    """Do `edges`, by node, lead anywhere in a circle? Without recursion: depth is the registry's to choose."""
     unseen, entered, left = 0, 1, 2
     state = bytearray(len(edges))
     for start in range(len(edges)):
@@ -283,10 +283,11 @@ def _circles(edges: Sequence[Sequence[int]]) -> Iterator[int]:
                 state[node] = left
                 path.pop()
             elif state[following] == entered:
-                yield following
+                return True
             elif state[following] == unseen:
                 state[following] = entered
                 path.append((following, iter(edges[following])))
+    return False
 
 
 def _bad(why: str, where: str) -> VerificationError:
