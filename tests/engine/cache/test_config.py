@@ -11,7 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.cache import config as cache_config
-from engine.cache.config import CacheConfig, ConfigLayer, ConfigRecord, ConfigResult, Link, read, time_of, time_text, write
+from engine.cache.config import (
+    CacheConfig,
+    ConfigLayer,
+    ConfigRecord,
+    ConfigResult,
+    Link,
+    read,
+    time_of,
+    time_text,
+    write,
+)
 from engine.errors import VerificationError
 from storage.digest import Digest, sha256
 
