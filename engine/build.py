@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from engine.errors import Cancelled, DockerfileError, NotGranted, RefledgerError
+from engine.errors import Cancelled, DockerfileError, MaterializationError, NotGranted, RefledgerError
 from engine.events import BuildCancelled, BuildCompleted, BuildFailed, BuildStarted, GraphDefined
 from engine.executor import Executor
 from engine.frontend.compile import FrontendOptions, compile_dockerfile
@@ -30,11 +30,10 @@ from engine.graph import (
 from engine.ledger import Ledger
 from engine.output import Output
 from engine.refs.materializer import Materializer
-from engine.refs.ref import Remote
 from engine.resolver import ImageResolver
-from engine.solver.answers import Imports, Solution
+from engine.solver.answers import CacheLookup, Imports, Presence, Solution
 from engine.solver.scheduler import VertexError
-from engine.solver.solve import CacheLookup, Solver
+from engine.solver.solve import Solver
 from engine.together import settle
 from storage.digest import Digest, canonical_json
 from storage.interfaces import BlobStore, Reference
@@ -98,6 +97,7 @@ class Engine:
     executor: Executor
     materializer: Materializer
     cache: CacheLookup
+    presence: Presence
     sources: Callable[[], SourceFetcher]
     exporters: Callable[[], Exporters]
     emulation: Callable[[], Emulation]
@@ -112,8 +112,7 @@ class Engine:
             self._start(request)
             request = await self._fetch_context(request)
             graph = await self._define(request)
-            refs = await self._solve(request, graph)
-            result = await self._export(request, graph, refs)
+            result = await self._solve(request, graph)
         except asyncio.CancelledError:
             await settle(asyncio.ensure_future(self.ledger.record(BuildCancelled())))
             raise Cancelled("interrupted") from None
@@ -185,10 +184,17 @@ class Engine:
 
         return await fetch_context(request, self.sources(), self.blobs, self.ledger)
 
-    async def _solve(self, request: BuildRequest, graph: Graph) -> Mapping[Digest, Remote]:
+    async def _solve(self, request: BuildRequest, graph: Graph) -> BuildResult:
+        """Solve and export. Layers that turn out to be gone only then are made again (I8), and exported anew."""
         async with AsyncExitStack() as stack:
             directories = await self._directories(request, graph, stack)
-            return await self._solver(request, directories).solve(graph)
+            solver = self._solver(request, directories)
+            solution = await solver.solve(graph)
+            while True:
+                try:
+                    return await self._export(request, graph, solution)
+                except MaterializationError as error:
+                    solution = await solver.recover(error)
 
     async def _directories(
         self, request: BuildRequest, graph: Graph, stack: AsyncExitStack
@@ -221,6 +227,7 @@ class Engine:
             executor=self.executor,
             materializer=self.materializer,
             cache=self.cache,
+            presence=self.presence,
             blobs=self.blobs,
             contexts=contexts,
             jobs=request.jobs,
@@ -228,15 +235,22 @@ class Engine:
             epoch=request.epoch,
             offered=request.offered,
             emulation=self.emulation,
+            imports=self.imports(request.cache_from) if request.cache_from else None,
         )
 
-    async def _export(self, request: BuildRequest, graph: Graph, refs: Mapping[Digest, Remote]) -> BuildResult:
-        made = None
+    async def _export(self, request: BuildRequest, graph: Graph, solution: Solution) -> BuildResult:
+        made, refs = None, solution.refs
+        caching = self.caching(graph, solution, request.epoch) if request.cache_to else None
         if request.outputs:
             from engine.exporters.exporters import Built
 
             built = [Built(item, refs[item.vertex], _base_layers(graph, item)) for item in graph.results]
-            made = await self.exporters().export(built, request.outputs, request.names, request.epoch)
+            inline = caching is not None and any(target.kind == "inline" for target in request.cache_to)
+            extra = caching.inline if caching is not None and inline else None
+            made = await self.exporters().export(built, request.outputs, request.names, request.epoch, extra)
+        warnings = list(graph.warnings)
+        if caching is not None:
+            warnings += await caching.export(request.cache_to)
         entries = []
         for number, result in enumerate(graph.results):
             entry = {"ref": refs[result.vertex].id, "platform": result.platform}
@@ -244,7 +258,7 @@ class Engine:
         await self.ledger.record(BuildCompleted(results=tuple(entries)))
         first = refs[graph.results[0].vertex].id
         digest, config = (made.digest, made.config) if made else (None, None)
-        return BuildResult(first, digest, config, graph.warnings)
+        return BuildResult(first, digest, config, tuple(warnings))
 
     async def _failed(self, error: RefledgerError, vertex: Vertex | None) -> None:
         where = None if vertex is None else str(vertex.digest)

@@ -81,8 +81,8 @@ def project(registry: RegistryProcess, repository: str, *, salt: str = "") -> Pr
     known = {other.digest: Remote("b0-other-1", (*base.layers, found[1]))}
     keys: dict[Digest, CacheKey] = {}
     for one in graph.vertices:
-        keys[one.digest] = cache_key(one.op, [keys[digest] for digest in one.inputs])
-    by_content = cache_key(second.op, [CacheKey(sha256(b"what first made"), ())])
+        keys[one.digest] = cache_key(one.op, [keys[digest].digest for digest in one.inputs])
+    by_content = cache_key(second.op, [sha256(b"what first made")])
     resolved = {**keys, second.digest: by_content}
     origins = {other.digest: "older"}
     return Project(graph, Solution(refs, known, keys, resolved, origins), image)
