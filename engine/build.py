@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -31,7 +31,7 @@ from engine.ledger import Ledger
 from engine.output import Output
 from engine.refs.materializer import Materializer
 from engine.resolver import ImageResolver
-from engine.solver.answers import CacheLookup, Presence, Solution
+from engine.solver.answers import CacheLookup, Imports, Presence, Solution
 from engine.solver.scheduler import VertexError
 from engine.solver.solve import Solver
 from engine.together import settle
@@ -40,6 +40,8 @@ from storage.interfaces import BlobStore, Reference
 
 if TYPE_CHECKING:
     # reason: what only some builds need is not loaded for all
+    from engine.cache.export import CacheExporter
+    from engine.cache.spec import CacheSource, CacheTarget
     from engine.exporters.exporters import Exporters
     from engine.ops.emulation import Emulation
     from engine.ops.sources import SourceFetcher
@@ -64,6 +66,8 @@ class BuildRequest:
     outputs: tuple[Output, ...] = ()
     jobs: int = 2
     no_cache: bool = False
+    cache_from: tuple[CacheSource, ...] = ()
+    cache_to: tuple[CacheTarget, ...] = ()
     epoch: int | None = None
     options: Mapping[str, object] = field(default_factory=dict)
     name: str = ""
@@ -97,6 +101,8 @@ class Engine:
     sources: Callable[[], SourceFetcher]
     exporters: Callable[[], Exporters]
     emulation: Callable[[], Emulation]
+    imports: Callable[[Sequence[CacheSource]], Imports]
+    caching: Callable[[Graph, Solution, int | None], CacheExporter]
     _pinned: dict[Any, Op] = field(default_factory=dict)
 
     async def build(self, request: BuildRequest) -> BuildResult:
@@ -229,15 +235,22 @@ class Engine:
             epoch=request.epoch,
             offered=request.offered,
             emulation=self.emulation,
+            imports=self.imports(request.cache_from) if request.cache_from else None,
         )
 
     async def _export(self, request: BuildRequest, graph: Graph, solution: Solution) -> BuildResult:
         made, refs = None, solution.refs
+        caching = self.caching(graph, solution, request.epoch) if request.cache_to else None
         if request.outputs:
             from engine.exporters.exporters import Built
 
             built = [Built(item, refs[item.vertex], _base_layers(graph, item)) for item in graph.results]
-            made = await self.exporters().export(built, request.outputs, request.names, request.epoch)
+            inline = caching is not None and any(target.kind == "inline" for target in request.cache_to)
+            extra = caching.inline if caching is not None and inline else None
+            made = await self.exporters().export(built, request.outputs, request.names, request.epoch, extra)
+        warnings = list(graph.warnings)
+        if caching is not None:
+            warnings += await caching.export(request.cache_to)
         entries = []
         for number, result in enumerate(graph.results):
             entry = {"ref": refs[result.vertex].id, "platform": result.platform}
@@ -245,7 +258,7 @@ class Engine:
         await self.ledger.record(BuildCompleted(results=tuple(entries)))
         first = refs[graph.results[0].vertex].id
         digest, config = (made.digest, made.config) if made else (None, None)
-        return BuildResult(first, digest, config, graph.warnings)
+        return BuildResult(first, digest, config, tuple(warnings))
 
     async def _failed(self, error: RefledgerError, vertex: Vertex | None) -> None:
         where = None if vertex is None else str(vertex.digest)

@@ -500,7 +500,8 @@ class Pruned(Fact):
 
 
 class ExportStarted(Fact):
-    """`kind`: image, oci, docker or local; `target`: name or path; `layers`: digests that may have to be read."""
+    """`kind`: image, oci, docker, local or cache; `target`: name or path, of a cache as written; `layers`: digests that
+    may have to be read."""
 
     kind: str
     target: str

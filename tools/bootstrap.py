@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
@@ -55,10 +55,16 @@ from storage.sweep import sweep
 from tools import __version__
 
 if TYPE_CHECKING:
+    from engine.cache.export import CacheExporter
+    from engine.cache.imports import CacheImports
+    from engine.cache.spec import CacheSource
     from engine.exporters.exporters import Exporters
+    from engine.exporters.transfer import Transfer
+    from engine.graph import Graph
     from engine.ops.emulation import Emulation
     from engine.ops.sources import SourceFetcher
     from engine.refs.asked import AskedPaths
+    from engine.solver.answers import Imports, Solution
 
 FORMAT = "1"
 """The layout of a root (DESIGN section 5); a root of another format is refused, not guessed at."""
@@ -305,20 +311,25 @@ def engine(
 
         return AskedPaths(materializer, DirectoryParts(tmp, build), registry, ledger, clock)
 
+    def transfers() -> Transfer:
+        from engine.exporters.transfer import Transfer
+        from storage.packing import BlobPacker
+
+        return Transfer(blobs, registry, BlobPacker(snapshots, blobs), cache, locks, ledger, clock)
+
     def exporters() -> Exporters:
         from engine.exporters.archive import ArchiveExporter
         from engine.exporters.exporters import Exporters
         from engine.exporters.local import LocalExporter
+        from engine.exporters.move import Mover
         from engine.exporters.push import Pusher
-        from engine.exporters.transfer import Transfer
         from storage.archive import TarArchive
         from storage.compose import TreeWriter
-        from storage.packing import BlobPacker
 
-        transfer = Transfer(blobs, registry, BlobPacker(snapshots, blobs), cache, locks, ledger, clock)
+        transfer = transfers()
         return Exporters(
             transfer=transfer,
-            pusher=Pusher(registry, client, transfer, ledger),
+            pusher=Pusher(registry, client, Mover(registry, client, transfer), ledger),
             archiver=ArchiveExporter(transfer, ledger, TarArchive),
             local=LocalExporter(materializer, snapshots, ledger, clock, TreeWriter),
             clock=clock,
@@ -345,6 +356,27 @@ def engine(
 
         return Emulation()
 
+    importing: list[CacheImports] = []
+
+    def imports(caches: Sequence[CacheSource]) -> Imports:
+        from engine.cache.imports import CacheImports
+
+        importing.append(CacheImports(caches, registry, blobs, ledger))
+        return importing[-1]
+
+    def caching(graph: Graph, solution: Solution, epoch: int | None) -> CacheExporter:
+        from engine.cache.export import CacheExporter
+        from engine.exporters.move import Mover
+        from storage.layout_target import WithLayoutTargets
+
+        def started(of: str) -> int:
+            return _started(root, of) or next((time for one in importing if (time := one.started(of))), 0)
+
+        root.views.catch_up(root.log)
+        transfer, target = transfers(), WithLayoutTargets(client, build)
+        mover = Mover(registry, target, transfer)
+        return CacheExporter(build, transfer, mover, target, ledger, started, graph, solution, epoch)
+
     made = Engine(
         ledger=ledger,
         blobs=blobs,
@@ -358,8 +390,19 @@ def engine(
         sources=sources,
         exporters=exporters,
         emulation=emulation,
+        imports=imports,
+        caching=caching,
     )
     return made, closing
+
+
+def _started(root: Root, build: str) -> int:
+    """When `build` started, as this root's log says (UTC ns); 0 for one of elsewhere."""
+    try:
+        record = History(root.views).get(build)
+    except InputError:
+        return 0
+    return record.started if record.id == build else 0
 
 
 class _Silent:

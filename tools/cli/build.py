@@ -41,6 +41,8 @@ _ENDS = frozenset({"BuildCompleted", "BuildFailed", "BuildCancelled"})
 @click.option("-o", "--output", "outputs", multiple=True, metavar="type=…,dest=…", help="image, oci, docker or local.")
 @click.option("--push", is_flag=True, help="Push to the registries of all names: --output type=image.")
 @click.option("--no-cache", is_flag=True, help="Run every step.")
+@click.option("--cache-from", multiple=True, metavar="type=…", help="Another cache: registry,ref=… or local,src=….")
+@click.option("--cache-to", multiple=True, metavar="type=…", help="Write one: registry,ref=…, local,dest=…, inline.")
 @click.option("--network", type=click.Choice(["host", "none"]), default="host", help="Network of RUN.  [default: host]")
 @click.option("--check", is_flag=True, help="Build nothing: tell what could be better in the Dockerfile.")
 @click.option("--json", "as_json", is_flag=True, help="With --check: print JSON.")
@@ -69,6 +71,8 @@ def build(
     outputs: tuple[str, ...],
     push: bool,
     no_cache: bool,
+    cache_from: tuple[str, ...],
+    cache_to: tuple[str, ...],
     network: Literal["host", "none"],
     check: bool,
     as_json: bool,
@@ -102,6 +106,8 @@ def build(
         outputs=outputs,
         push=push,
         no_cache=no_cache,
+        cache_from=cache_from,
+        cache_to=cache_to,
         network=network,
         jobs=jobs,
         offered=lent.offered,

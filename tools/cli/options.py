@@ -14,6 +14,7 @@ from tools.cli.contexts import read_contexts
 
 if TYPE_CHECKING:
     from engine.build import BuildRequest
+    from engine.cache.spec import CacheSource, CacheTarget
     from engine.output import Output
 
 
@@ -30,6 +31,8 @@ def read_request(
     outputs: Sequence[str],
     push: bool,
     no_cache: bool,
+    cache_from: Sequence[str],
+    cache_to: Sequence[str],
     network: Literal["host", "none"],
     jobs: int | None,
     offered: Offered,
@@ -47,6 +50,7 @@ def read_request(
     proxies = proxy_environment(args)
     names = tuple(parse_reference(tag) for tag in tags)
     wanted = _outputs(outputs, push, names)
+    sources, kept = _caches(cache_from, cache_to)
     host = str(host_platform())
     targets = _platforms(platforms, wanted) or (host,)
     request = BuildRequest(
@@ -71,6 +75,8 @@ def read_request(
         outputs=wanted,
         jobs=jobs or os.cpu_count() or 1,
         no_cache=no_cache,
+        cache_from=sources,
+        cache_to=kept,
         epoch=_epoch(args.get("SOURCE_DATE_EPOCH") or os.environ.get("SOURCE_DATE_EPOCH")),
         options={
             "args": {name: value for name, value in args.items() if name not in proxies},
@@ -78,6 +84,7 @@ def read_request(
             "secrets": list(offered.secrets), "ssh": list(offered.agents), "allow": list(offered.allowed),
             "context": given.described, "contexts": dict(given.described_named),
             "outputs": [f"type={item.kind}" + (f",dest={item.dest}" if item.dest else "") for item in wanted],
+            "cache_from": [source.written for source in sources], "cache_to": [target.written for target in kept],
             "no_cache": no_cache, "network": network, "jobs": jobs or os.cpu_count() or 1,
         },
         name=given.name,
@@ -86,6 +93,16 @@ def read_request(
         offered=offered,
     )  # fmt: skip
     return request, proxies
+
+
+def _caches(
+    cache_from: Sequence[str], cache_to: Sequence[str]
+) -> tuple[tuple[CacheSource, ...], tuple[CacheTarget, ...]]:
+    if not cache_from and not cache_to:
+        return (), ()
+    from tools.cli.caches import read_sources, read_targets
+
+    return read_sources(cache_from), read_targets(cache_to)
 
 
 def _assignments(given: Sequence[str], flag: str) -> dict[str, str]:
