@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -101,7 +101,7 @@ class Engine:
     sources: Callable[[], SourceFetcher]
     exporters: Callable[[], Exporters]
     emulation: Callable[[], Emulation]
-    imports: Callable[[Sequence[CacheSource]], Imports]
+    imports: Callable[[BuildRequest, Mapping[Digest, Path]], Imports]
     caching: Callable[[Graph, Solution, int | None], CacheExporter]
     _pinned: dict[Any, Op] = field(default_factory=dict)
 
@@ -235,7 +235,7 @@ class Engine:
             epoch=request.epoch,
             offered=request.offered,
             emulation=self.emulation,
-            imports=self.imports(request.cache_from) if request.cache_from else None,
+            imports=self.imports(request, contexts) if request.cache_from or request.cache_to else None,
         )
 
     async def _export(self, request: BuildRequest, graph: Graph, solution: Solution) -> BuildResult:

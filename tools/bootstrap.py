@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.build import Engine
+from engine.build import BuildRequest, Engine
 from engine.events import BuildInterrupted, Fact, RuntimeChosen, to_data
 from engine.executor import Executor, Outcome, Task
 from engine.grants import Grants
@@ -57,7 +57,6 @@ from tools import __version__
 if TYPE_CHECKING:
     from engine.cache.export import CacheExporter
     from engine.cache.imports import CacheImports
-    from engine.cache.spec import CacheSource
     from engine.exporters.exporters import Exporters
     from engine.exporters.transfer import Transfer
     from engine.graph import Graph
@@ -358,10 +357,12 @@ def engine(
 
     importing: list[CacheImports] = []
 
-    def imports(caches: Sequence[CacheSource]) -> Imports:
+    def imports(request: BuildRequest, contexts: Mapping[Digest, Path]) -> Imports:
+        from engine.buildkit.keys import BuildKitKeys
         from engine.cache.imports import CacheImports
 
-        importing.append(CacheImports(caches, registry, blobs, ledger))
+        names, naming = BuildKitKeys(contexts), bool(request.cache_to)
+        importing.append(CacheImports(request.cache_from, registry, blobs, ledger, names, naming))
         return importing[-1]
 
     def caching(graph: Graph, solution: Solution, epoch: int | None) -> CacheExporter:
@@ -375,7 +376,8 @@ def engine(
         root.views.catch_up(root.log)
         transfer, target = transfers(), WithLayoutTargets(client, build)
         mover = Mover(registry, target, transfer)
-        return CacheExporter(build, transfer, mover, target, ledger, started, graph, solution, epoch)
+        named = importing[-1].named
+        return CacheExporter(build, transfer, mover, target, ledger, started, graph, solution, epoch, named)
 
     made = Engine(
         ledger=ledger,

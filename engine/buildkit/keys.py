@@ -7,7 +7,9 @@ of its inputs, and where an input can be known by what is taken from it, by that
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engine.buildkit.contenthash import content_digest
 from engine.buildkit.steps import (
@@ -22,7 +24,11 @@ from engine.buildkit.steps import (
 from engine.cache.chain import CacheChain
 from engine.graph import ContextSource, Copy, Graph, ImageSource, Mkdir, Run, Scratch, Vertex
 from engine.ops.select import Selection
+from engine.together import in_thread
 from storage.digest import Digest
+
+if TYPE_CHECKING:
+    from engine.solver.answers import Asking
 
 Links = tuple[tuple[CacheChain, str], ...]
 
@@ -45,6 +51,17 @@ def chains(
         if names:
             found[vertex.digest] = names
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class BuildKitKeys:
+    """Implements ChainKeys. `directories`: the contexts of the build, by vertex."""
+
+    directories: Mapping[Digest, Path]
+
+    async def chains(self, asking: Asking) -> Mapping[Digest, tuple[CacheChain, ...]]:
+        """See ChainKeys.chains. Raises InputError (a file is not what it was) and DiskError."""
+        return await in_thread(lambda: chains(asking.graph, asking.selections, self.directories))
 
 
 class _Known:

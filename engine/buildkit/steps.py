@@ -20,9 +20,9 @@ from storage.platform import parse_platform
 
 CONTENT = -1
 """The output number of a record that stands for content."""
-NETWORKS: dict[str, tuple[int, ...]] = {"host": (1, 0), "none": (2,)}
+NETWORKS: dict[str, tuple[int, ...]] = {"host": (0, 1), "none": (2,)}
 """pb.NetMode of our networks. A RUN that asks for nothing has the host's network here, and with BuildKit the one of its
-daemon (0) or, as `docker build --network host`, the host's (1): for us both are one step."""
+daemon (0, the usual) or, as `docker build --network host`, the host's (1): for us both are one step."""
 _OCTAL = re.compile(r"0*[0-7]{1,4}")
 _NUMBER = re.compile(r"[+-]?[0-9]+")
 _INT32 = range(-(2**31), 2**31)

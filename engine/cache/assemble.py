@@ -54,15 +54,20 @@ def assemble(
     steps: Iterable[Step], chains: Chains, place: Callable[[Sequence[Layer]], ConfigResult | None]
 ) -> tuple[tuple[ConfigRecord, ...], dict[str, KeyFacts]]:
     """The records of `steps`, whose layers are packed, and our facts by key. `place` says where a chain of layers is
-    found, None for nowhere."""
+    found, None for nowhere.
+
+    A result is in one record only: BuildKit before 0.11 takes any that has it for the one it found. So it is recorded
+    under BuildKit's name, the first of several, and a record under a key of ours links to that.
+    """
     records = _Records()
     keys: dict[str, KeyFacts] = {}
-    for step in steps:
-        result = place(step.layers)
-        if result is None:
-            continue
+    placed = [(step, result) for step in steps if (result := place(step.layers)) is not None]
+    for step, result in placed:
+        for chain in chains.get(step.vertex, ())[:1]:
+            records.give(records.index_of(chain), result)
+    for step, result in placed:
         for number, key in enumerate(step.keys):
-            records.add_result(records.index(str(key.digest), ()), result)
+            records.add_key(str(key.digest), result)
             keys[str(key.digest)] = KeyFacts(
                 ref=step.ref,
                 build=step.build,
@@ -70,8 +75,6 @@ def assemble(
                 created=tuple(layer.created for layer in step.layers),
                 components=key.components,
             )
-        for chain in chains.get(step.vertex, ()):
-            records.add_result(records.index_of(chain), result)
     return records.made(), keys
 
 
@@ -141,6 +144,7 @@ class _Records:
         self._results: list[list[ConfigResult]] = []
         self._known: dict[tuple[object, ...], int] = {}
         self._chains: dict[CacheChain, int] = {}
+        self._given: dict[tuple[int, ...], int] = {}
 
     def index(self, digest: str, inputs: tuple[tuple[Link, ...], ...]) -> int:
         """The record that is this."""
@@ -168,9 +172,18 @@ class _Records:
             self._chains[one] = self.index(one.digest, tuple(inputs))
         return self._chains[chain]
 
-    def add_result(self, record: int, result: ConfigResult) -> None:
-        """`record` has `result`."""
-        if result not in self._results[record]:
+    def give(self, record: int, result: ConfigResult) -> None:
+        """`record`, named by BuildKit, has `result`, unless it has another one or another one has it."""
+        if not self._results[record] and result.layers not in self._given:
+            self._results[record].append(result)
+            self._given[result.layers] = record
+
+    def add_key(self, key: str, result: ConfigResult) -> None:
+        """`result` is known under a key of ours."""
+        given = self._given.get(result.layers)
+        if given is not None:
+            self.index(key, ((Link(given),),))
+        elif result not in self._results[(record := self.index(key, ()))]:
             self._results[record].append(result)
 
     def made(self) -> tuple[ConfigRecord, ...]:

@@ -11,7 +11,7 @@ from engine.cache import config as cache_config
 from engine.cache import facts, manifest
 from engine.cache.assemble import INLINE_FIELD, Chains
 from engine.cache.chain import CacheChain, ChainKeys
-from engine.cache.config import CacheConfig, ConfigLayer, ConfigResult
+from engine.cache.config import CacheConfig, ConfigLayer, ConfigResult, Link
 from engine.cache.facts import CacheFacts
 from engine.cache.manifest import CacheManifest, ImageIndex, ImageManifest
 from engine.cache.spec import CacheSource
@@ -30,26 +30,28 @@ CONFIG_LIMIT = 16 << 20
 
 @dataclass(slots=True)
 class CacheImports:
-    """Implements Imports. `chains`: who knows how BuildKit names the steps, None: its records are not looked for."""
+    """Implements Imports. `chains`: who knows how BuildKit names the steps, None: its records are not looked for;
+    `naming`: they are wanted in any case, for an export. `named` has them once it is loaded."""
 
     sources: Sequence[CacheSource]
     registry: RegistrySource
     blobs: BlobStore
     facts: Facts
     chains: ChainKeys | None = None
+    naming: bool = False
+    named: Chains = field(default_factory=dict)
     _caches: list[Cache] = field(default_factory=list)
-    _wanted: Chains = field(default_factory=dict)
 
     async def load(self, asking: Asking) -> None:
         """See Imports.load."""
         loaded = await together(self._load(source) for source in self.sources)
         self._caches = [cache for caches in loaded for cache in caches]
-        if self.chains is not None and any(cache.config.records for cache in self._caches):
-            self._wanted = await self.chains.chains(asking)
+        if self.chains is not None and (self.naming or any(cache.config.records for cache in self._caches)):
+            self.named = await self.chains.chains(asking)
 
     def lookup(self, vertex: Digest, key: Digest) -> Sequence[Found]:
         """See Imports.lookup."""
-        wanted = self._wanted.get(vertex, ())
+        wanted = self.named.get(vertex, ())
         return [found for cache in self._caches for found in (*cache.under(str(key)), *cache.matching(wanted))]
 
     def started(self, build: str) -> int:
@@ -108,10 +110,13 @@ class Cache:
             self._named.setdefault(record.digest, []).append(number)
 
     def under(self, key: str) -> Iterator[Found]:
-        """What is recorded under a key of ours."""
+        """What is recorded under a key of ours, or linked to by its record."""
         for number in self._named.get(key, ()):
-            if not self.config.records[number].inputs:
-                yield from self._found(number, key)
+            match self.config.records[number].inputs:
+                case ():
+                    yield from self._found(number, key)
+                case ((Link(record=linked, selector=""),),):
+                    yield from self._found(linked, key)
 
     def matching(self, chains: Sequence[CacheChain]) -> Iterator[Found]:
         """What is recorded as one of `chains`, whoever recorded it."""
