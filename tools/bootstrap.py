@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -28,12 +28,13 @@ from projections.runner import Views
 from projections.standard import STANDARD
 from storage.blobs import DirectoryBlobs
 from storage.credentials import DockerCredentials
-from storage.digest import Digest
+from storage.digest import Digest, parse_json
 from storage.erofs.layers import ErofsLayers
 from storage.erofs.mount import ErofsMounts
-from storage.errors import DiskError, InputError
+from storage.errors import DiskError, InputError, VerificationError
 from storage.eventlog import SqliteEventLog, follow
 from storage.interfaces import (
+    BlobStore,
     Descriptor,
     Event,
     EventLog,
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     from engine.ops.sources import SourceFetcher
     from engine.refs.asked import AskedPaths
     from engine.solver.answers import Imports, Solution
+    from engine.solver.cache import Component
 
 FORMAT = "1"
 """The layout of a root (DESIGN section 5); a root of another format is refused, not guessed at."""
@@ -370,14 +372,11 @@ def engine(
         from engine.exporters.move import Mover
         from storage.layout_target import WithLayoutTargets
 
-        def started(of: str) -> int:
-            return _started(root, of) or next((time for one in importing if (time := one.started(of))), 0)
-
         root.views.catch_up(root.log)
         transfer, target = transfers(), WithLayoutTargets(client, build)
         mover = Mover(registry, target, transfer)
-        named = importing[-1].named
-        return CacheExporter(build, transfer, mover, target, ledger, started, graph, solution, epoch, named)
+        past, named = _Past(History(root.views), blobs, importing), importing[-1].named
+        return CacheExporter(build, transfer, mover, target, ledger, past, graph, solution, epoch, named)
 
     made = Engine(
         ledger=ledger,
@@ -398,13 +397,27 @@ def engine(
     return made, closing
 
 
-def _started(root: Root, build: str) -> int:
-    """When `build` started, as this root's log says (UTC ns); 0 for one of elsewhere."""
-    try:
-        record = History(root.views).get(build)
-    except InputError:
-        return 0
-    return record.started if record.id == build else 0
+@dataclass(frozen=True, slots=True)
+class _Past:
+    """What is known of earlier builds: here by the log, elsewhere by the caches that were read."""
+
+    history: History
+    blobs: BlobStore
+    imports: Sequence[CacheImports]
+
+    def started(self, build: str) -> int:
+        """See Past."""
+        with suppress(InputError):
+            record = self.history.get(build)
+            if record.id == build:
+                return record.started
+        return next((time for one in self.imports if (time := one.started(build))), 0)
+
+    def components(self, key: Digest) -> tuple[Component, ...]:
+        """See Past."""
+        with suppress(FileNotFoundError, VerificationError):
+            return tuple((name, value) for name, value in parse_json(self.blobs.get(key)))
+        return next((found for one in self.imports if (found := one.components(key))), ())
 
 
 class _Silent:

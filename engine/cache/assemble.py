@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from engine.cache import facts as cache_facts
 from engine.cache.chain import CacheChain
@@ -15,12 +15,24 @@ from engine.graph import Graph
 from engine.record import Record
 from engine.refs.ref import Layer, Ref, Remote
 from engine.solver.answers import Solution
-from engine.solver.cache import CacheKey
+from engine.solver.cache import CacheKey, Component
 from storage.digest import Digest, canonical_json
 
 INLINE_FIELD = "moby.buildkit.cache.v0"
 """Where an image's config has BuildKit's inline cache: its records as JSON, in base64 as Go writes bytes."""
 Chains = Mapping[Digest, Sequence[CacheChain]]
+
+
+class Past(Protocol):
+    """What was before this build, here or elsewhere."""
+
+    def started(self, build: str) -> int:
+        """When `build` started (UTC ns); 0: nobody knows."""
+        ...
+
+    def components(self, key: Digest) -> tuple[Component, ...]:
+        """The plain text of `key`; empty: nobody knows."""
+        ...
 
 
 class Step(Record):
@@ -34,7 +46,9 @@ class Step(Record):
     build: str
 
 
-def steps_of(graph: Graph, solution: Solution, mode: Literal["min", "max"], build: str) -> Iterator[Step]:
+def steps_of(
+    graph: Graph, solution: Solution, mode: Literal["min", "max"], build: str, past: Past
+) -> Iterator[Step]:
     """The steps with known results; for `min` those that need no layer beside the images' own. `build`: this one."""
     refs: dict[Digest, Remote] = {**solution.known, **solution.refs}
     made_of = {layer.name for result in graph.results for layer in refs[result.vertex].layers}
@@ -45,6 +59,8 @@ def steps_of(graph: Graph, solution: Solution, mode: Literal["min", "max"], buil
         if mode == "min" and not made_of.issuperset(layer.name for layer in ref.layers):
             continue
         resolved = solution.resolved.get(vertex.digest, key)
+        if not resolved.components:
+            resolved = CacheKey(resolved.digest, past.components(resolved.digest))
         keys = (key,) if resolved.digest == key.digest else (key, resolved)
         origin = solution.origins.get(vertex.digest) or build
         yield Step(vertex.digest, ref.id, ref.layers, keys, origin)
@@ -98,15 +114,15 @@ class LayerTable:
         return ConfigResult((index,), layers[-1].created)
 
 
-def whole(steps: Iterable[Step], chains: Chains, builds: Callable[[str], int]) -> tuple[CacheConfig, CacheFacts]:
-    """A cache of its own. `builds` knows when a build started (UTC ns, 0: not)."""
+def whole(steps: Iterable[Step], chains: Chains, past: Past) -> tuple[CacheConfig, CacheFacts]:
+    """A cache of its own."""
     table = LayerTable()
     records, keys = assemble(steps, chains, table.place)
-    return CacheConfig(tuple(table.layers), records), _facts(keys, builds)
+    return CacheConfig(tuple(table.layers), records), _facts(keys, past)
 
 
 def inline(
-    steps: Iterable[Step], chains: Chains, builds: Callable[[str], int], image: Ref, packed: Sequence[Layer]
+    steps: Iterable[Step], chains: Chains, past: Past, image: Ref, packed: Sequence[Layer]
 ) -> tuple[int, dict[str, Any]]:
     """The cache that fits into the config of `image`, whose layers are `packed`: the number of records, and the fields.
     No fields where there is none."""
@@ -128,12 +144,12 @@ def inline(
     if not records:
         return 0, {}
     encoded = base64.b64encode(canonical_json(records_json(records))).decode()
-    return len(records), {INLINE_FIELD: encoded, cache_facts.IMAGE_FIELD: _facts(keys, builds).to_json()}
+    return len(records), {INLINE_FIELD: encoded, cache_facts.IMAGE_FIELD: _facts(keys, past).to_json()}
 
 
-def _facts(keys: Mapping[str, KeyFacts], builds: Callable[[str], int]) -> CacheFacts:
+def _facts(keys: Mapping[str, KeyFacts], past: Past) -> CacheFacts:
     named = dict.fromkeys(one.build for one in keys.values() if one.build)
-    return CacheFacts(keys, {build: started for build in named if (started := builds(build))})
+    return CacheFacts(keys, {build: started for build in named if (started := past.started(build))})
 
 
 class _Records:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from engine.cache import assemble, facts, manifest
 from engine.cache import config as cache_config
-from engine.cache.assemble import Chains, Step, steps_of
+from engine.cache.assemble import Chains, Past, Step, steps_of
 from engine.cache.imports import CONFIG_LIMIT
 from engine.cache.spec import CacheTarget
 from engine.errors import MaterializationError, RefledgerError
@@ -31,15 +31,14 @@ LISTED = 200
 
 @dataclass(slots=True)
 class CacheExporter:
-    """Writes what one build knows. `builds` says when a build started (UTC ns, 0: unknown); `chains`: how BuildKit
-    names the steps, by vertex."""
+    """Writes what one build knows. `chains`: how BuildKit names the steps, by vertex."""
 
     build: str
     transfer: Transfer
     mover: Mover
     target: RegistryTarget
     facts: Facts
-    builds: Callable[[str], int]
+    past: Past
     graph: Graph
     solution: Solution
     epoch: int | None
@@ -48,8 +47,8 @@ class CacheExporter:
 
     def inline(self, built: Built, layers: Sequence[Layer]) -> Mapping[str, Any]:
         """The fields that an inline cache adds to the config of what was `built`, on packed `layers`."""
-        steps = steps_of(self.graph, self.solution, "min", self.build)
-        records, fields = assemble.inline(steps, self.chains, self.builds, built.ref, layers)
+        steps = steps_of(self.graph, self.solution, "min", self.build, self.past)
+        records, fields = assemble.inline(steps, self.chains, self.past, built.ref, layers)
         self._inline.append((records, sum(len(str(value)) for value in fields.values())))
         return fields
 
@@ -92,7 +91,7 @@ class CacheExporter:
         kept = [step for step in steps if not any(layer.blob and layer.blob.digest in lost for layer in step.layers)]
         if not kept:
             return [f"--cache-to {target.written}: no step has a result that could be kept"]
-        config, said = assemble.whole(kept, self.chains, self.builds)
+        config, said = assemble.whole(kept, self.chains, self.past)
         config_blob = await self._put(to, cache_config.MEDIA_TYPE, cache_config.write(config))
         facts_blob = await self._put(to, facts.MEDIA_TYPE, facts.write(said, CONFIG_LIMIT))
         named = dict.fromkeys(layer.blob for layer in config.layers)
@@ -130,7 +129,7 @@ class CacheExporter:
             return changed(step, layers=layers)
 
         packed = await together(
-            pack(step) for step in steps_of(self.graph, self.solution, target.mode, self.build)
+            pack(step) for step in steps_of(self.graph, self.solution, target.mode, self.build, self.past)
         )
         return [step for step in packed if step is not None]
 

@@ -20,6 +20,7 @@ from engine.events import CacheImported, CacheImportFailed
 from engine.ledger import Facts
 from engine.refs.ref import Layer, Remote
 from engine.solver.answers import Asking, Found
+from engine.solver.cache import Component
 from engine.together import together
 from storage.digest import Digest, chain_ids, parse_json
 from storage.interfaces import BlobStore, Descriptor, Provider, RegistrySource
@@ -57,6 +58,11 @@ class CacheImports:
     def started(self, build: str) -> int:
         """When a build of another machine started, as its cache says (UTC ns); 0: it does not."""
         return next((cache.facts.builds[build] for cache in self._caches if build in cache.facts.builds), 0)
+
+    def components(self, key: Digest) -> tuple[Component, ...]:
+        """The plain text of a key, as a cache says; empty: none does."""
+        known = (cache.facts.keys[key].components for cache in self._caches if key in cache.facts.keys)
+        return next((components for components in known if components), ())
 
     async def _load(self, source: CacheSource) -> list[Cache]:
         reading = _Reading(source, self.registry, self.blobs)

@@ -49,7 +49,7 @@ def _entries(flag: str, text: str) -> list[dict[str, str]]:
     for part in parts:
         key, equals, value = part.partition("=")
         if not equals:
-            raise InputError(f"{flag} {_shown(text)}: {part[:60]!r} is no key=value", hint=_hint(flag))
+            raise InputError(f"{flag} {_shown(text)} has a part that is no key=value", hint=_hint(flag))
         fields[key.lower()] = value
     kind = fields.get("type", "")
     if (flag, kind) not in _KNOWN:
@@ -125,7 +125,7 @@ def _shown(text: str) -> str:
     """What of `text` may be shown: keys only, since values of other types of caches may be credentials."""
     if "=" not in text:
         return text[:100]
-    return ",".join(part.partition("=")[0][:20] + "=…" for part in text.split(","))[:100]
+    return ",".join(part.partition("=")[0][:20] + "=…" if "=" in part else "…" for part in text.split(","))[:100]
 
 
 def _hint(flag: str) -> str:

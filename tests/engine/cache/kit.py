@@ -98,6 +98,16 @@ class NothingKnown:
         return ()
 
 
+class Before:
+    """A Past of two builds."""
+
+    def started(self, build: str) -> int:
+        return {"b0": 1000, "older": 500}.get(build, 0)
+
+    def components(self, _key: Digest) -> tuple[tuple[str, str], ...]:
+        return ()
+
+
 @dataclass(frozen=True)
 class Caches:
     """What one build has to export and import with."""
@@ -110,9 +120,8 @@ class Caches:
         blobs = self.parts.materializer.blobs
         packer = BlobPacker(self.parts.snapshots, blobs)
         transfer = Transfer(blobs, source, packer, NothingKnown(), self.parts.root.locks, ledger, clock)
-        started = {"b0": 1000, "older": 500}
         return CacheExporter(
-            "b0", transfer, Mover(source, target, transfer), target, ledger, lambda build: started.get(build, 0),
+            "b0", transfer, Mover(source, target, transfer), target, ledger, Before(),
             made.graph, made.solution, None, chains or {},
         )  # fmt: skip
 
