@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ import httpx
 from tests.builder import busybox_layer
 from tests.differential.oracles import TIMEOUT, BuildKit, dockerd
 from tests.engine.buildkit.cases import CASES, GOLDEN, dockerfile, lay
-from tests.registry_fixture import RegistryProcess, push_image
+from tests.registry_fixture import OCI_MANIFEST, RegistryProcess, push_image
 
 INLINE = ("--build-arg", "BUILDKIT_INLINE_CACHE=1")
 _KEPT = ("reference", "digest", "layers", "config")
@@ -46,15 +47,33 @@ def build_inline(docker: BuildKit, context: Path, tag: str, *args: str) -> str:
     return said
 
 
-def inline_cache(tag: str) -> list[dict[str, Any]]:
-    """The records in the config of the image `HOST/NAME`, as the registry has it."""
+def image_config(tag: str) -> dict[str, Any]:
+    """The config of the image `HOST/NAME`, as the registry has it."""
     host, _, name = tag.partition("/")
     url = f"http://{host}/v2/{name}"
-    accept = {"Accept": "application/vnd.docker.distribution.manifest.v2+json"}
+    accept = {"Accept": f"application/vnd.docker.distribution.manifest.v2+json, {OCI_MANIFEST}"}
     manifest = httpx.get(f"{url}/manifests/latest", headers=accept).raise_for_status().json()
-    config = httpx.get(f"{url}/blobs/{manifest['config']['digest']}").raise_for_status().json()
-    records: list[dict[str, Any]] = json.loads(base64.b64decode(config["moby.buildkit.cache.v0"]))
+    config: dict[str, Any] = httpx.get(f"{url}/blobs/{manifest['config']['digest']}").raise_for_status().json()
+    return config
+
+
+def inline_cache(tag: str) -> list[dict[str, Any]]:
+    """The records in the config of the image `HOST/NAME`."""
+    records: list[dict[str, Any]] = json.loads(base64.b64decode(image_config(tag)["moby.buildkit.cache.v0"]))
     return records
+
+
+def endings(said: str) -> dict[str, str]:
+    """How each step ended (`CACHED`, `DONE …`, `ERROR …`), from plain progress; loading and exporting is no step."""
+    names: dict[str, str] = {}
+    found: dict[str, str] = {}
+    for line in said.splitlines():
+        number, _, text = line.partition(" ")
+        if re.match(r"\[[^\]]*\d+/\d+\] (?!FROM)", text):
+            names[number] = text
+        elif number in names and re.match("CACHED|DONE|ERROR", text):
+            found[names[number]] = text
+    return found
 
 
 def capture(

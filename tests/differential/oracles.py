@@ -5,6 +5,7 @@ Both keep everything in a directory of their own: no other daemon, storage or co
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -58,6 +59,11 @@ class BuildKit:
         """All images and all of its build cache."""
         _run([*self._docker, "image", "prune", "-a", "-f"])
         _run([*self._docker, "builder", "prune", "-a", "-f"])
+
+    def diff_ids(self, tag: str) -> list[str]:
+        """Those of an image's layers, bottom first."""
+        shown = _run([*self._docker, "image", "inspect", "--format", "{{json .RootFS.Layers}}", tag])
+        return [str(item) for item in json.loads(shown)]
 
     def version(self) -> str:
         """Of the daemon."""

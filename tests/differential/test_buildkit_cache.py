@@ -1,7 +1,8 @@
-"""Our cache and that of BuildKit are one: what dockerd exports are the names that we give."""
+"""Our cache and that of BuildKit are one: dockerd has the names that we give, and each takes what the other made."""
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,11 +10,17 @@ from typing import Any
 
 import pytest
 
-from tests.differential.caches import capture, push_bases
-from tests.differential.oracles import BuildKit, Unavailable, dockerd
-from tests.engine.buildkit.cases import CASES
+from tests.builder import Builder
+from tests.differential.caches import build_inline, capture, endings, image_config, push_bases
+from tests.differential.oracles import TIMEOUT, BuildKit, Unavailable, dockerd
+from tests.engine.buildkit.cases import CASES, dockerfile, lay
 from tests.engine.buildkit.comparing import compare, compiled, named
 from tests.registry_fixture import RegistryProcess
+
+SHARED = {"copy": 9, "from": 6, "scratch": 7, "variables": 1}
+"""Cases that are taken from one builder to the other, and how many steps they have on their bases."""
+ALONE = "[stage-3 1/2] WORKDIR /only"
+"""A step on nothing, of which BuildKit keeps no result."""
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +38,18 @@ def bases(registry: RegistryProcess) -> dict[str, dict[str, Any]]:
     return push_bases(registry)
 
 
+@pytest.fixture
+def builder(tmp_path: Path, bases: dict[str, dict[str, Any]], request: pytest.FixtureRequest) -> Builder:
+    """A fresh root, and the context of the case `name`."""
+    name = request.getfixturevalue("name")
+    made = Builder(tmp_path)
+    lay(made.context)
+    text = dockerfile(name, {base: image["reference"] for base, image in bases.items()})
+    (made.context / "Dockerfile").write_text(text)
+    (made.context / "Dockerfile").chmod(0o644)
+    return made
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_every_step_has_the_name_that_dockerd_exports(
     name: str, registry: RegistryProcess, docker: BuildKit, tmp_path: Path, bases: dict[str, dict[str, Any]]
@@ -39,3 +58,46 @@ def test_every_step_has_the_name_that_dockerd_exports(
     images = {image["reference"]: image for image in bases.values()}
     graph = compiled((tmp_path / "Dockerfile").read_text(), images, tmp_path)
     assert compare(graph, named(graph, tmp_path), records) == []
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_what_dockerd_built_is_not_built_again_here(
+    name: str, registry: RegistryProcess, docker: BuildKit, builder: Builder
+) -> None:
+    theirs, ours = f"{registry.host}/shared/theirs-{name}", f"{registry.host}/shared/taken-{name}"
+    build_inline(docker, builder.context, theirs)
+    mark = registry.mark()
+    done = builder.run(
+        "build", str(builder.context), "--progress", "plain", "--cache-from", f"type=registry,ref={theirs}",
+        "-t", ours, "--push",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    steps = endings(done.err)
+    assert steps and set(steps.values()) == {"CACHED"}
+    diff_ids = image_config(theirs)["rootfs"]["diff_ids"]
+    assert image_config(ours)["rootfs"]["diff_ids"] == diff_ids
+    layers = [line for line in registry.requests()[mark:] if line.method == "GET" and line.blob]
+    assert len(layers) <= 4, "configs only"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a RUN needs root here")
+@pytest.mark.parametrize("name", SHARED)
+def test_what_was_built_here_is_not_built_again_by_dockerd(
+    name: str, registry: RegistryProcess, docker: BuildKit, builder: Builder
+) -> None:
+    inline, cache = f"{registry.host}/shared/ours-{name}", f"{registry.host}/shared/cache-{name}"
+    done = builder.run(
+        "build", str(builder.context), "--progress", "plain", "-t", inline, "--push", "--cache-to", "type=inline",
+        "--cache-to", f"type=registry,ref={cache},mode=max,image-manifest=false",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    for source in (inline, cache):
+        docker.forget()
+        # reason for the network: a RUN has the name of one that asks for none
+        process = docker.start(builder.context, ["--network", "default", "--cache-from", source], "taken")
+        said, _ = process.communicate(timeout=TIMEOUT)
+        assert process.returncode == 0, said
+        steps = endings(said)
+        assert len(steps) == SHARED[name], said
+        assert {name for name, end in steps.items() if end != "CACHED"} <= {ALONE}, said
+        assert docker.diff_ids("taken") == image_config(inline)["rootfs"]["diff_ids"]
