@@ -23,7 +23,8 @@ CONTENT = -1
 NETWORKS: dict[str, tuple[int, ...]] = {"host": (0, 1), "none": (2,)}
 """pb.NetMode of our networks. A RUN that asks for nothing has the host's network here, and with BuildKit the one of its
 daemon (0, the usual) or, as `docker build --network host`, the host's (1): for us both are one step."""
-_OCTAL = re.compile(r"0*[0-7]{1,4}")
+_OCTAL = re.compile(r"0*[0-7]{1,3}")
+"""Old versions of BuildKit take the higher bits into the key, but not into the file."""
 _NUMBER = re.compile(r"[+-]?[0-9]+")
 _INT32 = range(-(2**31), 2**31)
 
@@ -64,8 +65,8 @@ def run_digests(op: Run) -> tuple[str, ...]:
 
 def mkdir_digests(op: Mkdir, *, on_base: bool) -> tuple[str, ...]:
     """Of a WORKDIR, `on_base` or on nothing."""
-    if op.user and not on_base and not _is_number(*op.user.split(":")):
-        return ()  # there is nobody to look up
+    if not _is_owner(op.user, on_base=on_base):
+        return ()
     found = []
     for owner in _owners(op.user):
         action = {"path": op.path, "mode": 0o755, "makeParents": True, **owner, "timestamp": -1}
@@ -80,7 +81,7 @@ def copy_digests(op: Copy, *, on_base: bool) -> tuple[str, ...]:
         return ()
     if op.chmod and not _OCTAL.fullmatch(op.chmod):
         return ()
-    if op.chown and not on_base and not _is_number(*op.chown.split(":")):
+    if not _is_owner(op.chown, on_base=on_base):
         return ()
     mode = int(op.chmod, 8) if op.chmod else -1
     options: dict[str, Any] = {"mode": mode} if mode else {}  # a number that is 0 is left out
@@ -142,8 +143,13 @@ def _who(name: str, number_field: str) -> dict[str, Any]:
     return {"User": {number_field: number} if number else {}}
 
 
-def _is_number(*names: str) -> bool:
-    return all(name == "root" or (_NUMBER.fullmatch(name) and int(name) in _INT32) for name in names)
+def _is_owner(written: str, *, on_base: bool) -> bool:
+    """Nobody, or complete, and with names only where they can be looked up."""
+    return not written or all(name and (on_base or _is_number(name)) for name in written.split(":", 1))
+
+
+def _is_number(name: str) -> bool:
+    return name == "root" or (_NUMBER.fullmatch(name) is not None and int(name) in _INT32)
 
 
 def _digest(value: dict[str, Any]) -> str:

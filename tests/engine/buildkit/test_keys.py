@@ -80,6 +80,8 @@ def _references(name: str) -> dict[str, str]:
         "COPY --parents tree/a /",
         "COPY --exclude=a tree /",
         "COPY --chmod=u+x one.txt /",
+        "COPY --chmod=4755 one.txt /",
+        "COPY --chown=:app one.txt /",
         "COPY --from=@base /etc/passwd /p",
         "COPY tre* /t/",
         "COPY none* /t/",
