@@ -236,7 +236,7 @@ def _record(item: Any) -> ConfigRecord:
 
 
 def time_of(value: Any) -> int:
-    """UTC ns of an RFC 3339 text; 0 for none, for what is none, and for times before 1970 (Go's zero is one)."""
+    """UTC ns of an RFC 3339 text; 0 for none, for what is none, for times before 1970 (Go's zero is one) or too far."""
     found = _TIME.fullmatch(value) if isinstance(value, str) else None
     if found is None:
         return 0
@@ -245,7 +245,8 @@ def time_of(value: Any) -> int:
         seconds = int(moment.timestamp())
     except (ValueError, OverflowError):
         return 0
-    return max(seconds, 0) * 1_000_000_000 + int((found[2] or "0").ljust(9, "0")) * (seconds >= 0)
+    time = seconds * 1_000_000_000 + int((found[2] or "0").ljust(9, "0"))
+    return time if 0 <= time < 1 << 63 else 0  # what an event can hold
 
 
 def _checked(config: CacheConfig, where: str) -> CacheConfig:

@@ -109,29 +109,41 @@ class CacheExporter:
                 records=len(config.records),
                 bytes=metadata + sum(int(str(layer["bytes"])) for layer in moved),
                 layers=tuple(moved[:LISTED]),
-                provider=name.provider.to_json(),
+                provider=name.provider.to_json() if target.kind == "registry" else None,
             ),
             cause=started,
         )
+        if gone := len(steps) - len(kept):
+            why = f"left out {gone} of {len(steps)} steps, whose layers nobody has any more"
+            return [f"--cache-to {target.written}: {why}"]
         return []
 
     async def _packed(self, target: CacheTarget) -> list[Step]:
-        """The steps for `target` with packed layers. One that no image needs, and that cannot be had any more, is left
-        out."""
+        """The steps for `target` with packed layers, each layer packed once. A step that no image needs, and that
+        cannot be had any more, is left out."""
+        steps = list(steps_of(self.graph, self.solution, target.mode, self.build, self.past))
+        makers: dict[str, tuple[Layer, Digest]] = {}
+        for step in steps:  # in the graph's order, so that the first one that has a layer made it
+            for layer in step.layers:
+                makers.setdefault(layer.name, (layer, step.vertex))
+        needed = {layer.name for ref in self.solution.refs.values() for layer in ref.layers}
 
-        async def pack(step: Step) -> Step | None:
+        async def pack(layer: Layer, vertex: Digest) -> Layer | None:
             try:
-                layers = await self.transfer.pack(Remote(step.ref, step.layers), self.epoch, str(step.vertex))
+                (packed,) = await self.transfer.pack(Remote(layer.name, (layer,)), self.epoch, str(vertex))
             except RefledgerError:
-                if step.vertex in self.solution.refs:
+                if layer.name in needed:
                     raise
                 return None
-            return changed(step, layers=layers)
+            return packed
 
-        packed = await together(
-            pack(step) for step in steps_of(self.graph, self.solution, target.mode, self.build, self.past)
-        )
-        return [step for step in packed if step is not None]
+        packed = await together(pack(layer, vertex) for layer, vertex in makers.values())
+        done = {name: layer for name, layer in zip(makers, packed, strict=True) if layer is not None}
+        return [
+            changed(step, layers=tuple(done[layer.name] for layer in step.layers))
+            for step in steps
+            if all(layer.name in done for layer in step.layers)
+        ]
 
     async def _move(
         self, layers: Mapping[Digest, Layer], to: Provider, written: str
@@ -142,9 +154,7 @@ class CacheExporter:
         async def move(digest: Digest, layer: Layer) -> dict[str, object] | None:
             try:
                 return await self.mover.move(layer, to, written)
-            except MaterializationError as error:
-                if error.kind != "missing":
-                    raise
+            except MaterializationError:  # of a provider: what the target says is a RegistryError
                 lost.add(digest)
                 return None
 

@@ -77,7 +77,8 @@ def read(data: bytes, where: str) -> CacheFacts:
     try:
         return from_json(parse_json(data))
     except (ValueError, KeyError, TypeError, AttributeError, InputError) as error:
-        raise VerificationError(f"the facts beside the cache cannot be used: {error}", where=where) from error
+        what = f"the facts beside the cache cannot be used: {str(error)[:200]}"
+        raise VerificationError(what, where=where) from error
 
 
 def from_json(data: Any) -> CacheFacts:

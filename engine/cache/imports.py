@@ -18,13 +18,15 @@ from engine.cache.spec import CacheSource
 from engine.errors import DiskError, InputError, RefledgerError, RegistryError, VerificationError
 from engine.events import CacheImported, CacheImportFailed
 from engine.ledger import Facts
-from engine.refs.ref import Layer, Remote
+from engine.refs.ref import Layer, Remote, layers_to_json
 from engine.solver.answers import Asking, Found
 from engine.solver.cache import Component
 from engine.together import together
-from storage.digest import Digest, chain_ids, parse_json
+from storage.digest import Digest, canonical_json, chain_ids, parse_json
 from storage.interfaces import BlobStore, Descriptor, Provider, RegistrySource
 
+EVENT_ROOM = 56 << 10
+"""Bytes of layers that an event has room for: a hit that cannot be told of is none."""
 CONFIG_LIMIT = 16 << 20
 """Bytes of a cache's config or facts, or of an image's config, at most."""
 
@@ -178,7 +180,8 @@ class Cache:
             return ()
         if result.created and not top.created:
             top = replace(top, created=result.created)
-        return (*(layer for layer in below if layer), top)
+        found = (*(layer for layer in below if layer), top)
+        return found if len(canonical_json(layers_to_json(found))) <= EVENT_ROOM else ()
 
 
 @dataclass(slots=True)
@@ -246,8 +249,8 @@ class _Reading:
             records = base64.b64decode(encoded, validate=True)
             layers = _image_layers(config, image.layers, self.provider)
             said = facts.from_json(config[facts.IMAGE_FIELD]) if config.get(facts.IMAGE_FIELD) else CacheFacts()
-        except (ValueError, KeyError, TypeError, AttributeError, InputError) as error:
-            raise VerificationError(f"its inline cache cannot be used: {error}", where=where) from error
+        except manifest.MALFORMED as error:
+            raise VerificationError(f"its inline cache cannot be used: {str(error)[:200]}", where=where) from error
         known = [ConfigLayer(blob.digest, number - 1) for number, blob in enumerate(image.layers)]
         return Cache(self.source.written, cache_config.read_records(records, known, where), layers, said)
 

@@ -25,6 +25,10 @@ DIFF_ID, CREATED = "containerd.io/uncompressed", "buildkit/createdat"
 _OURS_ALONE = ("containerd.io/uncompressed", "containerd.io/distribution.source", "buildkit/")
 """Beginnings of annotations that say something of the cache or of who wrote it, and are no part of a layer."""
 ENTRIES = cache_config.LAYERS
+DESCRIBED = 8192
+"""Characters of a media type and annotations at most."""
+MALFORMED = (ValueError, KeyError, TypeError, AttributeError, OverflowError, InputError)
+"""What reading fields of a document that is not as it should be can raise."""
 IMAGES = 64
 """Images below an index that are looked into for their inline caches."""
 
@@ -81,10 +85,10 @@ def read(data: bytes, where: str) -> Manifest:
         found = parse_json(data)
         if isinstance(entries := found.get("manifests"), list):
             return _index(_descriptors(entries))
-        config = Descriptor.from_json(found["config"])
+        (config,) = _descriptors([found["config"]])
         layers = _descriptors(found["layers"])
-    except (ValueError, KeyError, TypeError, AttributeError, InputError) as error:
-        raise VerificationError(f"neither a cache nor an image: {error}", where=where) from error
+    except MALFORMED as error:
+        raise VerificationError(f"neither a cache nor an image: {str(error)[:200]}", where=where) from error
     if config.media_type == cache_config.MEDIA_TYPE:
         return _cache(config, layers)
     return ImageManifest(config, layers)
@@ -94,8 +98,12 @@ def _descriptors(entries: Sequence[Any]) -> tuple[Descriptor, ...]:
     if len(entries) > ENTRIES:
         raise ValueError(f"{len(entries)} entries are more than {ENTRIES}")
     found = tuple(map(Descriptor.from_json, entries))
-    if any(blob.size < 0 for blob in found):
-        raise ValueError("a size is negative")
+    for blob in found:
+        if not 0 <= blob.size < 1 << 53:
+            raise ValueError("a size is none that a blob can have")
+        texts = [blob.media_type, *blob.annotations.keys(), *blob.annotations.values()]
+        if not all(isinstance(text, str) for text in texts) or sum(map(len, texts)) > DESCRIBED:
+            raise ValueError("what describes a blob is too long, or no text")
     return found
 
 

@@ -235,7 +235,7 @@ def _summary(root: bootstrap.Root, build_id: str, result: BuildResult) -> str:
     took = human_duration((record.ended or record.started) - record.started)
     passed = sum(
         layer["bytes"]
-        for event in root.log.read(after=record.first_seq, types=frozenset({"Exported"}))
+        for event in root.log.read(after=record.first_seq, types=frozenset({"Exported", "CacheExported"}))
         if event.build == build_id
         for layer in event.data["layers"]
         if layer["transport"] == "streamed" or (layer["transport"] == "written" and layer["source"])

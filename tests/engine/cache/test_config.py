@@ -81,7 +81,10 @@ def test_times_survive_to_the_nanosecond(time: int) -> None:
     assert time_of(time_text(time)) == time
 
 
-@pytest.mark.parametrize("text", ["", "yesterday", "2024-13-01T00:00:00Z", "0001-01-01T00:00:00Z", 5, None, "9" * 99])
+NO_TIMES = ["", "yesterday", "2024-13-01T00:00:00Z", "0001-01-01T00:00:00Z", "9999-01-01T00:00:00Z", 5, None, "9" * 99]
+
+
+@pytest.mark.parametrize("text", NO_TIMES)
 def test_what_is_no_time_is_zero(text: Any) -> None:
     assert time_of(text) == 0
 

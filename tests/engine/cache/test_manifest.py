@@ -80,12 +80,18 @@ def test_images_are_told_from_caches() -> None:
         {"manifests": [{"mediaType": GZIP, "digest": "sha256:x", "size": 1}]},
         {"manifests": [{"mediaType": GZIP, "digest": str(sha256(b"")), "size": -1}]},
         {"manifests": [{"mediaType": GZIP, "digest": str(sha256(b"")), "size": {}}]},
+        {"manifests": [{"mediaType": GZIP, "digest": str(sha256(b"")), "size": 10**30}]},
+        {"manifests": [{"mediaType": GZIP, "digest": str(sha256(b"")), "size": "x" * 10**6}]},
+        {"manifests": [{"mediaType": GZIP, "digest": str(sha256(b"")), "size": 1, "annotations": {"a": 5}}]},
+        {"manifests": [{"mediaType": GZIP, "digest": str(sha256(b"")), "size": 1, "annotations": {"a": "x" * 9000}}]},
+        {"manifests": [{"mediaType": "x" * 9000, "digest": str(sha256(b"")), "size": 1}]},
     ],
 )  # fmt: skip
 def test_malformed_manifest_is_one_clear_error(document: Any) -> None:
     with pytest.raises(VerificationError, match="neither a cache nor an image") as caught:
         read(json.dumps(document).encode(), "registry/cache")
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
 
 
 # ---------------------------------------------------------------- facts
