@@ -160,7 +160,7 @@ class _Records:
         self._results: list[list[ConfigResult]] = []
         self._known: dict[tuple[object, ...], int] = {}
         self._chains: dict[CacheChain, int] = {}
-        self._given: dict[tuple[int, ...], int] = {}
+        self._given: dict[tuple[bool, tuple[int, ...]], int] = {}
 
     def index(self, digest: str, inputs: tuple[tuple[Link, ...], ...]) -> int:
         """The record that is this."""
@@ -190,13 +190,14 @@ class _Records:
 
     def give(self, record: int, result: ConfigResult) -> None:
         """`record`, named by BuildKit, has `result`, unless it has another one or another one has it."""
-        if not self._results[record] and result.layers not in self._given:
+        where = (result.listed, result.layers)
+        if not self._results[record] and where not in self._given:
             self._results[record].append(result)
-            self._given[result.layers] = record
+            self._given[where] = record
 
     def add_key(self, key: str, result: ConfigResult) -> None:
         """`result` is known under a key of ours."""
-        given = self._given.get(result.layers)
+        given = self._given.get((result.listed, result.layers))
         if given is not None:
             self.index(key, ((Link(given),),))
         elif result not in self._results[(record := self.index(key, ()))]:

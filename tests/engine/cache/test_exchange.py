@@ -372,6 +372,25 @@ def test_records_of_buildkit_are_written_with_links_and_found_by_them(
     assert found.origin_build == ""
 
 
+def test_a_result_is_in_one_record_and_found_by_its_keys_as_well(
+    registry: RegistryProcess, repository: str, tmp_path: Path
+) -> None:
+    """BuildKit before 0.11 loads any record that has the result, and fails when it is not the one that matched."""
+    made = project(registry, f"{repository}/app")
+    ref = f"{registry.host}/{repository}/cache:c"
+    names = named_steps(made)
+    second = made.steps[2].digest
+    names[second].append(CacheChain("sha256:another name", names[second][0].inputs))
+    with caches(tmp_path) as one:
+        run(one.export(made, f"type=registry,ref={ref},mode=max", chains=names))
+        imports = run(one.load(made, ref, chains=Named({second: [CacheChain("sha256:something else")]})))
+    config = blob_of(registry, f"{repository}/cache", manifest_of(registry, f"{repository}/cache")["config"])
+    results = [result["layer"] for record in config["records"] for result in record.get("layers", ())]
+    assert len(results) == len(set(results)) == 3
+    (found,) = imports.lookup(second, made.solution.keys[second].digest)
+    assert (found.ref.id, found.origin_build) == (made.solution.refs[second].id, "b0")
+
+
 @pytest.mark.parametrize("other", ["digest", "selector", "input", "below"])
 def test_another_chain_matches_nothing(
     registry: RegistryProcess, repository: str, tmp_path: Path, other: str
