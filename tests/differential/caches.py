@@ -18,8 +18,9 @@ import httpx
 from tests.builder import busybox_layer
 from tests.differential.oracles import TIMEOUT, BuildKit, dockerd
 from tests.engine.buildkit.cases import CASES, GOLDEN, dockerfile, lay
-from tests.registry_fixture import OCI_MANIFEST, RegistryProcess, push_image
+from tests.registry_fixture import OCI_MANIFEST, RegistryProcess, push_image, push_manifest
 
+OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 INLINE = ("--build-arg", "BUILDKIT_INLINE_CACHE=1")
 _KEPT = ("reference", "digest", "layers", "config")
 _FILES = {"tmp/": b"", **busybox_layer(), "etc/group": b"root:x:0:\napp:x:1000:\nstaff:x:50:app\n"}
@@ -30,12 +31,18 @@ _CONFIGS: dict[str, dict[str, Any]] = {
 
 
 def push_bases(registry: RegistryProcess) -> dict[str, dict[str, Any]]:
-    """The images that cases stand on, by their names there."""
+    """The images that cases stand on, by their names there. `rich` is one of an index."""
     layers = [_FILES, {"data/": b"", "data/1": b"x"}]
-    return {
+    images = {
         name: push_image(registry.host, f"caches/{name}", layers, config=config, level=1)
         for name, config in _CONFIGS.items()
     }
+    rich = images["rich"]
+    entry = {"mediaType": OCI_MANIFEST, "digest": rich["digest"], "size": rich["size"]}
+    platforms = [{"os": "linux", "architecture": name} for name in ("amd64", "s390x")]
+    index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [{**entry, "platform": p} for p in platforms]}
+    push_manifest(registry.host, "caches/rich", "index", json.dumps(index).encode(), OCI_INDEX)
+    return images | {"rich": {**rich, "reference": f"{registry.host}/caches/rich:index"}}
 
 
 def build_inline(docker: BuildKit, context: Path, tag: str, *args: str) -> str:

@@ -81,23 +81,46 @@ def test_what_dockerd_built_is_not_built_again_here(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a RUN needs root here")
-@pytest.mark.parametrize("name", SHARED)
+@pytest.mark.parametrize(("name", "kind"), list(zip(SHARED, ("inline", "registry") * 2, strict=True)))
 def test_what_was_built_here_is_not_built_again_by_dockerd(
-    name: str, registry: RegistryProcess, docker: BuildKit, builder: Builder
+    name: str, kind: str, registry: RegistryProcess, docker: BuildKit, builder: Builder
 ) -> None:
-    inline, cache = f"{registry.host}/shared/ours-{name}", f"{registry.host}/shared/cache-{name}"
-    done = builder.run(
-        "build", str(builder.context), "--progress", "plain", "-t", inline, "--push", "--cache-to", "type=inline",
-        "--cache-to", f"type=registry,ref={cache},mode=max,image-manifest=false",
-    )  # fmt: skip
+    image = f"{registry.host}/shared/ours-{name}"
+    source = image if kind == "inline" else f"{registry.host}/shared/cache-{name}"
+    # reason: BuildKit before 0.12 reads a cache in the form of an index only
+    target = "type=inline" if kind == "inline" else f"type=registry,ref={source},mode=max,image-manifest=false"
+    command = ("build", str(builder.context), "--progress", "plain", "-t", image, "--push", "--cache-to", target)
+    done = builder.run(*command)
     assert done.code == 0, done.err
-    for source in (inline, cache):
-        docker.forget()
-        # reason for the network: a RUN has the name of one that asks for none
-        process = docker.start(builder.context, ["--network", "default", "--cache-from", source], "taken")
-        said, _ = process.communicate(timeout=TIMEOUT)
-        assert process.returncode == 0, said
-        steps = endings(said)
-        assert len(steps) == SHARED[name], said
-        assert {name for name, end in steps.items() if end != "CACHED"} <= {ALONE}, said
-        assert docker.diff_ids("taken") == image_config(inline)["rootfs"]["diff_ids"]
+    docker.forget()
+    # reason for the network: a RUN goes out under the name of one that asks for none
+    process = docker.start(builder.context, ["--network", "default", "--cache-from", source], "taken")
+    said, _ = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 0, said
+    steps = endings(said)
+    assert len(steps) == SHARED[name], said
+    assert {step for step, end in steps.items() if end != "CACHED"} <= {ALONE}, said
+    assert docker.diff_ids("taken") == image_config(image)["rootfs"]["diff_ids"]
+
+
+@pytest.mark.parametrize("name", ["copy"])
+def test_what_changed_is_built_again_by_either_and_so_is_what_stands_on_it(
+    name: str, registry: RegistryProcess, docker: BuildKit, builder: Builder, tmp_path: Path
+) -> None:
+    theirs, ours = f"{registry.host}/shared/theirs-before", f"{registry.host}/shared/ours-before"
+    build_inline(docker, builder.context, theirs)
+    build = ("build", str(builder.context), "--progress", "plain")
+    done = builder.run(*build, "-t", ours, "--push", "--cache-to", "type=inline")
+    assert done.code == 0, done.err
+    (builder.context / "tree/a").write_text("A")
+    docker.forget()
+    process = docker.start(builder.context, ["--cache-from", ours], "taken")
+    said, _ = process.communicate(timeout=TIMEOUT)
+    env = {"REFLEDGER_ROOT": str(tmp_path / "fresh")}
+    done = builder.run(*build, "--cache-from", f"type=registry,ref={theirs}", env=env)
+    assert (process.returncode, done.code) == (0, 0), said + done.err
+    for steps in (endings(said), endings(done.err)):
+        assert {step for step, end in steps.items() if end == "CACHED"} == {
+            "[ 2/10] COPY one.txt /one.txt", "[ 3/10] COPY one.txt two.txt /both/",
+        }  # fmt: skip
+        assert len(steps) == SHARED[name]
