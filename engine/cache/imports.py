@@ -223,10 +223,9 @@ class _Reading:
 
     async def _cache(self, found: CacheManifest) -> Cache:
         where = f"{self.provider}@{found.config.digest}"
-        config = cache_config.read(await self._document(found.config), where)
-        said = CacheFacts()
-        if found.facts is not None:
-            said = facts.read(await self._document(found.facts), f"{self.provider}@{found.facts.digest}")
+        data, *more = await together(self._document(one) for one in (found.config, found.facts) if one is not None)
+        config = cache_config.read(data, where)
+        said = facts.read(more[0], f"{self.provider}@{found.facts.digest}") if found.facts else CacheFacts()
         return Cache(self.source.written, config, [self._layer(found, layer) for layer in config.layers], said)
 
     def _layer(self, found: CacheManifest, known: ConfigLayer) -> Layer | None:
