@@ -1,0 +1,234 @@
+"""Measuring a root and letting go of what is in it: takes the inventory, asks providers, and carries out a plan.
+
+How a build that runs is safe, also from another process:
+- It holds the lock `build-<id>` for as long as it lives; what it needs is in the log (its claims), and is in no plan.
+- It takes the lock `collect` shared while it relies on something that the log does not say yet: from the answer of the
+  cache to the durable event that names it. Each removal holds `collect` alone, and looks at the log once more: what
+  was used since the plan was made stays.
+- The event is durable before the bytes go (I6 the other way round); they go by a rename, whole. A collection that is
+  killed leaves them below `tmp`, for the next build to remove.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import secrets
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from engine.events import Demoted, Fact, ProviderLost, Pruned, to_data
+from projections.collect import Action, Answer, Plan, Policy, candidates, make_plan
+from projections.inventory import Inventory, Item, take_inventory
+from projections.runner import Views
+from projections.usage import Usage
+from storage.digest import Digest
+from storage.errors import FailureKind
+from storage.interfaces import Locks, NewEvent, Provider
+from storage.locks import FileLocks
+from storage.partial import lock_name
+from storage.usage import DiskItems, measure
+from tools import __version__
+from tools.bootstrap import Root
+
+COLLECT = "collect"
+"""The lock: shared by builds between an answer and the event that names it, held alone by each removal."""
+POLL = 0.01
+"""Seconds between two looks at a lock."""
+_OWNER = "prune"
+"""What the ids of collections begin with; those of builds are hexadecimal."""
+_CONNECT_SECONDS, _TRIES = 5.0, 2
+
+
+def running_builds(locks: Path) -> list[str]:
+    """Ids of the builds that are alive now. Writes nothing. Raises DiskError."""
+    held = FileLocks(locks)
+    try:
+        names = sorted(path.name for path in locks.iterdir() if path.name.startswith("build-"))
+    except FileNotFoundError:
+        return []
+    ids = [name.removeprefix("build-") for name in names if held.held(name)]
+    return [one for one in ids if not one.startswith(_OWNER)]
+
+
+def survey(path: Path, views: Views) -> Inventory:
+    """What is in the root at `path`. Writes nothing, uses no network. Raises DiskError, LogError."""
+    measured = measure(path)
+    return take_inventory(views, measured.items, measured.directories, running_builds(path / "locks"))
+
+
+def who() -> str:
+    """The person who runs this, also behind sudo."""
+    try:
+        return os.environ.get("SUDO_USER") or getpass.getuser()
+    except (KeyError, OSError):  # no such user here
+        return str(os.getuid())
+
+
+# ---------------------------------------------------------------- planning
+
+
+async def plan_collection(root: Root, policy: Policy, *, dry_run: bool) -> Plan:
+    """What `policy` lets go now. Asks providers who is known to have it, and nobody when there is room enough. Raises
+    DiskError, LogError."""
+    inventory = survey(root.path, root.views)
+    now = time.time_ns()
+    chosen = candidates(inventory, policy, now)
+    answers = await _ask(root, chosen, dry_run=dry_run)
+    return make_plan(inventory, policy, now, answers)
+
+
+async def _ask(root: Root, items: Sequence[Item], *, dry_run: bool) -> dict[str, Answer]:
+    wanted: dict[Digest, list[Provider]] = {}
+    for item in items:
+        for copy in item.copies:
+            if copy.providers:
+                wanted.setdefault(Digest(copy.digest), []).extend(copy.providers)
+    if not wanted:
+        return {}
+    from engine.refs.holders import Holders
+    from storage.credentials import DockerCredentials
+    from storage.layout import WithLayouts
+    from storage.registry import RegistryClient
+    from storage.registry.limits import Limits
+
+    async def lost(digest: Digest, provider: Provider, kind: FailureKind, error: str) -> None:
+        if not dry_run:
+            fact = ProviderLost(ref=digest, digest=digest, provider=provider.to_json(), kind=kind, error=error)
+            _append(root, f"ref/{digest}", fact)
+
+    limits = Limits(connect_seconds=_CONNECT_SECONDS, tries=_TRIES)
+    client = RegistryClient(DockerCredentials(), user_agent=f"refledger/{__version__}", limits=limits)
+    try:
+        found = await Holders(WithLayouts(client), lost).find(
+            {digest: tuple(dict.fromkeys(providers)) for digest, providers in wanted.items()}
+        )
+    finally:
+        await client.aclose()
+    return {item.key: answer for item in items if (answer := _answer(item, found)) is not None}
+
+
+def _answer(item: Item, found: Mapping[Digest, Provider | str]) -> Answer | None:
+    """Any copy will do; if there is none, one that nobody could be asked about says so."""
+    told = [(copy.digest, found[Digest(copy.digest)]) for copy in item.copies if copy.providers]
+    for digest, answer in told:
+        if isinstance(answer, Provider):
+            return answer, digest
+    reasons = {answer for _, answer in told if isinstance(answer, str)}
+    return max(reasons, default=None)  # "provider-unreachable" comes after "bytes-lost"
+
+
+def _append(root: Root, stream: str, fact: Fact) -> None:
+    root.log.append(NewEvent(stream, type(fact).__name__, to_data(fact)))
+
+
+# ---------------------------------------------------------------- carrying out
+
+
+@dataclass(slots=True)
+class Collected:
+    """What came of a plan: `done` in order, `skipped` with the reason; `bytes` freed."""
+
+    done: list[Action] = field(default_factory=list)
+    skipped: list[tuple[Action, str]] = field(default_factory=list)
+
+    @property
+    def bytes(self) -> int:
+        """Freed."""
+        return sum(action.item.bytes for action in self.done)
+
+
+@contextmanager
+def _owning(root: Root) -> Iterator[str]:
+    """An id whose leftovers others can tell: as bootstrap.owning, for a collection."""
+    owner = f"{_OWNER}{secrets.token_hex(6)}"
+    lock = root.locks.try_acquire(f"build-{owner}")
+    assert lock is not None, "ids are unique"
+    with lock:
+        yield owner
+
+
+def carry_out(root: Root, plan: Plan, policy: Policy) -> Collected:
+    """Do what `plan` says, as far as it still holds. Raises DiskError, LogError; what was done until then is done."""
+    collected = Collected()
+    refused: set[str] = set()
+    with _owning(root) as owner:
+        disk = DiskItems(root.path, owner)
+        for action in plan.actions:
+            if action.because_of in refused:
+                collected.skipped.append((action, "what it stands on stays"))
+                continue
+            reason = _let_go(root, disk, action, policy)
+            if reason:
+                refused.add(action.item.key)
+                collected.skipped.append((action, reason))
+            else:
+                collected.done.append(action)
+    return collected
+
+
+def _let_go(root: Root, disk: DiskItems, action: Action, policy: Policy) -> str:
+    """Why it stays; "" when it went."""
+    item = action.item
+    with _alone(root.locks), ExitStack() as held:
+        for name in _locks_of(item):
+            lock = root.locks.try_acquire(name)
+            if lock is None:
+                return "somebody uses it now"
+            held.enter_context(lock)
+        root.views.catch_up(root.log)
+        if _used_since(Usage(root.views), item, running_builds(root.path / "locks")):
+            return "it was used since"
+        if not disk.here(item.key):
+            return "it went before"
+        _append(root, "cache", _tombstone(action, policy))
+        taken = disk.take(item.key)
+    disk.discard(taken)
+    return ""
+
+
+@contextmanager
+def _alone(locks: Locks) -> Iterator[None]:
+    while (lock := locks.try_acquire(COLLECT)) is None:
+        time.sleep(POLL)
+    with lock:
+        yield
+
+
+def _used_since(usage: Usage, item: Item, running: Collection[str]) -> bool:
+    if usage.last_use(item.key) > item.seq:
+        return True
+    if item.kind in {"source", "unnamed"} and running:
+        return True
+    return bool(running) and item.key in usage.claims(running)
+
+
+def _locks_of(item: Item) -> tuple[str, ...]:
+    """What somebody who makes or writes the item holds meanwhile."""
+    kind = item.key.partition("/")[0]
+    if kind == "partial":
+        return (lock_name(item.name),)
+    if kind == "cachemount":
+        return (f"cache-{item.name.replace('/', '-')}",)
+    if kind == "snapshot":
+        return f"layer-{item.name}", f"pack-{item.name}"
+    return (f"layer-{item.name}",) if kind == "layer" else ()
+
+
+def _tombstone(action: Action, policy: Policy) -> Fact:
+    item = action.item
+    kind = item.key.partition("/")[0]
+    if not action.demoted_to:
+        return Pruned(kind=kind, name=item.name, policy=policy.name, bytes=item.bytes, by=policy.by)
+    return Demoted(
+        kind=kind,
+        name=item.name,
+        digest=action.digest,
+        providers=tuple(provider.to_json() for provider in action.demoted_to),
+        policy=policy.name,
+        bytes=item.bytes,
+        by=policy.by,
+    )
