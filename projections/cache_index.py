@@ -189,9 +189,18 @@ def _exported(cursor: sqlite3.Cursor, event: Event) -> None:
         _provided(cursor, event, [text(layer, "digest") for layer in objects(event.data, "layers")], provider)
 
 
+def _pruned(cursor: sqlite3.Cursor, event: Event) -> None:
+    """Contents of contexts that went with it are kept anew by the next step that takes them."""
+    name = text(event.data, "name")
+    cursor.execute(
+        "DELETE FROM kept WHERE layer = ?1 OR EXISTS (SELECT 1 FROM json_each(kept.packs) WHERE value = ?1)", (name,)
+    )
+    cursor.execute("DELETE FROM packs WHERE pack = ?", (name,))
+
+
 PROJECTION = Projection(
     name="cache_index",
-    version=2,
+    version=3,
     tables=("cache", "packed", "providers", "pages", "kept", "packs"),
     schema=(
         "CREATE TABLE cache (key TEXT PRIMARY KEY, ref TEXT, layers TEXT, components TEXT, build TEXT, seq INTEGER)"
@@ -215,5 +224,6 @@ PROJECTION = Projection(
         "Exported": _exported,
         "HttpResolved": _http_resolved,
         "ContextKept": _context_kept,
+        "Pruned": _pruned,
     },
 )

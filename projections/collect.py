@@ -51,15 +51,27 @@ class Action:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`actions` in the order in which they are done; `kept`: what would be taken but for the reason beside it."""
+    """`actions` in the order in which they are done, what is of no use without an item right before it; `kept`: what
+    would be taken but for the reason beside it; `position`: the event up to which the plan knows the log."""
 
     actions: tuple[Action, ...]
     kept: tuple[tuple[Item, str], ...]
+    position: int = 0
 
     @property
     def bytes(self) -> int:
         """What is freed."""
         return sum(action.item.bytes for action in self.actions)
+
+    @property
+    def groups(self) -> Iterator[tuple[Action, ...]]:
+        """Actions that are done together or not at all."""
+        group: list[Action] = []
+        for action in self.actions:
+            group.append(action)
+            if not action.because_of:
+                yield tuple(group)
+                group = []
 
 
 Answer = tuple[Provider, str] | str
@@ -82,7 +94,7 @@ def make_plan(inventory: Inventory, policy: Policy, now: int, answers: Mapping[s
             break
         planning.choose(item)
     named = [(item, why) for item in inventory.items if (why := _protected(item, policy, now))]
-    return Plan(tuple(planning.actions.values()), (*planning.kept, *named))
+    return Plan(tuple(planning.actions.values()), (*planning.kept, *named), inventory.position)
 
 
 def would_free(inventory: Inventory, item: Item) -> int:

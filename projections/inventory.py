@@ -69,7 +69,8 @@ class Item:
 class Inventory:
     """`items` on this disk; `refs`: id → its layers' names (as Usage has them), bottom first; `forms`: layer's name →
     items that make it mountable; `blobs`: layer's name → items that are its blob; `provided`: names of layers with a
-    known provider; `remote_only`: bytes of blobs of known refs that are not here in any form."""
+    known provider; `remote_only`: bytes of blobs of known refs that are not here in any form; `directories`: bytes that
+    directories themselves have; `position`: the event up to which the log was known."""
 
     items: tuple[Item, ...]
     refs: Mapping[str, tuple[str, ...]]
@@ -78,6 +79,7 @@ class Inventory:
     provided: frozenset[str]
     remote_only: int
     directories: int = 0
+    position: int = 0
 
     @cached_property
     def by_key(self) -> dict[str, Item]:
@@ -134,6 +136,7 @@ def take_inventory(
 ) -> Inventory:
     """Join. `measured`: `<kind>/<name>` → bytes, as storage/usage.py measures them; `running`: ids of builds that are
     alive now. Raises what Views.query raises."""
+    position = views.position
     copies = _copies(views)
     refs = {ref: tuple(json.loads(layers)) for ref, layers in views.query("SELECT ref, layers FROM used_refs")}
     names = {layer for layers in refs.values() for layer in layers}
@@ -170,7 +173,7 @@ def take_inventory(
         for _, copy in copies.get(n, ())
         if copy.providers
     }
-    return Inventory(tuple(items), refs, forms, kept, provided, sum(away.values()), directories)
+    return Inventory(tuple(items), refs, forms, kept, provided, sum(away.values()), directories, position)
 
 
 def _copies(views: Views) -> dict[str, list[tuple[str, Copy]]]:

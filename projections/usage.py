@@ -160,6 +160,8 @@ def _layer_pulled(cursor: sqlite3.Cursor, event: Event) -> None:
     if diff_id := maybe_text(event.data, "diff_id"):
         _use(cursor, event, [f"layer/{diff_id}"])
         _returned(cursor, f"layer/{diff_id}")
+        for (item,) in cursor.execute("SELECT item FROM copies WHERE diff_id = ?", (diff_id,)).fetchall():
+            _returned(cursor, item)
 
 
 def _returned(cursor: sqlite3.Cursor, item: str) -> None:

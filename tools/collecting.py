@@ -15,7 +15,7 @@ import getpass
 import os
 import secrets
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,8 +36,8 @@ from tools.bootstrap import Root
 
 COLLECT = "collect"
 """The lock: shared by builds between an answer and the event that names it, held alone by each removal."""
-POLL = 0.01
-"""Seconds between two looks at a lock."""
+POLL, PATIENCE = 0.01, 60.0
+"""Seconds between two looks at that lock, and until a removal is given up."""
 _OWNER = "prune"
 """What the ids of collections begin with; those of builds are hexadecimal."""
 _CONNECT_SECONDS, _TRIES = 5.0, 2
@@ -74,6 +74,7 @@ def who() -> str:
 async def plan_collection(root: Root, policy: Policy, *, dry_run: bool) -> Plan:
     """What `policy` lets go now. Asks providers who is known to have it, and nobody when there is room enough. Raises
     DiskError, LogError."""
+    root.views.catch_up(root.log)
     inventory = survey(root.path, root.views)
     now = time.time_ns()
     chosen = candidates(inventory, policy, now)
@@ -98,7 +99,7 @@ async def _ask(root: Root, items: Sequence[Item], *, dry_run: bool) -> dict[str,
     async def lost(digest: Digest, provider: Provider, kind: FailureKind, error: str) -> None:
         if not dry_run:
             fact = ProviderLost(ref=digest, digest=digest, provider=provider.to_json(), kind=kind, error=error)
-            _append(root, f"ref/{digest}", fact)
+            root.log.append(_event(f"ref/{digest}", fact))
 
     limits = Limits(connect_seconds=_CONNECT_SECONDS, tries=_TRIES)
     client = RegistryClient(DockerCredentials(), user_agent=f"refledger/{__version__}", limits=limits)
@@ -121,8 +122,8 @@ def _answer(item: Item, found: Mapping[Digest, Provider | str]) -> Answer | None
     return max(reasons, default=None)  # "provider-unreachable" comes after "bytes-lost"
 
 
-def _append(root: Root, stream: str, fact: Fact) -> None:
-    root.log.append(NewEvent(stream, type(fact).__name__, to_data(fact)))
+def _event(stream: str, fact: Fact) -> NewEvent:
+    return NewEvent(stream, type(fact).__name__, to_data(fact))
 
 
 # ---------------------------------------------------------------- carrying out
@@ -154,56 +155,59 @@ def _owning(root: Root) -> Iterator[str]:
 def carry_out(root: Root, plan: Plan, policy: Policy) -> Collected:
     """Do what `plan` says, as far as it still holds. Raises DiskError, LogError; what was done until then is done."""
     collected = Collected()
-    refused: set[str] = set()
     with _owning(root) as owner:
         disk = DiskItems(root.path, owner)
-        for action in plan.actions:
-            if action.because_of in refused:
-                collected.skipped.append((action, "what it stands on stays"))
-                continue
-            reason = _let_go(root, disk, action, policy)
+        for group in plan.groups:
+            reason = _let_go(root, disk, group, plan.position, policy)
             if reason:
-                refused.add(action.item.key)
-                collected.skipped.append((action, reason))
+                collected.skipped += [(action, reason) for action in group]
             else:
-                collected.done.append(action)
+                collected.done += group
     return collected
 
 
-def _let_go(root: Root, disk: DiskItems, action: Action, policy: Policy) -> str:
-    """Why it stays; "" when it went."""
-    item = action.item
-    with _alone(root.locks), ExitStack() as held:
-        for name in _locks_of(item):
+def _let_go(root: Root, disk: DiskItems, group: Sequence[Action], position: int, policy: Policy) -> str:
+    """Why the items of `group` stay; "" when they went."""
+    with ExitStack() as held:
+        if not _acquire(root.locks, held):
+            return "builds begin all the time"
+        for name in (name for action in group for name in _locks_of(action.item)):
             lock = root.locks.try_acquire(name)
             if lock is None:
                 return "somebody uses it now"
             held.enter_context(lock)
         root.views.catch_up(root.log)
-        if _used_since(Usage(root.views), item, running_builds(root.path / "locks")):
+        if _used_since(root, [action.item for action in group], position):
             return "it was used since"
-        if not disk.here(item.key):
+        present = [action for action in group if disk.here(action.item.key)]
+        if not present:
             return "it went before"
-        _append(root, "cache", _tombstone(action, policy))
-        taken = disk.take(item.key)
+        root.log.append(*(_tombstone(action, policy) for action in present))
+        taken = [path for action in present for path in disk.take(action.item.key)]
     disk.discard(taken)
     return ""
 
 
-@contextmanager
-def _alone(locks: Locks) -> Iterator[None]:
+def _acquire(locks: Locks, held: ExitStack) -> bool:
+    """Wait until no build stands between an answer and its event."""
+    deadline = time.monotonic() + PATIENCE
     while (lock := locks.try_acquire(COLLECT)) is None:
+        if time.monotonic() > deadline:
+            return False
         time.sleep(POLL)
-    with lock:
-        yield
+    held.enter_context(lock)
+    return True
 
 
-def _used_since(usage: Usage, item: Item, running: Collection[str]) -> bool:
-    if usage.last_use(item.key) > item.seq:
+def _used_since(root: Root, items: Sequence[Item], position: int) -> bool:
+    usage = Usage(root.views)
+    if any(usage.last_use(item.key) > position for item in items):
         return True
-    if item.kind in {"source", "unnamed"} and running:
-        return True
-    return bool(running) and item.key in usage.claims(running)
+    running = running_builds(root.path / "locks")
+    if not running:
+        return False
+    claims = usage.claims(running)
+    return any(item.kind in {"source", "unnamed"} or item.key in claims for item in items)
 
 
 def _locks_of(item: Item) -> tuple[str, ...]:
@@ -218,17 +222,16 @@ def _locks_of(item: Item) -> tuple[str, ...]:
     return (f"layer-{item.name}",) if kind == "layer" else ()
 
 
-def _tombstone(action: Action, policy: Policy) -> Fact:
+def _tombstone(action: Action, policy: Policy) -> NewEvent:
     item = action.item
     kind = item.key.partition("/")[0]
-    if not action.demoted_to:
-        return Pruned(kind=kind, name=item.name, policy=policy.name, bytes=item.bytes, by=policy.by)
-    return Demoted(
-        kind=kind,
-        name=item.name,
-        digest=action.digest,
-        providers=tuple(provider.to_json() for provider in action.demoted_to),
-        policy=policy.name,
-        bytes=item.bytes,
-        by=policy.by,
-    )
+    fact: Fact
+    if action.demoted_to:
+        providers = tuple(provider.to_json() for provider in action.demoted_to)
+        fact = Demoted(
+            kind=kind, name=item.name, digest=action.digest, providers=providers, policy=policy.name,
+            bytes=item.bytes, by=policy.by,
+        )  # fmt: skip
+    else:
+        fact = Pruned(kind=kind, name=item.name, policy=policy.name, bytes=item.bytes, by=policy.by)
+    return _event("cache", fact)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -59,6 +60,8 @@ def du(verbose: bool, filters: tuple[str, ...], as_json: bool) -> None:
             _print_item(item, frees[item.key])
     elif items:
         table(_rows(items, frees, now), ("BUILDS", "SHARED", "FREES", "USED", "ELSEWHERE"), columns(10_000))
+    if items and not verbose:
+        print_line("")
     for line in _summary(inventory, items):
         print_line(line)
 
@@ -127,7 +130,6 @@ def _summary(inventory: Inventory, items: Sequence[Item]) -> list[str]:
     ordered = sorted(rest.items(), key=lambda pair: -pair[1])
     record = ", ".join(f"{kind} {human_bytes(count)}" for kind, count in ordered if count)
     lines = [
-        "",
         f"Unique:       {human_bytes(totals['unique'])}",
         f"Shared:       {human_bytes(totals['shared'])}",
         f"Reclaimable:  {human_bytes(totals['reclaimable'])}, {human_bytes(totals['demotable'])} of it elsewhere too",
@@ -198,6 +200,9 @@ def prune(
     with bootstrap.read_root(path):
         pass  # reason: says that nothing was built here, instead of making a root to remove nothing from
     with bootstrap.open_root(path) as root:
+        if not dry_run:
+            for dead in bootstrap.recover(root, "prune"):
+                sys.stderr.write(f"build {dead} had been interrupted; what it left was cleaned up\n")
         plan = asyncio.run(plan_collection(root, policy, dry_run=dry_run))
         if not as_json:
             _print_plan(plan)
@@ -205,15 +210,15 @@ def prune(
             if as_json:
                 _print_json_plan(plan, done=False)
             else:
-                print_line(f"Would free:   {human_bytes(plan.bytes)}, nothing was changed")
+                print_line(f"Would free: {human_bytes(plan.bytes)}; nothing was changed")
             return
         done = carry_out(root, plan, policy)
     if as_json:
         _print_json_plan(replace(plan, actions=tuple(done.done)), done=True)
         return
     for action, reason in done.skipped:
-        print_line(f"left alone    {_title(action.item)}: {reason}")
-    print_line(f"Freed:        {human_bytes(done.bytes)}")
+        print_line(f"left alone: {_title(action.item)}: {reason}")
+    print_line(f"Freed: {human_bytes(done.bytes)}")
 
 
 def _title(item: Item) -> str:
@@ -228,8 +233,12 @@ def _print_plan(plan: Plan) -> None:
         table(rows, ("KIND",), columns(10_000))
     else:
         print_line("nothing to let go of")
+    folded: dict[str, list[Item]] = {}
     for item, reason in plan.kept:
-        print_line(f"keep          {_title(item)}: {reason}")
+        folded.setdefault(reason, []).append(item)
+    for reason, items in folded.items():
+        what = _title(items[0]) if len(items) == 1 else f"{len(items)} things"
+        print_line(f"keep {what}, {human_bytes(sum(item.bytes for item in items))}: {clean(reason)}")
 
 
 def _reason(action: Action) -> str:
