@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from storage.digest import Digest
 from storage.durable import fsync_directory
 from storage.erofs.header import SUFFIX
 from storage.errors import DiskError, InputError
@@ -23,6 +24,8 @@ _DATABASES = {"log.db": "log", "views.db": "views"}
 _PLAIN = ("locks", "tmp", "run")
 _LONGEST = 3000
 """Bytes of a path that the kernel takes for certain (PATH_MAX is 4096): longer ones are opened in pieces."""
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+-]{0,199}")
+_MOUNT = re.compile(r"[0-9a-f]{64}/[0-9]+")
 _HEX = re.compile(r"[0-9a-f]{64}|[0-9a-f]{128}")
 
 
@@ -126,13 +129,13 @@ def _key(parts: list[str]) -> str:
     match top, parts[2:]:
         case "layers", _ if digest := _digest(inner.removesuffix(SUFFIX)):
             found = f"layer/{digest}"
-        case "snapshots", _:
+        case "snapshots", _ if _NAME.fullmatch(inner.removesuffix(SUFFIX)):
             found = f"snapshot/{inner.removesuffix(SUFFIX)}"
         case "blobs", [name, *_] if _digest(name).startswith(f"{inner}:"):
             found = f"blob/{inner}:{name}"
-        case "partial", _:
-            found = f"partial/{inner.replace('-', ':', 1)}"
-        case "cache", [instance, *_]:
+        case "partial", _ if digest := _digest(inner.partition("-")[2]):
+            found = f"partial/{digest}"
+        case "cache", [instance, *_] if _MOUNT.fullmatch(f"{inner}/{instance}"):
             found = f"cachemount/{inner}/{instance}"
         case _:
             found = ""
@@ -188,21 +191,19 @@ class DiskItems:
 
     def _paths(self, key: str) -> tuple[Path, ...]:
         kind, _, name = key.partition("/")
-        algorithm, _, digits = name.partition(":")
-        if not name or name.startswith(".") or (kind != "cachemount" and "/" in name):
-            raise InputError(f"not an item of a root: {key[:100]!r}")
         match kind:
             case "layer":
-                return self._root / "layers" / digits, self._root / "layers" / (digits + SUFFIX)
-            case "snapshot":
+                hexadecimal = Digest(name).hex
+                return self._root / "layers" / hexadecimal, self._root / "layers" / (hexadecimal + SUFFIX)
+            case "snapshot" if _NAME.fullmatch(name):
                 return self._root / "snapshots" / name, self._root / "snapshots" / (name + SUFFIX)
             case "blob":
-                return (self._root / "blobs" / algorithm / digits,)
+                return (self._root / "blobs" / Digest(name).algorithm / Digest(name).hex,)
             case "partial":
-                return (self._root / "partial" / f"{algorithm}-{digits}",)
-            case "cachemount":
+                return (self._root / "partial" / f"{Digest(name).algorithm}-{Digest(name).hex}",)
+            case "cachemount" if _MOUNT.fullmatch(name):
                 return (self._root / "cache" / name,)
-        raise InputError(f"cannot be removed: {key[:100]!r}")
+        raise InputError(f"not an item that can be removed: {key[:100]!r}")
 
 
 def _drop_if_empty(directory: Path) -> None:
