@@ -183,7 +183,7 @@ class _Planning:
         self.left -= action.item.bytes
 
     def _spare(self, item: Item) -> bool:
-        """Is everything that `item` holds mountable here without it?"""
+        """Is everything that `item` holds here without it?"""
         layers = self.inventory.layers_of.get(item.key, ())
         return bool(layers) and all(
             any(key not in self.actions and key != item.key for key in self.inventory.forms.get(layer, ()))

@@ -68,15 +68,14 @@ class Item:
 @dataclass(frozen=True)
 class Inventory:
     """`items` on this disk; `refs`: id → its layers' names (as Usage has them), bottom first; `forms`: layer's name →
-    items that make it mountable; `blobs`: layer's name → items that are its blob; `provided`: names of layers with a
-    known provider; `remote_only`: bytes of blobs of known refs that are not here in any form; `directories`: bytes that
+    items of which each is enough to have it here; `blobs`: layer's name → items that are a blob of it, also with other
+    times; `remote_only`: bytes of blobs of known refs that are not here in any form; `directories`: bytes that
     directories themselves have; `position`: the event up to which the log was known."""
 
     items: tuple[Item, ...]
     refs: Mapping[str, tuple[str, ...]]
     forms: Mapping[str, tuple[str, ...]]
     blobs: Mapping[str, tuple[str, ...]]
-    provided: frozenset[str]
     remote_only: int
     directories: int = 0
     position: int = 0
@@ -97,7 +96,7 @@ class Inventory:
 
     @cached_property
     def layers_of(self) -> dict[str, tuple[str, ...]]:
-        """The layers that each item makes mountable, or is the blob of."""
+        """The layers that each item is a form or a blob of."""
         found: dict[str, list[str]] = defaultdict(list)
         for held in (self.forms, self.blobs):
             for layer, keys in held.items():
@@ -144,40 +143,41 @@ def take_inventory(
     blobs: dict[str, set[str]] = defaultdict(set)
     for layer in names:
         same[layer].add(layer)
-        for diff_id, copy in copies.get(layer, ()):
+        for number, (diff_id, copy) in enumerate(copies.get(layer, ())):
             blobs[layer].add(f"blob/{copy.digest}")
-            if diff_id:
-                same[layer].add(f"layer/{diff_id}")
+            if number == 0:
+                same[layer] |= {f"blob/{copy.digest}", f"layer/{diff_id}" if diff_id else layer}
     told = _tell(views, refs, same, blobs)
     claimed = Usage(views).claims(running) if running else frozenset()
     roles: dict[str, str] = dict(views.query("SELECT digest, role FROM stored"))
     by_item: dict[str, list[Copy]] = defaultdict(list)
     for layer, found in copies.items():
-        for diff_id, copy in found:
-            for key in {layer, f"layer/{diff_id}" if diff_id else layer, f"blob/{copy.digest}"}:
-                if copy not in by_item[key]:
-                    by_item[key].append(copy)
+        diff_id, copy = found[0]
+        for key in {layer, f"layer/{diff_id}" if diff_id else layer}:
+            by_item[key].append(copy)
+        for _, other in found:
+            by_item[f"blob/{other.digest}"].append(other)
     items = []
     for key, count in measured.items():
         kind = _kind(key, roles, told)
         in_use = key in claimed or _may_be_needed(key, kind, running)
-        items.append(_item(key, kind, count, told, tuple(by_item.get(key, ())), in_use=in_use))
+        items.append(_item(key, kind, count, told, tuple(dict.fromkeys(by_item.get(key, ()))), in_use=in_use))
     here = measured.keys()
-    provided = frozenset(n for n in names if any(c.providers for _, c in copies.get(n, ())))
     forms = {n: tuple(sorted(key for key in same[n] if key in here)) for n in names}
     kept = {n: tuple(sorted(key for key in blobs[n] if key in here)) for n in names}
     away = {
         copy.digest: copy.bytes
         for n in names
-        if not forms[n] and not kept[n]
-        for _, copy in copies.get(n, ())
+        if not forms[n]
+        for _, copy in copies.get(n, ())[:1]
         if copy.providers
     }
-    return Inventory(tuple(items), refs, forms, kept, provided, sum(away.values()), directories, position)
+    return Inventory(tuple(items), refs, forms, kept, sum(away.values()), directories, position)
 
 
 def _copies(views: Views) -> dict[str, list[tuple[str, Copy]]]:
-    """Layer → its diff ID and a blob of it, for each blob known."""
+    """Layer → its diff ID and a blob of it, for each blob known; first the one that a cache hit is given, then those
+    with other times."""
     index = CacheIndex(views)
     known: dict[str, tuple[Provider, ...]] = {}
     found: dict[str, list[tuple[str, Copy]]] = defaultdict(list)
@@ -186,6 +186,10 @@ def _copies(views: Views) -> dict[str, list[tuple[str, Copy]]]:
         if digest not in known:
             known[digest] = tuple(index.providers_of(digest))
         found[item].append((diff_id, Copy(digest, media_type, count, known[digest])))
+    for item, some in found.items():
+        first = index.blob_of(item.partition("/")[2]) if len(some) > 1 else None
+        if first is not None:
+            some.sort(key=lambda pair: pair[1].digest != first.digest)
     return found
 
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine.events import Demoted, Fact, ProviderLost, Pruned, to_data
+from engine.solver.solve import COLLECT
 from projections.collect import Action, Answer, Plan, Policy, candidates, make_plan
 from projections.inventory import Inventory, Item, take_inventory
 from projections.runner import Views
@@ -34,10 +35,8 @@ from storage.usage import DiskItems, measure
 from tools import __version__
 from tools.bootstrap import Root
 
-COLLECT = "collect"
-"""The lock: shared by builds between an answer and the event that names it, held alone by each removal."""
 POLL, PATIENCE = 0.01, 60.0
-"""Seconds between two looks at that lock, and until a removal is given up."""
+"""Seconds between two looks at the lock COLLECT, and until a removal is given up."""
 _OWNER = "prune"
 """What the ids of collections begin with; those of builds are hexadecimal."""
 _CONNECT_SECONDS, _TRIES = 5.0, 2

@@ -34,15 +34,16 @@ def inventory(
     here = {one.key for one in items}
     layers = {layer for chain in refs.values() for layer in chain}
     kept = {layer: tuple(blob for blob in [(blobs or {}).get(layer, "")] if blob in here) for layer in layers}
-    forms = {layer: tuple(key for key in [layer] if key in here) for layer in layers}
-    return Inventory(tuple(items), refs, forms, kept, frozenset(), 0)
+    forms = {layer: tuple(key for key in [layer, *kept[layer]] if key in here) for layer in layers}
+    return Inventory(tuple(items), refs, forms, kept, 0)
 
 
 def chain() -> Inventory:
     """An image layer L that a registry has, S on it, T on S and U on S; S has a packed blob B."""
     items = [
         item("layer/L", 100, copy="b0", depth=0, hours=1), item("snapshot/S", 50, depth=1, hours=2),
-        item("snapshot/T", 20, depth=2, hours=30), item("snapshot/U", 5, depth=2, hours=2), item("blob/B", 7, hours=2),
+        item("snapshot/T", 20, depth=2, hours=30), item("snapshot/U", 5, depth=2, hours=2),
+        item("blob/B", 7, depth=1, hours=2),
     ]  # fmt: skip
     refs = {"l": ("layer/L",), "s": ("layer/L", "snapshot/S"), "t": ("layer/L", "snapshot/S", "snapshot/T"),
             "u": ("layer/L", "snapshot/S", "snapshot/U")}  # fmt: skip
@@ -77,13 +78,23 @@ def test_what_was_used_lately_stays() -> None:
 
 
 def test_a_link_that_nobody_else_has_takes_what_is_of_no_use_without_it() -> None:
-    plan = make_plan(chain(), Policy(filters=(parse_filter("id=S"),)), NOW, HAS)
+    there = chain()
+    both = Policy(filters=(parse_filter("id=S"), parse_filter("id=B")))
+    plan = make_plan(there, both, NOW, HAS)
     assert done(plan) == [
-        ("prune", "snapshot/T"), ("prune", "snapshot/U"), ("prune", "blob/B"), ("prune", "snapshot/S"),
+        ("prune", "blob/B"), ("prune", "snapshot/T"), ("prune", "snapshot/U"), ("prune", "snapshot/S"),
     ]  # fmt: skip
-    assert [action.because_of for action in plan.actions] == ["snapshot/S"] * 3 + [""]
-    assert [len(group) for group in plan.groups] == [4]
-    assert would_free(chain(), chain().by_key["snapshot/S"]) == 82
+    assert [action.because_of for action in plan.actions] == ["", "snapshot/S", "snapshot/S", ""]
+    assert [len(group) for group in plan.groups] == [1, 3]
+
+
+def test_a_link_of_which_the_blob_stays_here_takes_nothing_with_it() -> None:
+    there = chain()
+    for name in ("S", "B"):
+        plan = make_plan(there, Policy(filters=(parse_filter(f"id={name}"),)), NOW, HAS)
+        assert [action.item.name for action in plan.actions] == [name]
+        assert "made again" in plan.actions[0].reason
+    assert would_free(there, there.by_key["snapshot/S"]) == 50
 
 
 def test_a_link_that_somebody_has_takes_nothing_with_it() -> None:
@@ -106,12 +117,6 @@ def test_what_cannot_be_asked_about_stays_unless_all_may_go() -> None:
     assert "layer/L" not in {key for _, key in done(plan)}
     assert [(one.key, "reached" in why) for one, why in plan.kept] == [("layer/L", True)]
     assert ("prune", "layer/L") in done(make_plan(chain(), Policy(everything=True), NOW, silent))
-
-
-def test_a_blob_of_a_snapshot_that_stays_takes_nothing_with_it() -> None:
-    plan = make_plan(chain(), Policy(filters=(parse_filter("kind=blob"),)), NOW, HAS)
-    assert done(plan) == [("prune", "blob/B")]
-    assert "made again" in plan.actions[0].reason
 
 
 @pytest.mark.parametrize(
