@@ -127,8 +127,6 @@ def _totals(inventory: Inventory, items: Sequence[Item]) -> Json:
 def _summary(inventory: Inventory, items: Sequence[Item]) -> list[str]:
     totals = _totals(inventory, items)
     rest = {kind: count for kind, count in totals["kinds"].items() if kind not in {item.kind for item in items}}
-    ordered = sorted(rest.items(), key=lambda pair: -pair[1])
-    record = ", ".join(f"{kind} {human_bytes(count)}" for kind, count in ordered if count)
     lines = [
         f"Unique:       {human_bytes(totals['unique'])}",
         f"Shared:       {human_bytes(totals['shared'])}",
@@ -136,7 +134,8 @@ def _summary(inventory: Inventory, items: Sequence[Item]) -> list[str]:
         f"Remote only:  {human_bytes(totals['remote_only'])}",
         f"Total:        {human_bytes(totals['total'])}",
     ]
-    return [*lines, f"  besides:    {record}"] if record else lines
+    ordered = sorted((*rest.items(), ("directories", totals["directories"])), key=lambda pair: -pair[1])
+    return lines + [f"  {kind + ':':<12}{human_bytes(count)}" for kind, count in ordered if count]
 
 
 def _print_item(item: Item, frees: int) -> None:
