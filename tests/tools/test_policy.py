@@ -18,7 +18,8 @@ HOUR = 3_600_000_000_000
 def test_rules_are_read_in_order_with_all_that_prune_takes(tmp_path: Path) -> None:
     assert read_rules(tmp_path) == ()
     (tmp_path / "policy.toml").write_text(
-        '[[collect]]\nkeep-storage = "10GB"\nkeep-duration = "72h"\nfilter = ["kind=layer", "shared!=true"]\nall = true\n'
+        '[[collect]]\nkeep-storage = "10GB"\nkeep-duration = "72h"\n'
+        'filter = ["kind=layer", "shared!=true"]\nall = true\n'
         "[[collect]]\nkeep-storage = 5000\n"
     )
     first, second = read_rules(tmp_path)
