@@ -150,11 +150,11 @@ class _Planning:
     left: int = 0
     gone: set[str] = field(default_factory=set)
     dead: set[str] = field(default_factory=set)
-    alive: Counter[str] = field(default_factory=Counter)
+    dead_of: Counter[str] = field(default_factory=Counter)
+    """How many of the refs that each layer is part of are dead."""
 
     def __post_init__(self) -> None:
         self.left = self.inventory.cached_bytes
-        self.alive.update({layer: len(refs) for layer, refs in self.inventory.refs_of.items()})
 
     def enough(self) -> bool:
         """Is no more to be taken?"""
@@ -190,6 +190,9 @@ class _Planning:
             for layer in layers
         )
 
+    def _alive(self, layer: str) -> bool:
+        return self.dead_of[layer] < len(self.inventory.refs_of.get(layer, ()))
+
     def _lost_with(self, item: Item) -> Iterator[Item]:
         """Items that no ref can use any more when `item` is gone from here, which nobody else has."""
         losing = [
@@ -206,13 +209,13 @@ class _Planning:
                     continue
                 self.dead.add(ref)
                 for part in dict.fromkeys(self.inventory.refs[ref]):
-                    self.alive[part] -= 1
-                    if self.alive[part] == 0:
+                    self.dead_of[part] += 1
+                    if not self._alive(part):
                         useless.add(part)
         for layer in useless:
             for key in (*self.inventory.forms.get(layer, ()), *self.inventory.blobs.get(layer, ())):
                 users = self.inventory.layers_of.get(key, ())
-                if key != item.key and key not in self.actions and not any(self.alive[user] > 0 for user in users):
+                if key != item.key and key not in self.actions and not any(map(self._alive, users)):
                     yield self.inventory.by_key[key]
 
 

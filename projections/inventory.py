@@ -19,6 +19,8 @@ Json = dict[str, Any]
 COLLECTABLE = ("layer", "snapshot", "source", "blob", "context", "unnamed", "cachemount", "partial")
 """Kinds that can be let go. Of the rest, `record` is what the builds' own story is made of."""
 
+UNSPOKEN = frozenset({"source", "context", "unnamed"})
+"""Kinds that a build may rely on before it says so: they stay while any build runs."""
 _ROLES = {"packed": "blob", "context": "context", "record": "record", "source": "source"}
 
 
@@ -104,7 +106,7 @@ class Inventory:
                     found[key].append(layer)
         return {key: tuple(dict.fromkeys(layers)) for key, layers in found.items()}
 
-    @property
+    @cached_property
     def cached_bytes(self) -> int:
         """Bytes of all that can be let go, in use or not."""
         return sum(item.bytes for item in self.items if item.collectable)
@@ -234,9 +236,9 @@ def _kind(key: str, roles: Mapping[str, str], told: _Told) -> str:
 
 
 def _may_be_needed(key: str, kind: str, running: Collection[str]) -> bool:
-    """What a build that runs may have without the log saying so yet: a result that it has just made, a source that it
-    found here, and anything that no event names."""
-    if kind in {"source", "unnamed"}:
+    """What a build that runs may have without the log saying so yet: a result that it has just made, a source or
+    contents of a context that it found here, and anything that no event names."""
+    if kind in UNSPOKEN:
         return bool(running)
     return kind == "snapshot" and key.partition("/")[2].partition("-")[0] in running
 

@@ -156,6 +156,10 @@ def _blob_created(cursor: sqlite3.Cursor, event: Event) -> None:
     _returned(cursor, f"blob/{digest}")
 
 
+def _pull_started(cursor: sqlite3.Cursor, event: Event) -> None:
+    _use(cursor, event, [f"partial/{text(event.data, 'digest')}"])
+
+
 def _layer_pulled(cursor: sqlite3.Cursor, event: Event) -> None:
     if diff_id := maybe_text(event.data, "diff_id"):
         _use(cursor, event, [f"layer/{diff_id}"])
@@ -204,12 +208,12 @@ def _export_started(cursor: sqlite3.Cursor, event: Event) -> None:
 def _exported(cursor: sqlite3.Cursor, event: Event) -> None:
     kind = text(event.data, "kind", "")
     if kind == "image":
-        _tagged(cursor, event, [text(event.data, "target")])
+        _tagged(cursor, event, [text(event.data, "target", "")])
 
 
 def _cachemount_used(cursor: sqlite3.Cursor, event: Event) -> None:
     data = event.data
-    item = f"cachemount/{text(data, 'cache').partition(':')[2]}/{integer(data, 'instance', 0)}"
+    item = f"cachemount/{text(data, 'cache', '').partition(':')[2]}/{integer(data, 'instance', 0)}"
     _use(cursor, event, [item])
     cursor.execute("INSERT OR REPLACE INTO labels VALUES (?, ?)", (item, text(data, "id", "")))
 
@@ -314,6 +318,7 @@ PROJECTION = Projection(
         "VertexCached": _vertex_done,
         "VertexCompleted": _vertex_done,
         "MaterializationRequested": _wanted,
+        "PullStarted": _pull_started,
         "LayerPulled": _layer_pulled,
         "BlobCreated": _blob_created,
         "ExportStarted": _export_started,

@@ -23,7 +23,7 @@ from pathlib import Path
 from engine.events import Demoted, Fact, ProviderLost, Pruned, to_data
 from engine.solver.solve import COLLECT
 from projections.collect import Action, Answer, Plan, Policy, candidates, make_plan
-from projections.inventory import Inventory, Item, take_inventory
+from projections.inventory import UNSPOKEN, Inventory, Item, take_inventory
 from projections.runner import Views
 from projections.usage import Usage
 from storage.digest import Digest
@@ -206,7 +206,7 @@ def _used_since(root: Root, items: Sequence[Item], position: int) -> bool:
     if not running:
         return False
     claims = usage.claims(running)
-    return any(item.kind in {"source", "unnamed"} or item.key in claims for item in items)
+    return any(item.kind in UNSPOKEN or item.key in claims for item in items)
 
 
 def _locks_of(item: Item) -> tuple[str, ...]:

@@ -286,7 +286,11 @@ def test_the_leases_of_a_build_die_with_it(shop: Shop) -> None:
     process = waiting(shop)
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
+    orphan = shop.builder.root / "snapshots/feedfacefeed-0123456789ab-1/fs/made"  # published, and killed right then
+    orphan.parent.mkdir(parents=True)
+    orphan.write_text("by a build whose death came before the event")
     done = shop.rows("prune", "--all")
+    assert not orphan.exists()
     assert "keep" not in {row["action"] for row in done}
     assert shop.check_sizes()["reclaimable"] == 0
     assert shop.builder.leftovers() == []
