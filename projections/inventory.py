@@ -21,7 +21,7 @@ COLLECTABLE = ("layer", "snapshot", "source", "blob", "context", "unnamed", "cac
 
 UNSPOKEN = frozenset({"source", "context", "unnamed"})
 """Kinds that a build may rely on before it says so: they stay while any build runs."""
-_ROLES = {"packed": "blob", "context": "context", "record": "record", "source": "source"}
+_ROLES = {"packed": "blob", "context": "context", "record": "record", "graph": "record", "source": "source"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,10 +133,15 @@ class _Told:
 
 
 def take_inventory(
-    views: Views, measured: Mapping[str, int], directories: int, running: Collection[str]
+    views: Views,
+    measured: Mapping[str, int],
+    directories: int,
+    running: Collection[str],
+    mentioned: Mapping[str, str] | None = None,
 ) -> Inventory:
     """Join. `measured`: `<kind>/<name>` → bytes, as storage/usage.py measures them; `running`: ids of builds that are
-    alive now. Raises what Views.query raises."""
+    alive now; `mentioned`: digest → what a blob is that only stored documents name, as in Usage.documents. Raises what
+    Views.query raises."""
     position = views.position
     copies = _copies(views)
     refs = {ref: tuple(json.loads(layers)) for ref, layers in views.query("SELECT ref, layers FROM used_refs")}
@@ -151,7 +156,7 @@ def take_inventory(
                 same[layer] |= {f"blob/{copy.digest}", f"layer/{diff_id}" if diff_id else layer}
     told = _tell(views, refs, same, blobs)
     claimed = Usage(views).claims(running) if running else frozenset()
-    roles: dict[str, str] = dict(views.query("SELECT digest, role FROM stored"))
+    roles = {**(mentioned or {}), **Usage(views).documents()}
     by_item: dict[str, list[Copy]] = defaultdict(list)
     for layer, found in copies.items():
         diff_id, copy = found[0]

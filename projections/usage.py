@@ -51,6 +51,10 @@ class Usage:
             return Tombstone(seq, time, policy, by, count, bool(demoted))
         return None
 
+    def documents(self) -> dict[str, str]:
+        """Stored blobs that the log names, and what they are: record, graph, packed (a layer), context or source."""
+        return dict(self._views.query("SELECT digest, role FROM stored"))
+
     def claims(self, builds: Iterable[str]) -> frozenset[str]:
         """Items that `builds` have named so far, and what holds the same: their leases."""
         listed = (canonical_json(list(builds)).decode(),)
@@ -234,7 +238,10 @@ def _tagged(cursor: sqlite3.Cursor, event: Event, names: Iterable[str]) -> None:
 
 
 def _defined(cursor: sqlite3.Cursor, event: Event) -> None:
-    _document(cursor, *(maybe_text(event.data, key) for key in ("graph", "definition")))
+    """A graph is a document that also names archives which a build got as its context: large, and not to be kept."""
+    if graph := maybe_text(event.data, "graph"):
+        cursor.execute("INSERT OR IGNORE INTO stored VALUES (?, 'graph')", (graph,))
+    _document(cursor, maybe_text(event.data, "definition"))
 
 
 def _scanned(cursor: sqlite3.Cursor, event: Event) -> None:

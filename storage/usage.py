@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ _LONGEST = 3000
 """Bytes of a path that the kernel takes for certain (PATH_MAX is 4096): longer ones are opened in pieces."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+-]{0,199}")
 _MOUNT = re.compile(r"[0-9a-f]{64}/[0-9]+")
+_MENTION = re.compile(rb"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
 _HEX = re.compile(r"[0-9a-f]{64}|[0-9a-f]{128}")
 
 
@@ -147,6 +149,23 @@ def _digest(name: str) -> str:
     if not _HEX.fullmatch(name):
         return ""
     return f"sha256:{name}" if len(name) == 64 else f"sha512:{name}"
+
+
+def mentioned(root: Path, documents: Iterable[str], wanted: AbstractSet[str]) -> set[str]:
+    """Those of the digests `wanted` that stand in one of the stored blobs `documents` (digests). Raises DiskError."""
+    found: set[str] = set()
+    for document in documents:
+        if found >= wanted:
+            break
+        digest = Digest(document)
+        try:
+            data = (root / "blobs" / digest.algorithm / digest.hex).read_bytes()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise DiskError.of(error, "reading a build's record") from error
+        found.update(wanted & {name.decode() for name in _MENTION.findall(data)})
+    return found
 
 
 class DiskItems:

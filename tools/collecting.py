@@ -31,7 +31,7 @@ from storage.errors import FailureKind
 from storage.interfaces import Locks, NewEvent, Provider
 from storage.locks import FileLocks
 from storage.partial import lock_name
-from storage.usage import DiskItems, measure
+from storage.usage import DiskItems, measure, mentioned
 from tools import __version__
 from tools.bootstrap import Root
 
@@ -56,7 +56,23 @@ def running_builds(locks: Path) -> list[str]:
 def survey(path: Path, views: Views) -> Inventory:
     """What is in the root at `path`. Writes nothing, uses no network. Raises DiskError, LogError."""
     measured = measure(path)
-    return take_inventory(views, measured.items, measured.directories, running_builds(path / "locks"))
+    running = running_builds(path / "locks")
+    return take_inventory(views, measured.items, measured.directories, running, _mentioned(path, views, measured.items))
+
+
+def _mentioned(path: Path, views: Views, items: Mapping[str, int]) -> dict[str, str]:
+    """What blobs are that no event names, but a document that one names: the listings below a content key, archives."""
+    documents = Usage(views).documents()
+    stored = {key.removeprefix("blob/") for key in items if key.startswith("blob/")}
+    unnamed = stored - documents.keys()
+    if not unnamed:
+        return {}
+
+    def of_role(role: str) -> list[str]:
+        return [digest for digest, known in documents.items() if known == role and digest in stored]
+
+    archives = dict.fromkeys(mentioned(path, of_role("graph"), unnamed), "source")
+    return {**archives, **dict.fromkeys(mentioned(path, of_role("record"), unnamed), "record")}
 
 
 def who() -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from storage.errors import InputError
-from storage.usage import DiskItems, measure
+from storage.usage import DiskItems, measure, mentioned
 
 HEX = "ab" * 32
 
@@ -54,6 +54,14 @@ def test_every_byte_has_one_owner_and_the_sum_is_that_of_du(root: Path) -> None:
         "views/": 4096,
     }  # fmt: skip
     assert du(root) in {found.total, found.files}  # the latter since coreutils 9.2
+
+
+def test_digests_that_stand_in_documents_are_found(root: Path) -> None:
+    one, two, three = (f"sha256:{digits * 32}" for digits in ("11", "22", "33"))
+    (root / "blobs/sha256" / ("55" * 32)).write_text(f'{{"x":"{one}","y":["{two}"]}}')
+    documents = [f"sha256:{'66' * 32}", f"sha256:{'55' * 32}"]  # the first is not here
+    assert mentioned(root, documents, {one, three}) == {one}
+    assert mentioned(root, documents[:1], {one}) == set()
 
 
 def test_a_tree_deeper_than_a_path_may_be_long_is_measured_and_removed(root: Path) -> None:

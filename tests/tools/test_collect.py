@@ -14,11 +14,13 @@ from typing import Any
 
 import pytest
 
+from storage.usage import measure
 from tests.builder import PROJECT, Builder, Done, base_image, layer_digests
 from tests.registry_fixture import RegistryProcess
 from tests.storage.test_usage import du
 from tests.storage.trees import facts
 from tests.tools.test_reading import in_window
+from tests.web_fixture import Page, WebServer
 from tools.cli.text import cells
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="builds need root")
@@ -242,6 +244,29 @@ def test_a_root_where_nothing_was_built_is_not_made_by_asking(shop: Shop) -> Non
     for command in ("du", "prune"):
         assert "nothing was built here yet" in shop.run(command, code=2)
     assert not shop.builder.root.exists()
+
+
+def test_sources_are_fetched_again_and_contents_of_contexts_kept_again_when_they_went(shop: Shop) -> None:
+    with WebServer() as web:
+        web.pages["/tool"] = Page(b"t" * 5000, {"ETag": '"1"'})
+        dockerfile = (
+            f"FROM {shop.base['reference']}\nADD {web.url}/tool /tool\n"
+            "RUN --mount=type=bind,target=/context cat /context/a.txt /tool > /both\n"
+        )
+        shop.builder.must_build(dockerfile)
+        assert {row["kind"] for row in shop.rows("du")[:-1]} == {"layer", "snapshot", "source", "context"}
+        done = shop.rows("prune")
+        assert {row["kind"] for row in done if row["action"] == "prune"} == {"snapshot", "source"}
+        assert [row["kind"] for row in done if row["action"] == "keep"] == ["context"]
+        shop.builder.must_build(dockerfile)
+        assert [request.status for request in web.requests][-1] == 200
+        assert len(shop.builder.events("ContextKept")) == 1, "the contents of the context are here still"
+        shop.rows("prune", "--all")
+        shop.builder.must_build(dockerfile)
+        first, again = (event["data"]["packs"][0] for event in shop.builder.events("ContextKept"))
+        assert f"blob/{first}" not in measure(shop.builder.root).items or first == again
+        assert f"blob/{again}" in measure(shop.builder.root).items
+    shop.check_sizes()
 
 
 # ---------------------------------------------------------------- leases
