@@ -138,10 +138,11 @@ def take_inventory(
     directories: int,
     running: Collection[str],
     mentioned: Mapping[str, str] | None = None,
+    busy: Collection[str] = (),
 ) -> Inventory:
     """Join. `measured`: `<kind>/<name>` → bytes, as storage/usage.py measures them; `running`: ids of builds that are
-    alive now; `mentioned`: digest → what a blob is that only stored documents name, as in Usage.documents. Raises what
-    Views.query raises."""
+    alive now; `mentioned`: digest → what a blob is that only stored documents name, as in Usage.documents; `busy`:
+    items that somebody holds the lock of. Raises what Views.query raises."""
     position = views.position
     copies = _copies(views)
     refs = {ref: tuple(json.loads(layers)) for ref, layers in views.query("SELECT ref, layers FROM used_refs")}
@@ -167,7 +168,7 @@ def take_inventory(
     items = []
     for key, count in measured.items():
         kind = _kind(key, roles, told)
-        in_use = key in claimed or _may_be_needed(key, kind, running)
+        in_use = key in claimed or key in busy or _may_be_needed(key, kind, running)
         items.append(_item(key, kind, count, told, tuple(dict.fromkeys(by_item.get(key, ()))), in_use=in_use))
     here = measured.keys()
     forms = {n: tuple(sorted(key for key in same[n] if key in here)) for n in names}

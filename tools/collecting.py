@@ -15,7 +15,7 @@ import getpass
 import os
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,7 +57,17 @@ def survey(path: Path, views: Views) -> Inventory:
     """What is in the root at `path`. Writes nothing, uses no network. Raises DiskError, LogError."""
     measured = measure(path)
     running = running_builds(path / "locks")
-    return take_inventory(views, measured.items, measured.directories, running, _mentioned(path, views, measured.items))
+    documents = _mentioned(path, views, measured.items)
+    return take_inventory(
+        views, measured.items, measured.directories, running, documents, _busy(path / "locks", measured.items)
+    )
+
+
+def _busy(locks: Path, items: Iterable[str]) -> set[str]:
+    """Cache mounts and interrupted pulls that somebody works on now: no log says for how long."""
+    held = FileLocks(locks)
+    told = [key for key in items if key.startswith(("cachemount/", "partial/"))]
+    return {key for key in told if any(map(held.held, _locks_of(key)))}
 
 
 def _mentioned(path: Path, views: Views, items: Mapping[str, int]) -> dict[str, str]:
@@ -186,7 +196,7 @@ def _let_go(root: Root, disk: DiskItems, group: Sequence[Action], position: int,
     with ExitStack() as held:
         if not _acquire(root.locks, held):
             return "builds begin all the time"
-        for name in (name for action in group for name in _locks_of(action.item)):
+        for name in (name for action in group for name in _locks_of(action.item.key)):
             lock = root.locks.try_acquire(name)
             if lock is None:
                 return "somebody uses it now"
@@ -225,16 +235,15 @@ def _used_since(root: Root, items: Sequence[Item], position: int) -> bool:
     return any(item.kind in UNSPOKEN or item.key in claims for item in items)
 
 
-def _locks_of(item: Item) -> tuple[str, ...]:
+def _locks_of(key: str) -> tuple[str, ...]:
     """What somebody who makes or writes the item holds meanwhile."""
-    kind = item.key.partition("/")[0]
-    if kind == "partial":
-        return (lock_name(item.name),)
-    if kind == "cachemount":
-        return (f"cache-{item.name.replace('/', '-')}",)
-    if kind == "snapshot":
-        return f"layer-{item.name}", f"pack-{item.name}"
-    return (f"layer-{item.name}",) if kind == "layer" else ()
+    kind, _, name = key.partition("/")
+    return {
+        "partial": (lock_name(name),),
+        "cachemount": (f"cache-{name.replace('/', '-')}",),
+        "snapshot": (f"layer-{name}", f"pack-{name}"),
+        "layer": (f"layer-{name}",),
+    }.get(kind, ())
 
 
 def _tombstone(action: Action, policy: Policy) -> NewEvent:

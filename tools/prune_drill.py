@@ -75,11 +75,11 @@ class Figures:
         return not (self.failures or self.wrong or self.unexplained) and self.measured == self.du and self.builds > 0
 
 
-def drill(directory: Path, *, seconds: float, builders: int, seed: int = 1) -> Figures:
+def drill(directory: Path, *, seconds: float, builders: int, seed: int = 1, snapshotter: str = "auto") -> Figures:
     """Build with `builders` processes at once in `directory` for `seconds`, collecting all the while. Raises
     HostError."""
     with LoopbackRegistry(directory / "registry") as registry:
-        running = _Drill(directory, registry.host, seed, Figures())
+        running = _Drill(directory, registry.host, seed, snapshotter, Figures())
         running.make_bases()
         started = time.monotonic()
         running.until = started + seconds
@@ -98,6 +98,7 @@ class _Drill:
     directory: Path
     registry: str
     seed: int
+    snapshotter: str
     figures: Figures
     until: float = 0.0
     digests: dict[int, str] = field(default_factory=dict)
@@ -119,6 +120,9 @@ class _Drill:
     def _random(self, name: str) -> random.Random:
         return random.Random(f"{self.seed} {name}")  # noqa: S311  # a drill has to be repeatable
 
+    def _how(self) -> tuple[str, ...]:
+        return ("--snapshotter", self.snapshotter)
+
     def make_bases(self) -> None:
         """Push base images with a shell and two layers that do not compress."""
         busybox = Path("/bin/busybox")
@@ -133,7 +137,7 @@ class _Drill:
             (context / "busybox").chmod(0o755)
             (context / "Dockerfile").write_text(_BASE)
             name = f"{self.registry}/base:{number}"
-            done = self.refledger("build", str(context), "--push", "-t", name, "--progress=quiet")
+            done = self.refledger("build", str(context), "--push", "-t", name, "--progress=quiet", *self._how())
             if done.returncode:
                 raise HostError(f"a base image could not be built: {done.stderr.strip()[-500:]}")
 
@@ -153,7 +157,7 @@ class _Drill:
             base = f"{self.registry}/base:{variant % BASES}"
             (context / "Dockerfile").write_text(_DOCKERFILE.format(base=base, digest=digest))
             name = f"{self.registry}/app{number}:{variant}"
-            done = self.refledger("build", str(context), "--push", "-t", name, "--progress=quiet", *fresh)
+            done = self.refledger("build", str(context), "--push", "-t", name, "--progress=quiet", *self._how(), *fresh)
             self.figures.builds += 1
             if done.returncode:
                 self.figures.failures.append(f"build of variant {variant}: {done.stderr.strip()[-800:]}")

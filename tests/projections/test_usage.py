@@ -104,6 +104,15 @@ def test_what_a_running_build_has_just_made_or_nobody_named_is_in_use_while_one_
     assert not any(one.in_use for one in look(views, here=here).items)
 
 
+def test_an_interrupted_pull_was_used_when_it_began_and_is_in_use_while_its_lock_is_held(views: Views) -> None:
+    key = f"partial/{story.BLOBS[0]}"
+    (partial,) = look(views, here={key: 7}).items
+    assert (partial.kind, partial.build, partial.in_use) == ("partial", "b1", False)
+    assert partial.time > 0
+    (busy,) = take_inventory(views, {key: 7}, 0, (), busy={key}).items
+    assert busy.in_use
+
+
 def test_refs_that_nothing_stands_on_tell_what_is_shared(log: ListLog, views: Views) -> None:
     base = [{**layer} for layer in story.LAYERS]
     for name in ("x", "y"):
