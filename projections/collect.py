@@ -93,7 +93,11 @@ def make_plan(inventory: Inventory, policy: Policy, now: int, answers: Mapping[s
         if planning.enough():
             break
         planning.choose(item)
-    named = [(item, why) for item in inventory.items if (why := _protected(item, policy, now))]
+    named = [
+        (item, why)
+        for item in inventory.items
+        if not planning.enough() and (why := _protected(item, policy, now))
+    ]
     return Plan(tuple(planning.actions.values()), (*planning.kept, *named), inventory.position)
 
 

@@ -201,3 +201,8 @@ def test_sizes_and_durations_are_read_as_people_write_them() -> None:
     for bad in ("", "72", "h", "-1h", "1h x", "1y"):
         with pytest.raises(InputError):
             duration(bad)
+
+
+def test_what_stays_is_named_only_when_it_is_missed() -> None:
+    there = inventory([item("snapshot/X", 5, in_use=True), item("snapshot/Y", 5)], {})
+    assert [len(make_plan(there, Policy(keep_storage=keep), NOW, {}).kept) for keep in (10, 5, 4)] == [0, 0, 1]

@@ -128,14 +128,14 @@ def _summary(inventory: Inventory, items: Sequence[Item]) -> list[str]:
     totals = _totals(inventory, items)
     rest = {kind: count for kind, count in totals["kinds"].items() if kind not in {item.kind for item in items}}
     lines = [
-        f"Unique:       {human_bytes(totals['unique'])}",
-        f"Shared:       {human_bytes(totals['shared'])}",
-        f"Reclaimable:  {human_bytes(totals['reclaimable'])}, {human_bytes(totals['demotable'])} of it elsewhere too",
-        f"Remote only:  {human_bytes(totals['remote_only'])}",
-        f"Total:        {human_bytes(totals['total'])}",
+        f"Unique:         {human_bytes(totals['unique'])}",
+        f"Shared:         {human_bytes(totals['shared'])}",
+        f"Reclaimable:    {human_bytes(totals['reclaimable'])}, {human_bytes(totals['demotable'])} of it elsewhere too",
+        f"Remote only:    {human_bytes(totals['remote_only'])}",
+        f"Total:          {human_bytes(totals['total'])}",
     ]
     ordered = sorted((*rest.items(), ("directories", totals["directories"])), key=lambda pair: -pair[1])
-    return lines + [f"  {kind + ':':<12}{human_bytes(count)}" for kind, count in ordered if count]
+    return lines + [f"  {kind + ':':<14}{human_bytes(count)}" for kind, count in ordered if count]
 
 
 def _print_item(item: Item, frees: int) -> None:
@@ -167,6 +167,7 @@ def _print_item(item: Item, frees: int) -> None:
 @click.option("--keep-storage", metavar="SIZE", help="Stop when no more than this is left: 10GB, 512MiB.")
 @click.option("--keep-duration", metavar="DUR", help="Keep what was used within this time: 72h, 7d.")
 @click.option("--dry-run", is_flag=True, help="Only print the plan.")
+@click.option("-f", "--force", is_flag=True, help="As docker has it; nothing is asked anyway.")
 @as_json_option
 def prune(
     everything: bool,
@@ -174,6 +175,7 @@ def prune(
     keep_storage: str | None,
     keep_duration: str | None,
     dry_run: bool,
+    force: bool,  # noqa: ARG001  # hands and scripts know it
     as_json: bool,
 ) -> None:
     """Let go of what no running build needs, the least recently used first.
