@@ -175,7 +175,7 @@ class _Planning:
         if isinstance(answer, tuple):
             self._take(Action(item, f"{answer[0]} has it", (answer[0],), answer[1]))
             return
-        followers = list(self._lost_with(item))
+        followers = list(dict.fromkeys(self._lost_with(item)))
         if any(follower.in_use for follower in followers):  # its leases cover what it stands on: cannot be
             return
         for follower in sorted(followers, key=_order):
