@@ -230,9 +230,9 @@ def _why_pruned(item: Item, answer: Answer | None, spare: bool) -> str:
             "context": "contents of a context",
         }[item.kind]  # fmt: skip
     if spare:
-        return "can be made again from what stays here"
+        return "what it holds stays in another form"
     if item.kind == "source":
         return "can be fetched again"
     if answer == "bytes-lost":
         return "its provider does not have it any more"
-    return "only here: its step runs again when it is needed"
+    return "only here, its step would run again"

@@ -93,7 +93,7 @@ def test_a_link_of_which_the_blob_stays_here_takes_nothing_with_it() -> None:
     for name in ("S", "B"):
         plan = make_plan(there, Policy(filters=(parse_filter(f"id={name}"),)), NOW, HAS)
         assert [action.item.name for action in plan.actions] == [name]
-        assert "made again" in plan.actions[0].reason
+        assert "another form" in plan.actions[0].reason
     assert would_free(there, there.by_key["snapshot/S"]) == 50
 
 

@@ -17,7 +17,7 @@ from projections.inventory import Inventory, Item
 from tools import bootstrap
 from tools.cli.format import human_bytes, human_duration
 from tools.cli.text import clean
-from tools.cli.writing import as_json_option, columns, local_time, print_json, print_line, table
+from tools.cli.writing import as_json_option, columns, local_time, print_cut, print_json, print_line, table
 
 Json = dict[str, Any]
 
@@ -59,7 +59,7 @@ def du(verbose: bool, filters: tuple[str, ...], as_json: bool) -> None:
         for item in items:
             _print_item(item, frees[item.key])
     elif items:
-        table(_rows(items, frees, now), ("BUILDS", "SHARED", "FREES", "USED", "ELSEWHERE"), columns(10_000))
+        table(_rows(items, frees, now), ("BUILDS", "SHARED", "FREES", "USED", "REMOTE"), columns(10_000))
     if items and not verbose:
         print_line("")
     for line in _summary(inventory, items):
@@ -76,7 +76,7 @@ def _ago(item: Item, now: int) -> str:
 
 
 def _rows(items: Sequence[Item], frees: Mapping[str, int], now: int) -> list[tuple[str, ...]]:
-    titles = ("ID", "KIND", "SIZE", "FREES", "SHARED", "ELSEWHERE", "USED", "BUILDS", "FOR")
+    titles = ("ID", "KIND", "SIZE", "FREES", "SHARED", "REMOTE", "USED", "BUILDS", "FOR")
     return [titles, *(_row(item, frees[item.key], now) for item in items)]
 
 
@@ -239,12 +239,12 @@ def _print_plan(plan: Plan) -> None:
         folded.setdefault(reason, []).append(item)
     for reason, items in folded.items():
         what = _title(items[0]) if len(items) == 1 else f"{len(items)} things"
-        print_line(f"keep {what}, {human_bytes(sum(item.bytes for item in items))}: {clean(reason)}")
+        print_cut(f"keep {what}, {human_bytes(sum(item.bytes for item in items))}: {clean(reason)}", columns(10_000))
 
 
 def _reason(action: Action) -> str:
     label = clean(action.item.label)
-    return f"{clean(action.reason)}: {label}" if label else clean(action.reason)
+    return f"{label}: {clean(action.reason)}" if label else clean(action.reason)
 
 
 def _print_json_plan(plan: Plan, *, done: bool) -> None:
