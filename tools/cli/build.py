@@ -20,6 +20,7 @@ from tools import bootstrap
 from tools.cli.grants import Lent, granted, read_grants
 from tools.cli.options import read_request
 from tools.cli.render import Renderer, make_renderer
+from tools.policy import collecting_after
 
 if TYPE_CHECKING:
     from engine.build import BuildRequest, BuildResult
@@ -144,7 +145,12 @@ def _run(
     bootstrap.prepare_process()
     build_id = bootstrap.new_build_id()
     renderer = make_renderer(progress, build_id, sys.stderr if progress != "json" else sys.stdout)
-    with bootstrap.open_root(bootstrap.root_directory()) as root, bootstrap.owning(root, build_id):
+    silent = progress in ("json", "quiet")
+    with (
+        bootstrap.open_root(bootstrap.root_directory()) as root,
+        collecting_after(root, quiet=silent),
+        bootstrap.owning(root, build_id),
+    ):
         for dead in bootstrap.recover(root, build_id):
             sys.stderr.write(f"build {dead} had been interrupted; what it left was cleaned up\n")
         first = root.log.last_seq()
