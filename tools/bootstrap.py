@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.build import Engine
-from engine.events import BuildInterrupted, Fact, RuntimeChosen, to_data
+from engine.events import BuildInterrupted, Fact, LocalLost, RuntimeChosen, to_data
 from engine.executor import Executor, Outcome, Task
 from engine.grants import Grants
 from engine.ledger import Ledger
@@ -32,10 +32,10 @@ from storage.erofs.mount import ErofsMounts
 from storage.errors import DiskError, InputError
 from storage.eventlog import SqliteEventLog, follow
 from storage.interfaces import (
+    CheckedLayers,
     Descriptor,
     Event,
     EventLog,
-    LayerStore,
     NewEvent,
     PackedBlob,
     Provider,
@@ -261,7 +261,11 @@ def engine(
     log, locks, tmp = root.log, root.locks, root.tmp
     clock = Clock(time.time_ns, time.monotonic)
     ledger = Ledger(log, build)
-    blobs = DirectoryBlobs(root.path, owner=build)
+    blobs = DirectoryBlobs(
+        root.path,
+        owner=build,
+        lost=lambda digest, detail: ledger.post(LocalLost(kind="blob", name=digest, problem="corrupt", detail=detail)),
+    )
     mounts = ErofsMounts(tmp, build)
     layers = _layers(root, build, mounts, snapshotter)
     snapshots = OverlaySnapshots(
@@ -273,8 +277,9 @@ def engine(
     cache = _Cache(CacheIndex(root.views))
     partials = DirectoryPartials(root.path / "partial")
     materializer = Materializer(
-        layers, snapshots, blobs, partials, registry, locks, ledger, clock, parallel=max(2, os.cpu_count() or 1)
-    )
+        layers, snapshots, blobs, partials, registry, locks, ledger, clock, parallel=max(2, os.cpu_count() or 1),
+        known=cache,
+    )  # fmt: skip
 
     def asked() -> AskedPaths:
         from engine.refs.asked import AskedPaths
@@ -292,7 +297,7 @@ def engine(
         from storage.compose import TreeWriter
         from storage.packing import BlobPacker
 
-        transfer = Transfer(blobs, registry, BlobPacker(snapshots, blobs), cache, locks, ledger, clock)
+        transfer = Transfer(blobs, registry, BlobPacker(snapshots, blobs), cache, locks, ledger, clock, materializer)
         return Exporters(
             transfer=transfer,
             pusher=Pusher(registry, client, transfer, ledger),
@@ -362,7 +367,7 @@ async def passing_resolver() -> AsyncIterator[ImageResolver]:
             await registry.aclose()
 
 
-def _layers(root: Root, build: str, mounts: ErofsMounts, snapshotter: str) -> LayerStore:
+def _layers(root: Root, build: str, mounts: ErofsMounts, snapshotter: str) -> CheckedLayers:
     """With a way that is forced, layers laid out in the other count as not here."""
     limit = os.environ.get("REFLEDGER_LAYER_LIMIT") or str(LAYER_LIMIT)
     if not limit.isdecimal():

@@ -97,7 +97,7 @@ class _Asking:
         self._request: Request | None = None
         self._ranged = RangeReader(
             owner.parts, owner.registry, owner.facts, owner.clock, ref.id, vertex,
-            asyncio.Semaphore(owner.materializer.parallel),
+            asyncio.Semaphore(owner.materializer.parallel), owner.materializer,
         )  # fmt: skip
         self._by_range = {index for index, layer in enumerate(self._layers) if self._has_toc(layer)}
 
@@ -127,7 +127,7 @@ class _Asking:
         return (
             blob is not None
             and blob.size > self._owner.small
-            and bool(layer.providers)
+            and next(self._materializer.providers(layer), None) is not None
             and not self._materializer.mountable(layer)
             and self._materializer.blobs.size(blob.digest) is None
             and self._owner.parts.toc(blob) is not None
@@ -151,7 +151,7 @@ class _Asking:
 
     async def _look_into(self, needed: Sequence[int]) -> None:
         """Make it possible to look into the layers `needed`, by their tables of contents where they have them."""
-        here = [index for index in needed if self._materializer.mountable(self._layers[index])]
+        here = [index for index in needed if await self._materializer.usable(self._layers[index])]
         for index in here:
             self._by_range.discard(index)
             await self._open(index)
@@ -204,7 +204,8 @@ class _Asking:
             try:
                 reader = self._readers[index] = await in_thread(lambda: toc.part(part))  # noqa: B023 - awaited here
             except VerificationError as error:
-                self._ranged.failed(self._blob(index), self._layers[index].providers[0], error, 0, self._request)
+                provider = next(self._materializer.providers(self._layers[index]))
+                self._ranged.failed(self._layers[index], self._blob(index), provider, error, 0, self._request)
                 whole.append(index)
             else:
                 if _length(reader) * WHOLE_SHARE > self._size(index):

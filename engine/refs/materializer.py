@@ -9,24 +9,28 @@ Invariants, by number:
   own credentials: the failure of another process is never inherited. What it brought until then is: an interrupted
   pull goes on from the bytes that are here, until they turn out to be wrong.
 - I7: mountable, blob here and available at a provider are asked separately, each when it matters.
+- I8: what is damaged here is found before it is used (once a process and layer), said in the log, and removed: from
+  then on it is not here. A layer that its own providers lost is asked of all that the log knows of.
 """
 
 from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from engine.errors import FailureKind, MaterializationError, RefledgerError, RegistryError, VerificationError
 from engine.events import (
     LayerPulled,
+    LocalLost,
     MaterializationFailed,
     MaterializationRequested,
     Materialized,
+    ProviderLost,
     PullFailed,
     PullProgressed,
     PullStarted,
@@ -35,18 +39,20 @@ from engine.ledger import Facts
 from engine.refs.fill import FetchLimits
 from engine.refs.pull import Pull
 from engine.refs.ref import Layer, Local, Ref
-from engine.together import locked, settle, together
+from engine.together import in_thread, locked, settle, together
+from storage.digest import Digest
 from storage.errors import DiskError
 from storage.interfaces import (
     BlobStore,
     ByteSource,
+    Checked,
+    CheckedLayers,
+    CheckedSnapshots,
     Descriptor,
-    LayerStore,
     Locks,
     PartialBlobs,
     Provider,
     RegistrySource,
-    SnapshotStore,
 )
 
 Reason = Literal["run", "copy", "export", "shell", "inspect"]
@@ -60,6 +66,22 @@ class Clock:
 
     now: Callable[[], int]
     monotonic: Callable[[], float]
+
+
+class Known(Protocol):
+    """What the log says of layers: a projection answers."""
+
+    def providers(self, digest: Digest) -> Sequence[Provider]:
+        """Everyone who is known to have the blob, the likeliest first."""
+        ...
+
+
+class NothingKnown:
+    """Implements Known."""
+
+    def providers(self, _digest: Digest) -> Sequence[Provider]:
+        """See Known.providers."""
+        return ()
 
 
 @dataclass(slots=True)
@@ -95,8 +117,8 @@ class LayerUnavailable(Exception):
 class Materializer:
     """Makes refs mountable. One per process and root; all ops share it."""
 
-    layers: LayerStore
-    snapshots: SnapshotStore
+    layers: CheckedLayers
+    snapshots: CheckedSnapshots
     blobs: BlobStore
     partials: PartialBlobs
     registry: RegistrySource
@@ -105,16 +127,20 @@ class Materializer:
     clock: Clock
     parallel: int = 4
     fetching: FetchLimits = field(default_factory=FetchLimits)
+    known: Known = field(default_factory=NothingKnown)
     _flights: dict[str, _Flight] = field(default_factory=dict)
     _slots: asyncio.Semaphore | None = None
     _connections: asyncio.Semaphore | None = None
     _threads: ThreadPoolExecutor | None = None
+    _checked: set[tuple[str, str | None]] = field(default_factory=set)
+    _lost: set[str] = field(default_factory=set)
 
     async def materialize(self, ref: Ref, *, vertex: str | None, reason: Reason, needed_by: str = "") -> Local:
         """Make every layer of `ref` mountable here, fetching what is missing; `needed_by` names the step for errors.
 
         Raises MaterializationError when a layer cannot be had.
         """
+        await self.check(ref.layers)
         missing = {layer.name: layer for layer in ref.layers if not self._mountable(layer)}
         if missing:
             await self._bring(ref, list(missing.values()), vertex, reason, needed_by)
@@ -122,7 +148,66 @@ class Materializer:
 
     def obtainable(self, ref: Ref) -> bool:
         """Is every layer either here or known to lie at a provider? Asks nobody."""
-        return all(self._mountable(layer) or (layer.blob and layer.providers) for layer in ref.layers)
+        return all(self._mountable(layer) or self._source(layer) for layer in ref.layers)
+
+    def _source(self, layer: Layer) -> bool:
+        if layer.blob is None or layer.diff_id is None:
+            return False
+        return next(self.providers(layer), None) is not None or self.blobs.size(layer.blob.digest) is not None
+
+    def providers(self, layer: Layer) -> Iterator[Provider]:
+        """Who may have the blob of `layer`: its own providers, then others that the log knows of."""
+        yield from layer.providers
+        if layer.blob is not None:
+            asked = {(provider.registry, provider.repository) for provider in layer.providers}
+            others = self.known.providers(layer.blob.digest)
+            yield from (other for other in others if (other.registry, other.repository) not in asked)
+
+    # ------------------------------------------------------------ damage
+
+    async def check(self, layers: Sequence[Layer]) -> None:
+        """Find out which of `layers` are damaged here. Those are not here any more then, and the log says so."""
+        unknown = [layer for layer in layers if (layer.snapshot, layer.diff_id) not in self._checked]
+        if not unknown:
+            return
+        kept = [(layer, *each) for layer in unknown for each in self._kept(layer)]
+        problems = await in_thread(lambda: [store.check(name) for _, _, store, name in kept])
+        for (layer, kind, _, name), problem in zip(kept, problems, strict=True):
+            if problem:
+                await self.lose(layer, kind, name)
+        self._checked.update((layer.snapshot, layer.diff_id) for layer in unknown)
+
+    async def usable(self, layer: Layer) -> bool:
+        """Is `layer` mountable here, and not known to be damaged?"""
+        await self.check([layer])
+        return self._mountable(layer)
+
+    async def lose(self, layer: Layer, kind: str, name: str, problem: str = "") -> None:
+        """Remove what is kept of `layer` as `name`, a snapshot's or a layer's, if it is damaged: `problem` says so
+        where a check does not find it."""
+        store: Checked = self.snapshots if kind == "snapshot" else self.layers
+        async with locked(self.locks, f"layer-{layer.name}"):
+            problem = problem or await in_thread(lambda: store.check(name))
+            if not problem:
+                return  # somebody made it anew
+            await in_thread(lambda: store.discard(name))
+        self._tell_lost(kind, name, "corrupt", problem)
+
+    def miss(self, layer: Layer) -> None:
+        """Say that the snapshot of `layer`, which nobody else has, is not here; unless that is in the log."""
+        if layer.snapshot and not layer.providers and layer.snapshot not in self._lost:
+            self._tell_lost("snapshot", layer.snapshot, "vanished")
+
+    def _kept(self, layer: Layer) -> list[tuple[str, Checked, str]]:
+        """What may be here of `layer`: kind, where, and under which name."""
+        kept: list[tuple[str, Checked, str]] = [("snapshot", self.snapshots, layer.snapshot)] if layer.snapshot else []
+        return [*kept, ("layer", self.layers, str(layer.diff_id))] if layer.diff_id else kept
+
+    def _tell_lost(self, kind: str, name: str, problem: str, detail: str = "") -> None:
+        self._lost.add(name)
+        self.facts.post(LocalLost(kind=kind, name=name, problem=problem, detail=detail))
+
+    # ------------------------------------------------------------ all layers of a ref
 
     def close(self) -> None:
         """Let the threads and the mounts of layers go. Raises DiskError."""
@@ -195,20 +280,14 @@ class Materializer:
             what += f": {failure.error.what}"
         if needed_by:
             what += f"; needed by {needed_by}"
-        error = MaterializationError(
-            what,
-            kind=failure.kind,
-            where=failure.error.where if failure.error else "",
-            hint=failure.error.hint if failure.error else "the step that made it must run again: use --no-cache",
-            layer=layer.name,
-        )
+        error = unavailable(what, layer, failure.kind, failure.error, tuple(self.providers(layer)))
         await self.facts.record(
             MaterializationFailed(
                 ref=ref.id,
                 digest=str(blob.digest) if blob else layer.name,
                 kind=failure.kind,
                 error=str(error),
-                providers=tuple(provider.to_json() for provider in layer.providers),
+                providers=tuple(provider.to_json() for provider in self.providers(layer)),
             ),
             vertex=vertex,
             cause=cause,
@@ -240,6 +319,7 @@ class Materializer:
         async with locked(self.locks, f"layer-{layer.name}"):
             if self._mountable(layer):
                 return None
+            self.miss(layer)
             if layer.diff_id is None or layer.blob is None:
                 raise LayerUnavailable(layer, "missing", None)
             if self._slots is None:
@@ -256,20 +336,38 @@ class Materializer:
         if self.blobs.size(blob.digest) is not None:
             try:
                 await self._unpack_stored(layer, blob)
+            except FileNotFoundError:
+                pass
             except VerificationError as error:
                 last = _Failure(error, "corrupt")
+                await in_thread(lambda: self.blobs.sound(blob.digest))  # not if it is the layer that was promised wrong
             else:
                 return 0
-        for provider in layer.providers:
+        for provider in self.providers(layer):
             outcome = await self._pull(layer, blob, provider, vertex, cause)
             if isinstance(outcome, _Failure) and outcome.again:
                 outcome = await self._pull(layer, blob, provider, vertex, cause)
             if not isinstance(outcome, _Failure):
                 return outcome
             last = outcome
+            self.lost_by(provider, layer, blob, last.kind, str(last.error), vertex, cause)
             if last.final:
                 break
         raise LayerUnavailable(layer, last.kind, last.error)
+
+    def lost_by(
+        self, provider: Provider, layer: Layer, blob: Descriptor, kind: FailureKind, error: str, vertex: str | None,
+        cause: int | None,
+    ) -> None:  # fmt: skip
+        """Say that `provider` has the blob no longer; not for what may pass, or is no fault of its."""
+        if kind in {"missing", "auth", "corrupt"}:
+            self.facts.post(
+                ProviderLost(
+                    ref=layer.name, digest=str(blob.digest), provider=provider.to_json(), kind=kind, error=error
+                ),
+                vertex=vertex,
+                cause=cause,
+            )
 
     async def _unpack_stored(self, layer: Layer, blob: Descriptor) -> None:
         assert layer.diff_id is not None
@@ -341,6 +439,32 @@ class Materializer:
 
     async def _in_thread(self, work: Callable[[], int]) -> int:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+
+_ADVICE: dict[FailureKind, str] = {
+    "missing": "push the image again, or name a mirror that has it",
+    "auth": "log in to {registry}, or name a mirror",
+    "transport": "run again when {registry} can be reached, or name a mirror",
+    "corrupt": "the copy at {registry} is damaged: push the image again, or name a mirror",
+}
+
+
+def unavailable(
+    what: str, layer: Layer, kind: FailureKind, last: RefledgerError | None, providers: Sequence[Provider]
+) -> MaterializationError:
+    """The error for a layer that none of `providers` gave, the last one for the reason `last`: what a person can do."""
+    digest = layer.blob.digest if layer.blob else layer.name
+    asked = providers[-1] if providers else None
+    where = (last.where if last else "") or (f"{asked}@{digest}" if asked else str(digest))
+    if str(digest) not in where:
+        what = f"{what} ({digest})"
+    if asked is None:
+        hint = "the step that made it must run again: use --no-cache"
+    else:
+        hint = (last.hint if last else "") or _ADVICE.get(kind, "").format(registry=asked.registry)
+    if len(providers) > 1:
+        what += f"; asked: {', '.join(map(str, providers))}"
+    return MaterializationError(what, kind=kind, where=where, hint=hint, layer=layer.name)
 
 
 def _misfit(error: VerificationError, pull: Pull | None) -> _Failure:
