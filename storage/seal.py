@@ -2,8 +2,8 @@
 
 The digest is over what a walk sees without opening a file (name, kind, mode, owner, size, time, link target, device,
 opaque mark): whatever writes to a file changes its time, and a copy that keeps times (`cp -a`, `rsync -a`) keeps the
-seal. Entries are added up, each by its own hash, in any order: the walk that finishes a snapshot makes it on the way,
-and takes back what it removes.
+seal. Directories are added up, each by its own hash, in any order: the walk that finishes a snapshot makes it on the
+way, and takes back what it removes.
 """
 
 from __future__ import annotations
