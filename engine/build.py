@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from engine.errors import Cancelled, DockerfileError, NotGranted, RefledgerError
+from engine.errors import Cancelled, DockerfileError, MaterializationError, NotGranted, RefledgerError
 from engine.events import BuildCancelled, BuildCompleted, BuildFailed, BuildStarted, GraphDefined
 from engine.executor import Executor
 from engine.frontend.compile import FrontendOptions, compile_dockerfile
@@ -30,10 +30,10 @@ from engine.graph import (
 from engine.ledger import Ledger
 from engine.output import Output
 from engine.refs.materializer import Materializer
-from engine.refs.ref import Remote
 from engine.resolver import ImageResolver
+from engine.solver.answers import CacheLookup, Presence, Solution
 from engine.solver.scheduler import VertexError
-from engine.solver.solve import CacheLookup, Solver
+from engine.solver.solve import Solver
 from engine.together import settle
 from storage.digest import Digest, canonical_json
 from storage.interfaces import BlobStore, Reference
@@ -93,6 +93,7 @@ class Engine:
     executor: Executor
     materializer: Materializer
     cache: CacheLookup
+    presence: Presence
     sources: Callable[[], SourceFetcher]
     exporters: Callable[[], Exporters]
     emulation: Callable[[], Emulation]
@@ -105,8 +106,7 @@ class Engine:
             self._start(request)
             request = await self._fetch_context(request)
             graph = await self._define(request)
-            refs = await self._solve(request, graph)
-            result = await self._export(request, graph, refs)
+            result = await self._solve(request, graph)
         except asyncio.CancelledError:
             await settle(asyncio.ensure_future(self.ledger.record(BuildCancelled())))
             raise Cancelled("interrupted") from None
@@ -178,10 +178,17 @@ class Engine:
 
         return await fetch_context(request, self.sources(), self.blobs, self.ledger)
 
-    async def _solve(self, request: BuildRequest, graph: Graph) -> Mapping[Digest, Remote]:
+    async def _solve(self, request: BuildRequest, graph: Graph) -> BuildResult:
+        """Solve and export. Layers that turn out to be gone only then are made again (I8), and exported anew."""
         async with AsyncExitStack() as stack:
             directories = await self._directories(request, graph, stack)
-            return await self._solver(request, directories).solve(graph)
+            solver = self._solver(request, directories)
+            solution = await solver.solve(graph)
+            while True:
+                try:
+                    return await self._export(request, graph, solution)
+                except MaterializationError as error:
+                    solution = await solver.recover(error)
 
     async def _directories(
         self, request: BuildRequest, graph: Graph, stack: AsyncExitStack
@@ -214,6 +221,7 @@ class Engine:
             executor=self.executor,
             materializer=self.materializer,
             cache=self.cache,
+            presence=self.presence,
             blobs=self.blobs,
             contexts=contexts,
             jobs=request.jobs,
@@ -223,8 +231,8 @@ class Engine:
             emulation=self.emulation,
         )
 
-    async def _export(self, request: BuildRequest, graph: Graph, refs: Mapping[Digest, Remote]) -> BuildResult:
-        made = None
+    async def _export(self, request: BuildRequest, graph: Graph, solution: Solution) -> BuildResult:
+        made, refs = None, solution.refs
         if request.outputs:
             from engine.exporters.exporters import Built
 

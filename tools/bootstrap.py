@@ -7,7 +7,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,8 +18,10 @@ from engine.executor import Executor, Outcome, Task
 from engine.grants import Grants
 from engine.ledger import Ledger
 from engine.refs.materializer import Clock, Materializer
-from engine.refs.ref import Remote, layers_from_json
+from engine.refs.presence import HeadPresence
+from engine.refs.ref import Layer, Remote, layers_from_json
 from engine.resolver import ImageResolver
+from engine.solver.answers import Found
 from projections.cache_index import CacheIndex, Page
 from projections.history import History
 from projections.runner import Views
@@ -203,11 +205,30 @@ class _Cache:
     """What the solver and the exporters ask of the log, answered by the cache index."""
 
     index: CacheIndex
+    _providers: dict[Digest, tuple[Provider, ...]] = field(default_factory=dict)
 
-    def lookup(self, key: Digest) -> tuple[Remote, str] | None:
+    def lookup(self, key: Digest) -> Found | None:
         """See CacheLookup."""
         entry = self.index.lookup(str(key))
-        return (Remote(entry.ref, layers_from_json(entry.layers)), entry.origin_build or "") if entry else None
+        if entry is None:
+            return None
+        layers = tuple(map(self._known, layers_from_json(entry.layers)))
+        return Found(Remote(entry.ref, layers), entry.origin_build or "", entry.resolved, entry.importer)
+
+    def _known(self, layer: Layer) -> Layer:
+        """`layer` with all that the log has of it: the blob it was packed into, and who has that."""
+        packed = self.index.blob_of(layer.snapshot) if layer.snapshot else None
+        if packed is not None:
+            blob = Descriptor(packed.media_type, Digest(packed.digest), packed.bytes)
+            layer = replace(layer, diff_id=Digest(packed.diff_id), blob=blob)
+        if layer.blob is None:
+            return layer
+        known = self.providers(layer.blob.digest)
+        return replace(layer, providers=tuple(dict.fromkeys((*layer.providers, *known))))
+
+    def evicted(self, layer: Layer) -> bool:
+        """See CacheLookup."""
+        return self.index.let_go(layer.name)
 
     def keeps(self, listing: Digest) -> bool:
         """See CacheLookup."""
@@ -223,7 +244,7 @@ class _Cache:
 
     def packed(self, snapshot: str, epoch: int | None) -> PackedBlob | None:
         """See Catalog."""
-        found = self.index.blob_of(snapshot, epoch)
+        found = self.index.packed(snapshot, epoch)
         if found is None:
             return None
         return PackedBlob(
@@ -232,7 +253,9 @@ class _Cache:
 
     def providers(self, digest: Digest) -> tuple[Provider, ...]:
         """See Catalog."""
-        return tuple(self.index.providers_of(str(digest)))
+        if digest not in self._providers:  # the same base is below hundreds of records
+            self._providers[digest] = tuple(self.index.providers_of(str(digest)))
+        return self._providers[digest]
 
 
 def prepare_process() -> None:
@@ -336,6 +359,7 @@ def engine(
         ),
         materializer=materializer,
         cache=cache,
+        presence=HeadPresence(registry, ledger),
         sources=sources,
         exporters=exporters,
         emulation=emulation,
@@ -394,11 +418,18 @@ class _OnDemand:
     make: Callable[[], Executor]
     made: Executor | None = None
 
+    async def content(self, task: Task) -> Digest | None:
+        """See Executor.content."""
+        return await self._executor().content(task)
+
     async def execute(self, task: Task) -> Outcome:
         """See Executor.execute."""
+        return await self._executor().execute(task)
+
+    def _executor(self) -> Executor:
         if self.made is None:
             self.made = self.make()
-        return await self.made.execute(task)
+        return self.made
 
 
 def _executor(

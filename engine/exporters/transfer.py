@@ -48,7 +48,7 @@ class Here(Protocol):
         ...
 
     def miss(self, layer: Layer) -> None:
-        """Say that the snapshot of `layer`, which nobody else has, is not here; unless that is in the log."""
+        """Say that the snapshot of `layer`, which nobody else has, is not here; unless the log says why."""
         ...
 
 

@@ -75,6 +75,10 @@ class Known(Protocol):
         """Everyone who is known to have the blob, the likeliest first."""
         ...
 
+    def evicted(self, layer: Layer) -> bool:
+        """Was `layer` let go here on purpose?"""
+        ...
+
 
 class NothingKnown:
     """Implements Known."""
@@ -82,6 +86,10 @@ class NothingKnown:
     def providers(self, _digest: Digest) -> Sequence[Provider]:
         """See Known.providers."""
         return ()
+
+    def evicted(self, _layer: Layer) -> bool:
+        """See Known.evicted."""
+        return False
 
 
 @dataclass(slots=True)
@@ -146,14 +154,13 @@ class Materializer:
             await self._bring(ref, list(missing.values()), vertex, reason, needed_by)
         return Local(ref.id, ref.layers, tuple(self._lower(layer) for layer in ref.layers))
 
-    def obtainable(self, ref: Ref) -> bool:
-        """Is every layer either here or known to lie at a provider? Asks nobody."""
-        return all(self._mountable(layer) or self._source(layer) for layer in ref.layers)
+    def here(self, layer: Layer) -> bool:
+        """Does `layer` need nobody else: is it mountable here, or its blob on this disk?"""
+        return self._mountable(layer) or (layer.blob is not None and self.blobs.size(layer.blob.digest) is not None)
 
-    def _source(self, layer: Layer) -> bool:
-        if layer.blob is None or layer.diff_id is None:
-            return False
-        return next(self.providers(layer), None) is not None or self.blobs.size(layer.blob.digest) is not None
+    def obtainable(self, layer: Layer) -> bool:
+        """Is `layer` either here or known to lie at a provider? Asks nobody."""
+        return self.here(layer) or next(self.providers(layer), None) is not None
 
     def providers(self, layer: Layer) -> Iterator[Provider]:
         """Who may have the blob of `layer`: its own providers, then others that the log knows of."""
@@ -194,8 +201,10 @@ class Materializer:
         self._tell_lost(kind, name, "corrupt", problem)
 
     def miss(self, layer: Layer) -> None:
-        """Say that the snapshot of `layer`, which nobody else has, is not here; unless that is in the log."""
-        if layer.snapshot and not layer.providers and layer.snapshot not in self._lost:
+        """Say that the snapshot of `layer`, which nobody else has, is not here; unless the log says why."""
+        if layer.providers or layer.snapshot in self._lost or self.known.evicted(layer):
+            return
+        if layer.snapshot:
             self._tell_lost("snapshot", layer.snapshot, "vanished")
 
     def _kept(self, layer: Layer) -> list[tuple[str, Checked, str]]:

@@ -174,7 +174,7 @@ TREE_DAMAGE: dict[str, Callable[[Path], object]] = {
     "an opaque mark": lambda tree: os.setxattr(
         next(path for path in tree.rglob("*") if path.is_dir()), "trusted.overlay.opaque", b"y"
     ),
-    "no tree": lambda tree: shutil.rmtree(tree),
+    "no tree": shutil.rmtree,
     "a file in its place": lambda tree: (shutil.rmtree(tree.parent), tree.parent.write_text("x")),
     "a file beside it": lambda tree: (tree.parent / "root-changed").touch(),
 }
