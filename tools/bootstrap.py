@@ -230,6 +230,10 @@ class _Cache:
         """See CacheLookup."""
         return self.index.let_go(layer.name)
 
+    def let_go(self, name: str) -> bool:
+        """See Known and Catalog."""
+        return self.index.let_go(name)
+
     def keeps(self, listing: Digest) -> bool:
         """See CacheLookup."""
         return self.index.kept_of(str(listing)) is not None

@@ -16,7 +16,7 @@ from engine.errors import (
     RegistryError,
     VerificationError,
 )
-from engine.events import BlobCreated, ExportProgressed, ProviderLost
+from engine.events import BlobCreated, ExportProgressed, LocalLost, ProviderLost
 from engine.ledger import Facts
 from engine.refs.materializer import PROGRESS_INTERVAL, Clock, unavailable
 from engine.refs.ref import Layer, Ref, Remote
@@ -63,6 +63,10 @@ class Catalog(Protocol):
         """Where a blob can be read or mounted from."""
         ...
 
+    def let_go(self, name: str) -> bool:
+        """Were the bytes of `name` (a digest, a diff ID, the id of a snapshot) removed here on purpose?"""
+        ...
+
 
 @dataclass(slots=True)
 class Transfer:
@@ -89,6 +93,8 @@ class Transfer:
         async with locked(self.locks, f"pack-{layer.snapshot}"):
             packed = self.catalog.packed(layer.snapshot, epoch)
             if packed is None or not self._readable(packed):
+                if packed is not None and not self.catalog.let_go(str(packed.blob.digest)):
+                    self.facts.post(LocalLost(kind="blob", name=str(packed.blob.digest), problem="vanished"))
                 if epoch is None and layer.blob is not None and not await self.here.usable(_step(layer)):
                     return self._with_providers(layer)  # its own times, in the blob it was packed into elsewhere
                 packed = await self._make(layer, ref, epoch, vertex)

@@ -75,8 +75,8 @@ class Known(Protocol):
         """Everyone who is known to have the blob, the likeliest first."""
         ...
 
-    def evicted(self, layer: Layer) -> bool:
-        """Was `layer` let go here on purpose?"""
+    def let_go(self, name: str) -> bool:
+        """Were the bytes of `name` (a digest, a diff ID, the id of a snapshot) removed here on purpose?"""
         ...
 
 
@@ -87,8 +87,8 @@ class NothingKnown:
         """See Known.providers."""
         return ()
 
-    def evicted(self, _layer: Layer) -> bool:
-        """See Known.evicted."""
+    def let_go(self, _name: str) -> bool:
+        """See Known.let_go."""
         return False
 
 
@@ -201,11 +201,15 @@ class Materializer:
         self._tell_lost(kind, name, "corrupt", problem)
 
     def miss(self, layer: Layer) -> None:
-        """Say that the snapshot of `layer`, which nobody else has, is not here; unless the log says why."""
-        if layer.providers or layer.snapshot in self._lost or self.known.evicted(layer):
+        """Say that the snapshot of `layer`, which nobody else has, is not here; unless the log says why. What is left
+        of it goes. Raises DiskError."""
+        name = layer.snapshot
+        if not name or layer.providers or name in self._lost or self.known.let_go(name):
             return
-        if layer.snapshot:
-            self._tell_lost("snapshot", layer.snapshot, "vanished")
+        problem = "" if self.snapshots.has(name) else self.snapshots.check(name)
+        if problem:
+            self.snapshots.discard(name)
+        self._tell_lost("snapshot", name, "vanished", problem)
 
     def _kept(self, layer: Layer) -> list[tuple[str, Checked, str]]:
         """What may be here of `layer`: kind, where, and under which name."""
