@@ -455,7 +455,7 @@ class Materializer:
 
 
 _ADVICE: dict[FailureKind, str] = {
-    "missing": "push the image again, or name a mirror that has it",
+    "missing": "push the image again, or name a mirror that has it; some registries also say this for want of a login",
     "auth": "log in to {registry}, or name a mirror",
     "transport": "run again when {registry} can be reached, or name a mirror",
     "corrupt": "the copy at {registry} is damaged: push the image again, or name a mirror",
@@ -474,7 +474,8 @@ def unavailable(
     if asked is None:
         hint = "the step that made it must run again: use --no-cache"
     else:
-        hint = (last.hint if last else "") or _ADVICE.get(kind, "").format(registry=asked.registry)
+        said = last.hint if last and kind != "missing" else ""
+        hint = said or _ADVICE.get(kind, "").format(registry=asked.registry)
     if len(providers) > 1:
         what += f"; asked: {', '.join(map(str, providers))}"
     return MaterializationError(what, kind=kind, where=where, hint=hint, layer=layer.name)

@@ -11,7 +11,7 @@ from typing import Any
 
 from engine.ledger import Ledger
 from engine.refs.fill import FetchLimits
-from engine.refs.materializer import Clock, Materializer
+from engine.refs.materializer import Clock, Known, Materializer, NothingKnown
 from engine.refs.ref import Layer, Local, Remote
 from storage.blobs import DirectoryBlobs
 from storage.credentials import Anonymous
@@ -46,6 +46,7 @@ class Machine:
         tries: int = 1,
         client: type[RegistryClient] = RegistryClient,
         store: type[DirectoryLayers] = DirectoryLayers,
+        known: Known | None = None,
     ) -> Local:
         """Materialize `layers`, with everything made anew and let go at the end."""
 
@@ -59,6 +60,7 @@ class Machine:
             OverlaySnapshots(root / "snapshots", root / "tmp", "t"),
             DirectoryBlobs(root, owner="t"), DirectoryPartials(root / "partial"), registry, FileLocks(root / "locks"),
             Ledger(self.log, "b"), Clock(time.time_ns, time.monotonic), parallel=2, fetching=limits,
+            known=known or NothingKnown(),
         )  # fmt: skip
         try:
             return await materializer.materialize(Remote("r", tuple(layers)), vertex="v", reason="run")
