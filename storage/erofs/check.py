@@ -7,6 +7,7 @@ against its diff ID, all the rest against the header. Images of before there wer
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -27,12 +28,17 @@ def check_image(path: Path, name: str, scratch: Scratch) -> str:
         status = path.lstat()
         if not stat.S_ISREG(status.st_mode):
             return "something else stands in the place of its file"
-        image = Image.open(path)
+        try:
+            image = Image.open(path)
+        except DiskError as error:
+            return error.what
+        return _problem(image, status, name) or (_write_anew(image, name, scratch) if not image.rest else "")
     except FileNotFoundError:
-        return ""
-    except DiskError as error:
-        return error.what
-    return _problem(image, status, name) or (_write_anew(image, name, scratch) if not image.rest else "")
+        return ""  # or somebody let it go meanwhile
+    except OSError as error:
+        if error.errno in {errno.EIO, errno.EUCLEAN, errno.EBADMSG}:
+            return f"it cannot be read: {error.strerror}"
+        raise
 
 
 def _problem(image: Image, status: os.stat_result, name: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from storage.erofs.header import SEAL
 from storage.interfaces import Event
 from tests.builder import Builder, base_image
 from tests.registry_fixture import RegistryProcess
@@ -106,8 +107,12 @@ def root(warm: Warm, tmp_path: Path) -> Copy:
 
 def flip(path: Path) -> None:
     """One bit in the middle."""
+    flip_at(path, path.stat().st_size // 2)
+
+
+def flip_at(path: Path, at: int) -> None:
     data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
+    data[at] ^= 1
     path.write_bytes(data)
 
 
@@ -219,6 +224,17 @@ def test_debris_in_the_place_of_a_layer_or_a_result_is_removed(root: Copy) -> No
     now = [path for path in places if path.exists() and path.name.removesuffix(".erofs") in lost]
     assert [path for path in now if path.is_file() and not path.stat().st_size] == []
     assert [path for path in now if not path.is_file() and not (path / "fs").is_dir()] == []
+
+
+def test_a_result_that_rotted_under_its_seal_is_found_when_it_is_packed(root: Copy) -> None:
+    remove(root.builder.root / "blobs")
+    images = list((root.builder.root / "snapshots").glob("*.erofs"))
+    for image in images:
+        flip_at(image, image.read_bytes().index(b"content\n"))
+        os.utime(image, ns=(SEAL, SEAL))
+    assert root.build(root.warm.dockerfile) == root.warm.digests[root.warm.dockerfile]
+    assert [kind for kind, _ in root.lost() if kind == "snapshot"] == ["snapshot"] * len(images)
+    assert root.ran() == (["COPY file /copied", "RUN cat /one /copied /d/deep > /all"] if images else [])
 
 
 def test_a_damaged_result_is_not_pushed_or_written_to_a_directory(root: Copy, tmp_path: Path) -> None:
