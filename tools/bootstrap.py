@@ -324,7 +324,8 @@ def engine(
         from storage.compose import TreeWriter
         from storage.packing import BlobPacker
 
-        transfer = Transfer(blobs, registry, BlobPacker(snapshots, blobs), cache, locks, ledger, clock, materializer)
+        packer = BlobPacker(snapshots, blobs)
+        transfer = Transfer(blobs, registry, packer, cache, locks, ledger, clock, materializer.kept)
         return Exporters(
             transfer=transfer,
             pusher=Pusher(registry, client, transfer, ledger),

@@ -79,6 +79,7 @@ class Place:
 
     directory: Path
     registry: LoopbackRegistry
+    snapshotter: str = "auto"
     base: str = ""
     expected: dict[str, str] = field(default_factory=dict)
     base_manifest: str = ""
@@ -148,7 +149,8 @@ class Place:
         if action.push:
             export = ["-t", f"{self.registry.host}/{repository}:1", "--push"]
         process = subprocess.Popen(
-            [sys.executable, "-m", "tools.cli.main", "build", str(self.context), "--progress", "plain", *export],
+            [sys.executable, "-m", "tools.cli.main", "build", str(self.context), "--progress", "plain",
+             "--snapshotter", self.snapshotter, *export],
             cwd=PROJECT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             env={**os.environ, "REFLEDGER_ROOT": str(root), "SOURCE_DATE_EPOCH": EPOCH}, errors="replace",
         )  # fmt: skip
@@ -363,11 +365,11 @@ def leftovers(root: Path) -> str:
     return f"leftovers: {', '.join(left)[:200]}" if left else ""
 
 
-def drill(runs: int, first: int, parent: Path | None, *, verbose: bool) -> int:
+def drill(runs: int, first: int, parent: Path | None, snapshotter: str, *, verbose: bool) -> int:
     """All runs; returns the number of those that went wrong."""
     verdicts: list[Verdict] = []
     with workplace(parent) as directory, LoopbackRegistry(directory / "registry") as registry:
-        place = Place(directory, registry)
+        place = Place(directory, registry, snapshotter)
         place.prepare()
         for number in range(first, first + runs):
             verdict = run_once(place, number, random.Random(number))  # noqa: S311 - a drill, not a secret
@@ -394,11 +396,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1, help="of the first run; each next one has the next number")
     parser.add_argument("--directory", type=Path, help="where to work; default: the temporary directory")
+    parser.add_argument("--snapshotter", choices=["auto", "erofs", "directory"], default="auto")
     parser.add_argument("--verbose", action="store_true", help="a line for every run")
     given = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return 1 if drill(max(1, given.runs), given.seed, given.directory, verbose=given.verbose) else 0
+        wrong = drill(max(1, given.runs), given.seed, given.directory, given.snapshotter, verbose=given.verbose)
+        return 1 if wrong else 0
     except RefledgerError as error:
         print(f"loss: {error}", file=sys.stderr)
         return error.exit_code

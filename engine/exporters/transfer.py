@@ -18,7 +18,8 @@ from engine.errors import (
 )
 from engine.events import BlobCreated, ExportProgressed, LocalLost, ProviderLost
 from engine.ledger import Facts
-from engine.refs.materializer import PROGRESS_INTERVAL, Clock, unavailable
+from engine.refs.materializer import PROGRESS_INTERVAL, Clock
+from engine.refs.providers import unavailable
 from engine.refs.ref import Layer, Ref, Remote
 from engine.together import in_thread, locked, together
 from storage.digest import Digest
@@ -39,11 +40,13 @@ CHUNK = 1 << 20
 class Here(Protocol):
     """The layers of this root."""
 
-    async def usable(self, layer: Layer) -> bool:
+    async def usable(self, layer: Layer, vertex: str | None = None) -> bool:
         """Is `layer` mountable here, and not known to be damaged?"""
         ...
 
-    async def lose(self, layer: Layer, kind: str, name: str, problem: str = "") -> None:
+    async def lose(
+        self, layer: Layer, kind: str, name: str, problem: str = "", *, vertex: str | None = None
+    ) -> None:
         """Remove what is kept of `layer` as `name`, which is damaged."""
         ...
 
@@ -102,13 +105,13 @@ class Transfer:
 
     async def _make(self, layer: Layer, ref: Ref, epoch: int | None, vertex: str | None) -> PackedBlob:
         """Pack a snapshot. Raises MaterializationError when it is gone, DiskError."""
-        if not await self.here.usable(_step(layer)):
+        if not await self.here.usable(_step(layer), vertex):
             self.here.miss(layer)
             raise _gone(layer)
         try:
             packed = await in_thread(lambda: self.packer.pack(layer.snapshot, epoch))
         except VerificationError as error:
-            await self.here.lose(layer, "snapshot", layer.snapshot, error.what)
+            await self.here.lose(layer, "snapshot", layer.snapshot, error.what, vertex=vertex)
             raise _gone(layer) from error
         except DiskError as error:
             if await self.here.usable(_step(layer)):

@@ -128,20 +128,20 @@ class _Asking:
             blob is not None
             and blob.size > self._owner.small
             and next(self._materializer.providers(layer), None) is not None
-            and not self._materializer.mountable(layer)
+            and not self._materializer.kept.mountable(layer)
             and self._materializer.blobs.size(blob.digest) is None
             and self._owner.parts.toc(blob) is not None
         )
 
     def _cost(self, index: int) -> int:
-        if self._materializer.mountable(self._layers[index]):
+        if self._materializer.kept.mountable(self._layers[index]):
             return 0
         return 1 if index in self._by_range else 2
 
     async def _open(self, index: int) -> None:
         """Look into a layer that is mountable here."""
         layer = self._layers[index]
-        lower = self._lowers[index] = await in_thread(lambda: self._materializer.lower(layer))
+        lower = self._lowers[index] = await in_thread(lambda: self._materializer.kept.lower(layer))
         self._trees[index] = await in_thread(lambda: self._owner.parts.tree(lower))
 
     async def _run(self, search: Search) -> None:
@@ -151,7 +151,7 @@ class _Asking:
 
     async def _look_into(self, needed: Sequence[int]) -> None:
         """Make it possible to look into the layers `needed`, by their tables of contents where they have them."""
-        here = [index for index in needed if await self._materializer.usable(self._layers[index])]
+        here = [index for index in needed if await self._materializer.kept.usable(self._layers[index], self._vertex)]
         for index in here:
             self._by_range.discard(index)
             await self._open(index)
@@ -268,7 +268,7 @@ class _Asking:
         if request is None:
             return
         missing = unfetched or {}
-        whole = unfetched is not None and all(map(self._materializer.mountable, self._layers))
+        whole = unfetched is not None and all(map(self._materializer.kept.mountable, self._layers))
         await self._owner.facts.record(
             Materialized(
                 ref=self._ref.id,
@@ -288,7 +288,7 @@ class _Asking:
     async def _conclude(self) -> None:
         unfetched: dict[str, int] = {}
         for index, layer in enumerate(self._layers):
-            if layer.blob is None or self._materializer.mountable(layer):
+            if layer.blob is None or self._materializer.kept.mountable(layer):
                 continue
             if self._materializer.blobs.size(layer.blob.digest) is None:
                 name = str(layer.blob.digest)

@@ -20,13 +20,11 @@ import io
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from engine.errors import FailureKind, MaterializationError, RefledgerError, RegistryError, VerificationError
 from engine.events import (
     LayerPulled,
-    LocalLost,
     MaterializationFailed,
     MaterializationRequested,
     Materialized,
@@ -37,15 +35,15 @@ from engine.events import (
 )
 from engine.ledger import Facts
 from engine.refs.fill import FetchLimits
+from engine.refs.kept import Kept, Known, NothingKnown
+from engine.refs.providers import providers_of, unavailable
 from engine.refs.pull import Pull
 from engine.refs.ref import Layer, Local, Ref
 from engine.together import in_thread, locked, settle, together
-from storage.digest import Digest
 from storage.errors import DiskError
 from storage.interfaces import (
     BlobStore,
     ByteSource,
-    Checked,
     CheckedLayers,
     CheckedSnapshots,
     Descriptor,
@@ -66,30 +64,6 @@ class Clock:
 
     now: Callable[[], int]
     monotonic: Callable[[], float]
-
-
-class Known(Protocol):
-    """What the log says of layers: a projection answers."""
-
-    def providers(self, digest: Digest) -> Sequence[Provider]:
-        """Everyone who is known to have the blob, the likeliest first."""
-        ...
-
-    def let_go(self, name: str) -> bool:
-        """Were the bytes of `name` (a digest, a diff ID, the id of a snapshot) removed here on purpose?"""
-        ...
-
-
-class NothingKnown:
-    """Implements Known."""
-
-    def providers(self, _digest: Digest) -> Sequence[Provider]:
-        """See Known.providers."""
-        return ()
-
-    def let_go(self, _name: str) -> bool:
-        """See Known.let_go."""
-        return False
 
 
 @dataclass(slots=True)
@@ -136,27 +110,29 @@ class Materializer:
     parallel: int = 4
     fetching: FetchLimits = field(default_factory=FetchLimits)
     known: Known = field(default_factory=NothingKnown)
+    kept: Kept = field(init=False)
     _flights: dict[str, _Flight] = field(default_factory=dict)
     _slots: asyncio.Semaphore | None = None
     _connections: asyncio.Semaphore | None = None
     _threads: ThreadPoolExecutor | None = None
-    _checked: set[tuple[str, str | None]] = field(default_factory=set)
-    _lost: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.kept = Kept(self.layers, self.snapshots, self.locks, self.facts, self.known)
 
     async def materialize(self, ref: Ref, *, vertex: str | None, reason: Reason, needed_by: str = "") -> Local:
         """Make every layer of `ref` mountable here, fetching what is missing; `needed_by` names the step for errors.
 
         Raises MaterializationError when a layer cannot be had.
         """
-        await self.check(ref.layers)
-        missing = {layer.name: layer for layer in ref.layers if not self._mountable(layer)}
+        await self.kept.check(ref.layers, vertex)
+        missing = {layer.name: layer for layer in ref.layers if not self.kept.mountable(layer)}
         if missing:
             await self._bring(ref, list(missing.values()), vertex, reason, needed_by)
-        return Local(ref.id, ref.layers, tuple(self._lower(layer) for layer in ref.layers))
+        return Local(ref.id, ref.layers, tuple(self.kept.lower(layer) for layer in ref.layers))
 
     def here(self, layer: Layer) -> bool:
         """Does `layer` need nobody else: is it mountable here, or its blob on this disk?"""
-        return self._mountable(layer) or (layer.blob is not None and self.blobs.size(layer.blob.digest) is not None)
+        return self.kept.mountable(layer) or (layer.blob is not None and self.blobs.size(layer.blob.digest) is not None)
 
     def obtainable(self, layer: Layer) -> bool:
         """Is `layer` either here or known to lie at a provider? Asks nobody."""
@@ -164,88 +140,13 @@ class Materializer:
 
     def providers(self, layer: Layer) -> Iterator[Provider]:
         """Who may have the blob of `layer`: its own providers, then others that the log knows of."""
-        yield from layer.providers
-        if layer.blob is not None:
-            asked = {(provider.registry, provider.repository) for provider in layer.providers}
-            others = self.known.providers(layer.blob.digest)
-            yield from (other for other in others if (other.registry, other.repository) not in asked)
-
-    # ------------------------------------------------------------ damage
-
-    async def check(self, layers: Sequence[Layer]) -> None:
-        """Find out which of `layers` are damaged here. Those are not here any more then, and the log says so."""
-        unknown = [layer for layer in layers if (layer.snapshot, layer.diff_id) not in self._checked]
-        if not unknown:
-            return
-        kept = [(layer, *each) for layer in unknown for each in self._kept(layer)]
-        problems = await in_thread(lambda: [store.check(name) for _, _, store, name in kept])
-        for (layer, kind, _, name), problem in zip(kept, problems, strict=True):
-            if problem:
-                await self.lose(layer, kind, name)
-        self._checked.update((layer.snapshot, layer.diff_id) for layer in unknown)
-
-    async def usable(self, layer: Layer) -> bool:
-        """Is `layer` mountable here, and not known to be damaged?"""
-        await self.check([layer])
-        return self._mountable(layer)
-
-    async def lose(self, layer: Layer, kind: str, name: str, problem: str = "") -> None:
-        """Remove what is kept of `layer` as `name`, a snapshot's or a layer's, if it is damaged: `problem` says so
-        where a check does not find it."""
-        store: Checked = self.snapshots if kind == "snapshot" else self.layers
-        async with locked(self.locks, f"layer-{layer.name}"):
-            problem = problem or await in_thread(lambda: store.check(name))
-            if not problem:
-                return  # somebody made it anew
-            await in_thread(lambda: store.discard(name))
-        self._tell_lost(kind, name, "corrupt", problem)
-
-    def miss(self, layer: Layer) -> None:
-        """Say that the snapshot of `layer`, which nobody else has, is not here; unless the log says why. What is left
-        of it goes. Raises DiskError."""
-        name = layer.snapshot
-        if not name or layer.providers or name in self._lost or self.known.let_go(name):
-            return
-        problem = "" if self.snapshots.has(name) else self.snapshots.check(name)
-        if problem:
-            self.snapshots.discard(name)
-        self._tell_lost("snapshot", name, "vanished", problem)
-
-    def _kept(self, layer: Layer) -> list[tuple[str, Checked, str]]:
-        """What may be here of `layer`: kind, where, and under which name."""
-        kept: list[tuple[str, Checked, str]] = [("snapshot", self.snapshots, layer.snapshot)] if layer.snapshot else []
-        return [*kept, ("layer", self.layers, str(layer.diff_id))] if layer.diff_id else kept
-
-    def _tell_lost(self, kind: str, name: str, problem: str, detail: str = "") -> None:
-        self._lost.add(name)
-        self.facts.post(LocalLost(kind=kind, name=name, problem=problem, detail=detail))
-
-    # ------------------------------------------------------------ all layers of a ref
+        return providers_of(layer, self.known)
 
     def close(self) -> None:
         """Let the threads and the mounts of layers go. Raises DiskError."""
         if self._threads is not None:
             self._threads.shutdown(wait=True, cancel_futures=True)
         self.layers.close()
-
-    def mountable(self, layer: Layer) -> bool:
-        """Is `layer` mountable here?"""
-        return self._mountable(layer)
-
-    def lower(self, layer: Layer) -> Path:
-        """Where `layer`, which is mountable here, serves as overlay lower. Blocking. Raises DiskError."""
-        return self._lower(layer)
-
-    def _mountable(self, layer: Layer) -> bool:
-        if layer.snapshot and self.snapshots.has(layer.snapshot):
-            return True
-        return layer.diff_id is not None and self.layers.has(layer.diff_id)
-
-    def _lower(self, layer: Layer) -> Path:
-        if layer.snapshot and self.snapshots.has(layer.snapshot):
-            return self.snapshots.lower(layer.snapshot)
-        assert layer.diff_id is not None  # _mountable said so
-        return self.layers.lower(layer.diff_id)
 
     async def _bring(
         self, ref: Ref, missing: Sequence[Layer], vertex: str | None, reason: Reason, needed_by: str
@@ -330,9 +231,9 @@ class Materializer:
 
     async def _fly(self, layer: Layer, vertex: str | None, cause: int) -> int | None:
         async with locked(self.locks, f"layer-{layer.name}"):
-            if self._mountable(layer):
+            if self.kept.mountable(layer):
                 return None
-            self.miss(layer)
+            self.kept.miss(layer)
             if layer.diff_id is None or layer.blob is None:
                 raise LayerUnavailable(layer, "missing", None)
             if self._slots is None:
@@ -452,33 +353,6 @@ class Materializer:
 
     async def _in_thread(self, work: Callable[[], int]) -> int:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
-
-
-_ADVICE: dict[FailureKind, str] = {
-    "missing": "push the image again, or name a mirror that has it; some registries also say this for want of a login",
-    "auth": "log in to {registry}, or name a mirror",
-    "transport": "run again when {registry} can be reached, or name a mirror",
-    "corrupt": "the copy at {registry} is damaged: push the image again, or name a mirror",
-}
-
-
-def unavailable(
-    what: str, layer: Layer, kind: FailureKind, last: RefledgerError | None, providers: Sequence[Provider]
-) -> MaterializationError:
-    """The error for a layer that none of `providers` gave, the last one for the reason `last`: what a person can do."""
-    digest = layer.blob.digest if layer.blob else layer.name
-    asked = providers[-1] if providers else None
-    where = (last.where if last else "") or (f"{asked}@{digest}" if asked else str(digest))
-    if str(digest) not in where:
-        what = f"{what} ({digest})"
-    if asked is None:
-        hint = "the step that made it must run again: use --no-cache"
-    else:
-        said = last.hint if last and kind != "missing" else ""
-        hint = said or _ADVICE.get(kind, "").format(registry=asked.registry)
-    if len(providers) > 1:
-        what += f"; asked: {', '.join(map(str, providers))}"
-    return MaterializationError(what, kind=kind, where=where, hint=hint, layer=layer.name)
 
 
 def _misfit(error: VerificationError, pull: Pull | None) -> _Failure:

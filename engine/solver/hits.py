@@ -114,7 +114,7 @@ class Hits:
             if not gone:
                 return Hit(candidates[0])
             for layer in gone:
-                self.materializer.miss(layer)
+                self.materializer.kept.miss(layer)
             reason = EVICTED if any(map(self.cache.evicted, gone)) else LOST
             candidates.pop(0)
         return Miss(reason)

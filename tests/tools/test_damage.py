@@ -254,3 +254,18 @@ def test_what_is_read_only_says_so_and_is_left_alone(root: Copy) -> None:
     for command in (["show"], ["why"]):
         root.builder.run(*command, str(started.build))  # which fails the test at a traceback
     assert path.read_bytes() == damaged
+
+
+def test_a_damaged_stage_is_made_again_before_a_copy_counts_its_files(
+    tmp_path: Path, registry: RegistryProcess, repository: str
+) -> None:
+    base = base_image(registry, repository, size=20_000, layers=2)["reference"]
+    stages = f"FROM {base} AS tools\nRUN echo tool > /tool\nFROM scratch\nCOPY --from=tools /tool /{{}}\n"
+    builder = Builder(tmp_path)
+    builder.must_build(stages.format("one"))
+    (tool,) = builder.root.glob("snapshots/*/fs/tool")
+    tool.write_text("fool\n")
+    for name in ("two", "one"):
+        builder.must_build(stages.format(name), "-o", f"type=local,dest={tmp_path}/{name}")
+        assert (tmp_path / name / name).read_text() == "tool\n"
+    assert [event["data"]["kind"] for event in builder.events("LocalLost")] == ["snapshot"]

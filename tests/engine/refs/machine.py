@@ -11,7 +11,8 @@ from typing import Any
 
 from engine.ledger import Ledger
 from engine.refs.fill import FetchLimits
-from engine.refs.materializer import Clock, Known, Materializer, NothingKnown
+from engine.refs.kept import Known, NothingKnown
+from engine.refs.materializer import Clock, Materializer
 from engine.refs.ref import Layer, Local, Remote
 from storage.blobs import DirectoryBlobs
 from storage.credentials import Anonymous

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from engine.errors import MaterializationError
-from engine.refs.materializer import NothingKnown
+from engine.refs.kept import NothingKnown
 from engine.refs.ref import Layer
 from storage.digest import Digest
 from storage.interfaces import Provider
