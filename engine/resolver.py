@@ -84,9 +84,8 @@ class ImageResolver:
         )
 
     async def _manifest(self, provider: Provider, digest: Digest, where: str) -> dict[str, Any]:
-        if self.blobs.size(digest) is not None:
-            data = self.blobs.get(digest)
-        else:
+        data = self._here(digest)
+        if data is None:
             _, data = await self.registry.manifest(provider, digest)
             self.blobs.put(data)
         try:
@@ -97,9 +96,17 @@ class ImageResolver:
             raise VerificationError("the manifest is not a JSON object", where=where)
         return manifest
 
+    def _here(self, digest: Digest) -> bytes | None:
+        """The stored bytes; None also for damaged ones, which can be fetched again."""
+        try:
+            return self.blobs.get(digest) if self.blobs.size(digest) is not None else None
+        except FileNotFoundError:
+            return None
+
     async def _config(self, provider: Provider, blob: Descriptor, where: str) -> bytes:
-        if self.blobs.size(blob.digest) is not None:
-            return self.blobs.get(blob.digest)
+        here = self._here(blob.digest)
+        if here is not None:
+            return here
         if blob.size > CONFIG_LIMIT:
             raise VerificationError(f"its config of {blob.size} bytes is larger than {CONFIG_LIMIT}", where=where)
         parts = []

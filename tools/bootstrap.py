@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.build import BuildRequest, Engine
-from engine.events import BuildInterrupted, Fact, RuntimeChosen, to_data
+from engine.events import BuildInterrupted, Fact, LocalLost, RuntimeChosen, to_data
 from engine.executor import Executor, Outcome, Task
 from engine.grants import Grants
 from engine.ledger import Ledger
@@ -35,10 +35,10 @@ from storage.errors import DiskError, InputError, VerificationError
 from storage.eventlog import SqliteEventLog, follow
 from storage.interfaces import (
     BlobStore,
+    CheckedLayers,
     Descriptor,
     Event,
     EventLog,
-    LayerStore,
     NewEvent,
     PackedBlob,
     Provider,
@@ -237,6 +237,10 @@ class _Cache:
         """See CacheLookup."""
         return self.index.let_go(layer.name)
 
+    def let_go(self, name: str) -> bool:
+        """See Known and Catalog."""
+        return self.index.let_go(name)
+
     def keeps(self, listing: Digest) -> bool:
         """See CacheLookup."""
         return self.index.kept_of(str(listing)) is not None
@@ -291,7 +295,11 @@ def engine(
     log, locks, tmp = root.log, root.locks, root.tmp
     clock = Clock(time.time_ns, time.monotonic)
     ledger = Ledger(log, build)
-    blobs = DirectoryBlobs(root.path, owner=build)
+    blobs = DirectoryBlobs(
+        root.path,
+        owner=build,
+        lost=lambda digest, detail: ledger.post(LocalLost(kind="blob", name=digest, problem="corrupt", detail=detail)),
+    )
     mounts = ErofsMounts(tmp, build)
     layers = _layers(root, build, mounts, snapshotter)
     snapshots = OverlaySnapshots(
@@ -303,8 +311,9 @@ def engine(
     cache = _Cache(CacheIndex(root.views))
     partials = DirectoryPartials(root.path / "partial")
     materializer = Materializer(
-        layers, snapshots, blobs, partials, registry, locks, ledger, clock, parallel=max(2, os.cpu_count() or 1)
-    )
+        layers, snapshots, blobs, partials, registry, locks, ledger, clock, parallel=max(2, os.cpu_count() or 1),
+        known=cache,
+    )  # fmt: skip
 
     def asked() -> AskedPaths:
         from engine.refs.asked import AskedPaths
@@ -316,7 +325,7 @@ def engine(
         from engine.exporters.transfer import Transfer
         from storage.packing import BlobPacker
 
-        return Transfer(blobs, registry, BlobPacker(snapshots, blobs), cache, locks, ledger, clock)
+        return Transfer(blobs, registry, BlobPacker(snapshots, blobs), cache, locks, ledger, clock, materializer.kept)
 
     def exporters() -> Exporters:
         from engine.exporters.archive import ArchiveExporter
@@ -444,7 +453,7 @@ async def passing_resolver() -> AsyncIterator[ImageResolver]:
             await registry.aclose()
 
 
-def _layers(root: Root, build: str, mounts: ErofsMounts, snapshotter: str) -> LayerStore:
+def _layers(root: Root, build: str, mounts: ErofsMounts, snapshotter: str) -> CheckedLayers:
     """With a way that is forced, layers laid out in the other count as not here."""
     limit = os.environ.get("REFLEDGER_LAYER_LIMIT") or str(LAYER_LIMIT)
     if not limit.isdecimal():

@@ -113,6 +113,8 @@ class Hits:
             gone = [layer for layer in candidates[0].ref.layers if not self.materializer.obtainable(layer)]
             if not gone:
                 return Hit(candidates[0])
+            for layer in gone:
+                self.materializer.kept.miss(layer)
             reason = EVICTED if any(map(self.cache.evicted, gone)) else LOST
             candidates.pop(0)
         return Miss(reason)
