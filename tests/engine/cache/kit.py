@@ -97,6 +97,9 @@ class NothingKnown:
     def providers(self, _digest: Digest) -> tuple[Provider, ...]:
         return ()
 
+    def let_go(self, _name: str) -> bool:
+        return False
+
 
 class Before:
     """A Past of two builds."""
@@ -118,8 +121,8 @@ class Caches:
         ledger, clock = Ledger(self.parts.root.log, "b0"), Clock(time.time_ns, time.monotonic)
         source, target = WithLayouts(self.parts.registry), WithLayoutTargets(self.parts.registry, "b0")
         blobs = self.parts.materializer.blobs
-        packer = BlobPacker(self.parts.snapshots, blobs)
-        transfer = Transfer(blobs, source, packer, NothingKnown(), self.parts.root.locks, ledger, clock)
+        packer, kept = BlobPacker(self.parts.snapshots, blobs), self.parts.materializer.kept
+        transfer = Transfer(blobs, source, packer, NothingKnown(), self.parts.root.locks, ledger, clock, kept)
         return CacheExporter(
             "b0", transfer, Mover(source, target, transfer), target, ledger, Before(),
             made.graph, made.solution, None, chains or {},
