@@ -140,6 +140,16 @@ def test_a_change_runs_what_it_changes_on_the_bytes_of_the_cache(two: Two) -> No
     assert (two.other.root.parent / "out/both").read_bytes() == b"content " * 1000 + b"tool\n"
 
 
+def test_a_stage_made_anew_to_the_same_files_hits_by_content(two: Two) -> None:
+    two.export("--cache-to", f"type=registry,ref={two.cache},mode=max")
+    again = two.dockerfile.replace("cat /etc/passwd > copied", "cat /etc/group > copied")
+    two.reuse("--cache-from", two.cache, dockerfile=again)
+    assert outcomes(two.other)["ran"] == 1, "the changed RUN alone: what COPY --from takes of it is what it was"
+    late = [event for event in queried(two.other) if event["by"] == "content" and event["outcome"] == "hit"]
+    assert [event["importer"] for event in late] == [two.cache]
+    assert two.digest("app-2") == two.digest("app")
+
+
 def test_a_cache_is_passed_on_by_a_build_that_ran_nothing(two: Two, tmp_path: Path) -> None:
     """The second machine imports and exports; a third one has a full hit, by both keys, from what the second wrote."""
     two.export("--cache-to", f"type=registry,ref={two.cache},mode=max")
