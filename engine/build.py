@@ -28,10 +28,11 @@ from engine.graph import (
     merged,
 )
 from engine.ledger import Ledger
+from engine.offline.missing import NotHere
 from engine.output import Output
 from engine.refs.materializer import Materializer
 from engine.refs.ref import Remote
-from engine.resolver import ImageResolver
+from engine.resolver import Resolver
 from engine.solver.scheduler import VertexError
 from engine.solver.solve import CacheLookup, Solver
 from engine.together import settle
@@ -89,7 +90,7 @@ class Engine:
 
     ledger: Ledger
     blobs: BlobStore
-    resolver: ImageResolver
+    resolver: Resolver
     executor: Executor
     materializer: Materializer
     cache: CacheLookup
@@ -244,6 +245,8 @@ class Engine:
         text = str(error)
         if isinstance(error, DockerfileError) and error.excerpt:
             text += "\n" + error.excerpt
+        if isinstance(error, NotHere):
+            self.ledger.post(error.fact, vertex=where)
         await self.ledger.record(
             BuildFailed(vertex=where, error=text, exit_code=error.exit_code), vertex=where
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from projections import cache_index, history, refs
+from projections import cache_index, history, names, refs
 from projections.runner import Projection
 
-STANDARD: tuple[Projection, ...] = (cache_index.PROJECTION, history.PROJECTION, refs.PROJECTION)
+STANDARD: tuple[Projection, ...] = (cache_index.PROJECTION, history.PROJECTION, refs.PROJECTION, names.PROJECTION)

@@ -16,12 +16,14 @@ from engine.build import Engine
 from engine.events import BuildInterrupted, Fact, RuntimeChosen, to_data
 from engine.executor import Executor, Outcome, Task
 from engine.grants import Grants
-from engine.ledger import Ledger
+from engine.ledger import Facts, Ledger
+from engine.offline.nobody import NoRegistry, NoRepositories, NoWeb
 from engine.refs.materializer import Clock, Materializer
 from engine.refs.ref import Remote, layers_from_json
-from engine.resolver import ImageResolver
+from engine.resolver import ImageResolver, Resolver
 from projections.cache_index import CacheIndex, Page
 from projections.history import History
+from projections.names import Names
 from projections.runner import Views
 from projections.standard import STANDARD
 from storage.blobs import DirectoryBlobs
@@ -32,6 +34,7 @@ from storage.erofs.mount import ErofsMounts
 from storage.errors import DiskError, InputError
 from storage.eventlog import SqliteEventLog, follow
 from storage.interfaces import (
+    BlobStore,
     Descriptor,
     Event,
     EventLog,
@@ -39,6 +42,7 @@ from storage.interfaces import (
     NewEvent,
     PackedBlob,
     Provider,
+    RegistrySource,
     SecretPlaces,
     SnapshotStore,
 )
@@ -253,10 +257,11 @@ SNAPSHOTTERS = ("auto", "erofs", "directory")
 
 
 def engine(
-    root: Root, build: str, runtime: str | None, ambient: Mapping[str, str], snapshotter: str, grants: Grants
-) -> tuple[Engine, AsyncExitStack]:
+    root: Root, build: str, runtime: str | None, ambient: Mapping[str, str], snapshotter: str, offline: bool,
+    grants: Grants,
+) -> tuple[Engine, AsyncExitStack]:  # fmt: skip
     """The engine of one build, and its connections, to be closed by the caller. `ambient`: see LocalExecutor;
-    `snapshotter`: how layers are laid out, one of SNAPSHOTTERS. Raises InputError."""
+    `snapshotter`: how layers are laid out, one of SNAPSHOTTERS; `offline`: nobody is asked. Raises InputError."""
     closing = AsyncExitStack()
     log, locks, tmp = root.log, root.locks, root.tmp
     clock = Clock(time.time_ns, time.monotonic)
@@ -267,10 +272,9 @@ def engine(
     snapshots = OverlaySnapshots(
         root.path / "snapshots", tmp, build, mounts=mounts, as_images=lambda: layers.name == ErofsLayers.name
     )
-    client = RegistryClient(DockerCredentials(), user_agent=f"refledger/{__version__}")
-    closing.push_async_callback(client.aclose)
+    client = _client(closing, offline=offline)
     registry = WithLayouts(client)
-    cache = _Cache(CacheIndex(root.views))
+    cache, names = _Cache(CacheIndex(root.views)), Names(root.views)
     partials = DirectoryPartials(root.path / "partial")
     materializer = Materializer(
         layers, snapshots, blobs, partials, registry, locks, ledger, clock, parallel=max(2, os.cpu_count() or 1)
@@ -307,14 +311,21 @@ def engine(
         from storage.compose import TreeWriter
         from storage.git import GitClient
         from storage.trees import SnapshotTrees
+
+        trees, write = SnapshotTrees(snapshots, tmp, build), partial(TreeWriter, empty=True)
+        if offline:
+            from engine.offline.sources import OfflineSources
+
+            return OfflineSources(
+                NoWeb(), NoRepositories(), trees, write, blobs, cache, locks, ledger, clock, commits=names
+            )
         from storage.web import WebClient
 
         web = WebClient(f"refledger/{__version__}")
         closing.push_async_callback(web.aclose)
         return SourceFetcher(
-            web, GitClient(tmp, build, os.environ), SnapshotTrees(snapshots, tmp, build),
-            partial(TreeWriter, empty=True), blobs, cache, locks, ledger, clock,
-        )  # fmt: skip
+            web, GitClient(tmp, build, os.environ), trees, write, blobs, cache, locks, ledger, clock
+        )
 
     @lru_cache(maxsize=1)
     def emulation() -> Emulation:
@@ -325,7 +336,7 @@ def engine(
     made = Engine(
         ledger=ledger,
         blobs=blobs,
-        resolver=ImageResolver(registry, blobs, ledger),
+        resolver=_resolver(registry, blobs, ledger, names, offline=offline),
         executor=_OnDemand(
             lambda: _executor(root, build, runtime, asked(), snapshots, sources, ledger, clock, ambient, grants)
         ),
@@ -336,6 +347,24 @@ def engine(
         emulation=emulation,
     )
     return made, closing
+
+
+def _client(closing: AsyncExitStack, *, offline: bool) -> RegistryClient | NoRegistry:
+    if offline:
+        return NoRegistry()
+    client = RegistryClient(DockerCredentials(), user_agent=f"refledger/{__version__}")
+    closing.push_async_callback(client.aclose)
+    return client
+
+
+def _resolver(
+    registry: RegistrySource, blobs: BlobStore, facts: Facts, names: Names, *, offline: bool
+) -> Resolver:
+    if not offline:
+        return ImageResolver(registry, blobs, facts)
+    from engine.offline.names import OfflineResolver, RecalledNames
+
+    return OfflineResolver(ImageResolver(registry, blobs, facts, RecalledNames(names, registry)))
 
 
 class _Silent:

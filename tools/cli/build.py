@@ -41,6 +41,7 @@ _ENDS = frozenset({"BuildCompleted", "BuildFailed", "BuildCancelled"})
 @click.option("-o", "--output", "outputs", multiple=True, metavar="type=…,dest=…", help="image, oci, docker or local.")
 @click.option("--push", is_flag=True, help="Push to the registries of all names: --output type=image.")
 @click.option("--no-cache", is_flag=True, help="Run every step.")
+@click.option("--offline", is_flag=True, help="Ask nobody: build from what is here. Does not cut the network of RUN.")
 @click.option("--network", type=click.Choice(["host", "none"]), default="host", help="Network of RUN.  [default: host]")
 @click.option("--check", is_flag=True, help="Build nothing: tell what could be better in the Dockerfile.")
 @click.option("--json", "as_json", is_flag=True, help="With --check: print JSON.")
@@ -69,6 +70,7 @@ def build(
     outputs: tuple[str, ...],
     push: bool,
     no_cache: bool,
+    offline: bool,
     network: Literal["host", "none"],
     check: bool,
     as_json: bool,
@@ -102,6 +104,7 @@ def build(
         outputs=outputs,
         push=push,
         no_cache=no_cache,
+        offline=offline,
         network=network,
         jobs=jobs,
         offered=lent.offered,
@@ -115,7 +118,7 @@ def build(
             raise InputError("--check needs a Dockerfile that is here", hint="name it with -f FILE")
         check_only(request.dockerfile, request.frontend, as_json=as_json)
         return
-    machine = Machine(runtime, proxies, snapshotter)
+    machine = Machine(runtime, proxies, snapshotter, offline)
     _run(request, machine, lent, "quiet" if quiet else progress, iidfile, metadata_file)
 
 
@@ -125,6 +128,7 @@ class Machine(NamedTuple):
     runtime: str | None
     ambient: Mapping[str, str]
     snapshotter: str
+    offline: bool
 
 
 def _run(

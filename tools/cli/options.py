@@ -30,6 +30,7 @@ def read_request(
     outputs: Sequence[str],
     push: bool,
     no_cache: bool,
+    offline: bool,
     network: Literal["host", "none"],
     jobs: int | None,
     offered: Offered,
@@ -47,6 +48,10 @@ def read_request(
     proxies = proxy_environment(args)
     names = tuple(parse_reference(tag) for tag in tags)
     wanted = _outputs(outputs, push, names)
+    if offline and any(output.kind == "image" for output in wanted):
+        raise InputError(
+            "--offline pushes nothing", hint="take the image out with --output type=oci, or push it from a build online"
+        )
     host = str(host_platform())
     targets = _platforms(platforms, wanted) or (host,)
     request = BuildRequest(
@@ -78,7 +83,7 @@ def read_request(
             "secrets": list(offered.secrets), "ssh": list(offered.agents), "allow": list(offered.allowed),
             "context": given.described, "contexts": dict(given.described_named),
             "outputs": [f"type={item.kind}" + (f",dest={item.dest}" if item.dest else "") for item in wanted],
-            "no_cache": no_cache, "network": network, "jobs": jobs or os.cpu_count() or 1,
+            "no_cache": no_cache, "offline": offline, "network": network, "jobs": jobs or os.cpu_count() or 1,
         },
         name=given.name,
         version=__version__,
