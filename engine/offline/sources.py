@@ -8,11 +8,11 @@ from typing import Protocol, TypeVar, cast
 from engine.events import GitResolved, HttpResolved
 from engine.frontend.urls import is_commit
 from engine.graph import ArchiveSource, FetchedSource, GitSource, HttpSource
-from engine.offline.missing import Missing, NotHere
+from engine.offline.missing import NotHere
+from engine.offline.needs import source_lack, unknown_ref, unknown_url
 from engine.ops.sources import Page, SourceFetcher, check_commit
 from engine.record import changed
 from engine.refs.ref import Remote
-from storage.digest import Digest
 from storage.sources import Commit
 
 T = TypeVar("T", bound=FetchedSource)
@@ -64,24 +64,9 @@ class OfflineSources(SourceFetcher):
 
     async def fetch(self, op: FetchedSource, vertex: str | None) -> Remote:
         """See SourceFetcher.fetch. Raises NotHere for what was not kept."""
-        if (lacks := self.lacks(op)) is not None:
+        if (lacks := source_lack(self, op)) is not None:
             raise NotHere([lacks])
         return await SourceFetcher.fetch(self, op, vertex)
-
-    def lacks(self, op: FetchedSource) -> Missing | None:
-        """What is missing of a pinned source; None when it is here."""
-        if self.is_here(op):
-            return None
-        match op:
-            case HttpSource():
-                return _unknown_url(op.url, f"its content is not here: {op.digest}")
-            case GitSource():
-                return _unknown_ref(op, f"its files are not here: commit {op.commit}")
-            case ArchiveSource():
-                if self.blobs.size(Digest(op.digest)) is not None:
-                    return None
-                unknown = _unknown_url(op.url or op.digest, f"its content is not here: {op.digest}")
-                return changed(unknown, kind="archive")
 
     def _recall_http(self, op: HttpSource) -> HttpSource:
         if op.digest:
@@ -95,7 +80,7 @@ class OfflineSources(SourceFetcher):
     def _page(self, kind: str, url: str) -> Page:
         page = self.pages.page(url)
         if page is None:
-            unknown = _unknown_url(url, "the log does not know what it holds")
+            unknown = unknown_url(url, "the log does not know what it holds")
             raise NotHere([changed(unknown, kind=kind)])
         self.facts.post(
             HttpResolved(
@@ -113,7 +98,7 @@ class OfflineSources(SourceFetcher):
         elif (known := self.commits.commit(op.remote, op.ref)) is not None:
             found = Commit(known.commit, known.name, known.tag)
         else:
-            raise NotHere([_unknown_ref(op, "the log does not know its commit")])
+            raise NotHere([unknown_ref(op, "the log does not know its commit")])
         check_commit(op, found)
         self.facts.post(
             GitResolved(
@@ -121,11 +106,3 @@ class OfflineSources(SourceFetcher):
             )
         )
         return changed(op, commit=found.id, ref=found.name)
-
-
-def _unknown_url(url: str, detail: str) -> Missing:
-    return Missing("url", url.partition("?")[0], detail=detail)  # a query may hold a signature
-
-
-def _unknown_ref(op: GitSource, detail: str) -> Missing:
-    return Missing("git", op.remote + (f"#{op.ref}" if op.ref else ""), detail=detail)
