@@ -1,0 +1,257 @@
+"""`refledger build --offline`: what was built here is built again without a network, and what is missing is told."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.builder import PROJECT, Builder, Done, base_image
+from tests.registry_fixture import RegistryProcess, push_image
+from tests.web_fixture import Repository, WebServer, git_daemon
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="builds need root")
+
+
+@pytest.fixture
+def builder(tmp_path: Path) -> Builder:
+    return Builder(tmp_path)
+
+
+@pytest.fixture
+def web() -> Iterator[WebServer]:
+    with WebServer() as server:
+        yield server
+
+
+def offline(builder: Builder, *args: str, network: bool = False) -> Done:
+    """`refledger build --offline ARGS`, where there is no network unless it is given: not even loopback is up."""
+    done = subprocess.run(
+        [*([] if network else ["unshare", "-n"]), sys.executable, "-m", "tools.cli.main", "build", "--offline",
+         "--progress=plain", *args],
+        env=builder.env, cwd=PROJECT, text=True, stdin=subprocess.DEVNULL, capture_output=True, timeout=120,
+        check=False,
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr, done.stderr
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+def built_offline(builder: Builder, *args: str) -> Done:
+    done = offline(builder, str(builder.context), *args)
+    assert done.code == 0, done.err
+    return done
+
+
+def newest(builder: Builder, *types: str) -> list[dict[str, Any]]:
+    return builder.events(*types, build=builder.builds()[0]["id"])
+
+
+def missing(builder: Builder) -> list[dict[str, Any]]:
+    (found,) = newest(builder, "FoundMissing")
+    assert found["data"]["count"] == len(found["data"]["items"])
+    assert found["data"]["bytes"] == sum(item["bytes"] for item in found["data"]["items"])
+    items: list[dict[str, Any]] = found["data"]["items"]
+    return items
+
+
+# ---------------------------------------------------------------- what works
+
+
+def test_a_build_that_was_done_before_is_done_again_without_a_network(
+    builder: Builder, registry: RegistryProcess, repository: str
+) -> None:
+    image = base_image(registry, f"{repository}/base")
+    builder.write({"a": "1"})
+    builder.must_build(f"FROM {image['reference']}\nCOPY a /a\nRUN cat /a > /b\n")
+    before = registry.mark()
+    done = built_offline(builder)
+    assert done.err.count("CACHED") == 3
+    assert f"recalled {image['reference']} -> {image['digest']}" in done.err
+    (resolved,) = newest(builder, "SourceResolved")
+    assert (resolved["data"]["recalled"], resolved["data"]["digest"]) == (True, image["digest"])
+    builder.write({"a": "2"})
+    changed = built_offline(builder)
+    assert "CACHED" not in changed.err
+    assert registry.requests()[before:] == []
+
+
+def test_nobody_is_asked_though_the_registry_is_there(
+    builder: Builder, registry: RegistryProcess, repository: str, tmp_path: Path
+) -> None:
+    """A tag stays what it was, as a person who pins by the last build expects."""
+    image = base_image(registry, f"{repository}/base", layers=1)
+    builder.must_build(f"FROM {image['reference']}\nRUN true\n")
+    push_image(registry.host, f"{repository}/base", [{"moved": b"1"}])
+    before = registry.mark()
+    out = tmp_path / "out"
+    done = offline(builder, str(builder.context), "--no-cache", "--output", f"type=local,dest={out}", network=True)
+    assert done.code == 0, done.err
+    assert (out / "bin/busybox").exists()
+    assert registry.requests()[before:] == []
+
+
+def test_an_image_is_known_however_its_name_was_written(
+    builder: Builder, registry: RegistryProcess, repository: str
+) -> None:
+    image = base_image(registry, f"{repository}/base", layers=1)
+    bare = image["reference"].removesuffix(":latest")
+    builder.must_build(f"FROM {image['reference']}\nRUN true\n")
+    for name in (bare, f"{bare}@{image['digest']}", f"{bare}:whatever@{image['digest']}"):
+        builder.write({"Dockerfile": f"FROM {name}\nRUN true\n"})
+        assert "CACHED" in built_offline(builder).err
+    context = f"alias=docker-image://{bare}"
+    builder.write({"Dockerfile": "FROM alias\nRUN true\n"})
+    built_offline(builder, "--build-context", context)
+
+
+def test_each_platform_is_what_it_was_when_it_was_built(
+    builder: Builder, registry: RegistryProcess, repository: str
+) -> None:
+    image = base_image(registry, f"{repository}/base", layers=1)
+    builder.must_build(f"FROM {image['reference']}\nLABEL a=b\n")
+    moved = push_image(registry.host, f"{repository}/base", [{"a": b"arm"}], architecture="arm64")
+    builder.must_build(f"FROM {image['reference']}\nLABEL a=b\n", "--platform", "linux/arm64")
+    for platform, digest in (("linux/amd64", image["digest"]), ("linux/arm64", moved["digest"])):
+        built_offline(builder, "--platform", platform)
+        (resolved,) = newest(builder, "SourceResolved")
+        assert resolved["data"]["digest"] == digest
+
+
+def test_files_of_the_web_and_repositories_are_what_they_were(
+    builder: Builder, web: WebServer, tmp_path: Path
+) -> None:
+    url = web.put("/file?signature=1", b"old")
+    web.put("/file", b"old")
+    repository = Repository(tmp_path / "git/lib.git")
+    old = repository.commit({"lib": "old"})
+    repository.git("tag", "-a", "heavy", "-m", "annotated")
+    tag = repository.git("rev-parse", "heavy")
+    with git_daemon(tmp_path / "git") as base:
+        dockerfile = (
+            f"FROM scratch\nADD {url} /web\nADD {base}/lib.git#main /lib\n"
+            f"ADD --checksum={tag} {base}/lib.git#heavy /tagged\nCOPY own /\n"
+        )
+        builder.write({"own": "1"})
+        builder.must_build(dockerfile)
+        web.put("/file", b"new")
+        repository.commit({"lib": "new"})
+        asked = len(web.requests)
+        builder.write({"own": "2"})
+        out = tmp_path / "out"
+        done = offline(
+            builder, str(builder.context), "--no-cache", "--output", f"type=local,dest={out}", network=True
+        )
+    assert done.code == 0, done.err
+    assert [(out / name).read_text() for name in ("web", "lib/lib", "tagged/lib", "own")] == ["old", "old", "old", "2"]
+    assert len(web.requests) == asked
+    assert newest(builder, "SourceRequested") == []
+    facts = newest(builder, "GitResolved", "HttpResolved")
+    assert len(facts) == 3
+    assert all(fact["data"]["recalled"] for fact in facts)
+    assert {fact["data"]["commit"] for fact in facts if fact["type"] == "GitResolved"} == {old}
+    assert built_offline(builder).err.count("CACHED") >= 4
+
+
+def test_contexts_that_were_fetched_before(builder: Builder, web: WebServer, tmp_path: Path) -> None:
+    url = web.put("/Dockerfile", b"FROM scratch\nCOPY <<x /x\nhello\nx\n")
+    Repository(tmp_path / "git/app.git").commit({"Dockerfile": "FROM scratch\nCOPY a /\n", "a": "A"})
+    with git_daemon(tmp_path / "git") as base:
+        for context in (url, f"{base}/app.git"):
+            assert builder.run("build", context).code == 0
+    for context in (url, f"{base}/app.git"):
+        done = offline(builder, context)
+        assert done.code == 0, done.err
+    shutil.rmtree(builder.root / "snapshots")  # the tar of a context is kept as a blob, the files of a commit are not
+    again = offline(builder, url)
+    assert again.code == 0, again.err
+    lost = offline(builder, f"{base}/app.git")
+    assert lost.code == 3, lost.err
+    (item,) = missing(builder)
+    assert (item["kind"], item["name"]) == ("git", f"{base}/app.git#refs/heads/main")
+    assert "its files are not here" in lost.err
+
+
+def test_an_oci_layout_is_on_this_disk(
+    builder: Builder, registry: RegistryProcess, repository: str, tmp_path: Path
+) -> None:
+    image = base_image(registry, f"{repository}/base", layers=2)
+    layout = tmp_path / "layout"
+    copy = ["skopeo", "copy", "--quiet", "--src-tls-verify=false", f"docker://{image['reference']}", f"oci:{layout}:v1"]
+    subprocess.run(copy, check=True)
+    builder.write({"Dockerfile": "FROM base\nRUN true\n"})
+    built_offline(
+        builder, f"--build-context=base=oci-layout://{layout}:v1", "--output", f"type=oci,dest={tmp_path / 'o.tar'}"
+    )
+    assert len(newest(builder, "LayerPulled")) == 2
+
+
+# ---------------------------------------------------------------- what is missing
+
+
+def test_all_images_that_the_log_does_not_know_are_told_at_once(
+    builder: Builder, registry: RegistryProcess, repository: str
+) -> None:
+    image = base_image(registry, f"{repository}/base", layers=1)
+    builder.write({"Dockerfile": f"FROM {image['reference']}\nCOPY --from=debian:13 / /\nCOPY --from=a/b / /\n"})
+    before = registry.mark()
+    done = offline(builder, str(builder.context))
+    assert done.code == 3
+    assert {item["name"].partition(" ")[0] for item in missing(builder)} == {image["reference"], "debian:13", "a/b"}
+    assert {item["kind"] for item in missing(builder)} == {"image"}
+    assert "docker.io/library/debian:13" in done.err
+    assert done.err.splitlines()[-1] == "ERROR: offline: 3 images are not here (build once without --offline)"
+    assert registry.requests()[before:] == []
+    shown = builder.run("show", builder.builds()[0]["id"]).out
+    assert "debian:13" in shown
+
+
+def test_a_digest_whose_manifest_is_not_here_is_told(builder: Builder) -> None:
+    digest = "sha256:" + "1" * 64
+    builder.write({"Dockerfile": f"FROM debian@{digest}\n"})
+    done = offline(builder, str(builder.context))
+    assert done.code == 3
+    (item,) = missing(builder)
+    assert item["name"] == f"debian@{digest} (linux/{_architecture()})"
+    assert "the manifest is not here" in done.err
+
+
+def test_all_urls_and_commits_that_the_log_does_not_know_are_told_at_once(builder: Builder) -> None:
+    builder.write({"Dockerfile": (
+        "FROM scratch\nADD https://example.org/a?token=1 /\nADD https://example.org/b /\n"
+        "ADD https://me:pa55@example.org/c.git#v1 /\n"
+    )})  # fmt: skip
+    done = offline(builder, str(builder.context))
+    assert done.code == 3, done.err
+    assert [(item["kind"], item["name"]) for item in missing(builder)] == [
+        ("url", "https://example.org/a"), ("url", "https://example.org/b"), ("git", "https://example.org/c.git#v1"),
+    ]  # fmt: skip
+    assert done.err.splitlines()[-1] == (
+        "ERROR: offline: 2 URLs and 1 git repository are not here (build once without --offline)"
+    )
+    assert "pa55" not in done.err + json.dumps(builder.events())
+
+
+def test_a_context_that_the_log_does_not_know_is_told(builder: Builder) -> None:
+    done = offline(builder, "https://example.org/context.tar")
+    assert done.code == 3
+    assert [item["kind"] for item in missing(builder)] == ["archive"]
+    assert "https://example.org/context.tar" in done.err
+
+
+def test_pushing_is_refused_before_anything_happens(builder: Builder) -> None:
+    builder.write({"Dockerfile": "FROM scratch\n"})
+    for how in (["--push"], ["--output", "type=image"], ["--output", "type=registry"]):
+        done = offline(builder, str(builder.context), "-t", "a/b", *how)
+        assert (done.code, "--offline pushes nothing" in done.err) == (2, True)
+    assert not (builder.root / "log.db").exists()
+
+
+def _architecture() -> str:
+    return {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine]
