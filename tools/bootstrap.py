@@ -379,9 +379,15 @@ class _Silent:
 
 
 @asynccontextmanager
-async def passing_resolver() -> AsyncIterator[ImageResolver]:
-    """A resolver for those who only look: it logs nothing and leaves nothing in the root."""
+async def passing_resolver(*, offline: bool) -> AsyncIterator[Resolver]:
+    """A resolver for those who only look: it logs nothing and leaves nothing in the root. `offline`: it knows what the
+    root knows. Raises InputError."""
     import tempfile
+
+    if offline:
+        with read_root(path := root_directory()) as (_, views):
+            yield _resolver(NoRegistry(), read_blobs(path), _Silent(), Names(views), offline=True)
+        return
 
     with tempfile.TemporaryDirectory(prefix="refledger-") as directory:
         registry = RegistryClient(DockerCredentials(), user_agent=f"refledger/{__version__}")

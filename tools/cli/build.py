@@ -116,7 +116,7 @@ def build(
 
         if request.dockerfile is None:
             raise InputError("--check needs a Dockerfile that is here", hint="name it with -f FILE")
-        check_only(request.dockerfile, request.frontend, as_json=as_json)
+        check_only(request.dockerfile, request.frontend, as_json=as_json, offline=offline)
         return
     machine = Machine(runtime, proxies, snapshotter, offline)
     _run(request, machine, lent, "quiet" if quiet else progress, iidfile, metadata_file)
