@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from engine.errors import Cancelled, DockerfileError, NotGranted, RefledgerError
+from engine.errors import Cancelled, DockerfileError, MaterializationError, NotGranted, RefledgerError
 from engine.events import BuildCancelled, BuildCompleted, BuildFailed, BuildStarted, GraphDefined
 from engine.executor import Executor
 from engine.frontend.compile import FrontendOptions, compile_dockerfile
@@ -28,13 +29,14 @@ from engine.graph import (
     merged,
 )
 from engine.ledger import Ledger
-from engine.offline.missing import NotHere
+from engine.offline.missing import Missing, NotHere
 from engine.output import Output
 from engine.refs.materializer import Materializer
-from engine.refs.ref import Remote
 from engine.resolver import Resolver
+from engine.solver.answers import CacheLookup, Presence, Solution
+from engine.solver.plan import Plan
 from engine.solver.scheduler import VertexError
-from engine.solver.solve import CacheLookup, Solver
+from engine.solver.solve import Checked, Solver
 from engine.together import settle
 from storage.digest import Digest, canonical_json
 from storage.interfaces import BlobStore, Reference
@@ -42,6 +44,7 @@ from storage.interfaces import BlobStore, Reference
 if TYPE_CHECKING:
     # reason: what only some builds need is not loaded for all
     from engine.exporters.exporters import Exporters
+    from engine.offline.needs import Needs
     from engine.ops.emulation import Emulation
     from engine.ops.sources import SourceFetcher
 
@@ -54,7 +57,8 @@ class BuildRequest:
     `directories`: what local contexts stand for, by the name of their ContextSource, "" for an empty directory;
     `archive`: a context that comes on this stream (`frontend.context` says of others where they are); `platforms`:
     one image for each; `options` go into the log as they are (secrets by id only); `epoch` SOURCE_DATE_EPOCH in
-    seconds; `offered`: the names of what the executor may lend."""
+    seconds; `offered`: the names of what the executor may lend; `offline`: nobody may be asked; `check`: only tell what
+    would be done."""
 
     dockerfile: str | None
     frontend: FrontendOptions
@@ -71,17 +75,29 @@ class BuildRequest:
     version: str = ""
     host: Mapping[str, object] = field(default_factory=dict)
     offered: Offered = NOTHING
+    offline: bool = False
+    check: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Foreseen:
+    """What a build would do: `checked` of `graph`, and what is `missing` here to do it."""
+
+    graph: Graph
+    checked: Checked
+    missing: tuple[Missing, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class BuildResult:
     """`digest`: of the manifest or index, when an output needed one, `config` of the config or index; `ref`: the first
-    result's id; `warnings`: the frontend's."""
+    result's id; `warnings`: the frontend's; `foreseen`: all there is when the build was only checked."""
 
     ref: str
     digest: Digest | None
     config: Digest | None = None
     warnings: tuple[str, ...] = ()
+    foreseen: Foreseen | None = None
 
 
 @dataclass(slots=True)
@@ -94,9 +110,11 @@ class Engine:
     executor: Executor
     materializer: Materializer
     cache: CacheLookup
+    presence: Presence
     sources: Callable[[], SourceFetcher]
     exporters: Callable[[], Exporters]
     emulation: Callable[[], Emulation]
+    needs: Callable[[], Needs]
     _pinned: dict[Any, Op] = field(default_factory=dict)
 
     async def build(self, request: BuildRequest) -> BuildResult:
@@ -106,8 +124,7 @@ class Engine:
             self._start(request)
             request = await self._fetch_context(request)
             graph = await self._define(request)
-            refs = await self._solve(request, graph)
-            result = await self._export(request, graph, refs)
+            result = await self._solve(request, graph)
         except asyncio.CancelledError:
             await settle(asyncio.ensure_future(self.ledger.record(BuildCancelled())))
             raise Cancelled("interrupted") from None
@@ -179,10 +196,29 @@ class Engine:
 
         return await fetch_context(request, self.sources(), self.blobs, self.ledger)
 
-    async def _solve(self, request: BuildRequest, graph: Graph) -> Mapping[Digest, Remote]:
+    async def _solve(self, request: BuildRequest, graph: Graph) -> BuildResult:
+        """Solve and export. Layers that turn out to be gone only then are made again (I8), and exported anew."""
         async with AsyncExitStack() as stack:
             directories = await self._directories(request, graph, stack)
-            return await self._solver(request, directories).solve(graph)
+            solver = self._solver(request, directories)
+            if request.check:
+                return await self._foresee(request, graph, solver)
+            solution = await solver.solve(graph)
+            while True:
+                try:
+                    return await self._export(request, graph, solution)
+                except MaterializationError as error:
+                    solution = await solver.recover(error)
+
+    async def _foresee(self, request: BuildRequest, graph: Graph, solver: Solver) -> BuildResult:
+        checked = await solver.check(graph)
+        missing = await self._lacking(request, graph, checked.plan)
+        await self.ledger.record(BuildCompleted(results=()))
+        return BuildResult("", None, None, graph.warnings, Foreseen(graph, checked, tuple(missing)))
+
+    async def _lacking(self, request: BuildRequest, graph: Graph, todo: Plan) -> Sequence[Missing]:
+        known = {vertex.digest: found.ref for vertex, found in todo.used}
+        return await self.needs().lacking(graph, todo.run, known, outputs=request.outputs, epoch=request.epoch)
 
     async def _directories(
         self, request: BuildRequest, graph: Graph, stack: AsyncExitStack
@@ -190,6 +226,7 @@ class Engine:
         """The directories of all contexts in `graph`, by vertex; those that are elsewhere are fetched now."""
         trees = {self._pinned.get(op, op) for op in (request.frontend.context, *request.frontend.named.values())}
         found: dict[Digest, Path] = {}
+        lacks: list[tuple[Vertex, NotHere]] = []
         for vertex in graph.vertices:
             op = vertex.op
             if isinstance(op, ContextSource):
@@ -197,7 +234,14 @@ class Engine:
             elif isinstance(op, FETCHED) and op in trees:
                 from engine.context import fetch_tree
 
-                found[vertex.digest] = await fetch_tree(op, vertex, self.sources(), self.ledger)
+                try:
+                    found[vertex.digest] = await fetch_tree(op, vertex, self.sources(), self.ledger)
+                except VertexError as failure:
+                    if not isinstance(failure.cause, NotHere):
+                        raise
+                    lacks.append((vertex, failure.cause))
+        if lacks:
+            raise VertexError(lacks[0][0], NotHere([item for _, lack in lacks for item in lack.missing]))
         return found
 
     def _directory(self, path: str, stack: AsyncExitStack) -> Path:
@@ -215,6 +259,7 @@ class Engine:
             executor=self.executor,
             materializer=self.materializer,
             cache=self.cache,
+            presence=self.presence,
             blobs=self.blobs,
             contexts=contexts,
             jobs=request.jobs,
@@ -222,10 +267,11 @@ class Engine:
             epoch=request.epoch,
             offered=request.offered,
             emulation=self.emulation,
+            lacking=partial(self._lacking, request) if request.offline else None,
         )
 
-    async def _export(self, request: BuildRequest, graph: Graph, refs: Mapping[Digest, Remote]) -> BuildResult:
-        made = None
+    async def _export(self, request: BuildRequest, graph: Graph, solution: Solution) -> BuildResult:
+        made, refs = None, solution.refs
         if request.outputs:
             from engine.exporters.exporters import Built
 

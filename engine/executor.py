@@ -13,6 +13,7 @@ from engine.graph import Vertex
 from engine.ops.select import Selection
 from engine.record import Record
 from engine.refs.ref import Remote
+from storage.digest import Digest
 
 
 class Task(Record):
@@ -37,14 +38,21 @@ class Task(Record):
 
 
 class Outcome(Record):
-    """`ref`: the result; `exit_code` of the command, for a step that ran one."""
+    """`ref`: the result; `exit_code` of the command, for a step that ran one; `content`: digest of the stored listing
+    of what a Copy took of another result."""
 
     ref: Remote
     exit_code: int | None = None
+    content: Digest | None = None
 
 
 class Executor(Protocol):
     """Runs tasks. Cancelling `execute` stops the task and cleans up after it."""
+
+    async def content(self, task: Task) -> Digest | None:
+        """The digest of the stored listing of what a Copy takes of another result, where that can be had without a byte
+        that is not here; None otherwise, and for all other tasks. Raises DiskError."""
+        ...
 
     async def execute(self, task: Task) -> Outcome:
         """Raises StepFailed, MaterializationError, SandboxError, DiskError, InputError."""

@@ -54,9 +54,9 @@ async def in_thread(work: Callable[[], T]) -> T:
 
 
 @asynccontextmanager
-async def locked(locks: Locks, name: str) -> AsyncIterator[None]:
-    """Hold lock `name`, waiting for whoever has it, in this process or another."""
-    while (lock := locks.try_acquire(name)) is None:
+async def locked(locks: Locks, name: str, *, shared: bool = False) -> AsyncIterator[None]:
+    """Hold lock `name`, waiting for whoever has it, in this process or another; `shared` as in Locks."""
+    while (lock := locks.try_acquire(name, shared=shared)) is None:
         await asyncio.sleep(POLL)
     with lock:
         yield

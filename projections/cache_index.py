@@ -18,7 +18,8 @@ Json = dict[str, Any]
 @dataclass(frozen=True, slots=True)
 class CacheEntry:
     """The latest record of a cache key. `layers` as in CacheRecorded, bottom first; `components`: digest of the
-    plaintext key; `seq`: the event that recorded it."""
+    plaintext key; `seq`: the event that recorded it; `resolved`: the key by content, "" when that is `key`; `importer`:
+    the cache elsewhere that knew it, "" for a result of this root."""
 
     key: str
     ref: str
@@ -26,6 +27,8 @@ class CacheEntry:
     components: str
     origin_build: str | None
     seq: int
+    resolved: str = ""
+    importer: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +69,26 @@ class CacheIndex:
 
     def lookup(self, key: str) -> CacheEntry | None:
         """The latest record of `key`. Raises what Views.query raises."""
-        rows = self._views.query("SELECT ref, layers, components, build, seq FROM cache WHERE key = ?", (key,))
-        for ref, layers, components, build, seq in rows:
-            return CacheEntry(key, ref, tuple(json.loads(layers)), components, build, seq)
+        columns = "ref, layers, components, build, seq, resolved, importer"
+        rows = self._views.query(f"SELECT {columns} FROM cache WHERE key = ?", (key,))  # noqa: S608  # a constant
+        for ref, layers, *rest in rows:
+            return CacheEntry(key, ref, tuple(json.loads(layers)), *rest)
         return None
 
-    def blob_of(self, snapshot: str, epoch: int | None) -> PackedLayer | None:
+    def blob_of(self, snapshot: str) -> PackedLayer | None:
+        """The blob that holds `snapshot` as it was, or else with clamped times, the latest such."""
+        rows = self._views.query(
+            "SELECT diff_id, digest, media_type, bytes FROM packed WHERE snapshot = ?"
+            " ORDER BY epoch IS NOT NULL, seq DESC LIMIT 1",
+            (snapshot,),
+        )
+        return PackedLayer(*rows[0]) if rows else None
+
+    def let_go(self, name: str) -> bool:
+        """Were the bytes of `name` (a diff ID, or the id of a snapshot) removed here on purpose, and not made since?"""
+        return bool(self._views.query("SELECT 1 FROM let_go WHERE name = ?", (name,)))
+
+    def packed(self, snapshot: str, epoch: int | None) -> PackedLayer | None:
         """The blob that `snapshot` was packed into last, with times clamped to `epoch` (None: not clamped)."""
         rows = self._views.query(
             "SELECT diff_id, digest, media_type, bytes FROM packed WHERE snapshot = ? AND epoch IS ?", (snapshot, epoch)
@@ -130,10 +147,11 @@ def _http_resolved(cursor: sqlite3.Cursor, event: Event) -> None:
 def _cache_recorded(cursor: sqlite3.Cursor, event: Event) -> None:
     data = event.data
     cursor.execute(
-        "INSERT OR REPLACE INTO cache VALUES (?, ?, ?, ?, ?, ?)",
+        "INSERT OR REPLACE INTO cache VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         (
             text(data, "key"), text(data, "ref"), canonical_json(objects(data, "layers")).decode(),
-            text(data, "components", ""), event.build, event.seq,
+            text(data, "components", ""), text(data, "origin_build", "") or event.build, event.seq,
+            text(data, "resolved", ""), text(data, "importer", ""),
         ),
     )  # fmt: skip
 
@@ -174,9 +192,13 @@ def _layer_pulled(cursor: sqlite3.Cursor, event: Event) -> None:
 
 
 def _pull_failed(cursor: sqlite3.Cursor, event: Event) -> None:
+    if maybe_text(event.data, "class") == "missing":
+        _provider_lost(cursor, event)
+
+
+def _provider_lost(cursor: sqlite3.Cursor, event: Event) -> None:
     """A provider without the blob is asked last from now on: it may only have hidden it from those credentials."""
-    provider = mapping(event.data, "provider")
-    if maybe_text(event.data, "class") == "missing" and provider:
+    if provider := mapping(event.data, "provider"):
         cursor.execute(
             "UPDATE providers SET lost = 1 WHERE digest = ? AND registry = ? AND repository = ?",
             (text(event.data, "digest"), text(provider, "registry"), text(provider, "repository")),
@@ -189,13 +211,18 @@ def _exported(cursor: sqlite3.Cursor, event: Event) -> None:
         _provided(cursor, event, [text(layer, "digest") for layer in objects(event.data, "layers")], provider)
 
 
+def _removed(cursor: sqlite3.Cursor, event: Event) -> None:
+    cursor.execute("INSERT OR REPLACE INTO let_go VALUES (?)", (text(event.data, "name"),))
+
+
 PROJECTION = Projection(
     name="cache_index",
-    version=2,
-    tables=("cache", "packed", "providers", "pages", "kept", "packs"),
+    version=3,
+    tables=("cache", "packed", "providers", "pages", "kept", "packs", "let_go"),
     schema=(
-        "CREATE TABLE cache (key TEXT PRIMARY KEY, ref TEXT, layers TEXT, components TEXT, build TEXT, seq INTEGER)"
-        " WITHOUT ROWID",
+        "CREATE TABLE cache (key TEXT PRIMARY KEY, ref TEXT, layers TEXT, components TEXT, build TEXT, seq INTEGER,"
+        " resolved TEXT, importer TEXT) WITHOUT ROWID",
+        "CREATE TABLE let_go (name TEXT PRIMARY KEY) WITHOUT ROWID",
         "CREATE TABLE packed (snapshot TEXT, epoch INTEGER, diff_id TEXT, digest TEXT, media_type TEXT, bytes INTEGER,"
         " seq INTEGER)",
         "CREATE INDEX packed_snapshot ON packed (snapshot)",
@@ -215,5 +242,8 @@ PROJECTION = Projection(
         "Exported": _exported,
         "HttpResolved": _http_resolved,
         "ContextKept": _context_kept,
+        "ProviderLost": _provider_lost,
+        "Demoted": _removed,
+        "Pruned": _removed,
     },
 )

@@ -156,7 +156,23 @@ class ProgressView:
         return self._close(step, "failed", event)
 
     def _vertex_cancelled(self, event: Event) -> list[Step]:
-        return self._close(self._step(event), "cancelled", event)
+        step = self._step(event)
+        if not text(event.data, "reason", ""):
+            return self._close(step, "cancelled", event)
+        step.state = "pending"  # what it waits for is made again
+        step.transfers.clear()
+        return [step]
+
+    def _hit_revoked(self, event: Event) -> list[Step]:
+        """One calm line at the step that makes the lost layer anew."""
+        if not event.vertex:
+            return []
+        step = self._named(event.vertex, "")
+        step.state, step.origin_build = "pending", None
+        digest, where = text(event.data, "digest"), provider_name(mapping(event.data, "provider"))
+        gone = f"layer {digest.removeprefix('sha256:')[:12]} is gone" + (f" from {where}" if where else "")
+        step.remark(event.time, f"{gone}: it is made again")
+        return [step]
 
     def _close(self, step: Step, state: str, event: Event) -> list[Step]:
         step.close(state, event.time)
@@ -336,6 +352,7 @@ class ProgressView:
         "VertexFailed": _vertex_failed,
         "VertexCancelled": _vertex_cancelled,
         "VertexOutput": _vertex_output,
+        "HitRevoked": _hit_revoked,
         "MaterializationRequested": _requested,
         "LayerTocRead": _part_came,
         "FilesFetched": _part_came,

@@ -174,6 +174,10 @@ class Step:
         self.output.extend(lines)
         return lines
 
+    def remark(self, time: int, text: str) -> None:
+        """Take in a line of ours."""
+        self.output.append(Line(time, 0, text))
+
     def flush(self) -> list[Line]:
         """End the begun lines; returns them."""
         lines = list(self._rest.values())

@@ -7,7 +7,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,10 +17,11 @@ from engine.events import BuildInterrupted, Fact, RuntimeChosen, to_data
 from engine.executor import Executor, Outcome, Task
 from engine.grants import Grants
 from engine.ledger import Facts, Ledger
-from engine.offline.nobody import NoRegistry, NoRepositories, NoWeb
 from engine.refs.materializer import Clock, Materializer
-from engine.refs.ref import Remote, layers_from_json
+from engine.refs.presence import HeadPresence
+from engine.refs.ref import Layer, Remote, layers_from_json
 from engine.resolver import ImageResolver, Resolver
+from engine.solver.answers import Found, Presence
 from projections.cache_index import CacheIndex, Page
 from projections.history import History
 from projections.names import Names
@@ -58,6 +59,8 @@ from tools import __version__
 
 if TYPE_CHECKING:
     from engine.exporters.exporters import Exporters
+    from engine.offline.needs import Needs
+    from engine.offline.nobody import NoRegistry
     from engine.ops.emulation import Emulation
     from engine.ops.sources import SourceFetcher
     from engine.refs.asked import AskedPaths
@@ -207,11 +210,30 @@ class _Cache:
     """What the solver and the exporters ask of the log, answered by the cache index."""
 
     index: CacheIndex
+    _providers: dict[Digest, tuple[Provider, ...]] = field(default_factory=dict)
 
-    def lookup(self, key: Digest) -> tuple[Remote, str] | None:
+    def lookup(self, key: Digest) -> Found | None:
         """See CacheLookup."""
         entry = self.index.lookup(str(key))
-        return (Remote(entry.ref, layers_from_json(entry.layers)), entry.origin_build or "") if entry else None
+        if entry is None:
+            return None
+        layers = tuple(map(self._known, layers_from_json(entry.layers)))
+        return Found(Remote(entry.ref, layers), entry.origin_build or "", entry.resolved, entry.importer)
+
+    def _known(self, layer: Layer) -> Layer:
+        """`layer` with all that the log has of it: the blob it was packed into, and who has that."""
+        packed = self.index.blob_of(layer.snapshot) if layer.snapshot else None
+        if packed is not None:
+            blob = Descriptor(packed.media_type, Digest(packed.digest), packed.bytes)
+            layer = replace(layer, diff_id=Digest(packed.diff_id), blob=blob)
+        if layer.blob is None:
+            return layer
+        known = self.providers(layer.blob.digest)
+        return replace(layer, providers=tuple(dict.fromkeys((*layer.providers, *known))))
+
+    def evicted(self, layer: Layer) -> bool:
+        """See CacheLookup."""
+        return self.index.let_go(layer.name)
 
     def keeps(self, listing: Digest) -> bool:
         """See CacheLookup."""
@@ -227,7 +249,7 @@ class _Cache:
 
     def packed(self, snapshot: str, epoch: int | None) -> PackedBlob | None:
         """See Catalog."""
-        found = self.index.blob_of(snapshot, epoch)
+        found = self.index.packed(snapshot, epoch)
         if found is None:
             return None
         return PackedBlob(
@@ -236,7 +258,9 @@ class _Cache:
 
     def providers(self, digest: Digest) -> tuple[Provider, ...]:
         """See Catalog."""
-        return tuple(self.index.providers_of(str(digest)))
+        if digest not in self._providers:  # the same base is below hundreds of records
+            self._providers[digest] = tuple(self.index.providers_of(str(digest)))
+        return self._providers[digest]
 
 
 def prepare_process() -> None:
@@ -314,6 +338,7 @@ def engine(
 
         trees, write = SnapshotTrees(snapshots, tmp, build), partial(TreeWriter, empty=True)
         if offline:
+            from engine.offline.nobody import NoRepositories, NoWeb
             from engine.offline.sources import OfflineSources
 
             return OfflineSources(
@@ -333,6 +358,12 @@ def engine(
 
         return Emulation()
 
+    def needs() -> Needs:
+        from engine.offline.needs import Needs
+        from storage.parts import DirectoryParts
+
+        return Needs(materializer, registry, cache, DirectoryParts(tmp, build), sources)
+
     made = Engine(
         ledger=ledger,
         blobs=blobs,
@@ -342,19 +373,31 @@ def engine(
         ),
         materializer=materializer,
         cache=cache,
+        presence=_presence(registry, ledger, offline=offline),
         sources=sources,
         exporters=exporters,
         emulation=emulation,
+        needs=needs,
     )
     return made, closing
 
 
 def _client(closing: AsyncExitStack, *, offline: bool) -> RegistryClient | NoRegistry:
     if offline:
+        from engine.offline.nobody import NoRegistry
+
         return NoRegistry()
     client = RegistryClient(DockerCredentials(), user_agent=f"refledger/{__version__}")
     closing.push_async_callback(client.aclose)
     return client
+
+
+def _presence(registry: RegistrySource, facts: Facts, *, offline: bool) -> Presence:
+    if not offline:
+        return HeadPresence(registry, facts)
+    from engine.offline.nobody import Believed
+
+    return Believed()
 
 
 def _resolver(
@@ -385,6 +428,8 @@ async def passing_resolver(*, offline: bool) -> AsyncIterator[Resolver]:
     import tempfile
 
     if offline:
+        from engine.offline.nobody import NoRegistry
+
         with read_root(path := root_directory()) as (_, views):
             yield _resolver(NoRegistry(), read_blobs(path), _Silent(), Names(views), offline=True)
         return
@@ -424,11 +469,18 @@ class _OnDemand:
     make: Callable[[], Executor]
     made: Executor | None = None
 
+    async def content(self, task: Task) -> Digest | None:
+        """See Executor.content."""
+        return await self._executor().content(task)
+
     async def execute(self, task: Task) -> Outcome:
         """See Executor.execute."""
+        return await self._executor().execute(task)
+
+    def _executor(self) -> Executor:
         if self.made is None:
             self.made = self.make()
-        return await self.made.execute(task)
+        return self.made
 
 
 def _executor(

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from engine.errors import HostError
 from engine.events import FoundMissing
 from engine.record import Record
+from engine.refs.ref import Layer
 
 ONLINE = "build once without --offline"
 """What brings most of what can be missing."""
@@ -34,6 +35,11 @@ class Missing(Record):
             "kind": self.kind, "name": self.name, "bytes": self.size, "needed_by": list(self.needed_by[:_NEEDED_BY]),
             "elsewhere": list(self.elsewhere), "detail": self.detail,
         }  # fmt: skip
+
+
+def blob_name(layer: Layer) -> str:
+    """The name of a missing `layer`."""
+    return str(layer.blob.digest) if layer.blob else layer.name
 
 
 class NotHere(HostError):

@@ -24,7 +24,7 @@ from engine.graph import (
     Run,
     Vertex,
 )
-from engine.offline.missing import Missing
+from engine.offline.missing import Missing, blob_name
 from engine.ops.rules import asked_of
 from engine.ops.users import names_nobody
 from engine.output import Output
@@ -63,7 +63,7 @@ class Needs:
     materializer: Materializer
     registry: RegistrySource
     catalog: Packed
-    parts: Callable[[], LayerParts]
+    parts: LayerParts
     sources: Callable[[], Here]
 
     async def lacking(
@@ -88,6 +88,8 @@ class Needs:
                 if not await self._obtainable(layer):
                     found.add_layer(layer, vertex.name)
         for output in outputs:
+            if output.kind == "image":
+                continue  # a push needs nothing here that its target can mount or be sent
             needed_by = f"--output type={output.kind},dest={output.dest}"
             for result in graph.results:
                 for layer in stack.layers(result.vertex):
@@ -126,14 +128,14 @@ class Needs:
                 if lacking:
                     return lacking
                 for index in needed:
-                    trees[index] = self.parts().tree(self.materializer.lower(above[index]))
+                    trees[index] = self.parts.tree(self.materializer.lower(above[index]))
             return ()
 
         return await in_thread(look)
 
     async def _obtainable(self, layer: Layer) -> bool:
         """Is `layer` mountable, or can it be made so from this disk?"""
-        return self.materializer.mountable(layer) or await self._blob_is_here(layer)
+        return self.materializer.here(layer) or await self._blob_is_here(layer)
 
     async def _blob_is_here(self, layer: Layer) -> bool:
         if layer.blob is None:
@@ -210,9 +212,8 @@ class _Found:
         elsewhere = tuple(map(str, layer.providers)) if layer.blob else ()
         if not elsewhere and not detail:
             detail = "nobody is known to have it: only the step that made it can make it again"
-        name = str(layer.blob.digest) if layer.blob else layer.name
         size = layer.blob.size if layer.blob else 0
-        self.add(Missing("layer", name, size, (), elsewhere, detail), needed_by)
+        self.add(Missing("layer", blob_name(layer), size, (), elsewhere, detail), needed_by)
 
 
 def source_lack(sources: Here, op: FetchedSource) -> Missing | None:

@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from engine.errors import DiskError, StepFailed
+from engine.errors import DiskError, InputError, StepFailed
 from engine.events import LocalCreated, RemoteCreated, RuntimeChosen, SecurityLifted
 from engine.executor import Outcome, Task
 from engine.grants import refusal
@@ -36,16 +36,18 @@ from engine.ops.run_mounts import Ready, RunMounts
 from engine.ops.sandbox import Sandbox
 from engine.ops.select import select
 from engine.ops.users import ExecUser, names_nobody, resolve_user
+from engine.record import changed
 from engine.refs.asked import AskedPaths
 from engine.refs.materializer import Clock, Materializer, Reason
 from engine.refs.ref import Local, Ref, Remote, layers_to_json, of_image, of_step, scratch
 from engine.together import both, in_thread
-from storage.digest import digest_json
+from storage.digest import Digest, digest_json
 from storage.interfaces import Snapshot, SnapshotStore
 
 if TYPE_CHECKING:
     from engine.ops.sources import SourceFetcher
 
+T = TypeVar("T")
 SandboxFactory = Callable[[], Awaitable[tuple[Sandbox, RuntimeChosen]]]
 """Chooses the OCI runtime; called when the first RUN needs one."""
 
@@ -86,6 +88,25 @@ class LocalExecutor:
                 return await self._copy(task, op)
             case Mkdir() as op:
                 return await self._mkdir(task, op)
+
+    async def content(self, task: Task) -> Digest | None:
+        """See Executor.content."""
+        op = task.vertex.op
+        if not isinstance(op, Copy) or len(task.inputs) < 2:
+            return None
+        source = task.inputs[1]
+        if not source.layers or not all(map(self.materializer.mountable, source.layers)):
+            return None
+
+        def read() -> Digest | None:
+            with self.snapshots.view([self.materializer.lower(layer) for layer in source.layers]) as tree:
+                try:
+                    selection = select(op, tree, hash_files=True)
+                except InputError:
+                    return None  # the step itself will say what is wrong
+                return self.materializer.blobs.put(selection.listing())
+
+        return await self._compose(task, read)
 
     # ------------------------------------------------------------ ops
 
@@ -162,6 +183,8 @@ class LocalExecutor:
         under = task.inputs[0]
         alone = op.link and (not op.chown or names_nobody(op.chown))  # nothing of the base is asked: it stays remote
 
+        content: list[Digest] = []
+
         def write(base: Local | None, lowers: Sequence[Path] | None) -> int:
             with self._view(base.lowers if base else ()) as root, self._view(lowers or ()) as tree:
                 if lowers is None:
@@ -169,7 +192,8 @@ class LocalExecutor:
                     selection, origin = task.selection, Path(task.context) if task.selection.entries else None
                 else:
                     assert tree is not None
-                    selection, origin = select(op, tree, hash_files=False), tree
+                    selection, origin = select(op, tree, hash_files=True), tree
+                    content.append(self.materializer.blobs.put(selection.listing()))
                 return copy_layer(
                     op, selection, origin, None if op.link else root,
                     lambda: self.snapshots.compose(task.execution), now_ns=self._now(task), users=root,
@@ -181,7 +205,8 @@ class LocalExecutor:
                 self._asked(stack, task, op, task.inputs[1:]),
             )
             size = await self._compose(task, lambda: write(base, lowers))
-        return await self._finish(task, base or under, size)
+        made = await self._finish(task, base or under, size)
+        return changed(made, content=content[0]) if content else made
 
     async def _asked(
         self, stack: AsyncExitStack, task: Task, op: Copy, sources: Sequence[Remote]
@@ -224,7 +249,7 @@ class LocalExecutor:
             await in_thread(snapshot.discard)
         return await self._finish(task, base, size, exit_code)
 
-    async def _compose(self, task: Task, write: Callable[[], int]) -> int:
+    async def _compose(self, task: Task, write: Callable[[], T]) -> T:
         """Write a layer; what is unfinished when that fails or is cancelled is gone when this returns."""
         try:
             return await in_thread(write)

@@ -120,9 +120,13 @@ class Materializer:
             await self._bring(ref, list(missing.values()), vertex, reason, needed_by)
         return Local(ref.id, ref.layers, tuple(self._lower(layer) for layer in ref.layers))
 
-    def obtainable(self, ref: Ref) -> bool:
-        """Is every layer either here or known to lie at a provider? Asks nobody."""
-        return all(self._mountable(layer) or (layer.blob and layer.providers) for layer in ref.layers)
+    def here(self, layer: Layer) -> bool:
+        """Does `layer` need nobody else: is it mountable here, or its blob on this disk?"""
+        return self._mountable(layer) or (layer.blob is not None and self.blobs.size(layer.blob.digest) is not None)
+
+    def obtainable(self, layer: Layer) -> bool:
+        """Is `layer` either here or known to lie at a provider? Asks nobody."""
+        return self.here(layer) or bool(layer.blob and layer.providers)
 
     def close(self) -> None:
         """Let the threads and the mounts of layers go. Raises DiskError."""

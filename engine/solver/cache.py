@@ -44,10 +44,11 @@ class CacheKey(Record):
 
 
 def cache_key(
-    op: Op, inputs: Sequence[CacheKey], contents: Mapping[int | None, Digest] | None = None
+    op: Op, inputs: Sequence[Digest], contents: Mapping[int | None, Digest] | None = None
 ) -> CacheKey:
     """The key of `op` on results with the keys `inputs`. A context has no key: what is taken from it counts by its
-    content, `contents` by the number of the mount that shows it, None for what a Copy takes."""
+    content, `contents` by the number of the mount that shows it, None for what a Copy takes. So can what a Copy takes
+    of another result, which then is none of the inputs."""
     components: list[Component] = [("schema", SCHEMA), ("op", op_to_json(op)["op"])]
     match op:
         case Scratch() | ContextSource() | Merge():
@@ -80,7 +81,7 @@ def cache_key(
         case Mkdir():
             # a user is a component only where there is one: keys of before stay good
             components += [("path", op.path), *[("user", op.user)] * bool(op.user)]
-    components += [("input", str(key.digest)) for key in inputs]
+    components += [("input", str(digest)) for digest in inputs]
     for number, digest in sorted((contents or {}).items(), key=str):
         components.append(("content" if number is None else f"mount {number} content", str(digest)))
     return CacheKey(digest_json([list(component) for component in components]), tuple(components))

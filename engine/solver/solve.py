@@ -1,75 +1,75 @@
-"""Graph to refs: keys, answers, plan, execution. The effects around the pure planner."""
+"""Graph to refs: keys, answers, plan, execution, and what to do when bytes that were relied on are gone.
+
+Each step has two keys. The one by *definition* is known before anything runs. The one by *content* is known once the
+step's inputs are: what a COPY takes of another result counts in it by its files, and every step by the keys by content
+of its inputs. So a stage that was rebuilt to the same files changes nothing behind the COPY that takes them.
+
+I8: when a layer cannot be had after all, every result that holds it is revoked, and what is needed of those is made
+again, from the lowest one up: a step's layer is a difference to what it stood on, and fits nothing else.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from engine.errors import DiskError, RefledgerError
-from engine.events import (
-    CacheQueried,
-    CacheRecorded,
-    ContextKept,
-    ContextScanned,
-    VertexCached,
-    VertexCancelled,
-    VertexCompleted,
-    VertexFailed,
-    VertexStarted,
-)
+from engine.errors import MaterializationError, RefledgerError
+from engine.events import CacheRecorded, HitRevoked, VertexCached, VertexFailed, VertexStarted
 from engine.executor import Executor, Outcome, Task
 from engine.grants import NOTHING, Offered, refusal
-from engine.graph import ContextSource, Copy, GitSource, Graph, HttpSource, ImageSource, Run, Scratch, Vertex
+from engine.graph import Copy, GitSource, Graph, HttpSource, ImageSource, Run, Scratch, Vertex
 from engine.ledger import Facts
-from engine.ops.rules import source_of
-from engine.ops.select import Selection, select
+from engine.offline.missing import Missing, NotHere, blob_name
 from engine.refs.materializer import Materializer
-from engine.refs.ref import Layer, Remote, layers_to_json, of_image, scratch
+from engine.refs.presence import LOST, UNREACHABLE
+from engine.refs.ref import Remote, layers_to_json, of_image, scratch
 from engine.refs.source import source_ref
+from engine.solver.answers import Asking, CacheLookup, Found, Imports, Presence, Solution
 from engine.solver.cache import CacheKey, cache_key
+from engine.solver.contexts import Taken
+from engine.solver.hits import Hits
 from engine.solver.plan import Answer, Hit, Miss, Plan, plan
 from engine.solver.scheduler import Scheduler, VertexError
-from engine.together import in_thread
+from engine.together import locked
 from storage.digest import Digest, canonical_json
-from storage.interfaces import BlobStore, Provider
+from storage.interfaces import BlobStore
 from storage.platform import host_platform, parse_platform
 
 if TYPE_CHECKING:
     from engine.ops.emulation import Emulation  # only a step for another platform needs it
 
-Contents = Mapping[Digest, Mapping[int | None, Digest]]
-"""Digests of what was taken from contexts: by vertex, then by the mount's number, None for a COPY."""
+COLLECT = "collect"
+"""The lock that builds share while they turn an answer into a claim, and that whoever removes bytes holds alone."""
+REVOCATIONS = 3
+"""How often the result of one vertex may be lost in a build."""
+Lacking = Callable[[Graph, Plan], Awaitable[Sequence[Missing]]]
+"""What a plan needs on this disk and does not have."""
 
 
-class CacheLookup(Protocol):
-    """What earlier builds recorded under a key: a projection answers."""
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What would be done. `unsure`: vertices that would run unless they turn out to be known by what they take."""
 
-    def lookup(self, key: Digest) -> tuple[Remote, str] | None:
-        """The ref and the build it came from."""
-        ...
-
-    def keeps(self, listing: Digest) -> bool:
-        """Is there a ContextKept for the files of `listing`?"""
-        ...
-
-    def packs(self) -> Sequence[Digest]:
-        """Packs of contents (ContextKept.packs) that are worth looking into, the newest first."""
-        ...
+    plan: Plan
+    unsure: frozenset[Digest]
 
 
 @dataclass(slots=True)
 class Solver:
     """Solves one graph for one build. `contexts`: the directories that some sources stand for, by vertex: what is
-    copied from them is selected and hashed before anything runs, and counts by its content."""
+    copied from them is selected and hashed before anything runs, and counts by its content; `lacking`: for a build that
+    may ask nobody."""
 
     build: str
     facts: Facts
     executor: Executor
     materializer: Materializer
     cache: CacheLookup
+    presence: Presence
     blobs: BlobStore
     contexts: Mapping[Digest, Path]
     jobs: int
@@ -77,42 +77,141 @@ class Solver:
     epoch: int | None = None
     offered: Offered = NOTHING
     emulation: Callable[[], Emulation] | None = None
+    imports: Imports | None = None
+    lacking: Lacking | None = None
+    _graph: Graph = field(init=False)
+    _taken: Taken = field(init=False)
+    _hits: Hits = field(init=False)
+    _scheduler: Scheduler = field(init=False)
+    _keys: dict[Digest, CacheKey] = field(default_factory=dict)
+    _resolved: dict[Digest, CacheKey] = field(default_factory=dict)
+    _answers: dict[Digest, Answer] = field(default_factory=dict)
+    _refs: dict[Digest, Remote] = field(default_factory=dict)
+    _revoked: dict[Digest, int] = field(default_factory=dict)
 
-    async def solve(self, graph: Graph) -> Mapping[Digest, Remote]:
-        """Refs by vertex, of everything that was needed. Raises VertexError, InputError, LogError."""
-        selections, mounted, contents = await self._select(graph)
-        keys = _keys(graph, contents, self.contexts)
-        answers = self._ask(graph, keys)
-        todo = plan(graph, answers)
+    async def solve(self, graph: Graph) -> Solution:
+        """The results of `graph`. Raises VertexError, InputError, LogError, and NotHere when the plan is `lacking`
+        something that nobody may be asked for."""
+        await self._prepare(graph)
+        async with self._claiming():
+            todo, lacks = await self._ask()
+            if lacks:
+                raise NotHere(lacks)
+            self._refuse(todo)
+            self._tell_cached(todo)
+        for vertex, found in todo.cached:  # a log of an earlier version does not say where the files stay
+            await self._taken.keep(vertex, found.ref)
+        await self._check_platforms(todo)
+        return await self._settle(todo)
+
+    async def check(self, graph: Graph) -> Checked:
+        """What `solve` would do with `graph`, as far as that is known before anything runs. Raises what it raises,
+        but NotHere."""
+        await self._prepare(graph)
+        async with self._claiming():
+            todo, _ = await self._ask()
+            checked = await self._foresee(todo)
+            self._refuse(checked.plan)
+            self._tell_cached(checked.plan)
+        return checked
+
+    async def _prepare(self, graph: Graph) -> None:
+        """What is asked of the cache."""
+        self._graph = graph
+        self._taken = Taken(self.contexts, self.facts, self.blobs, self.cache)
+        self._scheduler = Scheduler(self.facts, self._execute, self._recall, self._recoverable, self.jobs)
+        self._hits = Hits(
+            graph, self.facts, self.cache, self.imports, self.presence, self.materializer, self.blobs, self.no_cache
+        )
+        await self._taken.read(graph)
+        for vertex in graph.vertices:
+            inputs = [self._keys[digest].digest for digest in vertex.inputs if digest not in self.contexts]
+            self._keys[vertex.digest] = cache_key(vertex.op, inputs, self._taken.contents.get(vertex.digest))
+        if self.imports is not None:
+            await self.imports.load(Asking(graph, self._keys, self._taken.selections, self._taken.mounted))
+
+    async def recover(self, error: MaterializationError) -> Solution:
+        """The results anew, after an export found that one of them cannot be had. Raises `error` when it cannot be made
+        again, and what `solve` raises."""
+        if not self._recoverable(error):
+            raise error
+        return await self._settle(await self._revoke([error]))
+
+    # ------------------------------------------------------------ deciding
+
+    async def _ask(self) -> tuple[Plan, Sequence[Missing]]:
+        """Answers for all steps, of which those that the plan relies on are confirmed; all of them are in the log. With
+        what the plan lacks here, when nobody may be asked for it."""
+        for vertex in self._graph.vertices:
+            if vertex.inputs:
+                self._answers[vertex.digest] = self._hits.answer(vertex.digest, self._keys[vertex.digest])
+        todo, lacks = await self._from_here(await self._plan())
+        for digest, answer in self._answers.items():
+            await self._hits.tell(digest, self._keys[digest], answer)
+        return todo, lacks
+
+    async def _from_here(self, todo: Plan) -> tuple[Plan, Sequence[Missing]]:
+        """A plan that takes nothing from elsewhere, if nobody may be asked: what lies there is made again where that
+        can be done with what is here. Where it cannot, `todo`, and what it lacks."""
+        lacks = first = await self.lacking(self._graph, todo) if self.lacking is not None else ()
+        before, plan_before = dict(self._answers), todo
+        while lacks and self.lacking is not None:
+            gone = {item.name for item in lacks}
+            again = [vertex for vertex, found in todo.used if gone.intersection(map(blob_name, found.ref.layers))]
+            if not again:
+                self._answers = before
+                return plan_before, first
+            for vertex in again:
+                self._answers[vertex.digest] = self._hits.instead(vertex.digest, UNREACHABLE)
+            todo = await self._plan()
+            lacks = await self.lacking(self._graph, todo)
+        return todo, ()
+
+    async def _foresee(self, todo: Plan) -> Checked:
+        """`todo` with what keys by content find that need nothing to be read. What a COPY takes of another result has
+        to be read, so that one is `unsure`, and so is what stands on it."""
+        unsure: set[Digest] = set()
+        for vertex in todo.run if not self.no_cache else ():
+            if _takes_of_a_result(vertex, self.contexts) or unsure.intersection(vertex.inputs):
+                unsure.add(vertex.digest)
+            elif vertex.inputs:
+                key = self._resolved[vertex.digest] = self._resolve(vertex, None)
+                same = key.digest == self._keys[vertex.digest].digest
+                if not same and (found := await self._hits.late(vertex.digest, key)):
+                    self._answers[vertex.digest] = Hit(found)
+        return Checked(await self._plan(), frozenset(unsure))
+
+    async def _plan(self) -> Plan:
+        while True:
+            todo = plan(self._graph, self._answers, self._refs)
+            doubts = await asyncio.gather(*(self._hits.doubt(found.ref) for _, found in todo.used))
+            bad = [(vertex, doubt) for (vertex, _), doubt in zip(todo.used, doubts, strict=True) if doubt]
+            if not bad:
+                return todo
+            for vertex, doubt in bad:
+                self._answers[vertex.digest] = self._hits.instead(vertex.digest, doubt)
+
+    def _refuse(self, todo: Plan) -> None:
         for vertex in todo.run:
             refused = refusal(vertex.op, self.offered) if isinstance(vertex.op, Run) else None
             if refused is not None:
                 raise VertexError(vertex, refused)
-        known = {vertex.digest: hit.ref for vertex, hit in todo.cached}
-        self._tell_cached(graph, todo)
-        for vertex, hit in todo.cached:  # a log of an earlier version does not say where the files stay
-            await self._keep_all(vertex, selections, mounted, contents, hit.ref)
-        # Scratch and contexts are nothing to wait for: one is empty, the other was read to make the keys.
-        known |= {vertex.digest: scratch() for vertex in todo.run if isinstance(vertex.op, Scratch)}
-        given = self.contexts
-        await self._check_platforms(todo)
-        run = tuple(item for item in todo.run if not isinstance(item.op, Scratch) and item.digest not in given)
 
-        async def execute(vertex: Vertex, inputs: tuple[Remote, ...], attempt: int) -> Outcome:
-            execution = f"{self.build}-{vertex.digest.short}-{attempt}"
-            outcome = await self.executor.execute(
-                Task(
-                    vertex, execution, attempt, inputs, self._directory(vertex),
-                    selection=selections.get(vertex.digest), epoch=self.epoch,
-                    mounted=mounted.get(vertex.digest, {}), directories=self._directories(vertex),
-                )
-            )  # fmt: skip
-            await self._keep_all(vertex, selections, mounted, contents, outcome.ref)
-            if vertex.inputs:
-                await self._remember(keys[vertex.digest], outcome.ref, vertex)
-            return outcome
-
-        return await Scheduler(self.facts, execute, self.jobs).run(replace(todo, run=run), known)
+    def _tell_cached(self, todo: Plan) -> None:
+        """In the graph's order: an image comes before the steps that stand on it."""
+        hits = {vertex.digest: found for vertex, found in todo.cached}
+        skipped = {vertex.digest for vertex in todo.skipped}
+        for vertex in self._graph.vertices:
+            found = hits.get(vertex.digest)
+            if found is not None:
+                cached = VertexCached(name=vertex.name, outputs=(found.ref.id,), origin_build=found.origin_build)
+            elif vertex.digest in skipped and isinstance(vertex.op, ImageSource | HttpSource | GitSource):
+                op = vertex.op
+                ref = of_image(op.layers, op.provider) if isinstance(op, ImageSource) else source_ref(op)
+                cached = VertexCached(name=vertex.name, outputs=(ref.id,))
+            else:
+                continue
+            self.facts.post(cached, vertex=vertex.digest)
 
     async def _check_platforms(self, todo: Plan) -> None:
         """Raises VertexError, before anything runs, for the first command that no program of this machine can run."""
@@ -131,197 +230,153 @@ class Solver:
                 await self.facts.record(VertexFailed(name=vertex.name, error=str(error)), vertex=vertex.digest)
                 raise VertexError(vertex, error) from error
 
-    async def _select(
-        self, graph: Graph
-    ) -> tuple[dict[Digest, Selection], dict[Digest, dict[int, Selection]], Contents]:
-        """Read what COPY, ADD and RUN --mount take from contexts: what to copy, what to mount by the mount's number,
-        and the content parts of their keys, each by vertex."""
-        found: dict[Digest, Selection] = {}
-        mounted: dict[Digest, dict[int, Selection]] = {}
-        contents: dict[Digest, dict[int | None, Digest]] = {}
-        for source, uses in _context_uses(graph, self.contexts).items():
-            context = graph.by_digest[source]
-            self.facts.post(VertexStarted(name=context.name, inputs=()), vertex=source)
-            for vertex, number, op in uses:
-                selection = await self._select_one(context, vertex, op)
-                if number is None:
-                    found[vertex.digest] = selection
-                else:
-                    mounted.setdefault(vertex.digest, {})[number] = selection
-                # The stored listing's digest is the content part: two keys agree when the listings do.
-                listing = await asyncio.to_thread(self.blobs.put, selection.listing())
-                contents.setdefault(vertex.digest, {})[number] = listing
-                self.facts.post(
-                    ContextScanned(
-                        name=context.op.name if isinstance(context.op, ContextSource) else context.name,
-                        listing=str(listing),
-                        step=str(vertex.digest),
-                        files=selection.files,
-                        bytes=selection.bytes,
-                    ),
-                    vertex=source,
-                )
-            self.facts.post(VertexCompleted(name=context.name, outputs=()), vertex=source)
-        inline = [v for v in graph.vertices if isinstance(v.op, Copy) and len(v.inputs) == 1]
-        found |= {vertex.digest: Selection((), (), 0, 0) for vertex in inline}
-        return found, mounted, contents
+    @asynccontextmanager
+    async def _claiming(self) -> AsyncIterator[None]:
+        """Nothing is removed between an answer and the fact that says it is used."""
+        async with locked(self.materializer.locks, COLLECT, shared=True):
+            yield
 
-    async def _select_one(self, context: Vertex, vertex: Vertex, op: Copy) -> Selection:
-        excludes = context.op.excludes if isinstance(context.op, ContextSource) else ()
-        root, literal = self.contexts[context.digest], isinstance(vertex.op, Run)
-        try:
-            return await asyncio.to_thread(select, op, root, excludes, hash_files=True, literal=literal)
-        except asyncio.CancelledError:
-            self.facts.post(VertexCancelled(name=context.name), vertex=context.digest)
-            raise
-        except RefledgerError as error:
-            await self.facts.record(VertexFailed(name=context.name, error=str(error)), vertex=context.digest)
-            raise VertexError(vertex, error) from error  # the line at fault is the step's
+    # ------------------------------------------------------------ doing
 
-    def _directory(self, vertex: Vertex) -> str:
-        """The context that a Copy takes from, "" for other steps."""
-        return next((str(self.contexts[digest]) for digest in vertex.inputs if digest in self.contexts), "")
+    async def _settle(self, todo: Plan) -> Solution:
+        """Run what is to be done, and what has to be done again."""
+        while True:
+            self._refs |= {vertex.digest: found.ref for vertex, found in todo.used}
+            # Scratch and contexts are nothing to wait for: one is empty, the other was read to make the keys.
+            self._refs |= {vertex.digest: scratch() for vertex in todo.run if isinstance(vertex.op, Scratch)}
+            idle = [item for item in todo.run if isinstance(item.op, Scratch) or item.digest in self.contexts]
+            run = tuple(item for item in todo.run if item not in idle)
+            self._refs, losses = await self._scheduler.run(replace(todo, run=run), self._refs)
+            if not losses:
+                return self._solution()
+            todo = await self._revoke([loss.cause for loss in losses])
 
-    def _directories(self, vertex: Vertex) -> dict[int, str]:
-        """The contexts that mounts of a Run take from, by the mount's number."""
-        if not isinstance(vertex.op, Run):
-            return {}
-        taken = ((number, vertex.inputs[m.input]) for number, m in enumerate(vertex.op.mounts) if m.input >= 0)
-        return {number: str(self.contexts[digest]) for number, digest in taken if digest in self.contexts}
-
-    def _ask(self, graph: Graph, keys: Mapping[Digest, CacheKey]) -> dict[Digest, Answer]:
-        providers = _providers(graph)
-        answers: dict[Digest, Answer] = {}
-        for vertex in graph.vertices:
-            if not vertex.inputs:
-                continue
-            key = keys[vertex.digest].digest
-            answer = answers[vertex.digest] = self._answer(key, providers)
-            if isinstance(answer, Hit):
-                queried = CacheQueried(
-                    key=str(key), outcome="hit", ref=answer.ref.id, origin_build=answer.origin_build,
-                    components=str(key),  # stored before the record that was hit
-                )  # fmt: skip
-            else:
-                # Stored though the step may fail or never run: a later build is compared with what this one asked for.
-                components = self.blobs.put(canonical_json(keys[vertex.digest].to_json()))
-                queried = CacheQueried(
-                    key=str(key), outcome="miss", reason=answer.reason, components=str(components)
-                )
-            self.facts.post(queried, vertex=vertex.digest)
-        return answers
-
-    def _tell_cached(self, graph: Graph, todo: Plan) -> None:
-        """In the graph's order: an image comes before the steps that stand on it."""
-        hits = {vertex.digest: hit for vertex, hit in todo.cached}
-        skipped = {vertex.digest for vertex in todo.skipped}
-        for vertex in graph.vertices:
-            hit = hits.get(vertex.digest)
-            if hit is not None:
-                cached = VertexCached(name=vertex.name, outputs=(hit.ref.id,), origin_build=hit.origin_build)
-            elif vertex.digest in skipped and isinstance(vertex.op, ImageSource | HttpSource | GitSource):
-                op = vertex.op
-                ref = of_image(op.layers, op.provider) if isinstance(op, ImageSource) else source_ref(op)
-                cached = VertexCached(name=vertex.name, outputs=(ref.id,))
-            else:
-                continue
-            self.facts.post(cached, vertex=vertex.digest)
-
-    def _answer(self, key: Digest, providers: Mapping[Digest, tuple[Provider, ...]]) -> Answer:
-        if self.no_cache:
-            return Miss("no-cache")
-        found = self.cache.lookup(key)
-        if found is None:
-            return Miss("never-built")
-        ref = Remote(found[0].id, tuple(_with(layer, providers) for layer in found[0].layers))
-        return Hit(ref, found[1]) if self.materializer.obtainable(ref) else Miss("bytes-lost")
-
-    async def _keep_all(
-        self,
-        vertex: Vertex,
-        selections: Mapping[Digest, Selection],
-        mounted: Mapping[Digest, Mapping[int, Selection]],
-        contents: Contents,
-        ref: Remote,
-    ) -> None:
-        """Say where the files that a step took from contexts stay; durable before its result can be a cache hit."""
-        for number, listing in contents.get(vertex.digest, {}).items():
-            if self.cache.keeps(listing):
-                continue
-            if number is None and isinstance(vertex.op, Copy):
-                await self._keep(vertex, vertex.op, selections[vertex.digest], self._directory(vertex), listing, ref)
-            elif number is not None:
-                directory = self._directories(vertex)[number]
-                await self._keep(vertex, None, mounted[vertex.digest][number], directory, listing, ref)
-
-    async def _keep(
-        self, vertex: Vertex, op: Copy | None, selection: Selection, directory: str, listing: Digest, ref: Remote
-    ) -> None:
-        from engine.ops.keep import pack_lost
-
-        layer = ref.layers[-1].name if op is not None and ref.layers else ""
-        before = self.cache.packs()
-        try:
-            packs = await in_thread(lambda: pack_lost(op, selection, Path(directory), self.blobs, before))
-        except OSError as error:
-            raise DiskError.of(error, "keeping the context") from error
-        await self.facts.record(
-            ContextKept(ref=ref.id, listing=str(listing), layer=layer, packs=tuple(map(str, packs))),
-            vertex=vertex.digest,
+    def _solution(self) -> Solution:
+        hits = {digest: answer.found for digest, answer in self._answers.items() if isinstance(answer, Hit)}
+        return Solution(
+            refs=self._refs,
+            known={**{digest: found.ref for digest, found in hits.items()}, **self._refs},
+            keys=self._keys,
+            resolved=self._resolved,
+            origins={digest: found.origin_build for digest, found in hits.items()},
         )
 
-    async def _remember(self, key: CacheKey, ref: Remote, vertex: Vertex) -> None:
+    async def _recall(self, vertex: Vertex, inputs: tuple[Remote, ...]) -> Remote | None:
+        """The result of a step that its key by content finds, now that its inputs are there."""
+        task = self._task(vertex, inputs, 0)
+        content = await self.executor.content(task) if _takes_of_a_result(vertex, self.contexts) else None
+        key = self._resolved[vertex.digest] = self._resolve(vertex, content)
+        if self.no_cache or vertex.digest in self._revoked or key.digest == self._keys[vertex.digest].digest:
+            return None
+        async with self._claiming():
+            found = await self._hits.late(vertex.digest, key)
+            if found is None:
+                return None
+            self._answers[vertex.digest] = Hit(found)
+            cached = VertexCached(name=vertex.name, outputs=(found.ref.id,), origin_build=found.origin_build)
+            self.facts.post(cached, vertex=vertex.digest)
+            await self._record(vertex, self._keys[vertex.digest], found.ref, found)
+        return found.ref
+
+    async def _execute(self, vertex: Vertex, inputs: tuple[Remote, ...], attempt: int) -> Outcome:
+        outcome = await self.executor.execute(self._task(vertex, inputs, attempt))
+        await self._taken.keep(vertex, outcome.ref)
+        if vertex.inputs:
+            key = self._resolved[vertex.digest] = self._resolve(vertex, outcome.content)
+            if key.digest != self._keys[vertex.digest].digest:
+                await self._record(vertex, key, outcome.ref)
+            await self._record(vertex, self._keys[vertex.digest], outcome.ref)
+        return outcome
+
+    def _task(self, vertex: Vertex, inputs: tuple[Remote, ...], attempt: int) -> Task:
+        taken = self._taken
+        return Task(
+            vertex, f"{self.build}-{vertex.digest.short}-{attempt}", attempt, inputs, taken.directory(vertex),
+            selection=taken.selections.get(vertex.digest), epoch=self.epoch,
+            mounted=taken.mounted.get(vertex.digest, {}), directories=taken.mounts(vertex),
+        )  # fmt: skip
+
+    def _resolve(self, vertex: Vertex, content: Digest | None) -> CacheKey:
+        """The key by content; `content`: the listing of what a Copy takes of another result, where it is known."""
+        inputs = [digest for digest in vertex.inputs if digest not in self.contexts]
+        contents = dict(self._taken.contents.get(vertex.digest, {}))
+        if content is not None:
+            inputs, contents = inputs[:1], {None: content}
+        return cache_key(vertex.op, [self._key_by_content(digest) for digest in inputs], contents)
+
+    def _key_by_content(self, vertex: Digest) -> Digest:
+        if vertex in self._resolved:
+            return self._resolved[vertex].digest
+        answer = self._answers.get(vertex)
+        recorded = answer.found.resolved if isinstance(answer, Hit) else ""
+        return Digest(recorded) if recorded else self._keys[vertex].digest
+
+    async def _record(self, vertex: Vertex, key: CacheKey, ref: Remote, known: Found | None = None) -> None:
+        """`ref` is what `key` names from now on, as others `known` it."""
         components = await asyncio.to_thread(self.blobs.put, canonical_json(key.to_json()))
+        resolved = self._resolved[vertex.digest].digest
         await self.facts.record(
             CacheRecorded(
-                key=str(key.digest), components=str(components), ref=ref.id, layers=tuple(layers_to_json(ref.layers))
+                key=str(key.digest), components=str(components), ref=ref.id, layers=tuple(layers_to_json(ref.layers)),
+                resolved="" if resolved == key.digest else str(resolved),
+                origin_build=known.origin_build if known else "", importer=known.importer if known else "",
             ),
             vertex=vertex.digest,
-        )
+        )  # fmt: skip
 
+    # ------------------------------------------------------------ losses
 
-def _context_uses(
-    graph: Graph, contexts: Mapping[Digest, Path]
-) -> dict[Digest, list[tuple[Vertex, int | None, Copy]]]:
-    """Who takes what from each of `contexts`: the vertex, the number of its mount (None for a COPY), and what it takes
-    as a COPY would."""
-    uses: dict[Digest, list[tuple[Vertex, int | None, Copy]]] = {}
-    for vertex in graph.vertices:
-        wanted: list[tuple[int, int | None, Copy]] = []
-        match vertex.op:
-            case Copy() if len(vertex.inputs) > 1:  # else only inline files
-                wanted.append((1, None, vertex.op))
-            case Run(mounts=mounts):
-                wanted += [(m.input, n, source_of(m, from_context=True)) for n, m in enumerate(mounts) if m.input >= 0]
-        for index, number, op in wanted:
-            source = vertex.inputs[index]
-            if source in contexts:
-                uses.setdefault(source, []).append((vertex, number, op))
-    return uses
-
-
-def _keys(graph: Graph, contents: Contents, contexts: Mapping[Digest, Path]) -> dict[Digest, CacheKey]:
-    keys: dict[Digest, CacheKey] = {}
-    for vertex in graph.vertices:
-        inputs = [keys[digest] for digest in vertex.inputs if digest not in contexts]
-        keys[vertex.digest] = cache_key(vertex.op, inputs, contents.get(vertex.digest))
-    return keys
-
-
-def _providers(graph: Graph) -> dict[Digest, tuple[Provider, ...]]:
-    """Where this build's own images have their layers: fresher than what a cache record remembers."""
-    known: dict[Digest, tuple[Provider, ...]] = {}
-    for vertex in graph.vertices:
+    def _used(self, vertex: Vertex) -> Remote | None:
+        """The result of `vertex` as it is used now. An image is what its manifest lists, wanted or not."""
+        answer = self._answers.get(vertex.digest)
         if isinstance(vertex.op, ImageSource):
-            for layer in vertex.op.layers:
-                before = known.get(layer.blob.digest, ())
-                known[layer.blob.digest] = tuple(dict.fromkeys((*before, vertex.op.provider)))
-    return known
+            return of_image(vertex.op.layers, vertex.op.provider)
+        return self._refs.get(vertex.digest) or (answer.found.ref if isinstance(answer, Hit) else None)
+
+    def _holders(self, layer: str) -> list[tuple[Vertex, Remote]]:
+        """Vertices whose result holds `layer`, and that."""
+        used = ((vertex, ref) for vertex in self._graph.vertices if (ref := self._used(vertex)))
+        return [(vertex, ref) for vertex, ref in used if any(item.name == layer for item in ref.layers)]
+
+    def _recoverable(self, error: MaterializationError) -> bool:
+        """Can what was lost be made again? A layer of a base image cannot, and a full disk is no loss."""
+        holders = self._holders(error.layer) if error.layer and error.kind != "disk" else []
+        if any(isinstance(vertex.op, ImageSource) for vertex, _ in holders):
+            return False
+        return bool(holders) and all(self._revoked.get(vertex.digest, 0) < REVOCATIONS for vertex, _ in holders)
+
+    async def _revoke(self, losses: Sequence[MaterializationError]) -> Plan:
+        """Forget every result that holds what was lost, and plan anew."""
+        revoked: list[tuple[MaterializationError, Remote, set[Digest]]] = []
+        for error in losses:
+            holders = self._holders(error.layer)
+            if not holders:
+                continue  # another loss took them along
+            revoked.append((error, holders[0][1], {vertex.digest for vertex, _ in holders}))
+            for vertex, _ in holders:
+                self._refs.pop(vertex.digest, None)
+                if vertex.inputs:
+                    self._answers[vertex.digest] = Miss(LOST)
+                self._revoked[vertex.digest] = self._revoked.get(vertex.digest, 0) + 1
+        async with self._claiming():
+            todo = await self._plan()
+            for error, ref, digests in revoked:
+                again = [vertex.digest for vertex in todo.run if vertex.digest in digests]
+                await self._tell_revoked(error, ref, again)
+        return todo
+
+    async def _tell_revoked(self, error: MaterializationError, ref: Remote, again: Sequence[Digest]) -> None:
+        layer = next(item for item in ref.layers if item.name == error.layer)
+        fact = HitRevoked(
+            ref=ref.id,
+            digest=str(layer.blob.digest) if layer.blob else layer.name,
+            reexecuted=tuple(map(str, again)),
+            attempt=max((self._revoked[digest] for digest in again), default=1),
+            provider=layer.providers[0].to_json() if layer.providers else None,
+            error=str(error),
+        )
+        await self.facts.record(fact, vertex=again[0] if again else None)
 
 
-def _with(layer: Layer, providers: Mapping[Digest, tuple[Provider, ...]]) -> Layer:
-    if layer.blob is None:
-        return layer
-    return replace(
-        layer, providers=tuple(dict.fromkeys((*providers.get(layer.blob.digest, ()), *layer.providers)))
-    )
+def _takes_of_a_result(vertex: Vertex, contexts: Mapping[Digest, Path]) -> bool:
+    return isinstance(vertex.op, Copy) and len(vertex.inputs) > 1 and vertex.inputs[1] not in contexts

@@ -267,3 +267,130 @@ def test_pushing_is_refused_before_anything_happens(builder: Builder) -> None:
 
 def _architecture() -> str:
     return {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine]
+
+
+def forget(builder: Builder, *names: str) -> None:
+    """Let the bytes of layers and snapshots whose names begin so go, as a person might who needs the room."""
+    for path in [*(builder.root / "layers").iterdir(), *(builder.root / "snapshots").iterdir()]:
+        if path.name.partition(":")[2].startswith(names) or path.name.startswith(names):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def test_every_layer_that_a_step_needs_is_told_before_anything_runs(
+    builder: Builder, registry: RegistryProcess, repository: str
+) -> None:
+    image = base_image(registry, f"{repository}/base")
+    builder.must_build(f"FROM {image['reference']}\nLABEL a=b\n")  # a pointer only
+    builder.write({"Dockerfile": (
+        f"FROM {image['reference']}\nRUN echo one > /one\nFROM {image['reference']}\nRUN echo two\n"
+        "COPY --from=0 /one /one\n"
+    )})  # fmt: skip
+    before = registry.mark()
+    done = offline(builder, str(builder.context), network=True)
+    assert done.code == 3
+    items = missing(builder)
+    assert {item["name"]: item["bytes"] for item in items} == {
+        layer["digest"]: layer["size"] for layer in image["layers"]
+    }  # fmt: skip
+    for item in items:
+        assert item["elsewhere"] == [image["reference"].removesuffix(":latest")]
+        assert [name.partition("] ")[2] for name in item["needed_by"]] == [
+            "RUN echo one > /one", "RUN echo two", "COPY --from=0 /one /one"
+        ]  # fmt: skip
+    assert newest(builder, "MaterializationRequested", "VertexFailed") == []
+    assert registry.requests()[before:] == []
+    assert "ERROR: offline: 3 layers are not here" in done.err
+
+
+def test_a_pointer_whose_bytes_nothing_needs_is_enough(
+    builder: Builder, registry: RegistryProcess, repository: str
+) -> None:
+    image = base_image(registry, f"{repository}/base")
+    builder.must_build(f"FROM {image['reference']}\nLABEL a=b\n")
+    builder.write({"new": "1"})
+    builder.write({"Dockerfile": f"FROM {image['reference']}\nCOPY --link new /\n"})
+    built_offline(builder)
+
+
+def test_a_copy_needs_only_the_layers_that_answer_for_what_it_takes(
+    builder: Builder, registry: RegistryProcess, repository: str
+) -> None:
+    layers = [{"a/old": b"1"}, {"b/mid": b"2" * 200_000}, {"c/new": b"3"}]
+    image = push_image(registry.host, f"{repository}/files", layers)
+    taken = f"FROM scratch\nCOPY --from={image['reference']} /c/new /\n"
+    builder.must_build(taken)
+    assert len(builder.events("LayerPulled")) == 1
+    builder.write({"Dockerfile": taken + "COPY <<x /x\nx\n"})
+    built_offline(builder, "--no-cache")
+    builder.write({"Dockerfile": taken.replace("/c/new", "/b/mid")})
+    done = offline(builder, str(builder.context))
+    assert done.code == 3
+    assert [item["name"] for item in missing(builder)] == [image["layers"][1]["digest"]]
+
+
+def test_a_step_whose_result_lies_elsewhere_is_run_again_from_what_is_here(
+    builder: Builder, registry: RegistryProcess, repository: str
+) -> None:
+    image = base_image(registry, f"{repository}/base", layers=1)
+    dockerfile = f"FROM {image['reference']}\nRUN echo made > /made\n"
+    builder.must_build(dockerfile, "-t", f"{registry.host}/{repository}/app", "--push")
+    first = builder.builds()[0]["id"]
+    (packed,) = builder.events("BlobCreated")
+    (builder.root / "blobs/sha256" / packed["data"]["digest"].partition(":")[2]).unlink()
+    forget(builder, first)
+    unneeded = built_offline(builder)
+    assert unneeded.err.count("CACHED") == 2
+    builder.write({"Dockerfile": dockerfile + "RUN cat /made\n"})
+    before = registry.mark()
+    done = offline(builder, str(builder.context), network=True)
+    assert done.code == 0, done.err
+    ran = [event["data"]["name"].partition("] ")[2] for event in newest(builder, "VertexCompleted")]
+    assert ran[-2:] == ["RUN echo made > /made", "RUN cat /made"]
+    queried = [event["data"] for event in newest(builder, "CacheQueried")]
+    assert [(item["outcome"], item["reason"]) for item in queried] == [
+        ("miss", "provider-unreachable"), ("miss", "never-built")
+    ]  # fmt: skip
+    assert registry.requests()[before:] == []
+
+
+def test_a_layer_that_nothing_here_can_make_again_is_told_with_who_has_it(
+    builder: Builder, registry: RegistryProcess, repository: str
+) -> None:
+    """The base is gone too, which only a registry has: what is told is the least that has to come, all of it."""
+    image = base_image(registry, f"{repository}/base", layers=1)
+    dockerfile = f"FROM {image['reference']}\nRUN echo made > /made\n"
+    target = f"{registry.host}/{repository}/app"
+    builder.must_build(dockerfile, "-t", target, "--push")
+    (packed,) = builder.events("BlobCreated")
+    (builder.root / "blobs/sha256" / packed["data"]["digest"].partition(":")[2]).unlink()
+    forget(builder, "")
+    builder.write({"Dockerfile": dockerfile + "RUN cat /made\n"})
+    done = offline(builder, str(builder.context))
+    assert done.code == 3
+    items = {item["name"]: item["elsewhere"] for item in missing(builder)}
+    assert items.keys() == {image["layers"][0]["digest"], packed["data"]["digest"]}
+    assert target in items[packed["data"]["digest"]]
+    queried = [event["data"]["outcome"] for event in newest(builder, "CacheQueried")]
+    assert queried == ["hit", "miss"]
+
+
+def test_files_that_are_wanted_in_a_directory_are_enough_as_files(
+    builder: Builder, registry: RegistryProcess, repository: str, tmp_path: Path
+) -> None:
+    """A layer's blob is not kept when its files are: an archive of it cannot be written, a directory can."""
+    image = base_image(registry, f"{repository}/base", layers=1)
+    builder.must_build(f"FROM {image['reference']}\nRUN echo made > /made\n")
+    out = tmp_path / "out"
+    built_offline(builder, "--output", f"type=local,dest={out}")
+    assert (out / "made").read_text() == "made\n"
+    archive = tmp_path / "image.tar"
+    done = offline(builder, str(builder.context), "--output", f"type=docker,dest={archive}")
+    assert done.code == 3
+    (item,) = missing(builder)
+    assert item["name"] == image["layers"][0]["digest"]
+    assert item["needed_by"] == [f"--output type=docker,dest={archive}"]
+    assert "its files are here, but type=docker takes the blob as its registry has it" in done.err
+    assert not archive.exists()
+    builder.write({"Dockerfile": "FROM scratch\nCOPY Dockerfile /\n"})
+    built_offline(builder, "--output", f"type=docker,dest={archive}")
+    assert archive.exists()

@@ -89,6 +89,7 @@ def read_request(
         version=__version__,
         host=bootstrap.host_facts(),
         offered=offered,
+        offline=offline,
     )  # fmt: skip
     return request, proxies
 

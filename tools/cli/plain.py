@@ -54,8 +54,6 @@ class PlainRenderer:
         before, state = self._states.get(step.vertex), (step.state, step.attempt)
         if before is None:
             self._announce(step)
-        if state != before and step.state == "running" and step.attempt > 1:
-            self._say(step, f"attempt {step.attempt}")
         for transfer in step.transfers.values():
             self._transfer(step, transfer, now)
         for line in step.output:
@@ -89,6 +87,8 @@ class PlainRenderer:
     def _transfer(self, step: Step, transfer: Transfer, now: int) -> None:
         key = (step.vertex, transfer.digest)
         state, shown = self._shown.get(key, ("waiting", 0))
+        if transfer.state == "failed" and step.open:
+            return  # another provider may follow; what nobody can give is told at the end of the step
         if transfer.state == "waiting" or (state == transfer.state and (state != "pulling" or now - shown < _EVERY)):
             return
         self._shown[key] = (transfer.state, now)

@@ -14,7 +14,7 @@ _RUN: dict[str, Any] = {"argv": ("/bin/sh", "-c", "x"), "env": (("A", "1"),), "c
 
 
 def _key(op: Run | Copy, *inputs: str, contents: dict[int | None, str] | None = None) -> CacheKey:
-    keys = [CacheKey(sha256(name.encode()), ()) for name in inputs]
+    keys = [sha256(name.encode()) for name in inputs]
     return cache_key(op, keys, {number: sha256(text.encode()) for number, text in (contents or {}).items()})
 
 
