@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
@@ -18,6 +18,11 @@ _CLOSED = frozenset({"cached", "done", "failed", "cancelled", "interrupted"})
 def provider_name(provider: Mapping[str, Any]) -> str:
     """`registry/repository` of a provider as events have it."""
     return "/".join(str(provider[key]) for key in ("registry", "repository") if provider.get(key))
+
+
+def provider_names(providers: Iterable[Mapping[str, Any]]) -> str:
+    """The same of several, "" for none."""
+    return ", ".join(filter(None, map(provider_name, providers)))
 
 
 @dataclass(frozen=True, slots=True)
