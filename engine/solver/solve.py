@@ -107,7 +107,7 @@ class Solver:
     async def check(self, graph: Graph) -> Checked:
         """What `solve` would do with `graph`, as far as that is known before anything runs. Raises what it raises,
         but NotHere."""
-        await self._prepare(graph)
+        await self._prepare(graph, dry=True)
         async with self._claiming():
             todo, _ = await self._ask()
             checked = await self._foresee(todo)
@@ -115,14 +115,15 @@ class Solver:
             self._tell_cached(checked.plan)
         return checked
 
-    async def _prepare(self, graph: Graph) -> None:
+    async def _prepare(self, graph: Graph, *, dry: bool = False) -> None:
         """What is asked of the cache."""
         self._graph = graph
         self._taken = Taken(self.contexts, self.facts, self.blobs, self.cache)
         self._scheduler = Scheduler(self.facts, self._execute, self._recall, self._recoverable, self.jobs)
         self._hits = Hits(
-            graph, self.facts, self.cache, self.imports, self.presence, self.materializer, self.blobs, self.no_cache
-        )
+            graph, self.facts, self.cache, self.imports, self.presence, self.materializer, self.blobs,
+            self.no_cache, dry,
+        )  # fmt: skip
         await self._taken.read(graph)
         for vertex in graph.vertices:
             inputs = [self._keys[digest].digest for digest in vertex.inputs if digest not in self.contexts]

@@ -41,11 +41,11 @@ def all_steps(found: Why, known: Mapping[str, BuildRecord]) -> Iterator[str]:
     yield from (clean(unreadable(item)) for item in build.imports if item.error)
     causes = found.causes
     if found.against and any(item.changes for item in causes):
-        yield _compared(found.against)
+        yield compared(found.against)
     for number, item in enumerate(causes):
         yield ""
         yield _heading(build, item.step)
-        yield from _miss(item, whole=not number)
+        yield from miss_lines(item, whole=not number)
     if causes and found.followed:
         yield f"{count(len(found.followed), 'later step')} followed"
     yield from _all_taint(found.verdicts, gap=bool(causes))
@@ -64,15 +64,16 @@ def one_step(found: Why, step: Step, verdict: Verdict | None) -> Iterator[str]:
         yield from _hit(found, verdict, verdict.origin)
     else:
         if verdict.changes and found.against:
-            yield f"  {_compared(found.against)}"
+            yield f"  {compared(found.against)}"
         if verdict.follows:
             cause = found.cause_of(verdict)
             yield f"  it followed step {cause.step.number}" if cause else "  it followed an earlier step"
-        yield from _miss(verdict, whole=True)
+        yield from miss_lines(verdict, whole=True)
     yield from _taint(verdict)
 
 
-def _compared(build: Build) -> str:
+def compared(build: Build) -> str:
+    """Names the build that another one is compared with."""
     return f"compared with build {build.id} ({local_time(build.record.started)})"
 
 
@@ -127,7 +128,8 @@ def _hit(found: Why, verdict: Verdict, came: Origin | None) -> Iterator[str]:
 # ---------------------------------------------------------------- misses
 
 
-def _miss(item: Verdict, *, whole: bool) -> Iterator[str]:
+def miss_lines(item: Verdict, *, whole: bool) -> Iterator[str]:
+    """Why a step was not in the cache: the first reason, and, of the `whole`, the names of all others."""
     if not item.changes:
         if item.gone:
             yield from _gone(item.reason, item.gone)

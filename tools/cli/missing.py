@@ -23,13 +23,13 @@ _STEPS = 3
 """Steps named for one item; JSON and the log name more."""
 
 
-def missing_lines(items: Sequence[Json]) -> list[str]:
-    """Lines for `items`, as in FoundMissing; none for none."""
+def missing_lines(items: Sequence[Json], heading: str = "not here:") -> list[str]:
+    """Lines for `items`, as in FoundMissing, below `heading`; none for none."""
     groups: dict[str, list[Json]] = {}
     for item in items:
         same = [item.get(key) for key in ("kind", "needed_by", "elsewhere", "detail")]
         groups.setdefault(str(same), []).append(item)
-    return [*(["not here:"] if groups else []), *(line for group in groups.values() for line in _group(group))]
+    return [*([heading] if groups else []), *(line for group in groups.values() for line in _group(group))]
 
 
 def _group(group: Sequence[Json]) -> list[str]:

@@ -31,6 +31,7 @@ def read_request(
     push: bool,
     no_cache: bool,
     offline: bool,
+    cache_check: bool,
     network: Literal["host", "none"],
     jobs: int | None,
     offered: Offered,
@@ -84,13 +85,15 @@ def read_request(
             "context": given.described, "directory": given.directories.get("context", ""),
             "contexts": dict(given.described_named),
             "outputs": [f"type={item.kind}" + (f",dest={item.dest}" if item.dest else "") for item in wanted],
-            "no_cache": no_cache, "offline": offline, "network": network, "jobs": jobs or os.cpu_count() or 1,
+            "no_cache": no_cache, "offline": offline, "cache_check": cache_check,
+            "network": network, "jobs": jobs or os.cpu_count() or 1,
         },
         name=given.name,
         version=__version__,
         host=bootstrap.host_facts(),
         offered=offered,
         offline=offline,
+        check=cache_check,
     )  # fmt: skip
     return request, proxies
 

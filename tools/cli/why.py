@@ -27,7 +27,7 @@ def why(build_id: str, step: str | None, against: str | None, as_json: bool) -> 
     path = bootstrap.root_directory()
     with bootstrap.read_root(path) as (log, views):
         history = History(views)
-        found = explain(log, bootstrap.read_blobs(path), history, history.get(build_id), against, _hides)
+        found = explain(log, bootstrap.read_blobs(path), history, history.get(build_id), against, hides)
         known = {record.id: record for record in history.list()}
     if step is None:
         if as_json:
@@ -55,7 +55,7 @@ def diff(old: str, new: str, as_json: bool) -> None:
     with bootstrap.read_root(path) as (log, views):
         history, blobs = History(views), bootstrap.read_blobs(path)
         one, two = (read_build(log, blobs, history.get(name)) for name in (old, new))
-        found = difference(blobs, one, two, _hides)
+        found = difference(blobs, one, two, hides)
     if as_json:
         print_json(found.to_json())
     else:
@@ -79,7 +79,8 @@ def _choose(build: Build, step: str) -> Step:
     return found[0]
 
 
-def _hides(patterns: Sequence[str], path: str) -> bool:
+def hides(patterns: Sequence[str], path: str) -> bool:
+    """Do `patterns` of a .dockerignore hide `path`?"""
     from engine.frontend.dockerignore import IgnoreMatcher  # only for builds whose patterns differ
 
     return IgnoreMatcher(patterns).excluded(path)
