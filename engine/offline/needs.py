@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from engine.errors import DiskError, InputError
 from engine.graph import (
     ArchiveSource,
     Copy,
@@ -131,7 +132,12 @@ class Needs:
                     trees[index] = self.parts.tree(self.materializer.lower(above[index]))
             return ()
 
-        return await in_thread(look)
+        try:
+            return await in_thread(look)
+        except InputError:
+            return ()  # a malformed pattern: the step itself says in which line
+        except OSError as error:
+            raise DiskError.of(error, "looking into layers") from error
 
     async def _obtainable(self, layer: Layer) -> bool:
         """Is `layer` mountable, or can it be made so from this disk?"""

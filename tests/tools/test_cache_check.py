@@ -173,7 +173,8 @@ def test_a_check_is_in_the_log_and_explained_and_compared_with_nothing(
     checked = check(builder)["build"]
     (started,) = builder.events("BuildStarted", build=checked)
     assert started["data"]["options"]["cache_check"] is True
-    assert builder.builds()[0]["status"] == "completed"
+    assert (builder.builds()[0]["status"], builder.builds()[0]["checked"]) == ("completed", True)
+    assert " checked " in builder.run("history").out
     explained = builder.run("why", checked).out
     assert "1 would run" in explained
     assert "its command differs" in explained

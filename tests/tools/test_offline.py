@@ -394,3 +394,34 @@ def test_files_that_are_wanted_in_a_directory_are_enough_as_files(
     builder.write({"Dockerfile": "FROM scratch\nCOPY Dockerfile /\n"})
     built_offline(builder, "--output", f"type=docker,dest={archive}")
     assert archive.exists()
+
+
+def test_what_a_run_mounts_is_needed_but_not_what_a_cache_begins_with(
+    builder: Builder, registry: RegistryProcess, repository: str
+) -> None:
+    base = base_image(registry, f"{repository}/base", layers=1)
+    tools = push_image(registry.host, f"{repository}/tools", [{"tool": b"t"}])
+    builder.must_build(f"FROM {base['reference']}\nRUN true\n")
+    builder.must_build(f"FROM {tools['reference']}\nLABEL a=b\n")
+    mount = f"FROM {base['reference']}\nRUN --mount=type=%s,from={tools['reference']},target=/t echo it\n"
+    builder.write({"Dockerfile": mount % "bind"})
+    bound = offline(builder, str(builder.context))
+    assert bound.code == 3
+    assert [item["name"] for item in missing(builder)] == [tools["layers"][0]["digest"]]
+    builder.must_build(mount % "cache")
+    builder.write({"Dockerfile": (mount % "cache") + "RUN echo more\n"})
+    built_offline(builder, "--no-cache")
+
+
+def test_a_base_that_was_pushed_from_here_since_is_not_taken_for_what_it_was(
+    builder: Builder, registry: RegistryProcess, repository: str
+) -> None:
+    """The log knows better than to build on the old one."""
+    image = base_image(registry, f"{repository}/base", layers=1)
+    builder.must_build(f"FROM {image['reference']}\nRUN echo 1 > /1\n", "-t", image["reference"], "--push")
+    builder.write({"Dockerfile": f"FROM {image['reference']}\nRUN echo 2 > /2\n"})
+    pushed = builder.events("Exported")[-1]["data"]["digest"]
+    done = offline(builder, str(builder.context))
+    assert done.code == 3
+    (item,) = missing(builder)
+    assert item["detail"] == f"the manifest is not here: {pushed}"

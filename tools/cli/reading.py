@@ -66,7 +66,7 @@ def history(limit: int, status: str | None, as_json: bool) -> None:
         (
             record.id,
             local_time(record.started),
-            record.status,
+            "checked" if record.checked and record.status == "completed" else record.status,
             human_duration(record.ended - record.started) if record.ended else "-",
             str(record.executed + record.cached),
             str(record.cached),
