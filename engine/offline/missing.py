@@ -9,13 +9,14 @@ from engine.errors import HostError
 from engine.events import FoundMissing
 from engine.record import Record
 from engine.refs.ref import Layer
+from storage.digest import canonical_json
 
 ONLINE = "build once without --offline"
 """What brings most of what can be missing."""
-_NAMED = 150
-"""Items in one event at most, which has 64 KiB."""
-_NEEDED_BY = 8
-"""Steps that one item names at most, in an event."""
+_ROOM = 48 * 1024
+"""Bytes of items in one event, which has 64 KiB."""
+_NEEDED_BY, _TITLE = 8, 200
+"""Steps that one item names at most, in an event, and characters of each."""
 
 
 class Missing(Record):
@@ -32,8 +33,9 @@ class Missing(Record):
     def to_json(self) -> dict[str, Any]:
         """As in FoundMissing.items."""
         return {
-            "kind": self.kind, "name": self.name, "bytes": self.size, "needed_by": list(self.needed_by[:_NEEDED_BY]),
-            "elsewhere": list(self.elsewhere), "detail": self.detail,
+            "kind": self.kind, "name": self.name, "bytes": self.size, "elsewhere": list(self.elsewhere),
+            "detail": self.detail,
+            "needed_by": [name if len(name) <= _TITLE else f"{name[:_TITLE]}…" for name in self.needed_by[:_NEEDED_BY]],
         }  # fmt: skip
 
 
@@ -52,8 +54,14 @@ class NotHere(HostError):
     @property
     def fact(self) -> FoundMissing:
         """For the log."""
-        items = tuple(item.to_json() for item in self.missing[:_NAMED])
-        return FoundMissing(items=items, count=len(self.missing), bytes=sum(item.size for item in self.missing))
+        items, room = [], _ROOM
+        for item in self.missing:
+            told = item.to_json()
+            room -= len(canonical_json(told))
+            if room < 0:
+                break
+            items.append(told)
+        return FoundMissing(items=tuple(items), count=len(self.missing), bytes=sum(item.size for item in self.missing))
 
 
 _TITLES = {

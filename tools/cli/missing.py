@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tools.cli.format import human_bytes, short_id
-from tools.cli.text import clean
+from tools.cli.text import clean, fit
 
 Json = dict[str, Any]
 
@@ -19,8 +19,10 @@ _ONE = {
 _MANY = {
     "image": "images", "layer": "layers", "url": "URLs", "git": "git repositories", "archive": "contexts",
 }  # fmt: skip
-_STEPS = 3
-"""Steps named for one item; JSON and the log name more."""
+_STEPS, _NAMES = 3, 20
+"""Steps named for one item, and items named that are alike; JSON and the log name more."""
+_TITLE = 100
+"""Columns of a step's name."""
 
 
 def missing_lines(items: Sequence[Json], heading: str = "not here:") -> list[str]:
@@ -40,11 +42,13 @@ def _group(group: Sequence[Json]) -> list[str]:
     else:
         total = sum(int(item.get("bytes") or 0) for item in group)
         heading = f"  {len(group)} {_MANY.get(kind, clean(kind))}" + (f", {human_bytes(total)}" if total else "")
-        lines = [heading, *(f"    {_name(item)}" for item in group)]
+        lines = [heading, *(f"    {_name(item)}" for item in group[:_NAMES])]
+        lines += [f"    and {len(group) - _NAMES} more"] if len(group) > _NAMES else []
     steps = [clean(str(name)) for name in first.get("needed_by") or ()]
     if steps:
         more = len(steps) - _STEPS
-        lines += [f"    for {name}" for name in steps[:_STEPS]] + ([f"    and {more} more"] if more > 0 else [])
+        lines += [f"    for {fit(name, _TITLE, '...')}" for name in steps[:_STEPS]]
+        lines += [f"    and {more} more"] if more > 0 else []
     if first.get("detail"):
         lines.append(f"    {clean(str(first['detail']))}")
     lines += [f"    at  {clean(str(name))}" for name in first.get("elsewhere") or ()]
