@@ -9,7 +9,7 @@ Invariant: for every VertexStarted there is exactly one of VertexCompleted, Vert
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from engine.errors import MaterializationError, RefledgerError, StepFailed
@@ -59,13 +59,12 @@ class Scheduler:
     def __post_init__(self) -> None:
         self._slots = asyncio.Semaphore(self.jobs)
 
-    async def run(self, plan: Plan, known: Mapping[Digest, Remote]) -> tuple[dict[Digest, Remote], list[Loss]]:
-        """Execute `plan.run`; `known` are results that need no execution. Returns all refs by vertex, and what was
-        lost: what stands on that is missing among the refs. May be called again with what is left to do then.
+    async def run(self, plan: Plan, refs: dict[Digest, Remote]) -> list[Loss]:
+        """Execute `plan.run`. `refs`, by vertex, are results that need no execution; those of what was executed are put
+        there. Returns what was lost: what stands on that has no result. May be called again with what is left then.
 
         Raises VertexError for the first vertex that fails, after all others have been stopped and tidied up.
         """
-        refs = dict(known)
         tasks: dict[Digest, asyncio.Task[None]] = {}
 
         async def one(vertex: Vertex) -> None:
@@ -92,7 +91,7 @@ class Scheduler:
         for error in errors:
             if not isinstance(error, Loss):
                 raise error
-        return refs, list(dict.fromkeys(error for error in errors if isinstance(error, Loss)))
+        return list(dict.fromkeys(error for error in errors if isinstance(error, Loss)))
 
     async def _vertex(self, vertex: Vertex, inputs: tuple[Remote, ...]) -> Remote:
         if not vertex.inputs:

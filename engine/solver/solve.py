@@ -247,7 +247,7 @@ class Solver:
             self._refs |= {vertex.digest: scratch() for vertex in todo.run if isinstance(vertex.op, Scratch)}
             idle = [item for item in todo.run if isinstance(item.op, Scratch) or item.digest in self.contexts]
             run = tuple(item for item in todo.run if item not in idle)
-            self._refs, losses = await self._scheduler.run(replace(todo, run=run), self._refs)
+            losses = await self._scheduler.run(replace(todo, run=run), self._refs)
             if not losses:
                 return self._solution()
             todo = await self._revoke([loss.cause for loss in losses])

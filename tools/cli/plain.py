@@ -54,6 +54,8 @@ class PlainRenderer:
         before, state = self._states.get(step.vertex), (step.state, step.attempt)
         if before is None:
             self._announce(step)
+        elif before[0] == "failed" and step.state == "running":
+            self._say(step, f"attempt {step.attempt}")
         for transfer in step.transfers.values():
             self._transfer(step, transfer, now)
         for line in step.output:
