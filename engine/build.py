@@ -33,7 +33,7 @@ from engine.offline.missing import Missing, NotHere
 from engine.output import Output
 from engine.refs.materializer import Materializer
 from engine.resolver import Resolver
-from engine.solver.answers import CacheLookup, Presence, Solution
+from engine.solver.answers import CacheLookup, Imports, Presence, Solution
 from engine.solver.plan import Plan
 from engine.solver.scheduler import VertexError
 from engine.solver.solve import Checked, Solver
@@ -43,6 +43,8 @@ from storage.interfaces import BlobStore, Reference
 
 if TYPE_CHECKING:
     # reason: what only some builds need is not loaded for all
+    from engine.cache.export import CacheExporter
+    from engine.cache.spec import CacheSource, CacheTarget
     from engine.exporters.exporters import Exporters
     from engine.offline.needs import Needs
     from engine.ops.emulation import Emulation
@@ -69,6 +71,8 @@ class BuildRequest:
     outputs: tuple[Output, ...] = ()
     jobs: int = 2
     no_cache: bool = False
+    cache_from: tuple[CacheSource, ...] = ()
+    cache_to: tuple[CacheTarget, ...] = ()
     epoch: int | None = None
     options: Mapping[str, object] = field(default_factory=dict)
     name: str = ""
@@ -115,6 +119,8 @@ class Engine:
     exporters: Callable[[], Exporters]
     emulation: Callable[[], Emulation]
     needs: Callable[[], Needs]
+    imports: Callable[[Sequence[CacheSource]], Imports]
+    caching: Callable[[Graph, Solution, int | None], CacheExporter]
     _pinned: dict[Any, Op] = field(default_factory=dict)
 
     async def build(self, request: BuildRequest) -> BuildResult:
@@ -268,15 +274,22 @@ class Engine:
             offered=request.offered,
             emulation=self.emulation,
             lacking=partial(self._lacking, request) if request.offline else None,
+            imports=self.imports(request.cache_from) if request.cache_from else None,
         )
 
     async def _export(self, request: BuildRequest, graph: Graph, solution: Solution) -> BuildResult:
         made, refs = None, solution.refs
+        caching = self.caching(graph, solution, request.epoch) if request.cache_to else None
         if request.outputs:
             from engine.exporters.exporters import Built
 
             built = [Built(item, refs[item.vertex], _base_layers(graph, item)) for item in graph.results]
-            made = await self.exporters().export(built, request.outputs, request.names, request.epoch)
+            inline = caching is not None and any(target.kind == "inline" for target in request.cache_to)
+            extra = caching.inline if caching is not None and inline else None
+            made = await self.exporters().export(built, request.outputs, request.names, request.epoch, extra)
+        warnings = list(graph.warnings)
+        if caching is not None:
+            warnings += await caching.export(request.cache_to)
         entries = []
         for number, result in enumerate(graph.results):
             entry = {"ref": refs[result.vertex].id, "platform": result.platform}
@@ -284,7 +297,7 @@ class Engine:
         await self.ledger.record(BuildCompleted(results=tuple(entries)))
         first = refs[graph.results[0].vertex].id
         digest, config = (made.digest, made.config) if made else (None, None)
-        return BuildResult(first, digest, config, graph.warnings)
+        return BuildResult(first, digest, config, tuple(warnings))
 
     async def _failed(self, error: RefledgerError, vertex: Vertex | None) -> None:
         where = None if vertex is None else str(vertex.digest)

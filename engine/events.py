@@ -426,8 +426,8 @@ class CacheImportFailed(Fact):
 
 
 class CacheExported(Fact):
-    """`target` as written; `mode` min or max; `digest` of the manifest written, "" for inline; `layers` as in Exported;
-    `bytes` moved, layers and metadata."""
+    """`target` as written; `mode` min or max; `digest` of the manifest written, "" for inline; `layers` and `provider`
+    as in Exported, of the layers the first 200; `bytes` moved, layers and metadata."""
 
     STREAM: ClassVar[Literal["build", "ref", "cache"]] = "cache"
     target: str
@@ -517,7 +517,8 @@ class Pruned(Fact):
 
 
 class ExportStarted(Fact):
-    """`kind`: image, oci, docker or local; `target`: name or path; `layers`: digests that may have to be read."""
+    """`kind`: image, oci, docker, local or cache; `target`: name or path, of a cache as written; `layers`: digests that
+    may have to be read."""
 
     kind: str
     target: str

@@ -211,13 +211,18 @@ def _exported(cursor: sqlite3.Cursor, event: Event) -> None:
         _provided(cursor, event, [text(layer, "digest") for layer in objects(event.data, "layers")], provider)
 
 
+def _cache_exported(cursor: sqlite3.Cursor, event: Event) -> None:
+    if provider := mapping(event.data, "provider"):
+        _provided(cursor, event, [text(layer, "digest") for layer in objects(event.data, "layers")], provider)
+
+
 def _removed(cursor: sqlite3.Cursor, event: Event) -> None:
     cursor.execute("INSERT OR REPLACE INTO let_go VALUES (?)", (text(event.data, "name"),))
 
 
 PROJECTION = Projection(
     name="cache_index",
-    version=3,
+    version=4,
     tables=("cache", "packed", "providers", "pages", "kept", "packs", "let_go"),
     schema=(
         "CREATE TABLE cache (key TEXT PRIMARY KEY, ref TEXT, layers TEXT, components TEXT, build TEXT, seq INTEGER,"
@@ -240,6 +245,7 @@ PROJECTION = Projection(
         "LayerPulled": _layer_pulled,
         "PullFailed": _pull_failed,
         "Exported": _exported,
+        "CacheExported": _cache_exported,
         "HttpResolved": _http_resolved,
         "ContextKept": _context_kept,
         "ProviderLost": _provider_lost,

@@ -294,7 +294,8 @@ class ProgressView:
 
     def _export(self, event: Event) -> Step:
         kind, target = text(event.data, "kind", ""), text(event.data, "target", "")
-        step = self._named(f"export {kind} {target}", f"exporting to {kind} {target}", "export")
+        name = f"exporting {kind} to {target}" if kind == "cache" else f"exporting to {kind} {target}"
+        step = self._named(f"export {kind} {target}", name, "export")
         if step.state == "pending":
             step.state, step.started = "running", event.time
         return step
@@ -321,6 +322,33 @@ class ProgressView:
             transfer.transport = text(layer, "transport", "")
             transfer.finish(event.time, size(layer, "bytes"))
         return self._close(step, "done", event)
+
+    def _cache_exported(self, event: Event) -> list[Step]:
+        """CacheExported and CacheExportFailed: the end of an export of kind cache, or all that is told of one."""
+        target = text(event.data, "target")
+        step = self._named(f"export cache {target}", f"exporting cache to {target}", "export")
+        step.result = text(event.data, "digest", "")
+        for layer in objects(event.data, "layers"):
+            digest = text(layer, "digest")
+            transfer = step.transfers.setdefault(digest, Transfer(digest, requested=event.time))
+            transfer.transport = text(layer, "transport", "")
+            transfer.finish(event.time, size(layer, "bytes"))
+        step.error = text(event.data, "error", "")
+        return self._close(step, "failed" if step.error else "done", event)
+
+    def _cache_imported(self, event: Event) -> list[Step]:
+        """CacheImported and CacheImportFailed. That nothing is there yet is how a cache begins, and no failure."""
+        source = text(event.data, "source")
+        step = self._named(f"import cache {source}", f"importing cache from {source}", "cache")
+        step.number = 0
+        if event.type == "CacheImported":
+            step.name += f": {integer(event.data, 'records', 0)} records"
+            return self._close(step, "done", event)
+        if maybe_text(event.data, "class") == "missing":
+            step.name += ": nothing there yet"
+            return self._close(step, "done", event)
+        step.error = text(event.data, "error", "")
+        return self._close(step, "failed", event)
 
     def _build_ended(self, event: Event) -> list[Step]:
         self.status = event.type.removeprefix("Build").lower()
@@ -361,6 +389,10 @@ class ProgressView:
         "ExportStarted": _export_started,
         "ExportProgressed": _export_progressed,
         "Exported": _exported,
+        "CacheExported": _cache_exported,
+        "CacheExportFailed": _cache_exported,
+        "CacheImported": _cache_imported,
+        "CacheImportFailed": _cache_imported,
         "BuildCompleted": _build_ended,
         "BuildFailed": _build_ended,
         "BuildCancelled": _build_ended,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -29,10 +29,10 @@ from projections.runner import Views
 from projections.standard import STANDARD
 from storage.blobs import DirectoryBlobs
 from storage.credentials import DockerCredentials
-from storage.digest import Digest
+from storage.digest import Digest, parse_json
 from storage.erofs.layers import ErofsLayers
 from storage.erofs.mount import ErofsMounts
-from storage.errors import DiskError, InputError
+from storage.errors import DiskError, InputError, VerificationError
 from storage.eventlog import SqliteEventLog, follow
 from storage.interfaces import (
     BlobStore,
@@ -58,12 +58,19 @@ from storage.sweep import sweep
 from tools import __version__
 
 if TYPE_CHECKING:
+    from engine.cache.export import CacheExporter
+    from engine.cache.imports import CacheImports
+    from engine.cache.spec import CacheSource
     from engine.exporters.exporters import Exporters
+    from engine.exporters.transfer import Transfer
+    from engine.graph import Graph
     from engine.offline.needs import Needs
     from engine.offline.nobody import NoRegistry
     from engine.ops.emulation import Emulation
     from engine.ops.sources import SourceFetcher
     from engine.refs.asked import AskedPaths
+    from engine.solver.answers import Imports, Solution
+    from engine.solver.cache import Component
 
 FORMAT = "1"
 """The layout of a root (DESIGN section 5); a root of another format is refused, not guessed at."""
@@ -310,20 +317,25 @@ def engine(
 
         return AskedPaths(materializer, DirectoryParts(tmp, build), registry, ledger, clock)
 
+    def transfers() -> Transfer:
+        from engine.exporters.transfer import Transfer
+        from storage.packing import BlobPacker
+
+        return Transfer(blobs, registry, BlobPacker(snapshots, blobs), cache, locks, ledger, clock)
+
     def exporters() -> Exporters:
         from engine.exporters.archive import ArchiveExporter
         from engine.exporters.exporters import Exporters
         from engine.exporters.local import LocalExporter
+        from engine.exporters.move import Mover
         from engine.exporters.push import Pusher
-        from engine.exporters.transfer import Transfer
         from storage.archive import TarArchive
         from storage.compose import TreeWriter
-        from storage.packing import BlobPacker
 
-        transfer = Transfer(blobs, registry, BlobPacker(snapshots, blobs), cache, locks, ledger, clock)
+        transfer = transfers()
         return Exporters(
             transfer=transfer,
-            pusher=Pusher(registry, client, transfer, ledger),
+            pusher=Pusher(registry, client, Mover(registry, client, transfer), ledger),
             archiver=ArchiveExporter(transfer, ledger, TarArchive),
             local=LocalExporter(materializer, snapshots, ledger, clock, TreeWriter),
             clock=clock,
@@ -364,6 +376,25 @@ def engine(
 
         return Needs(materializer, registry, cache, DirectoryParts(tmp, build), sources)
 
+    importing: list[CacheImports] = []
+
+    def imports(caches: Sequence[CacheSource]) -> Imports:
+        from engine.cache.imports import CacheImports
+
+        importing.append(CacheImports(caches, registry, blobs, ledger))
+        return importing[-1]
+
+    def caching(graph: Graph, solution: Solution, epoch: int | None) -> CacheExporter:
+        from engine.cache.export import CacheExporter
+        from engine.exporters.move import Mover
+        from storage.layout_target import WithLayoutTargets
+
+        root.views.catch_up(root.log)
+        transfer, target = transfers(), WithLayoutTargets(client, build)
+        mover = Mover(registry, target, transfer)
+        past = _Past(History(root.views), blobs, importing)
+        return CacheExporter(build, transfer, mover, target, ledger, past, graph, solution, epoch)
+
     made = Engine(
         ledger=ledger,
         blobs=blobs,
@@ -378,6 +409,8 @@ def engine(
         exporters=exporters,
         emulation=emulation,
         needs=needs,
+        imports=imports,
+        caching=caching,
     )
     return made, closing
 
@@ -408,6 +441,29 @@ def _resolver(
     from engine.offline.names import OfflineResolver, RecalledNames
 
     return OfflineResolver(ImageResolver(registry, blobs, facts, RecalledNames(names, registry)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Past:
+    """What is known of earlier builds: here by the log, elsewhere by the caches that were read."""
+
+    history: History
+    blobs: BlobStore
+    imports: Sequence[CacheImports]
+
+    def started(self, build: str) -> int:
+        """See Past."""
+        with suppress(InputError):
+            record = self.history.get(build)
+            if record.id == build:
+                return record.started
+        return next((time for one in self.imports if (time := one.started(build))), 0)
+
+    def components(self, key: Digest) -> tuple[Component, ...]:
+        """See Past."""
+        with suppress(FileNotFoundError, VerificationError):
+            return tuple((name, value) for name, value in parse_json(self.blobs.get(key)))
+        return next((found for one in self.imports if (found := one.components(key))), ())
 
 
 class _Silent:

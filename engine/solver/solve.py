@@ -258,7 +258,10 @@ class Solver:
             refs=self._refs,
             known={**{digest: found.ref for digest, found in hits.items()}, **self._refs},
             keys=self._keys,
-            resolved=self._resolved,
+            resolved={
+                **{digest: CacheKey(Digest(one.resolved), ()) for digest, one in hits.items() if one.resolved},
+                **self._resolved,
+            },
             origins={digest: found.origin_build for digest, found in hits.items()},
         )
 

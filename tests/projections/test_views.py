@@ -72,6 +72,18 @@ def test_providers_of_a_blob_newest_first_and_the_one_that_lost_it_last(log: Lis
     assert [p.repository for p in index.providers_of(story.BLOBS[1])] == ["app", "base"]
 
 
+def test_a_cache_in_a_registry_provides_its_layers(log: ListLog, views: Views) -> None:
+    index = CacheIndex(views)
+    layers = ({"digest": story.BLOBS[0], "transport": "mounted", "bytes": 0, "source": ""},)
+    cache = {"registry": "127.0.0.1:5000", "repository": "cache"}
+    log.add(e.CacheExported(target="type=registry,ref=c", mode="max", digest=digest("m"), records=1, bytes=9,
+                            layers=layers, provider=cache), "b1")  # fmt: skip
+    log.add(e.CacheExported(target="type=local,dest=/c", mode="max", digest=digest("m"), records=1, bytes=9,
+                            layers=layers), "b1")  # fmt: skip
+    views.catch_up(log)
+    assert [p.repository for p in index.providers_of(story.BLOBS[0])] == ["cache", "app", "base"]
+
+
 def test_history_tells_how_a_build_went(log: ListLog, views: Views) -> None:
     build = History(views).get("b1")
     assert (build.status, build.exit_code, build.error, build.name) == ("completed", 0, None, "app")

@@ -42,6 +42,8 @@ _ENDS = frozenset({"BuildCompleted", "BuildFailed", "BuildCancelled"})
 @click.option("--push", is_flag=True, help="Push to the registries of all names: --output type=image.")
 @click.option("--no-cache", is_flag=True, help="Run every step.")
 @click.option("--offline", is_flag=True, help="Ask nobody: build from what is here. Does not cut the network of RUN.")
+@click.option("--cache-from", multiple=True, metavar="type=…", help="Another cache: registry,ref=… or local,src=….")
+@click.option("--cache-to", multiple=True, metavar="type=…", help="Write one: registry,ref=…, local,dest=…, inline.")
 @click.option("--network", type=click.Choice(["host", "none"]), default="host", help="Network of RUN.  [default: host]")
 @click.option("--check", is_flag=True, help="Build nothing: tell what could be better in the Dockerfile.")
 @click.option("--cache-check", is_flag=True, help="Build nothing: tell what would run, why, and what it needs.")
@@ -72,6 +74,8 @@ def build(
     push: bool,
     no_cache: bool,
     offline: bool,
+    cache_from: tuple[str, ...],
+    cache_to: tuple[str, ...],
     network: Literal["host", "none"],
     check: bool,
     cache_check: bool,
@@ -108,6 +112,8 @@ def build(
         no_cache=no_cache,
         offline=offline,
         cache_check=cache_check,
+        cache_from=cache_from,
+        cache_to=cache_to,
         network=network,
         jobs=jobs,
         offered=lent.offered,
@@ -246,7 +252,7 @@ def _summary(root: bootstrap.Root, build_id: str, result: BuildResult) -> str:
     took = human_duration((record.ended or record.started) - record.started)
     passed = sum(
         layer["bytes"]
-        for event in root.log.read(after=record.first_seq, types=frozenset({"Exported"}))
+        for event in root.log.read(after=record.first_seq, types=frozenset({"Exported", "CacheExported"}))
         if event.build == build_id
         for layer in event.data["layers"]
         if layer["transport"] == "streamed" or (layer["transport"] == "written" and layer["source"])

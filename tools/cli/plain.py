@@ -103,6 +103,8 @@ class PlainRenderer:
                 said = "CACHED"
             case "done":
                 said = f"DONE {took:.1f}s"
+            case "failed" if step.kind == "cache":
+                said = f"WARNING: {clean(step.error)}; the build goes on without this cache"
             case "failed":
                 said = f"ERROR: {clean(step.error)}"
             case _:
