@@ -45,7 +45,8 @@ if TYPE_CHECKING:
     # reason: what only some builds need is not loaded for all
     from engine.cache.export import CacheExporter
     from engine.cache.spec import CacheSource, CacheTarget
-    from engine.exporters.exporters import Exporters
+    from engine.exporters.exporters import Built, Exporters
+    from engine.exporters.image import Bundle
     from engine.offline.needs import Needs
     from engine.ops.emulation import Emulation
     from engine.ops.sources import SourceFetcher
@@ -279,6 +280,7 @@ class Engine:
 
     async def _export(self, request: BuildRequest, graph: Graph, solution: Solution) -> BuildResult:
         made, refs = None, solution.refs
+        warnings = list(graph.warnings)
         caching = self.caching(graph, solution, request.epoch) if request.cache_to else None
         if request.outputs:
             from engine.exporters.exporters import Built
@@ -287,7 +289,7 @@ class Engine:
             inline = caching is not None and any(target.kind == "inline" for target in request.cache_to)
             extra = caching.inline if caching is not None and inline else None
             made = await self.exporters().export(built, request.outputs, request.names, request.epoch, extra)
-        warnings = list(graph.warnings)
+            warnings += _told_repacked(graph, built, made)
         if caching is not None:
             warnings += await caching.export(request.cache_to)
         entries = []
@@ -321,3 +323,16 @@ def _base_layers(graph: Graph, result: Result) -> int:
     while vertex.inputs:
         vertex = graph.by_digest[vertex.inputs[0]]
     return len(vertex.op.layers) if isinstance(vertex.op, ImageSource) else 0
+
+
+def _told_repacked(graph: Graph, built: Sequence[Built], made: Bundle | None) -> list[str]:
+    """A warning when layers of base images are in other blobs than their registries have them in."""
+    listed = {layer.blob.digest for v in graph.vertices if isinstance(v.op, ImageSource) for layer in v.op.layers}
+    bases = [image.layers[: item.base_layers] for item, image in zip(built, made.images, strict=True)] if made else []
+    again = {layer.diff_id for layers in bases for layer in layers if layer.blob and layer.blob.digest not in listed}
+    if not again:
+        return []
+    return [
+        f"blobs of base layers ({len(again)}) are not here, and were made anew from what is: the image's digest is not"
+        " what it would be online, its id is"
+    ]

@@ -39,6 +39,7 @@ from storage.interfaces import (
     Descriptor,
     Event,
     EventLog,
+    LayerRepacker,
     LayerStore,
     NewEvent,
     PackedBlob,
@@ -303,7 +304,7 @@ def engine(
     snapshots = OverlaySnapshots(
         root.path / "snapshots", tmp, build, mounts=mounts, as_images=lambda: layers.name == ErofsLayers.name
     )
-    client = _client(closing, offline=offline)
+    client, repacker = _client(closing, offline=offline), _repacker(root, blobs, offline=offline)
     registry = WithLayouts(client)
     cache, names = _Cache(CacheIndex(root.views)), Names(root.views)
     partials = DirectoryPartials(root.path / "partial")
@@ -321,7 +322,8 @@ def engine(
         from engine.exporters.transfer import Transfer
         from storage.packing import BlobPacker
 
-        return Transfer(blobs, registry, BlobPacker(snapshots, blobs), cache, locks, ledger, clock)
+        packer = BlobPacker(snapshots, blobs)
+        return Transfer(blobs, registry, packer, cache, locks, ledger, clock, repacker)
 
     def exporters() -> Exporters:
         from engine.exporters.archive import ArchiveExporter
@@ -370,12 +372,6 @@ def engine(
 
         return Emulation()
 
-    def needs() -> Needs:
-        from engine.offline.needs import Needs
-        from storage.parts import DirectoryParts
-
-        return Needs(materializer, registry, cache, DirectoryParts(tmp, build), sources)
-
     importing: list[CacheImports] = []
 
     def imports(caches: Sequence[CacheSource]) -> Imports:
@@ -408,7 +404,7 @@ def engine(
         sources=sources,
         exporters=exporters,
         emulation=emulation,
-        needs=needs,
+        needs=lambda: _needs(root, build, materializer, registry, cache, sources, repacker),
         imports=imports,
         caching=caching,
     )
@@ -423,6 +419,24 @@ def _client(closing: AsyncExitStack, *, offline: bool) -> RegistryClient | NoReg
     client = RegistryClient(DockerCredentials(), user_agent=f"refledger/{__version__}")
     closing.push_async_callback(client.aclose)
     return client
+
+
+def _repacker(root: Root, blobs: BlobStore, *, offline: bool) -> LayerRepacker | None:
+    if not offline:
+        return None
+    from storage.erofs.tars import TarPacker
+
+    return TarPacker(root.path / "layers", blobs)
+
+
+def _needs(
+    root: Root, build: str, materializer: Materializer, registry: RegistrySource, cache: _Cache,
+    sources: Callable[[], SourceFetcher], repacker: LayerRepacker | None,
+) -> Needs:  # fmt: skip
+    from engine.offline.needs import Needs
+    from storage.parts import DirectoryParts
+
+    return Needs(materializer, registry, cache, DirectoryParts(root.tmp, build), sources, repacker)
 
 
 def _presence(registry: RegistrySource, facts: Facts, *, offline: bool) -> Presence:

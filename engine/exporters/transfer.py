@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 from engine.errors import FailureKind, MaterializationError, RefledgerError, RegistryError, VerificationError
@@ -20,11 +21,13 @@ from storage.interfaces import (
     ByteStream,
     Descriptor,
     LayerPacker,
+    LayerRepacker,
     Locks,
     PackedBlob,
     Provider,
     RegistrySource,
 )
+from storage.reference import LAYOUT_REGISTRY
 
 CHUNK = 1 << 20
 
@@ -43,7 +46,8 @@ class Catalog(Protocol):
 
 @dataclass(slots=True)
 class Transfer:
-    """Reads and packs layers for exporters."""
+    """Reads and packs layers for exporters; with a `repacker` also those of images whose blobs are not here, as nobody
+    may be asked for them."""
 
     blobs: BlobStore
     registry: RegistrySource
@@ -52,18 +56,21 @@ class Transfer:
     locks: Locks
     facts: Facts
     clock: Clock
+    repacker: LayerRepacker | None = None
 
     async def pack(self, ref: Ref, epoch: int | None, vertex: str | None) -> tuple[Layer, ...]:
         """The layers of `ref`, each with diff ID and blob. Packs what has none yet; fetches nothing."""
         return tuple(await together(self._pack(layer, ref, epoch, vertex) for layer in ref.layers))
 
     async def _pack(self, layer: Layer, ref: Ref, epoch: int | None, vertex: str | None) -> Layer:
-        if not layer.snapshot:
+        again = self._to_repack(layer)
+        if not layer.snapshot and again is None:
             return self._with_providers(layer)
-        async with locked(self.locks, f"pack-{layer.snapshot}"):
-            packed = self.catalog.packed(layer.snapshot, epoch)
+        name, clamp = (layer.snapshot, epoch) if again is None else (str(layer.diff_id), None)
+        async with locked(self.locks, f"pack-{name}"):
+            packed = self.catalog.packed(name, clamp)
             if packed is None or not self._readable(packed):
-                packed = await in_thread(lambda: self.packer.pack(layer.snapshot, epoch))
+                packed = await in_thread(again or (lambda: self.packer.pack(name, clamp)))
                 await self.facts.record(
                     BlobCreated(
                         ref=ref.id,
@@ -72,12 +79,20 @@ class Transfer:
                         media_type=packed.blob.media_type,
                         bytes=packed.blob.size,
                         compressor=packed.compressor,
-                        snapshot=layer.snapshot,
-                        epoch=epoch,
+                        snapshot=name,
+                        epoch=clamp,
                     ),
                     vertex=vertex,
                 )
         return self._with_providers(replace(layer, diff_id=packed.diff_id, blob=packed.blob))
+
+    def _to_repack(self, layer: Layer) -> Callable[[], PackedBlob] | None:
+        """Packs a layer of an image whose blob cannot be had, None when there is no need or no way."""
+        repacker, diff_id = self.repacker, layer.diff_id
+        on_disk = any(provider.registry == LAYOUT_REGISTRY for provider in layer.providers)
+        if repacker is None or layer.snapshot or diff_id is None or on_disk or self.is_here(layer):
+            return None
+        return partial(repacker.pack, diff_id) if repacker.has(diff_id) else None
 
     def _readable(self, packed: PackedBlob) -> bool:
         return self.blobs.size(packed.blob.digest) is not None or bool(self.catalog.providers(packed.blob.digest))

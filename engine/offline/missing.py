@@ -13,6 +13,8 @@ from storage.digest import canonical_json
 
 ONLINE = "build once without --offline"
 """What brings most of what can be missing."""
+_PASSED_ON = "build without --offline, or write type=local"
+"""For blobs that an archive takes: a build online writes them, and does not keep them."""
 _ROOM = 48 * 1024
 """Bytes of items in one event, which has 64 KiB."""
 _NEEDED_BY, _TITLE = 8, 200
@@ -21,7 +23,8 @@ _NEEDED_BY, _TITLE = 8, 200
 
 class Missing(Record):
     """`name`: a reference, a URL, a digest, or the id of a snapshot; `size` of its blob in bytes, 0: not known;
-    `needed_by`: names of steps, or of exports; `elsewhere`: who has it; `detail`: what else there is to say of it."""
+    `needed_by`: names of steps, or of exports; `elsewhere`: who has it; `detail`: what else there is to say of it;
+    `passing`: its files are here, only an archive wants the blob."""
 
     kind: Literal["image", "layer", "url", "git", "archive"]
     name: str
@@ -29,6 +32,7 @@ class Missing(Record):
     needed_by: tuple[str, ...] = ()
     elsewhere: tuple[str, ...] = ()
     detail: str = ""
+    passing: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """As in FoundMissing.items."""
@@ -48,7 +52,8 @@ class NotHere(HostError):
     """An offline build cannot go on without `missing`."""
 
     def __init__(self, missing: Sequence[Missing]) -> None:
-        super().__init__(f"offline: {counted(missing)} not here", hint=ONLINE)
+        hint = _PASSED_ON if all(item.passing for item in missing) else ONLINE
+        super().__init__(f"offline: {counted(missing)} not here", hint=hint)
         self.missing = tuple(missing)
 
     @property

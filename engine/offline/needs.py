@@ -35,7 +35,7 @@ from engine.refs.ref import Layer, Remote, of_image
 from engine.refs.search import Search
 from engine.together import in_thread
 from storage.digest import Digest
-from storage.interfaces import BlobStore, LayerParts, LayerTree, PackedBlob, RegistrySource
+from storage.interfaces import BlobStore, LayerParts, LayerRepacker, LayerTree, PackedBlob, RegistrySource
 from storage.reference import LAYOUT_REGISTRY
 
 
@@ -66,6 +66,7 @@ class Needs:
     catalog: Packed
     parts: LayerParts
     sources: Callable[[], Here]
+    repacker: LayerRepacker | None = None
 
     async def lacking(
         self,
@@ -96,7 +97,7 @@ class Needs:
                 for layer in stack.layers(result.vertex):
                     why = await self._to_write(layer, output, epoch)
                     if why is not None:
-                        found.add_layer(layer, needed_by, why)
+                        found.add_layer(layer, needed_by, why, passing=bool(why))
         return list(found.items.values())
 
     async def _of_step(self, vertex: Vertex, stack: _Stack) -> Sequence[Layer]:
@@ -162,6 +163,8 @@ class Needs:
                 return None
         if await self._blob_is_here(layer):
             return None
+        if self.repacker is not None and layer.diff_id is not None and self.repacker.has(layer.diff_id):
+            return None
         if self.materializer.mountable(layer):
             return f"its files are here, but type={output.kind} takes the blob as its registry has it"
         return ""
@@ -210,16 +213,21 @@ class _Found:
     items: dict[str, Missing] = field(default_factory=dict)
 
     def add(self, lack: Missing, needed_by: str) -> None:
+        """`lack` is missing to step or export `needed_by`."""
         before = self.items.get(lack.name, lack)
         needed = tuple(dict.fromkeys((*before.needed_by, needed_by)))
-        self.items[lack.name] = changed(before, needed_by=needed, detail=before.detail or lack.detail)
+        passing = before.passing and lack.passing
+        self.items[lack.name] = changed(
+            before, needed_by=needed, detail=before.detail or lack.detail, passing=passing
+        )
 
-    def add_layer(self, layer: Layer, needed_by: str, detail: str = "") -> None:
+    def add_layer(self, layer: Layer, needed_by: str, detail: str = "", *, passing: bool = False) -> None:
+        """`layer` is missing to step or export `needed_by`."""
         elsewhere = tuple(map(str, layer.providers)) if layer.blob else ()
         if not elsewhere and not detail:
             detail = "nobody is known to have it: only the step that made it can make it again"
         size = layer.blob.size if layer.blob else 0
-        self.add(Missing("layer", blob_name(layer), size, (), elsewhere, detail), needed_by)
+        self.add(Missing("layer", blob_name(layer), size, (), elsewhere, detail, passing), needed_by)
 
 
 def source_lack(sources: Here, op: FetchedSource) -> Missing | None:

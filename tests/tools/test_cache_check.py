@@ -240,3 +240,22 @@ def test_progress_as_json_ends_with_the_answer_as_json(builder: Builder) -> None
     *events, answer = map(json.loads, done.out.splitlines())
     assert events[0]["type"] == "BuildStarted"
     assert answer["would_run"] == 1
+
+
+def test_a_cache_elsewhere_is_asked_and_what_it_knows_is_not_taken_over(
+    builder: Builder, registry: RegistryProcess, repository: str, tmp_path: Path
+) -> None:
+    image = base_image(registry, f"{repository}/base", layers=1)
+    dockerfile = f"FROM {image['reference']}\nRUN echo made > /made\n"
+    target = f"type=registry,ref={registry.host}/{repository}/cache,mode=max"
+    builder.must_build(dockerfile, "--cache-to", target)
+    other = Builder(tmp_path / "other")
+    other.write({"Dockerfile": dockerfile})
+    source = f"type=registry,ref={registry.host}/{repository}/cache"
+    out = f"type=local,dest={tmp_path / 'out'}"
+    before = registry.mark()
+    found = check(other, "--cache-from", source, "--output", out)
+    assert would(found) == {"RUN echo made > /made": "cached"}
+    assert len(found["lacking"]) == 2
+    assert registry.layer_gets([item["name"] for item in found["lacking"]], since=before) == []
+    assert would(check(other)) == {"RUN echo made > /made": "run"}

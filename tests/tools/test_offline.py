@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.builder import PROJECT, Builder, Done, base_image
-from tests.registry_fixture import RegistryProcess, push_image
+from tests.registry_fixture import RegistryProcess, digest_of, push_image
 from tests.web_fixture import Repository, WebServer, git_daemon
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="builds need root")
@@ -374,25 +376,63 @@ def test_a_layer_that_nothing_here_can_make_again_is_told_with_who_has_it(
     assert queried == ["hit", "miss"]
 
 
+def test_an_image_whose_base_is_here_as_files_is_written_with_blobs_made_anew(
+    builder: Builder, registry: RegistryProcess, repository: str, tmp_path: Path
+) -> None:
+    """The blob that a layer came as is not kept. Where its tar is, the image is the same but for its compression."""
+    image = base_image(registry, f"{repository}/base", layers=2)
+    dockerfile = f"FROM {image['reference']}\nRUN echo made > /made\n"
+    online, archive = tmp_path / "online.tar", tmp_path / "offline.tar"
+    builder.must_build(dockerfile, "--output", f"type=docker,dest={online}", "--snapshotter", "erofs")
+    done = built_offline(builder, "--output", f"type=docker,dest={archive}", "--snapshotter", "erofs")
+    assert "WARNING: blobs of base layers (2) are not here, and were made anew" in done.err
+    (one, config), (two, other) = map(_docker_archive, (online, archive))
+    assert config == other
+    assert one[:2] == [layer["digest"] for layer in image["layers"]]
+    assert two[:2] != one[:2]
+    assert two[2:] == one[2:]
+    again = built_offline(builder, "--output", f"type=docker,dest={tmp_path / 'again.tar'}", "--snapshotter", "erofs")
+    assert (tmp_path / "again.tar").read_bytes() == archive.read_bytes(), again.err
+    assert len(builder.events("BlobCreated")) == 3
+    builder.write({"Dockerfile": dockerfile + "RUN cat /made\n"})
+    assert "CACHED" in built_offline(builder).err
+
+
+def _docker_archive(path: Path) -> tuple[list[str], dict[str, Any]]:
+    """The layers' digests, each found to be what it is called, and the config."""
+    with tarfile.open(path) as tar:
+        files = {member.name: tar.extractfile(member) for member in tar if member.isfile()}
+        data = {name: file.read() for name, file in files.items() if file}
+    (entry,) = json.loads(data["manifest.json"])
+    config = json.loads(data[entry["Config"]])
+    digests = [f"sha256:{name.rpartition('/')[2]}" for name in entry["Layers"]]
+    for name, digest, diff_id in zip(entry["Layers"], digests, config["rootfs"]["diff_ids"], strict=True):
+        assert digest_of(data[name]) == digest
+        assert digest_of(gzip.decompress(data[name])) == diff_id
+    return digests, config
+
+
 def test_files_that_are_wanted_in_a_directory_are_enough_as_files(
     builder: Builder, registry: RegistryProcess, repository: str, tmp_path: Path
 ) -> None:
-    """A layer's blob is not kept when its files are: an archive of it cannot be written, a directory can."""
+    """Laid out as files a layer has lost its tar: an archive of it cannot be written, a directory can."""
     image = base_image(registry, f"{repository}/base", layers=1)
-    builder.must_build(f"FROM {image['reference']}\nRUN echo made > /made\n")
+    files = ["--snapshotter", "directory"]
+    builder.must_build(f"FROM {image['reference']}\nRUN echo made > /made\n", *files)
     out = tmp_path / "out"
-    built_offline(builder, "--output", f"type=local,dest={out}")
+    built_offline(builder, "--output", f"type=local,dest={out}", *files)
     assert (out / "made").read_text() == "made\n"
     archive = tmp_path / "image.tar"
-    done = offline(builder, str(builder.context), "--output", f"type=docker,dest={archive}")
+    done = offline(builder, str(builder.context), "--output", f"type=docker,dest={archive}", *files)
     assert done.code == 3
     (item,) = missing(builder)
     assert item["name"] == image["layers"][0]["digest"]
     assert item["needed_by"] == [f"--output type=docker,dest={archive}"]
     assert "its files are here, but type=docker takes the blob as its registry has it" in done.err
+    assert "(build without --offline, or write type=local)" in done.err
     assert not archive.exists()
     builder.write({"Dockerfile": "FROM scratch\nCOPY Dockerfile /\n"})
-    built_offline(builder, "--output", f"type=docker,dest={archive}")
+    built_offline(builder, "--output", f"type=docker,dest={archive}", *files)
     assert archive.exists()
 
 
@@ -425,3 +465,30 @@ def test_a_base_that_was_pushed_from_here_since_is_not_taken_for_what_it_was(
     assert done.code == 3
     (item,) = missing(builder)
     assert item["detail"] == f"the manifest is not here: {pushed}"
+
+
+def test_a_cache_in_a_registry_is_not_asked_and_one_on_this_disk_is_read(
+    builder: Builder, registry: RegistryProcess, repository: str, tmp_path: Path
+) -> None:
+    image = base_image(registry, f"{repository}/base", layers=1)
+    dockerfile = f"FROM {image['reference']}\nRUN echo made > /made\n"
+    cache = tmp_path / "cache"
+    builder.must_build(dockerfile, "--cache-to", f"type=local,dest={cache},mode=max")
+    other = Builder(tmp_path / "other")
+    other.must_build(f"FROM {image['reference']}\nRUN true\n")  # the base's files are here, its blob is not
+    other.write({"Dockerfile": dockerfile})
+    before = registry.mark()
+    out, given = tmp_path / "out", f"type=local,src={cache}"
+    read = offline(other, str(other.context), "--cache-from", given, "--output", f"type=local,dest={out}")
+    assert read.code == 0, read.err
+    assert (out / "made").read_text() == "made\n"
+    (queried,) = newest(other, "CacheQueried")
+    assert (queried["data"]["outcome"], queried["data"]["importer"]) == ("hit", given)
+    remote = f"type=registry,ref={registry.host}/{repository}/cache"
+    ignored = offline(other, str(other.context), "--cache-from", remote, network=True)
+    assert ignored.code == 0, ignored.err
+    assert "offline" in json.dumps(newest(other, "CacheImportFailed"))
+    for target in (remote, f"{registry.host}/{repository}/cache"):
+        pushed = offline(other, str(other.context), "--cache-to", target)
+        assert (pushed.code, "--offline pushes no cache" in pushed.err) == (2, True)
+    assert registry.requests()[before:] == []
