@@ -289,8 +289,8 @@ SNAPSHOTTERS = ("auto", "erofs", "directory")
 
 
 def engine(
-    root: Root, build: str, runtime: str | None, ambient: Mapping[str, str], snapshotter: str, offline: bool,
-    grants: Grants,
+    root: Root, build: str, runtime: str | None, ambient: Mapping[str, str], snapshotter: str, grants: Grants, *,
+    offline: bool = False,
 ) -> tuple[Engine, AsyncExitStack]:  # fmt: skip
     """The engine of one build, and its connections, to be closed by the caller. `ambient`: see LocalExecutor;
     `snapshotter`: how layers are laid out, one of SNAPSHOTTERS; `offline`: nobody is asked. Raises InputError."""

@@ -187,7 +187,9 @@ async def _build(
 ) -> BuildResult:
     async def lend_and_build() -> BuildResult:
         async with granted(lent, bootstrap.secret_places(root, build_id)) as grants:
-            engine, connections = bootstrap.engine(root, build_id, *machine, grants)
+            engine, connections = bootstrap.engine(
+                root, build_id, machine.runtime, machine.ambient, machine.snapshotter, grants, offline=machine.offline
+            )
             try:
                 return await engine.build(request)
             finally:
