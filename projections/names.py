@@ -31,7 +31,7 @@ class Names:
         """The digest that `name` (a complete one) had when it was last resolved for `platform`, or pushed; where it
         never was for that one, when it was for another."""
         rows = self._views.query(
-            "SELECT digest FROM images WHERE name = ?1 ORDER BY platform IN (?2, '') DESC, seq DESC LIMIT 1",
+            "SELECT digest FROM resolved WHERE name = ?1 ORDER BY platform IN (?2, '') DESC, seq DESC LIMIT 1",
             (name, platform),
         )
         return rows[0][0] if rows else None
@@ -62,7 +62,7 @@ def _exported(cursor: sqlite3.Cursor, event: Event) -> None:
 
 def _named(cursor: sqlite3.Cursor, event: Event, reference: str, platform: str) -> None:
     cursor.execute(
-        "INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?)",
+        "INSERT OR REPLACE INTO resolved VALUES (?, ?, ?, ?)",
         (complete(reference), platform, text(event.data, "digest"), event.seq),
     )
 
@@ -79,9 +79,9 @@ def _git_resolved(cursor: sqlite3.Cursor, event: Event) -> None:
 PROJECTION = Projection(
     name="names",
     version=1,
-    tables=("images", "commits"),
+    tables=("resolved", "commits"),
     schema=(
-        "CREATE TABLE images (name TEXT, platform TEXT, digest TEXT, seq INTEGER, PRIMARY KEY (name, platform))"
+        "CREATE TABLE resolved (name TEXT, platform TEXT, digest TEXT, seq INTEGER, PRIMARY KEY (name, platform))"
         " WITHOUT ROWID",
         "CREATE TABLE commits (remote TEXT, ref TEXT, id TEXT, name TEXT, tag TEXT, PRIMARY KEY (remote, ref))"
         " WITHOUT ROWID",

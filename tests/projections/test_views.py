@@ -199,3 +199,8 @@ def test_a_ref_of_which_some_files_are_here_is_not_materialized(log: ListLog, vi
     log.add(e.Materialized(ref=ref, bytes=1, seconds=1), "b2", "v")
     views.catch_up(log)
     assert Refs(views).get(ref).materialized
+
+
+def test_no_two_projections_keep_a_table_of_one_name() -> None:
+    tables = [table for projection in STANDARD for table in projection.tables]
+    assert len(tables) == len(set(tables))
