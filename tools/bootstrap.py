@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from engine.cache.export import CacheExporter
     from engine.cache.imports import CacheImports
     from engine.exporters.exporters import Exporters
-    from engine.exporters.transfer import Transfer
+    from engine.exporters.move import Mover
     from engine.graph import Graph
     from engine.offline.needs import Needs
     from engine.offline.nobody import NoRegistry
@@ -273,7 +273,6 @@ class _Cache:
             self._providers[digest] = tuple(self.index.providers_of(str(digest)))
         return self._providers[digest]
 
-
 def prepare_process() -> None:
     """Give this process mounts of its own, before it has threads: they vanish with it, also at kill -9."""
     if os.geteuid() != 0:
@@ -326,27 +325,30 @@ def engine(
 
         return AskedPaths(materializer, DirectoryParts(tmp, build), registry, ledger, clock)
 
-    def transfers() -> Transfer:
+    @lru_cache(maxsize=1)
+    def movers() -> Mover:
+        from engine.exporters.move import Mover
         from engine.exporters.transfer import Transfer
+        from storage.layout_target import WithLayoutTargets
         from storage.packing import BlobPacker
 
         packer = BlobPacker(snapshots, blobs)
-        return Transfer(blobs, registry, packer, cache, locks, ledger, clock, materializer.kept, repacker)
+        transfer = Transfer(blobs, registry, packer, cache, locks, ledger, clock, materializer.kept, repacker)
+        return Mover(registry, WithLayoutTargets(client, build), transfer)
 
     def exporters() -> Exporters:
         from engine.exporters.archive import ArchiveExporter
         from engine.exporters.exporters import Exporters
         from engine.exporters.local import LocalExporter
-        from engine.exporters.move import Mover
         from engine.exporters.push import Pusher
         from storage.archive import TarArchive
         from storage.compose import TreeWriter
 
-        transfer = transfers()
+        mover = movers()
         return Exporters(
-            transfer=transfer,
-            pusher=Pusher(registry, client, Mover(registry, client, transfer), ledger),
-            archiver=ArchiveExporter(transfer, ledger, TarArchive),
+            transfer=mover.transfer,
+            pusher=Pusher(registry, client, mover, ledger),
+            archiver=ArchiveExporter(mover.transfer, ledger, TarArchive),
             local=LocalExporter(materializer, snapshots, ledger, clock, TreeWriter),
             clock=clock,
         )
@@ -392,14 +394,11 @@ def engine(
 
     def caching(graph: Graph, solution: Solution, epoch: int | None) -> CacheExporter:
         from engine.cache.export import CacheExporter
-        from engine.exporters.move import Mover
-        from storage.layout_target import WithLayoutTargets
 
         root.views.catch_up(root.log)
-        transfer, target = transfers(), WithLayoutTargets(client, build)
-        mover = Mover(registry, target, transfer)
+        mover = movers()
         past, named = _Past(History(root.views), blobs, importing), importing[-1].named
-        return CacheExporter(build, transfer, mover, target, ledger, past, graph, solution, epoch, named)
+        return CacheExporter(build, mover.transfer, mover, mover.target, ledger, past, graph, solution, epoch, named)
 
     made = Engine(
         ledger=ledger,
