@@ -234,7 +234,8 @@ class FoundMissing(Fact):
 
 
 class RemoteCreated(Fact):
-    """A pointer: `layers` are descriptors, each with `diff_id`; no bytes of them are here for its sake."""
+    """A pointer: `layers` are descriptors with `diff_id`; no bytes of them are here for its sake. `providers` have
+    all of them, but for layers that name `providers` of their own."""
 
     STREAM: ClassVar[Literal["build", "ref", "cache"]] = "ref"
     ref: str
