@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from projections import cache_index, history, mentions, refs
+from projections import cache_index, history, mentions, names, refs, usage
 from projections.runner import Projection
 
 STANDARD: tuple[Projection, ...] = (
-    cache_index.PROJECTION, history.PROJECTION, mentions.PROJECTION, refs.PROJECTION,
+    cache_index.PROJECTION, history.PROJECTION, mentions.PROJECTION, names.PROJECTION, refs.PROJECTION,
+    usage.PROJECTION,
 )  # fmt: skip
 
-TRAVELLED: tuple[Projection, ...] = (refs.PROJECTION,)
+TRAVELLED: tuple[Projection, ...] = (refs.PROJECTION, usage.PROJECTION)
 """Those that are asked for as of an earlier moment, of which snapshots are kept."""

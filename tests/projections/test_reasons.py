@@ -280,6 +280,20 @@ def test_a_miss_by_content_names_the_files_of_the_stage_and_still_follows_its_ca
     assert "files that it copies differ\n    out  changed: was 1, now 2" in story.text("b2", "copy")
 
 
+def test_lost_bytes_of_a_record_without_a_key_by_content_are_the_reason(story: Story) -> None:
+    content = listing(story, "out\tfile\t0644\tsha256:1")
+    copy, by_content = two_stages(story, content, resolved=False)
+    begin(story, "b2")
+    story.ask("b2", "make", story.key(("argv", "make")), "hit", origin_build="b1")
+    story.ask("b2", "copy", copy, "bytes-lost")
+    story.cached("b2", "make")
+    story.ask("b2", "copy", by_content, "never-built", by="content")
+    story.ran("b2", "copy")
+    story.end("b2")
+    verdict = story.verdict("b2", "copy")
+    assert (verdict.reason, verdict.gone and verdict.gone.name) == ("bytes-lost", "b1-copy")
+
+
 def test_a_build_that_asked_by_content_is_compared_by_what_it_asked_then(story: Story) -> None:
     """b1 is of a version that recorded no key by content; b3 is compared with b2, which asked for one."""
     two_stages(story, listing(story, "out\tfile\t0644\tsha256:1"), resolved=False)

@@ -55,7 +55,7 @@ def _row(record: BuildRecord) -> tuple[str, ...]:
     return (
         record.id,
         local_time(record.started),
-        record.status,
+        "checked" if record.checked and record.status == "completed" else record.status,
         human_duration(record.ended - record.started) if record.ended else "-",
         str(record.cached),
         str(record.executed),

@@ -17,9 +17,11 @@ from tools.cli.text import clean
 _COMMANDS = {
     "build": "tools.cli.build",
     "diff": "tools.cli.why",
+    "du": "tools.cli.usage",
     "events": "tools.cli.reading",
     "history": "tools.cli.history",
     "output": "tools.cli.output",
+    "prune": "tools.cli.usage",
     "rebuild": "tools.cli.reading",
     "refs": "tools.cli.reading",
     "show": "tools.cli.show",

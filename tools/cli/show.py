@@ -15,6 +15,7 @@ from storage.errors import InputError, VerificationError
 from storage.interfaces import EventLog
 from tools import bootstrap
 from tools.cli.failure import excerpt, last_output
+from tools.cli.missing import missing_lines
 from tools.cli.moment import build_moment
 from tools.cli.render import draw, make_renderer, speaks_unicode
 from tools.cli.text import clean
@@ -89,7 +90,7 @@ def _failure(log: EventLog, record: BuildRecord, view: ProgressView) -> list[str
     """What a step that failed printed, the excerpt of the stored Dockerfile, and the error, whole."""
     failed = next((step for step in view.steps if step.state == "failed"), None)
     error = clean(view.error or (failed.error if failed else "") or "")
-    said = [f"error: {error}"] if error else []
+    said = [*missing_lines(view.missing), *([f"error: {error}"] if error else [])]
     if failed is None:
         return said
     lines = last_output(view, failed.vertex)
