@@ -97,6 +97,16 @@ def test_refs_as_they_were(long_root: Path) -> None:
     assert run(long_root, "refs", "--at", str(EVENTS + 1)).returncode == 2
 
 
+def test_what_lay_in_the_root_at_a_moment(long_root: Path) -> None:
+    first = next(item for item in told(long_root, "refs") if item["kind"] == "local" and item["bytes"] == 8192)
+    *before, total_before = told(long_root, "du", "--at", str(first["seq"] - 1))
+    *after, total_after = told(long_root, "du", "--at", str(first["seq"]))
+    new = {item["name"] for item in after} - {item["name"] for item in before}
+    assert new == {first["ref"]}
+    assert total_after["bytes"] - total_before["bytes"] == 8192
+    assert run(long_root, "du", "--at", "1", "--verbose").returncode == 2
+
+
 def test_output_by_step_and_pattern(long_root: Path) -> None:
     build = next(item for item in told(long_root, "history") if item["executed"] == 12)["id"]
     lines = told(long_root, "output", build, "3")

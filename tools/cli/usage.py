@@ -14,6 +14,7 @@ import click
 from projections.collect import Action, Plan, Policy, would_free
 from projections.filters import duration, parse_filter, passes, storage_size
 from projections.inventory import Inventory, Item
+from storage.errors import InputError
 from tools import bootstrap
 from tools.cli.format import human_bytes, human_duration
 from tools.cli.text import clean
@@ -32,8 +33,9 @@ _SHORT = 12
 @click.command()
 @click.option("--verbose", is_flag=True, help="All that is known of each thing.")
 @click.option("--filter", "filters", multiple=True, metavar="KEY=VALUE", help=_FILTER_HELP)
+@click.option("--at", "moment", metavar="SEQ|TIME", help="What lay here after event SEQ, or at TIME, by the log alone.")
 @as_json_option
-def du(verbose: bool, filters: tuple[str, ...], as_json: bool) -> None:
+def du(verbose: bool, filters: tuple[str, ...], moment: str | None, as_json: bool) -> None:
     """Say what lies in the root: how large it is, what letting it go would free, who else has it, when it was used
     last, and which image stands on it.
 
@@ -42,7 +44,14 @@ def du(verbose: bool, filters: tuple[str, ...], as_json: bool) -> None:
     """
     chosen = tuple(parse_filter(one) for one in filters)
     path = bootstrap.root_directory()
-    with bootstrap.read_root(path) as (_, views):
+    if moment is not None and (verbose or filters):
+        raise InputError("--at tells what the log knows, and goes with neither --verbose nor --filter")
+    with bootstrap.read_root(path) as (log, views):
+        if moment is not None:
+            from tools.cli.present import print_present
+
+            print_present(log, moment, as_json=as_json)
+            return
         from tools.collecting import survey
 
         inventory = survey(path, views)
