@@ -11,8 +11,8 @@ from projections.refs import Refs
 
 @dataclass(frozen=True, slots=True)
 class Present:
-    """`kind` layer (of an image; `bytes` of its blob) or snapshot (of a step; `bytes` of its diff); `refs` that stand on
-    it, `build` that brought the first of them."""
+    """`kind` layer (of an image, `bytes` of its blob) or snapshot (of a step, `bytes` of its diff); `refs` that stand
+    on it, `build` that brought the first of them."""
 
     kind: str
     name: str
