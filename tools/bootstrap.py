@@ -268,6 +268,11 @@ class _Cache:
             self._providers[digest] = tuple(self.index.providers_of(str(digest)))
         return self._providers[digest]
 
+    def catch_up(self, views: Views, log: EventLog) -> None:
+        """See in the log what this build did, too: where its images went."""
+        views.catch_up(log)
+        self._providers.clear()
+
 
 def prepare_process() -> None:
     """Give this process mounts of its own, before it has threads: they vanish with it, also at kill -9."""
@@ -381,11 +386,14 @@ def engine(
         from engine.exporters.move import Mover
         from storage.layout_target import WithLayoutTargets
 
-        root.views.catch_up(root.log)
+        def catch_up() -> None:
+            cache.catch_up(root.views, root.log)
+
+        catch_up()
         transfer, target = transfers(), WithLayoutTargets(client, build)
         mover = Mover(registry, target, transfer)
         past, named = _Past(History(root.views), blobs, importing), importing[-1].named
-        return CacheExporter(build, transfer, mover, target, ledger, past, graph, solution, epoch, named)
+        return CacheExporter(build, transfer, mover, target, ledger, past, graph, solution, epoch, named, catch_up)
 
     made = Engine(
         ledger=ledger,
