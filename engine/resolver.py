@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from engine.errors import VerificationError
 from engine.events import SourceResolved
@@ -13,7 +13,7 @@ from engine.graph import ImageLayer, ResolvedImage
 from engine.ledger import Facts
 from engine.together import together
 from storage.digest import Digest, parse_json
-from storage.interfaces import BlobStore, Descriptor, Provider, RegistrySource
+from storage.interfaces import BlobStore, Descriptor, Provider, Reference, RegistrySource
 from storage.platform import choose_platform, parse_platform
 from storage.reference import LAYOUT, parse_layout, parse_reference
 
@@ -23,13 +23,31 @@ LAYERS_LIMIT = 500
 """The kernel's overlay takes no more lowers than this."""
 
 
+class Resolver(Protocol):
+    """What images are. See ImageResolver."""
+
+    async def resolve(self, wanted: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], ResolvedImage]:
+        """All of `wanted` (reference as written, platform)."""
+        ...
+
+
+class Names(Protocol):
+    """What names of images are, for those who do not ask a registry."""
+
+    async def resolve(self, reference: Reference, platform: str) -> Descriptor:
+        """The manifest or index that `reference` names for `platform`. Only the digest need be right."""
+        ...
+
+
 @dataclass(slots=True)
 class ImageResolver:
-    """Resolves names through `registry`. Manifests and configs stay in `blobs`: an unchanged tag costs one HEAD."""
+    """Resolves names through `registry`, or as `names` recalls them. Manifests and configs stay in `blobs`: an
+    unchanged tag costs one HEAD."""
 
     registry: RegistrySource
     blobs: BlobStore
     facts: Facts
+    names: Names | None = None
     _tops: dict[str, asyncio.Task[Descriptor]] = field(default_factory=dict)
     """What a name points at: asked once a build, so that all its platforms come from one index."""
 
@@ -43,9 +61,7 @@ class ImageResolver:
     async def _resolve(self, written: str, platform: str) -> ResolvedImage:
         reference = parse_layout(written) if written.startswith(LAYOUT) else parse_reference(written)
         provider = reference.provider
-        if written not in self._tops:
-            self._tops[written] = asyncio.ensure_future(self.registry.resolve(reference))
-        top = await self._tops[written]
+        top = await self._top(reference, platform)
         where = str(reference)
         manifest_digest, manifest = top.digest, await self._manifest(provider, top.digest, where)
         if "manifests" in manifest:
@@ -76,12 +92,21 @@ class ImageResolver:
                 provider=provider.to_json(),
                 manifest=str(manifest_digest),
                 config=str(config_blob.digest),
+                recalled=self.names is not None,
             )
         )
         layers = tuple(ImageLayer(diff_id, blob) for diff_id, blob in zip(diff_ids, blobs, strict=True))
         return ResolvedImage(
             written, top.digest, manifest_digest, platform, provider, layers, config_blob.digest, config
         )
+
+    async def _top(self, reference: Reference, platform: str) -> Descriptor:
+        if self.names is not None:
+            return await self.names.resolve(reference, platform)
+        written = reference.written
+        if written not in self._tops:
+            self._tops[written] = asyncio.ensure_future(self.registry.resolve(reference))
+        return await self._tops[written]
 
     async def _manifest(self, provider: Provider, digest: Digest, where: str) -> dict[str, Any]:
         data = self._here(digest)

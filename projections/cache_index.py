@@ -182,9 +182,10 @@ def _provided(cursor: sqlite3.Cursor, event: Event, digests: list[str], provider
 
 
 def _remote_created(cursor: sqlite3.Cursor, event: Event) -> None:
-    digests = [text(layer, "digest") for layer in objects(event.data, "layers")]
-    for provider in objects(event.data, "providers"):
-        _provided(cursor, event, digests, provider)
+    providers = objects(event.data, "providers")
+    for layer in objects(event.data, "layers"):
+        for provider in objects(layer, "providers") or providers:
+            _provided(cursor, event, [text(layer, "digest")], provider)
 
 
 def _layer_pulled(cursor: sqlite3.Cursor, event: Event) -> None:
@@ -228,7 +229,7 @@ def _pruned(cursor: sqlite3.Cursor, event: Event) -> None:
 
 PROJECTION = Projection(
     name="cache_index",
-    version=5,
+    version=6,
     tables=("cache", "packed", "providers", "pages", "kept", "packs"),
     schema=(
         "CREATE TABLE cache (key TEXT PRIMARY KEY, ref TEXT, layers TEXT, components TEXT, build TEXT, seq INTEGER,"

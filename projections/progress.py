@@ -47,6 +47,8 @@ class ProgressView:
         self.exit_code: int | None = None
         self.results: list[Json] = []
         self.sources: list[Source] = []
+        self.missing: list[Json] = []
+        """What an offline build lacked: as in FoundMissing.items."""
         self._tail = tail
         self._steps: dict[str, Step] = {}
         self._planned = 0
@@ -71,7 +73,7 @@ class ProgressView:
             "build": self.build, "name": self.name, "status": self.status, "started": self.started,
             "ended": self.ended, "error": self.error, "failed_vertex": self.failed_vertex,
             "exit_code": self.exit_code, "results": self.results,
-            "sources": [source.to_json() for source in self.sources],
+            "sources": [source.to_json() for source in self.sources], "missing": self.missing,
             "steps": [step.to_json() for step in self.steps],
         }  # fmt: skip
 
@@ -120,9 +122,15 @@ class ProgressView:
 
     def _source_resolved(self, event: Event) -> list[Step]:
         data = event.data
-        source = Source(text(data, "reference"), text(data, "digest"), text(data, "platform", ""), event.vertex)
-        self.sources.append(source)
+        recalled = data.get("recalled") is True
+        self.sources.append(
+            Source(text(data, "reference"), text(data, "digest"), text(data, "platform", ""), event.vertex, recalled)
+        )
         return [self._steps[event.vertex]] if event.vertex in self._steps else []
+
+    def _found_missing(self, event: Event) -> list[Step]:
+        self.missing = objects(event.data, "items")
+        return []
 
     def _vertex_started(self, event: Event) -> list[Step]:
         step = self._step(event)
@@ -365,6 +373,7 @@ class ProgressView:
         "BuildStarted": _build_started,
         "GraphDefined": _graph_defined,
         "SourceResolved": _source_resolved,
+        "FoundMissing": _found_missing,
         "VertexStarted": _vertex_started,
         "VertexCached": _vertex_cached,
         "VertexCompleted": _vertex_completed,

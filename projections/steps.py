@@ -36,12 +36,18 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What a name in the definition turned out to be."""
+    """What a name in the definition turned out to be; `recalled`: what it was before, as nobody was asked."""
 
     reference: str
     digest: str
     platform: str
     vertex: str | None
+    recalled: bool = False
+
+    @property
+    def how(self) -> str:
+        """For people."""
+        return "recalled" if self.recalled else "resolved"
 
     def to_json(self) -> Json:
         """The fields, by name."""

@@ -669,6 +669,18 @@ class LayerPacker(Protocol):
         ...
 
 
+class LayerRepacker(Protocol):
+    """Turns layers of images that are laid out here into blobs, for when the blobs that they came as are not here."""
+
+    def has(self, diff_id: Digest) -> bool:
+        """Can the layer be had so?"""
+        ...
+
+    def pack(self, diff_id: Digest) -> PackedBlob:
+        """Write the layer into the blob store. Blocking. Raises DiskError, VerificationError."""
+        ...
+
+
 class Archive(Protocol):
     """A tar file on its way out: complete after `commit`, gone after `abort`."""
 

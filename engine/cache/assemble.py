@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from engine.cache import facts as cache_facts
-from engine.cache.chain import CacheChain
+from engine.cache.chain import CacheChain, upwards
 from engine.cache.config import CacheConfig, ConfigLayer, ConfigRecord, ConfigResult, Link, records_json
 from engine.cache.facts import CacheFacts, KeyFacts
 from engine.graph import Graph
@@ -172,15 +172,8 @@ class _Records:
         return self._known[key]
 
     def index_of(self, chain: CacheChain) -> int:
-        """The record that is `chain`, and those it links to. Without recursion: a chain is as long as a Dockerfile."""
-        todo = [chain]
-        while todo:
-            one = todo[-1]
-            below = [source for links in one.inputs for source, _ in links if source not in self._chains]
-            if below:
-                todo += below
-                continue
-            todo.pop()
+        """The record that is `chain`, and those it links to."""
+        for one in upwards(chain, self._chains):
             inputs = []
             for links in one.inputs:
                 found = {(self._chains[source], selector) for source, selector in links}

@@ -6,7 +6,7 @@ the step and, for each input, one of its links matches what the step's input was
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from engine.record import Record
@@ -39,3 +39,18 @@ class ChainKeys(Protocol):
         """By vertex: the records that BuildKit would keep or look for, the most general first. Vertices that it would
         name otherwise, or that cannot be named, are left out. Chains share what they have in common."""
         ...
+
+
+def upwards(chain: CacheChain, known: Container[CacheChain]) -> Iterator[CacheChain]:
+    """`chain` and what it links to, the sources first, each once: what is read is `known` before the next is asked
+    for. Without recursion, as a chain is as long as a Dockerfile."""
+    todo = [chain]
+    while todo:
+        one = todo[-1]
+        below = [source for links in one.inputs for source, _ in links if source not in known]
+        if below:
+            todo += below
+            continue
+        todo.pop()
+        if one not in known:
+            yield one

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,8 +31,7 @@ LISTED = 200
 
 @dataclass(slots=True)
 class CacheExporter:
-    """Writes what one build knows. `chains`: how BuildKit names the steps, by vertex; `catch_up`: lets `transfer` know
-    what is in the log by now, so that layers are mounted from where this build's images just went."""
+    """Writes what one build knows. `chains`: how BuildKit names the steps, by vertex."""
 
     build: str
     transfer: Transfer
@@ -44,7 +43,6 @@ class CacheExporter:
     solution: Solution
     epoch: int | None
     chains: Chains = field(default_factory=dict)
-    catch_up: Callable[[], None] = lambda: None
     _inline: list[tuple[int, int]] = field(default_factory=list)
 
     def inline(self, built: Built, layers: Sequence[Layer]) -> Mapping[str, Any]:
@@ -83,7 +81,6 @@ class CacheExporter:
         assert target.reference is not None, "only an inline cache goes nowhere of its own"
         name = target.reference
         to = Provider(name.registry, name.repository, f"repository:{name.repository}:pull,push")
-        self.catch_up()
         steps = await self._packed(target)
         layers = {layer.blob.digest: layer for step in steps for layer in step.layers if layer.blob}
         digests = tuple(map(str, layers))[:LISTED]

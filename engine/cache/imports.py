@@ -10,7 +10,7 @@ from typing import Any
 from engine.cache import config as cache_config
 from engine.cache import facts, manifest
 from engine.cache.assemble import INLINE_FIELD, Chains
-from engine.cache.chain import CacheChain, ChainKeys
+from engine.cache.chain import CacheChain, ChainKeys, upwards
 from engine.cache.config import CacheConfig, ConfigLayer, ConfigResult, Link
 from engine.cache.facts import CacheFacts
 from engine.cache.manifest import CacheManifest, ImageIndex, ImageManifest
@@ -133,15 +133,8 @@ class Cache:
                 yield from self._found(number, "")
 
     def _matches(self, chain: CacheChain) -> set[int]:
-        """The records that are `chain`. Without recursion, from the sources up."""
-        todo = [chain]
-        while todo:
-            one = todo[-1]
-            below = [source for links in one.inputs for source, _ in links if source not in self._matched]
-            if below:
-                todo += below
-                continue
-            todo.pop()
+        """The records that are `chain`."""
+        for one in upwards(chain, self._matched):
             self._matched[one] = {number for number in self._named.get(one.digest, ()) if self._is(number, one)}
         return self._matched[chain]
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from engine.errors import RefledgerError
 from engine.exporters.transfer import Transfer
 from engine.refs.ref import Layer
+from storage.digest import Digest
 from storage.interfaces import ByteStream, Provider, RegistrySource, RegistryTarget
 
 PARALLEL = 4
@@ -17,25 +17,27 @@ PARALLEL = 4
 
 @dataclass(slots=True)
 class Mover:
-    """Moves packed layers, those that are there already not at all."""
+    """Moves packed layers, those that are there already not at all. It remembers who has what since: a second name or a
+    cache in the same registry takes a layer from the first one."""
 
     source: RegistrySource
     target: RegistryTarget
     transfer: Transfer
     _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PARALLEL))
+    _placed: dict[Digest, list[Provider]] = field(default_factory=dict)
 
-    async def move(
-        self, layer: Layer, target: Provider, name: str, also: Sequence[Provider] = ()
-    ) -> dict[str, object]:
+    async def move(self, layer: Layer, target: Provider, name: str) -> dict[str, object]:
         """Have the blob of `layer` at `target`; returns what `Exported.layers` says of it. `name`: what is written
-        there, for progress; `also`: who else has it now. Raises RegistryError, MaterializationError,
-        VerificationError."""
+        there, for progress. Raises RegistryError, MaterializationError, VerificationError."""
+        assert layer.blob is not None, "layers are packed before they move"
         async with self._slots:
-            return await self._move(layer, target, name, also)
+            moved = await self._move(layer, target, name)
+        self._placed.setdefault(layer.blob.digest, []).append(target)
+        return moved
 
-    async def _move(self, layer: Layer, target: Provider, name: str, also: Sequence[Provider]) -> dict[str, object]:
+    async def _move(self, layer: Layer, target: Provider, name: str) -> dict[str, object]:
         blob = layer.blob
-        assert blob is not None, "layers are packed before they move"
+        assert blob is not None
         digest = blob.digest
 
         def moved(transport: str, size: int, source: str) -> dict[str, object]:
@@ -43,7 +45,7 @@ class Mover:
 
         if await self.source.exists(target, digest):
             return moved("present", 0, f"{target.registry}/{target.repository}")
-        for provider in dict.fromkeys((*also, *layer.providers)):
+        for provider in dict.fromkeys((*self._placed.get(digest, ()), *layer.providers)):
             if provider.registry == target.registry and provider.repository != target.repository:
                 try:
                     if await self.target.mount(target, digest, provider):

@@ -29,13 +29,11 @@ class Pusher:
 
     async def push(self, made: Bundle, names: Sequence[Reference]) -> None:
         """Push `made` under all `names`. Raises RegistryError, MaterializationError, VerificationError."""
-        seen: set[Provider] = set()
         for name in names:
             target = Provider(name.registry, name.repository, f"repository:{name.repository}:pull,push")
-            await self._push(made, name, target, tuple(seen))
-            seen.add(name.provider)
+            await self._push(made, name, target)
 
-    async def _push(self, made: Bundle, name: Reference, target: Provider, also: tuple[Provider, ...]) -> None:
+    async def _push(self, made: Bundle, name: Reference, target: Provider) -> None:
         started = await self.facts.record(
             ExportStarted(
                 kind="image",
@@ -44,7 +42,7 @@ class Pusher:
                 layers=tuple(map(str, made.layers)),
             )
         )
-        moved = await together(self.mover.move(layer, target, str(name), also) for layer in made.layers.values())
+        moved = await together(self.mover.move(layer, target, str(name)) for layer in made.layers.values())
         await together(self._config(image, target) for image in made.images)
         if made.index:
             await together(

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Protocol
 
 from engine.errors import (
@@ -28,11 +29,13 @@ from storage.interfaces import (
     ByteStream,
     Descriptor,
     LayerPacker,
+    LayerRepacker,
     Locks,
     PackedBlob,
     Provider,
     RegistrySource,
 )
+from storage.reference import LAYOUT_REGISTRY
 
 CHUNK = 1 << 20
 
@@ -73,7 +76,8 @@ class Catalog(Protocol):
 
 @dataclass(slots=True)
 class Transfer:
-    """Reads and packs layers for exporters."""
+    """Reads and packs layers for exporters; with a `repacker` also those of images whose blobs are not here, as nobody
+    may be asked for them."""
 
     blobs: BlobStore
     registry: RegistrySource
@@ -83,6 +87,7 @@ class Transfer:
     facts: Facts
     clock: Clock
     here: Here
+    repacker: LayerRepacker | None = None
     _epochs: dict[str, int | None] = field(default_factory=dict)
 
     async def pack(self, ref: Ref, epoch: int | None, vertex: str | None) -> tuple[Layer, ...]:
@@ -91,7 +96,7 @@ class Transfer:
 
     async def _pack(self, layer: Layer, ref: Ref, epoch: int | None, vertex: str | None) -> Layer:
         if not layer.snapshot:
-            return self._with_providers(layer)
+            return self._with_providers(await self._repack(layer, ref, vertex))
         self._epochs[layer.snapshot] = epoch
         async with locked(self.locks, f"pack-{layer.snapshot}"):
             packed = self.catalog.packed(layer.snapshot, epoch)
@@ -117,6 +122,26 @@ class Transfer:
             if await self.here.usable(_step(layer)):
                 raise
             raise _gone(layer) from error
+        await self._tell(packed, ref, layer.snapshot, epoch, vertex)
+        return packed
+
+    async def _repack(self, layer: Layer, ref: Ref, vertex: str | None) -> Layer:
+        """A layer of an image whose blob cannot be had, with one that is made of what is here; `layer` itself where
+        there is no need, or no way."""
+        repacker, diff_id = self.repacker, layer.diff_id
+        on_disk = any(provider.registry == LAYOUT_REGISTRY for provider in layer.providers)
+        if repacker is None or diff_id is None or on_disk or self.is_here(layer) or not repacker.has(diff_id):
+            return layer
+        async with locked(self.locks, f"pack-{diff_id}"):
+            packed = self.catalog.packed(str(diff_id), None)
+            if packed is None or self.blobs.size(packed.blob.digest) is None:
+                packed = await in_thread(partial(repacker.pack, diff_id))
+                await self._tell(packed, ref, str(diff_id), None, vertex)
+        return replace(layer, blob=packed.blob)
+
+    async def _tell(
+        self, packed: PackedBlob, ref: Ref, name: str, epoch: int | None, vertex: str | None
+    ) -> None:
         await self.facts.record(
             BlobCreated(
                 ref=ref.id,
@@ -125,12 +150,11 @@ class Transfer:
                 media_type=packed.blob.media_type,
                 bytes=packed.blob.size,
                 compressor=packed.compressor,
-                snapshot=layer.snapshot,
+                snapshot=name,
                 epoch=epoch,
             ),
             vertex=vertex,
         )
-        return packed
 
     def _readable(self, packed: PackedBlob) -> bool:
         return self.blobs.size(packed.blob.digest) is not None or bool(self.catalog.providers(packed.blob.digest))

@@ -231,8 +231,10 @@ class SourceFetcher:
         if not is_commit(op.ref):
             await self.facts.record(SourceRequested(kind="git", url=op.remote, ref=op.ref))
         found = await self.repositories.resolve(op.remote, op.ref, login=self._logins.get(op.remote))
-        _check(op, found)
-        await self.facts.record(GitResolved(remote=op.remote, ref=op.ref, commit=found.id, name=found.name))
+        check_commit(op, found)
+        await self.facts.record(
+            GitResolved(remote=op.remote, ref=op.ref, commit=found.id, name=found.name, tag=found.tag)
+        )
         return changed(op, commit=found.id, ref=found.name)
 
     async def _fetch_git(self, op: GitSource, ref: Remote, vertex: str | None) -> None:
@@ -319,7 +321,7 @@ class SourceFetcher:
         )
 
 
-def _check(op: GitSource, found: Commit) -> None:
+def check_commit(op: GitSource, found: Commit) -> None:
     """Raises VerificationError unless the commit, or the annotated tag that led to it, begins with the checksum."""
     if op.checksum and not (found.id.startswith(op.checksum) or found.tag.startswith(op.checksum)):
         raise VerificationError(

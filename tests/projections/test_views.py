@@ -199,3 +199,19 @@ def test_a_ref_of_which_some_files_are_here_is_not_materialized(log: ListLog, vi
     log.add(e.Materialized(ref=ref, bytes=1, seconds=1), "b2", "v")
     views.catch_up(log)
     assert Refs(views).get(ref).materialized
+
+
+def test_no_two_projections_keep_a_table_of_one_name() -> None:
+    tables = [table for projection in STANDARD for table in projection.tables]
+    assert len(tables) == len(set(tables))
+
+
+def test_a_layer_that_names_its_own_providers_is_not_looked_for_at_those_of_others() -> None:
+    log = ListLog()
+    own, other = ({"registry": "r", "repository": name, "scope": f"repository:{name}:pull"} for name in ("own", "b"))
+    layers = ({"digest": digest("l1"), "providers": [own]}, {"digest": digest("l2")})
+    log.add(e.RemoteCreated(ref="r", layers=layers, providers=(own, other)), "b1")
+    views = Views(None, STANDARD)
+    views.catch_up(log)
+    found = [[item.repository for item in CacheIndex(views).providers_of(digest(name))] for name in ("l1", "l2")]
+    assert found == [["own"], ["b", "own"]]

@@ -346,3 +346,11 @@ def test_I12_a_collection_killed_at_any_moment_leaves_a_root_that_builds_right(s
         assert shop.builder.events("Exported")[-1]["data"]["digest"] == first
         assert shop.builder.leftovers() == []
         shop.check_sizes()
+
+
+def test_what_was_demoted_can_be_exported_with_other_times(shop: Shop) -> None:
+    shop.push()
+    shop.run("prune", "--all")
+    epoch = {"SOURCE_DATE_EPOCH": "1700000000"}
+    done = shop.builder.build(shop.dockerfile, "--push", "-t", shop.name, env=epoch)
+    assert done.code == 0, done.err

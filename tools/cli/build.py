@@ -42,11 +42,13 @@ _ENDS = frozenset({"BuildCompleted", "BuildFailed", "BuildCancelled"})
 @click.option("-o", "--output", "outputs", multiple=True, metavar="type=…,dest=…", help="image, oci, docker or local.")
 @click.option("--push", is_flag=True, help="Push to the registries of all names: --output type=image.")
 @click.option("--no-cache", is_flag=True, help="Run every step.")
+@click.option("--offline", is_flag=True, help="Ask nobody: build from what is here. Does not cut the network of RUN.")
 @click.option("--cache-from", multiple=True, metavar="type=…", help="Another cache: registry,ref=… or local,src=….")
 @click.option("--cache-to", multiple=True, metavar="type=…", help="Write one: registry,ref=…, local,dest=…, inline.")
 @click.option("--network", type=click.Choice(["host", "none"]), default="host", help="Network of RUN.  [default: host]")
 @click.option("--check", is_flag=True, help="Build nothing: tell what could be better in the Dockerfile.")
-@click.option("--json", "as_json", is_flag=True, help="With --check: print JSON.")
+@click.option("--cache-check", is_flag=True, help="Build nothing: tell what would run, why, and what it needs.")
+@click.option("--json", "as_json", is_flag=True, help="With --check or --cache-check: print JSON.")
 @click.option("--secret", "secrets", multiple=True, metavar="id=…", help="Lend RUN a secret: ,src=FILE or ,env=NAME.")
 @click.option("--ssh", multiple=True, metavar="ID[=…]", help="Lend an ssh agent: default, or ID=SOCKET or ID=KEY.")
 @click.option("--allow", multiple=True, metavar="NAME", help="Let steps ask for more: security.insecure.")
@@ -72,10 +74,12 @@ def build(
     outputs: tuple[str, ...],
     push: bool,
     no_cache: bool,
+    offline: bool,
     cache_from: tuple[str, ...],
     cache_to: tuple[str, ...],
     network: Literal["host", "none"],
     check: bool,
+    cache_check: bool,
     as_json: bool,
     secrets: tuple[str, ...],
     ssh: tuple[str, ...],
@@ -107,23 +111,27 @@ def build(
         outputs=outputs,
         push=push,
         no_cache=no_cache,
+        offline=offline,
+        cache_check=cache_check,
         cache_from=cache_from,
         cache_to=cache_to,
         network=network,
         jobs=jobs,
         offered=lent.offered,
     )
-    if as_json and not check:
-        raise InputError("--json is for --check", hint="--progress json prints a build as JSON")
+    if as_json and not (check or cache_check):
+        raise InputError("--json is for --check and --cache-check", hint="--progress json prints a build as JSON")
+    if check and cache_check:
+        raise InputError("--check and --cache-check are two questions", hint="ask one after the other")
     if check:
         from tools.cli.check import check as check_only
 
         if request.dockerfile is None:
             raise InputError("--check needs a Dockerfile that is here", hint="name it with -f FILE")
-        check_only(request.dockerfile, request.frontend, as_json=as_json)
+        check_only(request.dockerfile, request.frontend, as_json=as_json, offline=offline)
         return
-    machine = Machine(runtime, proxies, snapshotter)
-    _run(request, machine, lent, "quiet" if quiet else progress, iidfile, metadata_file)
+    machine = Machine(runtime, proxies, snapshotter, offline)
+    _run(request, machine, lent, "quiet" if quiet else progress, Report(iidfile, metadata_file, as_json))
 
 
 class Machine(NamedTuple):
@@ -132,20 +140,23 @@ class Machine(NamedTuple):
     runtime: str | None
     ambient: Mapping[str, str]
     snapshotter: str
+    offline: bool
 
 
-def _run(
-    request: BuildRequest,
-    machine: Machine,
-    lent: Lent,
-    progress: str,
-    iidfile: str | None,
-    metadata_file: str | None,
-) -> None:
+class Report(NamedTuple):
+    """What else is written of the result, and where."""
+
+    iidfile: str | None
+    metadata_file: str | None
+    as_json: bool
+
+
+def _run(request: BuildRequest, machine: Machine, lent: Lent, progress: str, report: Report) -> None:
     bootstrap.prepare_process()
     build_id = bootstrap.new_build_id()
-    renderer = make_renderer(progress, build_id, sys.stderr if progress != "json" else sys.stdout)
-    silent = progress in ("json", "quiet")
+    drawn = "quiet" if request.check and progress == "auto" else progress  # the answer is what a check is for
+    renderer = make_renderer(drawn, build_id, sys.stderr if drawn != "json" else sys.stdout)
+    silent = request.check or progress in ("json", "quiet")
     with (
         bootstrap.open_root(bootstrap.root_directory()) as root,
         collecting_after(root, quiet=silent),
@@ -166,9 +177,15 @@ def _run(
             elif progress == "quiet":
                 sys.stderr.write(f"build {build_id}\n")
             raise
+        if result.foreseen is not None:
+            from tools.cli.cachecheck import answer
+
+            as_json = report.as_json or progress == "json"
+            answer(root, build_id, result.foreseen, as_json=as_json, offline=request.offline)
+            return
         if progress not in ("json", "quiet"):
             sys.stderr.write(_summary(root, build_id, result))
-        _report(result, build_id, progress, request, iidfile, metadata_file)
+        _report(result, build_id, progress, request, report)
 
 
 async def _build(
@@ -176,7 +193,9 @@ async def _build(
 ) -> BuildResult:
     async def lend_and_build() -> BuildResult:
         async with granted(lent, bootstrap.secret_places(root, build_id)) as grants:
-            engine, connections = bootstrap.engine(root, build_id, *machine, grants)
+            engine, connections = bootstrap.engine(
+                root, build_id, machine.runtime, machine.ambient, machine.snapshotter, grants, offline=machine.offline
+            )
             try:
                 return await engine.build(request)
             finally:
@@ -255,12 +274,7 @@ def _summary(root: bootstrap.Root, build_id: str, result: BuildResult) -> str:
 
 
 def _report(
-    result: BuildResult,
-    build_id: str,
-    progress: str,
-    request: BuildRequest,
-    iidfile: str | None,
-    metadata_file: str | None,
+    result: BuildResult, build_id: str, progress: str, request: BuildRequest, report: Report
 ) -> None:
     import json
 
@@ -271,14 +285,14 @@ def _report(
     if progress == "quiet":
         sys.stdout.write(f"{result.digest or result.ref}\n")
     try:
-        if iidfile:
-            Path(iidfile).write_text(str(result.config or result.ref))
-        if metadata_file:
+        if report.iidfile:
+            Path(report.iidfile).write_text(str(result.config or result.ref))
+        if report.metadata_file:
             facts = {
                 "refledger.build.id": build_id, "refledger.ref": result.ref,
                 "containerimage.digest": result.digest, "containerimage.config.digest": result.config,
                 "image.name": ",".join(str(name) for name in request.names),
             }  # fmt: skip
-            Path(metadata_file).write_text(json.dumps({k: v for k, v in facts.items() if v}, indent=2) + "\n")
+            Path(report.metadata_file).write_text(json.dumps({k: v for k, v in facts.items() if v}, indent=2) + "\n")
     except OSError as error:
         raise DiskError.of(error, "the build is done, but its digest could not be written") from error

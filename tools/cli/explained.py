@@ -47,11 +47,11 @@ def all_steps(found: Why, known: Mapping[str, BuildRecord], width: int) -> Itera
             yield from _prose(clean(unreadable(failed)), "", width)
     causes = found.causes
     if found.against and any(item.changes for item in causes):
-        yield _compared(found.against)
+        yield compared(found.against)
     for number, item in enumerate(causes):
         yield ""
         yield _heading(build, item.step, width)
-        yield from _miss(item, width, whole=not number)
+        yield from miss_lines(item, width, whole=not number)
     if causes and found.followed:
         yield f"{count(len(found.followed), 'later step')} followed"
     if causes and found.alike:
@@ -72,13 +72,13 @@ def one_step(found: Why, step: Step, verdict: Verdict | None, width: int) -> Ite
         yield from _hit(found, verdict, verdict.origin, width)
     else:
         if verdict.changes and found.against:
-            yield f"  {_compared(found.against)}"
+            yield f"  {compared(found.against)}"
         if verdict.follows:
             cause = found.cause_of(verdict)
             yield f"  it followed step {cause.step.number}" if cause else "  it followed an earlier step"
         if verdict.same_as:
             yield f"  it differs in the same as step {verdict.same_as}"
-        yield from _miss(verdict, width, whole=True)
+        yield from miss_lines(verdict, width, whole=True)
     yield from _taint(verdict, width)
 
 
@@ -92,7 +92,8 @@ def key_lines(keys: Sequence[Key]) -> Iterator[str]:
             yield "    its plaintext is not here any more"
 
 
-def _compared(build: Build) -> str:
+def compared(build: Build) -> str:
+    """Names the build that another one is compared with."""
     return f"compared with build {build.id} ({local_time(build.record.started)})"
 
 
@@ -157,7 +158,8 @@ def _hit(found: Why, verdict: Verdict, came: Origin | None, width: int) -> Itera
 # ---------------------------------------------------------------- misses
 
 
-def _miss(item: Verdict, width: int, *, whole: bool) -> Iterator[str]:
+def miss_lines(item: Verdict, width: int, *, whole: bool) -> Iterator[str]:
+    """Why a step was not in the cache: the first reason, and, of the `whole`, the names of all others."""
     if not item.changes:
         if item.gone:
             yield from _gone(item.reason, item.gone, width)

@@ -31,6 +31,8 @@ def read_request(
     outputs: Sequence[str],
     push: bool,
     no_cache: bool,
+    offline: bool,
+    cache_check: bool,
     cache_from: Sequence[str],
     cache_to: Sequence[str],
     network: Literal["host", "none"],
@@ -51,6 +53,8 @@ def read_request(
     names = tuple(parse_reference(tag) for tag in tags)
     wanted = _outputs(outputs, push, names)
     sources, kept = _caches(cache_from, cache_to)
+    if offline and not cache_check:
+        _refuse_pushes(wanted, kept)
     host = str(host_platform())
     targets = _platforms(platforms, wanted) or (host,)
     request = BuildRequest(
@@ -87,11 +91,14 @@ def read_request(
             "outputs": [f"type={item.kind}" + (f",dest={item.dest}" if item.dest else "") for item in wanted],
             "cache_from": [source.written for source in sources], "cache_to": [target.written for target in kept],
             "no_cache": no_cache, "network": network, "jobs": jobs or os.cpu_count() or 1,
+            **({"offline": True} if offline else {}), **({"cache_check": True} if cache_check else {}),
         },
         name=given.name,
         version=__version__,
         host=bootstrap.host_facts(),
         offered=offered,
+        offline=offline,
+        check=cache_check,
     )  # fmt: skip
     return request, proxies
 
@@ -104,6 +111,16 @@ def _caches(
     from tools.cli.caches import read_sources, read_targets
 
     return read_sources(cache_from), read_targets(cache_to)
+
+
+def _refuse_pushes(outputs: Sequence[Output], caches: Sequence[CacheTarget]) -> None:
+    """Raises InputError for what only a build that may ask others can do."""
+    if any(output.kind == "image" for output in outputs):
+        hint = "take the image out with --output type=oci, or push it from a build online"
+        raise InputError("--offline pushes nothing", hint=hint)
+    for cache in caches:
+        if cache.kind == "registry":
+            raise InputError("--offline pushes no cache", where=cache.written, hint="write it with type=local,dest=DIR")
 
 
 def _assignments(given: Sequence[str], flag: str) -> dict[str, str]:

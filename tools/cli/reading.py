@@ -19,6 +19,7 @@ from storage.interfaces import Event, EventLog
 from tools import bootstrap
 from tools.cli.failure import excerpt, last_output
 from tools.cli.format import human_bytes, human_duration
+from tools.cli.missing import missing_lines
 from tools.cli.render import draw, speaks_unicode
 from tools.cli.text import clean
 from tools.cli.writing import as_json_option, columns, local_time, print_cut, print_json, print_line, table
@@ -50,7 +51,7 @@ def history(limit: int, status: str | None, as_json: bool) -> None:
         (
             record.id,
             local_time(record.started),
-            record.status,
+            "checked" if record.checked and record.status == "completed" else record.status,
             human_duration(record.ended - record.started) if record.ended else "-",
             str(record.executed + record.cached),
             str(record.cached),
@@ -85,7 +86,7 @@ def _failure(log: EventLog, record: BuildRecord, view: ProgressView) -> list[str
     """What a step that failed printed, the excerpt of the stored Dockerfile, and the error, whole."""
     failed = next((step for step in view.steps if step.state == "failed"), None)
     error = clean(view.error or (failed.error if failed else "") or "")
-    said = [f"error: {error}"] if error else []
+    said = [*missing_lines(view.missing), *([f"error: {error}"] if error else [])]
     if failed is None:
         return said
     lines = last_output(view, failed.vertex)

@@ -36,7 +36,7 @@ def why(build_id: str, step: str | None, against: str | None, with_key: bool, as
     blobs = bootstrap.read_blobs(path)
     with bootstrap.read_root(path) as (log, views):
         history = History(views)
-        found = explain(log, blobs, history, history.get(build_id), against, _hides)
+        found = explain(log, blobs, history, history.get(build_id), against, hides)
         known = {record.id: record for record in history.list()}
     if step is None:
         if as_json:
@@ -67,7 +67,7 @@ def diff(old: str, new: str, as_json: bool) -> None:
     with bootstrap.read_root(path) as (log, views):
         history, blobs = History(views), bootstrap.read_blobs(path)
         one, two = (read_build(log, blobs, history.get(name)) for name in (old, new))
-        found = difference(blobs, one, two, _hides, read_records(log, None))
+        found = difference(blobs, one, two, hides, read_records(log, None))
     if as_json:
         print_json(found.to_json())
     else:
@@ -91,7 +91,8 @@ def _choose(build: Build, step: str) -> Step:
     return found[0]
 
 
-def _hides(patterns: Sequence[str], path: str) -> bool:
+def hides(patterns: Sequence[str], path: str) -> bool:
+    """Do `patterns` of a .dockerignore hide `path`?"""
     from engine.frontend.dockerignore import IgnoreMatcher  # only for builds whose patterns differ
 
     return IgnoreMatcher(patterns).excluded(path)

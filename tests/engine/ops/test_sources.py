@@ -262,7 +262,9 @@ def test_add_git_default_branch_with_modes_and_the_commits_time(
     assert stat.S_IMODE((out / "docs").stat().st_mode) == 0o755
     assert (out / "file").stat().st_mtime == 1709294400
     (resolved,) = builder.events("GitResolved")
-    assert resolved["data"] == {"remote": url, "ref": "", "commit": commits["main"], "name": "refs/heads/main"}
+    assert resolved["data"] == {
+        "remote": url, "ref": "", "commit": commits["main"], "name": "refs/heads/main", "tag": "", "recalled": False,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
