@@ -31,7 +31,7 @@ from storage.credentials import DockerCredentials
 from storage.digest import Digest
 from storage.erofs.layers import ErofsLayers
 from storage.erofs.mount import ErofsMounts
-from storage.errors import DiskError, InputError
+from storage.errors import DiskError, InputError, RefledgerError, RegistryError, VerificationError
 from storage.eventlog import SqliteEventLog, follow
 from storage.interfaces import (
     Descriptor,
@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from engine.ops.emulation import Emulation
     from engine.ops.sources import SourceFetcher
     from engine.refs.asked import AskedPaths
+    from storage.tars import StoredTars
 
 FORMAT = "1"
 """The layout of a root (DESIGN section 5); a root of another format is refused, not guessed at."""
@@ -130,6 +131,57 @@ def follow_log(log: EventLog, after: int, types: frozenset[str] | None) -> Itera
 def read_blobs(path: Path) -> DirectoryBlobs:
     """The blobs of a root, for reading."""
     return DirectoryBlobs(path, owner="reader")
+
+
+def stored_tars(path: Path, scratch: Path) -> StoredTars:
+    """The layers of a root as tars, for reading; `scratch` is a directory elsewhere."""
+    from storage.tars import StoredTars
+
+    snapshots = OverlaySnapshots(path / "snapshots", scratch, "reader")
+    return StoredTars(path / "layers", path / "snapshots", snapshots, read_blobs(path))
+
+
+def known_providers(views: Views, digest: Digest) -> tuple[Provider, ...]:
+    """Everyone known to have blob `digest`."""
+    return _Cache(CacheIndex(views)).providers(digest)
+
+
+def fetch_blob(layer: Layer, write: Callable[[bytes], object]) -> None:
+    """Bring the blob of `layer` from the first provider that gives it, uncompressed and verified. Blocking. Raises
+    RegistryError, VerificationError."""
+    import asyncio
+    import tempfile
+
+    from storage.compression import decompress
+
+    blob = layer.blob
+    assert blob is not None
+    with tempfile.TemporaryFile() as file:
+
+        async def fetch() -> None:
+            client = RegistryClient(DockerCredentials(), user_agent=f"refledger/{__version__}")
+            failure: RefledgerError | None = None
+            try:
+                for provider in layer.providers:
+                    file.seek(0)
+                    file.truncate()
+                    try:
+                        async with WithLayouts(client).blob(provider, blob) as stream:
+                            async for chunk in stream:
+                                file.write(chunk)
+                    except (RegistryError, VerificationError) as error:
+                        failure = error
+                    else:
+                        return
+            finally:
+                await client.aclose()
+            raise failure or RegistryError(f"nobody is known to have {blob.digest}", kind="missing")
+
+        asyncio.run(fetch())
+        file.seek(0)
+        source = decompress(file, blob.media_type)
+        while data := source.read(1 << 20):
+            write(data)
 
 
 def stored_text(path: Path, digest: str) -> str:

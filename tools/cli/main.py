@@ -16,6 +16,7 @@ from tools.cli.text import clean
 
 _COMMANDS = {
     "build": "tools.cli.build",
+    "bundle": "tools.cli.bundle",
     "diff": "tools.cli.why",
     "events": "tools.cli.reading",
     "history": "tools.cli.reading",
