@@ -26,7 +26,7 @@ from projections.cache_index import CacheIndex, Page
 from projections.history import History
 from projections.runner import Views
 from projections.standard import STANDARD
-from storage.blobs import DirectoryBlobs
+from storage.blobs import DirectoryBlobs, WithMore
 from storage.credentials import DockerCredentials
 from storage.digest import Digest
 from storage.erofs.layers import ErofsLayers
@@ -34,6 +34,7 @@ from storage.erofs.mount import ErofsMounts
 from storage.errors import DiskError, InputError, RefledgerError, RegistryError, VerificationError
 from storage.eventlog import SqliteEventLog, follow
 from storage.interfaces import (
+    BlobStore,
     Descriptor,
     Event,
     EventLog,
@@ -56,6 +57,7 @@ from tools import __version__
 
 if TYPE_CHECKING:
     from engine.exporters.exporters import Exporters
+    from engine.ops.attend import Attend
     from engine.ops.emulation import Emulation
     from engine.ops.sources import SourceFetcher
     from engine.refs.asked import AskedPaths
@@ -131,6 +133,11 @@ def follow_log(log: EventLog, after: int, types: frozenset[str] | None) -> Itera
 def read_blobs(path: Path) -> DirectoryBlobs:
     """The blobs of a root, for reading."""
     return DirectoryBlobs(path, owner="reader")
+
+
+def scratch_blobs(path: Path, owner: str) -> BlobStore:
+    """A store of its own in the directory `path`."""
+    return DirectoryBlobs(path, owner=owner)
 
 
 def stored_tars(path: Path, scratch: Path) -> StoredTars:
@@ -328,15 +335,24 @@ SNAPSHOTTERS = ("auto", "erofs", "directory")
 
 
 def engine(
-    root: Root, build: str, runtime: str | None, ambient: Mapping[str, str], snapshotter: str, grants: Grants
+    root: Root,
+    build: str,
+    runtime: str | None,
+    ambient: Mapping[str, str],
+    snapshotter: str,
+    grants: Grants,
+    *,
+    more: BlobStore | None = None,
+    attend: Attend | None = None,
 ) -> tuple[Engine, AsyncExitStack]:
-    """The engine of one build, and its connections, to be closed by the caller. `ambient`: see LocalExecutor;
-    `snapshotter`: how layers are laid out, one of SNAPSHOTTERS. Raises InputError."""
+    """The engine of one build, and its connections, to be closed by the caller. `ambient`, `attend`: see LocalExecutor;
+    `snapshotter`: how layers are laid out, one of SNAPSHOTTERS; `more`: blobs that lie elsewhere. Raises InputError."""
     closing = AsyncExitStack()
     log, locks, tmp = root.log, root.locks, root.tmp
     clock = Clock(time.time_ns, time.monotonic)
     ledger = Ledger(log, build)
-    blobs = DirectoryBlobs(root.path, owner=build)
+    own = DirectoryBlobs(root.path, owner=build)
+    blobs: BlobStore = own if more is None else WithMore(own, more)
     mounts = ErofsMounts(tmp, build)
     layers = _layers(root, build, mounts, snapshotter)
     snapshots = OverlaySnapshots(
@@ -402,7 +418,7 @@ def engine(
         blobs=blobs,
         resolver=ImageResolver(registry, blobs, ledger),
         executor=_OnDemand(
-            lambda: _executor(root, build, runtime, asked(), snapshots, sources, ledger, clock, ambient, grants)
+            lambda: _executor(root, build, runtime, asked(), snapshots, sources, ledger, clock, ambient, grants, attend)
         ),
         materializer=materializer,
         cache=cache,
@@ -490,6 +506,7 @@ def _executor(
     clock: Clock,
     ambient: Mapping[str, str],
     grants: Grants,
+    attend: Attend | None,
 ) -> Executor:
     from engine.ops.local import LocalExecutor
     from engine.ops.run_mounts import RunMounts
@@ -506,7 +523,9 @@ def _executor(
     mounts = RunMounts(
         snapshots, caches, MemoryPlaces(root.tmp, build), grants, ledger, clock, partial(TreeWriter, empty=True)
     )
-    return LocalExecutor(asked.materializer, asked, snapshots, sources, make_sandbox, ledger, clock, mounts, ambient)
+    return LocalExecutor(
+        asked.materializer, asked, snapshots, sources, make_sandbox, ledger, clock, mounts, ambient, attend
+    )
 
 
 def host_facts() -> dict[str, object]:

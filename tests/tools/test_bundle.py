@@ -1,4 +1,4 @@
-"""`refledger bundle`: one file that tells the build and holds what only this machine had, and nothing that must stay."""
+"""`refledger bundle`: one file that tells the build and holds what only this machine had, not what must stay."""
 
 from __future__ import annotations
 
@@ -21,7 +21,12 @@ from tests.registry_fixture import RegistryProcess
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="builds need root")
 
 KEY = b"-----BEGIN KEY----- 8f3a91"
-FAILING = "FROM {base}\nRUN echo made-here > /one\nCOPY . /app\nRUN cat /app/src/main.c; echo no such thing >&2; exit 7\n"
+FAILING = """\
+FROM {base}
+RUN echo made-here > /one
+COPY . /app
+RUN cat /app/src/main.c; echo no such thing >&2; exit 7
+"""
 
 
 class Failed:

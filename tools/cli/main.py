@@ -22,6 +22,7 @@ _COMMANDS = {
     "history": "tools.cli.reading",
     "output": "tools.cli.reading",
     "rebuild": "tools.cli.reading",
+    "replay": "tools.cli.replay",
     "refs": "tools.cli.reading",
     "show": "tools.cli.reading",
     "why": "tools.cli.why",

@@ -49,6 +49,7 @@ def read_request(
     wanted = _outputs(outputs, push, names)
     host = str(host_platform())
     targets = _platforms(platforms, wanted) or (host,)
+    epoch = _epoch(args.get("SOURCE_DATE_EPOCH") or os.environ.get("SOURCE_DATE_EPOCH"))
     request = BuildRequest(
         dockerfile=given.dockerfile,
         frontend=FrontendOptions(
@@ -71,14 +72,14 @@ def read_request(
         outputs=wanted,
         jobs=jobs or os.cpu_count() or 1,
         no_cache=no_cache,
-        epoch=_epoch(args.get("SOURCE_DATE_EPOCH") or os.environ.get("SOURCE_DATE_EPOCH")),
+        epoch=epoch,
         options={
             "args": {name: value for name, value in args.items() if name not in proxies},
             "target": target, "platforms": list(targets),
             "secrets": list(offered.secrets), "ssh": list(offered.agents), "allow": list(offered.allowed),
             "context": given.described, "contexts": dict(given.described_named),
             "outputs": [f"type={item.kind}" + (f",dest={item.dest}" if item.dest else "") for item in wanted],
-            "no_cache": no_cache, "network": network, "jobs": jobs or os.cpu_count() or 1,
+            "no_cache": no_cache, "network": network, "epoch": epoch, "jobs": jobs or os.cpu_count() or 1,
         },
         name=given.name,
         version=__version__,
