@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from engine.executor import Task
+from engine.ledger import Facts
 from engine.ops.oci_spec import Process
 from engine.ops.sandbox import Sandbox
-from storage.interfaces import Snapshot
+from engine.refs.ref import Local
+from storage.interfaces import Snapshot, SnapshotStore
 
 
 @dataclass(frozen=True, slots=True)
 class Attended:
-    """A command ready to run, or that just failed. `snapshot` is its file system, writable and mounted, on `lowers`
-    (bottom first); all mounts of `process` are there."""
+    """A command ready to run, or that just failed. `snapshot` is its file system, writable and mounted, on `base`; all
+    mounts of `process` are there. `snapshots`: where more of them are made; `facts`: where to tell of those."""
 
     task: Task
     process: Process
     snapshot: Snapshot
-    lowers: Sequence[Path]
+    base: Local
     sandbox: Sandbox
+    snapshots: SnapshotStore
+    facts: Facts
 
 
 class Attend(Protocol):

@@ -153,7 +153,7 @@ class LocalExecutor:
                     process = self._process(op, user, ready, snapshot.root)
                     if process.insecure:
                         self.facts.post(SecurityLifted(security=op.security), vertex=task.vertex.digest)
-                    attended = Attended(task, process, snapshot, base.lowers, sandbox)
+                    attended = Attended(task, process, snapshot, base, sandbox, self.snapshots, self.facts)
                     if self.attend is not None:
                         await self.attend.before(attended)
                     status = await sandbox.run(process, redactor.write)

@@ -36,6 +36,8 @@ def announce(said: Announcement) -> Iterator[str]:
         if len(vertices) > _STEPS:
             yield f"  {title} {len(vertices) - _STEPS} more steps"
     for digest, survey in said.surveys.items():
+        if digest in again:
+            continue
         yield f"  stands on {said.recorded.name(digest)}: {_places(survey)}"
     yield from (f"  cannot be had again: {item}" for item in _not_again(said))
     yield from (f"  left out of the bundle: {item['kind']} {item['name']}" for item in said.recorded.withheld)
