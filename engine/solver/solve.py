@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -200,7 +200,12 @@ class Solver:
         return found.ref
 
     async def _execute(self, vertex: Vertex, inputs: tuple[Remote, ...], attempt: int) -> Outcome:
-        outcome = await self.executor.execute(self._task(vertex, inputs, attempt))
+        try:
+            outcome = await self.executor.execute(self._task(vertex, inputs, attempt))
+        except RefledgerError:
+            with suppress(RefledgerError):  # reason: why the step failed matters more than that it cannot be replayed
+                await self._taken.keep_failed(vertex, inputs[0] if inputs else None)
+            raise
         await self._taken.keep(vertex, outcome.ref)
         if vertex.inputs:
             key = self._resolved[vertex.digest] = self._resolve(vertex, outcome.content)

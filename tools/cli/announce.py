@@ -56,7 +56,8 @@ def _places(survey: Survey) -> str:
         hosts = sorted({str(layer.providers[0]) for layer in layers if layer.providers})
         at = f" {', '.join(hosts)}" if kind == "provider" else ""
         parts.append(f"{len(layers)} {name}{at}" + (f" ({human_bytes(size)})" if kind == "provider" else ""))
-    return f"{len(survey.places)} layers: {', '.join(parts)}"
+    count = len(survey.places)
+    return f"{count} layer{'s' if count > 1 else ''}: {', '.join(parts)}"
 
 
 def _not_again(said: Announcement) -> Iterator[str]:

@@ -67,7 +67,7 @@ class Terminal:
             layer = await asyncio.to_thread(step.snapshots.begin, name, [step.snapshot.root])
             try:
                 process = _shell(step.process, layer.root)
-                _say(f"\nshell in {step.task.vertex.name}, {when}", *_notes(process))
+                _say("", f"shell in {step.task.vertex.name}, {when}", *_notes(process))
                 await step.sandbox.attach(process)
                 await self._leave(step, layer, name)
             except (InputError, DiskError) as error:
@@ -138,7 +138,7 @@ def _shell(process: Process, root: Path) -> Process:
     if not found:
         brought = _static_shell()
         mounts = (*mounts, ContainerMount(_BROUGHT, str(brought), readonly=True, directory=False))
-        argv = (_BROUGHT, "sh")
+        argv = (_BROUGHT,)  # busybox goes by its name
     elif found.endswith("bash"):
         argv = (found, "--rcfile", f"{SCRIPTS}/{_RC}", "-i")
     env = dict(process.env) | {"ENV": f"{SCRIPTS}/{_RC}", "HISTFILE": f"{SCRIPTS}/{_HISTORY}"}
