@@ -22,7 +22,7 @@ from engine.events import (
 )
 from engine.frontend.compile import FrontendOptions, compile_dockerfile
 from engine.grants import Offered
-from engine.graph import ContextSource, Graph, Scratch, Vertex
+from engine.graph import ContextSource, Graph, ImageSource, Scratch, Vertex
 from engine.refs.ref import Remote
 from engine.replay import Replayer, Steps, Survey, plan_replay, survey
 from engine.solver.scheduler import VertexError
@@ -176,10 +176,11 @@ class Replay:
     def _wanted(self, graph: Graph) -> list[Digest]:
         if not self.choice.all:
             return list(self.choice.steps)
+        # reason: an image is what its manifest lists; there is nothing to execute, and its layers may lie in the bundle
         return [
             vertex.digest
             for vertex in closure(graph, self.choice.steps)
-            if not isinstance(vertex.op, Scratch) and not self._is_context(vertex)
+            if not isinstance(vertex.op, Scratch | ImageSource) and not self._is_context(vertex)
         ]
 
     async def _known(self, graph: Graph, wanted: Iterable[Digest], contexts: Iterable[Digest]) -> dict[Digest, Remote]:
