@@ -252,6 +252,11 @@ def recover(root: Root, found_by: str) -> list[str]:
     return [record.id for record in dead]
 
 
+def is_running(path: Path, build: str) -> bool:
+    """Is a process building `build` in the root at `path`?"""
+    return FileLocks(path / "locks").held(_owner_lock(build))
+
+
 def _owner_lock(build: str) -> str:
     return f"build-{build}"
 

@@ -31,7 +31,7 @@ def bundle_build(root: Path, log: EventLog, views: Views, build: str, dest: str,
     from projections.history import History
 
     record = History(views).get(build)
-    if record.status == "running":
+    if record.status == "running" and bootstrap.is_running(root, record.id):
         raise InputError(f"build {record.id} has not ended", hint="bundle it when it has")
     story = read_story(log, record)
     blobs = bootstrap.read_blobs(root)

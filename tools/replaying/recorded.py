@@ -20,7 +20,7 @@ from storage.errors import InputError, VerificationError
 from storage.filelist import FileFact, load
 from storage.interfaces import BlobStore, BlobWriter, Descriptor, EventLog, Provider
 from tools import bootstrap
-from tools.replaying.story import Story, layers_of, read_graph, read_story
+from tools.replaying.story import Story, layers_of, learn_results, read_graph, read_story
 
 
 @dataclass(slots=True)
@@ -68,12 +68,13 @@ class Recorded:
 @contextmanager
 def of_root(root: bootstrap.Root, build: str) -> Iterator[Recorded]:
     """The build whose id begins with `build`. Raises InputError, VerificationError."""
+    root.views.catch_up(root.log)  # it may have been found to be interrupted just now
     record = History(root.views).get(build)
     if record.status == "running":
         raise InputError(f"build {record.id} has not ended", hint="replay it when it has")
     story = read_story(root.log, record)
     blobs = bootstrap.read_blobs(root.path)
-    graph = read_graph(story, blobs.get)
+    graph = _graph(story, blobs.get)
     yield Recorded(story, graph, root.log, _text(story, blobs.get))
 
 
@@ -120,9 +121,16 @@ def _of(bundle: Bundle, story: Story, store: BlobStore) -> Recorded:
             bundled[name] = Layer(diff_id=blob.digest, blob=blob)
     files = {ref: load(bundle.small[Digest(listing)]) for ref, listing in bundle.index.files.items()}
     return Recorded(
-        story, read_graph(story, store.get), bundle.log, _text(story, store.get), store, bundled, pointed,
+        story, _graph(story, store.get), bundle.log, _text(story, store.get), store, bundled, pointed,
         bundle.index.kept, files, bundle.index.withheld, str(bundle.digest),
     )  # fmt: skip
+
+
+def _graph(story: Story, blob: Callable[[Digest], bytes]) -> Graph | None:
+    graph = read_graph(story, blob)
+    if graph is not None:
+        learn_results(story, graph)
+    return graph
 
 
 def _text(story: Story, blob: Callable[[Digest], bytes]) -> str:

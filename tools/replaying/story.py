@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from engine.graph import Graph, Vertex, vertex
+from engine.graph import ContextSource, Graph, Vertex, vertex
 from engine.refs.ref import SCRATCH, Layer, layers_from_json
 from projections.history import BuildRecord
 from storage.digest import Digest, parse_json
@@ -142,7 +142,7 @@ def _learn(story: Story, event: Event) -> None:
         case "RemoteCreated":
             providers = tuple(Provider.from_json(item) for item in data["providers"])
             layers = layers_from_json(data["layers"])
-            story.refs[data["ref"]] = tuple(Layer(item.diff_id, item.blob, providers) for item in layers)
+            story.refs[data["ref"]] = tuple(replace(item, providers=item.providers or providers) for item in layers)
         case "LocalCreated":
             story.refs[data["ref"]] = layers_from_json(data["layers"])
         case "CacheRecorded":
@@ -186,6 +186,23 @@ def read_graph(story: Story, blob: Callable[[Digest], bytes]) -> Graph | None:
     if any(result.vertex not in seen for result in graph.results):
         raise VerificationError(f"the graph of build {story.record.id} has a result without a vertex")
     return graph
+
+
+def learn_results(story: Story, graph: Graph) -> None:
+    """Results that the build did not make but stood on, as one that replays another does: its steps name them."""
+    contexts = {context for taken in story.listings.values() for context, _ in taken}
+    for item in story.executions.values():
+        step = graph.by_digest.get(Digest(item.vertex))
+        if step is None:
+            continue
+        inputs = [digest for digest in step.inputs if digest not in contexts and not _is_context(graph, digest)]
+        if len(inputs) == len(item.inputs):
+            for digest, ref in zip(inputs, item.inputs, strict=True):
+                story.results.setdefault(str(digest), ref)
+
+
+def _is_context(graph: Graph, digest: Digest) -> bool:
+    return isinstance(graph.by_digest[digest].op, ContextSource)
 
 
 def closure(graph: Graph, roots: Iterable[Digest]) -> list[Vertex]:
