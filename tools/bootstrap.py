@@ -254,7 +254,10 @@ def recover(root: Root, found_by: str) -> list[str]:
 
 def is_running(path: Path, build: str) -> bool:
     """Is a process building `build` in the root at `path`?"""
-    return FileLocks(path / "locks").held(_owner_lock(build))
+    try:
+        return FileLocks(path / "locks").held(_owner_lock(build))
+    except DiskError:
+        return False  # reason: nobody builds in a root that cannot be written to
 
 
 def _owner_lock(build: str) -> str:

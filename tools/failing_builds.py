@@ -51,7 +51,7 @@ CASES = (
     Case("compile error", "gcc", "COPY . /app\nRUN cd /app && gcc -Wall -o prog main.c\n",
          (("main.c", b"int main(void) { return undeclared; }\n"),)),
     Case("test failure", "small", "WORKDIR /app\nCOPY . .\nRUN mkdir out && echo 41 > out/answer\nRUN sh test.sh\n",
-         (("test.sh", b'read got < out/answer\n[ $got = 42 ] && exit\necho "FAIL: expected 42, got $got" >&2; exit 4\n'),)),
+         (("test.sh", b'read got < out/answer\n[ $got = 42 ] || { echo "FAIL: got $got" >&2; exit 4; }\n'),)),
     Case("missing package", "small", "RUN --network=none apt-get install -y no-such-package\n"),
     Case("out of memory", "small", "RUN ulimit -v 300000; perl -e 'my $x = \"a\" x (1 << 30); print length $x'\n"),
     Case("disk full", "small",
@@ -83,7 +83,8 @@ class Row:
     @property
     def good(self) -> bool:
         """The same failure in all that was asked for?"""
-        return self.verdict == "same failure" and self.then == self.now and len(set(self.statuses)) == 1 and self.same_output
+        same = self.then == self.now and len(set(self.statuses)) == 1 and self.same_output
+        return same and self.verdict == "same failure"
 
 
 def drill(case: Case, registry: LoopbackRegistry, directory: Path) -> Row:
@@ -109,8 +110,8 @@ def drill(case: Case, registry: LoopbackRegistry, directory: Path) -> Row:
     statuses = (said["then"]["status"], said["now"]["status"])
     shutil.rmtree(directory)
     return Row(
-        case.name, built.returncode, done.returncode, statuses, said["verdict"], not said["output"], size, said["fetched"],
-        said["now"]["error"].partition("\n")[0],
+        case.name, built.returncode, done.returncode, statuses, said["verdict"], not said["output"], size,
+        said["fetched"], said["now"]["error"].partition("\n")[0],
     )  # fmt: skip
 
 

@@ -143,3 +143,15 @@ def test_what_is_no_bundle_is_one_line(failed: Failed) -> None:
         done = inspect(failed.directory / "bad")
         assert done.code in {2, 4}
         assert done.err.count("\n") == 1
+
+
+def test_I9_no_secret_is_in_a_bundle(failed: Failed) -> None:
+    value = failed.directory / "value"
+    value.write_text("hunter2-is-the-secret")
+    step = "RUN --mount=type=secret,id=k cat /run/secrets/k; exit 3\n"
+    done = failed.builder.build(f"FROM {failed.base['reference']}\n{step}", "--secret", f"id=k,src={value}")
+    assert done.code == 1
+    failed.build = failed.builder.builds()[0]["id"]
+    held = members(failed.bundle("x", "--full"))
+    assert not any(b"hunter2" in data for data in held.values())
+    assert any(b'"secrets":["k"]' in data for data in held.values())

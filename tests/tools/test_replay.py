@@ -168,6 +168,32 @@ def test_a_build_that_ended_before_it_had_a_graph_is_read_anew(there: There) -> 
     assert (code, verdict["verdict"]) == (0, "passes now")
 
 
+def test_a_build_that_was_killed_can_be_bundled_and_its_step_replayed(there: There) -> None:
+    step = "RUN --mount=type=secret,id=go [ -e /run/secrets/go ] || sleep 600"
+    there.builder.write({"Dockerfile": f"FROM {there.base}\nRUN echo made-here > /one\n{step}\n"})
+    process = there.builder.start("build", str(there.builder.context), "--progress", "plain")
+    assert process.stderr is not None
+    while "[3/3] RUN" not in process.stderr.readline():
+        assert process.poll() is None
+    process.kill()
+    process.communicate()
+    build = there.builder.builds()[0]["id"]
+    path = there.bundle(build)  # nobody has said yet that it was interrupted
+    (there.directory / "go").write_text("go")
+    code, verdict = there.away(path, "--secret", f"id=go,src={there.directory}/go")
+    assert (code, verdict["verdict"]) == (0, "passes now")
+    assert [e["data"]["name"] for e in there.elsewhere.events("VertexStarted")] == [f"[3/3] {step}"]
+
+
+def test_a_replay_of_a_bundle_can_be_replayed_itself(there: There) -> None:
+    path = there.bundle(there.build(FAILING))
+    first = there.away(path)[1]["build"]
+    done = there.elsewhere.run("replay", str(first), "--json")
+    assert json.loads(done.out)["verdict"] == "same failure"
+    last = there.elsewhere.builds()[0]["id"]
+    assert len(there.elsewhere.events("VertexStarted", build=last)) == 1
+
+
 REPRODUCIBLE = """\
 FROM {base} AS tools
 RUN echo tool > /tool

@@ -127,7 +127,8 @@ def _run(
             else:
                 for line in _verdict(recorded, done, fetched):
                     print_line(line)
-    code = done.now.exit_code or (4 if done.verdict.kind == "different result" else 0)
+    wrong = {"different result", "nothing to compare with"} if which.verify else {"different result"}
+    code = done.now.exit_code or (4 if done.verdict.kind in wrong else 0)
     raise click.exceptions.Exit(code)
 
 

@@ -16,7 +16,7 @@ from projections.runner import Views
 from projections.standard import STANDARD
 from storage.bundle import Bundle, Member, read_bundle
 from storage.digest import Digest
-from storage.errors import InputError, VerificationError
+from storage.errors import DiskError, InputError, VerificationError
 from storage.filelist import FileFact, load
 from storage.interfaces import BlobStore, BlobWriter, Descriptor, EventLog, Provider
 from tools import bootstrap
@@ -85,7 +85,7 @@ def of_bundle(root: bootstrap.Root, path: Path, owner: str) -> Iterator[Recorded
     place = root.tmp / f"{owner}-{'0' * 16}"
     store = bootstrap.scratch_blobs(place, owner)
     try:
-        bundle = _whole(read_bundle(path, _taker(store)))
+        bundle = _whole(read_bundle(path, _taker(store, shutil.disk_usage(root.tmp).free // 2, path)))
         views = Views(None, STANDARD)
         try:
             views.catch_up(bundle.log)
@@ -108,8 +108,23 @@ def _whole(bundle: Bundle) -> Bundle:
     return bundle
 
 
-def _taker(store: BlobStore) -> Callable[[Member], BlobWriter | None]:
-    return lambda member: store.writer() if member.role in {"layer", "pack"} else None
+def _taker(store: BlobStore, room: int, path: Path) -> Callable[[Member], BlobWriter | None]:
+    """Stores layers and packs, at most `room` bytes: a small file may say that it holds any number."""
+    left = room
+
+    def take(member: Member) -> BlobWriter | None:
+        nonlocal left
+        if member.role not in {"layer", "pack"}:
+            return None
+        left -= member.size
+        if left < 0:
+            raise DiskError(
+                f"what the bundle holds is more than half of the free {2 * room} bytes", where=str(path),
+                hint="free some space, or set REFLEDGER_ROOT to a larger disk",
+            )  # fmt: skip
+        return store.writer()
+
+    return take
 
 
 def _of(bundle: Bundle, story: Story, store: BlobStore) -> Recorded:

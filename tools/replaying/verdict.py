@@ -11,7 +11,7 @@ from typing import Any
 from storage.filelist import FileChange, FileFact, compare
 
 SAME_FAILURE, OTHER_FAILURE, PASSES = "same failure", "different failure", "passes now"
-SAME_RESULT, OTHER_RESULT = "same result", "different result"
+SAME_RESULT, OTHER_RESULT, NO_RESULT = "same result", "different result", "nothing to compare with"
 _BUILD_ID = re.compile(r"\b[0-9a-f]{12}\b")
 _DIFF_LINES = 60
 
@@ -73,7 +73,7 @@ def judge(before: End, now: End, epoch: int | None) -> Verdict:
     elif now.failed:
         kind = OTHER_RESULT
     else:
-        kind = OTHER_RESULT if changed else SAME_RESULT
+        kind = OTHER_RESULT if changed else SAME_RESULT if compared else NO_RESULT
     return Verdict(kind, output, changed, compared)
 
 
