@@ -212,7 +212,7 @@ class Gathering:
         known = self._known(layer)
         said = known.to_json()
         if known.blob is None or not known.providers or self.wish.full:
-            if self._from_context(layer) and (not self.wish.context or self._unpacks(layer)):
+            if self._copied(layer) and (not self.wish.context or self._unpacks(layer)):
                 self._left_out("layer", layer.name, "made of the context")
             else:
                 said |= self._bundled(known)
@@ -252,20 +252,24 @@ class Gathering:
         self._members.setdefault(digest, Member(digest, hasher.size, role))
         return digest
 
-    def _maker(self, layer: Layer) -> Copy | None:
-        """The COPY that made `layer`, if one did."""
-        ref = next((v for v, ref in self.story.results.items() if ref == layer.snapshot and layer.snapshot), None)
-        op = self.graph.by_digest[Digest(ref)].op if ref and self.graph else None
-        return op if isinstance(op, Copy) else None
+    def _maker(self, layer: Layer) -> str:
+        """The vertex that made `layer`, "" when no step of the build did."""
+        return next((v for v, ref in self.story.results.items() if ref == layer.snapshot and layer.snapshot), "")
 
-    def _from_context(self, layer: Layer) -> bool:
-        op = self._maker(layer)
-        return op is not None and op.from_context and bool(op.sources)
+    def _copied(self, layer: Layer) -> Copy | None:
+        """The COPY that made `layer` of a context, if one did."""
+        maker = self._maker(layer)
+        op = self.graph.by_digest[Digest(maker)].op if maker and self.graph else None
+        return op if isinstance(op, Copy) and op.from_context and op.sources else None
 
     def _unpacks(self, layer: Layer) -> bool:
         """Was it unpacked from an archive that must not leave?"""
-        op = self._maker(layer)
-        return op is not None and op.unpack and bool(self._secret)
+        op = self._copied(layer)
+        if op is None or not op.unpack:
+            return False
+        listings = [Digest(listing) for _, listing in self.story.listings.get(self._maker(layer), ())]
+        taken = {content for listing in listings for _, content in listed(self.blobs.get(listing))}
+        return bool(taken & self._secret)
 
     def _clean(self, tar: Path, name: str) -> None:
         """Take what must not leave out of the tar."""
