@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -28,19 +29,25 @@ from engine.graph import (
     merged,
 )
 from engine.ledger import Ledger
+from engine.offline.missing import Missing, NotHere
 from engine.output import Output
 from engine.refs.materializer import Materializer
-from engine.resolver import ImageResolver
-from engine.solver.answers import CacheLookup, Presence, Solution
+from engine.resolver import Resolver
+from engine.solver.answers import CacheLookup, Imports, Presence, Solution
+from engine.solver.plan import Plan
 from engine.solver.scheduler import VertexError
-from engine.solver.solve import Solver
+from engine.solver.solve import Checked, Solver
 from engine.together import settle
 from storage.digest import Digest, canonical_json
 from storage.interfaces import BlobStore, Reference
 
 if TYPE_CHECKING:
     # reason: what only some builds need is not loaded for all
-    from engine.exporters.exporters import Exporters
+    from engine.cache.export import CacheExporter
+    from engine.cache.spec import CacheSource, CacheTarget
+    from engine.exporters.exporters import Built, Exporters
+    from engine.exporters.image import Bundle
+    from engine.offline.needs import Needs
     from engine.ops.emulation import Emulation
     from engine.ops.sources import SourceFetcher
 
@@ -53,7 +60,8 @@ class BuildRequest:
     `directories`: what local contexts stand for, by the name of their ContextSource, "" for an empty directory;
     `archive`: a context that comes on this stream (`frontend.context` says of others where they are); `platforms`:
     one image for each; `options` go into the log as they are (secrets by id only); `epoch` SOURCE_DATE_EPOCH in
-    seconds; `offered`: the names of what the executor may lend."""
+    seconds; `offered`: the names of what the executor may lend; `offline`: nobody may be asked; `check`: only tell what
+    would be done."""
 
     dockerfile: str | None
     frontend: FrontendOptions
@@ -64,23 +72,37 @@ class BuildRequest:
     outputs: tuple[Output, ...] = ()
     jobs: int = 2
     no_cache: bool = False
+    cache_from: tuple[CacheSource, ...] = ()
+    cache_to: tuple[CacheTarget, ...] = ()
     epoch: int | None = None
     options: Mapping[str, object] = field(default_factory=dict)
     name: str = ""
     version: str = ""
     host: Mapping[str, object] = field(default_factory=dict)
     offered: Offered = NOTHING
+    offline: bool = False
+    check: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Foreseen:
+    """What a build would do: `checked` of `graph`, and what is `missing` here to do it."""
+
+    graph: Graph
+    checked: Checked
+    missing: tuple[Missing, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class BuildResult:
     """`digest`: of the manifest or index, when an output needed one, `config` of the config or index; `ref`: the first
-    result's id; `warnings`: the frontend's."""
+    result's id; `warnings`: the frontend's; `foreseen`: all there is when the build was only checked."""
 
     ref: str
     digest: Digest | None
     config: Digest | None = None
     warnings: tuple[str, ...] = ()
+    foreseen: Foreseen | None = None
 
 
 @dataclass(slots=True)
@@ -89,7 +111,7 @@ class Engine:
 
     ledger: Ledger
     blobs: BlobStore
-    resolver: ImageResolver
+    resolver: Resolver
     executor: Executor
     materializer: Materializer
     cache: CacheLookup
@@ -97,6 +119,9 @@ class Engine:
     sources: Callable[[], SourceFetcher]
     exporters: Callable[[], Exporters]
     emulation: Callable[[], Emulation]
+    needs: Callable[[], Needs]
+    imports: Callable[[BuildRequest, Mapping[Digest, Path]], Imports]
+    caching: Callable[[Graph, Solution, int | None], CacheExporter]
     _pinned: dict[Any, Op] = field(default_factory=dict)
 
     async def build(self, request: BuildRequest) -> BuildResult:
@@ -183,6 +208,8 @@ class Engine:
         async with AsyncExitStack() as stack:
             directories = await self._directories(request, graph, stack)
             solver = self._solver(request, directories)
+            if request.check:
+                return await self._foresee(request, graph, solver)
             solution = await solver.solve(graph)
             while True:
                 try:
@@ -190,12 +217,23 @@ class Engine:
                 except MaterializationError as error:
                     solution = await solver.recover(error)
 
+    async def _foresee(self, request: BuildRequest, graph: Graph, solver: Solver) -> BuildResult:
+        checked = await solver.check(graph)
+        missing = await self._lacking(request, graph, checked.plan)
+        await self.ledger.record(BuildCompleted(results=()))
+        return BuildResult("", None, None, graph.warnings, Foreseen(graph, checked, tuple(missing)))
+
+    async def _lacking(self, request: BuildRequest, graph: Graph, todo: Plan) -> Sequence[Missing]:
+        known = {vertex.digest: found.ref for vertex, found in todo.used}
+        return await self.needs().lacking(graph, todo.run, known, outputs=request.outputs, epoch=request.epoch)
+
     async def _directories(
         self, request: BuildRequest, graph: Graph, stack: AsyncExitStack
     ) -> dict[Digest, Path]:
         """The directories of all contexts in `graph`, by vertex; those that are elsewhere are fetched now."""
         trees = {self._pinned.get(op, op) for op in (request.frontend.context, *request.frontend.named.values())}
         found: dict[Digest, Path] = {}
+        lacks: list[tuple[Vertex, NotHere]] = []
         for vertex in graph.vertices:
             op = vertex.op
             if isinstance(op, ContextSource):
@@ -203,7 +241,14 @@ class Engine:
             elif isinstance(op, FETCHED) and op in trees:
                 from engine.context import fetch_tree
 
-                found[vertex.digest] = await fetch_tree(op, vertex, self.sources(), self.ledger)
+                try:
+                    found[vertex.digest] = await fetch_tree(op, vertex, self.sources(), self.ledger)
+                except VertexError as failure:
+                    if not isinstance(failure.cause, NotHere):
+                        raise
+                    lacks.append((vertex, failure.cause))
+        if lacks:
+            raise VertexError(lacks[0][0], NotHere([item for _, lack in lacks for item in lack.missing]))
         return found
 
     def _directory(self, path: str, stack: AsyncExitStack) -> Path:
@@ -229,15 +274,24 @@ class Engine:
             epoch=request.epoch,
             offered=request.offered,
             emulation=self.emulation,
+            lacking=partial(self._lacking, request) if request.offline else None,
+            imports=self.imports(request, contexts) if request.cache_from or request.cache_to else None,
         )
 
     async def _export(self, request: BuildRequest, graph: Graph, solution: Solution) -> BuildResult:
         made, refs = None, solution.refs
+        warnings = list(graph.warnings)
+        caching = self.caching(graph, solution, request.epoch) if request.cache_to else None
         if request.outputs:
             from engine.exporters.exporters import Built
 
             built = [Built(item, refs[item.vertex], _base_layers(graph, item)) for item in graph.results]
-            made = await self.exporters().export(built, request.outputs, request.names, request.epoch)
+            inline = caching is not None and any(target.kind == "inline" for target in request.cache_to)
+            extra = caching.inline if caching is not None and inline else None
+            made = await self.exporters().export(built, request.outputs, request.names, request.epoch, extra)
+            warnings += _told_repacked(graph, built, made)
+        if caching is not None:
+            warnings += await caching.export(request.cache_to)
         entries = []
         for number, result in enumerate(graph.results):
             entry = {"ref": refs[result.vertex].id, "platform": result.platform}
@@ -245,13 +299,15 @@ class Engine:
         await self.ledger.record(BuildCompleted(results=tuple(entries)))
         first = refs[graph.results[0].vertex].id
         digest, config = (made.digest, made.config) if made else (None, None)
-        return BuildResult(first, digest, config, graph.warnings)
+        return BuildResult(first, digest, config, tuple(warnings))
 
     async def _failed(self, error: RefledgerError, vertex: Vertex | None) -> None:
         where = None if vertex is None else str(vertex.digest)
         text = str(error)
         if isinstance(error, DockerfileError) and error.excerpt:
             text += "\n" + error.excerpt
+        if isinstance(error, NotHere):
+            self.ledger.post(error.fact, vertex=where)
         await self.ledger.record(
             BuildFailed(vertex=where, error=text, exit_code=error.exit_code), vertex=where
         )
@@ -267,3 +323,16 @@ def _base_layers(graph: Graph, result: Result) -> int:
     while vertex.inputs:
         vertex = graph.by_digest[vertex.inputs[0]]
     return len(vertex.op.layers) if isinstance(vertex.op, ImageSource) else 0
+
+
+def _told_repacked(graph: Graph, built: Sequence[Built], made: Bundle | None) -> list[str]:
+    """A warning when layers of base images are in other blobs than their registries have them in."""
+    listed = {layer.blob.digest for v in graph.vertices if isinstance(v.op, ImageSource) for layer in v.op.layers}
+    bases = [image.layers[: item.base_layers] for item, image in zip(built, made.images, strict=True)] if made else []
+    again = {layer.diff_id for layers in bases for layer in layers if layer.blob and layer.blob.digest not in listed}
+    if not again:
+        return []
+    return [
+        f"blobs of base layers ({len(again)}) are not here, and were made anew from what is: the image's digest is not"
+        " what it would be online, its id is"
+    ]

@@ -60,7 +60,7 @@ async def fetch_context(
 
 async def fetch_tree(op: FetchedSource, vertex: Vertex, sources: SourceFetcher, facts: Facts) -> Path:
     """The directory of a pinned context, fetched now if it is not here. Raises VertexError."""
-    if not sources.is_here(op):
+    if not await sources.is_here(op):
         shown = f"fetch:{vertex.digest}"
         facts.post(VertexStarted(name=vertex.name, inputs=()), vertex=shown)
         try:

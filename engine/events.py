@@ -147,7 +147,8 @@ class VertexOutput(Fact):
 
 
 class SourceResolved(Fact):
-    """`reference` as written; `digest` what the tag named; `manifest` the one for `platform`; `config`: digest."""
+    """`reference` as written; `digest` what the tag named; `manifest` the one for `platform`; `config`: digest;
+    `recalled`: nobody was asked, an earlier event said so (--offline)."""
 
     reference: str
     digest: str
@@ -155,6 +156,7 @@ class SourceResolved(Fact):
     provider: Json
     manifest: str
     config: str
+    recalled: bool = False
 
 
 class ContextScanned(Fact):
@@ -196,7 +198,8 @@ class SourceRequested(Fact):
 
 class HttpResolved(Fact):
     """What `url` gave: `digest` and `bytes` of the content, `mtime` (Last-Modified, seconds since the epoch, 0: none),
-    `etag` and `last_modified` as the server said them; `transferred`: False when it only said that nothing changed."""
+    `etag` and `last_modified` as the server said them; `transferred`: False when it only said that nothing changed;
+    `recalled` as in SourceResolved."""
 
     url: str
     digest: str
@@ -205,19 +208,34 @@ class HttpResolved(Fact):
     etag: str = ""
     last_modified: str = ""
     transferred: bool = True
+    recalled: bool = False
 
 
 class GitResolved(Fact):
-    """`ref` (as written, "" for the default branch) of the repository at `remote` was `name`, at `commit`."""
+    """`ref` (as written, "" for the default branch) of the repository at `remote` was `name`, at `commit`; `tag`: the
+    annotated tag on the way to it, "" for none; `recalled` as in SourceResolved."""
 
     remote: str
     ref: str
     commit: str
     name: str = ""
+    tag: str = ""
+    recalled: bool = False
+
+
+class FoundMissing(Fact):
+    """What an offline build would need and is not here: the first of `count` `items`, each `kind` (image, layer, url,
+    git or archive), `name`, `bytes` (0: not known), `needed_by` (names of steps and exports), `elsewhere` (providers;
+    none: only the step that made it can make it again) and `detail`; `bytes` of all that are known."""
+
+    items: tuple[Json, ...]
+    count: int
+    bytes: int
 
 
 class RemoteCreated(Fact):
-    """A pointer: `layers` are descriptors, each with `diff_id`; no bytes of them are here for its sake."""
+    """A pointer: `layers` are descriptors with `diff_id`; no bytes of them are here for its sake. `providers` have
+    all of them, but for layers that name `providers` of their own."""
 
     STREAM: ClassVar[Literal["build", "ref", "cache"]] = "ref"
     ref: str
@@ -409,8 +427,8 @@ class CacheImportFailed(Fact):
 
 
 class CacheExported(Fact):
-    """`target` as written; `mode` min or max; `digest` of the manifest written, "" for inline; `layers` as in Exported;
-    `bytes` moved, layers and metadata."""
+    """`target` as written; `mode` min or max; `digest` of the manifest written, "" for inline; `layers` and `provider`
+    as in Exported, of the layers the first 200; `bytes` moved, layers and metadata."""
 
     STREAM: ClassVar[Literal["build", "ref", "cache"]] = "cache"
     target: str
@@ -500,7 +518,8 @@ class Pruned(Fact):
 
 
 class ExportStarted(Fact):
-    """`kind`: image, oci, docker or local; `target`: name or path; `layers`: digests that may have to be read."""
+    """`kind`: image, oci, docker, local or cache; `target`: name or path, of a cache as written; `layers`: digests that
+    may have to be read."""
 
     kind: str
     target: str
@@ -576,8 +595,8 @@ TYPES: dict[str, type[Fact]] = {
         BuildStarted, GraphDefined, RuntimeChosen, BuildCompleted, BuildFailed, BuildCancelled, BuildInterrupted,
         VertexStarted, VertexCached, VertexCompleted, VertexFailed, VertexCancelled, VertexOutput,
         SourceResolved, ContextScanned, ContextKept, DefinitionRead, SourceRequested, HttpResolved, GitResolved,
-        RemoteCreated, LocalCreated, MaterializationRequested, PullStarted, PullProgressed, PullFailed, LayerPulled,
-        LayerTocRead, FilesFetched, Materialized, MaterializationFailed, BlobCreated,
+        FoundMissing, RemoteCreated, LocalCreated, MaterializationRequested, PullStarted, PullProgressed, PullFailed,
+        LayerPulled, LayerTocRead, FilesFetched, Materialized, MaterializationFailed, BlobCreated,
         CacheQueried, CacheRecorded, CacheImported, CacheImportFailed, CacheExported, CacheExportFailed,
         ProviderLost, HitRevoked, LocalLost, Demoted, Pruned, ExportStarted, ExportProgressed, Exported,
         CacheMountUsed, SecretMounted, AgentForwarded, SecurityLifted,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from engine.errors import RefledgerError
 from engine.events import VertexCancelled, VertexCompleted, VertexFailed, VertexStarted
 from engine.graph import ArchiveSource, FetchedSource, GitSource, Graph, HttpSource, Op, Vertex, vertex
 from engine.ledger import Facts
+from engine.offline.missing import NotHere
 from engine.record import changed
 from engine.refs.ref import Remote
 from engine.solver.scheduler import VertexError
@@ -37,9 +38,31 @@ async def pin_graph(graph: Graph, sources: Sources, facts: Facts) -> tuple[Graph
     unpinned = {item.op: item for item in graph.vertices if isinstance(item.op, HttpSource | GitSource | ArchiveSource)}
     if not unpinned:
         return graph, {}
-    made = await together(_pin(item, sources, facts) for item in unpinned.values())
-    pinned: dict[Op, Op] = dict(zip(unpinned, made, strict=True))
+    made = await together(_pin_or_lack(item, sources, facts) for item in unpinned.values())
+    lacks = [item for item in made if isinstance(item, _Lack)]
+    if lacks:
+        raise VertexError(lacks[0].vertex, NotHere([missing for lack in lacks for missing in lack.error.missing]))
+    ops = (item for item in made if not isinstance(item, _Lack))
+    pinned: dict[Op, Op] = dict(zip(unpinned, ops, strict=True))
     return _with(graph, pinned), pinned
+
+
+@dataclass(frozen=True, slots=True)
+class _Lack:
+    """A source that an offline build does not know."""
+
+    vertex: Vertex
+    error: NotHere
+
+
+async def _pin_or_lack(item: Vertex, sources: Sources, facts: Facts) -> FetchedSource | _Lack:
+    """One source; what an offline build does not know is no failure yet, as all that is missing is told at once."""
+    try:
+        return await _pin(item, sources, facts)
+    except VertexError as failure:
+        if isinstance(failure.cause, NotHere):
+            return _Lack(item, failure.cause)
+        raise
 
 
 async def _pin(item: Vertex, sources: Sources, facts: Facts) -> FetchedSource:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from engine.errors import VerificationError
 from engine.events import SourceResolved
@@ -13,7 +13,7 @@ from engine.graph import ImageLayer, ResolvedImage
 from engine.ledger import Facts
 from engine.together import together
 from storage.digest import Digest, parse_json
-from storage.interfaces import BlobStore, Descriptor, Provider, RegistrySource
+from storage.interfaces import BlobStore, Descriptor, Provider, Reference, RegistrySource
 from storage.platform import choose_platform, parse_platform
 from storage.reference import LAYOUT, parse_layout, parse_reference
 
@@ -23,13 +23,31 @@ LAYERS_LIMIT = 500
 """The kernel's overlay takes no more lowers than this."""
 
 
+class Resolver(Protocol):
+    """What images are. See ImageResolver."""
+
+    async def resolve(self, wanted: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], ResolvedImage]:
+        """All of `wanted` (reference as written, platform)."""
+        ...
+
+
+class Names(Protocol):
+    """What names of images are, for those who do not ask a registry."""
+
+    async def resolve(self, reference: Reference, platform: str) -> Descriptor:
+        """The manifest or index that `reference` names for `platform`. Only the digest need be right."""
+        ...
+
+
 @dataclass(slots=True)
 class ImageResolver:
-    """Resolves names through `registry`. Manifests and configs stay in `blobs`: an unchanged tag costs one HEAD."""
+    """Resolves names through `registry`, or as `names` recalls them. Manifests and configs stay in `blobs`: an
+    unchanged tag costs one HEAD."""
 
     registry: RegistrySource
     blobs: BlobStore
     facts: Facts
+    names: Names | None = None
     _tops: dict[str, asyncio.Task[Descriptor]] = field(default_factory=dict)
     """What a name points at: asked once a build, so that all its platforms come from one index."""
 
@@ -43,9 +61,7 @@ class ImageResolver:
     async def _resolve(self, written: str, platform: str) -> ResolvedImage:
         reference = parse_layout(written) if written.startswith(LAYOUT) else parse_reference(written)
         provider = reference.provider
-        if written not in self._tops:
-            self._tops[written] = asyncio.ensure_future(self.registry.resolve(reference))
-        top = await self._tops[written]
+        top = await self._top(reference, platform)
         where = str(reference)
         manifest_digest, manifest = top.digest, await self._manifest(provider, top.digest, where)
         if "manifests" in manifest:
@@ -76,6 +92,7 @@ class ImageResolver:
                 provider=provider.to_json(),
                 manifest=str(manifest_digest),
                 config=str(config_blob.digest),
+                recalled=self.names is not None,
             )
         )
         layers = tuple(ImageLayer(diff_id, blob) for diff_id, blob in zip(diff_ids, blobs, strict=True))
@@ -83,10 +100,17 @@ class ImageResolver:
             written, top.digest, manifest_digest, platform, provider, layers, config_blob.digest, config
         )
 
+    async def _top(self, reference: Reference, platform: str) -> Descriptor:
+        if self.names is not None:
+            return await self.names.resolve(reference, platform)
+        written = reference.written
+        if written not in self._tops:
+            self._tops[written] = asyncio.ensure_future(self.registry.resolve(reference))
+        return await self._tops[written]
+
     async def _manifest(self, provider: Provider, digest: Digest, where: str) -> dict[str, Any]:
-        if self.blobs.size(digest) is not None:
-            data = self.blobs.get(digest)
-        else:
+        data = self._here(digest)
+        if data is None:
             _, data = await self.registry.manifest(provider, digest)
             self.blobs.put(data)
         try:
@@ -97,9 +121,17 @@ class ImageResolver:
             raise VerificationError("the manifest is not a JSON object", where=where)
         return manifest
 
+    def _here(self, digest: Digest) -> bytes | None:
+        """The stored bytes; None also for damaged ones, which can be fetched again."""
+        try:
+            return self.blobs.get(digest) if self.blobs.size(digest) is not None else None
+        except FileNotFoundError:
+            return None
+
     async def _config(self, provider: Provider, blob: Descriptor, where: str) -> bytes:
-        if self.blobs.size(blob.digest) is not None:
-            return self.blobs.get(blob.digest)
+        here = self._here(blob.digest)
+        if here is not None:
+            return here
         if blob.size > CONFIG_LIMIT:
             raise VerificationError(f"its config of {blob.size} bytes is larger than {CONFIG_LIMIT}", where=where)
         parts = []

@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from projections.fields import BAD_EVENT, malformed, mapping, maybe_text, objects, text
+from projections.fields import BAD_EVENT, malformed, mapping, maybe_text, objects, size, text, texts
 from projections.history import BuildRecord
+from projections.steps import provider_names
 from storage.digest import Digest, parse_json
 from storage.errors import VerificationError
 from storage.interfaces import Event, EventLog
@@ -23,7 +24,8 @@ _PREFIX = re.compile(r"^\[[^\]]*\] ")
 _KINDS = frozenset({
     "BuildStarted", "DefinitionRead", "GraphDefined", "SourceResolved", "HttpResolved", "GitResolved", "ContextScanned",
     "CacheQueried", "VertexCached", "VertexStarted", "VertexCompleted", "VertexFailed", "VertexCancelled",
-    "BuildCompleted",
+    "BuildCompleted", "CacheImported", "CacheImportFailed", "ProviderLost", "MaterializationFailed", "LocalLost",
+    "HitRevoked",
 })  # fmt: skip
 _STATES = {
     "VertexCached": "cached", "VertexStarted": "interrupted", "VertexCompleted": "done", "VertexFailed": "failed",
@@ -65,7 +67,8 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A CacheQueried of a step. `components`: digest of the plaintext key."""
+    """A CacheQueried of a step. `components`: digest of the plaintext key; `by` definition or content; `importer`: the
+    cache source that knew a hit, "" for this root."""
 
     key: str
     components: str
@@ -74,27 +77,67 @@ class Asked:
     ref: str
     origin_build: str
     seq: int
+    by: str = "definition"
+    importer: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Bytes that could not be had. `name`: digest of a blob or id of a snapshot; `provider` "" for this disk; `kind`
+    missing, auth, transport, corrupt, disk or vanished, "" when it is not told."""
+
+    name: str
+    ref: str
+    provider: str
+    kind: str
+    error: str
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    """A `--cache-from`: `source` as written, and the `records` it has, or the `error` that it could not be read for."""
+
+    source: str
+    records: int
+    error: str = ""
 
 
 @dataclass(slots=True)
 class Build:
-    """The facts of one build, by vertex. `contexts`: the vertices that stand for directories; `states`: how each step
-    ended (cached, done, failed, cancelled, interrupted); `sources`: as in SourceResolved, HttpResolved, GitResolved."""
+    """The facts of one build, by vertex. `asked` by definition, `by_content` what was asked later, when it was known
+    what the step takes; `contexts`: the vertices that stand for directories; `targets` of the graph; `states`: how each
+    step ended (cached, done, failed, cancelled, interrupted); `sources`: as in SourceResolved, HttpResolved,
+    GitResolved; `losses`: what providers and this disk did not have; `revoked`: hits that could not be used for one."""
 
     record: BuildRecord
     options: Json = field(default_factory=dict)
     definition: str = ""
     steps: dict[str, Step] = field(default_factory=dict)
     asked: dict[str, Asked] = field(default_factory=dict)
+    by_content: dict[str, Asked] = field(default_factory=dict)
     contexts: set[str] = field(default_factory=set)
+    targets: list[str] = field(default_factory=list)
     states: dict[str, str] = field(default_factory=dict)
     sources: dict[tuple[str, str], str] = field(default_factory=dict)
     results: list[Json] = field(default_factory=list)
+    imports: list[Import] = field(default_factory=list)
+    losses: list[Loss] = field(default_factory=list)
+    revoked: dict[str, Loss] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
         """The build's id."""
         return self.record.id
+
+    @property
+    def dry(self) -> bool:
+        """Did it only tell what would run?"""
+        return bool(self.options.get("cache_check"))
+
+    def answer(self, vertex: str) -> Asked | None:
+        """What the cache said last of the step."""
+        return self.by_content.get(vertex) or self.asked.get(vertex)
 
     def inputs(self, vertex: str) -> list[str]:
         """The inputs whose keys are `input` components of the step's key, in that order."""
@@ -122,30 +165,65 @@ def _fold(build: Build, event: Event, blobs: Blobs) -> None:
             build.definition = text(data, "definition", "")
         case "GraphDefined":
             _read_graph(build, text(data, "graph"), blobs)
-        case "SourceResolved":
-            build.sources[text(data, "reference"), text(data, "platform", "")] = text(data, "digest")
-        case "HttpResolved":
-            build.sources[text(data, "url"), ""] = text(data, "digest")
-        case "GitResolved":
-            build.sources[f"{text(data, 'remote')}#{text(data, 'ref', '')}".rstrip("#"), ""] = text(data, "commit")
         case "ContextScanned":
             build.contexts.add(vertex)
         case "CacheQueried":
-            key = text(data, "key")
-            build.asked[vertex] = Asked(
-                key, text(data, "components", "") or key, text(data, "outcome"), maybe_text(data, "reason") or "",
-                maybe_text(data, "ref") or "", maybe_text(data, "origin_build") or "", event.seq,
-            )  # fmt: skip  # older logs name no components: their digest is the key's
+            asked = _asked(event)
+            (build.by_content if asked.by == "content" else build.asked)[vertex] = asked
+        case "CacheImported":
+            build.imports.append(Import(text(data, "source"), size(data, "records")))
+        case "CacheImportFailed":
+            build.imports.append(Import(text(data, "source"), 0, text(data, "error", "") or text(data, "class", "")))
+        case "SourceResolved" | "HttpResolved" | "GitResolved":
+            _fold_source(build, event)
+        case "ProviderLost" | "MaterializationFailed" | "LocalLost" | "HitRevoked":
+            _fold_loss(build, event)
         case "BuildCompleted":
             build.results = objects(data, "results")
         case _ if event.type in _STATES:
             build.states[vertex] = _STATES[event.type]
 
 
+def _asked(event: Event) -> Asked:
+    data = event.data
+    key = text(data, "key")
+    return Asked(
+        key, text(data, "components", "") or key,  # older logs name no components: their digest is the key's
+        text(data, "outcome"), maybe_text(data, "reason") or "", maybe_text(data, "ref") or "",
+        maybe_text(data, "origin_build") or "", event.seq, text(data, "by", "definition"), text(data, "importer", ""),
+    )  # fmt: skip
+
+
+def _fold_source(build: Build, event: Event) -> None:
+    data = event.data
+    match event.type:
+        case "SourceResolved":
+            build.sources[text(data, "reference"), text(data, "platform", "")] = text(data, "digest")
+        case "HttpResolved":
+            build.sources[text(data, "url"), ""] = text(data, "digest")
+        case "GitResolved":
+            build.sources[f"{text(data, 'remote')}#{text(data, 'ref', '')}".rstrip("#"), ""] = text(data, "commit")
+
+
+def _fold_loss(build: Build, event: Event) -> None:
+    data = event.data
+    provider = provider_names(objects(data, "providers") or [mapping(data, "provider")])
+    kind = text(data, "problem", "") if event.type == "LocalLost" else text(data, "class", "")
+    name = text(data, "digest", "") or text(data, "name", "")
+    loss = Loss(name, text(data, "ref", ""), provider, kind, text(data, "error", ""), event.seq)
+    if event.type != "HitRevoked":
+        build.losses.append(loss)
+        return
+    for vertex in texts(data, "reexecuted"):
+        answer = build.answer(vertex)
+        if answer is not None and answer.outcome == "hit":
+            build.revoked[vertex] = loss
+
+
 def _read_graph(build: Build, digest: str, blobs: Blobs) -> None:
-    graph = stored(blobs, digest, _vertices)
+    graph, build.targets = stored(blobs, digest, _vertices) or ([], [])
     number = 0
-    for item in graph or []:
+    for item in graph:
         op, lines = mapping(item, "op"), item.get("lines") or (0, 0)
         shown = op.get("op") != "scratch"
         number += shown
@@ -158,8 +236,9 @@ def _read_graph(build: Build, digest: str, blobs: Blobs) -> None:
             build.contexts.add(vertex)
 
 
-def _vertices(data: bytes) -> list[Json]:
-    return objects(parse_json(data), "vertices")
+def _vertices(data: bytes) -> tuple[list[Json], list[str]]:
+    graph = parse_json(data)
+    return objects(graph, "vertices"), [text(item, "vertex") for item in objects(graph, "results")]
 
 
 # ---------------------------------------------------------------- blobs
@@ -180,6 +259,24 @@ def stored(blobs: Blobs, digest: str, read: Callable[[bytes], T]) -> T | None:
 def read_components(blobs: Blobs, digest: str) -> list[Component] | None:
     """The ordered components of a key; None when they are not here. Raises VerificationError."""
     return stored(blobs, digest, lambda data: [(str(name), str(value)) for name, value in parse_json(data)])
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key that was asked for, `by` definition or content; `components` None when its plaintext is not here."""
+
+    by: str
+    digest: str
+    components: tuple[Component, ...] | None
+
+
+def step_keys(blobs: Blobs, build: Build, vertex: str) -> list[Key]:
+    """The keys of a step, as they were asked for. Raises VerificationError."""
+    found = []
+    for asked in filter(None, (build.asked.get(vertex), build.by_content.get(vertex))):
+        components = read_components(blobs, asked.components)
+        found.append(Key(asked.by, asked.key, None if components is None else tuple(components)))
+    return found
 
 
 def read_listing(blobs: Blobs, digest: str) -> Mapping[str, tuple[str, ...]] | None:

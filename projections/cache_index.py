@@ -9,6 +9,7 @@ from typing import Any
 
 from projections.fields import integer, mapping, maybe_text, objects, size, text, texts
 from projections.runner import Projection, Views
+from projections.usage import Usage
 from storage.digest import canonical_json
 from storage.interfaces import Event, Provider
 
@@ -62,7 +63,7 @@ class Page:
 
 
 class CacheIndex:
-    """Look-ups in views that hold `PROJECTION`. They see what was folded: `Views.catch_up` first."""
+    """Look-ups in views that hold `PROJECTION`, and usage's. They see what was folded: `Views.catch_up` first."""
 
     def __init__(self, views: Views) -> None:
         self._views = views
@@ -86,7 +87,7 @@ class CacheIndex:
 
     def let_go(self, name: str) -> bool:
         """Were the bytes of `name` (a diff ID, or the id of a snapshot) removed here on purpose, and not made since?"""
-        return bool(self._views.query("SELECT 1 FROM let_go WHERE name = ?", (name,)))
+        return Usage(self._views).tombstone(name) is not None
 
     def packed(self, snapshot: str, epoch: int | None) -> PackedLayer | None:
         """The blob that `snapshot` was packed into last, with times clamped to `epoch` (None: not clamped)."""
@@ -181,9 +182,10 @@ def _provided(cursor: sqlite3.Cursor, event: Event, digests: list[str], provider
 
 
 def _remote_created(cursor: sqlite3.Cursor, event: Event) -> None:
-    digests = [text(layer, "digest") for layer in objects(event.data, "layers")]
-    for provider in objects(event.data, "providers"):
-        _provided(cursor, event, digests, provider)
+    providers = objects(event.data, "providers")
+    for layer in objects(event.data, "layers"):
+        for provider in objects(layer, "providers") or providers:
+            _provided(cursor, event, [text(layer, "digest")], provider)
 
 
 def _layer_pulled(cursor: sqlite3.Cursor, event: Event) -> None:
@@ -211,18 +213,27 @@ def _exported(cursor: sqlite3.Cursor, event: Event) -> None:
         _provided(cursor, event, [text(layer, "digest") for layer in objects(event.data, "layers")], provider)
 
 
-def _removed(cursor: sqlite3.Cursor, event: Event) -> None:
-    cursor.execute("INSERT OR REPLACE INTO let_go VALUES (?)", (text(event.data, "name"),))
+def _cache_exported(cursor: sqlite3.Cursor, event: Event) -> None:
+    if provider := mapping(event.data, "provider"):
+        _provided(cursor, event, [text(layer, "digest") for layer in objects(event.data, "layers")], provider)
+
+
+def _pruned(cursor: sqlite3.Cursor, event: Event) -> None:
+    """Contents of contexts that went with it are kept anew by the next step that takes them."""
+    name = text(event.data, "name")
+    cursor.execute(
+        "DELETE FROM kept WHERE layer = ?1 OR EXISTS (SELECT 1 FROM json_each(kept.packs) WHERE value = ?1)", (name,)
+    )
+    cursor.execute("DELETE FROM packs WHERE pack = ?", (name,))
 
 
 PROJECTION = Projection(
     name="cache_index",
-    version=3,
-    tables=("cache", "packed", "providers", "pages", "kept", "packs", "let_go"),
+    version=6,
+    tables=("cache", "packed", "providers", "pages", "kept", "packs"),
     schema=(
         "CREATE TABLE cache (key TEXT PRIMARY KEY, ref TEXT, layers TEXT, components TEXT, build TEXT, seq INTEGER,"
         " resolved TEXT, importer TEXT) WITHOUT ROWID",
-        "CREATE TABLE let_go (name TEXT PRIMARY KEY) WITHOUT ROWID",
         "CREATE TABLE packed (snapshot TEXT, epoch INTEGER, diff_id TEXT, digest TEXT, media_type TEXT, bytes INTEGER,"
         " seq INTEGER)",
         "CREATE INDEX packed_snapshot ON packed (snapshot)",
@@ -240,10 +251,10 @@ PROJECTION = Projection(
         "LayerPulled": _layer_pulled,
         "PullFailed": _pull_failed,
         "Exported": _exported,
+        "CacheExported": _cache_exported,
         "HttpResolved": _http_resolved,
         "ContextKept": _context_kept,
         "ProviderLost": _provider_lost,
-        "Demoted": _removed,
-        "Pruned": _removed,
+        "Pruned": _pruned,
     },
 )

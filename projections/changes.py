@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from difflib import SequenceMatcher
 from typing import Any
 
-from projections.asked import Blobs, Build, Component, Step, read_components, read_listing
+from projections.asked import Asked, Blobs, Build, Component, Step, read_components, read_listing
+from projections.records import Records
 
 Json = dict[str, Any]
+Hides = Callable[[Sequence[str], str], bool]
+"""Do these `.dockerignore` patterns hide that path of the context?"""
+_CAME = frozenset({"added", "removed"})
 _PAIRS = frozenset({"env"})
 """Components whose value is `name=value`, compared by that name."""
 
@@ -17,19 +21,22 @@ _PAIRS = frozenset({"env"})
 @dataclass(frozen=True, slots=True)
 class FileChange:
     """`change`: added, removed, changed (content or type), mode, or owner (owner or attributes); `old` and `new`:
-    digest, link target or device, octal mode, or owner; "" for a side that has none."""
+    digest, link target or device, octal mode, or owner; "" for a side that has none. `ignored`: it came or went because
+    `.dockerignore` shows or hides it now."""
 
     path: str
     change: str
     old: str
     new: str
+    ignored: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
     """A component that differs: `old` and `new` values, None for a side without it. `files`: for a listing, what is in
-    it. An `input` is the result of a step, `source` an image, file or commit from outside: `old_step` and `new_step`
-    name what gives it."""
+    it, `patterns`: lines that `.dockerignore` has more (`+x`) or less (`-x`), when that is why files came or went. An
+    `input` is the result of a step, `source` an image, file or commit from outside: `old_step` and `new_step` name what
+    gives it."""
 
     component: str
     old: str | None
@@ -37,10 +44,11 @@ class Change:
     files: tuple[FileChange, ...] = ()
     old_step: str = ""
     new_step: str = ""
+    patterns: tuple[str, ...] = ()
 
     def to_json(self) -> Json:
         """The fields, by name."""
-        return {**asdict(self), "files": [asdict(item) for item in self.files]}
+        return {**asdict(self), "files": [asdict(item) for item in self.files], "patterns": list(self.patterns)}
 
 
 def pair_steps(old: Build, new: Build) -> dict[str, str]:
@@ -88,15 +96,25 @@ def _aligned(old: Sequence[Step], new: Sequence[Step]) -> list[tuple[Step, Step]
                 if same is not None:
                     found.append((same, step))
                     rest = rest[rest.index(same) + 1 :]
-    return found
+    return found + _moved(old, new, found)
+
+
+def _moved(old: Sequence[Step], new: Sequence[Step], paired: Sequence[tuple[Step, Step]]) -> list[tuple[Step, Step]]:
+    """Steps that are called the same, but stand elsewhere among the others."""
+    before, after = {one.vertex for one, _ in paired}, {two.vertex for _, two in paired}
+    left = {step.title: step for step in reversed(old) if step.vertex not in before}
+    return [(left.pop(step.title), step) for step in new if step.vertex not in after and step.title in left]
 
 
 # ---------------------------------------------------------------- components
 
 
-def step_changes(blobs: Blobs, old: Build, one: str, new: Build, two: str) -> list[Change] | None:
+def step_changes(
+    blobs: Blobs, old: Build, one: str, new: Build, two: str, hides: Hides, records: Records
+) -> list[Change] | None:
     """How the key of step `two` of `new` differs from that of `one` of `old`, own components before inputs; None when
-    one of the two is not stored here. Raises VerificationError."""
+    one of the two is not stored here. What a step takes from others' results counts where it is known of both builds.
+    Raises VerificationError."""
     if one not in old.asked or two not in new.asked:
         return None
     if old.asked[one].key == new.asked[two].key:
@@ -105,14 +123,68 @@ def step_changes(blobs: Blobs, old: Build, one: str, new: Build, two: str) -> li
     after = read_components(blobs, new.asked[two].components)
     if before is None or after is None:
         return None
-    own = [_with_files(blobs, change) for change in component_changes(before, after)]
+    own = component_changes(before, after)
+    taken = _content_changes(blobs, records.by_content(old, one), records.by_content(new, two))
+    named = {change.component for change in own}
+    own = [_with_files(blobs, item) for item in (*own, *(item for item in taken if item.component not in named))]
+    own = [_with_patterns(item, old, one, new, two, hides) for item in own]
     return own + _input_changes(old, one, before, new, two, after)
 
 
+def _content_changes(blobs: Blobs, old: Asked | None, new: Asked | None) -> list[Change]:
+    """What differs of the files that a step takes from results: like is compared with like, and nothing else."""
+    if old is None or new is None or old.key == new.key:
+        return []
+    before, after = read_components(blobs, old.components), read_components(blobs, new.components)
+    if before is None or after is None:
+        return []
+    return [change for change in component_changes(before, after) if is_content(change)]
+
+
+def is_content(change: Change) -> bool:
+    """Is it about files that the step takes?"""
+    return change.component == "content" or change.component.endswith(" content")
+
+
+def _with_patterns(change: Change, old: Build, one: str, new: Build, two: str, hides: Hides) -> Change:
+    if not change.files:
+        return change
+    before, after = _excludes(old, one, change.component), _excludes(new, two, change.component)
+    if before is None or after is None or before == after:
+        return change
+    files = tuple(
+        replace(file, ignored=file.change in _CAME and hides(before if file.change == "added" else after, file.path))
+        for file in change.files
+    )
+    if not any(file.ignored for file in files):
+        return change
+    matcher = SequenceMatcher(None, before, after, autojunk=False)
+    lines = [
+        line for tag, i1, i2, j1, j2 in matcher.get_opcodes() if tag != "equal"
+        for line in (*(f"-{item}" for item in before[i1:i2]), *(f"+{item}" for item in after[j1:j2]))
+    ]  # fmt: skip
+    return replace(change, files=files, patterns=tuple(lines))
+
+
+def _excludes(build: Build, vertex: str, component: str) -> list[str] | None:
+    """The patterns of the context that a listing was taken from; None when it was none, or has no patterns."""
+    step = build.steps[vertex]
+    place = 1
+    if component.startswith("mount "):
+        mounts = step.op.get("mounts") or []
+        number = int(component.split()[1])
+        place = int(mounts[number].get("input", -1)) if number < len(mounts) else -1
+    source = build.steps.get(step.inputs[place]) if 0 <= place < len(step.inputs) else None
+    if source is None or source.kind != "context":
+        return None
+    return list(map(str, source.op.get("excludes") or ()))
+
+
 def component_changes(old: Sequence[Component], new: Sequence[Component]) -> list[Change]:
-    """What differs but for `input`, in the order of the key."""
+    """What differs but for `input`, in the order of the key; the id of a mount before what follows from it."""
     found: list[Change] = []
-    for name in dict.fromkeys(name for name, _ in (*new, *old)):
+    names = list(dict.fromkeys(name for name, _ in (*new, *old)))
+    for name in sorted(names, key=lambda name: (names.index(_group(name, names)), not name.endswith(" id"))):
         if name == "input":
             continue
         before = [value for item, value in old if item == name]
@@ -126,6 +198,12 @@ def component_changes(old: Sequence[Component], new: Sequence[Component]) -> lis
         else:
             found += _list_changes(name, before, after)
     return found
+
+
+def _group(name: str, names: Sequence[str]) -> str:
+    """The first of `names` that is about the same mount; `name` itself when it is about none."""
+    mount = " ".join(name.split()[:2]) + " " if name.startswith("mount ") else name
+    return next(item for item in names if item.startswith(mount))
 
 
 def _pair_changes(name: str, old: Sequence[str], new: Sequence[str]) -> list[Change]:
@@ -148,13 +226,13 @@ def _list_changes(name: str, old: Sequence[str], new: Sequence[str]) -> list[Cha
 
 
 def _with_files(blobs: Blobs, change: Change) -> Change:
-    if change.component != "content" and not change.component.endswith(" content"):
+    if not is_content(change):
         return change
     before = read_listing(blobs, change.old) if change.old else {}
     after = read_listing(blobs, change.new) if change.new else {}
     if before is None or after is None:
         return change
-    return Change(change.component, change.old, change.new, tuple(file_changes(before, after)))
+    return replace(change, files=tuple(file_changes(before, after)))
 
 
 def file_changes(old: Mapping[str, tuple[str, ...]], new: Mapping[str, tuple[str, ...]]) -> list[FileChange]:

@@ -7,7 +7,8 @@ from difflib import unified_diff
 from typing import Any
 
 from projections.asked import Blobs, Build, Step, definition_text
-from projections.changes import Change, pair_steps, step_changes
+from projections.changes import Change, Hides, pair_steps, step_changes
+from projections.records import Records
 
 Json = dict[str, Any]
 
@@ -64,15 +65,15 @@ class Difference:
         }  # fmt: skip
 
 
-def difference(blobs: Blobs, old: Build, new: Build) -> Difference:
-    """Compare two builds. Raises VerificationError."""
+def difference(blobs: Blobs, old: Build, new: Build, hides: Hides, records: Records) -> Difference:
+    """Compare two builds of the log that `records` are of. Raises VerificationError."""
     return Difference(
         old,
         new,
         tuple(_values(_options(old), _options(new))),
         tuple(_values(_sources(old), _sources(new))),
         tuple(_definition(blobs, old, new)),
-        tuple(_steps(blobs, old, new)),
+        tuple(_steps(blobs, old, new, hides, records)),
         tuple(_values(_results(old), _results(new))),
     )
 
@@ -115,7 +116,7 @@ def _definition(blobs: Blobs, old: Build, new: Build) -> list[str]:
     return list(unified_diff(before, after, old.record.filename, new.record.filename, n=0, lineterm=""))[2:]
 
 
-def _steps(blobs: Blobs, old: Build, new: Build) -> list[StepChange]:
+def _steps(blobs: Blobs, old: Build, new: Build, hides: Hides, records: Records) -> list[StepChange]:
     pairs = pair_steps(old, new)
     kept = set(pairs.values())
     found = [StepChange(old.steps[one], "removed") for one in old.asked if one in old.steps and one not in kept]
@@ -125,6 +126,6 @@ def _steps(blobs: Blobs, old: Build, new: Build) -> list[StepChange]:
         one = pairs.get(two)
         if one is None:
             found.append(StepChange(new.steps[two], "added"))
-        elif (changes := step_changes(blobs, old, one, new, two)) != []:
+        elif (changes := step_changes(blobs, old, one, new, two, hides, records)) != []:
             found.append(StepChange(new.steps[two], "changed", tuple(changes or ())))
     return found

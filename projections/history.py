@@ -7,7 +7,7 @@ import sqlite3
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from projections.fields import integer, objects, size, text, texts
+from projections.fields import integer, mapping, objects, size, text, texts
 from projections.runner import Projection, Row, Views
 from storage.digest import canonical_json
 from storage.errors import InputError
@@ -21,7 +21,7 @@ class BuildRecord:
     """One build. `status`: running, completed, failed, cancelled or interrupted; times in UTC ns; `last_seq`, `ended`
     and `exit_code` are None without an end in the log. `executed` counts executions, `bytes_pulled` what came over
     the wire for this build, failed attempts included; `bytes_avoided` what did not have to, of layers that a step had
-    asked for files of; `results` as in BuildCompleted."""
+    asked for files of; `results` as in BuildCompleted; `checked`: it only told what would be done (--cache-check)."""
 
     id: str
     name: str
@@ -40,6 +40,7 @@ class BuildRecord:
     results: tuple[Json, ...]
     exit_code: int | None
     bytes_avoided: int = 0
+    checked: bool = False
 
     def to_json(self) -> Json:
         """The fields, by name."""
@@ -49,7 +50,8 @@ class BuildRecord:
 _COLUMNS = (
     "id, name, filename, tags, status, started, ended, first_seq, last_seq, vertices, cached, executed, bytes_pulled,"
     " error, results, exit_code,"
-    " (SELECT coalesce(sum(avoided.bytes), 0) FROM avoided WHERE avoided.build = builds.id) AS bytes_avoided"
+    " (SELECT coalesce(sum(avoided.bytes), 0) FROM avoided WHERE avoided.build = builds.id) AS bytes_avoided,"
+    " checked"
 )
 
 
@@ -87,16 +89,19 @@ def _record(row: Row) -> BuildRecord:
     values = list(row)
     values[3] = tuple(json.loads(row[3]))
     values[14] = tuple(json.loads(row[14]))
+    values[17] = bool(row[17])
     return BuildRecord(*values)
 
 
 def _started(cursor: sqlite3.Cursor, event: Event) -> None:
     data = event.data
     cursor.execute(
-        "INSERT OR IGNORE INTO builds VALUES (?, ?, ?, ?, 'running', ?, NULL, ?, NULL, 0, 0, 0, 0, NULL, '[]', NULL)",
+        "INSERT OR IGNORE INTO builds VALUES"
+        " (?, ?, ?, ?, 'running', ?, NULL, ?, NULL, 0, 0, 0, 0, NULL, '[]', NULL, ?)",
         (
             _build(event), text(data, "name", ""), text(data, "filename", "Dockerfile"),
             canonical_json(texts(data, "tags")).decode(), event.time, event.seq,
+            mapping(data, "options").get("cache_check") is True,
         ),
     )  # fmt: skip
 
@@ -166,12 +171,12 @@ def _end(cursor: sqlite3.Cursor, event: Event, status: str, error: str | None, e
 
 PROJECTION = Projection(
     name="history",
-    version=2,
+    version=3,
     tables=("builds", "avoided"),
     schema=(
         "CREATE TABLE builds (id TEXT PRIMARY KEY, name TEXT, filename TEXT, tags TEXT, status TEXT, started INTEGER,"
         " ended INTEGER, first_seq INTEGER, last_seq INTEGER, vertices INTEGER, cached INTEGER, executed INTEGER,"
-        " bytes_pulled INTEGER, error TEXT, results TEXT, exit_code INTEGER) WITHOUT ROWID",
+        " bytes_pulled INTEGER, error TEXT, results TEXT, exit_code INTEGER, checked INTEGER) WITHOUT ROWID",
         "CREATE INDEX builds_first_seq ON builds (first_seq)",
         "CREATE TABLE avoided (build TEXT, digest TEXT, bytes INTEGER, PRIMARY KEY (build, digest)) WITHOUT ROWID",
     ),

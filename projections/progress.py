@@ -47,6 +47,8 @@ class ProgressView:
         self.exit_code: int | None = None
         self.results: list[Json] = []
         self.sources: list[Source] = []
+        self.missing: list[Json] = []
+        """What an offline build lacked: as in FoundMissing.items."""
         self._tail = tail
         self._steps: dict[str, Step] = {}
         self._planned = 0
@@ -71,7 +73,7 @@ class ProgressView:
             "build": self.build, "name": self.name, "status": self.status, "started": self.started,
             "ended": self.ended, "error": self.error, "failed_vertex": self.failed_vertex,
             "exit_code": self.exit_code, "results": self.results,
-            "sources": [source.to_json() for source in self.sources],
+            "sources": [source.to_json() for source in self.sources], "missing": self.missing,
             "steps": [step.to_json() for step in self.steps],
         }  # fmt: skip
 
@@ -120,9 +122,15 @@ class ProgressView:
 
     def _source_resolved(self, event: Event) -> list[Step]:
         data = event.data
-        source = Source(text(data, "reference"), text(data, "digest"), text(data, "platform", ""), event.vertex)
-        self.sources.append(source)
+        recalled = data.get("recalled") is True
+        self.sources.append(
+            Source(text(data, "reference"), text(data, "digest"), text(data, "platform", ""), event.vertex, recalled)
+        )
         return [self._steps[event.vertex]] if event.vertex in self._steps else []
+
+    def _found_missing(self, event: Event) -> list[Step]:
+        self.missing = objects(event.data, "items")
+        return []
 
     def _vertex_started(self, event: Event) -> list[Step]:
         step = self._step(event)
@@ -286,7 +294,8 @@ class ProgressView:
 
     def _export(self, event: Event) -> Step:
         kind, target = text(event.data, "kind", ""), text(event.data, "target", "")
-        step = self._named(f"export {kind} {target}", f"exporting to {kind} {target}", "export")
+        name = f"exporting {kind} to {target}" if kind == "cache" else f"exporting to {kind} {target}"
+        step = self._named(f"export {kind} {target}", name, "export")
         if step.state == "pending":
             step.state, step.started = "running", event.time
         return step
@@ -314,6 +323,33 @@ class ProgressView:
             transfer.finish(event.time, size(layer, "bytes"))
         return self._close(step, "done", event)
 
+    def _cache_exported(self, event: Event) -> list[Step]:
+        """CacheExported and CacheExportFailed: the end of an export of kind cache, or all that is told of one."""
+        target = text(event.data, "target")
+        step = self._named(f"export cache {target}", f"exporting cache to {target}", "export")
+        step.result = text(event.data, "digest", "")
+        for layer in objects(event.data, "layers"):
+            digest = text(layer, "digest")
+            transfer = step.transfers.setdefault(digest, Transfer(digest, requested=event.time))
+            transfer.transport = text(layer, "transport", "")
+            transfer.finish(event.time, size(layer, "bytes"))
+        step.error = text(event.data, "error", "")
+        return self._close(step, "failed" if step.error else "done", event)
+
+    def _cache_imported(self, event: Event) -> list[Step]:
+        """CacheImported and CacheImportFailed. That nothing is there yet is how a cache begins, and no failure."""
+        source = text(event.data, "source")
+        step = self._named(f"import cache {source}", f"importing cache from {source}", "cache")
+        step.number = 0
+        if event.type == "CacheImported":
+            step.name += f": {integer(event.data, 'records', 0)} records"
+            return self._close(step, "done", event)
+        if maybe_text(event.data, "class") == "missing":
+            step.name += ": nothing there yet"
+            return self._close(step, "done", event)
+        step.error = text(event.data, "error", "")
+        return self._close(step, "failed", event)
+
     def _build_ended(self, event: Event) -> list[Step]:
         self.status = event.type.removeprefix("Build").lower()
         self.ended = event.time
@@ -337,6 +373,7 @@ class ProgressView:
         "BuildStarted": _build_started,
         "GraphDefined": _graph_defined,
         "SourceResolved": _source_resolved,
+        "FoundMissing": _found_missing,
         "VertexStarted": _vertex_started,
         "VertexCached": _vertex_cached,
         "VertexCompleted": _vertex_completed,
@@ -352,6 +389,10 @@ class ProgressView:
         "ExportStarted": _export_started,
         "ExportProgressed": _export_progressed,
         "Exported": _exported,
+        "CacheExported": _cache_exported,
+        "CacheExportFailed": _cache_exported,
+        "CacheImported": _cache_imported,
+        "CacheImportFailed": _cache_imported,
         "BuildCompleted": _build_ended,
         "BuildFailed": _build_ended,
         "BuildCancelled": _build_ended,

@@ -53,7 +53,7 @@ _COLUMNS = "ref, kind, layers, providers, parent, build, seq, materialized, byte
 
 
 class Refs:
-    """Look-ups in views that hold `PROJECTION`. They see what was folded: `Views.catch_up` first."""
+    """Look-ups in views that hold `PROJECTION`, and usage's. They see what was folded: `Views.catch_up` first."""
 
     def __init__(self, views: Views) -> None:
         self._views = views
@@ -61,7 +61,7 @@ class Refs:
     def list(self, limit: int | None = None) -> list[RefRecord]:
         """Refs, the newest first; at most `limit`."""
         sql = f"SELECT {_COLUMNS} FROM refs ORDER BY seq DESC, ref LIMIT ?"  # noqa: S608  # a constant
-        return [_record(row) for row in self._views.query(sql, (-1 if limit is None else limit,))]
+        return [self._record(row) for row in self._views.query(sql, (-1 if limit is None else limit,))]
 
     def get(self, ref: str) -> RefRecord:
         """The ref whose id is, or alone begins with, `ref`; `sha256:` may be left out. Raises InputError."""
@@ -75,14 +75,18 @@ class Refs:
             raise InputError(f"no ref {ref[:80]!r}", hint="`refledger refs` lists the refs of this root")
         if len(rows) > 1 and rows[0][0] != ref:
             raise InputError(f"several refs begin with {ref!r}: {', '.join(row[0] for row in rows)}")
-        return _record(rows[0])
+        return self._record(rows[0])
 
-
-def _record(row: Row) -> RefRecord:
-    values = list(row)
-    values[2], values[3] = tuple(json.loads(row[2])), tuple(json.loads(row[3]))
-    values[7] = bool(row[7])
-    return RefRecord(*values)
+    def _record(self, row: Row) -> RefRecord:
+        values = list(row)
+        values[2], values[3] = tuple(json.loads(row[2])), tuple(json.loads(row[3]))
+        names = [layer.get("snapshot") or layer.get("diff_id") for layer in values[2]]
+        let_go = self._views.query(
+            "SELECT 1 FROM tombstones WHERE kind <> 'blob' AND name IN (SELECT value FROM json_each(?)) LIMIT 1",
+            (canonical_json(names).decode(),),
+        )
+        values[7] = bool(row[7]) and not let_go
+        return RefRecord(*values)
 
 
 # ---------------------------------------------------------------- folding
@@ -196,16 +200,29 @@ _SUMMARIES: dict[str, Callable[[Json], str]] = {
     "MaterializationFailed": lambda d: f"not to be had: {text(d, 'error', '')}",
     "BlobCreated": lambda d: f"packed into {_short(text(d, 'digest', ''))}, {size(d, 'bytes')} bytes",
     "Exported": _export_summary,
+    "Demoted": lambda d: (
+        f"{text(d, 'kind', '?')} let go, {size(d, 'bytes')} bytes, as"
+        f" {', '.join(map(_who, objects(d, 'providers')))} has it"
+        f" ({text(d, 'by', '')}, {text(d, 'policy', '?')})"
+    ),
+    "Pruned": lambda d: (
+        f"{text(d, 'kind', '?')} let go, {size(d, 'bytes')} bytes ({text(d, 'by', '')}, {text(d, 'policy', '?')})"
+    ),
 }
+
+
+_LET_GO = frozenset({"Demoted", "Pruned"})
 
 
 def life(log: EventLog, record: RefRecord) -> list[LifeEvent]:
     """What happened to a ref, in order: events that name it or one of its blobs. Raises LogError."""
     blobs = {layer["digest"] for layer in record.layers if isinstance(layer.get("digest"), str)}
+    names = {layer.get("snapshot") or layer.get("diff_id") for layer in record.layers}
     out = []
     for event in log.read(after=record.seq - 1, types=frozenset(_SUMMARIES)):
         try:
-            if not _concerns(event, record.ref, blobs):
+            let_go = event.type in _LET_GO and event.data.get("name") in names
+            if not let_go and not _concerns(event, record.ref, blobs):
                 continue
             if event.type == "BlobCreated":
                 blobs.add(text(event.data, "digest"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
@@ -20,6 +20,11 @@ def provider_name(provider: Mapping[str, Any]) -> str:
     return "/".join(str(provider[key]) for key in ("registry", "repository") if provider.get(key))
 
 
+def provider_names(providers: Iterable[Mapping[str, Any]]) -> str:
+    """The same of several, "" for none."""
+    return ", ".join(filter(None, map(provider_name, providers)))
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
     """A line of output: when its end came (UTC ns), from which stream (1 or 2; 0: a remark of ours), without "\\n"."""
@@ -31,12 +36,18 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What a name in the definition turned out to be."""
+    """What a name in the definition turned out to be; `recalled`: what it was before, as nobody was asked."""
 
     reference: str
     digest: str
     platform: str
     vertex: str | None
+    recalled: bool = False
+
+    @property
+    def how(self) -> str:
+        """For people."""
+        return "recalled" if self.recalled else "resolved"
 
     def to_json(self) -> Json:
         """The fields, by name."""
@@ -105,10 +116,10 @@ class Transfer:
 
 @dataclass(slots=True)
 class Step:
-    """One vertex, or one export (`kind`). `state`: pending, running, cached, done, failed, cancelled or interrupted.
-    `lines` of the Dockerfile; `output`: its last lines; `dropped`: bytes the engine left out of the log;
-    `result`: digest that an export made; `number` counts from 1 in plan order; `avoided`: bytes of layers that did
-    not have to come, as the step asked for some files only."""
+    """One vertex, one export or one cache that is read (`kind`: step, fetch, export, cache). `state`: pending, running,
+    cached, done, failed, cancelled or interrupted. `lines` of the Dockerfile; `output`: its last lines; `dropped`:
+    bytes the engine left out of the log; `result`: digest that an export made; `number` counts from 1 in plan order;
+    `avoided`: bytes of layers that did not have to come, as the step asked for some files only."""
 
     vertex: str
     name: str

@@ -3,177 +3,216 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
 
-from projections.asked import Asked, Blobs, Build, Step, read_build
-from projections.changes import Change, pair_steps, step_changes
-from projections.fields import BAD_EVENT, malformed, mapping, objects, text, texts
+from projections.asked import Asked, Blobs, Build, Import, Loss, Step, read_build
+from projections.changes import Change, Hides, is_content, pair_steps, step_changes
 from projections.history import BuildRecord, History
-from projections.steps import provider_name
+from projections.nearest import nearest
+from projections.origin import origin_of
+from projections.records import Record, Records, Tombstone, read_records
+from projections.taint import Taint, taint_of
+from projections.verdict import (
+    CHANGED,
+    EVICTED,
+    IMPORTER,
+    LOST,
+    NEVER_BUILT,
+    NO_CACHE,
+    SCHEMA,
+    UNREACHABLE,
+    Gone,
+    Verdict,
+    Why,
+)
 from storage.errors import InputError
 from storage.interfaces import EventLog
 
-Json = dict[str, Any]
-
-NEVER_BUILT, CHANGED, SCHEMA = "never-built", "component-changed", "key-schema-changed"
-"""Reasons of a miss; `no-cache` and `bytes-lost` are as the solver gave them."""
+_AWAY = frozenset({"auth", "transport"})
+"""Kinds of a loss after which nobody knows whether the bytes are still there."""
 
 
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """A layer of a hit: `digest` of its blob or the id of the snapshot; `provider` it can be read from or came from, ""
-    for one made here by `build`; `verified` here when it came: `digest`, `diff_id`; empty when it never did."""
-
-    digest: str
-    provider: str
-    verified: tuple[str, ...]
-    build: str
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Where a hit's result came from; `started`: UTC ns, 0 when the build is not in this log."""
-
-    build: str
-    name: str
-    started: int
-    layers: tuple[Layer, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """One step. `outcome`: hit or miss; `state`: how it ended, "" when it was not needed; `reason` of a miss, from the
-    closed list, and `detail` for people; `changes`: how its key differs from that of `against`, the first one the
-    most telling; `follows`: a miss only because a step before it was one."""
-
-    step: Step
-    outcome: str
-    state: str
-    reason: str = ""
-    detail: str = ""
-    changes: tuple[Change, ...] = ()
-    follows: bool = False
-    origin_build: str = ""
-    needed: bool = True
-
-    def to_json(self) -> Json:
-        """Plain data; the step by its number, name, vertex and lines."""
-        step = self.step
-        return {
-            "number": step.number, "name": step.name, "vertex": step.vertex, "lines": list(step.lines),
-            "outcome": self.outcome, "state": self.state, "reason": self.reason or None, "detail": self.detail,
-            "follows": self.follows, "needed": self.needed, "origin_build": self.origin_build or None,
-            "changes": [change.to_json() for change in self.changes],
-        }  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Why:
-    """One build, compared with `against` (None: there is none); `verdicts` of the steps that the cache was asked for,
-    in the graph's order."""
-
-    build: Build
-    against: Build | None
-    verdicts: tuple[Verdict, ...]
-
-    @property
-    def causes(self) -> list[Verdict]:
-        """Misses that follow from no other one, the first one first."""
-        return [item for item in self.verdicts if item.outcome == "miss" and item.needed and not item.follows]
-
-    @property
-    def followed(self) -> list[Verdict]:
-        """Misses that are there because of another one."""
-        return [item for item in self.verdicts if item.follows]
-
-    def cause_of(self, follower: Verdict) -> Verdict | None:
-        """The first cause that `follower` stands on; the first of all when the build as a whole is the cause."""
-        below: set[str] = set()
-        left = [follower.step.vertex]
-        while left:
-            vertex = left.pop()
-            if vertex not in below and vertex in self.build.steps:
-                below.add(vertex)
-                left += self.build.steps[vertex].inputs
-        causes = self.causes
-        return next((item for item in causes if item.step.vertex in below), causes[0] if causes else None)
-
-    def to_json(self) -> Json:
-        """Plain data; `first`: number of the first step that differs."""
-        causes = self.causes
-        return {
-            "build": self.build.id,
-            "against": self.against.id if self.against else None,
-            "first": causes[0].step.number if causes else None,
-            "followed": len(self.followed),
-            "steps": [item.to_json() for item in self.verdicts],
-        }
-
-
-def explain(log: EventLog, blobs: Blobs, history: History, record: BuildRecord, against: str | None) -> Why:
+def explain(
+    log: EventLog, blobs: Blobs, history: History, record: BuildRecord, against: str | None, hides: Hides
+) -> Why:
     """Explain `record`, compared with build `against` or the nearest earlier one of the same definition.
     Raises InputError (no such build), LogError, VerificationError."""
     build = read_build(log, blobs, record)
     if against is None:
-        old = _nearest(log, blobs, history, build)
+        old = nearest(log, blobs, history, build)
     else:
         old = read_build(log, blobs, history.get(against))
         if old.id == record.id:
             raise InputError(f"build {record.id} cannot be compared with itself", hint="give --against another build")
-    pairs = pair_steps(old, build) if old else {}
-    verdicts: list[Verdict] = []
-    missed: set[str] = set()
-    told: set[Change] = set()
-    for vertex, step in build.steps.items():
-        asked = build.asked.get(vertex)
-        if asked is None:
-            continue
-        state = build.states.get(vertex, "")
+    builds = {item.id: item for item in history.list()}
+    explainer = _Explainer(blobs, build, old, hides, read_records(log, record.last_seq), builds)
+    return Why(build, old, tuple(explainer.verdicts()))
+
+
+@dataclass(slots=True)
+class _Explainer:
+    blobs: Blobs
+    build: Build
+    old: Build | None
+    hides: Hides
+    records: Records
+    builds: Mapping[str, BuildRecord]
+    missed: set[str] = field(default_factory=set)
+    """Steps that were made anew, or would be."""
+    told: dict[tuple[str, str | None, str | None], int] = field(default_factory=dict)
+    """Changes that steps before are explained with: the number of the first such."""
+    held: set[str] | None = None
+
+    def verdicts(self) -> list[Verdict]:
+        pairs = pair_steps(self.old, self.build) if self.old else {}
+        needed = self._needed()
+        found = []
+        for vertex, step in self.build.steps.items():
+            asked = self.build.answer(vertex)
+            if asked is not None:
+                verdict = self._verdict(step, asked, pairs.get(vertex), needed=vertex in needed)
+                if verdict.outcome == "miss" and verdict.needed:
+                    self.missed.add(vertex)
+                found.append(replace(verdict, taint=self._taint(verdict, asked)))
+        return found
+
+    def _needed(self) -> set[str]:
+        """What ran or stood in for something that did; of a build that only told what would run: what would."""
+        build = self.build
+        if not build.dry:
+            over = build.record.status == "completed"
+            return {vertex for vertex in build.steps if build.states.get(vertex) or not over}
+        needed: set[str] = set()
+        left = list(build.targets)
+        while left:
+            vertex = left.pop()
+            answer = build.answer(vertex)
+            if vertex in build.steps and vertex not in needed:
+                needed.add(vertex)
+                left += () if answer and answer.outcome == "hit" else build.steps[vertex].inputs
+        return needed
+
+    def _verdict(self, step: Step, asked: Asked, other: str | None, *, needed: bool) -> Verdict:
+        state = self.build.states.get(step.vertex, "")
+        revoked = self.build.revoked.get(step.vertex)
+        if revoked is not None and asked.seq < revoked.seq:
+            return self._revoked(step, state, revoked)
         if asked.outcome == "hit":
-            verdicts.append(Verdict(step, "hit", state, origin_build=asked.origin_build))
-            continue
-        if not state and record.status == "completed":
+            origin = origin_of(asked, self.records, self.builds)
+            return Verdict(step, "hit", state, origin=origin, follows=asked.by == "content", needed=needed)
+        if not needed:
             detail = "not needed: what stands on it was cached"
-            verdicts.append(Verdict(step, "miss", state, asked.reason, detail, needed=False))
-            continue
-        verdict = _miss(blobs, build, step, asked, old, pairs.get(vertex), missed)
-        own = {change for change in verdict.changes if change.component != "input"}
-        if not verdict.follows and own and own <= told and missed.intersection(step.inputs):
-            verdict = replace(verdict, follows=True)
-        told |= own
-        missed.add(vertex)
-        verdicts.append(verdict)
-    return Why(build, old, tuple(verdicts))
+            return Verdict(step, "miss", state, asked.reason, detail, needed=False)
+        verdict = replace(self._miss(step, asked, other), state=state)
+        own = [(item.component, item.old, item.new) for item in verdict.changes if item.component != "input"]
+        if own and all(item in self.told for item in own):
+            follows = verdict.follows or self._stands_on_miss(step)
+            verdict = replace(verdict, follows=follows, same_as=self.told[own[0]])
+        for item in own:
+            self.told.setdefault(item, step.number)
+        return verdict
 
+    def _stands_on_miss(self, step: Step) -> bool:
+        return bool(self.missed.intersection(step.inputs))
 
-def _miss(
-    blobs: Blobs, build: Build, step: Step, asked: Asked, old: Build | None, other: str | None, missed: set[str]
-) -> Verdict:
-    state = build.states.get(step.vertex, "")
-    stands_on_miss = bool(missed.intersection(step.inputs))
-    if asked.reason == "no-cache":
-        return Verdict(step, "miss", state, asked.reason, "the build was told not to ask", follows=bool(missed))
-    if asked.reason != NEVER_BUILT:
-        details = {"bytes-lost": "its result is recorded, but its bytes are gone"}
-        return Verdict(step, "miss", state, asked.reason, details.get(asked.reason, ""), follows=stands_on_miss)
-    if old is None:
-        detail = "no earlier build of this definition"
-        return Verdict(step, "miss", state, NEVER_BUILT, detail, follows=bool(missed))
-    if other is None:
-        return Verdict(step, "miss", state, NEVER_BUILT, f"a new step: build {old.id} has none in its place")
-    changes = step_changes(blobs, old, other, build, step.vertex)
-    if changes is None:
-        why = "did not come to it" if other not in old.asked else "keeps its key no more"
-        return Verdict(step, "miss", state, NEVER_BUILT, f"build {old.id} {why}", follows=stands_on_miss)
-    if not changes:
-        ended = old.states.get(other, "")
-        detail = f"build {old.id} asked for the same" + (f", but the step {_ENDED[ended]}" if ended in _ENDED else "")
-        return Verdict(step, "miss", state, NEVER_BUILT, detail, follows=stands_on_miss)
-    own = any(change.component != "input" for change in changes)
-    reason = SCHEMA if any(change.component == "schema" for change in changes) else CHANGED
-    follows = stands_on_miss and not own
-    return Verdict(step, "miss", state, reason, "", tuple(changes), follows)
+    def _revoked(self, step: Step, state: str, loss: Loss) -> Verdict:
+        told = [item for item in self.build.losses if item.name == loss.name and item.seq < loss.seq]
+        last = told[-1] if told else loss
+        reason = UNREACHABLE if told and all(item.kind in _AWAY for item in told) else LOST
+        provider, error = loss.provider or last.provider, last.error or loss.error
+        gone = Gone(loss.name, provider, last.kind or "missing", error=error, revoked=True)
+        return Verdict(step, "miss", state, reason, gone=gone, follows=self._stands_on_miss(step))
+
+    def _miss(self, step: Step, asked: Asked, other: str | None) -> Verdict:
+        """Why a needed step was not in the cache."""
+        stands_on_miss = self._stands_on_miss(step)
+        miss = Verdict(step, "miss", "", asked.reason, follows=stands_on_miss)
+        if asked.reason == NO_CACHE:
+            return replace(miss, detail="the build was told not to ask", follows=bool(self.missed))
+        for answer in (asked, self.build.asked[step.vertex]):  # an older record has no key by content
+            if answer.reason in {EVICTED, LOST, UNREACHABLE}:
+                return replace(miss, reason=answer.reason, gone=self._gone(answer))
+        old = self.old
+        if old is None:
+            first = replace(miss, follows=bool(self.missed))
+            return self._unexplained(first, "no earlier build of this definition")
+        if other is None:
+            detail = f"a new step: build {old.id} has none in its place"
+            return replace(miss, reason=NEVER_BUILT, detail=detail, follows=False)
+        changes = step_changes(self.blobs, old, other, self.build, step.vertex, self.hides, self.records)
+        if changes is None:
+            why = "did not come to it" if other not in old.asked else "keeps its key no more"
+            return self._unexplained(miss, f"build {old.id} {why}")
+        if not changes:
+            ended = old.states.get(other, "")
+            but = f", but the step {_ENDED[ended]}" if ended in _ENDED else ""
+            return self._unexplained(miss, f"build {old.id} asked for the same{but}")
+        own = [change for change in changes if change.component != "input"]
+        reason = SCHEMA if any(change.component == "schema" for change in own) else CHANGED
+        follows = stands_on_miss and not any(not self._given_by_step(step, change) for change in own)
+        return replace(miss, reason=reason, changes=tuple(changes), follows=follows)
+
+    def _given_by_step(self, step: Step, change: Change) -> bool:
+        """Is it about files that a step before made, not about files of a context?"""
+        return is_content(change) and not any(item in self.build.contexts for item in step.inputs)
+
+    def _unexplained(self, miss: Verdict, detail: str) -> Verdict:
+        """Nothing here tells why: maybe a cache that could not be read would have had it."""
+        failed = [item for item in self.build.imports if item.error]
+        if failed:
+            return replace(miss, reason=IMPORTER, detail="never built here; " + "; ".join(map(unreadable, failed)))
+        read = [item.source for item in self.build.imports]
+        has_none = f"; not in cache {', '.join(read)} either" if read else ""
+        return replace(miss, reason=NEVER_BUILT, detail=detail + has_none)
+
+    def _gone(self, asked: Asked) -> Gone | None:
+        """What of the recorded result is not to be had."""
+        record = self.records.latest(asked.key, asked.seq)
+        if record is None:
+            return None
+        stone = self.records.let_go(record, asked.seq)
+        if asked.reason == EVICTED:
+            return _let_go(stone) if stone else None
+        names = set(self.records.names(record))
+        lost = [item for item in self.build.losses if item.name in names or (item.ref == record.ref and item.name)]
+        if lost:
+            return Gone(lost[0].name, lost[0].provider, lost[0].kind or "missing", error=lost[0].error)
+        return self._not_had(record, asked.reason)
+
+    def _not_had(self, record: Record, reason: str) -> Gone | None:
+        """The lowest layer of `record` that no result which could be had holds: for want of a fact that names it."""
+        for layer in record.layers:
+            names = self.records.names_of(layer)
+            if self._had().intersection(names):
+                continue
+            if reason == LOST:
+                return Gone(names[0], kind="vanished") if names else None
+            known = [name for name in names if name in self.records.providers]
+            if known:
+                return Gone(known[-1], self.records.providers[known[-1]])
+        return None
+
+    def _had(self) -> set[str]:
+        """Names of layers that this build's images list, or that a hit has."""
+        if self.held is None:
+            images = (item for step in self.build.steps.values() for item in step.op.get("layers") or ())
+            self.held = {str(layer.get("digest")) for layer in images}
+            for vertex in self.build.asked:
+                answer = self.build.answer(vertex)
+                if answer is not None and answer.outcome == "hit" and vertex not in self.build.revoked:
+                    record = self.records.of_hit(answer.key, answer.seq)
+                    self.held.update(self.records.names(record) if record else ())
+        return self.held
+
+    def _taint(self, verdict: Verdict, asked: Asked) -> tuple[Taint, ...]:
+        """Of a hit: what was lent when its result was made."""
+        made: tuple[str, str] | None = (self.build.id, verdict.step.vertex)
+        if verdict.outcome == "hit":
+            record = self.records.of_hit(asked.key, asked.seq)
+            made = self.records.execution(record) if record else None
+        elif not verdict.state:
+            made = None  # it has not run
+        return taint_of(verdict.step, self.records.lent.get(made, []) if made else None)
 
 
 _ENDED: Mapping[str, str] = {
@@ -181,59 +220,13 @@ _ENDED: Mapping[str, str] = {
 }  # fmt: skip
 
 
-def _nearest(log: EventLog, blobs: Blobs, history: History, build: Build) -> Build | None:
-    """The newest earlier build with the same name and file name that got as far as asking the cache; one with the same
-    target and platforms before others."""
-    record = build.record
-    other: Build | None = None
-    for candidate in history.list():
-        same = (candidate.name, candidate.filename) == (record.name, record.filename)
-        if not same or candidate.first_seq >= record.first_seq:
-            continue
-        old = read_build(log, blobs, candidate)
-        if not old.asked:
-            continue
-        if all(old.options.get(name) == build.options.get(name) for name in ("target", "platforms")):
-            return old
-        other = other or old
-    return other
+def _let_go(stone: Tombstone) -> Gone:
+    return Gone(
+        stone.name, providers=stone.providers, time=stone.time, policy=stone.policy, by=stone.by, bytes=stone.bytes
+    )
 
 
-# ---------------------------------------------------------------- hits
+def unreadable(item: Import) -> str:
+    """What a person reads of a cache that could not be read."""
+    return f"cache {item.source} could not be read: {item.error}"
 
-
-def origin(log: EventLog, history: History, asked: Asked) -> Origin:
-    """Where the result of hit `asked` came from, as far as this log tells. Raises LogError."""
-    record = next((item for item in history.list() if item.id == asked.origin_build), None)
-    if record is None:
-        return Origin(asked.origin_build, "", 0, ())
-    layers: list[Json] = []
-    for event in log.read(after=record.first_seq - 1, until=asked.seq, types=frozenset({"CacheRecorded"})):
-        try:
-            if event.build == record.id and text(event.data, "key") == asked.key:
-                layers = objects(event.data, "layers")
-        except BAD_EVENT as error:
-            raise malformed(event, error) from error
-    pulled: dict[str, tuple[str, tuple[str, ...]]] = {}
-    for event in log.read(types=frozenset({"LayerPulled"})):
-        try:
-            came = provider_name(mapping(event.data, "provider")), tuple(texts(event.data, "verified"))
-            pulled[text(event.data, "digest")] = came
-        except BAD_EVENT as error:
-            raise malformed(event, error) from error
-    return Origin(record.id, record.name, record.started, tuple(_layer(layer, pulled) for layer in layers))
-
-
-def _layer(layer: Json, pulled: Mapping[str, tuple[str, tuple[str, ...]]]) -> Layer:
-    snapshot = str(layer.get("snapshot") or "")
-    if snapshot:
-        return Layer(snapshot, "", (), snapshot.partition("-")[0])
-    digest = str(layer.get("digest") or layer.get("diff_id") or "")
-    known = next((provider_name(item) for item in objects(layer, "providers")), "")
-    provider, verified = pulled.get(digest, (known, ()))
-    return Layer(digest, provider, verified, "")
-
-
-def origin_json(found: Origin) -> Json:
-    """The fields, by name."""
-    return asdict(found)

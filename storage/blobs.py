@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -16,6 +18,7 @@ from storage.scratch import Scratch
 _LAYOUT = {"imageLayoutVersion": "1.0.0"}
 _INDEX = {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": []}
 _CHUNK = 1 << 20
+Lost = Callable[[str, str], None]
 
 
 class DirectoryBlobs:
@@ -24,9 +27,12 @@ class DirectoryBlobs:
     Reading makes no file and no directory. Any number of processes may share `root`.
     """
 
-    def __init__(self, root: Path, *, owner: str) -> None:
-        """Raises InputError when `owner` is not lower-case alphanumeric."""
+    def __init__(self, root: Path, *, owner: str, lost: Lost | None = None) -> None:
+        """`lost` is told of blobs that were found damaged, and removed: digest and what was wrong; without it none is
+        removed. Raises InputError when `owner` is not lower-case alphanumeric."""
         self._root = root
+        self._lost = lost
+        self._sound: set[Digest] = set()  # stored or read whole by this process
         self._scratch = Scratch(root / "tmp", owner)
         self._laid_out = False
 
@@ -51,7 +57,7 @@ class DirectoryBlobs:
     def put(self, data: bytes) -> Digest:
         """See BlobStore.put. Raises DiskError."""
         digest = sha256(data)
-        if self.size(digest) != len(data):
+        if not self._holds(digest, data):
             writer = self.writer()
             try:
                 writer.write(data)
@@ -66,16 +72,44 @@ class DirectoryBlobs:
             data = self.path(digest).read_bytes()
         except FileNotFoundError:
             raise
+        except IsADirectoryError:
+            data = b"a directory stands in its place"
         except OSError as error:
             raise DiskError.of(error, "reading a blob") from error
         hasher = Hasher(digest.algorithm)
         hasher.update(data)
+        if hasher.digest() == digest:
+            return data
+        if self._lost is not None:
+            self._drop(digest, "its content was changed")
+            raise FileNotFoundError(errno.ENOENT, "the blob was damaged", str(self.path(digest)))
+        raise VerificationError(
+            f"the stored blob is not {digest} any more", where=str(self.path(digest)),
+            hint="the disk or somebody changed it: a build that needs it fetches or makes it again",
+        )  # fmt: skip
+
+    def sound(self, digest: Digest) -> bool:
+        """See BlobStore.sound."""
+        size = self.size(digest)
+        if size is None or digest in self._sound:
+            return size is not None
+        hasher = Hasher(digest.algorithm)
+        problem = "its content was changed"
+        try:
+            with self.path(digest).open("rb", buffering=0) as file:
+                while data := file.read(_CHUNK):
+                    hasher.update(data)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            if error.errno not in {errno.EIO, errno.EISDIR}:
+                raise DiskError.of(error, "reading a blob") from error
+            problem = f"it cannot be read: {error.strerror}"
         if hasher.digest() != digest:
-            raise VerificationError(
-                f"the stored blob is not {digest} any more", where=str(self.path(digest)),
-                hint="the disk or somebody changed it: delete the file, it will be fetched or made again",
-            )  # fmt: skip
-        return data
+            self._drop(digest, problem)
+            return False
+        self._sound.add(digest)
+        return True
 
     def writer(self) -> FileBlobWriter:
         """See BlobStore.writer. Raises DiskError."""
@@ -85,9 +119,35 @@ class DirectoryBlobs:
         except OSError as error:
             raise DiskError.of(error, "starting a blob") from error
 
+    def stored(self, digest: Digest) -> None:
+        """A writer put it here: its bytes are right."""
+        self._sound.add(digest)
+
     def path(self, digest: Digest) -> Path:
         """Where the blob lies, when it is here."""
         return self._root / "blobs" / digest.algorithm / digest.hex
+
+    def _holds(self, digest: Digest, data: bytes) -> bool:
+        """Is exactly `data` here?"""
+        if (size := self.size(digest)) is None:
+            return False
+        with suppress(OSError):
+            if size == len(data) and self.path(digest).read_bytes() == data:
+                return True
+        self._drop(digest, "its content was changed")
+        return False
+
+    def _drop(self, digest: Digest, problem: str) -> None:
+        if self._lost is None:
+            return
+        path = self.path(digest)
+        try:
+            if path.is_dir():
+                self._scratch.drop(path)
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise DiskError.of(error, "removing a damaged blob") from error
+        self._lost(str(digest), problem)
 
     def _lay_out(self) -> None:
         if self._laid_out:
@@ -130,6 +190,10 @@ class WithMore:
         """See BlobStore.get."""
         return self._holder(digest).get(digest)
 
+    def sound(self, digest: Digest) -> bool:
+        """See BlobStore.sound."""
+        return self._blobs.sound(digest) or self._more.sound(digest)
+
     def writer(self) -> BlobWriter:
         """See BlobStore.writer."""
         return self._blobs.writer()
@@ -168,6 +232,7 @@ class FileBlobWriter:
             make_directories(target.parent)
             self._path.rename(target)
             fsync_directory(target.parent)
+            self._store.stored(digest)
         except OSError as error:
             raise DiskError.of(error, "storing a blob") from error
         finally:

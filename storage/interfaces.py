@@ -220,11 +220,17 @@ class BlobStore(Protocol):
         ...
 
     def put(self, data: bytes) -> Digest:
-        """Store small `data` durably; a no-op when it is here already."""
+        """Store small `data` durably; a no-op when it is here already, unharmed."""
         ...
 
     def get(self, digest: Digest) -> bytes:
-        """All bytes of a small blob, verified. Raises FileNotFoundError, VerificationError."""
+        """All bytes of a small blob, verified. Raises FileNotFoundError, also for a damaged one, which is removed;
+        VerificationError for that in a store that is only read."""
+        ...
+
+    def sound(self, digest: Digest) -> bool:
+        """Is the blob here, and its bytes what its digest promises? Reads all of it the first time a process asks about
+        one that it did not store itself; a damaged one is removed. Blocking. Raises DiskError."""
         ...
 
     def writer(self) -> BlobWriter:
@@ -299,6 +305,24 @@ class LayerStore(Protocol):
     def close(self) -> None:
         """Let go of what this process has mounted. Raises DiskError."""
         ...
+
+
+class Checked(Protocol):
+    """Something kept on this disk that a disk, or a person, may have damaged since it was made."""
+
+    def check(self, name: str) -> str:
+        """What is wrong with what is kept as `name`: "" when it is as it was made, and when nothing is here. Costs
+        something the first time a process asks; what this process made itself is believed. Blocking. Raises
+        DiskError."""
+        ...
+
+    def discard(self, name: str) -> None:
+        """Remove what is kept as `name`, whatever it is. Who has it mounted keeps it. Blocking. Raises DiskError."""
+        ...
+
+
+class CheckedLayers(LayerStore, Checked, Protocol):
+    """Layers by diff ID, with what finds damage to them."""
 
 
 class Snapshot(Protocol):
@@ -394,6 +418,10 @@ class SnapshotStore(Protocol):
         """Write the changes as an OCI layer tar (uncompressed, deterministic order, whiteouts as image-spec layer.md
         has them). `clamp_mtime`: no time later than this many seconds since the epoch. Blocking."""
         ...
+
+
+class CheckedSnapshots(SnapshotStore, Checked, Protocol):
+    """Snapshots by id, with what finds damage to them."""
 
 
 # ---------------------------------------------------------------- registries
@@ -643,6 +671,18 @@ class LayerPacker(Protocol):
 
     def pack(self, snapshot: str, clamp_mtime: int | None) -> PackedBlob:
         """Write the snapshot's layer into the blob store; `clamp_mtime` as in SnapshotStore.pack. Blocking."""
+        ...
+
+
+class LayerRepacker(Protocol):
+    """Turns layers of images that are laid out here into blobs, for when the blobs that they came as are not here."""
+
+    def has(self, diff_id: Digest) -> bool:
+        """Can the layer be had so?"""
+        ...
+
+    def pack(self, diff_id: Digest) -> PackedBlob:
+        """Write the layer into the blob store. Blocking. Raises DiskError, VerificationError."""
         ...
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from storage.digest import Digest
 from storage.durable import FileSystemSync, fsync_directory
 from storage.errors import DiskError, VerificationError
-from storage.interfaces import ByteSource, LayerStore
+from storage.interfaces import ByteSource, CheckedLayers
 from storage.scratch import Scratch, remove_tree
+from storage.seal import broken, write_seal
 
 LAYER_LIMIT = 64 << 30
 """Uncompressed bytes of one layer that are let onto the disk, unless told otherwise: a bomb must end somewhere."""
@@ -34,6 +35,7 @@ class DirectoryLayers:
         self._limit = limit
         self._scratch = Scratch(tmp, owner)
         self._sync = sync or FileSystemSync(tmp)
+        self._sound: set[str] = set()  # made or checked by this process
 
     def has(self, diff_id: Digest) -> bool:
         """See LayerStore.has."""
@@ -61,6 +63,7 @@ class DirectoryLayers:
                 diff_id, media_type, source, lambda tar: unpack_tree(tar, tree), limit=self._limit
             )
             write_implied(directory, implied)
+            write_seal(directory)
             self._publish(directory, self._layers / diff_id.hex)
         except VerificationError as error:
             raise VerificationError(error.what, where=f"layer {diff_id.short}", hint=error.hint) from error
@@ -69,6 +72,26 @@ class DirectoryLayers:
         finally:
             remove_tree(directory)
         return laid_out
+
+    def check(self, name: str) -> str:
+        """See Checked.check."""
+        if name in self._sound:
+            return ""
+        try:
+            problem = broken(self._layers / Digest(name).hex)
+        except OSError as error:
+            raise DiskError.of(error, "checking a layer") from error
+        if not problem:
+            self._sound.add(name)
+        return problem
+
+    def discard(self, name: str) -> None:
+        """See Checked.discard."""
+        self._sound.discard(name)
+        try:
+            self._scratch.drop(self._layers / Digest(name).hex)
+        except OSError as error:
+            raise DiskError.of(error, "removing a damaged layer") from error
 
     def close(self) -> None:
         """See LayerStore.close."""
@@ -88,11 +111,11 @@ class DirectoryLayers:
 class ChosenLayers:
     """Implements LayerStore: new layers are laid out in one way, those laid out in another are used as they are."""
 
-    def __init__(self, stores: Sequence[LayerStore], choose: Callable[[], LayerStore]) -> None:
+    def __init__(self, stores: Sequence[CheckedLayers], choose: Callable[[], CheckedLayers]) -> None:
         """`stores`: which layers count as here, in this order; `choose` is asked once, when a new one comes."""
         self._stores = tuple(stores)
         self._choose = choose
-        self._chosen: LayerStore | None = None
+        self._chosen: CheckedLayers | None = None
 
     @property
     def name(self) -> str:
@@ -111,12 +134,22 @@ class ChosenLayers:
         """See LayerStore.unpack."""
         return self._preferred().unpack(diff_id, media_type, source)
 
+    def check(self, name: str) -> str:
+        """See Checked.check."""
+        return next((problem for store in self._stores if (problem := store.check(name))), "")
+
+    def discard(self, name: str) -> None:
+        """See Checked.discard. A sound layer in the other layout stays."""
+        for store in self._stores:
+            if store.check(name):
+                store.discard(name)
+
     def close(self) -> None:
         """See LayerStore.close."""
         for store in self._stores:
             store.close()
 
-    def _preferred(self) -> LayerStore:
+    def _preferred(self) -> CheckedLayers:
         if self._chosen is None:
             self._chosen = self._choose()
         return self._chosen

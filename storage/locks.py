@@ -47,7 +47,7 @@ class FileLocks:
     def held(self, name: str) -> bool:
         """Does anybody, this process included, hold the lock now? Never disturbs. Raises DiskError."""
         try:
-            fd = os.open(self._path(name), os.O_RDWR | os.O_CLOEXEC)
+            fd = os.open(self._path(name), os.O_RDONLY | os.O_CLOEXEC)  # also on a read-only disk
         except FileNotFoundError:
             return False
         except OSError as error:

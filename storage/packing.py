@@ -5,10 +5,13 @@ The compressor's threads work on the blocks before while this one makes the tar,
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from storage.compression import BLOCK, COMPRESSOR_VERSION, Compressor, compressor
-from storage.digest import Hasher
+from storage.digest import Digest, Hasher
+from storage.errors import VerificationError
 from storage.interfaces import BlobStore, BlobWriter, Descriptor, PackedBlob, SnapshotStore
 
 LAYER_GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
@@ -23,16 +26,28 @@ class BlobPacker:
 
     def pack(self, snapshot: str, clamp_mtime: int | None) -> PackedBlob:
         """See LayerPacker.pack. Raises DiskError."""
-        writer = self.blobs.writer()
-        layer = _Layer(compressor("gzip"), writer)
-        try:
-            self.snapshots.pack(snapshot, layer.write, clamp_mtime=clamp_mtime)
-            layer.finish()
-            digest, size = writer.commit()
-        finally:
-            layer.packed.close()
-            writer.abort()
-        return PackedBlob(layer.diff.digest(), Descriptor(LAYER_GZIP, digest, size), COMPRESSOR_VERSION)
+        return pack_tar(self.blobs, lambda write: self.snapshots.pack(snapshot, write, clamp_mtime=clamp_mtime))
+
+
+def pack_tar(
+    blobs: BlobStore, give: Callable[[Callable[[bytes], Any]], None], expected: Digest | None = None
+) -> PackedBlob:
+    """Store the tar that `give` writes, compressed. Raises DiskError, what `give` raises, and, keeping nothing,
+    VerificationError when its diff ID is not `expected`."""
+    writer = blobs.writer()
+    layer = _Layer(compressor("gzip"), writer)
+    try:
+        give(layer.write)
+        layer.finish()
+        diff_id = layer.diff.digest()
+        if expected is not None and diff_id != expected:
+            hint = "a build that may ask its registry fetches it again"
+            raise VerificationError("the layer is not what it was", where=f"layer {expected.short}", hint=hint)
+        digest, size = writer.commit()
+    finally:
+        layer.packed.close()
+        writer.abort()
+    return PackedBlob(diff_id, Descriptor(LAYER_GZIP, digest, size), COMPRESSOR_VERSION)
 
 
 class _Layer:

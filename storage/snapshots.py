@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from storage.durable import FileSystemSync, fsync_directory
-from storage.erofs.header import SUFFIX, Image
+from storage.erofs.header import SUFFIX, Hashing, Image
 from storage.erofs.mount import ErofsMounts
-from storage.errors import DiskError, InputError
+from storage.errors import DiskError, InputError, VerificationError
 from storage.interfaces import LayerWriter
 from storage.overlay import detach_below, mount_overlay, unmount
 from storage.scratch import Scratch, remove_tree
+from storage.seal import broken, directory_seal, line, write_seal
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+-]{0,199}")
 _TREE = "fs"
@@ -46,6 +47,7 @@ class OverlaySnapshots:
         self.sync = sync or FileSystemSync(tmp)
         self._mounts = mounts
         self._as_images = as_images
+        self._sound: set[str] = set()  # made or checked by this process
 
     def has(self, snapshot: str) -> bool:
         """See SnapshotStore.has."""
@@ -85,7 +87,7 @@ class OverlaySnapshots:
         if self._as_images():
             from storage.erofs.compose import ErofsLayerWriter
 
-            return ErofsLayerWriter(self._scratch.name(), self._image(snapshot))
+            return ErofsLayerWriter(self._scratch.name(), self._image(snapshot), snapshot)
         from storage.compose import NewTree
 
         scratch = self._make_scratch()
@@ -95,6 +97,7 @@ class OverlaySnapshots:
             try:
                 if root_changed:
                     (scratch / _ROOT_CHANGED).touch()
+                write_seal(scratch)
                 self.publish(scratch, final)
             except OSError as error:
                 raise DiskError.of(error, "committing a snapshot") from error
@@ -132,15 +135,20 @@ class OverlaySnapshots:
             remove_tree(scratch)
 
     def pack(self, snapshot: str, write: Callable[[bytes], Any], *, clamp_mtime: int | None = None) -> None:
-        """See SnapshotStore.pack. Raises DiskError, and what `write` raises."""
+        """See SnapshotStore.pack. Raises DiskError, VerificationError for an image that was damaged, and what `write`
+        raises."""
         from storage.pack import pack_tar, pack_tree
 
         tree = self._tree(snapshot)
         with_root = (tree.parent / _ROOT_CHANGED).exists()
         try:
             if not tree.is_dir() and self._image(snapshot).is_file():
-                with Image.open(self._image(snapshot)).open_tar() as tar:
-                    pack_tar(tar, write, clamp_mtime=clamp_mtime)
+                image = Image.open(self._image(snapshot))
+                with image.open_tar() as tar:
+                    hashed = Hashing(tar, image.diff_id.algorithm)
+                    pack_tar(hashed, write, clamp_mtime=clamp_mtime)
+                    if hashed.digest() != image.diff_id:
+                        raise VerificationError(f"its content is not that of {image.diff_id}", where=str(image.path))
                 return
             pack_tree(os.fsencode(tree), write, with_root=with_root, clamp_mtime=clamp_mtime)
         except OSError as error:
@@ -153,6 +161,35 @@ class OverlaySnapshots:
         self.directory.mkdir(parents=True, exist_ok=True)
         scratch.rename(final)
         fsync_directory(self.directory)
+        self._sound.add(final.name)
+
+    def check(self, name: str) -> str:
+        """See Checked.check."""
+        if name in self._sound:
+            return ""
+        tree = self._tree(name)
+        try:
+            problem = broken(tree.parent)
+            if not problem and self._mounts is not None and not tree.is_dir() and os.path.lexists(self._image(name)):
+                from storage.erofs.check import check_image
+
+                problem = check_image(self._image(name), name, self._scratch)
+        except OSError as error:
+            raise DiskError.of(error, "checking a snapshot") from error
+        if not problem:
+            self._sound.add(name)
+        return problem
+
+    def discard(self, name: str) -> None:
+        """See Checked.discard."""
+        self._sound.discard(name)
+        try:
+            if self._mounts is not None:
+                self._mounts.forget(self._image(name))
+                self._scratch.drop(self._image(name))
+            self._scratch.drop(self._tree(name).parent)
+        except OSError as error:
+            raise DiskError.of(error, "removing a damaged snapshot") from error
 
     def _tree(self, snapshot: str) -> Path:
         if not _ID.fullmatch(snapshot):
@@ -221,12 +258,13 @@ class OverlaySnapshot:
         try:
             unmount(self.root)
             covered = [self._scratch / _LOOKS, *reversed(self._lowers)]
-            size = _settle(os.fsencode(upper), [os.fsencode(lower) for lower in covered])
+            size, entries = _settle(os.fsencode(upper), [os.fsencode(lower) for lower in covered])
             if _dress(upper) != self._dress:
                 (self._scratch / _ROOT_CHANGED).touch()
             upper.rename(self._scratch / _TREE)
             for name in ("work", "root", "empty", _LOOKS):
                 remove_tree(self._scratch / name)
+            write_seal(self._scratch, entries)
             self._store.publish(self._scratch, self._final)
         except OSError as error:
             raise DiskError.of(error, "committing a snapshot") from error
@@ -259,9 +297,9 @@ def _put_on(upper: Path, dress: Dress) -> None:
     upper.chmod(mode)
 
 
-def _settle(upper: bytes, lowers: Sequence[bytes]) -> int:
+def _settle(upper: bytes, lowers: Sequence[bytes]) -> tuple[int, int]:
     """Take back opaque marks that hide nothing, and directories that say nothing; returns the bytes of regular files,
-    each inode once. `lowers`: the uppermost first.
+    each inode once, and what seals the entries (storage/seal.py). `lowers`: the uppermost first.
 
     The kernel marks every new directory opaque to save itself lookups; in a layer the mark says that something below
     was removed, and beside other lowers it would remove what the step never saw. And it copies a directory up when
@@ -270,40 +308,53 @@ def _settle(upper: bytes, lowers: Sequence[bytes]) -> int:
     from storage.pack import is_opaque
     from storage.unpack import OPAQUE_XATTR
 
-    size = 0
+    size = sealed = 0
     linked: set[int] = set()
     pending = [(upper, b"")]
     copied_up = []
     while pending:
         directory, name = pending.pop()
-        if name and not is_opaque(directory):
-            copied_up.append((directory, name))
-        elif name and not any(_has_directory(lower + name) for lower in lowers):
-            os.removexattr(directory, OPAQUE_XATTR)
+        own, lines = b"", []
+        if name:
+            opaque = is_opaque(directory)
+            if opaque and not any(_has_directory(lower + name) for lower in lowers):
+                os.removexattr(directory, OPAQUE_XATTR)
+                opaque = False
+            elif not opaque:
+                copied_up.append((directory, name))
+            own = line(directory, b"", os.lstat(directory), opaque=opaque)
         with os.scandir(directory) as entries:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
                     pending.append((entry.path, name + b"/" + entry.name))
-                elif entry.is_file(follow_symlinks=False):
-                    status = entry.stat(follow_symlinks=False)
-                    if status.st_nlink == 1 or status.st_ino not in linked:
-                        size += status.st_size
-                        if status.st_nlink > 1:
-                            linked.add(status.st_ino)
+                    continue
+                status = entry.stat(follow_symlinks=False)
+                lines.append(line(entry.path, entry.name, status))
+                if stat.S_ISREG(status.st_mode) and (status.st_nlink == 1 or status.st_ino not in linked):
+                    size += status.st_size
+                    if status.st_nlink > 1:
+                        linked.add(status.st_ino)
+        sealed += directory_seal(name, own, lines)
     for directory, name in reversed(copied_up):  # what is inside comes first
-        _drop_unchanged(directory, next((lower + name for lower in lowers if os.path.lexists(lower + name)), None))
-    return size
+        below = next((lower + name for lower in lowers if os.path.lexists(lower + name)), None)
+        sealed -= _drop_unchanged(directory, name, below)
+    return size, sealed
 
 
-def _drop_unchanged(directory: bytes, lower: bytes | None) -> None:
-    """Remove `directory` of an upper if it is empty and looks like `lower`, which it covers."""
+def _drop_unchanged(directory: bytes, name: bytes, lower: bytes | None) -> int:
+    """Remove `directory` of an upper if it is empty and looks like `lower`, which it covers; returns what it added to
+    the seal, 0 when it stays."""
     if lower is None or _look(directory) != _look(lower):
-        return
+        return 0
     parent = os.path.dirname(directory)  # noqa: PTH120 - bytes
     before = os.stat(parent)  # noqa: PTH116 - bytes
-    with suppress(OSError):  # it is not empty
+    added = directory_seal(name, line(directory, b"", os.lstat(directory)), [])
+    try:
         os.rmdir(directory)  # noqa: PTH106 - bytes
-        os.utime(parent, ns=(before.st_atime_ns, before.st_mtime_ns))
+    except OSError:
+        return 0  # it is not empty
+    os.utime(parent, ns=(before.st_atime_ns, before.st_mtime_ns))
+    return added
 
 
 def _look(path: bytes) -> tuple[object, ...]:

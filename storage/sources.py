@@ -78,6 +78,11 @@ class TreeStore(Protocol):
         """Is it here?"""
         ...
 
+    def mend(self, snapshot: str) -> str:
+        """Remove a snapshot that is not as it was made, and say what was wrong with it: "" when it is sound, or not
+        here. Nobody else publishes it meanwhile."""
+        ...
+
     def path(self, snapshot: str) -> Path:
         """The directory of a snapshot that is here."""
         ...

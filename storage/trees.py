@@ -11,6 +11,7 @@ from pathlib import Path
 from storage.durable import FileSystemSync, fsync_directory
 from storage.errors import DiskError
 from storage.scratch import Scratch, remove_tree
+from storage.seal import write_seal
 from storage.snapshots import OverlaySnapshots
 
 
@@ -26,6 +27,13 @@ class SnapshotTrees:
     def has(self, snapshot: str) -> bool:
         """See TreeStore.has."""
         return self._snapshots.has(snapshot)
+
+    def mend(self, snapshot: str) -> str:
+        """See TreeStore.mend."""
+        problem = self._snapshots.check(snapshot)
+        if problem:
+            self._snapshots.discard(snapshot)
+        return problem
 
     def path(self, snapshot: str) -> Path:
         """See TreeStore.path."""
@@ -47,6 +55,7 @@ class SnapshotTrees:
         try:
             size = _size(tree)
             tree.parent.chmod(0o755)
+            write_seal(tree.parent)
             self._sync()
             final.parent.mkdir(parents=True, exist_ok=True)
             try:

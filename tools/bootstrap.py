@@ -5,43 +5,46 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.build import Engine
-from engine.events import BuildInterrupted, Fact, RuntimeChosen, to_data
+from engine.build import BuildRequest, Engine
+from engine.events import BuildInterrupted, Fact, LocalLost, RuntimeChosen, to_data
 from engine.executor import Executor, Outcome, Task
 from engine.grants import Grants
-from engine.ledger import Ledger
+from engine.ledger import Facts, Ledger
 from engine.refs.materializer import Clock, Materializer
 from engine.refs.presence import HeadPresence
 from engine.refs.ref import Layer, Remote, layers_from_json
-from engine.resolver import ImageResolver
-from engine.solver.answers import Found
+from engine.resolver import ImageResolver, Resolver
+from engine.solver.answers import Found, Presence
 from projections.cache_index import CacheIndex, Page
 from projections.history import History
+from projections.names import Names
 from projections.runner import Views
 from projections.standard import STANDARD
 from storage.blobs import DirectoryBlobs, WithMore
 from storage.credentials import DockerCredentials
-from storage.digest import Digest
+from storage.digest import Digest, parse_json
 from storage.erofs.layers import ErofsLayers
 from storage.erofs.mount import ErofsMounts
 from storage.errors import DiskError, InputError, RefledgerError, RegistryError, VerificationError
 from storage.eventlog import SqliteEventLog, follow
 from storage.interfaces import (
     BlobStore,
+    CheckedLayers,
     Descriptor,
     Event,
     EventLog,
-    LayerStore,
+    LayerRepacker,
     NewEvent,
     PackedBlob,
     Provider,
+    RegistrySource,
     SecretPlaces,
     SnapshotStore,
 )
@@ -56,11 +59,19 @@ from storage.sweep import sweep
 from tools import __version__
 
 if TYPE_CHECKING:
+    from engine.cache.export import CacheExporter
+    from engine.cache.imports import CacheImports
     from engine.exporters.exporters import Exporters
+    from engine.exporters.move import Mover
+    from engine.graph import Graph
+    from engine.offline.needs import Needs
+    from engine.offline.nobody import NoRegistry
     from engine.ops.attend import Attend
     from engine.ops.emulation import Emulation
     from engine.ops.sources import SourceFetcher
     from engine.refs.asked import AskedPaths
+    from engine.solver.answers import Imports, Solution
+    from engine.solver.cache import Component
     from storage.tars import StoredTars
 
 FORMAT = "1"
@@ -297,6 +308,10 @@ class _Cache:
         """See CacheLookup."""
         return self.index.let_go(layer.name)
 
+    def let_go(self, name: str) -> bool:
+        """See Known and Catalog."""
+        return self.index.let_go(name)
+
     def keeps(self, listing: Digest) -> bool:
         """See CacheLookup."""
         return self.index.kept_of(str(listing)) is not None
@@ -324,7 +339,6 @@ class _Cache:
             self._providers[digest] = tuple(self.index.providers_of(str(digest)))
         return self._providers[digest]
 
-
 def prepare_process() -> None:
     """Give this process mounts of its own, before it has threads: they vanish with it, also at kill -9."""
     if os.geteuid() != 0:
@@ -343,37 +357,35 @@ SNAPSHOTTERS = ("auto", "erofs", "directory")
 
 
 def engine(
-    root: Root,
-    build: str,
-    runtime: str | None,
-    ambient: Mapping[str, str],
-    snapshotter: str,
-    grants: Grants,
-    *,
-    more: BlobStore | None = None,
-    attend: Attend | None = None,
-) -> tuple[Engine, AsyncExitStack]:
+    root: Root, build: str, runtime: str | None, ambient: Mapping[str, str], snapshotter: str, grants: Grants, *,
+    offline: bool = False, more: BlobStore | None = None, attend: Attend | None = None,
+) -> tuple[Engine, AsyncExitStack]:  # fmt: skip
     """The engine of one build, and its connections, to be closed by the caller. `ambient`, `attend`: see LocalExecutor;
-    `snapshotter`: how layers are laid out, one of SNAPSHOTTERS; `more`: blobs that lie elsewhere. Raises InputError."""
+    `snapshotter`: how layers are laid out, one of SNAPSHOTTERS; `offline`: nobody is asked; `more`: blobs that lie
+    elsewhere. Raises InputError."""
     closing = AsyncExitStack()
     log, locks, tmp = root.log, root.locks, root.tmp
     clock = Clock(time.time_ns, time.monotonic)
     ledger = Ledger(log, build)
-    own = DirectoryBlobs(root.path, owner=build)
+    own = DirectoryBlobs(
+        root.path,
+        owner=build,
+        lost=lambda digest, detail: ledger.post(LocalLost(kind="blob", name=digest, problem="corrupt", detail=detail)),
+    )
     blobs: BlobStore = own if more is None else WithMore(own, more)
     mounts = ErofsMounts(tmp, build)
     layers = _layers(root, build, mounts, snapshotter)
     snapshots = OverlaySnapshots(
         root.path / "snapshots", tmp, build, mounts=mounts, as_images=lambda: layers.name == ErofsLayers.name
     )
-    client = RegistryClient(DockerCredentials(), user_agent=f"refledger/{__version__}")
-    closing.push_async_callback(client.aclose)
+    client, repacker = _client(closing, offline=offline), _repacker(root, blobs, offline=offline)
     registry = WithLayouts(client)
-    cache = _Cache(CacheIndex(root.views))
+    cache, names = _Cache(CacheIndex(root.views)), Names(root.views)
     partials = DirectoryPartials(root.path / "partial")
     materializer = Materializer(
-        layers, snapshots, blobs, partials, registry, locks, ledger, clock, parallel=max(2, os.cpu_count() or 1)
-    )
+        layers, snapshots, blobs, partials, registry, locks, ledger, clock, parallel=max(2, os.cpu_count() or 1),
+        known=cache,
+    )  # fmt: skip
 
     def asked() -> AskedPaths:
         from engine.refs.asked import AskedPaths
@@ -381,21 +393,30 @@ def engine(
 
         return AskedPaths(materializer, DirectoryParts(tmp, build), registry, ledger, clock)
 
+    @lru_cache(maxsize=1)
+    def movers() -> Mover:
+        from engine.exporters.move import Mover
+        from engine.exporters.transfer import Transfer
+        from storage.layout_target import WithLayoutTargets
+        from storage.packing import BlobPacker
+
+        packer = BlobPacker(snapshots, blobs)
+        transfer = Transfer(blobs, registry, packer, cache, locks, ledger, clock, materializer.kept, repacker)
+        return Mover(registry, WithLayoutTargets(client, build), transfer)
+
     def exporters() -> Exporters:
         from engine.exporters.archive import ArchiveExporter
         from engine.exporters.exporters import Exporters
         from engine.exporters.local import LocalExporter
         from engine.exporters.push import Pusher
-        from engine.exporters.transfer import Transfer
         from storage.archive import TarArchive
         from storage.compose import TreeWriter
-        from storage.packing import BlobPacker
 
-        transfer = Transfer(blobs, registry, BlobPacker(snapshots, blobs), cache, locks, ledger, clock)
+        mover = movers()
         return Exporters(
-            transfer=transfer,
-            pusher=Pusher(registry, client, transfer, ledger),
-            archiver=ArchiveExporter(transfer, ledger, TarArchive),
+            transfer=mover.transfer,
+            pusher=Pusher(registry, client, mover, ledger),
+            archiver=ArchiveExporter(mover.transfer, ledger, TarArchive),
             local=LocalExporter(materializer, snapshots, ledger, clock, TreeWriter),
             clock=clock,
         )
@@ -406,14 +427,22 @@ def engine(
         from storage.compose import TreeWriter
         from storage.git import GitClient
         from storage.trees import SnapshotTrees
+
+        trees, write = SnapshotTrees(snapshots, tmp, build), partial(TreeWriter, empty=True)
+        if offline:
+            from engine.offline.nobody import NoRepositories, NoWeb
+            from engine.offline.sources import OfflineSources
+
+            return OfflineSources(
+                NoWeb(), NoRepositories(), trees, write, blobs, cache, locks, ledger, clock, commits=names
+            )
         from storage.web import WebClient
 
         web = WebClient(f"refledger/{__version__}")
         closing.push_async_callback(web.aclose)
         return SourceFetcher(
-            web, GitClient(tmp, build, os.environ), SnapshotTrees(snapshots, tmp, build),
-            partial(TreeWriter, empty=True), blobs, cache, locks, ledger, clock,
-        )  # fmt: skip
+            web, GitClient(tmp, build, os.environ), trees, write, blobs, cache, locks, ledger, clock
+        )
 
     @lru_cache(maxsize=1)
     def emulation() -> Emulation:
@@ -421,21 +450,111 @@ def engine(
 
         return Emulation()
 
+    importing: list[CacheImports] = []
+
+    def imports(request: BuildRequest, contexts: Mapping[Digest, Path]) -> Imports:
+        from engine.buildkit.keys import BuildKitKeys
+        from engine.cache.imports import CacheImports
+
+        names, naming = BuildKitKeys(contexts), bool(request.cache_to)
+        importing.append(CacheImports(request.cache_from, registry, blobs, ledger, names, naming))
+        return importing[-1]
+
+    def caching(graph: Graph, solution: Solution, epoch: int | None) -> CacheExporter:
+        from engine.cache.export import CacheExporter
+
+        root.views.catch_up(root.log)
+        mover = movers()
+        past, named = _Past(History(root.views), blobs, importing), importing[-1].named
+        return CacheExporter(build, mover.transfer, mover, mover.target, ledger, past, graph, solution, epoch, named)
+
     made = Engine(
         ledger=ledger,
         blobs=blobs,
-        resolver=ImageResolver(registry, blobs, ledger),
+        resolver=_resolver(registry, blobs, ledger, names, offline=offline),
         executor=_OnDemand(
             lambda: _executor(root, build, runtime, asked(), snapshots, sources, ledger, clock, ambient, grants, attend)
         ),
         materializer=materializer,
         cache=cache,
-        presence=HeadPresence(registry, ledger),
+        presence=_presence(registry, ledger, offline=offline),
         sources=sources,
         exporters=exporters,
         emulation=emulation,
+        needs=lambda: _needs(root, build, materializer, registry, cache, sources, repacker),
+        imports=imports,
+        caching=caching,
     )
     return made, closing
+
+
+def _client(closing: AsyncExitStack, *, offline: bool) -> RegistryClient | NoRegistry:
+    if offline:
+        from engine.offline.nobody import NoRegistry
+
+        return NoRegistry()
+    client = RegistryClient(DockerCredentials(), user_agent=f"refledger/{__version__}")
+    closing.push_async_callback(client.aclose)
+    return client
+
+
+def _repacker(root: Root, blobs: BlobStore, *, offline: bool) -> LayerRepacker | None:
+    if not offline:
+        return None
+    from storage.erofs.tars import TarPacker
+
+    return TarPacker(root.path / "layers", blobs)
+
+
+def _needs(
+    root: Root, build: str, materializer: Materializer, registry: RegistrySource, cache: _Cache,
+    sources: Callable[[], SourceFetcher], repacker: LayerRepacker | None,
+) -> Needs:  # fmt: skip
+    from engine.offline.needs import Needs
+    from storage.parts import DirectoryParts
+
+    return Needs(materializer, registry, cache, DirectoryParts(root.tmp, build), sources, repacker)
+
+
+def _presence(registry: RegistrySource, facts: Facts, *, offline: bool) -> Presence:
+    if not offline:
+        return HeadPresence(registry, facts)
+    from engine.offline.nobody import Believed
+
+    return Believed()
+
+
+def _resolver(
+    registry: RegistrySource, blobs: BlobStore, facts: Facts, names: Names, *, offline: bool
+) -> Resolver:
+    if not offline:
+        return ImageResolver(registry, blobs, facts)
+    from engine.offline.names import OfflineResolver, RecalledNames
+
+    return OfflineResolver(ImageResolver(registry, blobs, facts, RecalledNames(names, registry)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Past:
+    """What is known of earlier builds: here by the log, elsewhere by the caches that were read."""
+
+    history: History
+    blobs: BlobStore
+    imports: Sequence[CacheImports]
+
+    def started(self, build: str) -> int:
+        """See Past."""
+        with suppress(InputError):
+            record = self.history.get(build)
+            if record.id == build:
+                return record.started
+        return next((time for one in self.imports if (time := one.started(build))), 0)
+
+    def components(self, key: Digest) -> tuple[Component, ...]:
+        """See Past."""
+        with suppress(FileNotFoundError, VerificationError):
+            return tuple((name, value) for name, value in parse_json(self.blobs.get(key)))
+        return next((found for one in self.imports if (found := one.components(key))), ())
 
 
 class _Silent:
@@ -450,9 +569,17 @@ class _Silent:
 
 
 @asynccontextmanager
-async def passing_resolver() -> AsyncIterator[ImageResolver]:
-    """A resolver for those who only look: it logs nothing and leaves nothing in the root."""
+async def passing_resolver(*, offline: bool) -> AsyncIterator[Resolver]:
+    """A resolver for those who only look: it logs nothing and leaves nothing in the root. `offline`: it knows what the
+    root knows. Raises InputError."""
     import tempfile
+
+    if offline:
+        from engine.offline.nobody import NoRegistry
+
+        with read_root(path := root_directory()) as (_, views):
+            yield _resolver(NoRegistry(), read_blobs(path), _Silent(), Names(views), offline=True)
+        return
 
     with tempfile.TemporaryDirectory(prefix="refledger-") as directory:
         registry = RegistryClient(DockerCredentials(), user_agent=f"refledger/{__version__}")
@@ -462,7 +589,7 @@ async def passing_resolver() -> AsyncIterator[ImageResolver]:
             await registry.aclose()
 
 
-def _layers(root: Root, build: str, mounts: ErofsMounts, snapshotter: str) -> LayerStore:
+def _layers(root: Root, build: str, mounts: ErofsMounts, snapshotter: str) -> CheckedLayers:
     """With a way that is forced, layers laid out in the other count as not here."""
     limit = os.environ.get("REFLEDGER_LAYER_LIMIT") or str(LAYER_LIMIT)
     if not limit.isdecimal():

@@ -48,11 +48,11 @@ class LoopbackRegistry:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.host = ""  # `127.0.0.1:PORT` once started
+        self.host = ""  # `127.0.0.1:PORT` once started, and whenever it is started again
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Self:
-        """Start it on a free port and wait until it listens."""
+        """Start it and wait until it listens: on a free port, or after `stop` on the one it had."""
         if shutil.which("docker-registry") is None:
             raise HostError("docker-registry is not installed", hint="apt-get install docker-registry")
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -123,5 +123,5 @@ class LoopbackRegistry:
                 "delete": {"enabled": True},
                 "maintenance": {"uploadpurging": {"enabled": False}},
             },
-            "http": {"addr": "127.0.0.1:0", "secret": "loopback"},
+            "http": {"addr": self.host or "127.0.0.1:0", "secret": "loopback"},
         }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from engine.exporters.archive import ArchiveExporter
 from engine.exporters.image import Bundle, bundle, compose
@@ -13,7 +14,7 @@ from engine.exporters.transfer import Transfer
 from engine.graph import Result
 from engine.output import Output
 from engine.refs.materializer import Clock
-from engine.refs.ref import Ref
+from engine.refs.ref import Layer, Ref
 from storage.interfaces import Reference
 
 
@@ -24,6 +25,10 @@ class Built:
     result: Result
     ref: Ref
     base_layers: int
+
+
+Extra = Callable[[Built, Sequence[Layer]], Mapping[str, Any]]
+"""Further fields of an image's config, given its packed layers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +42,24 @@ class Exporters:
     clock: Clock
 
     async def export(
-        self, built: Sequence[Built], outputs: Sequence[Output], names: Sequence[Reference], epoch: int | None
+        self,
+        built: Sequence[Built],
+        outputs: Sequence[Output],
+        names: Sequence[Reference],
+        epoch: int | None,
+        extra: Extra | None = None,
     ) -> Bundle | None:
         """Write what was `built` to all `outputs`, one after the other; returns the images, when one of them needed
-        them. Raises RegistryError, MaterializationError, VerificationError, DiskError."""
+        them. `extra`: what else their configs hold. Raises RegistryError, MaterializationError, VerificationError,
+        DiskError."""
         made: Bundle | None = None
         if any(output.kind != "local" for output in outputs):
             images = []
             for item in built:
                 layers = await self.transfer.pack(item.ref, epoch, str(item.result.vertex))
-                images.append(compose(item.result, layers, item.base_layers, epoch, now=self.clock.now()))
+                fields = extra(item, layers) if extra is not None else {}
+                now = self.clock.now()
+                images.append(compose(item.result, layers, item.base_layers, epoch, now=now, extra=fields))
             made = bundle(images, [item.result.platform for item in built])
         for output in outputs:
             if output.kind == "local":

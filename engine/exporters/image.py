@@ -97,11 +97,14 @@ def _platform(text: str) -> dict[str, str]:
     return dict(zip(("os", "architecture", "variant"), text.split("/"), strict=False))
 
 
-def compose(result: Result, layers: Sequence[Layer], base_layers: int, epoch: int | None, *, now: int) -> Image:
+def compose(
+    result: Result, layers: Sequence[Layer], base_layers: int, epoch: int | None, *, now: int, extra: Mapping[str, Any]
+) -> Image:
     """The image of `result` on `layers` (packed, bottom first), of which the first `base_layers` are the base's.
 
     `epoch`: SOURCE_DATE_EPOCH in seconds, which then is every time this build adds; `now`: UTC ns, only used when
-    nothing else tells a time. Raises AssertionError when the history does not fit the layers (a bug).
+    nothing else tells a time; `extra`: further fields of the config. Raises AssertionError when the history does not
+    fit the layers (a bug).
     """
     stamp = _stamp(epoch * 1_000_000_000) if epoch is not None else ""
     latest = _base_created(result.base_history)
@@ -121,14 +124,14 @@ def compose(result: Result, layers: Sequence[Layer], base_layers: int, epoch: in
     config["created"] = stamp or latest or _stamp(now)
     config["rootfs"] = {"type": "layers", "diff_ids": [str(layer.diff_id) for layer in layers]}
     config["history"] = entries
+    config |= extra
     return _image(tuple(map(_as_oci, layers)), canonical_json(config), MANIFEST, CONFIG)
 
 
 def as_docker(image: Image) -> Image:
     """The same image with Docker's media types, as `docker load` expects them."""
-    to_docker = {oci: docker for docker, oci in _TO_OCI.items()}
     layers = tuple(
-        replace(layer, blob=replace(blob, media_type=to_docker.get(blob.media_type, blob.media_type)))
+        replace(layer, blob=replace(blob, media_type=layer_type(blob.media_type, oci=False)))
         for layer in image.layers
         if (blob := layer.blob)
     )
@@ -146,10 +149,16 @@ def _image(layers: tuple[Layer, ...], config: bytes, media_type: str, config_typ
     return Image(layers, canonical_json(manifest), media_type, config, config_blob)
 
 
+def layer_type(media_type: str, *, oci: bool) -> str:
+    """OCI's, or Docker's, name for the layer format `media_type`; `media_type` where there is none."""
+    if oci:
+        return _TO_OCI.get(media_type, media_type)
+    return {oci: docker for docker, oci in _TO_OCI.items()}.get(media_type, media_type)
+
+
 def _as_oci(layer: Layer) -> Layer:
     assert layer.blob is not None, "layers are packed before they are composed"
-    media_type = _TO_OCI.get(layer.blob.media_type, layer.blob.media_type)
-    return replace(layer, blob=replace(layer.blob, media_type=media_type))
+    return replace(layer, blob=replace(layer.blob, media_type=layer_type(layer.blob.media_type, oci=True)))
 
 
 def _base_created(history: Sequence[Mapping[str, Any]]) -> str:

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Protocol
 
-from engine.errors import FailureKind, MaterializationError, RefledgerError, RegistryError, VerificationError
-from engine.events import BlobCreated, ExportProgressed
+from engine.errors import (
+    DiskError,
+    FailureKind,
+    MaterializationError,
+    RefledgerError,
+    RegistryError,
+    VerificationError,
+)
+from engine.events import BlobCreated, ExportProgressed, LocalLost, ProviderLost
 from engine.ledger import Facts
 from engine.refs.materializer import PROGRESS_INTERVAL, Clock
-from engine.refs.ref import Layer, Ref
+from engine.refs.providers import unavailable
+from engine.refs.ref import Layer, Ref, Remote
 from engine.together import in_thread, locked, together
 from storage.digest import Digest
 from storage.interfaces import (
@@ -20,13 +29,33 @@ from storage.interfaces import (
     ByteStream,
     Descriptor,
     LayerPacker,
+    LayerRepacker,
     Locks,
     PackedBlob,
     Provider,
     RegistrySource,
 )
+from storage.reference import LAYOUT_REGISTRY
 
 CHUNK = 1 << 20
+
+
+class Here(Protocol):
+    """The layers of this root."""
+
+    async def usable(self, layer: Layer, vertex: str | None = None) -> bool:
+        """Is `layer` mountable here, and not known to be damaged?"""
+        ...
+
+    async def lose(
+        self, layer: Layer, kind: str, name: str, problem: str = "", *, vertex: str | None = None
+    ) -> None:
+        """Remove what is kept of `layer` as `name`, which is damaged."""
+        ...
+
+    def miss(self, layer: Layer) -> None:
+        """Say that the snapshot of `layer`, which nobody else has, is not here; unless the log says why."""
+        ...
 
 
 class Catalog(Protocol):
@@ -40,10 +69,15 @@ class Catalog(Protocol):
         """Where a blob can be read or mounted from."""
         ...
 
+    def let_go(self, name: str) -> bool:
+        """Were the bytes of `name` (a digest, a diff ID, the id of a snapshot) removed here on purpose?"""
+        ...
+
 
 @dataclass(slots=True)
 class Transfer:
-    """Reads and packs layers for exporters."""
+    """Reads and packs layers for exporters; with a `repacker` also those of images whose blobs are not here, as nobody
+    may be asked for them."""
 
     blobs: BlobStore
     registry: RegistrySource
@@ -52,6 +86,9 @@ class Transfer:
     locks: Locks
     facts: Facts
     clock: Clock
+    here: Here
+    repacker: LayerRepacker | None = None
+    _epochs: dict[str, int | None] = field(default_factory=dict)
 
     async def pack(self, ref: Ref, epoch: int | None, vertex: str | None) -> tuple[Layer, ...]:
         """The layers of `ref`, each with diff ID and blob. Packs what has none yet; fetches nothing."""
@@ -59,25 +96,65 @@ class Transfer:
 
     async def _pack(self, layer: Layer, ref: Ref, epoch: int | None, vertex: str | None) -> Layer:
         if not layer.snapshot:
-            return self._with_providers(layer)
+            return self._with_providers(await self._repack(layer, ref, vertex))
+        self._epochs[layer.snapshot] = epoch
         async with locked(self.locks, f"pack-{layer.snapshot}"):
             packed = self.catalog.packed(layer.snapshot, epoch)
             if packed is None or not self._readable(packed):
-                packed = await in_thread(lambda: self.packer.pack(layer.snapshot, epoch))
-                await self.facts.record(
-                    BlobCreated(
-                        ref=ref.id,
-                        diff_id=str(packed.diff_id),
-                        digest=str(packed.blob.digest),
-                        media_type=packed.blob.media_type,
-                        bytes=packed.blob.size,
-                        compressor=packed.compressor,
-                        snapshot=layer.snapshot,
-                        epoch=epoch,
-                    ),
-                    vertex=vertex,
-                )
+                if packed is not None and not self.catalog.let_go(str(packed.blob.digest)):
+                    self.facts.post(LocalLost(kind="blob", name=str(packed.blob.digest), problem="vanished"))
+                if epoch is None and layer.blob is not None and not await self.here.usable(_step(layer)):
+                    return self._with_providers(layer)  # its own times, in the blob it was packed into elsewhere
+                packed = await self._make(layer, ref, epoch, vertex)
         return self._with_providers(replace(layer, diff_id=packed.diff_id, blob=packed.blob))
+
+    async def _make(self, layer: Layer, ref: Ref, epoch: int | None, vertex: str | None) -> PackedBlob:
+        """Pack a snapshot. Raises MaterializationError when it is gone, DiskError."""
+        if not await self.here.usable(_step(layer), vertex):
+            self.here.miss(layer)
+            raise _gone(layer)
+        try:
+            packed = await in_thread(lambda: self.packer.pack(layer.snapshot, epoch))
+        except VerificationError as error:
+            await self.here.lose(layer, "snapshot", layer.snapshot, error.what, vertex=vertex)
+            raise _gone(layer) from error
+        except DiskError as error:
+            if await self.here.usable(_step(layer)):
+                raise
+            raise _gone(layer) from error
+        await self._tell(packed, ref, layer.snapshot, epoch, vertex)
+        return packed
+
+    async def _repack(self, layer: Layer, ref: Ref, vertex: str | None) -> Layer:
+        """A layer of an image whose blob cannot be had, with one that is made of what is here; `layer` itself where
+        there is no need, or no way."""
+        repacker, diff_id = self.repacker, layer.diff_id
+        on_disk = any(provider.registry == LAYOUT_REGISTRY for provider in layer.providers)
+        if repacker is None or diff_id is None or on_disk or self.is_here(layer) or not repacker.has(diff_id):
+            return layer
+        async with locked(self.locks, f"pack-{diff_id}"):
+            packed = self.catalog.packed(str(diff_id), None)
+            if packed is None or self.blobs.size(packed.blob.digest) is None:
+                packed = await in_thread(partial(repacker.pack, diff_id))
+                await self._tell(packed, ref, str(diff_id), None, vertex)
+        return replace(layer, blob=packed.blob)
+
+    async def _tell(
+        self, packed: PackedBlob, ref: Ref, name: str, epoch: int | None, vertex: str | None
+    ) -> None:
+        await self.facts.record(
+            BlobCreated(
+                ref=ref.id,
+                diff_id=str(packed.diff_id),
+                digest=str(packed.blob.digest),
+                media_type=packed.blob.media_type,
+                bytes=packed.blob.size,
+                compressor=packed.compressor,
+                snapshot=name,
+                epoch=epoch,
+            ),
+            vertex=vertex,
+        )
 
     def _readable(self, packed: PackedBlob) -> bool:
         return self.blobs.size(packed.blob.digest) is not None or bool(self.catalog.providers(packed.blob.digest))
@@ -93,16 +170,31 @@ class Transfer:
         The returned iterator raises MaterializationError when nobody has it, VerificationError when bytes were wrong.
         """
         assert layer.blob is not None
-        blob = layer.blob
-        if self.blobs.size(blob.digest) is not None:
-            return self._stored(blob, shown)
-        return self._remote(layer, blob, shown)
+        return self._bytes(layer, layer.blob, shown)
 
     def is_here(self, layer: Layer) -> bool:
         """Does the blob lie on this disk?"""
         return layer.blob is not None and self.blobs.size(layer.blob.digest) is not None
 
-    async def _stored(self, blob: Descriptor, shown: Callable[[int], None]) -> AsyncIterator[bytes]:
+    async def _bytes(self, layer: Layer, blob: Descriptor, shown: Callable[[int], None]) -> AsyncIterator[bytes]:
+        here = self.blobs.size(blob.digest) is not None
+        # before the first byte goes out: whoever has some of a damaged blob could not begin anew
+        if here and not await in_thread(lambda: self.blobs.sound(blob.digest)):
+            here = await self._packed_again(layer, blob)
+        async with aclosing(self._stored(blob, shown) if here else self._remote(layer, blob, shown)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def _packed_again(self, layer: Layer, blob: Descriptor) -> bool:
+        """Is the blob here again, made from the snapshot it was made from before?"""
+        if not layer.snapshot or not await self.here.usable(_step(layer)):
+            return False
+        async with locked(self.locks, f"pack-{layer.snapshot}"):
+            ref = Remote(layer.name, (layer,))
+            packed = await self._make(layer, ref, self._epochs.get(layer.snapshot), None)
+        return packed.blob.digest == blob.digest
+
+    async def _stored(self, blob: Descriptor, shown: Callable[[int], None]) -> AsyncGenerator[bytes, None]:
         done = 0
         with self.blobs.open(blob.digest) as file:
             while chunk := await asyncio.to_thread(file.read, CHUNK):
@@ -110,7 +202,9 @@ class Transfer:
                 done += len(chunk)
                 shown(done)
 
-    async def _remote(self, layer: Layer, blob: Descriptor, shown: Callable[[int], None]) -> AsyncIterator[bytes]:
+    async def _remote(
+        self, layer: Layer, blob: Descriptor, shown: Callable[[int], None]
+    ) -> AsyncGenerator[bytes, None]:
         last: RefledgerError | None = None
         kind: FailureKind = "missing"
         for provider in layer.providers:
@@ -126,15 +220,15 @@ class Transfer:
                 last, kind = error, error.kind
             except VerificationError as error:
                 last, kind = error, "corrupt"
+            if kind != "transport":
+                lost = ProviderLost(
+                    ref=layer.name, digest=str(blob.digest), provider=provider.to_json(), kind=kind, error=str(last)
+                )
+                self.facts.post(lost)
             if done:
                 break  # the reader has bytes already: it must begin anew, which is its own retry
-        raise MaterializationError(
-            f"layer {blob.digest.short} cannot be had: {last.what if last else 'no provider is known'}",
-            kind=kind,
-            where=last.where if last else "",
-            hint=last.hint if last else "",
-            layer=layer.name,
-        ) from last
+        what = f"layer {blob.digest.short} cannot be had: {last.what if last else 'no provider is known'}"
+        raise unavailable(what, layer, kind, last, layer.providers) from last
 
     def progress(self, target: str, blob: Descriptor, transport: str, vertex: str | None) -> Callable[[int], None]:
         """A `shown` that puts ExportProgressed into the log, at most four a second."""
@@ -153,6 +247,15 @@ class Transfer:
                 )
 
         return shown
+
+
+def _step(layer: Layer) -> Layer:
+    """What is asked for when only the snapshot will do."""
+    return Layer(snapshot=layer.snapshot, created=layer.created)
+
+
+def _gone(layer: Layer) -> MaterializationError:
+    return unavailable(f"the result of step {layer.snapshot} is not here any more", layer, "missing", None, ())
 
 
 async def drain(stream: ByteStream, write: Callable[[bytes], None]) -> int:

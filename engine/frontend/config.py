@@ -15,6 +15,7 @@ DEFAULT_SHELL = ("/bin/sh", "-c")
 
 _OF_THE_BASE_ONLY = (
     "rootfs", "history", "created", "container", "container_config", "docker_version", "id", "parent", "throwaway",
+    "moby.buildkit.cache.v0", "refledger.cache.v1",
 )  # fmt: skip
 _STRINGS = ("User", "WorkingDir", "StopSignal")
 _LISTS = ("Env", "Entrypoint", "Cmd", "Shell", "OnBuild")

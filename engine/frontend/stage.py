@@ -21,7 +21,8 @@ from storage.digest import Digest
 class StageState:
     """`vertex`: the file system so far; `args`: arguments declared, in order, None without a value; `platform`: the
     one its commands run on; `cmd_set`: this very stage had a CMD; `workdir_set`: it or one below it had an absolute
-    WORKDIR; `unknown_base`: the image it stands on, where nobody looked what is in that."""
+    WORKDIR; `unknown_base`: the image it stands on, where nobody looked what is in that; `told`: the variables of ENV
+    and ARG, the one that was set last behind the others."""
 
     title: str
     names: StepNames
@@ -34,22 +35,31 @@ class StageState:
     cmd_set: bool = False
     workdir_set: bool = False
     unknown_base: str = ""
+    told: dict[str, None] = field(default_factory=dict)
 
     def child(self, title: str, names: StepNames) -> StageState:
         """What a stage that is built FROM this one begins with: arguments are inherited too."""
         image = self.image.copy()
         image.config.pop("OnBuild", None)  # executed as the child's first instructions
+        told = {name: None for name in self.told if name not in image.env} | dict.fromkeys(image.env)
         return replace(
             self, title=title, names=names, image=image, history=list(self.history), args=dict(self.args),
-            cmd_set=False,
+            told=told, cmd_set=False,
         )  # fmt: skip
 
     @property
     def env(self) -> dict[str, str]:
-        """What words are expanded with and commands run with: ENV first, then arguments that ENV does not hide."""
-        image = self.image.env
-        given = {name: value for name, value in self.args.items() if value is not None and name not in image}
-        return image | given
+        """What words are expanded with and commands run with: ENV, and arguments that it does not hide. In the order
+        in which BuildKit has them, as that is in its cache keys: those of the base image, then as they were last set,
+        and at the beginning of a stage those of the image are set again."""
+        values = {name: value for name, value in self.args.items() if value is not None} | self.image.env
+        of_base = {name: value for name, value in values.items() if name not in self.told}
+        return of_base | {name: values[name] for name in self.told if name in values}
+
+    def tell(self, name: str) -> None:
+        """`name` is set now."""
+        self.told.pop(name, None)
+        self.told[name] = None
 
     @property
     def visible_args(self) -> dict[str, str]:
@@ -76,6 +86,9 @@ class Reading:
 def _arg(state: StageState, instruction: Instruction, reading: Reading) -> str:
     values = declare(instruction, state.env, reading.scope, reading.options, Lexer(reading.escape))
     state.args.update(values)
+    for name, value in values.items():
+        if value is not None:
+            state.tell(name)
     return "ARG " + " ".join(name if value is None else f"{name}={value}" for name, value in values.items())
 
 
@@ -86,6 +99,7 @@ def _env(state: StageState, instruction: Instruction, reading: Reading) -> str:
         if "=" in name or "\0" in name + value:
             raise InputError(f"ENV name {name!r} has a character that cannot be in one")
         state.image.set_env(name, value)
+        state.tell(name)
     return "ENV " + " ".join(f"{name}={value}" for name, value in values)
 
 

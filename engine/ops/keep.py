@@ -70,7 +70,7 @@ def _covering(wanted: dict[Digest, Entry], packs: Sequence[Digest], blobs: BlobS
                 held = [digest for member in tar if (digest := Digest(f"sha256:{member.name}")) in wanted]
         except (FileNotFoundError, tarfile.TarError, InputError):
             continue  # it went, or is no pack: what it held is packed again
-        if held:
+        if held and blobs.sound(pack):
             used.append(pack)
             for digest in held:
                 wanted.pop(digest, None)

@@ -97,12 +97,13 @@ class LocalExecutor:
         op = task.vertex.op
         if not isinstance(op, Copy) or len(task.inputs) < 2:
             return None
-        source = task.inputs[1]
-        if not source.layers or not all(map(self.materializer.mountable, source.layers)):
+        source, kept = task.inputs[1], self.materializer.kept
+        await kept.check(source.layers, task.vertex.digest)
+        if not source.layers or not all(map(kept.mountable, source.layers)):
             return None
 
         def read() -> Digest | None:
-            with self.snapshots.view([self.materializer.lower(layer) for layer in source.layers]) as tree:
+            with self.snapshots.view([kept.lower(layer) for layer in source.layers]) as tree:
                 try:
                     selection = select(op, tree, hash_files=True)
                 except InputError:

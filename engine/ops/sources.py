@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol, TypeVar, cast
 
 from engine.errors import DiskError, InputError, VerificationError
-from engine.events import GitResolved, HttpResolved, LocalCreated, SourceRequested
+from engine.events import GitResolved, HttpResolved, LocalCreated, LocalLost, SourceRequested
 from engine.frontend.urls import is_commit, split_login
 from engine.graph import ArchiveSource, Copy, FetchedSource, GitSource, HttpSource
 from engine.ledger import Facts
@@ -89,9 +89,11 @@ class SourceFetcher:
     clock: Clock
     _logins: dict[str, Login] = field(default_factory=dict)
 
-    def is_here(self, op: FetchedSource) -> bool:
-        """Was it fetched?"""
-        return self.trees.has(source_ref(op).id)
+    async def is_here(self, op: FetchedSource) -> bool:
+        """Was it fetched, and is it as it was then?"""
+        name = source_ref(op).id
+        async with locked(self.locks, f"layer-{name}"):
+            return await self._sound(name)
 
     def tree(self, op: FetchedSource) -> Path:
         """The directory of a source that was fetched."""
@@ -127,7 +129,7 @@ class SourceFetcher:
         """The ref of a pinned source, with its tree here. Raises InputError, HostError, VerificationError."""
         ref = source_ref(op)
         async with locked(self.locks, f"layer-{ref.id}"):
-            if not self.trees.has(ref.id):
+            if not await self._sound(ref.id):
                 match op:
                     case HttpSource():
                         await self._fetch_http(op, ref, vertex)
@@ -136,6 +138,13 @@ class SourceFetcher:
                     case ArchiveSource():
                         await self._unpack(op, ref, vertex)
         return ref
+
+    async def _sound(self, name: str) -> bool:
+        """Is the tree here? A damaged one is removed. With its lock held."""
+        problem = await in_thread(lambda: self.trees.mend(name))
+        if problem:
+            self.facts.post(LocalLost(kind="snapshot", name=name, problem="corrupt", detail=problem))
+        return self.trees.has(name)
 
     def _public(self, url: str) -> str:
         """`url` without its credentials, which are remembered."""
@@ -159,7 +168,7 @@ class SourceFetcher:
             pinned = changed(op, digest=str(answer.digest), mtime=answer.mtime)
             ref = source_ref(pinned)
             async with locked(self.locks, f"layer-{ref.id}"):
-                if not self.trees.has(ref.id):
+                if not await self._sound(ref.id):
                     await self._publish(tree, ref, pinned.mtime, None)
         finally:
             await in_thread(lambda: self.trees.discard([tree]))
@@ -222,8 +231,10 @@ class SourceFetcher:
         if not is_commit(op.ref):
             await self.facts.record(SourceRequested(kind="git", url=op.remote, ref=op.ref))
         found = await self.repositories.resolve(op.remote, op.ref, login=self._logins.get(op.remote))
-        _check(op, found)
-        await self.facts.record(GitResolved(remote=op.remote, ref=op.ref, commit=found.id, name=found.name))
+        check_commit(op, found)
+        await self.facts.record(
+            GitResolved(remote=op.remote, ref=op.ref, commit=found.id, name=found.name, tag=found.tag)
+        )
         return changed(op, commit=found.id, ref=found.name)
 
     async def _fetch_git(self, op: GitSource, ref: Remote, vertex: str | None) -> None:
@@ -244,8 +255,9 @@ class SourceFetcher:
         if op.digest:
             return op
         page = self.pages.page(op.url)
-        if page is not None and self.blobs.size(Digest(page.digest)) is None:
-            page = None
+        if page is not None:
+            known = Digest(page.digest)
+            page = page if await in_thread(lambda: self.blobs.sound(known)) else None
         writers: list[BlobWriter] = []
 
         def begin() -> Sink:
@@ -309,7 +321,7 @@ class SourceFetcher:
         )
 
 
-def _check(op: GitSource, found: Commit) -> None:
+def check_commit(op: GitSource, found: Commit) -> None:
     """Raises VerificationError unless the commit, or the annotated tag that led to it, begins with the checksum."""
     if op.checksum and not (found.id.startswith(op.checksum) or found.tag.startswith(op.checksum)):
         raise VerificationError(

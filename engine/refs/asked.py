@@ -97,7 +97,7 @@ class _Asking:
         self._request: Request | None = None
         self._ranged = RangeReader(
             owner.parts, owner.registry, owner.facts, owner.clock, ref.id, vertex,
-            asyncio.Semaphore(owner.materializer.parallel),
+            asyncio.Semaphore(owner.materializer.parallel), owner.materializer,
         )  # fmt: skip
         self._by_range = {index for index, layer in enumerate(self._layers) if self._has_toc(layer)}
 
@@ -127,21 +127,21 @@ class _Asking:
         return (
             blob is not None
             and blob.size > self._owner.small
-            and bool(layer.providers)
-            and not self._materializer.mountable(layer)
+            and next(self._materializer.providers(layer), None) is not None
+            and not self._materializer.kept.mountable(layer)
             and self._materializer.blobs.size(blob.digest) is None
             and self._owner.parts.toc(blob) is not None
         )
 
     def _cost(self, index: int) -> int:
-        if self._materializer.mountable(self._layers[index]):
+        if self._materializer.kept.mountable(self._layers[index]):
             return 0
         return 1 if index in self._by_range else 2
 
     async def _open(self, index: int) -> None:
         """Look into a layer that is mountable here."""
         layer = self._layers[index]
-        lower = self._lowers[index] = await in_thread(lambda: self._materializer.lower(layer))
+        lower = self._lowers[index] = await in_thread(lambda: self._materializer.kept.lower(layer))
         self._trees[index] = await in_thread(lambda: self._owner.parts.tree(lower))
 
     async def _run(self, search: Search) -> None:
@@ -151,7 +151,7 @@ class _Asking:
 
     async def _look_into(self, needed: Sequence[int]) -> None:
         """Make it possible to look into the layers `needed`, by their tables of contents where they have them."""
-        here = [index for index in needed if self._materializer.mountable(self._layers[index])]
+        here = [index for index in needed if await self._materializer.kept.usable(self._layers[index], self._vertex)]
         for index in here:
             self._by_range.discard(index)
             await self._open(index)
@@ -204,7 +204,8 @@ class _Asking:
             try:
                 reader = self._readers[index] = await in_thread(lambda: toc.part(part))  # noqa: B023 - awaited here
             except VerificationError as error:
-                self._ranged.failed(self._blob(index), self._layers[index].providers[0], error, 0, self._request)
+                provider = next(self._materializer.providers(self._layers[index]))
+                self._ranged.failed(self._layers[index], self._blob(index), provider, error, 0, self._request)
                 whole.append(index)
             else:
                 if _length(reader) * WHOLE_SHARE > self._size(index):
@@ -267,7 +268,7 @@ class _Asking:
         if request is None:
             return
         missing = unfetched or {}
-        whole = unfetched is not None and all(map(self._materializer.mountable, self._layers))
+        whole = unfetched is not None and all(map(self._materializer.kept.mountable, self._layers))
         await self._owner.facts.record(
             Materialized(
                 ref=self._ref.id,
@@ -287,7 +288,7 @@ class _Asking:
     async def _conclude(self) -> None:
         unfetched: dict[str, int] = {}
         for index, layer in enumerate(self._layers):
-            if layer.blob is None or self._materializer.mountable(layer):
+            if layer.blob is None or self._materializer.kept.mountable(layer):
                 continue
             if self._materializer.blobs.size(layer.blob.digest) is None:
                 name = str(layer.blob.digest)

@@ -9,16 +9,17 @@ Invariants, by number:
   own credentials: the failure of another process is never inherited. What it brought until then is: an interrupted
   pull goes on from the bytes that are here, until they turn out to be wrong.
 - I7: mountable, blob here and available at a provider are asked separately, each when it matters.
+- I8: what is damaged here is found before it is used (once a process and layer), said in the log, and removed: from
+  then on it is not here. A layer that its own providers lost is asked of all that the log knows of.
 """
 
 from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from engine.errors import FailureKind, MaterializationError, RefledgerError, RegistryError, VerificationError
@@ -27,26 +28,29 @@ from engine.events import (
     MaterializationFailed,
     MaterializationRequested,
     Materialized,
+    ProviderLost,
     PullFailed,
     PullProgressed,
     PullStarted,
 )
 from engine.ledger import Facts
 from engine.refs.fill import FetchLimits
+from engine.refs.kept import Kept, Known, NothingKnown
+from engine.refs.providers import providers_of, unavailable
 from engine.refs.pull import Pull
 from engine.refs.ref import Layer, Local, Ref
-from engine.together import locked, settle, together
+from engine.together import in_thread, locked, settle, together
 from storage.errors import DiskError
 from storage.interfaces import (
     BlobStore,
     ByteSource,
+    CheckedLayers,
+    CheckedSnapshots,
     Descriptor,
-    LayerStore,
     Locks,
     PartialBlobs,
     Provider,
     RegistrySource,
-    SnapshotStore,
 )
 
 Reason = Literal["run", "copy", "export", "shell", "inspect"]
@@ -95,8 +99,8 @@ class LayerUnavailable(Exception):
 class Materializer:
     """Makes refs mountable. One per process and root; all ops share it."""
 
-    layers: LayerStore
-    snapshots: SnapshotStore
+    layers: CheckedLayers
+    snapshots: CheckedSnapshots
     blobs: BlobStore
     partials: PartialBlobs
     registry: RegistrySource
@@ -105,53 +109,44 @@ class Materializer:
     clock: Clock
     parallel: int = 4
     fetching: FetchLimits = field(default_factory=FetchLimits)
+    known: Known = field(default_factory=NothingKnown)
+    kept: Kept = field(init=False)
     _flights: dict[str, _Flight] = field(default_factory=dict)
     _slots: asyncio.Semaphore | None = None
     _connections: asyncio.Semaphore | None = None
     _threads: ThreadPoolExecutor | None = None
+
+    def __post_init__(self) -> None:
+        self.kept = Kept(self.layers, self.snapshots, self.locks, self.facts, self.known)
 
     async def materialize(self, ref: Ref, *, vertex: str | None, reason: Reason, needed_by: str = "") -> Local:
         """Make every layer of `ref` mountable here, fetching what is missing; `needed_by` names the step for errors.
 
         Raises MaterializationError when a layer cannot be had.
         """
-        missing = {layer.name: layer for layer in ref.layers if not self._mountable(layer)}
+        await self.kept.check(ref.layers, vertex)
+        missing = {layer.name: layer for layer in ref.layers if not self.kept.mountable(layer)}
         if missing:
             await self._bring(ref, list(missing.values()), vertex, reason, needed_by)
-        return Local(ref.id, ref.layers, tuple(self._lower(layer) for layer in ref.layers))
+        return Local(ref.id, ref.layers, tuple(self.kept.lower(layer) for layer in ref.layers))
 
     def here(self, layer: Layer) -> bool:
         """Does `layer` need nobody else: is it mountable here, or its blob on this disk?"""
-        return self._mountable(layer) or (layer.blob is not None and self.blobs.size(layer.blob.digest) is not None)
+        return self.kept.mountable(layer) or (layer.blob is not None and self.blobs.size(layer.blob.digest) is not None)
 
     def obtainable(self, layer: Layer) -> bool:
         """Is `layer` either here or known to lie at a provider? Asks nobody."""
-        return self.here(layer) or bool(layer.blob and layer.providers)
+        return self.here(layer) or next(self.providers(layer), None) is not None
+
+    def providers(self, layer: Layer) -> Iterator[Provider]:
+        """Who may have the blob of `layer`: its own providers, then others that the log knows of."""
+        return providers_of(layer, self.known)
 
     def close(self) -> None:
         """Let the threads and the mounts of layers go. Raises DiskError."""
         if self._threads is not None:
             self._threads.shutdown(wait=True, cancel_futures=True)
         self.layers.close()
-
-    def mountable(self, layer: Layer) -> bool:
-        """Is `layer` mountable here?"""
-        return self._mountable(layer)
-
-    def lower(self, layer: Layer) -> Path:
-        """Where `layer`, which is mountable here, serves as overlay lower. Blocking. Raises DiskError."""
-        return self._lower(layer)
-
-    def _mountable(self, layer: Layer) -> bool:
-        if layer.snapshot and self.snapshots.has(layer.snapshot):
-            return True
-        return layer.diff_id is not None and self.layers.has(layer.diff_id)
-
-    def _lower(self, layer: Layer) -> Path:
-        if layer.snapshot and self.snapshots.has(layer.snapshot):
-            return self.snapshots.lower(layer.snapshot)
-        assert layer.diff_id is not None  # _mountable said so
-        return self.layers.lower(layer.diff_id)
 
     async def _bring(
         self, ref: Ref, missing: Sequence[Layer], vertex: str | None, reason: Reason, needed_by: str
@@ -199,20 +194,14 @@ class Materializer:
             what += f": {failure.error.what}"
         if needed_by:
             what += f"; needed by {needed_by}"
-        error = MaterializationError(
-            what,
-            kind=failure.kind,
-            where=failure.error.where if failure.error else "",
-            hint=failure.error.hint if failure.error else "the step that made it must run again: use --no-cache",
-            layer=layer.name,
-        )
+        error = unavailable(what, layer, failure.kind, failure.error, tuple(self.providers(layer)))
         await self.facts.record(
             MaterializationFailed(
                 ref=ref.id,
                 digest=str(blob.digest) if blob else layer.name,
                 kind=failure.kind,
                 error=str(error),
-                providers=tuple(provider.to_json() for provider in layer.providers),
+                providers=tuple(provider.to_json() for provider in self.providers(layer)),
             ),
             vertex=vertex,
             cause=cause,
@@ -242,8 +231,9 @@ class Materializer:
 
     async def _fly(self, layer: Layer, vertex: str | None, cause: int) -> int | None:
         async with locked(self.locks, f"layer-{layer.name}"):
-            if self._mountable(layer):
+            if self.kept.mountable(layer):
                 return None
+            self.kept.miss(layer)
             if layer.diff_id is None or layer.blob is None:
                 raise LayerUnavailable(layer, "missing", None)
             if self._slots is None:
@@ -260,20 +250,38 @@ class Materializer:
         if self.blobs.size(blob.digest) is not None:
             try:
                 await self._unpack_stored(layer, blob)
+            except FileNotFoundError:
+                pass
             except VerificationError as error:
                 last = _Failure(error, "corrupt")
+                await in_thread(lambda: self.blobs.sound(blob.digest))  # not if it is the layer that was promised wrong
             else:
                 return 0
-        for provider in layer.providers:
+        for provider in self.providers(layer):
             outcome = await self._pull(layer, blob, provider, vertex, cause)
             if isinstance(outcome, _Failure) and outcome.again:
                 outcome = await self._pull(layer, blob, provider, vertex, cause)
             if not isinstance(outcome, _Failure):
                 return outcome
             last = outcome
+            self.lost_by(provider, layer, blob, last.kind, str(last.error), vertex, cause)
             if last.final:
                 break
         raise LayerUnavailable(layer, last.kind, last.error)
+
+    def lost_by(
+        self, provider: Provider, layer: Layer, blob: Descriptor, kind: FailureKind, error: str, vertex: str | None,
+        cause: int | None,
+    ) -> None:  # fmt: skip
+        """Say that `provider` has the blob no longer; not for what may pass, or is no fault of its."""
+        if kind in {"missing", "auth", "corrupt"}:
+            self.facts.post(
+                ProviderLost(
+                    ref=layer.name, digest=str(blob.digest), provider=provider.to_json(), kind=kind, error=error
+                ),
+                vertex=vertex,
+                cause=cause,
+            )
 
     async def _unpack_stored(self, layer: Layer, blob: Descriptor) -> None:
         assert layer.diff_id is not None

@@ -15,7 +15,7 @@ from typing import TypeVar
 from engine.errors import DiskError, RefledgerError, RegistryError, VerificationError
 from engine.events import FilesFetched, LayerTocRead, MaterializationFailed, PullFailed
 from engine.ledger import Facts
-from engine.refs.materializer import Clock
+from engine.refs.materializer import Clock, Materializer
 from engine.refs.ref import Layer
 from engine.together import in_thread
 from storage.errors import TocUnusable
@@ -37,7 +37,8 @@ class Request:
 
 @dataclass(slots=True)
 class RangeReader:
-    """Reads for one vertex that asks for ref `ref`. `slots`: layers that are read from at once."""
+    """Reads for one vertex that asks for ref `ref`. `slots`: layers that are read from at once; `materializer` knows
+    the providers."""
 
     parts: LayerParts
     registry: RegistrySource
@@ -46,6 +47,7 @@ class RangeReader:
     ref: str
     vertex: str | None
     slots: asyncio.Semaphore
+    materializer: Materializer
 
     async def toc(self, layer: Layer, blob: Descriptor, request: Request) -> tuple[Toc, int] | None:
         """The layer's table of contents, and the bytes that came for it; None when no provider can give one that is of
@@ -109,12 +111,12 @@ class RangeReader:
     ) -> tuple[T, Provider, int] | None:
         """What `read` makes of the first provider that can give it, that provider, and the bytes it sent."""
         async with self.slots:
-            for provider in layer.providers:
+            for provider in self.materializer.providers(layer):
                 wire = _Wire()
                 try:
                     return await read(provider, wire), provider, wire.bytes
                 except (RegistryError, VerificationError) as error:
-                    self.failed(blob, provider, error, wire.bytes, request)
+                    self.failed(layer, blob, provider, error, wire.bytes, request)
                     if isinstance(error, TocUnusable):
                         break
                 except DiskError as error:
@@ -143,18 +145,20 @@ class RangeReader:
                     wire.bytes = before + stream.wire_bytes
 
     def failed(
-        self, blob: Descriptor, provider: Provider, error: RefledgerError, count: int, request: Request | None
-    ) -> None:
+        self, layer: Layer, blob: Descriptor, provider: Provider, error: RefledgerError, count: int,
+        request: Request | None,
+    ) -> None:  # fmt: skip
         """Log that `provider`, after `count` bytes, could not give what was asked for."""
         what = f"its table of contents cannot be used: {error}" if isinstance(error, TocUnusable) else str(error)
+        kind = error.kind if isinstance(error, RegistryError) else "corrupt"
+        cause = request.seq if request else None
         self.facts.post(
-            PullFailed(
-                digest=str(blob.digest), provider=provider.to_json(),
-                kind=error.kind if isinstance(error, RegistryError) else "corrupt", error=what, bytes=count,
-            ),
+            PullFailed(digest=str(blob.digest), provider=provider.to_json(), kind=kind, error=what, bytes=count),
             vertex=self.vertex,
-            cause=request.seq if request else None,
-        )  # fmt: skip
+            cause=cause,
+        )
+        if kind == "missing":  # what else is wrong with a part says nothing of the whole
+            self.materializer.lost_by(provider, layer, blob, kind, what, self.vertex, cause)
 
     async def _disk_failed(self, blob: Descriptor, error: DiskError, request: Request) -> DiskError:
         await self.facts.record(

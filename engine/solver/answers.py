@@ -77,7 +77,8 @@ class Presence(Protocol):
 
 class Solution(Record):
     """What solving gave, by vertex. `refs` of all that was needed; `known`: results that are recorded, needed or not;
-    `keys` by definition, `resolved` by content; `origins`: the build that made a known result."""
+    `keys` by definition, `resolved` by content, where they are known (without components where only their digests are);
+    `origins`: the build that made a known result."""
 
     refs: Mapping[Digest, Remote]
     known: Mapping[Digest, Remote]

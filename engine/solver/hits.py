@@ -28,7 +28,7 @@ EVICTED, NEVER_BUILT, NO_CACHE = "evicted", "never-built", "no-cache"
 
 @dataclass(slots=True)
 class Hits:
-    """Answers for the steps of `graph`. With `no_cache` nobody is asked."""
+    """Answers for the steps of `graph`. With `no_cache` nobody is asked; `dry`: what others know is not taken over."""
 
     graph: Graph
     facts: Facts
@@ -38,6 +38,7 @@ class Hits:
     materializer: Materializer
     blobs: BlobStore
     no_cache: bool = False
+    dry: bool = False
     _candidates: dict[Digest, list[Found]] = field(default_factory=dict)
     _providers: Mapping[Digest, tuple[Provider, ...]] = field(init=False)
 
@@ -86,6 +87,7 @@ class Hits:
         layers = tuple(layers_to_json(found.ref.layers))
         if found.importer:
             await asyncio.to_thread(self.blobs.put, plaintext)
+        if found.importer and not self.dry:
             providers = dict.fromkeys(provider for layer in found.ref.layers for provider in layer.providers)
             remote = RemoteCreated(ref=found.ref.id, layers=layers, providers=tuple(p.to_json() for p in providers))
             self.facts.post(remote, vertex=vertex)
@@ -113,6 +115,8 @@ class Hits:
             gone = [layer for layer in candidates[0].ref.layers if not self.materializer.obtainable(layer)]
             if not gone:
                 return Hit(candidates[0])
+            for layer in gone:
+                self.materializer.kept.miss(layer)
             reason = EVICTED if any(map(self.cache.evicted, gone)) else LOST
             candidates.pop(0)
         return Miss(reason)

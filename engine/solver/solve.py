@@ -11,7 +11,7 @@ again, from the lowest one up: a step's layer is a difference to what it stood o
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,8 +23,9 @@ from engine.executor import Executor, Outcome, Task
 from engine.grants import NOTHING, Offered, refusal
 from engine.graph import Copy, GitSource, Graph, HttpSource, ImageSource, Run, Scratch, Vertex
 from engine.ledger import Facts
+from engine.offline.missing import Missing, NotHere, blob_name
 from engine.refs.materializer import Materializer
-from engine.refs.presence import LOST
+from engine.refs.presence import LOST, UNREACHABLE
 from engine.refs.ref import Remote, layers_to_json, of_image, scratch
 from engine.refs.source import source_ref
 from engine.solver.answers import Asking, CacheLookup, Found, Imports, Presence, Solution
@@ -45,12 +46,23 @@ COLLECT = "collect"
 """The lock that builds share while they turn an answer into a claim, and that whoever removes bytes holds alone."""
 REVOCATIONS = 3
 """How often the result of one vertex may be lost in a build."""
+Lacking = Callable[[Graph, Plan], Awaitable[Sequence[Missing]]]
+"""What a plan needs on this disk and does not have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What would be done. `unsure`: vertices that would run unless they turn out to be known by what they take."""
+
+    plan: Plan
+    unsure: frozenset[Digest]
 
 
 @dataclass(slots=True)
 class Solver:
     """Solves one graph for one build. `contexts`: the directories that some sources stand for, by vertex: what is
-    copied from them is selected and hashed before anything runs, and counts by its content."""
+    copied from them is selected and hashed before anything runs, and counts by its content; `lacking`: for a build that
+    may ask nobody."""
 
     build: str
     facts: Facts
@@ -66,6 +78,7 @@ class Solver:
     offered: Offered = NOTHING
     emulation: Callable[[], Emulation] | None = None
     imports: Imports | None = None
+    lacking: Lacking | None = None
     _graph: Graph = field(init=False)
     _taken: Taken = field(init=False)
     _hits: Hits = field(init=False)
@@ -77,21 +90,13 @@ class Solver:
     _revoked: dict[Digest, int] = field(default_factory=dict)
 
     async def solve(self, graph: Graph) -> Solution:
-        """The results of `graph`. Raises VertexError, InputError, LogError."""
-        self._graph = graph
-        self._taken = Taken(self.contexts, self.facts, self.blobs, self.cache)
-        self._scheduler = Scheduler(self.facts, self._execute, self._recall, self._recoverable, self.jobs)
-        self._hits = Hits(
-            graph, self.facts, self.cache, self.imports, self.presence, self.materializer, self.blobs, self.no_cache
-        )
-        await self._taken.read(graph)
-        for vertex in graph.vertices:
-            inputs = [self._keys[digest].digest for digest in vertex.inputs if digest not in self.contexts]
-            self._keys[vertex.digest] = cache_key(vertex.op, inputs, self._taken.contents.get(vertex.digest))
-        if self.imports is not None:
-            await self.imports.load(Asking(graph, self._keys, self._taken.selections, self._taken.mounted))
+        """The results of `graph`. Raises VertexError, InputError, LogError, and NotHere when the plan is `lacking`
+        something that nobody may be asked for."""
+        await self._prepare(graph)
         async with self._claiming():
-            todo = await self._ask()
+            todo, lacks = await self._ask()
+            if lacks:
+                raise NotHere(lacks)
             self._refuse(todo)
             self._tell_cached(todo)
         for vertex, found in todo.cached:  # a log of an earlier version does not say where the files stay
@@ -99,6 +104,33 @@ class Solver:
         if self.emulation is not None:
             await check_platforms(todo.run, self.facts, self.emulation)
         return await self._settle(todo)
+
+    async def check(self, graph: Graph) -> Checked:
+        """What `solve` would do with `graph`, as far as that is known before anything runs. Raises what it raises,
+        but NotHere."""
+        await self._prepare(graph, dry=True)
+        async with self._claiming():
+            todo, _ = await self._ask()
+            checked = await self._foresee(todo)
+            self._refuse(checked.plan)
+            self._tell_cached(checked.plan)
+        return checked
+
+    async def _prepare(self, graph: Graph, *, dry: bool = False) -> None:
+        """What is asked of the cache."""
+        self._graph = graph
+        self._taken = Taken(self.contexts, self.facts, self.blobs, self.cache)
+        self._scheduler = Scheduler(self.facts, self._execute, self._recall, self._recoverable, self.jobs)
+        self._hits = Hits(
+            graph, self.facts, self.cache, self.imports, self.presence, self.materializer, self.blobs,
+            self.no_cache, dry,
+        )  # fmt: skip
+        await self._taken.read(graph)
+        for vertex in graph.vertices:
+            inputs = [self._keys[digest].digest for digest in vertex.inputs if digest not in self.contexts]
+            self._keys[vertex.digest] = cache_key(vertex.op, inputs, self._taken.contents.get(vertex.digest))
+        if self.imports is not None:
+            await self.imports.load(Asking(graph, self._keys, self._taken.selections, self._taken.mounted))
 
     async def recover(self, error: MaterializationError) -> Solution:
         """The results anew, after an export found that one of them cannot be had. Raises `error` when it cannot be made
@@ -109,15 +141,47 @@ class Solver:
 
     # ------------------------------------------------------------ deciding
 
-    async def _ask(self) -> Plan:
-        """Answers for all steps, of which those that the plan relies on are confirmed; all of them are in the log."""
+    async def _ask(self) -> tuple[Plan, Sequence[Missing]]:
+        """Answers for all steps, of which those that the plan relies on are confirmed; all of them are in the log. With
+        what the plan lacks here, when nobody may be asked for it."""
         for vertex in self._graph.vertices:
             if vertex.inputs:
                 self._answers[vertex.digest] = self._hits.answer(vertex.digest, self._keys[vertex.digest])
-        todo = await self._plan()
+        todo, lacks = await self._from_here(await self._plan())
         for digest, answer in self._answers.items():
             await self._hits.tell(digest, self._keys[digest], answer)
-        return todo
+        return todo, lacks
+
+    async def _from_here(self, todo: Plan) -> tuple[Plan, Sequence[Missing]]:
+        """A plan that takes nothing from elsewhere, if nobody may be asked: what lies there is made again where that
+        can be done with what is here. Where it cannot, `todo`, and what it lacks."""
+        lacks = first = await self.lacking(self._graph, todo) if self.lacking is not None else ()
+        before, plan_before = dict(self._answers), todo
+        while lacks and self.lacking is not None:
+            gone = {item.name for item in lacks}
+            again = [vertex for vertex, found in todo.used if gone.intersection(map(blob_name, found.ref.layers))]
+            if not again:
+                self._answers = before
+                return plan_before, first
+            for vertex in again:
+                self._answers[vertex.digest] = self._hits.instead(vertex.digest, UNREACHABLE)
+            todo = await self._plan()
+            lacks = await self.lacking(self._graph, todo)
+        return todo, ()
+
+    async def _foresee(self, todo: Plan) -> Checked:
+        """`todo` with what keys by content find that need nothing to be read. What a COPY takes of another result has
+        to be read, so that one is `unsure`, and so is what stands on it."""
+        unsure: set[Digest] = set()
+        for vertex in todo.run if not self.no_cache else ():
+            if _takes_of_a_result(vertex, self.contexts) or unsure.intersection(vertex.inputs):
+                unsure.add(vertex.digest)
+            elif vertex.inputs:
+                key = self._resolved[vertex.digest] = self._resolve(vertex, None)
+                same = key.digest == self._keys[vertex.digest].digest
+                if not same and (found := await self._hits.late(vertex.digest, key)):
+                    self._answers[vertex.digest] = Hit(found)
+        return Checked(await self._plan(), frozenset(unsure))
 
     async def _plan(self) -> Plan:
         while True:
@@ -178,7 +242,10 @@ class Solver:
             refs=self._refs,
             known={**{digest: found.ref for digest, found in hits.items()}, **self._refs},
             keys=self._keys,
-            resolved=self._resolved,
+            resolved={
+                **{digest: CacheKey(Digest(one.resolved), ()) for digest, one in hits.items() if one.resolved},
+                **self._resolved,
+            },
             origins={digest: found.origin_build for digest, found in hits.items()},
         )
 

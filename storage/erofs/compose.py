@@ -20,15 +20,16 @@ from storage.unpack import OPAQUE_NAME, OPAQUE_XATTR
 _NODES = {"symlink": SYMLINK, "fifo": FIFO, "char": CHARACTER, "block": BLOCK_DEVICE}
 _GATHERED = 1 << 20
 """Bytes written at once: small files would cost several calls each."""
-_LONGEST_PATH = 1 << 20
+LONGEST_PATH = 1 << 20
 """Sources are read directory by directory, so their paths may be longer than the kernel takes at once."""
 
 
 class ErofsLayerWriter:
-    """Implements LayerWriter: an image at `path`, which becomes `final`."""
+    """Implements LayerWriter: an image at `path`, which becomes `final`, that of `snapshot`."""
 
-    def __init__(self, path: Path, final: Path) -> None:
+    def __init__(self, path: Path, final: Path, snapshot: str) -> None:
         """Raises DiskError."""
+        self._snapshot = snapshot
         self._path = path
         self._final = final
         self._pending = bytearray()
@@ -36,7 +37,7 @@ class ErofsLayerWriter:
         self._hasher = Hasher()
         with _told():
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._image = ImageWriter(path, longest_path=_LONGEST_PATH)
+            self._image = ImageWriter(path, longest_path=LONGEST_PATH)
 
     def directory(self, path: bytes, look: Look) -> None:
         """See LayerWriter.directory."""
@@ -88,7 +89,7 @@ class ErofsLayerWriter:
         with _told():
             self._put(bytes(2 * BLOCK))
             self._flush()
-            self._image.finish(self._hasher.digest())
+            self._image.finish(self._hasher.digest(), self._snapshot)
             self._image.close()
             self._final.parent.mkdir(parents=True, exist_ok=True)
             self._path.rename(self._final)

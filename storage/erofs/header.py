@@ -10,26 +10,38 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from storage.digest import Digest, parse_json
-from storage.errors import DiskError
+from storage.digest import Digest, Hasher, canonical_json, parse_json
+from storage.errors import DiskError, InputError
 from storage.interfaces import ByteSource
 
 SUFFIX = ".erofs"
 """Ends the names of image files."""
 HEADER_SIZE = 1024
 VERSION = 1
+SEAL = 0x5EA1ED * 10**9
+"""The time of an image that nobody wrote to since it was made, ns since the epoch: whole seconds, which every copy that
+keeps times keeps."""
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
     """What the header of the image at `path` says: `tar` and `implied_at` are (offset, size) in it; `file_bytes` is the
-    sum of its regular files' sizes."""
+    sum of its regular files' sizes. `name`: whose it is, a diff ID or a snapshot; `rest`: digest of all but the tar
+    (storage/erofs/check.py), for which `header` is what it says without that; all empty in older images."""
 
     path: Path
     diff_id: Digest
     tar: tuple[int, int]
     implied_at: tuple[int, int]
     file_bytes: int
+    name: str = ""
+    rest: str = ""
+    header: bytes = b""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole image."""
+        return sum(self.implied_at)
 
     @classmethod
     def open(cls, path: Path) -> Image:
@@ -40,15 +52,15 @@ class Image:
             said: dict[str, Any] = parse_json(start.rstrip(b"\0"))
             if said["refledger"] != VERSION:
                 raise ValueError(f"version {said['refledger']}")
-            tar, implied = said["tar"], said["implied"]
+            tar, implied, rest = said["tar"], said["implied"], str(said.pop("rest", ""))
             return cls(
                 path, Digest(said["diff_id"]), (int(tar[0]), int(tar[1])), (int(implied[0]), int(implied[1])),
-                int(said["bytes"]),
+                int(said["bytes"]), str(said.get("name", "")), rest, canonical_json(said),
             )  # fmt: skip
-        except (ValueError, KeyError, TypeError, IndexError) as error:
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError, InputError) as error:
             raise DiskError(
                 f"not a layer image of this Refledger: {error}", where=str(path),
-                hint="delete the file: the layer will be fetched or made again",
+                hint="a build that needs it fetches or makes it again",
             ) from error  # fmt: skip
 
     def implied(self) -> frozenset[bytes]:
@@ -65,6 +77,26 @@ class Image:
         with self.path.open("rb", buffering=0) as file:
             file.seek(at)
             yield _Part(file, size)
+
+
+class Hashing:
+    """`source`, hashed as it is read."""
+
+    def __init__(self, source: ByteSource, algorithm: str) -> None:
+        self._source = source
+        self._hasher = Hasher(algorithm)
+
+    def read(self, size: int = -1, /) -> bytes:
+        """See ByteSource.read."""
+        data = self._source.read(size)
+        self._hasher.update(data)
+        return data
+
+    def digest(self) -> Digest:
+        """Of all of it: what was not read yet is read now. Raises what `source` raises."""
+        while self.read(1 << 20):
+            pass
+        return self._hasher.digest()
 
 
 class _Part:

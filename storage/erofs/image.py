@@ -10,10 +10,12 @@ import ctypes
 import os
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from storage.digest import Digest, canonical_json
+from storage.erofs.check import rest_digest
 from storage.erofs.encode import TAR_START, encode
-from storage.erofs.header import HEADER_SIZE, VERSION
+from storage.erofs.header import HEADER_SIZE, SEAL, VERSION
 from storage.erofs.tree import LONGEST_PATH, LayerTree
 
 _WRITEBACK = 8 << 20  # bytes between two nudges to the kernel to begin writing
@@ -56,19 +58,20 @@ class ImageWriter:
             )
             self._nudged = end
 
-    def finish(self, diff_id: Digest) -> None:
-        """Write what follows the tar and make the image durable. Raises VerificationError for what the format cannot
-        hold."""
+    def finish(self, diff_id: Digest, name: str = "") -> None:
+        """Write what follows the tar, seal the image as that of `name` (who has one), and make it durable. Raises
+        VerificationError for what the format cannot hold."""
         implied = b"".join(path + b"\0" for path in sorted(self.tree.finish()))
         end = encode(self._fd, self.tree, TAR_START + self.tar_size, bytes.fromhex(diff_id.hex)[:16])
         _write_at(self._fd, implied, end)
-        header = canonical_json(
-            {
-                "refledger": VERSION, "diff_id": str(diff_id), "tar": [TAR_START, self.tar_size],
-                "implied": [end, len(implied)], "bytes": self.tree.bytes,
-            }
-        )  # fmt: skip
-        _write_at(self._fd, header.ljust(HEADER_SIZE, b"\0"), 0)
+        said: dict[str, Any] = {
+            "refledger": VERSION, "diff_id": str(diff_id), "tar": [TAR_START, self.tar_size],
+            "implied": [end, len(implied)], "bytes": self.tree.bytes, "name": name,
+        }  # fmt: skip
+        size = end + len(implied)
+        said["rest"] = rest_digest(self._fd, canonical_json(said), TAR_START + self.tar_size, size)
+        _write_at(self._fd, canonical_json(said).ljust(HEADER_SIZE, b"\0"), 0)
+        os.utime(self._fd, ns=(SEAL, SEAL))
         os.fsync(self._fd)
 
     def close(self) -> None:

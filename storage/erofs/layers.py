@@ -29,6 +29,7 @@ class ErofsLayers:
         self._scratch = Scratch(tmp, owner)
         self._mounts = mounts
         self._limit = limit
+        self._sound: set[str] = set()  # made or checked by this process
 
     def has(self, diff_id: Digest) -> bool:
         """See LayerStore.has."""
@@ -46,6 +47,7 @@ class ErofsLayers:
             self._layers.mkdir(parents=True, exist_ok=True)
             path.rename(self._image(diff_id))  # another process may have published the same layer: the same bytes
             fsync_directory(self._layers)
+            self._sound.add(diff_id)
         except VerificationError as error:
             raise VerificationError(error.what, where=f"layer {diff_id.short}", hint=error.hint) from error
         except OSError as error:
@@ -53,6 +55,30 @@ class ErofsLayers:
         finally:
             remove_tree(path)
         return laid_out
+
+    def check(self, name: str) -> str:
+        """See Checked.check."""
+        if name in self._sound:
+            return ""
+        from storage.erofs.check import check_image
+
+        try:
+            problem = check_image(self._image(Digest(name)), name, self._scratch)
+        except OSError as error:
+            raise DiskError.of(error, "checking a layer") from error
+        if not problem:
+            self._sound.add(name)
+        return problem
+
+    def discard(self, name: str) -> None:
+        """See Checked.discard."""
+        self._sound.discard(name)
+        image = self._image(Digest(name))
+        try:
+            self._mounts.forget(image)
+            self._scratch.drop(image)
+        except OSError as error:
+            raise DiskError.of(error, "removing a damaged layer") from error
 
     def close(self) -> None:
         """See LayerStore.close. Unmounts snapshots too, where they share the mounts."""
@@ -71,7 +97,7 @@ class ErofsLayers:
                     image.tree.add(entry)
 
             read_layer(diff_id, media_type, source, index, limit=self._limit, tee=image.write)
-            image.finish(diff_id)
+            image.finish(diff_id, str(diff_id))
             return image.tree.bytes
 
     def _image(self, diff_id: Digest) -> Path:

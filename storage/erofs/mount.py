@@ -114,6 +114,7 @@ class ErofsMounts:
         self._way: list[Mount | None] = []
         self._directory: Path | None = None
         self._mounted: dict[Path, Path] = {}
+        self._count = 0
         self._lock = threading.Lock()
 
     @property
@@ -139,6 +140,13 @@ class ErofsMounts:
                 target = self._mounted[image] = self._mount(image)
             return target
 
+    def forget(self, image: Path) -> None:
+        """Unmount `image` if it is mounted: what will be at that path is another file. Raises DiskError."""
+        with self._lock:
+            target = self._mounted.pop(image, None)
+            if target is not None:
+                unmount(target, detach=True)
+
     def close(self) -> None:
         """Unmount everything. Raises DiskError."""
         with self._lock:
@@ -159,7 +167,8 @@ class ErofsMounts:
             image = Image.open(path)
             if self._directory is None:
                 self._directory = self._scratch.directory()
-            target = self._directory / str(len(self._mounted)) / "fs"
+            self._count += 1
+            target = self._directory / str(self._count) / "fs"
             target.mkdir(parents=True)
             write_implied(target.parent, image.implied())
             way(path, target)

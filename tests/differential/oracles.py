@@ -5,6 +5,7 @@ Both keep everything in a directory of their own: no other daemon, storage or co
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -49,6 +50,20 @@ class BuildKit:
         path = directory / "buildkit.tar"
         _run([*self._docker, "save", "-o", str(path), tag])
         return read_archive(path)
+
+    def push(self, tag: str) -> None:
+        """To the registry that `tag` names, which is on loopback."""
+        _run([*self._docker, "push", "-q", tag])
+
+    def forget(self) -> None:
+        """All images and all of its build cache."""
+        _run([*self._docker, "image", "prune", "-a", "-f"])
+        _run([*self._docker, "builder", "prune", "-a", "-f"])
+
+    def diff_ids(self, tag: str) -> list[str]:
+        """Those of an image's layers, bottom first."""
+        shown = _run([*self._docker, "image", "inspect", "--format", "{{json .RootFS.Layers}}", tag])
+        return [str(item) for item in json.loads(shown)]
 
     def version(self) -> str:
         """Of the daemon."""

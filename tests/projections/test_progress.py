@@ -270,3 +270,32 @@ def test_a_step_may_have_several_requests_for_one_ref() -> None:
     assert copy.to_json()["avoided"] == 1000
     # the other step, which waits for the same ref, waits on
     assert [one.state for one in step(fold(log, "b1"), "v2").transfers.values()] == ["waiting", "waiting"]
+
+
+def test_caches_are_read_before_and_written_behind_all_steps() -> None:
+    log = ListLog()
+    story.begin(log)
+    log.add(e.CacheImported(source="reg/cache", digest=digest("c"), records=7, bytes=900), "b1")
+    log.add(e.CacheImportFailed(source="reg/new", kind="missing", error="404"), "b1")
+    log.add(e.CacheImportFailed(source="reg/bad", kind="auth", error="401: no"), "b1")
+    log.add(e.ExportStarted(kind="cache", target="type=registry,ref=c", digest=""), "b1")
+    log.add(e.ExportProgressed(target="type=registry,ref=c", digest="d", bytes=1, total=9, transport="uploaded"), "b1")
+    view = fold(log, "b1")
+    assert [(s.name, s.state, s.error) for s in view.steps if s.kind == "cache"] == [
+        ("importing cache from reg/cache: 7 records", "done", ""),
+        ("importing cache from reg/new: nothing there yet", "done", ""),
+        ("importing cache from reg/bad", "failed", "401: no"),
+    ]
+    assert [s.kind for s in view.steps[:3]] == ["cache"] * 3
+    export = view.steps[-1]
+    assert (export.name, export.state) == ("exporting cache to type=registry,ref=c", "running")
+    assert export.transfers["d"].done == 1
+    moved = ({"digest": "d", "transport": "uploaded", "bytes": 9, "source": ""},)
+    log.add(e.CacheExported(target="type=registry,ref=c", mode="min", digest=digest("m"), records=3, bytes=99,
+                            layers=moved), "b1")  # fmt: skip
+    log.add(e.CacheExportFailed(target="type=local,dest=/c", error="/c: no space"), "b1")
+    done, failed = fold(log, "b1").steps[-2:]
+    assert (done.state, done.result, done.transfers["d"].state) == ("done", digest("m"), "done")
+    assert (failed.name, failed.state, failed.error) == (
+        "exporting cache to type=local,dest=/c", "failed", "/c: no space"
+    )  # fmt: skip

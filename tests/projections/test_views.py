@@ -72,6 +72,18 @@ def test_providers_of_a_blob_newest_first_and_the_one_that_lost_it_last(log: Lis
     assert [p.repository for p in index.providers_of(story.BLOBS[1])] == ["app", "base"]
 
 
+def test_a_cache_in_a_registry_provides_its_layers(log: ListLog, views: Views) -> None:
+    index = CacheIndex(views)
+    layers = ({"digest": story.BLOBS[0], "transport": "mounted", "bytes": 0, "source": ""},)
+    cache = {"registry": "127.0.0.1:5000", "repository": "cache"}
+    log.add(e.CacheExported(target="type=registry,ref=c", mode="max", digest=digest("m"), records=1, bytes=9,
+                            layers=layers, provider=cache), "b1")  # fmt: skip
+    log.add(e.CacheExported(target="type=local,dest=/c", mode="max", digest=digest("m"), records=1, bytes=9,
+                            layers=layers), "b1")  # fmt: skip
+    views.catch_up(log)
+    assert [p.repository for p in index.providers_of(story.BLOBS[0])] == ["cache", "app", "base"]
+
+
 def test_history_tells_how_a_build_went(log: ListLog, views: Views) -> None:
     build = History(views).get("b1")
     assert (build.status, build.exit_code, build.error, build.name) == ("completed", 0, None, "app")
@@ -187,3 +199,19 @@ def test_a_ref_of_which_some_files_are_here_is_not_materialized(log: ListLog, vi
     log.add(e.Materialized(ref=ref, bytes=1, seconds=1), "b2", "v")
     views.catch_up(log)
     assert Refs(views).get(ref).materialized
+
+
+def test_no_two_projections_keep_a_table_of_one_name() -> None:
+    tables = [table for projection in STANDARD for table in projection.tables]
+    assert len(tables) == len(set(tables))
+
+
+def test_a_layer_that_names_its_own_providers_is_not_looked_for_at_those_of_others() -> None:
+    log = ListLog()
+    own, other = ({"registry": "r", "repository": name, "scope": f"repository:{name}:pull"} for name in ("own", "b"))
+    layers = ({"digest": digest("l1"), "providers": [own]}, {"digest": digest("l2")})
+    log.add(e.RemoteCreated(ref="r", layers=layers, providers=(own, other)), "b1")
+    views = Views(None, STANDARD)
+    views.catch_up(log)
+    found = [[item.repository for item in CacheIndex(views).providers_of(digest(name))] for name in ("l1", "l2")]
+    assert found == [["own"], ["b", "own"]]

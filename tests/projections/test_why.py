@@ -12,28 +12,11 @@ from projections.changes import Change, FileChange, component_changes, file_chan
 from projections.history import History
 from projections.runner import Views
 from projections.standard import STANDARD
-from projections.why import Why, explain
-from storage.digest import Digest, canonical_json, sha256
+from storage.digest import canonical_json
 from storage.errors import LogError, VerificationError
+from tests.projections.asking import MemoryBlobs, why
 from tests.projections.story import started
 from tests.projections.support import ListLog
-
-
-class MemoryBlobs:
-    def __init__(self) -> None:
-        self.held: dict[str, bytes] = {}
-
-    def put(self, data: bytes) -> str:
-        digest = sha256(data)
-        self.held[digest] = data
-        return digest
-
-    def get(self, digest: Digest) -> bytes:
-        try:
-            return self.held[digest]
-        except KeyError:
-            raise FileNotFoundError(digest) from None
-
 
 Asked = tuple[str, list[Component], str]
 """Name, key and what came of it: `hit`, or the reason of a miss."""
@@ -57,13 +40,6 @@ def tell(log: ListLog, blobs: MemoryBlobs, build: str, steps: list[Asked], *, ol
         log.add_raw("CacheQueried", {"key": key, "outcome": "miss", **hit, **known}, build, f"{build}{number}")
         log.add(e.VertexCompleted(name=name, outputs=("r",)), build, f"{build}{number}")
     log.add(e.BuildCompleted(results=()), build)
-
-
-def why(log: ListLog, blobs: MemoryBlobs, build: str) -> Why:
-    with Views(None, STANDARD) as views:
-        views.catch_up(log)
-        history = History(views)
-        return explain(log, blobs, history, history.get(build), None)
 
 
 def test_I10_a_log_that_names_no_components_of_a_question_is_explained_by_its_keys() -> None:

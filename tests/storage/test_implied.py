@@ -63,14 +63,14 @@ def test_what_a_layer_implies_is_noted_beside_it(root: Root) -> None:
     assert read_implied(lower) == {
         b"", b"a/b", b"real", b"real/x", b"real/x/y", b"z", b"r", os.fsencode("r/é\udcff")
     }  # fmt: skip
-    assert names(lower.parent) == ["fs", "implied"]
+    assert names(lower.parent) == ["fs", "implied", "seal"]
 
 
 def test_a_layer_that_names_all_its_directories_has_no_note(root: Root) -> None:
     lower = layer(root, file("d/f"), info("d"), info("l", tarfile.SYMTYPE, linkname="t"), file("l/s/f"), info("t/s"),
                   info("t"), file("gone/f"), file("gone"), info("./"))  # fmt: skip
     assert read_implied(lower) == set()
-    assert names(lower.parent) == ["fs"]
+    assert names(lower.parent) == ["fs", "seal"]
 
 
 def test_mode_owner_and_time_are_kept_through_an_implied_directory(root: Root) -> None:
@@ -177,7 +177,7 @@ def test_a_step_that_writes_below_is_packed_with_the_right_parents(root: Root) -
     (snapshot.root / "tmp/made").write_text("m")
     snapshot.commit()
     assert root.leftovers() == []
-    assert names(root.snapshots.lower("s").parent) == ["fs"]
+    assert names(root.snapshots.lower("s").parent) == ["fs", "seal"]
     with tarfile.open(fileobj=io.BytesIO(root.packed("s"))) as tar:
         assert tar.getnames() == ["tmp", "tmp/made"]
         parent = tar.getmember("tmp")

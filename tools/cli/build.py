@@ -20,6 +20,7 @@ from tools import bootstrap
 from tools.cli.grants import Lent, granted, read_grants
 from tools.cli.options import read_request
 from tools.cli.render import Renderer, make_renderer
+from tools.policy import collecting_after
 
 if TYPE_CHECKING:
     from engine.build import BuildRequest, BuildResult
@@ -42,9 +43,13 @@ _ENDS = frozenset({"BuildCompleted", "BuildFailed", "BuildCancelled"})
 @click.option("-o", "--output", "outputs", multiple=True, metavar="type=…,dest=…", help="image, oci, docker or local.")
 @click.option("--push", is_flag=True, help="Push to the registries of all names: --output type=image.")
 @click.option("--no-cache", is_flag=True, help="Run every step.")
+@click.option("--offline", is_flag=True, help="Ask nobody: build from what is here. Does not cut the network of RUN.")
+@click.option("--cache-from", multiple=True, metavar="type=…", help="Another cache: registry,ref=… or local,src=….")
+@click.option("--cache-to", multiple=True, metavar="type=…", help="Write one: registry,ref=…, local,dest=…, inline.")
 @click.option("--network", type=click.Choice(["host", "none"]), default="host", help="Network of RUN.  [default: host]")
 @click.option("--check", is_flag=True, help="Build nothing: tell what could be better in the Dockerfile.")
-@click.option("--json", "as_json", is_flag=True, help="With --check: print JSON.")
+@click.option("--cache-check", is_flag=True, help="Build nothing: tell what would run, why, and what it needs.")
+@click.option("--json", "as_json", is_flag=True, help="With --check or --cache-check: print JSON.")
 @click.option("--secret", "secrets", multiple=True, metavar="id=…", help="Lend RUN a secret: ,src=FILE or ,env=NAME.")
 @click.option("--ssh", multiple=True, metavar="ID[=…]", help="Lend an ssh agent: default, or ID=SOCKET or ID=KEY.")
 @click.option("--allow", multiple=True, metavar="NAME", help="Let steps ask for more: security.insecure.")
@@ -72,8 +77,12 @@ def build(
     outputs: tuple[str, ...],
     push: bool,
     no_cache: bool,
+    offline: bool,
+    cache_from: tuple[str, ...],
+    cache_to: tuple[str, ...],
     network: Literal["host", "none"],
     check: bool,
+    cache_check: bool,
     as_json: bool,
     secrets: tuple[str, ...],
     ssh: tuple[str, ...],
@@ -107,20 +116,26 @@ def build(
         outputs=outputs,
         push=push,
         no_cache=no_cache,
+        offline=offline,
+        cache_check=cache_check,
+        cache_from=cache_from,
+        cache_to=cache_to,
         network=network,
         jobs=jobs,
         offered=lent.offered,
     )
-    if as_json and not check:
-        raise InputError("--json is for --check", hint="--progress json prints a build as JSON")
+    if as_json and not (check or cache_check):
+        raise InputError("--json is for --check and --cache-check", hint="--progress json prints a build as JSON")
+    if check and cache_check:
+        raise InputError("--check and --cache-check are two questions", hint="ask one after the other")
     if check:
         from tools.cli.check import check as check_only
 
         if request.dockerfile is None:
             raise InputError("--check needs a Dockerfile that is here", hint="name it with -f FILE")
-        check_only(request.dockerfile, request.frontend, as_json=as_json)
+        check_only(request.dockerfile, request.frontend, as_json=as_json, offline=offline)
         return
-    machine = Machine(runtime, proxies, snapshotter)
+    machine = Machine(runtime, proxies, snapshotter, offline)
     progress = "quiet" if quiet else progress
     attend: Attend | None = None
     if on_failure == "shell":
@@ -128,7 +143,7 @@ def build(
 
         attend = Terminal(before=False, leaving=Leaving())
         progress = "plain" if progress in {"auto", "tty"} else progress  # a display would draw over the shell
-    _run(request, machine, lent, progress, iidfile, metadata_file, attend, bundle_on_failure)
+    _run(request, machine, lent, progress, Report(iidfile, metadata_file, as_json), attend, bundle_on_failure)
 
 
 class Machine(NamedTuple):
@@ -137,22 +152,31 @@ class Machine(NamedTuple):
     runtime: str | None
     ambient: Mapping[str, str]
     snapshotter: str
+    offline: bool
+
+
+class Report(NamedTuple):
+    """What else is written of the result, and where."""
+
+    iidfile: str | None
+    metadata_file: str | None
+    as_json: bool
 
 
 def _run(
-    request: BuildRequest,
-    machine: Machine,
-    lent: Lent,
-    progress: str,
-    iidfile: str | None,
-    metadata_file: str | None,
-    attend: Attend | None,
+    request: BuildRequest, machine: Machine, lent: Lent, progress: str, report: Report, attend: Attend | None,
     bundle: str | None,
-) -> None:
+) -> None:  # fmt: skip
     bootstrap.prepare_process()
     build_id = bootstrap.new_build_id()
-    renderer = make_renderer(progress, build_id, sys.stderr if progress != "json" else sys.stdout)
-    with bootstrap.open_root(bootstrap.root_directory()) as root, bootstrap.owning(root, build_id):
+    drawn = "quiet" if request.check and progress == "auto" else progress  # the answer is what a check is for
+    renderer = make_renderer(drawn, build_id, sys.stderr if drawn != "json" else sys.stdout)
+    silent = request.check or progress in ("json", "quiet")
+    with (
+        bootstrap.open_root(bootstrap.root_directory()) as root,
+        collecting_after(root, quiet=silent),
+        bootstrap.owning(root, build_id),
+    ):
         for dead in bootstrap.recover(root, build_id):
             sys.stderr.write(f"build {dead} had been interrupted; what it left was cleaned up\n")
         first = root.log.last_seq()
@@ -170,9 +194,15 @@ def _run(
             if bundle is not None:
                 _bundle(root, build_id, bundle)
             raise
+        if result.foreseen is not None:
+            from tools.cli.cachecheck import answer
+
+            as_json = report.as_json or progress == "json"
+            answer(root, build_id, result.foreseen, as_json=as_json, offline=request.offline)
+            return
         if progress not in ("json", "quiet"):
             sys.stderr.write(_summary(root, build_id, result))
-        _report(result, build_id, progress, request, iidfile, metadata_file)
+        _report(result, build_id, progress, request, report)
 
 
 async def _build(
@@ -180,7 +210,10 @@ async def _build(
 ) -> BuildResult:
     async def lend_and_build() -> BuildResult:
         async with granted(lent, bootstrap.secret_places(root, build_id)) as grants:
-            engine, connections = bootstrap.engine(root, build_id, *machine, grants, attend=attend)
+            engine, connections = bootstrap.engine(
+                root, build_id, machine.runtime, machine.ambient, machine.snapshotter, grants, offline=machine.offline,
+                attend=attend,
+            )  # fmt: skip
             try:
                 return await engine.build(request)
             finally:
@@ -260,7 +293,7 @@ def _summary(root: bootstrap.Root, build_id: str, result: BuildResult) -> str:
     took = human_duration((record.ended or record.started) - record.started)
     passed = sum(
         layer["bytes"]
-        for event in root.log.read(after=record.first_seq, types=frozenset({"Exported"}))
+        for event in root.log.read(after=record.first_seq, types=frozenset({"Exported", "CacheExported"}))
         if event.build == build_id
         for layer in event.data["layers"]
         if layer["transport"] == "streamed" or (layer["transport"] == "written" and layer["source"])
@@ -274,12 +307,7 @@ def _summary(root: bootstrap.Root, build_id: str, result: BuildResult) -> str:
 
 
 def _report(
-    result: BuildResult,
-    build_id: str,
-    progress: str,
-    request: BuildRequest,
-    iidfile: str | None,
-    metadata_file: str | None,
+    result: BuildResult, build_id: str, progress: str, request: BuildRequest, report: Report
 ) -> None:
     import json
 
@@ -290,14 +318,14 @@ def _report(
     if progress == "quiet":
         sys.stdout.write(f"{result.digest or result.ref}\n")
     try:
-        if iidfile:
-            Path(iidfile).write_text(str(result.config or result.ref))
-        if metadata_file:
+        if report.iidfile:
+            Path(report.iidfile).write_text(str(result.config or result.ref))
+        if report.metadata_file:
             facts = {
                 "refledger.build.id": build_id, "refledger.ref": result.ref,
                 "containerimage.digest": result.digest, "containerimage.config.digest": result.config,
                 "image.name": ",".join(str(name) for name in request.names),
             }  # fmt: skip
-            Path(metadata_file).write_text(json.dumps({k: v for k, v in facts.items() if v}, indent=2) + "\n")
+            Path(report.metadata_file).write_text(json.dumps({k: v for k, v in facts.items() if v}, indent=2) + "\n")
     except OSError as error:
         raise DiskError.of(error, "the build is done, but its digest could not be written") from error

@@ -18,21 +18,21 @@ from tools.cli.failure import excerpt
 from tools.cli.text import clean
 
 
-def check(text: str, options: FrontendOptions, *, as_json: bool) -> None:
+def check(text: str, options: FrontendOptions, *, as_json: bool, offline: bool) -> None:
     """Print what is found. As in docker findings alone are no failure. Raises DockerfileError when the Dockerfile
     cannot be built, ChecksFailed when it says `# check=error=true`."""
-    report = asyncio.run(check_dockerfile(text, options, _resolve))
+
+    async def resolve(wanted: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], ResolvedImage]:
+        async with bootstrap.passing_resolver(offline=offline) as resolver:
+            return await resolver.resolve(wanted)
+
+    report = asyncio.run(check_dockerfile(text, options, resolve))
     sys.stdout.write(json.dumps(_facts(report), indent=2) + "\n" if as_json else _text(report))
     sys.stdout.flush()
     if report.error is not None:
         raise report.error
     if report.failing:
         raise ChecksFailed(report.failing, options.filename, report.findings[0].lines[0])
-
-
-async def _resolve(wanted: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], ResolvedImage]:
-    async with bootstrap.passing_resolver() as resolver:
-        return await resolver.resolve(wanted)
 
 
 def _text(report: Report) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from engine.errors import Cancelled, DockerfileError
+from engine.offline.missing import NotHere
 from projections.progress import ProgressView, fold
 from storage.errors import RefledgerError
 from storage.interfaces import EventLog
@@ -28,6 +29,10 @@ def explain(log: EventLog, after: int, build: str, error: RefledgerError, docker
         parts += last_output(fold(log, build, after=after, tail=LAST_LINES), str(vertex.digest))
     if lines[0]:
         parts += excerpt(dockerfile, filename, lines, mark)
+    if isinstance(error, NotHere):
+        from tools.cli.missing import missing_lines
+
+        parts += missing_lines([item.to_json() for item in error.missing])
     text = "\n".join(parts) + "\n" if parts else ""
     ended = "was cancelled" if isinstance(error, Cancelled) else "failed"
     # reason: nothing has printed anything before there is a step

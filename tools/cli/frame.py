@@ -115,7 +115,7 @@ def _header(view: ProgressView, steps: Sequence[Step], look: Look) -> Row:
 def _sources(view: ProgressView, look: Look) -> list[Row]:
     known = {step.vertex for step in view.steps}
     said = dict.fromkeys(  # reason: each platform of a build resolves the same name
-        f" resolved {clean(source.reference)} {look.glyphs.arrow} {clean(source.digest)}"
+        f" {source.how} {clean(source.reference)} {look.glyphs.arrow} {clean(source.digest)}"
         for source in view.sources
         if source.vertex not in known
     )
@@ -138,7 +138,7 @@ def _step(step: Step, planned: int, view: ProgressView, look: Look) -> list[Row]
     rows = [_line(look, glyph, name, right, _STYLES[step.state])]
     if look.detail:
         rows += [
-            _dim(look, f"{_INDENT}resolved {clean(source.reference)} {look.glyphs.arrow} {clean(source.digest)}")
+            _dim(look, f"{_INDENT}{source.how} {clean(source.reference)} {look.glyphs.arrow} {clean(source.digest)}")
             for source in view.sources
             if source.vertex == step.vertex
         ]

@@ -14,6 +14,7 @@ from tools.cli.contexts import read_contexts
 
 if TYPE_CHECKING:
     from engine.build import BuildRequest
+    from engine.cache.spec import CacheSource, CacheTarget
     from engine.output import Output
 
 
@@ -30,6 +31,10 @@ def read_request(
     outputs: Sequence[str],
     push: bool,
     no_cache: bool,
+    offline: bool,
+    cache_check: bool,
+    cache_from: Sequence[str],
+    cache_to: Sequence[str],
     network: Literal["host", "none"],
     jobs: int | None,
     offered: Offered,
@@ -47,6 +52,9 @@ def read_request(
     proxies = proxy_environment(args)
     names = tuple(parse_reference(tag) for tag in tags)
     wanted = _outputs(outputs, push, names)
+    sources, kept = _caches(cache_from, cache_to)
+    if offline and not cache_check:
+        _refuse_pushes(wanted, kept)
     host = str(host_platform())
     targets = _platforms(platforms, wanted) or (host,)
     epoch = _epoch(args.get("SOURCE_DATE_EPOCH") or os.environ.get("SOURCE_DATE_EPOCH"))
@@ -72,21 +80,48 @@ def read_request(
         outputs=wanted,
         jobs=jobs or os.cpu_count() or 1,
         no_cache=no_cache,
+        cache_from=sources,
+        cache_to=kept,
         epoch=epoch,
         options={
             "args": {name: value for name, value in args.items() if name not in proxies},
             "target": target, "platforms": list(targets),
             "secrets": list(offered.secrets), "ssh": list(offered.agents), "allow": list(offered.allowed),
-            "context": given.described, "contexts": dict(given.described_named),
+            "context": given.described, "directory": given.directories.get("context", ""),
+            "contexts": dict(given.described_named),
             "outputs": [f"type={item.kind}" + (f",dest={item.dest}" if item.dest else "") for item in wanted],
+            "cache_from": [source.written for source in sources], "cache_to": [target.written for target in kept],
             "no_cache": no_cache, "network": network, "epoch": epoch, "jobs": jobs or os.cpu_count() or 1,
+            **({"offline": True} if offline else {}), **({"cache_check": True} if cache_check else {}),
         },
         name=given.name,
         version=__version__,
         host=bootstrap.host_facts(),
         offered=offered,
+        offline=offline,
+        check=cache_check,
     )  # fmt: skip
     return request, proxies
+
+
+def _caches(
+    cache_from: Sequence[str], cache_to: Sequence[str]
+) -> tuple[tuple[CacheSource, ...], tuple[CacheTarget, ...]]:
+    if not cache_from and not cache_to:
+        return (), ()
+    from tools.cli.caches import read_sources, read_targets
+
+    return read_sources(cache_from), read_targets(cache_to)
+
+
+def _refuse_pushes(outputs: Sequence[Output], caches: Sequence[CacheTarget]) -> None:
+    """Raises InputError for what only a build that may ask others can do."""
+    if any(output.kind == "image" for output in outputs):
+        hint = "take the image out with --output type=oci, or push it from a build online"
+        raise InputError("--offline pushes nothing", hint=hint)
+    for cache in caches:
+        if cache.kind == "registry":
+            raise InputError("--offline pushes no cache", where=cache.written, hint="write it with type=local,dest=DIR")
 
 
 def _assignments(given: Sequence[str], flag: str) -> dict[str, str]:

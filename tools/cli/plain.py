@@ -39,7 +39,7 @@ class PlainRenderer:
             self._step(step, event.time)
         for source in self._view.sources[self._sources :]:
             self._sources += 1
-            text = f"resolved {clean(source.reference)} -> {clean(source.digest)}"
+            text = f"{source.how} {clean(source.reference)} -> {clean(source.digest)}"
             if text not in self._resolved:  # each platform of a build resolves the same name
                 self._resolved.add(text)
                 self._out.line(text)
@@ -103,6 +103,8 @@ class PlainRenderer:
                 said = "CACHED"
             case "done":
                 said = f"DONE {took:.1f}s"
+            case "failed" if step.kind == "cache":
+                said = f"WARNING: {clean(step.error)}; the build goes on without this cache"
             case "failed":
                 said = f"ERROR: {clean(step.error)}"
             case _:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict
 
 import click
@@ -20,23 +19,10 @@ from storage.interfaces import Event, EventLog
 from tools import bootstrap
 from tools.cli.failure import excerpt, last_output
 from tools.cli.format import human_bytes, human_duration
+from tools.cli.missing import missing_lines
 from tools.cli.render import draw, speaks_unicode
-from tools.cli.text import cells, clean
-from tools.cli.writing import as_json_option, columns, local_time, print_cut, print_json, print_line
-
-
-def _table(rows: Sequence[Sequence[str]], optional: Sequence[str], limit: int) -> None:
-    """Columns as wide as their widest cell. In a window of `limit` columns the `optional` ones go, in this order, until
-    most of the last column can be seen; that one is cut."""
-    widths = {title: max(cells(row[i]) for row in rows) for i, title in enumerate(rows[0])}
-    last = rows[0][-1]
-    for title in optional:
-        if sum(widths.values()) + 2 * (len(widths) - 1) - max(widths[last] - 24, 0) <= limit:
-            break
-        del widths[title]
-    for row in rows:
-        shown = [(cell, widths[title]) for cell, title in zip(row, rows[0], strict=True) if title in widths]
-        print_cut("  ".join(cell + " " * (width - cells(cell)) for cell, width in shown).rstrip(), limit)
+from tools.cli.text import clean
+from tools.cli.writing import as_json_option, columns, local_time, print_cut, print_json, print_line, table
 
 
 def _short_ref(ref: str) -> str:
@@ -65,7 +51,7 @@ def history(limit: int, status: str | None, as_json: bool) -> None:
         (
             record.id,
             local_time(record.started),
-            record.status,
+            "checked" if record.checked and record.status == "completed" else record.status,
             human_duration(record.ended - record.started) if record.ended else "-",
             str(record.executed + record.cached),
             str(record.cached),
@@ -74,7 +60,7 @@ def history(limit: int, status: str | None, as_json: bool) -> None:
         )
         for record in records
     ]
-    _table(rows, ("STEPS", "CACHED", "PULLED", "STARTED", "TIME"), columns(10_000))
+    table(rows, ("STEPS", "CACHED", "PULLED", "STARTED", "TIME"), columns(10_000))
 
 
 @click.command()
@@ -100,7 +86,7 @@ def _failure(log: EventLog, record: BuildRecord, view: ProgressView) -> list[str
     """What a step that failed printed, the excerpt of the stored Dockerfile, and the error, whole."""
     failed = next((step for step in view.steps if step.state == "failed"), None)
     error = clean(view.error or (failed.error if failed else "") or "")
-    said = [f"error: {error}"] if error else []
+    said = [*missing_lines(view.missing), *([f"error: {error}"] if error else [])]
     if failed is None:
         return said
     lines = last_output(view, failed.vertex)
@@ -215,7 +201,7 @@ def _list_refs(views: Views, as_json: bool) -> None:
         )
         for record in records
     ]
-    _table(rows, ("LAYERS", "KIND", "SIZE"), columns(10_000))
+    table(rows, ("LAYERS", "KIND", "SIZE"), columns(10_000))
 
 
 @click.command()

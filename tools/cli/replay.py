@@ -77,7 +77,7 @@ def replay(
     if (before or patch or keep) and not shell:
         raise InputError("--before, --patch and --keep are for --shell")
     lent = read_grants(secrets, ssh, allow)
-    machine = Machine(runtime, {}, snapshotter)
+    machine = Machine(runtime, {}, snapshotter, offline=False)
     which = Which(step, from_step, all_steps, verify)
     attend: Attend | None = None
     if shell:
@@ -158,8 +158,9 @@ async def _replay(
     async def lend_and_replay() -> Replayed:
         async with granted(lent, bootstrap.secret_places(root, build_id)) as grants:
             engine, connections = bootstrap.engine(
-                root, build_id, *machine, grants, more=recorded.blobs, attend=attend
-            )
+                root, build_id, machine.runtime, machine.ambient, machine.snapshotter, grants,
+                more=recorded.blobs, attend=attend,
+            )  # fmt: skip
             try:
                 return await Replay(
                     root, build_id, engine, recorded, choice, grants.offered, place, tell

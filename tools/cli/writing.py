@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Sequence
 from datetime import datetime
 
 import click
 
 from tools.cli.render import speaks_unicode
-from tools.cli.text import fit
+from tools.cli.text import cells, fit
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for programs.")
 
@@ -38,3 +39,17 @@ def columns(otherwise: int) -> int:
 def local_time(ns: int) -> str:
     """UTC nanoseconds as date and time of day here."""
     return datetime.fromtimestamp(ns / 1e9).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def table(rows: Sequence[Sequence[str]], optional: Sequence[str], limit: int) -> None:
+    """Columns as wide as their widest cell. In a window of `limit` columns the `optional` ones go, in this order, until
+    most of the last column can be seen; that one is cut."""
+    widths = {title: max(cells(row[i]) for row in rows) for i, title in enumerate(rows[0])}
+    last = rows[0][-1]
+    for title in optional:
+        if sum(widths.values()) + 2 * (len(widths) - 1) - max(widths[last] - 24, 0) <= limit:
+            break
+        del widths[title]
+    for row in rows:
+        shown = [(cell, widths[title]) for cell, title in zip(row, rows[0], strict=True) if title in widths]
+        print_cut("  ".join(cell + " " * (width - cells(cell)) for cell, width in shown).rstrip(), limit)

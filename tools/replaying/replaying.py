@@ -23,7 +23,7 @@ from engine.events import (
 from engine.frontend.compile import FrontendOptions, compile_dockerfile
 from engine.grants import Offered
 from engine.graph import ContextSource, Graph, ImageSource, Scratch, Vertex
-from engine.refs.ref import Remote
+from engine.refs.ref import Layer, Remote
 from engine.replay import Replayer, Steps, Survey, plan_replay, survey
 from engine.solver.scheduler import VertexError
 from projections.progress import output as output_lines
@@ -207,7 +207,7 @@ class Replay:
         own = bootstrap.read_blobs(self.root.path)
         layers = recorded.layers(ref, lambda digest: bootstrap.known_providers(self.root.views, digest))
         found = await survey(
-            ref, layers, recorded.bundled, engine.materializer.mountable,
+            ref, layers, recorded.bundled, engine.materializer.kept.mountable,
             lambda layer: layer.blob is not None and own.size(layer.blob.digest) is not None, engine.presence.absent,
         )  # fmt: skip
         if recorded.source and found.obtainable and found.places:
@@ -228,10 +228,10 @@ class Replay:
         self.engine.ledger.post(GraphDefined(graph=str(stored), vertices=len(graph.vertices), plan=plan, target=target))
 
     def _restore(self, graph: Graph, steps: Steps) -> dict[Digest, Path]:
-        materializer = self.engine.materializer
+        kept = self.engine.materializer.kept
 
-        def lower(layer: object) -> Path | None:
-            return materializer.lower(layer) if materializer.mountable(layer) else None  # type: ignore[arg-type]
+        def lower(layer: Layer) -> Path | None:
+            return kept.lower(layer) if kept.mountable(layer) else None
 
         found = restore_contexts(self.recorded, steps.run, self.place, self.engine.blobs, lower)
         for vertex in graph.vertices:  # what a step could not find then is not found now either

@@ -272,10 +272,19 @@ def test_unused_build_arguments_are_warned_of() -> None:
 
 
 def test_run_sees_image_variables_first_then_arguments() -> None:
-    assert last_run("FROM base\nARG A=1\nENV B=2\nRUN y\n").env == (
-        ("PATH", "/usr/bin:/bin"), ("LANG", "C.UTF-8"), ("B", "2"), ("A", "1"),
+    assert last_run("FROM base\nARG A=1\nRUN y\n").env == (
+        ("PATH", "/usr/bin:/bin"), ("LANG", "C.UTF-8"), ("A", "1"),
     )  # fmt: skip
     assert [f"{k}={v}" for k, v in last_run("FROM scratch\nRUN y\n").env] == DEFAULT_ENV
+
+
+def test_run_sees_env_and_arguments_in_the_order_they_were_last_set() -> None:
+    assert last_run("FROM base\nARG A=1\nENV B=2 C=3\nENV B=4\nRUN y\n").env == (
+        ("PATH", "/usr/bin:/bin"), ("LANG", "C.UTF-8"), ("A", "1"), ("C", "3"), ("B", "4"),
+    )  # fmt: skip
+    assert last_run("FROM base AS one\nARG A=1\nENV B=2\nFROM one\nRUN y\n").env == (
+        ("A", "1"), ("PATH", "/usr/bin:/bin"), ("LANG", "C.UTF-8"), ("B", "2"),
+    )  # fmt: skip
 
 
 # ---------------------------------------------------------------- COPY, ADD, WORKDIR

@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import os
+import shutil
 import stat
 import subprocess
 import tarfile
@@ -261,7 +262,9 @@ def test_add_git_default_branch_with_modes_and_the_commits_time(
     assert stat.S_IMODE((out / "docs").stat().st_mode) == 0o755
     assert (out / "file").stat().st_mtime == 1709294400
     (resolved,) = builder.events("GitResolved")
-    assert resolved["data"] == {"remote": url, "ref": "", "commit": commits["main"], "name": "refs/heads/main"}
+    assert resolved["data"] == {
+        "remote": url, "ref": "", "commit": commits["main"], "name": "refs/heads/main", "tag": "", "recalled": False,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -405,3 +408,56 @@ def test_add_git_without_link_out_of_a_subdirectory(builder: Builder, served: tu
     repository.commit({"file": "x"})
     failed = builder.build(f"FROM scratch\nADD {url}/linked.git#:out /\n")
     assert (failed.code, "no directory 'out'" in failed.err) == (2, True)
+
+
+# ---------------------------------------------------------------- damage
+
+
+def damage_sources(builder: Builder) -> list[str]:
+    """Change a file of every fetched source, and let go of what steps made; returns the names of the sources."""
+    names = []
+    for snapshot in (builder.root / "snapshots").iterdir():
+        if snapshot.name.startswith("source-"):
+            names.append(snapshot.name)
+            next(path for path in (snapshot / "fs").rglob("*") if path.is_file()).write_bytes(b"damaged")
+        else:
+            snapshot.unlink() if snapshot.is_file() else shutil.rmtree(snapshot)
+    shutil.rmtree(builder.root / "blobs")
+    return names
+
+
+def lost(builder: Builder) -> set[str]:
+    return {event["data"]["name"] for event in builder.events("LocalLost") if event["data"]["problem"] == "corrupt"}
+
+
+def test_I8_a_fetched_file_that_was_damaged_is_fetched_again(builder: Builder, web: WebServer) -> None:
+    url = web.put("/file", b"good", ETag='"1"')
+    dockerfile = f"FROM scratch\nADD {url} /f\n"
+    builder.must_build(dockerfile)
+    damaged = damage_sources(builder)
+    assert files(builder, dockerfile) == {"f": "good"}
+    assert lost(builder) == set(damaged)
+    assert len(damaged) == 1
+
+
+def test_I8_a_fetched_repository_that_was_damaged_is_fetched_again(
+    builder: Builder, project: tuple[str, Repository, dict[str, str]]
+) -> None:
+    dockerfile = f"FROM scratch\nADD {project[0]} /\n"
+    before = files(builder, dockerfile)
+    damaged = damage_sources(builder)
+    assert files(builder, dockerfile) == before
+    assert lost(builder) == set(damaged)
+
+
+def test_I8_a_context_from_the_web_that_was_damaged_is_fetched_again(builder: Builder, web: WebServer) -> None:
+    archive = gzip.compress(tar_of(Dockerfile=b"FROM scratch\nCOPY file /f\n", file=b"content"), mtime=0)
+    url = web.put("/context.tar.gz", archive, ETag='"1"')
+    out = builder.context.parent / "out"
+    for _ in range(2):
+        done = builder.run("build", url, "--progress", "plain", "-o", f"type=local,dest={out}")
+        assert done.code == 0, done.err
+        assert (out / "f").read_text() == "content"
+        shutil.rmtree(out)
+        damaged = damage_sources(builder)
+    assert lost(builder) == set(damaged)

@@ -11,6 +11,7 @@ from typing import Any
 
 from engine.ledger import Ledger
 from engine.refs.fill import FetchLimits
+from engine.refs.kept import Known, NothingKnown
 from engine.refs.materializer import Clock, Materializer
 from engine.refs.ref import Layer, Local, Remote
 from storage.blobs import DirectoryBlobs
@@ -46,6 +47,7 @@ class Machine:
         tries: int = 1,
         client: type[RegistryClient] = RegistryClient,
         store: type[DirectoryLayers] = DirectoryLayers,
+        known: Known | None = None,
     ) -> Local:
         """Materialize `layers`, with everything made anew and let go at the end."""
 
@@ -59,6 +61,7 @@ class Machine:
             OverlaySnapshots(root / "snapshots", root / "tmp", "t"),
             DirectoryBlobs(root, owner="t"), DirectoryPartials(root / "partial"), registry, FileLocks(root / "locks"),
             Ledger(self.log, "b"), Clock(time.time_ns, time.monotonic), parallel=2, fetching=limits,
+            known=known or NothingKnown(),
         )  # fmt: skip
         try:
             return await materializer.materialize(Remote("r", tuple(layers)), vertex="v", reason="run")

@@ -1,0 +1,105 @@
+"""Writing into OCI layouts on this disk (image-spec image-layout.md), as into a registry."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from storage.blobs import DirectoryBlobs
+from storage.digest import Digest, canonical_json, parse_json
+from storage.durable import fsync_directory
+from storage.errors import DiskError, InputError, VerificationError
+from storage.interfaces import ByteStream, Descriptor, Provider, RegistryTarget
+from storage.reference import LAYOUT_REGISTRY, is_tag
+
+REF_NAME = "org.opencontainers.image.ref.name"
+
+
+class WithLayoutTargets:
+    """RegistryTarget: providers that are layouts (LAYOUT_REGISTRY) into their directories, made where they are not,
+    all others by `inner`. `owner`: the build, in the names of unfinished files."""
+
+    def __init__(self, inner: RegistryTarget, owner: str) -> None:
+        self._inner = inner
+        self._owner = owner
+
+    async def mount(self, target: Provider, digest: Digest, source: Provider) -> bool:
+        """See RegistryTarget.mount. A layout mounts nothing."""
+        if target.registry == LAYOUT_REGISTRY:
+            return False
+        return await self._inner.mount(target, digest, source)
+
+    async def upload(self, target: Provider, blob: Descriptor, chunks: Callable[[], ByteStream]) -> None:
+        """See RegistryTarget.upload. Raises DiskError, VerificationError."""
+        if target.registry != LAYOUT_REGISTRY:
+            await self._inner.upload(target, blob, chunks)
+            return
+        writer = await asyncio.to_thread(self._blobs(target).writer)
+        try:
+            async for chunk in chunks():
+                await asyncio.to_thread(writer.write, chunk)
+            await asyncio.to_thread(writer.commit, blob.digest)
+        finally:
+            writer.abort()
+
+    async def put_manifest(self, target: Provider, name: str, media_type: str, data: bytes) -> Digest:
+        """See RegistryTarget.put_manifest; a tag is an entry of index.json. Raises DiskError, VerificationError."""
+        if target.registry != LAYOUT_REGISTRY:
+            return await self._inner.put_manifest(target, name, media_type, data)
+        return await asyncio.to_thread(self._put, target, name, media_type, data)
+
+    def _blobs(self, target: Provider) -> DirectoryBlobs:
+        return DirectoryBlobs(Path(target.repository), owner=self._owner)
+
+    def _put(self, target: Provider, name: str, media_type: str, data: bytes) -> Digest:
+        digest = self._blobs(target).put(data)
+        if is_tag(name):
+            _tag(Path(target.repository), name, Descriptor(media_type, digest, len(data)))
+        elif name != digest:
+            raise VerificationError(f"the manifest has the digest {digest}", where=f"{target}@{name}")
+        return digest
+
+
+def _tag(layout: Path, tag: str, top: Descriptor) -> None:
+    """Have `tag` name `top` in index.json, whatever else it names. Raises DiskError, InputError."""
+    entry = {**top.to_json(), "annotations": {REF_NAME: tag}}
+    try:
+        with _locked(layout / "index.json.lock"):
+            index = _read(layout / "index.json")
+            others = [one for one in index["manifests"] if (one.get("annotations") or {}).get(REF_NAME) != tag]
+            index["manifests"] = [*others, entry]
+            new = layout / f"index.json.{os.getpid()}.part"
+            with new.open("wb") as file:
+                file.write(canonical_json(index))
+                file.flush()
+                os.fsync(file.fileno())
+            new.replace(layout / "index.json")
+            fsync_directory(layout)
+    except OSError as error:
+        raise DiskError.of(error, "naming the cache in the layout") from error
+
+
+def _read(path: Path) -> Any:
+    try:
+        index = parse_json(path.read_bytes())
+        if not all(isinstance(entry, dict) for entry in index["manifests"]):
+            raise ValueError("an entry is not an object")
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError("the layout's index.json is malformed", where=str(path)) from error
+    return index
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock that BuildKit's tools take as well (client/ociindex). Raises OSError."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
