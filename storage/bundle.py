@@ -7,7 +7,8 @@
 Nothing in a bundle says when or where it was made, so the same build gives the same bytes. Whoever reads one trusts
 nothing of it: every size is bounded before it is read, every member checked against the index, the index against the
 checksum of its frame. Index, events, small blobs and each larger one are frames of their own: damage in one leaves all
-before it readable.
+before it readable. A skippable frame (RFC 8878, 3.1.2) ends the file: the digest of all bytes before it, as not every
+flipped bit of compressed data changes what it expands to.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ _EVENTS_LIMIT = 512 << 20
 _LINE_LIMIT = 256 << 10
 _INDEX, _EVENTS, _BLOBS = "index.json", "events.jsonl", "blobs/sha256/"
 _READ = 1 << 20
+_TRAILER = b"\x50\x2a\x4d\x18" + (32).to_bytes(4, "little")
+_TRAILER_SIZE = len(_TRAILER) + 32
 _ROLE = re.compile(r"[a-z][a-z-]{0,30}")
 _BUILD = re.compile(r"[0-9a-f]{1,64}")
 _HINT = "have it sent again, or bundle the build anew"
@@ -129,6 +132,7 @@ class _Compressed(TarArchive):
         self._zstd = compressor("zstd")
         self._begun = False
         self.size = 0
+        self._hasher = Hasher()
         super().__init__(dest)
 
     def end_frame(self) -> None:
@@ -143,6 +147,7 @@ class _Compressed(TarArchive):
         """See Archive.commit."""
         self._put(bytes(2 * BLOCK))
         self.end_frame()
+        self._store(trailer(self._hasher.digest()))
         self._publish()
 
     def abort(self) -> None:
@@ -156,7 +161,13 @@ class _Compressed(TarArchive):
 
     def _store(self, data: bytes) -> None:
         self.size += len(data)
+        self._hasher.update(data)
         super()._put(data)
+
+
+def trailer(digest: Digest) -> bytes:
+    """The last bytes of a bundle whose other bytes have `digest`."""
+    return _TRAILER + bytes.fromhex(digest.hex)
 
 
 # ---------------------------------------------------------------- reading
@@ -197,7 +208,7 @@ def read_bundle(path: Path, take: Take = _check_only) -> Bundle:
     bundle: Bundle | None = None
     try:
         with path.open("rb", buffering=0) as file:
-            source = _Hashed(file)
+            source = _Hashed(file, max(0, path.stat().st_size - _TRAILER_SIZE))
             tar = TarReader(ZstdFrames(source))
             members = iter(tar)
             try:
@@ -205,6 +216,7 @@ def read_bundle(path: Path, take: Take = _check_only) -> Bundle:
                 bundle = Bundle(path, index)
                 _read_rest(bundle, about, tar, members, take)
                 tar.drain()
+                source.check_end()
                 bundle.digest, bundle.size = source.hasher.digest(), source.hasher.size
             except VerificationError as error:
                 damage = VerificationError(error.what, where=str(path), hint=_HINT)
@@ -217,16 +229,25 @@ def read_bundle(path: Path, take: Take = _check_only) -> Bundle:
 
 
 class _Hashed:
-    """A file whose bytes are counted and hashed as they are read."""
+    """A file whose bytes are counted and hashed as they are read, less its last ones, behind `size` bytes."""
 
-    def __init__(self, file: ByteSource) -> None:
+    def __init__(self, file: ByteSource, size: int) -> None:
         self._file = file
+        self._left = size
         self.hasher = Hasher()
 
     def read(self, size: int = -1, /) -> bytes:
-        data = self._file.read(size)
+        data = self._file.read(self._left if size < 0 else min(size, self._left))
+        self._left -= len(data)
         self.hasher.update(data)
         return data
+
+    def check_end(self) -> None:
+        """Raises VerificationError when the file's last bytes are not what those before make them."""
+        expected, found = trailer(self.hasher.digest()), self._file.read(_TRAILER_SIZE + 1)
+        self.hasher.update(found)
+        if found != expected:
+            raise VerificationError("its bytes are not those that were written: the digest at its end differs")
 
 
 def _read_index(tar: TarReader, members: Iterator[Any], path: Path) -> tuple[Index, Json]:
