@@ -1,7 +1,7 @@
 """Push: mount first, stream registry to registry second, upload what lies here last.
 
 Order (I11): layers, configs, manifests by digest, index by digest, tags. An interrupted push leaves no tag that points
-at a hole.
+at a hole. The one manifest that a tag points at is put under the tag alone: registries store it before they name it.
 """
 
 from __future__ import annotations
@@ -43,8 +43,12 @@ class Pusher:
             )
         )
         moved = await together(self.mover.move(layer, target, str(name)) for layer in made.layers.values())
-        await together(self._manifest(image, target) for image in made.images)
+        await together(self._config(image, target) for image in made.images)
         if made.index:
+            await together(
+                self.target.put_manifest(target, str(image.digest), image.media_type, image.manifest)
+                for image in made.images
+            )
             await self.target.put_manifest(target, str(made.digest), made.media_type, made.index)
         await self.target.put_manifest(target, name.tag or "latest", made.media_type, made.top)
         await self.facts.record(
@@ -58,8 +62,6 @@ class Pusher:
             cause=started,
         )
 
-    async def _manifest(self, image: Image, target: Provider) -> None:
-        """Config, then manifest, of an image whose layers are there."""
+    async def _config(self, image: Image, target: Provider) -> None:
         if not await self.source.exists(target, image.config_blob.digest):
             await self.target.upload(target, image.config_blob, lambda: of_bytes(image.config))
-        await self.target.put_manifest(target, str(image.digest), image.media_type, image.manifest)

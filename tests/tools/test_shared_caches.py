@@ -126,6 +126,27 @@ def test_I2_a_fresh_machine_with_a_full_hit_pushes_without_reading_a_layer(two: 
     assert done.err.count("CACHED") >= 3
 
 
+def test_a_cache_beside_the_image_is_mounted_from_it_and_only_what_it_has_more_is_uploaded(two: Two) -> None:
+    mark = two.registry.mark()
+    two.export("--cache-to", f"type=registry,ref={two.cache},mode=max")
+    sent = [line.path for line in two.registry.requests()[mark:] if line.method == "PUT" and "/blobs/" in line.path]
+    digests = [path.partition("digest=")[2] for path in sent]
+    assert len(digests) == len(set(digests)), "no blob travels twice to one registry"
+    (exported,) = two.one.events("CacheExported")
+    mounted = {layer["digest"] for layer in exported["data"]["layers"] if layer["transport"] == "mounted"}
+    assert mounted >= {layer["digest"] for layer in two.head("app").json()["layers"]}
+
+
+def test_a_full_hit_costs_each_of_its_requests_once(two: Two) -> None:
+    two.export("--cache-to", f"type=registry,ref={two.cache},mode=max")
+    mark = two.registry.mark()
+    two.reuse("--cache-from", f"type=registry,ref={two.cache}")
+    asked = [(line.method, line.path.partition("&_state")[0]) for line in two.registry.requests()[mark:]]
+    assert len(asked) == len(set(asked))
+    put = [path for method, path in asked if method == "PUT" and "/manifests/" in path]
+    assert put == [f"/v2/{two.repository}/app-2/manifests/1"], "the manifest is sent under its tag alone"
+
+
 def test_a_change_runs_what_it_changes_on_the_bytes_of_the_cache(two: Two) -> None:
     two.export("--cache-to", f"type=registry,ref={two.cache},mode=max")
     changed = two.dockerfile.replace("ENV A=1", "RUN cat /seen /made > /both")
