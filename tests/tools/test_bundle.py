@@ -125,7 +125,8 @@ def test_a_flipped_bit_is_found_and_named_and_what_comes_before_it_is_told(faile
     assert str(failed.directory / "bad") in done.err
     if part == 7:  # behind the events
         assert "no such thing" in done.out
-        assert "blobs/sha256/" in done.err
+        # some bits of compressed data change nothing that they expand to: then no member is at fault
+        assert "blobs/sha256/" in done.err or "the digest at its end differs" in done.err
 
 
 def test_a_truncated_bundle_is_told_as_far_as_it_goes(failed: Failed) -> None:
