@@ -56,6 +56,9 @@ class TarArchive:
         """See Archive.commit."""
         assert self._left == 0, "less data than begin() announced"
         self._put(bytes(2 * tarfile.BLOCKSIZE))
+        self._publish()
+
+    def _publish(self) -> None:
         try:
             self._file.flush()
             if self._temporary is not None:

@@ -12,6 +12,7 @@ from typing import BinaryIO
 from storage.digest import Digest, Hasher, canonical_json, sha256
 from storage.durable import fsync_directory, make_directories
 from storage.errors import DiskError, VerificationError
+from storage.interfaces import BlobStore, BlobWriter
 from storage.scratch import Scratch
 
 _LAYOUT = {"imageLayoutVersion": "1.0.0"}
@@ -163,6 +164,42 @@ class DirectoryBlobs:
                 new.unlink()
         fsync_directory(self._root)
         self._laid_out = True
+
+
+class WithMore:
+    """Implements BlobStore over `blobs`; what is not there is read from `more`, where nothing is written."""
+
+    def __init__(self, blobs: BlobStore, more: BlobStore) -> None:
+        self._blobs = blobs
+        self._more = more
+
+    def size(self, digest: Digest) -> int | None:
+        """See BlobStore.size."""
+        size = self._blobs.size(digest)
+        return self._more.size(digest) if size is None else size
+
+    def open(self, digest: Digest) -> BinaryIO:
+        """See BlobStore.open."""
+        return self._holder(digest).open(digest)
+
+    def put(self, data: bytes) -> Digest:
+        """See BlobStore.put."""
+        return self._blobs.put(data)
+
+    def get(self, digest: Digest) -> bytes:
+        """See BlobStore.get."""
+        return self._holder(digest).get(digest)
+
+    def sound(self, digest: Digest) -> bool:
+        """See BlobStore.sound."""
+        return self._blobs.sound(digest) or self._more.sound(digest)
+
+    def writer(self) -> BlobWriter:
+        """See BlobStore.writer."""
+        return self._blobs.writer()
+
+    def _holder(self, digest: Digest) -> BlobStore:
+        return self._blobs if self._blobs.size(digest) is not None else self._more
 
 
 class FileBlobWriter:

@@ -161,6 +161,46 @@ class _Unzstd:
         return out
 
 
+class ZstdFrames:
+    """ByteSource over zstd frames that each stand alone: what came before a damaged one was given out before the error
+    is raised. `read` gives at most one piece; a piece of input holds no more than what it may expand to in memory."""
+
+    _PIECE = 2048  # bytes; blocks of 128 KiB can come from 4 bytes
+
+    def __init__(self, source: ByteSource) -> None:
+        self._source = source
+        self._decompressor = zstandard.ZstdDecompressor(max_window_size=_LARGEST_WINDOW)
+        self._frame: zstandard.ZstdDecompressionObj | None = None
+        self._input = b""
+        self._out = memoryview(b"")
+
+    def read(self, size: int = -1, /) -> bytes:
+        """See ByteSource. Raises VerificationError."""
+        while not self._out:
+            if not self._input:
+                self._input = self._source.read(self._PIECE)
+            if not self._input:
+                if self._frame is not None:
+                    raise VerificationError("truncated zstd data")
+                return b""
+            self._out = memoryview(self._advance())
+        piece = self._out if size < 0 else self._out[:size]
+        self._out = self._out[len(piece) :]
+        return bytes(piece)
+
+    def _advance(self) -> bytes:
+        if self._frame is None:
+            self._frame = self._decompressor.decompressobj()
+        try:
+            out = self._frame.decompress(self._input)
+        except zstandard.ZstdError as error:
+            raise VerificationError(f"corrupt zstd data: {error}") from error
+        self._input = self._frame.unused_data if self._frame.eof else b""
+        if self._frame.eof:
+            self._frame = None
+        return out
+
+
 class _FrameWatch:
     """Passes a source through and follows its frames, as the library ends a truncated one without a word."""
 

@@ -333,6 +333,11 @@ class Snapshot(Protocol):
         """Where it is mounted."""
         ...
 
+    @property
+    def changes(self) -> Path:
+        """The directory that the changes gather in, as an overlay upper; not to be written to."""
+        ...
+
     def commit(self) -> int:
         """Unmount, make the changes durable and visible under the snapshot's id; returns bytes of the diff."""
         ...

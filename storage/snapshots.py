@@ -247,6 +247,11 @@ class OverlaySnapshot:
         """See Snapshot.root."""
         return self._scratch / "root"
 
+    @property
+    def changes(self) -> Path:
+        """See Snapshot.changes."""
+        return self._scratch / "upper"
+
     def commit(self) -> int:
         """See Snapshot.commit. Raises DiskError; the snapshot stays to be discarded then."""
         upper = self._scratch / "upper"

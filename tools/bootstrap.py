@@ -28,12 +28,12 @@ from projections.moments import Moments
 from projections.names import Names
 from projections.runner import Views
 from projections.standard import STANDARD, TRAVELLED
-from storage.blobs import DirectoryBlobs
+from storage.blobs import DirectoryBlobs, WithMore
 from storage.credentials import DockerCredentials
 from storage.digest import Digest, parse_json
 from storage.erofs.layers import ErofsLayers
 from storage.erofs.mount import ErofsMounts
-from storage.errors import DiskError, InputError, RefledgerError, VerificationError
+from storage.errors import DiskError, InputError, RefledgerError, RegistryError, VerificationError
 from storage.eventlog import SqliteEventLog, follow
 from storage.interfaces import (
     BlobStore,
@@ -67,11 +67,13 @@ if TYPE_CHECKING:
     from engine.graph import Graph
     from engine.offline.needs import Needs
     from engine.offline.nobody import NoRegistry
+    from engine.ops.attend import Attend
     from engine.ops.emulation import Emulation
     from engine.ops.sources import SourceFetcher
     from engine.refs.asked import AskedPaths
     from engine.solver.answers import Imports, Solution
     from engine.solver.cache import Component
+    from storage.tars import StoredTars
 
 FORMAT = "1"
 """The layout of a root (DESIGN section 5); a root of another format is refused, not guessed at."""
@@ -166,6 +168,62 @@ def read_blobs(path: Path) -> DirectoryBlobs:
     return DirectoryBlobs(path, owner="reader")
 
 
+def scratch_blobs(path: Path, owner: str) -> BlobStore:
+    """A store of its own in the directory `path`."""
+    return DirectoryBlobs(path, owner=owner)
+
+
+def stored_tars(path: Path, scratch: Path) -> StoredTars:
+    """The layers of a root as tars, for reading; `scratch` is a directory elsewhere."""
+    from storage.tars import StoredTars
+
+    snapshots = OverlaySnapshots(path / "snapshots", scratch, "reader")
+    return StoredTars(path / "layers", path / "snapshots", snapshots, read_blobs(path))
+
+
+def known_providers(views: Views, digest: Digest) -> tuple[Provider, ...]:
+    """Everyone known to have blob `digest`."""
+    return _Cache(CacheIndex(views)).providers(digest)
+
+
+def fetch_blob(layer: Layer, write: Callable[[bytes], object]) -> None:
+    """Bring the blob of `layer` from the first provider that gives it, uncompressed and verified. Blocking. Raises
+    RegistryError, VerificationError."""
+    import asyncio
+    import tempfile
+
+    from storage.compression import decompress
+
+    blob = layer.blob
+    assert blob is not None
+    with tempfile.TemporaryFile() as file:
+
+        async def fetch() -> None:
+            client = RegistryClient(DockerCredentials(), user_agent=f"refledger/{__version__}")
+            failure: RefledgerError | None = None
+            try:
+                for provider in layer.providers:
+                    file.seek(0)
+                    file.truncate()
+                    try:
+                        async with WithLayouts(client).blob(provider, blob) as stream:
+                            async for chunk in stream:
+                                file.write(chunk)
+                    except (RegistryError, VerificationError) as error:
+                        failure = error
+                    else:
+                        return
+            finally:
+                await client.aclose()
+            raise failure or RegistryError(f"nobody is known to have {blob.digest}", kind="missing")
+
+        asyncio.run(fetch())
+        file.seek(0)
+        source = decompress(file, blob.media_type)
+        while data := source.read(1 << 20):
+            write(data)
+
+
 def stored_text(path: Path, digest: str) -> str:
     """A stored definition. Raises FileNotFoundError, VerificationError, InputError."""
     return read_blobs(path).get(Digest(digest)).decode("utf-8", "replace")
@@ -225,6 +283,14 @@ def recover(root: Root, found_by: str) -> list[str]:
         )
         root.log.append(NewEvent(f"build/{record.id}", "BuildInterrupted", to_data(fact), record.id))
     return [record.id for record in dead]
+
+
+def is_running(path: Path, build: str) -> bool:
+    """Is a process building `build` in the root at `path`?"""
+    try:
+        return FileLocks(path / "locks").held(_owner_lock(build))
+    except DiskError:
+        return False  # reason: nobody builds in a root that cannot be written to
 
 
 def _owner_lock(build: str) -> str:
@@ -314,19 +380,21 @@ SNAPSHOTTERS = ("auto", "erofs", "directory")
 
 def engine(
     root: Root, build: str, runtime: str | None, ambient: Mapping[str, str], snapshotter: str, grants: Grants, *,
-    offline: bool = False,
+    offline: bool = False, more: BlobStore | None = None, attend: Attend | None = None,
 ) -> tuple[Engine, AsyncExitStack]:  # fmt: skip
-    """The engine of one build, and its connections, to be closed by the caller. `ambient`: see LocalExecutor;
-    `snapshotter`: how layers are laid out, one of SNAPSHOTTERS; `offline`: nobody is asked. Raises InputError."""
+    """The engine of one build, and its connections, to be closed by the caller. `ambient`, `attend`: see LocalExecutor;
+    `snapshotter`: how layers are laid out, one of SNAPSHOTTERS; `offline`: nobody is asked; `more`: blobs that lie
+    elsewhere. Raises InputError."""
     closing = AsyncExitStack()
     log, locks, tmp = root.log, root.locks, root.tmp
     clock = Clock(time.time_ns, time.monotonic)
     ledger = Ledger(log, build)
-    blobs = DirectoryBlobs(
+    own = DirectoryBlobs(
         root.path,
         owner=build,
         lost=lambda digest, detail: ledger.post(LocalLost(kind="blob", name=digest, problem="corrupt", detail=detail)),
     )
+    blobs: BlobStore = own if more is None else WithMore(own, more)
     mounts = ErofsMounts(tmp, build)
     layers = _layers(root, build, mounts, snapshotter)
     snapshots = OverlaySnapshots(
@@ -427,7 +495,7 @@ def engine(
         blobs=blobs,
         resolver=_resolver(registry, blobs, ledger, names, offline=offline),
         executor=_OnDemand(
-            lambda: _executor(root, build, runtime, asked(), snapshots, sources, ledger, clock, ambient, grants)
+            lambda: _executor(root, build, runtime, asked(), snapshots, sources, ledger, clock, ambient, grants, attend)
         ),
         materializer=materializer,
         cache=cache,
@@ -595,6 +663,7 @@ def _executor(
     clock: Clock,
     ambient: Mapping[str, str],
     grants: Grants,
+    attend: Attend | None,
 ) -> Executor:
     from engine.ops.local import LocalExecutor
     from engine.ops.run_mounts import RunMounts
@@ -611,7 +680,9 @@ def _executor(
     mounts = RunMounts(
         snapshots, caches, MemoryPlaces(root.tmp, build), grants, ledger, clock, partial(TreeWriter, empty=True)
     )
-    return LocalExecutor(asked.materializer, asked, snapshots, sources, make_sandbox, ledger, clock, mounts, ambient)
+    return LocalExecutor(
+        asked.materializer, asked, snapshots, sources, make_sandbox, ledger, clock, mounts, ambient, attend
+    )
 
 
 def host_facts() -> dict[str, object]:

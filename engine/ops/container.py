@@ -78,6 +78,26 @@ class OciSandbox:
         finally:
             shutil.rmtree(bundle, ignore_errors=True)
 
+    async def attach(self, process: Process) -> int:
+        """See `Sandbox.attach`."""
+        assert process.terminal, "a terminal is attached to a process that has one"
+        container = next(self._names)
+        bundle = self._directory / BUNDLES / container
+        directories, files = _mount_points(process)
+        try:
+            with MountPoints(process.root, directories=directories, files=files):
+                self._write_bundle(bundle, container, process)
+                child = await self._spawn(container, process, bundle / "log.json", None)
+                try:
+                    status = await child.wait()
+                finally:
+                    if child.returncode is None:
+                        await asyncio.shield(_end(child, guarded=bool(guard_command())))
+                    await asyncio.to_thread(remove_container, self._directory, container)
+                return self._judge(status, bundle / "log.json", _to_stderr)
+        finally:
+            shutil.rmtree(bundle, ignore_errors=True)
+
     # ------------------------------------------------------------ before
 
     def _write_bundle(self, bundle: Path, container: str, process: Process) -> None:
@@ -127,7 +147,8 @@ class OciSandbox:
         following.result()
         return self._judge(status, log, on_output) if clean else status
 
-    async def _spawn(self, container: str, process: Process, log: Path, writers: tuple[int, int]) -> Child:
+    async def _spawn(self, container: str, process: Process, log: Path, writers: tuple[int, int] | None) -> Child:
+        """`writers`: where its streams 1 and 2 go; None: it has the streams of this process, and its terminal."""
         if shutil.which(self._runtime) is None:
             raise SandboxError("the OCI runtime is not executable", where=self._runtime)
         bundle = process.private or self._directory / BUNDLES / container
@@ -136,6 +157,8 @@ class OciSandbox:
             "--log-format", "json", "run", "--bundle", str(bundle), container,
         )  # fmt: skip
         try:
+            if writers is None:
+                return await asyncio.create_subprocess_exec(*argv, env=_ENVIRONMENT)
             return await asyncio.create_subprocess_exec(
                 *argv, stdin=subprocess.DEVNULL, stdout=writers[0], stderr=writers[1],
                 env=_ENVIRONMENT, start_new_session=True,  # a Ctrl-C is ours to handle
@@ -160,6 +183,10 @@ class OciSandbox:
         on_output(2, command[1].encode("utf-8", "surrogateescape") + b"\n")
         missing = "not found" in command[1] or "no such file" in command[1]
         return _NOT_FOUND if missing and not command[1].startswith("chdir") else _NOT_EXECUTABLE
+
+
+def _to_stderr(_fd: int, data: bytes) -> None:
+    os.write(2, data)
 
 
 async def _follow(streams: Streams, log: Path, on_output: OnOutput) -> None:

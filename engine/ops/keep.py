@@ -162,6 +162,15 @@ def restore(listing: bytes, layers: Sequence[Path], packs: Sequence[BinaryIO], d
             taken.rmdir()
 
 
+def listed(listing: bytes) -> list[tuple[str, str]]:
+    """Path and content (a digest) of the files that a stored listing names. Raises VerificationError."""
+    try:
+        rows = [_row(line) for line in listing.decode().splitlines()]
+        return [(row.path, str(Digest(row.content))) for row in rows if row.type == "file"]
+    except (ValueError, InputError) as error:
+        raise VerificationError(f"a damaged listing of a context: {error}") from error
+
+
 @dataclass(frozen=True, slots=True)
 class _Row:
     path: str

@@ -26,6 +26,7 @@ from engine.graph import (
     Scratch,
 )
 from engine.ledger import Facts
+from engine.ops.attend import Attend, Attended
 from engine.ops.copy import copy_layer, directory_layer
 from engine.ops.oci_spec import Process
 from engine.ops.output import OutputRecorder
@@ -55,7 +56,8 @@ SandboxFactory = Callable[[], Awaitable[tuple[Sandbox, RuntimeChosen]]]
 @dataclass(slots=True)
 class LocalExecutor:
     """Executes tasks here. Sources give remotes; steps materialize what they need. `ambient`: variables (proxies) that
-    every RUN sees unless it sets them itself; they are in no key and in no event."""
+    every RUN sees unless it sets them itself; they are in no key and in no event. `attend`: who may look at a command
+    before it runs, and after it failed."""
 
     materializer: Materializer
     asked: AskedPaths
@@ -66,6 +68,7 @@ class LocalExecutor:
     clock: Clock
     mounts: RunMounts
     ambient: Mapping[str, str] = field(default_factory=dict)
+    attend: Attend | None = None
     _sandbox: Sandbox | None = None
     _choosing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -151,7 +154,14 @@ class LocalExecutor:
                     process = self._process(op, user, ready, snapshot.root)
                     if process.insecure:
                         self.facts.post(SecurityLifted(security=op.security), vertex=task.vertex.digest)
+                    attended = Attended(task, process, snapshot, base, sandbox, self.snapshots, self.facts)
+                    if self.attend is not None:
+                        await self.attend.before(attended)
                     status = await sandbox.run(process, redactor.write)
+                    if status != 0 and self.attend is not None:
+                        redactor.close()
+                        output.close()
+                        await self.attend.failed(attended, status)
             finally:
                 redactor.close()
                 output.close()

@@ -63,7 +63,8 @@ class Process:
     when missing; `groups` supplementary; `network` `host` or `none` (loopback only); `root` a writable, mounted root
     file system on the host; `scripts` appear, executable and read-only, in /dev/pipes; `mounts` parents first;
     `insecure`: all capabilities and devices, no seccomp, kernel files writable. `secret_env` are more variables, whose
-    values may lie nowhere but in `private`, a directory on a tmpfs, which is needed when there are any.
+    values may lie nowhere but in `private`, a directory on a tmpfs, which is needed when there are any. `terminal`: it
+    gets one, as `Sandbox.attach` needs.
     """
 
     argv: tuple[str, ...]
@@ -80,6 +81,7 @@ class Process:
     insecure: bool = False
     secret_env: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     private: Path | None = None
+    terminal: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,7 @@ def runtime_config(process: Process, host: Host, *, cgroup: str, binds: tuple[tu
         "hostname": process.hostname,
         "root": {"path": str(process.root), "readonly": False},
         "process": {
-            "terminal": False,
+            "terminal": process.terminal,
             # the primary group is also a supplementary one, or a file could deny it by group (CVE-2022-36109)
             "user": {
                 "uid": process.uid, "gid": process.gid, "umask": 0o022,

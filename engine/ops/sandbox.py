@@ -39,6 +39,11 @@ class Sandbox(Protocol):
         """
         ...
 
+    async def attach(self, process: Process) -> int:
+        """Run `process`, whose `terminal` is set, in the terminal of this process; returns its exit code. As `run`
+        otherwise."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class RuntimeChoice:

@@ -106,6 +106,15 @@ class Taken:
                 directory = self.mounts(vertex)[number]
                 await self._keep(vertex, None, self.mounted[vertex.digest][number], directory, listing, ref)
 
+    async def keep_failed(self, vertex: Vertex, base: Remote | None) -> None:
+        """The same for a step that has no result, on `base`: whoever replays it needs all that it took."""
+        for number, listing in self.contents.get(vertex.digest, {}).items():
+            if base is None or self.cache.keeps(listing):
+                continue
+            selection = self.selections[vertex.digest] if number is None else self.mounted[vertex.digest][number]
+            directory = self.directory(vertex) if number is None else self.mounts(vertex)[number]
+            await self._keep(vertex, None, selection, directory, listing, base)
+
     async def _keep(
         self, vertex: Vertex, op: Copy | None, selection: Selection, directory: str, listing: Digest, ref: Remote
     ) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -101,7 +101,8 @@ class Solver:
             self._tell_cached(todo)
         for vertex, found in todo.cached:  # a log of an earlier version does not say where the files stay
             await self._taken.keep(vertex, found.ref)
-        await self._check_platforms(todo)
+        if self.emulation is not None:
+            await check_platforms(todo.run, self.facts, self.emulation)
         return await self._settle(todo)
 
     async def check(self, graph: Graph) -> Checked:
@@ -214,23 +215,6 @@ class Solver:
                 continue
             self.facts.post(cached, vertex=vertex.digest)
 
-    async def _check_platforms(self, todo: Plan) -> None:
-        """Raises VertexError, before anything runs, for the first command that no program of this machine can run."""
-        host = host_platform()
-        for vertex in todo.run:
-            if not isinstance(vertex.op, Run) or not vertex.op.platform or self.emulation is None:
-                continue
-            wanted = parse_platform(vertex.op.platform)
-            if (wanted.os, wanted.architecture) == (host.os, host.architecture):
-                continue
-            emulation = self.emulation()
-            try:
-                await asyncio.to_thread(emulation.require, vertex.op.platform)
-            except RefledgerError as error:
-                await self.facts.record(VertexStarted(name=vertex.name, inputs=()), vertex=vertex.digest)
-                await self.facts.record(VertexFailed(name=vertex.name, error=str(error)), vertex=vertex.digest)
-                raise VertexError(vertex, error) from error
-
     @asynccontextmanager
     async def _claiming(self) -> AsyncIterator[None]:
         """Nothing is removed between an answer and the fact that says it is used."""
@@ -283,7 +267,12 @@ class Solver:
         return found.ref
 
     async def _execute(self, vertex: Vertex, inputs: tuple[Remote, ...], attempt: int) -> Outcome:
-        outcome = await self.executor.execute(self._task(vertex, inputs, attempt))
+        try:
+            outcome = await self.executor.execute(self._task(vertex, inputs, attempt))
+        except RefledgerError:
+            with suppress(RefledgerError):  # reason: why the step failed matters more than that it cannot be replayed
+                await self._taken.keep_failed(vertex, inputs[0] if inputs else None)
+            raise
         await self._taken.keep(vertex, outcome.ref)
         if vertex.inputs:
             key = self._resolved[vertex.digest] = self._resolve(vertex, outcome.content)
@@ -384,3 +373,20 @@ class Solver:
 
 def _takes_of_a_result(vertex: Vertex, contexts: Mapping[Digest, Path]) -> bool:
     return isinstance(vertex.op, Copy) and len(vertex.inputs) > 1 and vertex.inputs[1] not in contexts
+
+
+async def check_platforms(run: Sequence[Vertex], facts: Facts, emulation: Callable[[], Emulation]) -> None:
+    """Raises VertexError, before anything runs, for the first command that no program of this machine can run."""
+    host = host_platform()
+    for vertex in run:
+        if not isinstance(vertex.op, Run) or not vertex.op.platform:
+            continue
+        wanted = parse_platform(vertex.op.platform)
+        if (wanted.os, wanted.architecture) == (host.os, host.architecture):
+            continue
+        try:
+            await asyncio.to_thread(emulation().require, vertex.op.platform)
+        except RefledgerError as error:
+            await facts.record(VertexStarted(name=vertex.name, inputs=()), vertex=vertex.digest)
+            await facts.record(VertexFailed(name=vertex.name, error=str(error)), vertex=vertex.digest)
+            raise VertexError(vertex, error) from error

@@ -24,6 +24,7 @@ from tools.policy import collecting_after
 
 if TYPE_CHECKING:
     from engine.build import BuildRequest, BuildResult
+    from engine.ops.attend import Attend
 
 TICK = 0.1
 """Seconds between two looks of the progress display at the log."""
@@ -60,6 +61,8 @@ _ENDS = frozenset({"BuildCompleted", "BuildFailed", "BuildCancelled"})
 )
 @click.option("--iidfile", metavar="FILE", help="Write the digest of the image config here.")
 @click.option("--metadata-file", metavar="FILE", help="Write build id and digests here, as JSON.")
+@click.option("--bundle-on-failure", metavar="FILE", help="When it fails, put it into a bundle: see refledger bundle.")
+@click.option("--on-failure", type=click.Choice(["shell"]), help="Open a terminal where a step failed.")
 @click.option("--progress", default="auto", metavar="MODE", help="auto, tty, plain, json or quiet.  [default: auto]")
 @click.option("-q", "--quiet", is_flag=True, help="Print the digest only: --progress quiet.")
 def build(
@@ -89,6 +92,8 @@ def build(
     snapshotter: str,
     iidfile: str | None,
     metadata_file: str | None,
+    bundle_on_failure: str | None,
+    on_failure: str | None,
     progress: str,
     quiet: bool,
 ) -> None:
@@ -131,7 +136,14 @@ def build(
         check_only(request.dockerfile, request.frontend, as_json=as_json, offline=offline)
         return
     machine = Machine(runtime, proxies, snapshotter, offline)
-    _run(request, machine, lent, "quiet" if quiet else progress, Report(iidfile, metadata_file, as_json))
+    progress = "quiet" if quiet else progress
+    attend: Attend | None = None
+    if on_failure == "shell":
+        from tools.cli.shell import Leaving, Terminal
+
+        attend = Terminal(before=False, leaving=Leaving())
+        progress = "plain" if progress in {"auto", "tty"} else progress  # a display would draw over the shell
+    _run(request, machine, lent, progress, Report(iidfile, metadata_file, as_json), attend, bundle_on_failure)
 
 
 class Machine(NamedTuple):
@@ -151,7 +163,10 @@ class Report(NamedTuple):
     as_json: bool
 
 
-def _run(request: BuildRequest, machine: Machine, lent: Lent, progress: str, report: Report) -> None:
+def _run(
+    request: BuildRequest, machine: Machine, lent: Lent, progress: str, report: Report, attend: Attend | None,
+    bundle: str | None,
+) -> None:  # fmt: skip
     bootstrap.prepare_process()
     build_id = bootstrap.new_build_id()
     drawn = "quiet" if request.check and progress == "auto" else progress  # the answer is what a check is for
@@ -167,7 +182,7 @@ def _run(request: BuildRequest, machine: Machine, lent: Lent, progress: str, rep
         first = root.log.last_seq()
         try:
             with watching(root.log, first, renderer, build_id):
-                result = asyncio.run(_build(root, build_id, request, machine, lent))
+                result = asyncio.run(_build(root, build_id, request, machine, lent, attend))
         except RefledgerError as error:
             if progress not in ("json", "quiet"):
                 from tools.cli.failure import explain
@@ -176,6 +191,8 @@ def _run(request: BuildRequest, machine: Machine, lent: Lent, progress: str, rep
                 sys.stderr.write(explain(root.log, first, build_id, error, text, filename))
             elif progress == "quiet":
                 sys.stderr.write(f"build {build_id}\n")
+            if bundle is not None:
+                _bundle(root, build_id, bundle)
             raise
         if result.foreseen is not None:
             from tools.cli.cachecheck import answer
@@ -189,13 +206,14 @@ def _run(request: BuildRequest, machine: Machine, lent: Lent, progress: str, rep
 
 
 async def _build(
-    root: bootstrap.Root, build_id: str, request: BuildRequest, machine: Machine, lent: Lent
+    root: bootstrap.Root, build_id: str, request: BuildRequest, machine: Machine, lent: Lent, attend: Attend | None
 ) -> BuildResult:
     async def lend_and_build() -> BuildResult:
         async with granted(lent, bootstrap.secret_places(root, build_id)) as grants:
             engine, connections = bootstrap.engine(
-                root, build_id, machine.runtime, machine.ambient, machine.snapshotter, grants, offline=machine.offline
-            )
+                root, build_id, machine.runtime, machine.ambient, machine.snapshotter, grants, offline=machine.offline,
+                attend=attend,
+            )  # fmt: skip
             try:
                 return await engine.build(request)
             finally:
@@ -213,6 +231,21 @@ async def _build(
     finally:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.remove_signal_handler(number)
+
+
+def _bundle(root: bootstrap.Root, build_id: str, dest: str) -> None:
+    """Put the build that failed into `dest`. That this fails, too, is told, and changes nothing."""
+    from tools.cli.format import human_bytes
+    from tools.replaying.bundling import bundle_build
+    from tools.replaying.gather import Wish
+
+    try:
+        root.views.catch_up(root.log)
+        made = bundle_build(root.path, root.log, root.views, build_id, dest, Wish())
+    except RefledgerError as error:
+        sys.stderr.write(f"WARNING: the build was not bundled: {error}\n")
+    else:
+        sys.stderr.write(f"bundled in {dest} ({human_bytes(made.size)}): refledger replay {dest} tries it again\n")
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from tools.cli.text import clean
 
 _COMMANDS = {
     "build": "tools.cli.build",
+    "bundle": "tools.cli.bundle",
     "diff": "tools.cli.why",
     "du": "tools.cli.usage",
     "events": "tools.cli.reading",
@@ -23,6 +24,7 @@ _COMMANDS = {
     "output": "tools.cli.output",
     "prune": "tools.cli.usage",
     "rebuild": "tools.cli.reading",
+    "replay": "tools.cli.replay",
     "refs": "tools.cli.reading",
     "show": "tools.cli.show",
     "why": "tools.cli.why",

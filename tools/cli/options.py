@@ -57,6 +57,7 @@ def read_request(
         _refuse_pushes(wanted, kept)
     host = str(host_platform())
     targets = _platforms(platforms, wanted) or (host,)
+    epoch = _epoch(args.get("SOURCE_DATE_EPOCH") or os.environ.get("SOURCE_DATE_EPOCH"))
     request = BuildRequest(
         dockerfile=given.dockerfile,
         frontend=FrontendOptions(
@@ -81,7 +82,7 @@ def read_request(
         no_cache=no_cache,
         cache_from=sources,
         cache_to=kept,
-        epoch=_epoch(args.get("SOURCE_DATE_EPOCH") or os.environ.get("SOURCE_DATE_EPOCH")),
+        epoch=epoch,
         options={
             "args": {name: value for name, value in args.items() if name not in proxies},
             "target": target, "platforms": list(targets),
@@ -90,7 +91,7 @@ def read_request(
             "contexts": dict(given.described_named),
             "outputs": [f"type={item.kind}" + (f",dest={item.dest}" if item.dest else "") for item in wanted],
             "cache_from": [source.written for source in sources], "cache_to": [target.written for target in kept],
-            "no_cache": no_cache, "network": network, "jobs": jobs or os.cpu_count() or 1,
+            "no_cache": no_cache, "network": network, "epoch": epoch, "jobs": jobs or os.cpu_count() or 1,
             **({"offline": True} if offline else {}), **({"cache_check": True} if cache_check else {}),
         },
         name=given.name,

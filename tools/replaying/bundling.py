@@ -1,0 +1,55 @@
+"""From a build in a root to a bundle in a file."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from projections.runner import Views
+from storage.bundle import Index, write_bundle
+from storage.errors import DiskError, InputError
+from storage.interfaces import EventLog
+from tools import __version__, bootstrap
+from tools.replaying.gather import Gathering, Wish
+from tools.replaying.story import read_graph, read_story
+
+
+@dataclass(frozen=True, slots=True)
+class Bundled:
+    """What was written: `size` of the file in bytes, `events` in it."""
+
+    index: Index
+    size: int
+    events: int
+
+
+def bundle_build(root: Path, log: EventLog, views: Views, build: str, dest: str, wish: Wish) -> Bundled:
+    """Write build `build` (its whole id) of `root` to `dest`. The root is only read. Raises InputError, DiskError,
+    VerificationError, RegistryError (`wish.full` may have to fetch)."""
+    from projections.history import History
+
+    record = History(views).get(build)
+    if record.status == "running" and bootstrap.is_running(root, record.id):
+        raise InputError(f"build {record.id} has not ended", hint="bundle it when it has")
+    story = read_story(log, record)
+    blobs = bootstrap.read_blobs(root)
+    beside = None if dest == "-" else Path(dest).absolute().parent
+    try:
+        staging = Path(tempfile.mkdtemp(prefix=".refledger-bundle-", dir=beside))
+    except OSError as error:
+        raise DiskError.of(error, f"writing {dest}") from error
+    try:
+        gathering = Gathering(
+            story, read_graph(story, blobs.get), blobs, bootstrap.stored_tars(root, staging / "scratch"), staging, wish,
+            lambda digest: bootstrap.known_providers(views, digest), bootstrap.fetch_blob,
+        )  # fmt: skip
+        index = gathering.gather(__version__)
+        events = sorted((*story.events, *story.behind), key=lambda event: event.seq)
+        size = write_bundle(dest, index, events, gathering.open)
+    except OSError as error:
+        raise DiskError.of(error, f"writing {dest}") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return Bundled(index, size, len(events))

@@ -1,0 +1,195 @@
+"""A build to be replayed, from this root or from a bundle: one view of what is known of it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from engine.graph import Graph, Vertex
+from engine.ops.keep import restore
+from engine.refs.ref import Layer
+from projections.history import History
+from projections.runner import Views
+from projections.standard import STANDARD
+from storage.bundle import Bundle, Member, read_bundle
+from storage.digest import Digest
+from storage.errors import DiskError, InputError, VerificationError
+from storage.filelist import FileFact, load
+from storage.interfaces import BlobStore, BlobWriter, Descriptor, EventLog, Provider
+from tools import bootstrap
+from tools.replaying.story import Story, layers_of, learn_results, read_graph, read_story
+
+
+@dataclass(slots=True)
+class Recorded:
+    """`log`: where its events are; `blobs`: what the bundle brought, None for a build of this root; `bundled`: layers
+    by name, as the bundle has them, `pointed` what it knows of all; `source`: the bundle's digest, "" for none."""
+
+    story: Story
+    graph: Graph | None
+    log: EventLog
+    dockerfile: str
+    blobs: BlobStore | None = None
+    bundled: Mapping[str, Layer] = field(default_factory=dict)
+    pointed: Mapping[str, Layer] = field(default_factory=dict)
+    kept: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    files: Mapping[str, list[FileFact]] = field(default_factory=dict)
+    withheld: Sequence[Mapping[str, str]] = ()
+    source: str = ""
+
+    def layers(self, ref: str, providers: Callable[[Digest], Sequence[Provider]]) -> tuple[Layer, ...]:
+        """The layers of `ref`, each with all that is known of it. Raises InputError."""
+        return tuple(self._known(layer, providers) for layer in layers_of(self.story, ref))
+
+    def _known(self, layer: Layer, providers: Callable[[Digest], Sequence[Provider]]) -> Layer:
+        layer = self.pointed.get(layer.name, layer)
+        packed = self.story.packed.get(layer.snapshot) if layer.snapshot and layer.blob is None else None
+        if packed is not None:
+            blob = Descriptor(packed["media_type"], Digest(packed["digest"]), packed["bytes"])
+            layer = replace(layer, diff_id=Digest(packed["diff_id"]), blob=blob)
+        if layer.blob is None:
+            return layer
+        return replace(layer, providers=tuple(dict.fromkeys((*layer.providers, *providers(layer.blob.digest)))))
+
+    def epoch(self) -> int | None:
+        """SOURCE_DATE_EPOCH of the build."""
+        options = self.story.started.get("options", {})
+        text = options.get("epoch", options.get("args", {}).get("SOURCE_DATE_EPOCH"))
+        return int(text) if str(text).isdecimal() else None
+
+    def name(self, vertex: Digest) -> str:
+        """A step's name."""
+        return self.graph.by_digest[vertex].name if self.graph else str(vertex)
+
+
+@contextmanager
+def of_root(root: bootstrap.Root, build: str) -> Iterator[Recorded]:
+    """The build whose id begins with `build`. Raises InputError, VerificationError."""
+    root.views.catch_up(root.log)  # it may have been found to be interrupted just now
+    record = History(root.views).get(build)
+    if record.status == "running":
+        raise InputError(f"build {record.id} has not ended", hint="replay it when it has")
+    story = read_story(root.log, record)
+    blobs = bootstrap.read_blobs(root.path)
+    graph = _graph(story, blobs.get)
+    yield Recorded(story, graph, root.log, _text(story, blobs.get))
+
+
+@contextmanager
+def of_bundle(root: bootstrap.Root, path: Path, owner: str) -> Iterator[Recorded]:
+    """The build in a bundle, whose blobs lie in the root's scratch directory as long as the context lasts; the log of
+    the root stays its own. Raises InputError, VerificationError, DiskError."""
+    place = root.tmp / f"{owner}-{'0' * 16}"
+    store = bootstrap.scratch_blobs(place, owner)
+    try:
+        bundle = _whole(read_bundle(path, _taker(store, shutil.disk_usage(root.tmp).free // 2, path)))
+        views = Views(None, STANDARD)
+        try:
+            views.catch_up(bundle.log)
+            records = [record for record in History(views).list() if record.id == bundle.index.build]
+        finally:
+            views.close()
+        if not records:
+            raise VerificationError(f"the bundle has no event of build {bundle.index.build}", where=str(path))
+        story = read_story(bundle.log, records[0])
+        for data in bundle.small.values():
+            store.put(data)
+        yield _of(bundle, story, store)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _whole(bundle: Bundle) -> Bundle:
+    if bundle.damage is not None:
+        raise bundle.damage
+    return bundle
+
+
+def _taker(store: BlobStore, room: int, path: Path) -> Callable[[Member], BlobWriter | None]:
+    """Stores layers and packs, at most `room` bytes: a small file may say that it holds any number."""
+    left = room
+
+    def take(member: Member) -> BlobWriter | None:
+        nonlocal left
+        if member.role not in {"layer", "pack"}:
+            return None
+        left -= member.size
+        if left < 0:
+            raise DiskError(
+                f"what the bundle holds is more than half of the free {2 * room} bytes", where=str(path),
+                hint="free some space, or set REFLEDGER_ROOT to a larger disk",
+            )  # fmt: skip
+        return store.writer()
+
+    return take
+
+
+def _of(bundle: Bundle, story: Story, store: BlobStore) -> Recorded:
+    bundled, pointed = {}, {}
+    for name, said in bundle.index.layers.items():
+        pointed[name] = Layer.from_json(said)
+        if "bundled" in said:
+            blob = Descriptor.from_json(said["bundled"])
+            bundled[name] = Layer(diff_id=blob.digest, blob=blob)
+    files = {ref: load(bundle.small[Digest(listing)]) for ref, listing in bundle.index.files.items()}
+    return Recorded(
+        story, _graph(story, store.get), bundle.log, _text(story, store.get), store, bundled, pointed,
+        bundle.index.kept, files, bundle.index.withheld, str(bundle.digest),
+    )  # fmt: skip
+
+
+def _graph(story: Story, blob: Callable[[Digest], bytes]) -> Graph | None:
+    graph = read_graph(story, blob)
+    if graph is not None:
+        learn_results(story, graph)
+    return graph
+
+
+def _text(story: Story, blob: Callable[[Digest], bytes]) -> str:
+    try:
+        return blob(Digest(story.definition)).decode("utf-8", "replace") if story.definition else ""
+    except FileNotFoundError:
+        return ""
+
+
+# ---------------------------------------------------------------- contexts
+
+
+def restore_contexts(
+    recorded: Recorded,
+    steps: Sequence[Vertex],
+    place: Path,
+    blobs: BlobStore,
+    lower: Callable[[Layer], Path | None],
+) -> dict[Digest, Path]:
+    """Make in `place` the files that `steps` took from contexts; the directories, by context vertex. `lower`: the
+    files of a layer, None when it is not here. Blocking. Raises VerificationError, DiskError."""
+    directories: dict[Digest, Path] = {}
+    for step in steps:
+        for context, listing in recorded.story.listings.get(str(step.digest), ()):
+            directory = directories.setdefault(Digest(context), place / Digest(context).hex)
+            with ExitStack() as stack:
+                packs = [*recorded.kept.get(listing, ())]
+                layers = []
+                for kept in () if recorded.blobs else recorded.story.kept.get(listing, ()):
+                    packs += kept["packs"]
+                    layers.append(_layer(kept["layer"]))
+                found = [stack.enter_context(blobs.open(Digest(p))) for p in packs if blobs.size(Digest(p)) is not None]
+                lowers = [path for layer in layers if layer and (path := lower(layer)) is not None]
+                try:
+                    restore(blobs.get(Digest(listing)), lowers, found, directory)
+                except FileNotFoundError as error:
+                    raise VerificationError(
+                        f"what {step.name} took of its context is not known here: {listing}",
+                        hint="it was left out of the bundle, or collected",
+                    ) from error
+    return directories
+
+
+def _layer(name: str) -> Layer | None:
+    if not name:
+        return None
+    return Layer(diff_id=Digest(name)) if name.startswith(("sha256:", "sha512:")) else Layer(snapshot=name)

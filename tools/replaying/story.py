@@ -1,0 +1,232 @@
+"""What the log says of one build, as whoever bundles or replays it needs it. Reads events only: no file, no network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from engine.graph import ContextSource, Graph, Vertex, vertex
+from engine.refs.ref import SCRATCH, Layer, layers_from_json
+from projections.history import BuildRecord
+from storage.digest import Digest, parse_json
+from storage.errors import InputError, VerificationError
+from storage.interfaces import Event, EventLog, Provider
+
+Json = dict[str, Any]
+_BEHIND = frozenset({"LocalCreated", "RemoteCreated", "BlobCreated", "ContextKept", "CacheRecorded"})
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """The last attempt of one step. `state`: running, done, failed or cancelled; `inputs` and `outputs`: ref ids."""
+
+    vertex: str
+    name: str
+    inputs: tuple[str, ...]
+    attempt: int
+    seq: int
+    state: str = "running"
+    outputs: tuple[str, ...] = ()
+    error: str = ""
+    exit_code: int | None = None
+
+
+@dataclass(slots=True)
+class Story:
+    """One build. `events`: its own, in order; `behind`: those of others that say what its refs and kept files are;
+    `executions` by vertex; `results`: ref ids by vertex, executed or cached; `listings`: by step and context vertex,
+    what the step took of it; `refs`: layers by ref id; `packed`: by snapshot, the blob that holds it as it was."""
+
+    record: BuildRecord
+    events: list[Event]
+    behind: list[Event] = field(default_factory=list)
+    started: Json = field(default_factory=dict)
+    definition: str = ""
+    filename: str = "Dockerfile"
+    graph: str = ""
+    executions: dict[str, Execution] = field(default_factory=dict)
+    results: dict[str, str] = field(default_factory=dict)
+    listings: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+    refs: dict[str, tuple[Layer, ...]] = field(default_factory=dict)
+    packed: dict[str, Json] = field(default_factory=dict)
+    kept: dict[str, list[Json]] = field(default_factory=dict)
+    failed: str | None = None
+    error: str = ""
+    exit_code: int | None = None
+    taints: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def unfinished(self) -> list[Execution]:
+        """The step at fault; where the build ended otherwise, those that it did not end."""
+        failed = [item for item in self.executions.values() if item.state == "failed"]
+        if failed or self.record.status in {"completed", "failed"}:
+            return failed
+        return [item for item in self.executions.values() if item.state in {"running", "cancelled"}]
+
+
+def read_story(log: EventLog, record: BuildRecord) -> Story:
+    """Fold the events of the build. Raises LogError, VerificationError for events that are not what they should be."""
+    own = log.read(after=record.first_seq - 1, until=record.last_seq)
+    story = Story(record, [event for event in own if event.build == record.id])
+    try:
+        for event in story.events:
+            _apply(story, event)
+        wanted = _named(story)
+        for event in log.read(types=_BEHIND):
+            if event.build != record.id and _concerns(event, wanted):
+                story.behind.append(event)
+            if _concerns(event, wanted) or event.build == record.id:
+                _learn(story, event)
+    except (KeyError, TypeError, ValueError, AttributeError, InputError) as error:
+        raise VerificationError(f"build {record.id}: an event is not what it should be: {error!r}") from error
+    return story
+
+
+# ---------------------------------------------------------------- folding
+
+
+def _apply(story: Story, event: Event) -> None:
+    data, where = event.data, event.vertex or ""
+    match event.type:
+        case "BuildStarted":
+            story.started, story.definition, story.filename = data, data["definition"], data.get("filename", "")
+        case "DefinitionRead":
+            story.definition, story.filename = data["definition"], data["filename"]
+        case "GraphDefined":
+            story.graph = data["graph"]
+        case "VertexStarted":
+            story.executions[where] = Execution(
+                where, data["name"], tuple(data["inputs"]), data.get("attempt", 1), event.seq
+            )
+        case "VertexCompleted" | "VertexFailed" | "VertexCancelled":
+            _ended(story, event)
+        case "VertexCached":
+            story.results[where] = data["outputs"][0]
+        case "ContextScanned":
+            story.listings.setdefault(data.get("step", ""), []).append((where, data["listing"]))
+        case "BuildFailed":
+            story.failed, story.error, story.exit_code = data["vertex"], data["error"], data.get("exit_code", 1)
+        case "SecretMounted" | "AgentForwarded" | "CacheMountUsed":
+            story.taints.setdefault(where, []).append(f"{event.type}:{data['id']}")
+        case _:
+            pass
+
+
+def _ended(story: Story, event: Event) -> None:
+    where, data = event.vertex or "", event.data
+    begun = story.executions.get(where) or Execution(where, data["name"], (), 1, event.seq)
+    state = {"VertexCompleted": "done", "VertexFailed": "failed"}.get(event.type, "cancelled")
+    story.executions[where] = Execution(
+        where, begun.name, begun.inputs, begun.attempt, begun.seq, state, tuple(data.get("outputs", ())),
+        data.get("error", ""), data.get("exit_code"),
+    )  # fmt: skip
+    if state == "done" and data["outputs"]:
+        story.results[where] = data["outputs"][0]
+
+
+def _named(story: Story) -> frozenset[str]:
+    """Refs and listings that the build speaks of."""
+    names = {ref for item in story.executions.values() for ref in (*item.inputs, *item.outputs)}
+    names |= set(story.results.values())
+    return frozenset(names | {listing for taken in story.listings.values() for _, listing in taken})
+
+
+def _concerns(event: Event, wanted: frozenset[str]) -> bool:
+    return event.data.get("ref") in wanted or event.data.get("listing") in wanted
+
+
+def _learn(story: Story, event: Event) -> None:
+    data = event.data
+    match event.type:
+        case "RemoteCreated":
+            providers = tuple(Provider.from_json(item) for item in data["providers"])
+            layers = layers_from_json(data["layers"])
+            story.refs[data["ref"]] = tuple(replace(item, providers=item.providers or providers) for item in layers)
+        case "LocalCreated":
+            story.refs[data["ref"]] = layers_from_json(data["layers"])
+        case "CacheRecorded":
+            story.refs.setdefault(data["ref"], layers_from_json(data["layers"]))
+        case "BlobCreated" if data.get("snapshot") and data.get("epoch") is None:
+            story.packed[data["snapshot"]] = data
+        case "ContextKept":
+            story.kept.setdefault(data["listing"], []).append(data)
+        case _:
+            pass
+
+
+def layers_of(story: Story, ref: str) -> tuple[Layer, ...]:
+    """The layers of a ref that the build speaks of. Raises InputError."""
+    if ref == SCRATCH:
+        return ()
+    if ref not in story.refs:
+        raise InputError(f"the log does not say what ref {ref[:80]!r} is made of", where=f"build {story.record.id}")
+    return story.refs[ref]
+
+
+# ---------------------------------------------------------------- its graph
+
+
+def read_graph(story: Story, blob: Callable[[Digest], bytes]) -> Graph | None:
+    """The stored graph, each vertex checked against its digest; None when the build ended before it had one.
+    Raises VerificationError."""
+    if not story.graph:
+        return None
+    try:
+        graph = Graph.from_json(parse_json(blob(Digest(story.graph))))
+    except FileNotFoundError as error:
+        raise VerificationError(f"the graph of build {story.record.id} is not here: {story.graph}") from error
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, InputError) as error:
+        raise VerificationError(f"the graph of build {story.record.id} is damaged: {error!r}") from error
+    seen: set[Digest] = set()
+    for item in graph.vertices:
+        if vertex(item.op, item.inputs, item.name).digest != item.digest or not seen.issuperset(item.inputs):
+            raise VerificationError(f"the graph of build {story.record.id} has a vertex that is not its digest's")
+        seen.add(item.digest)
+    if any(result.vertex not in seen for result in graph.results):
+        raise VerificationError(f"the graph of build {story.record.id} has a result without a vertex")
+    return graph
+
+
+def learn_results(story: Story, graph: Graph) -> None:
+    """Results that the build did not make but stood on, as one that replays another does: its steps name them."""
+    contexts = {context for taken in story.listings.values() for context, _ in taken}
+    for item in story.executions.values():
+        step = graph.by_digest.get(Digest(item.vertex))
+        if step is None:
+            continue
+        inputs = [digest for digest in step.inputs if digest not in contexts and not _is_context(graph, digest)]
+        if len(inputs) == len(item.inputs):
+            for digest, ref in zip(inputs, item.inputs, strict=True):
+                story.results.setdefault(str(digest), ref)
+
+
+def _is_context(graph: Graph, digest: Digest) -> bool:
+    return isinstance(graph.by_digest[digest].op, ContextSource)
+
+
+def closure(graph: Graph, roots: Iterable[Digest]) -> list[Vertex]:
+    """`roots` and all they stand on, inputs first."""
+    wanted, queue = set[Digest](), list(roots)
+    while queue:
+        digest = queue.pop()
+        if digest not in wanted:
+            wanted.add(digest)
+            queue.extend(graph.by_digest[digest].inputs)
+    return [item for item in graph.vertices if item.digest in wanted]
+
+
+def small_blobs(events: Sequence[Event]) -> Mapping[str, str]:
+    """Digests of stored documents that `events` name, and their roles."""
+    found: dict[str, str] = {}
+    fields = {
+        "BuildStarted": (("definition", "definition"),), "DefinitionRead": (("definition", "definition"),),
+        "GraphDefined": (("graph", "graph"),), "CacheQueried": (("components", "components"),),
+        "CacheRecorded": (("components", "components"),), "ContextScanned": (("listing", "listing"),),
+        "SourceResolved": (("manifest", "manifest"), ("config", "config")),
+    }  # fmt: skip
+    for event in events:
+        for name, role in fields.get(event.type, ()):
+            if digest := event.data.get(name):
+                found.setdefault(digest, role)
+    return found
