@@ -116,6 +116,24 @@ def test_the_page_of_a_failure_has_its_output_error_and_lines_of_the_dockerfile(
     assert [item["id"] for item in page.all("details") if "open" in item and "id" in item]
 
 
+def test_a_build_that_never_came_to_a_step_has_a_page_too(told: Told) -> None:
+    assert told.builder.build("FROM scratch\nCOPPY a /a\n").code != 0
+    newest = told.builder.builds()[0]
+    page = page_of(told, newest["id"])
+    assert newest["error"] in page.text
+    assert "COPPY" in page.text
+    assert "Timeline" not in page.text
+
+
+def test_of_very_much_output_the_page_has_the_end_and_says_what_it_lacks(told: Told) -> None:
+    told.builder.must_build(f"FROM {told.image['reference']}\nRUN seq 1 60000\n")
+    page = page_of(told, told.builder.builds()[0]["id"])
+    numbers = [int(line) for line in page.text.splitlines() if line.isdecimal()]
+    assert numbers == list(range(numbers[0], 60001))
+    assert f"{numbers[0] - 1} lines before these are not on this page" in page.text
+    assert len(page.html) < 400_000
+
+
 def test_what_a_build_is_called_or_prints_is_never_markup(told: Told) -> None:
     page = page_of(told, told.failed)
     assert not {tag for tag, _ in page.tags} & {"img", "script", "link", "iframe", "object"}

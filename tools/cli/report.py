@@ -46,15 +46,16 @@ def report(build_id: str, dest: str | None) -> None:
             except (OSError, VerificationError, InputError):
                 definition = None  # an old definition may be gone; the story is told without it
         text = page(Facts(record, view, found, definition, _printed(log, record)))
-    if dest == "-":
-        sys.stdout.buffer.write(text.encode())
-        return
-    path = Path(dest or f"{record.id}.html")
-    try:
-        _write(path, text.encode())
-    except OSError as error:
-        raise DiskError.of(error, f"writing {path}") from error
-    print_line(clean(str(path)))
+        # reason for within: of a damaged log there is a page of what lies before the damage, and then the error
+        if dest == "-":
+            sys.stdout.buffer.write(text.encode())
+            return
+        path = Path(dest or f"{record.id}.html")
+        try:
+            _write(path, text.encode())
+        except OSError as error:
+            raise DiskError.of(error, f"writing {path}") from error
+        print_line(clean(str(path)))
 
 
 def _printed(log: EventLog, record: BuildRecord) -> dict[str, Printed]:
