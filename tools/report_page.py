@@ -209,7 +209,7 @@ def _transfers(step: Step, view: ProgressView) -> Iterator[str]:
     yield '<th class="n">took</th><th>provider</th></tr></thead><tbody>'
     for item in step.transfers.values():
         begun, ended = span_of(item, step.ended or view.seen)
-        state = f"{item.state} {item.transport}".rstrip()
+        state = item.transport if item.transport and item.state == "done" else f"{item.state} {item.transport}".rstrip()
         if item.puller:
             state = "pulled by another step" if item.puller == view.build else f"pulled by build {item.puller}"
         cells = (f"{human_bytes(item.done)}", duration(begun, ended))
