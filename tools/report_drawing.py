@@ -58,7 +58,7 @@ def scale(axis: Axis) -> str:
     marks = "".join(
         f'<text x="{_number(axis.at(axis.start + tick))}%" y="11">{_tick(tick)}</text>'
         for tick in axis.ticks()
-        if axis.at(axis.start + tick) <= 96  # a later one would stand out of the drawing
+        if axis.at(axis.start + tick) <= 92  # a later one would stand out of the drawing
     )
     return f'<svg class="scale" height="16" aria-hidden="true">{marks}</svg>'
 
