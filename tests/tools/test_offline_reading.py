@@ -22,7 +22,7 @@ COMMANDS = (
     "why {new}", "why {new} {step}", "why {old}", "why {new} --against {old}", "why {new} --json", "diff {old} {new}",
     "diff {old} {new} --json", "refs", "refs --json", "refs {ref}", "show {new}", "show {new} --json", "history",
     "history --json", "events --build {new}", "events --json", "output {new}", "output {new} {step}", "rebuild --check",
-    "du", "du --json",
+    "du", "du --json", "report {new} -o -",
 )  # fmt: skip
 """Every command that reads, where there is one; names in braces are those of `Told`."""
 BUILDING = {"build", "bundle", "copy", "index", "prune", "replay"}

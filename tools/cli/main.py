@@ -26,6 +26,7 @@ _COMMANDS = {
     "rebuild": "tools.cli.reading",
     "replay": "tools.cli.replay",
     "refs": "tools.cli.reading",
+    "report": "tools.cli.report",
     "show": "tools.cli.show",
     "why": "tools.cli.why",
 }

@@ -1,0 +1,93 @@
+"""`refledger report`: one build as one HTML file to look at, send or attach (I13)."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections import deque
+from pathlib import Path
+
+import click
+
+from projections.history import BuildRecord, History
+from projections.mentions import Mentions
+from projections.progress import fold
+from projections.progress import output as output_lines
+from projections.why import explain
+from storage.errors import DiskError, InputError, VerificationError
+from storage.interfaces import EventLog
+from tools import bootstrap
+from tools.cli.text import clean, last_segment
+from tools.cli.why import hides
+from tools.cli.writing import print_line
+from tools.report_page import Facts, Printed, page
+
+OUTPUT = 256 * 1024
+"""Characters of a step's output that the page has, the last ones."""
+
+
+@click.command()
+@click.argument("build_id", metavar="BUILD")
+@click.option("-o", "--output", "dest", metavar="FILE", help="Where to write it; - is stdout.  [default: BUILD.html]")
+def report(build_id: str, dest: str | None) -> None:
+    """Write BUILD (an id or the beginning of one) as one HTML page that loads nothing from anywhere."""
+    root = bootstrap.root_directory()
+    blobs = bootstrap.read_blobs(root)
+    with bootstrap.read_root(root) as (log, views):
+        history = History(views)
+        record = history.get(build_id)
+        view = fold(log, record.id, after=record.first_seq - 1, until=record.last_seq)
+        found = explain(log, blobs, history, record, None, hides, Mentions(views))
+        definition = None
+        if found.build.definition:
+            try:
+                definition = bootstrap.stored_text(root, found.build.definition)
+            except (OSError, VerificationError, InputError):
+                definition = None  # an old definition may be gone; the story is told without it
+        text = page(Facts(record, view, found, definition, _printed(log, record)))
+        # reason for within: of a damaged log there is a page of what lies before the damage, and then the error
+        if dest == "-":
+            sys.stdout.buffer.write(text.encode())
+            return
+        path = Path(dest or f"{record.id}.html")
+        try:
+            _write(path, text.encode())
+        except OSError as error:
+            raise DiskError.of(error, f"writing {path}") from error
+        print_line(clean(str(path)))
+
+
+def _printed(log: EventLog, record: BuildRecord) -> dict[str, Printed]:
+    """The last lines of every step, by vertex; memory is bounded however much a step printed."""
+    lines: dict[str, deque[str]] = {}
+    sizes: dict[str, int] = {}
+    left_out: dict[str, int] = {}
+    attempts: dict[str, int] = {}
+    for vertex, line in output_lines(log, record.id, after=record.first_seq - 1, until=record.last_seq):
+        kept = lines.setdefault(vertex, deque())
+        new = [last_segment(line.text)]
+        if attempts.get(vertex, 1) != line.attempt:
+            new.insert(0, f"------ attempt {line.attempt}")
+        attempts[vertex] = line.attempt
+        kept.extend(new)
+        sizes[vertex] = sizes.get(vertex, 0) + sum(len(text) + 1 for text in new)
+        while sizes[vertex] > OUTPUT and len(kept) > 1:
+            sizes[vertex] -= len(kept.popleft()) + 1
+            left_out[vertex] = left_out.get(vertex, 0) + 1
+    return {vertex: Printed(tuple(kept), left_out.get(vertex, 0)) for vertex, kept in lines.items()}
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Put `data` at `path`, whole or not at all; a device or a pipe is written to. Raises OSError."""
+    path = Path(os.path.realpath(path))  # a link keeps pointing where it does
+    if path.exists() and not stat.S_ISREG(path.stat().st_mode):
+        path.write_bytes(data)
+        return
+    beside = path.with_name(f".refledger-report-{os.getpid()}.tmp")
+    try:
+        with beside.open("xb") as file:
+            file.write(data)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
