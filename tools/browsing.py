@@ -61,7 +61,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What is looked at: `name` for people; `only`: ids of the builds that are told, None for all."""
+    """What is looked at: `name` for people; `only`: id of the one build that is told, None for all."""
 
     name: str
     log: EventLog
@@ -197,8 +197,13 @@ def _event(event: Event) -> Node:
     return Node(f"{event.seq:>6} {time} {clean(event.type)} {text}"[:2000], name, lines=lines, leaf=True)
 
 
+def _short(name: str) -> str:
+    """A digest in twelve characters; other ids whole: those of one build begin alike."""
+    return short_id(name) if ":" in name else name
+
+
 def _ref(source: Source, ref: str) -> Node:
-    name = f"ref {clean(short_id(ref))}"
+    name = f"ref {clean(_short(ref))}"
     try:
         record = Refs(source.views).get(ref)
     except InputError:
@@ -241,8 +246,8 @@ def _layer(source: Source, record: RefRecord, at: int) -> Node:
         elif not form:
             yield "lies at    this ref names no registry that has it"
 
-    label = clean(f"layer {at + 1}")
-    return Node(f"{label}  {clean(short_id(name))}  {size}{place}", label, files, lines, leaf=not form)
+    label = f"layer {at + 1}"
+    return Node(f"{label}  {clean(_short(name))}  {size}{place}", label, files, lines, leaf=not form)
 
 
 def _file(file: LayerFile) -> Node:

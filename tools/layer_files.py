@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
-from typing import Any, Protocol
+from tempfile import SpooledTemporaryFile
+from typing import IO, Any, Protocol
 
 from storage.blobs import DirectoryBlobs
+from storage.bundle import Bundle, Member, read_bundle
 from storage.compression import decompress
-from storage.digest import Digest
+from storage.digest import Digest, Hasher
 from storage.erofs.header import SUFFIX, Image
-from storage.errors import DiskError, InputError
+from storage.errors import DiskError, InputError, VerificationError
 from storage.filelist import FileFact, load
 from storage.interfaces import ByteSource
 from storage.tar import CHARACTER, DIRECTORY, HARD_LINK, REGULAR, SYMLINK, Entry, TarReader
@@ -23,6 +26,9 @@ Json = dict[str, Any]
 
 LIMIT = 200_000
 """Files of one layer that are listed: nobody reads more, and a hostile layer may have any number."""
+LARGEST = 512 << 20
+"""Bytes of a layer in a bundle that is unpacked to be listed: into memory, a large one into a temporary file."""
+_IN_MEMORY = 16 << 20
 _SNAPSHOT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+-]{0,199}")
 _KINDS = {REGULAR: "file", HARD_LINK: "link", SYMLINK: "symlink", DIRECTORY: "dir", CHARACTER: "device"}
 _MODES = {stat.S_IFREG: "file", stat.S_IFLNK: "symlink", stat.S_IFDIR: "dir"}
@@ -99,26 +105,75 @@ class RootFiles:
 
 @dataclass(frozen=True, slots=True)
 class BundledFiles:
-    """Implements LayerFiles over a bundle. `lists`: digests of the lists of files by the name of a step's layer;
-    `small`: blobs by digest."""
+    """Implements LayerFiles over a bundle: the tars of layers that it holds, and its lists of what steps changed."""
 
-    lists: Mapping[str, str]
-    small: Mapping[Digest, bytes]
+    bundle: Bundle
 
     def where(self, layer: Json) -> str:
         """See LayerFiles."""
+        member = self._member(layer)
+        if member is not None and member.size <= LARGEST:
+            return "tar in the bundle"
         return "list of files in the bundle" if self._listing(layer) is not None else ""
 
     def files(self, layer: Json) -> Iterator[LayerFile]:
         """See LayerFiles."""
-        yield from map(_of_fact, load(self._listing(layer) or b""))
+        member = self._member(layer)
+        if member is None or member.size > LARGEST:
+            yield from map(_of_fact, load(self._listing(layer) or b""))
+            return
+        with SpooledTemporaryFile(_IN_MEMORY) as file:
+            found = read_bundle(self.bundle.path, lambda item: _Into(file) if item == member else None)
+            file.seek(0, os.SEEK_END)
+            if file.tell() != member.size:  # what came before the damage was checked
+                raise found.damage or VerificationError("the bundle is not the one that was opened")
+            file.seek(0)
+            yield from _members(file)
+
+    def _member(self, layer: Json) -> Member | None:
+        said = self.bundle.index.layers.get(_name(layer), {}).get("bundled")
+        wanted = said.get("digest") if isinstance(said, dict) else None
+        members = self.bundle.index.blobs
+        return next((item for item in members if item.role == "layer" and str(item.digest) == wanted), None)
 
     def _listing(self, layer: Json) -> bytes | None:
-        listed = self.lists.get(str(layer.get("snapshot") or ""))
+        listed = self.bundle.index.files.get(_name(layer))
         try:
-            return self.small.get(Digest(listed)) if listed else None
+            return self.bundle.small.get(Digest(listed)) if listed else None
         except InputError:
             return None
+
+
+def _name(layer: Json) -> str:
+    return str(layer.get("snapshot") or layer.get("diff_id") or "")
+
+
+class _Into:
+    """Implements BlobWriter: what is in a bundle was checked by its reader when it is committed."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._hasher = Hasher()
+
+    def write(self, data: bytes) -> None:
+        """See BlobWriter."""
+        self._hasher.update(data)
+        self._file.write(data)
+
+    def commit(self, expected: Digest | None = None) -> tuple[Digest, int]:
+        """See BlobWriter."""
+        digest = self._hasher.digest()
+        if expected not in (None, digest):
+            self.abort()
+            raise VerificationError(f"a layer in the bundle is not what it is called: {expected}")
+        self._hasher, size = Hasher(), self._hasher.size
+        self._file = BytesIO()  # what `abort` may drop from now on
+        return digest, size
+
+    def abort(self) -> None:
+        """See BlobWriter."""
+        self._file.seek(0)
+        self._file.truncate()
 
 
 def _form(store: Path, name: str, what: str) -> tuple[str, Path]:

@@ -58,8 +58,7 @@ def _open_bundle(path: Path) -> Iterator[Source]:
     views = Views(None, STANDARD)
     try:
         views.catch_up(found.log)
-        files = BundledFiles(found.index.files, found.small)
-        yield Source(path.name, found.log, views, _Small(found), files, only=found.index.build)
+        yield Source(path.name, found.log, views, _Small(found), BundledFiles(found), only=found.index.build)
     finally:
         views.close()
     if found.damage is not None:

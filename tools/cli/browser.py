@@ -68,7 +68,7 @@ class Browser(App[None]):
         with VerticalScroll(id="detail", can_focus=False):
             yield Static(id="said", markup=False)
         yield Input(id="filter", placeholder="type to filter")
-        yield Static("↑↓ move  enter open  esc back  ctrl+↑↓ scroll below  ctrl+c leave", id="keys", markup=False)
+        yield Static("↑↓ move  enter open  esc back  ctrl+↑↓ scroll  ^c leave", id="keys", markup=False)
 
     def on_mount(self) -> None:
         """Show the first level."""
