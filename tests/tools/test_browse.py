@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from storage.errors import VerificationError
 from tests.builder import PROJECT, Builder, base_image
 from tests.registry_fixture import RegistryProcess
 from tests.tools.test_offline_reading import SCRIPT, state_of
@@ -189,12 +190,25 @@ def test_I13_it_needs_no_network_and_leaves_a_read_only_root_as_it_was(
                                stderr=inner, start_new_session=True)  # fmt: skip
     os.close(inner)
     read_until(outer, b"completed")
-    os.write(outer, b"\r")
-    read_until(outer, b"events")
+    os.write(outer, b"\x1b[B\r")  # faster than anything is drawn
+    read_until(outer, f"> build {built.builder.builds()[1]['id']}".encode())
     os.write(outer, b"\x03")
     read_until(outer, None)
     assert process.wait(60) == 0
     assert state_of(root) == state
+
+
+def test_starting_other_commands_does_not_load_the_terminal_library() -> None:
+    code = "import sys, tools.cli.main, tools.cli.browse; sys.exit('textual' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=False).returncode == 0
+
+
+def test_a_damaged_bundle_shows_what_could_be_read_and_then_says_so(built: Built, tmp_path: Path) -> None:
+    bundle = tmp_path / "b"
+    bundle.write_bytes(built.bundle.read_bytes()[:-50])
+    with pytest.raises(VerificationError) as caught, open_source(bundle) as source:
+        assert [node.name for node in tree(source).children()] == [f"build {built.builder.builds()[0]['id']}"]
+    assert str(bundle) in str(caught.value)
 
 
 def read_until(fd: int, text: bytes | None) -> None:

@@ -115,9 +115,8 @@ class Browser(App[None]):
             level.text, level.at = event.value, 0
             self._fill()
 
-    def on_option_list_option_highlighted(self, event: OptionList.OptionHighlighted) -> None:
-        """Tell of the line."""
-        self._levels[-1].at = event.option_index
+    def on_option_list_option_highlighted(self, _event: OptionList.OptionHighlighted) -> None:
+        """Tell of the line. The message may be late, of another level even: the list knows where it is."""
         self._tell()
 
     def on_option_list_option_selected(self, _event: OptionList.OptionSelected) -> None:
@@ -132,8 +131,11 @@ class Browser(App[None]):
     # ------------------------------------------------------------ showing
 
     def _highlighted(self) -> Node | None:
-        level = self._levels[-1]
-        return level.shown[level.at] if level.at < len(level.shown) else None
+        level, at = self._levels[-1], self.query_one(OptionList).highlighted
+        if at is None or at >= len(level.shown):
+            return None
+        level.at = at
+        return level.shown[at]
 
     def _show(self) -> None:
         self.query_one(Input).value = self._levels[-1].text
