@@ -260,6 +260,11 @@ class _Selector:
         above, pattern, rules = with_parents(written, self._op.excludes)
         literal, path = not has_wildcard(pattern), posixpath.normpath(posixpath.join(above, pattern))
         source = self._real(above)
+        top, full = (posixpath.normpath("/" + name) for name in (above, posixpath.join(above, pattern)))
+        if literal and posixpath.commonpath((top, full)) != top:  # whatever is there, it is none of what is below
+            raise InputError(
+                f'"/{printable(path)}": not found', hint=f'it does not lie below "/{printable(above)}"'
+            )
         if source is None or (literal and self._real(path) is None):
             raise self._missing(path)
         start = len(self._entries)

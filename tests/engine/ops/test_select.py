@@ -350,3 +350,12 @@ def test_a_mounted_path_is_no_pattern(tree: Path) -> None:
 )
 def test_what_is_asked_for_holds_all_that_is_taken(op: Copy, asked: tuple[str, ...]) -> None:
     assert tuple(source.strip("/") or "." for source in asked_of(op)) == asked
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_parents_take_nothing_beside_the_directory_whatever_is_there(tree: Path, there: bool) -> None:
+    if there:
+        (tree / "beside").write_text("b")
+    with pytest.raises(InputError, match='"/beside": not found') as caught:
+        select(Copy(("dir/./../beside",), "/x/", parents=True), tree, hash_files=False)
+    assert caught.value.hint == 'it does not lie below "/dir"'
