@@ -230,5 +230,3 @@ def _deleted(path: str, kind: str) -> tuple[str, str]:
 
 def _text(name: bytes) -> str:
     return name.decode("utf-8", "backslashreplace")
-
-
