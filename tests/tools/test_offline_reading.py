@@ -25,8 +25,8 @@ COMMANDS = (
     "du", "du --json", "report {new} -o -",
 )  # fmt: skip
 """Every command that reads, where there is one; names in braces are those of `Told`."""
-BUILDING = {"build", "bundle", "copy", "index", "prune", "replay"}
-"""Commands that write, or need more than a root."""
+BUILDING = {"browse", "build", "bundle", "copy", "index", "prune", "replay"}
+"""Commands that write, or need more than a root: tests/tools/test_browse.py tries `browse`, which needs a terminal."""
 
 SCRIPT = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && ! touch "$0/x" 2>/dev/null && exec "$@"'
 

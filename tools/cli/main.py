@@ -15,6 +15,7 @@ from tools import __version__
 from tools.cli.text import clean
 
 _COMMANDS = {
+    "browse": "tools.cli.browse",
     "build": "tools.cli.build",
     "bundle": "tools.cli.bundle",
     "diff": "tools.cli.why",
