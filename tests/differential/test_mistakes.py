@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.differential.cases.case import Case
-from tests.differential.cases.mistakes import LENIENT, MISTAKES
+from tests.differential.cases.mistakes import LENIENT, MISTAKES, SOMETIMES
 from tests.differential.conftest import Builders
 from tests.differential.deviations import BOTH
 
@@ -35,4 +35,4 @@ def test_nobody_builds_it(builders: Builders, name: str, tmp_path: Path) -> None
         assert f"Dockerfile:{line}" in ours.said, ours.said
         assert re.search(marked, ours.said), ours.said
     takes_it = {oracle for oracle, theirs in outcomes.items() if theirs.image is not None}
-    assert takes_it == LENIENT.get(name, set()) & set(outcomes)
+    assert takes_it - SOMETIMES.get(name, set()) == LENIENT.get(name, set()) & set(outcomes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -116,7 +117,7 @@ def test_I13_du_reads_a_copied_root_on_a_read_only_mount_without_a_network(shop:
     copy = tmp_path / "copy"
     shutil.copytree(shop.builder.root, copy, symlinks=True)
     before = facts(copy)
-    command = f"{sys.executable} -m tools.cli.main --root {copy} du --json"
+    command = f"{shlex.quote(sys.executable)} -m tools.cli.main --root {copy} du --json"
     script = f"mount --bind {copy} {copy} && mount -o remount,ro,bind {copy} && exec {command}"
     done = subprocess.run(
         ["unshare", "-n", "-m", "sh", "-c", script],

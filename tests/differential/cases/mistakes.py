@@ -55,6 +55,8 @@ MISTAKES = {
     "escape-twice": ("# escape=`\n# escape=`\nFROM @base\n", 2, "escape"),
 }
 
+SOMETIMES = {"copy-from-itself": {"buildah"}}
+"""Who builds a mistake in one run and refuses it in the next, so that nothing follows from either."""
 LENIENT: dict[str, set[str]] = {
     "copy-several-to-a-file": {"buildkit", "buildah"},
     "copy-unknown-user": {"buildkit"},
