@@ -326,12 +326,8 @@ class _Cache:
         known = self.providers(layer.blob.digest)
         return replace(layer, providers=tuple(dict.fromkeys((*layer.providers, *known))))
 
-    def evicted(self, layer: Layer) -> bool:
-        """See CacheLookup."""
-        return self.index.let_go(layer.name)
-
     def let_go(self, name: str) -> bool:
-        """See Known and Catalog."""
+        """See CacheLookup, Known and Catalog."""
         return self.index.let_go(name)
 
     def keeps(self, listing: Digest) -> bool:
@@ -360,6 +356,7 @@ class _Cache:
         if digest not in self._providers:  # the same base is below hundreds of records
             self._providers[digest] = tuple(self.index.providers_of(str(digest)))
         return self._providers[digest]
+
 
 def prepare_process() -> None:
     """Give this process mounts of its own, before it has threads: they vanish with it, also at kill -9."""

@@ -31,8 +31,8 @@ class CacheLookup(Protocol):
         made where it was packed."""
         ...
 
-    def evicted(self, layer: Layer) -> bool:
-        """Was `layer` let go here on purpose (there is a tombstone)?"""
+    def let_go(self, name: str) -> bool:
+        """Were the bytes of `name` (a digest, a diff ID, the id of a snapshot) removed here on purpose?"""
         ...
 
     def keeps(self, listing: Digest) -> bool:

@@ -117,7 +117,7 @@ class Hits:
                 return Hit(candidates[0])
             for layer in gone:
                 self.materializer.kept.miss(layer)
-            reason = EVICTED if any(map(self.cache.evicted, gone)) else LOST
+            reason = EVICTED if any(self.cache.let_go(layer.name) for layer in gone) else LOST
             candidates.pop(0)
         return Miss(reason)
 

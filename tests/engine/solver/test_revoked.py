@@ -60,7 +60,7 @@ class _Nothing:
     def lookup(self, key: Digest) -> Found | None:
         return None
 
-    def evicted(self, layer: Layer) -> bool:
+    def let_go(self, name: str) -> bool:
         return False
 
     def keeps(self, listing: Digest) -> bool:
