@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from engine.errors import Cancelled, DockerfileError, MaterializationError, NotGranted, RefledgerError
-from engine.events import BuildCancelled, BuildCompleted, BuildFailed, BuildStarted, GraphDefined
+from engine.errors import DockerfileError, MaterializationError, NotGranted, RefledgerError
+from engine.events import BuildCompleted, BuildFailed, BuildStarted, GraphDefined
 from engine.executor import Executor
 from engine.frontend.compile import FrontendOptions, compile_dockerfile
 from engine.grants import NOTHING, Offered
@@ -30,6 +30,7 @@ from engine.graph import (
 )
 from engine.ledger import Ledger
 from engine.offline.missing import Missing, NotHere
+from engine.operation import cancelled
 from engine.output import Output
 from engine.refs.materializer import Materializer
 from engine.resolver import Resolver
@@ -37,7 +38,6 @@ from engine.solver.answers import CacheLookup, Imports, Presence, Solution
 from engine.solver.plan import Plan
 from engine.solver.scheduler import VertexError
 from engine.solver.solve import Checked, Solver
-from engine.together import settle
 from storage.digest import Digest, canonical_json
 from storage.interfaces import BlobStore, Reference
 
@@ -133,8 +133,7 @@ class Engine:
             graph = await self._define(request)
             result = await self._solve(request, graph)
         except asyncio.CancelledError:
-            await settle(asyncio.ensure_future(self.ledger.record(BuildCancelled())))
-            raise Cancelled("interrupted") from None
+            await cancelled(self.ledger)
         except VertexError as failure:
             vertex, error = failure.vertex, failure.cause
             if isinstance(error, NotGranted) and vertex.lines[0]:

@@ -253,6 +253,23 @@ class LocalCreated(Fact):
     layers: tuple[Json, ...] = ()
 
 
+class SourceTried(Fact):
+    """One registry was asked once, and what came of it: `verb` pull, manifest, resolve, mount, upload or put; `name`: a
+    digest or a tag; `status` of its answer, 0 for none; `outcome` ok, refused, or the `kind` of a failure (missing,
+    auth, transport, corrupt), with `error`; `bytes` of the body that came or went; `mirror_of`: the registry and
+    repository (`host/name`) that was meant, when this is a mirror of it."""
+
+    verb: str
+    name: str
+    provider: Json
+    status: int
+    outcome: str
+    bytes: int
+    seconds: float
+    error: str = ""
+    mirror_of: str = ""
+
+
 class MaterializationRequested(Fact):
     """`reason`: run, copy, export, shell or inspect; `layers`: digests of the blobs to come, whole or in part; `bytes`:
     the sizes of what is to come, as far as they are known (not of a table of contents)."""
@@ -355,7 +372,9 @@ class MaterializationFailed(Fact):
 
 
 class BlobCreated(Fact):
-    """A step's layer was packed: `snapshot` → `diff_id` → `digest`; `compressor`: name, version, level."""
+    """A layer was packed: `snapshot` → `diff_id` → `digest`; `compressor`: name, version, level; `compression`: what
+    was asked for (see Compression.written), `annotations` of the blob's descriptor. Of a layer that was converted:
+    `source`, the blob it was made of, and no snapshot."""
 
     STREAM: ClassVar[Literal["build", "ref", "cache"]] = "ref"
     ref: str
@@ -366,6 +385,9 @@ class BlobCreated(Fact):
     compressor: str
     snapshot: str = ""
     epoch: int | None = None
+    compression: str = "gzip"
+    source: str = ""
+    annotations: Json | None = None
 
 
 # ---------------------------------------------------------------- the cache
@@ -595,8 +617,8 @@ TYPES: dict[str, type[Fact]] = {
         BuildStarted, GraphDefined, RuntimeChosen, BuildCompleted, BuildFailed, BuildCancelled, BuildInterrupted,
         VertexStarted, VertexCached, VertexCompleted, VertexFailed, VertexCancelled, VertexOutput,
         SourceResolved, ContextScanned, ContextKept, DefinitionRead, SourceRequested, HttpResolved, GitResolved,
-        FoundMissing, RemoteCreated, LocalCreated, MaterializationRequested, PullStarted, PullProgressed, PullFailed,
-        LayerPulled, LayerTocRead, FilesFetched, Materialized, MaterializationFailed, BlobCreated,
+        FoundMissing, SourceTried, RemoteCreated, LocalCreated, MaterializationRequested, PullStarted, PullProgressed,
+        PullFailed, LayerPulled, LayerTocRead, FilesFetched, Materialized, MaterializationFailed, BlobCreated,
         CacheQueried, CacheRecorded, CacheImported, CacheImportFailed, CacheExported, CacheExportFailed,
         ProviderLost, HitRevoked, LocalLost, Demoted, Pruned, ExportStarted, ExportProgressed, Exported,
         CacheMountUsed, SecretMounted, AgentForwarded, SecurityLifted,

@@ -5,20 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from engine.errors import VerificationError
 from engine.events import SourceResolved
 from engine.graph import ImageLayer, ResolvedImage
+from engine.images.read import ImageReader
 from engine.ledger import Facts
 from engine.together import together
 from storage.digest import Digest, parse_json
-from storage.interfaces import BlobStore, Descriptor, Provider, Reference, RegistrySource
+from storage.interfaces import BlobStore, Descriptor, Reference, RegistrySource
 from storage.platform import choose_platform, parse_platform
 from storage.reference import LAYOUT, parse_layout, parse_reference
 
-CONFIG_LIMIT = 8 * 1024 * 1024
-"""Bytes of an image config at most: a registry must not fill our memory."""
 LAYERS_LIMIT = 500
 """The kernel's overlay takes no more lowers than this."""
 
@@ -48,8 +47,12 @@ class ImageResolver:
     blobs: BlobStore
     facts: Facts
     names: Names | None = None
+    _images: ImageReader = field(init=False)
     _tops: dict[str, asyncio.Task[Descriptor]] = field(default_factory=dict)
     """What a name points at: asked once a build, so that all its platforms come from one index."""
+
+    def __post_init__(self) -> None:
+        self._images = ImageReader(self.registry, self.blobs)
 
     async def resolve(self, wanted: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], ResolvedImage]:
         """All of `wanted` (reference as written, platform) at once. Raises InputError, RegistryError,
@@ -63,14 +66,15 @@ class ImageResolver:
         provider = reference.provider
         top = await self._top(reference, platform)
         where = str(reference)
-        manifest_digest, manifest = top.digest, await self._manifest(provider, top.digest, where)
-        if "manifests" in manifest:
-            chosen = choose_platform(manifest, parse_platform(platform))
-            manifest_digest, manifest = chosen.digest, await self._manifest(provider, chosen.digest, where)
+        image = await self._images.manifest(provider, top.digest, where)
+        if image.is_index:
+            chosen = choose_platform(image.fields, parse_platform(platform))
+            image = await self._images.manifest(provider, chosen.digest, where)
+        manifest = image.fields
         try:
             config_blob = Descriptor.from_json(manifest["config"])
             blobs = [Descriptor.from_json(item) for item in manifest["layers"]]
-            config = parse_json(await self._config(provider, config_blob, where))
+            config = parse_json(await self._images.config(provider, config_blob, where))
             diff_ids = [Digest(item) for item in config["rootfs"]["diff_ids"]]
             if len(diff_ids) != len(blobs):
                 raise ValueError(f"{len(blobs)} layers but {len(diff_ids)} diff IDs")
@@ -90,14 +94,14 @@ class ImageResolver:
                 digest=str(top.digest),
                 platform=platform,
                 provider=provider.to_json(),
-                manifest=str(manifest_digest),
+                manifest=str(image.digest),
                 config=str(config_blob.digest),
                 recalled=self.names is not None,
             )
         )
         layers = tuple(ImageLayer(diff_id, blob) for diff_id, blob in zip(diff_ids, blobs, strict=True))
         return ResolvedImage(
-            written, top.digest, manifest_digest, platform, provider, layers, config_blob.digest, config
+            written, top.digest, image.digest, platform, provider, layers, config_blob.digest, config
         )
 
     async def _top(self, reference: Reference, platform: str) -> Descriptor:
@@ -107,39 +111,3 @@ class ImageResolver:
         if written not in self._tops:
             self._tops[written] = asyncio.ensure_future(self.registry.resolve(reference))
         return await self._tops[written]
-
-    async def _manifest(self, provider: Provider, digest: Digest, where: str) -> dict[str, Any]:
-        data = self._here(digest)
-        if data is None:
-            _, data = await self.registry.manifest(provider, digest)
-            self.blobs.put(data)
-        try:
-            manifest = parse_json(data)
-        except ValueError as error:
-            raise VerificationError("the manifest is not JSON", where=where) from error
-        if not isinstance(manifest, dict):
-            raise VerificationError("the manifest is not a JSON object", where=where)
-        return manifest
-
-    def _here(self, digest: Digest) -> bytes | None:
-        """The stored bytes; None also for damaged ones, which can be fetched again."""
-        try:
-            return self.blobs.get(digest) if self.blobs.size(digest) is not None else None
-        except FileNotFoundError:
-            return None
-
-    async def _config(self, provider: Provider, blob: Descriptor, where: str) -> bytes:
-        here = self._here(blob.digest)
-        if here is not None:
-            return here
-        if blob.size > CONFIG_LIMIT:
-            raise VerificationError(f"its config of {blob.size} bytes is larger than {CONFIG_LIMIT}", where=where)
-        parts = []
-        async with self.registry.blob(provider, blob) as stream:
-            async for chunk in stream:
-                parts.append(chunk)  # noqa: PERF401  # an async comprehension would hide the bound that Descriptor.size sets
-        data = b"".join(parts)
-        self.blobs.put(data)
-        return data
-
-

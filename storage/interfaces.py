@@ -93,6 +93,43 @@ class Provider:
 
 
 @dataclass(frozen=True, slots=True)
+class Mirror:
+    """Another place that has what a provider has: asked before it. `tags`: may it say what a tag means, too?"""
+
+    provider: Provider
+    tags: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One request to one registry, answered or not: the fields of the event SourceTried."""
+
+    verb: Literal["pull", "manifest", "resolve", "mount", "upload", "put"]
+    name: str
+    provider: Provider
+    status: int
+    outcome: Literal["ok", "refused", "missing", "auth", "transport", "corrupt"]
+    bytes: int
+    seconds: float
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Compression:
+    """How layers are to be compressed: `level` None for the kind's default; `force`: also layers that are there already
+    in another kind."""
+
+    kind: Literal["gzip", "zstd", "uncompressed", "estargz"] = "gzip"
+    level: int | None = None
+    force: bool = False
+
+    @property
+    def written(self) -> str:
+        """Kind and level, which decide the bytes: `zstd`, `zstd:19`."""
+        return self.kind if self.level is None else f"{self.kind}:{self.level}"
+
+
+@dataclass(frozen=True, slots=True)
 class Reference:
     """An image name, as docker understands it, made complete.
 

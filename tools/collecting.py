@@ -32,8 +32,7 @@ from storage.interfaces import Locks, NewEvent, Provider
 from storage.locks import FileLocks
 from storage.partial import lock_name
 from storage.usage import DiskItems, measure, mentioned
-from tools import __version__
-from tools.bootstrap import Root
+from tools.roots import Root
 
 POLL, PATIENCE = 0.01, 60.0
 """Seconds between two looks at the lock COLLECT, and until a removal is given up."""
@@ -116,10 +115,9 @@ async def _ask(root: Root, items: Sequence[Item], *, dry_run: bool) -> dict[str,
     if not wanted:
         return {}
     from engine.refs.holders import Holders
-    from storage.credentials import DockerCredentials
     from storage.layout import WithLayouts
-    from storage.registry import RegistryClient
     from storage.registry.limits import Limits
+    from tools.connecting import registry_client
 
     async def lost(digest: Digest, provider: Provider, kind: FailureKind, error: str) -> None:
         if not dry_run:
@@ -127,7 +125,7 @@ async def _ask(root: Root, items: Sequence[Item], *, dry_run: bool) -> dict[str,
             root.log.append(_event(f"ref/{digest}", fact))
 
     limits = Limits(connect_seconds=_CONNECT_SECONDS, tries=_TRIES)
-    client = RegistryClient(DockerCredentials(), user_agent=f"refledger/{__version__}", limits=limits)
+    client = registry_client(limits)
     try:
         found = await Holders(WithLayouts(client), lost).find(
             {digest: tuple(dict.fromkeys(providers)) for digest, providers in wanted.items()}
@@ -169,7 +167,7 @@ class Collected:
 
 @contextmanager
 def _owning(root: Root) -> Iterator[str]:
-    """An id whose leftovers others can tell: as bootstrap.owning, for a collection."""
+    """An id whose leftovers others can tell: as roots.owning, for a collection."""
     owner = f"{_OWNER}{secrets.token_hex(6)}"
     lock = root.locks.try_acquire(f"build-{owner}")
     assert lock is not None, "ids are unique"

@@ -20,7 +20,7 @@ from storage.errors import DiskError, InputError, RefledgerError
 
 if TYPE_CHECKING:
     from projections.collect import Policy
-    from tools.bootstrap import Root  # reason: what only roots with a policy need is not loaded for all
+    from tools.roots import Root  # reason: what only roots with a policy need is not loaded for all
 
 FILE = "policy.toml"
 _ONE = "collecting"

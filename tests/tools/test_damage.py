@@ -17,7 +17,7 @@ from storage.erofs.header import SEAL
 from storage.interfaces import Event
 from tests.builder import Builder, base_image
 from tests.registry_fixture import RegistryProcess
-from tools.bootstrap import read_root
+from tools.roots import read_root
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="builds need root")
 

@@ -19,7 +19,7 @@ from storage.eventlog import SqliteEventLog
 from tests.builder import PROJECT
 from tests.projections import story
 from tests.projections.support import ListLog
-from tools import bootstrap
+from tools import bootstrap, roots
 from tools.long_log import make
 
 LOGS = Path(__file__).parents[1] / "fixtures" / "logs"
@@ -121,7 +121,7 @@ def test_output_by_step_and_pattern(long_root: Path) -> None:
 
 
 def test_what_is_known_of_keys_is_the_same_with_and_without_the_index(long_root: Path) -> None:
-    with bootstrap.read_root(long_root) as (log, views):
+    with roots.read_root(long_root) as (log, views):
         keys = [event.data["key"] for event in log.read(types=frozenset({"CacheRecorded"}))][:200:20]
         end = History(views).list()[0].last_seq
         whole, some = read_records(log, end), records_of(log, Mentions(views), keys, end)

@@ -16,7 +16,7 @@ from projections.standard import STANDARD
 from storage.bundle import Bundle, read_bundle
 from storage.digest import Digest
 from storage.errors import InputError
-from tools import bootstrap
+from tools import roots
 from tools.browsing import Source, tree
 from tools.cli.text import clean
 from tools.layer_files import BundledFiles, RootFiles
@@ -45,9 +45,9 @@ def open_source(place: Path | None) -> Iterator[Source]:
         with _open_bundle(place) as source:
             yield source
         return
-    root = place or bootstrap.root_directory()
-    with bootstrap.read_root(root) as (log, views):
-        yield Source(str(root), log, views, bootstrap.read_blobs(root), RootFiles(root), mentions=Mentions(views))
+    root = place or roots.root_directory()
+    with roots.read_root(root) as (log, views):
+        yield Source(str(root), log, views, roots.read_blobs(root), RootFiles(root), mentions=Mentions(views))
 
 
 @contextmanager

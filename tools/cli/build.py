@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import click
 
-from engine.errors import Cancelled
 from storage.errors import DiskError, InputError, RefledgerError
-from storage.interfaces import EventLog
-from tools import bootstrap
+from tools import bootstrap, roots
 from tools.cli.grants import Lent, granted, read_grants
 from tools.cli.options import read_request
-from tools.cli.render import Renderer, make_renderer
-from tools.policy import collecting_after
+from tools.cli.running import interruptible, running
 
 if TYPE_CHECKING:
     from engine.build import BuildRequest, BuildResult
     from engine.ops.attend import Attend
-
-TICK = 0.1
-"""Seconds between two looks of the progress display at the log."""
-_ENDS = frozenset({"BuildCompleted", "BuildFailed", "BuildCancelled"})
-
 
 @click.command()
 @click.argument("context", default=".", metavar="[CONTEXT]")
@@ -167,28 +156,19 @@ def _run(
     request: BuildRequest, machine: Machine, lent: Lent, progress: str, report: Report, attend: Attend | None,
     bundle: str | None,
 ) -> None:  # fmt: skip
-    bootstrap.prepare_process()
-    build_id = bootstrap.new_build_id()
     drawn = "quiet" if request.check and progress == "auto" else progress  # the answer is what a check is for
-    renderer = make_renderer(drawn, build_id, sys.stderr if drawn != "json" else sys.stdout)
     silent = request.check or progress in ("json", "quiet")
-    with (
-        bootstrap.open_root(bootstrap.root_directory()) as root,
-        collecting_after(root, quiet=silent),
-        bootstrap.owning(root, build_id),
-    ):
-        for dead in bootstrap.recover(root, build_id):
-            sys.stderr.write(f"build {dead} had been interrupted; what it left was cleaned up\n")
-        first = root.log.last_seq()
+    with running(drawn, silent=silent) as run:
+        root, build_id = run.root, run.build
         try:
-            with watching(root.log, first, renderer, build_id):
+            with run.watched():
                 result = asyncio.run(_build(root, build_id, request, machine, lent, attend))
         except RefledgerError as error:
             if progress not in ("json", "quiet"):
                 from tools.cli.failure import explain
 
                 text, filename = getattr(error, "definition", (request.dockerfile or "", request.frontend.filename))
-                sys.stderr.write(explain(root.log, first, build_id, error, text, filename))
+                sys.stderr.write(explain(root.log, run.before, build_id, error, text, filename))
             elif progress == "quiet":
                 sys.stderr.write(f"build {build_id}\n")
             if bundle is not None:
@@ -206,10 +186,10 @@ def _run(
 
 
 async def _build(
-    root: bootstrap.Root, build_id: str, request: BuildRequest, machine: Machine, lent: Lent, attend: Attend | None
+    root: roots.Root, build_id: str, request: BuildRequest, machine: Machine, lent: Lent, attend: Attend | None
 ) -> BuildResult:
     async def lend_and_build() -> BuildResult:
-        async with granted(lent, bootstrap.secret_places(root, build_id)) as grants:
+        async with granted(lent, roots.secret_places(root, build_id)) as grants:
             engine, connections = bootstrap.engine(
                 root, build_id, machine.runtime, machine.ambient, machine.snapshotter, grants, offline=machine.offline,
                 attend=attend,
@@ -220,20 +200,10 @@ async def _build(
                 engine.materializer.close()
                 await connections.aclose()
 
-    task = asyncio.ensure_future(lend_and_build())
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, task.cancel)
-    try:
-        return await task
-    except asyncio.CancelledError:
-        raise Cancelled("interrupted") from None
-    finally:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.remove_signal_handler(number)
+    return await interruptible(lend_and_build())
 
 
-def _bundle(root: bootstrap.Root, build_id: str, dest: str) -> None:
+def _bundle(root: roots.Root, build_id: str, dest: str) -> None:
     """Put the build that failed into `dest`. That this fails, too, is told, and changes nothing."""
     from tools.cli.format import human_bytes
     from tools.replaying.bundling import bundle_build
@@ -248,42 +218,7 @@ def _bundle(root: bootstrap.Root, build_id: str, dest: str) -> None:
         sys.stderr.write(f"bundled in {dest} ({human_bytes(made.size)}): refledger replay {dest} tries it again\n")
 
 
-@contextlib.contextmanager
-def watching(log: EventLog, after: int, renderer: Renderer, build_id: str) -> Iterator[None]:
-    """Draw everything later than `after` until the build has ended, in the log or (without a word there) here."""
-    ended = threading.Event()
-    failures: list[RefledgerError] = []
-
-    def watch() -> None:
-        seen = after
-        try:
-            while True:
-                last_round = ended.is_set()
-                for event in log.read(after=seen):
-                    renderer.event(event)
-                    seen = event.seq
-                    last_round |= event.build == build_id and event.type in _ENDS
-                renderer.tick()
-                if last_round:
-                    return
-                log.wait(seen, TICK)
-        except RefledgerError as error:
-            failures.append(error)
-        finally:
-            renderer.close()
-
-    thread = threading.Thread(target=watch, name="progress")
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-    if failures:
-        raise failures[0]
-
-
-def _summary(root: bootstrap.Root, build_id: str, result: BuildResult) -> str:
+def _summary(root: roots.Root, build_id: str, result: BuildResult) -> str:
     """What the build made, in which time, and what that cost."""
     from projections.history import History
     from tools.cli.format import human_bytes, human_duration

@@ -17,7 +17,7 @@ from projections.standard import STANDARD
 from storage.bundle import Bundle, Index, read_bundle
 from storage.digest import Digest
 from storage.errors import InputError
-from tools import bootstrap
+from tools import roots
 from tools.cli.failure import excerpt, last_output
 from tools.cli.format import human_bytes
 from tools.cli.render import draw, speaks_unicode
@@ -58,8 +58,8 @@ def create(build_id: str, dest: str, full: bool, no_context: bool, redact: tuple
     from tools.replaying.gather import Wish
 
     wish = Wish(full=full, context=not no_context, redact=redact)
-    root = bootstrap.root_directory()
-    with bootstrap.read_root(root) as (log, views):
+    root = roots.root_directory()
+    with roots.read_root(root) as (log, views):
         record = History(views).get(build_id)
         made = bundle_build(root, log, views, record.id, dest, wish)
     if dest == "-":

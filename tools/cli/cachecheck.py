@@ -9,7 +9,7 @@ from projections.asked import Step
 from projections.history import History
 from projections.verdict import Verdict, Why
 from projections.why import explain
-from tools import bootstrap
+from tools import roots
 from tools.cli.differing import count, named
 from tools.cli.explained import compared, miss_lines
 from tools.cli.format import human_bytes
@@ -26,11 +26,11 @@ Json = dict[str, Any]
 _WORDS = {"cached": "cached", "run": "would run", "run-unless": "would run", "nothing": "not needed"}
 
 
-def answer(root: bootstrap.Root, build_id: str, foreseen: Foreseen, *, as_json: bool, offline: bool) -> None:
+def answer(root: roots.Root, build_id: str, foreseen: Foreseen, *, as_json: bool, offline: bool) -> None:
     """Print what `foreseen` of the check `build_id` means. Raises LogError, VerificationError."""
     root.views.catch_up(root.log)
     history = History(root.views)
-    found = explain(root.log, bootstrap.read_blobs(root.path), history, history.get(build_id), None, hides)
+    found = explain(root.log, roots.read_blobs(root.path), history, history.get(build_id), None, hides)
     if as_json:
         print_json(_facts(found, foreseen))
         return

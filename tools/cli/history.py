@@ -8,7 +8,7 @@ import click
 
 from projections.history import BuildRecord, History, Wanted
 from storage.errors import InputError
-from tools import bootstrap
+from tools import roots
 from tools.cli.format import human_bytes, human_duration
 from tools.cli.moment import instant
 from tools.cli.text import clean
@@ -39,7 +39,7 @@ def history(
         statuses=status, since=_time("--since", since), until=_time("--until", until), name=name,
         mentions=tuple(given for given in (digest, ref) if given is not None),
     )  # fmt: skip
-    with bootstrap.read_root(bootstrap.root_directory()) as (_, views):
+    with roots.read_root(roots.root_directory()) as (_, views):
         records = History(views).find(wanted, limit)
         if as_json:
             for record in records:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from engine.grants import Offered
 from storage.errors import InputError
 from storage.interfaces import Reference
-from tools import __version__, bootstrap
+from tools import __version__, roots
 from tools.cli.contexts import read_contexts
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def read_request(
         },
         name=given.name,
         version=__version__,
-        host=bootstrap.host_facts(),
+        host=roots.host_facts(),
         offered=offered,
         offline=offline,
         check=cache_check,

@@ -10,7 +10,7 @@ import click
 from projections.history import History
 from projections.progress import output as output_lines
 from storage.errors import InputError
-from tools import bootstrap
+from tools import roots
 from tools.cli.moment import find_step, whole_view
 from tools.cli.text import clean
 from tools.cli.writing import as_json_option, print_json, print_line
@@ -29,7 +29,7 @@ def output(
     """Print what BUILD's steps printed, or only STEP's (its number, or a part of its name)."""
     wanted = _pattern(pattern)
     shown = 0
-    with bootstrap.read_root(bootstrap.root_directory()) as (log, views):
+    with roots.read_root(roots.root_directory()) as (log, views):
         record = History(views).get(build_id)
         view = whole_view(log, record)
         names = {item.vertex: item.name for item in view.steps}

@@ -8,7 +8,7 @@ from projections.moments import event_at
 from projections.presence import present
 from projections.refs import Refs
 from storage.interfaces import EventLog
-from tools import bootstrap
+from tools import roots
 from tools.cli.format import human_bytes, short_id
 from tools.cli.moment import log_moment
 from tools.cli.writing import columns, local_time, print_json, print_line, table
@@ -17,7 +17,7 @@ from tools.cli.writing import columns, local_time, print_json, print_line, table
 def print_present(log: EventLog, moment: str, *, as_json: bool) -> None:
     """Print it. Raises InputError, LogError."""
     at = log_moment(log, moment, time.time_ns())
-    with bootstrap.past(bootstrap.root_directory()).views(log, at) as views:
+    with roots.past(roots.root_directory()).views(log, at) as views:
         items = present(Refs(views))
     total = sum(item.bytes for item in items)
     if as_json:

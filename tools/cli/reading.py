@@ -20,7 +20,7 @@ from projections.refs import Refs, life
 from projections.runner import Views
 from storage.errors import VerificationError
 from storage.interfaces import Event
-from tools import bootstrap
+from tools import roots
 from tools.cli.format import human_bytes
 from tools.cli.moment import log_moment
 from tools.cli.text import clean
@@ -41,10 +41,10 @@ def _short_ref(ref: str) -> str:
 @as_json_option
 def events(build_id: str | None, types: tuple[str, ...], after: int, follow: bool, as_json: bool) -> None:
     """Print the log."""
-    with bootstrap.read_root(bootstrap.root_directory()) as (log, views):
+    with roots.read_root(roots.root_directory()) as (log, views):
         build = History(views).get(build_id).id if build_id else None
         wanted = frozenset(types) or None
-        source = bootstrap.follow_log(log, after, wanted) if follow else log.read(after=after, types=wanted)
+        source = roots.follow_log(log, after, wanted) if follow else log.read(after=after, types=wanted)
         limit = columns(300)
         for event in source:
             if build is None or event.build == build:
@@ -68,10 +68,10 @@ def _event_line(event: Event) -> str:
 @as_json_option
 def refs(ref: str | None, moment: str | None, as_json: bool) -> None:
     """List refs, or tell the life of REF (an id or the beginning of one) from the log."""
-    path = bootstrap.root_directory()
-    with bootstrap.read_root(path) as (log, head), ExitStack() as stack:
+    path = roots.root_directory()
+    with roots.read_root(path) as (log, head), ExitStack() as stack:
         at = None if moment is None else log_moment(log, moment, time.time_ns())
-        views = head if at is None else stack.enter_context(bootstrap.past(path).views(log, at))
+        views = head if at is None else stack.enter_context(roots.past(path).views(log, at))
         if at is not None and not as_json:
             print_line(f"as of event {at}, {local_time(event_at(log, at).time)}")
         if ref is None:
@@ -121,7 +121,7 @@ def _list_refs(views: Views, as_json: bool) -> None:
 def rebuild(check: bool) -> None:
     """Throw the projections away and fold them anew from the log."""
     if check:
-        with bootstrap.read_root(bootstrap.root_directory()) as (log, views):
+        with roots.read_root(roots.root_directory()) as (log, views):
             different = views.check(log)
             position = views.position
         if different:
@@ -130,6 +130,6 @@ def rebuild(check: bool) -> None:
             )
         print_line(f"the projections equal a fresh fold of {position} events")
         return
-    with bootstrap.open_root(bootstrap.root_directory(), folded=False) as root:
-        bootstrap.past(root.path).discard()
+    with roots.open_root(roots.root_directory(), folded=False) as root:
+        roots.past(root.path).discard()
         print_line(f"rebuilt from {root.views.rebuild(root.log)} events")

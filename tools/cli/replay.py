@@ -15,11 +15,12 @@ import click
 
 from engine.errors import Cancelled
 from storage.errors import InputError
-from tools import bootstrap
-from tools.cli.build import Machine, watching
+from tools import bootstrap, roots
+from tools.cli.build import Machine
 from tools.cli.format import human_bytes
 from tools.cli.grants import Lent, granted, read_grants
 from tools.cli.render import make_renderer
+from tools.cli.running import watching
 from tools.cli.text import clean
 from tools.cli.writing import as_json_option, print_json, print_line
 
@@ -101,10 +102,10 @@ class Which:
 def _run(
     source: str, which: Which, machine: Machine, lent: Lent, attend: Attend | None, progress: str, *, as_json: bool
 ) -> None:
-    bootstrap.prepare_process()
-    build_id = bootstrap.new_build_id()
-    with bootstrap.open_root(bootstrap.root_directory()) as root, bootstrap.owning(root, build_id):
-        bootstrap.recover(root, build_id)
+    roots.prepare_process()
+    build_id = roots.new_build_id()
+    with roots.open_root(roots.root_directory()) as root, roots.owning(root, build_id):
+        roots.recover(root, build_id)
         with _recorded(root, source, build_id) as recorded:
             choice = choose(recorded, which)
             renderer = make_renderer(progress, build_id, sys.stderr if progress != "json" else sys.stdout)
@@ -133,7 +134,7 @@ def _run(
 
 
 @contextmanager
-def _recorded(root: bootstrap.Root, source: str, build_id: str) -> Iterator[Recorded]:
+def _recorded(root: roots.Root, source: str, build_id: str) -> Iterator[Recorded]:
     from tools.replaying.recorded import of_bundle, of_root
 
     path = Path(source)
@@ -142,7 +143,7 @@ def _recorded(root: bootstrap.Root, source: str, build_id: str) -> Iterator[Reco
 
 
 async def _replay(
-    root: bootstrap.Root, build_id: str, recorded: Recorded, choice: Choice, machine: Machine, lent: Lent,
+    root: roots.Root, build_id: str, recorded: Recorded, choice: Choice, machine: Machine, lent: Lent,
     attend: Attend | None, progress: str,
 ) -> Replayed:  # fmt: skip
     from storage.scratch import remove_tree
@@ -156,7 +157,7 @@ async def _replay(
             sys.stderr.write("".join(f"{clean(line)}\n" for line in announce(said)))
 
     async def lend_and_replay() -> Replayed:
-        async with granted(lent, bootstrap.secret_places(root, build_id)) as grants:
+        async with granted(lent, roots.secret_places(root, build_id)) as grants:
             engine, connections = bootstrap.engine(
                 root, build_id, machine.runtime, machine.ambient, machine.snapshotter, grants,
                 more=recorded.blobs, attend=attend,

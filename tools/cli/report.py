@@ -17,7 +17,7 @@ from projections.progress import output as output_lines
 from projections.why import explain
 from storage.errors import DiskError, InputError, VerificationError
 from storage.interfaces import EventLog
-from tools import bootstrap
+from tools import roots
 from tools.cli.text import clean, last_segment
 from tools.cli.why import hides
 from tools.cli.writing import print_line
@@ -32,9 +32,9 @@ OUTPUT = 256 * 1024
 @click.option("-o", "--output", "dest", metavar="FILE", help="Where to write it; - is stdout.  [default: BUILD.html]")
 def report(build_id: str, dest: str | None) -> None:
     """Write BUILD (an id or the beginning of one) as one HTML page that loads nothing from anywhere."""
-    root = bootstrap.root_directory()
-    blobs = bootstrap.read_blobs(root)
-    with bootstrap.read_root(root) as (log, views):
+    root = roots.root_directory()
+    blobs = roots.read_blobs(root)
+    with roots.read_root(root) as (log, views):
         history = History(views)
         record = history.get(build_id)
         view = fold(log, record.id, after=record.first_seq - 1, until=record.last_seq)
@@ -42,7 +42,7 @@ def report(build_id: str, dest: str | None) -> None:
         definition = None
         if found.build.definition:
             try:
-                definition = bootstrap.stored_text(root, found.build.definition)
+                definition = roots.stored_text(root, found.build.definition)
             except (OSError, VerificationError, InputError):
                 definition = None  # an old definition may be gone; the story is told without it
         text = page(Facts(record, view, found, definition, _printed(log, record)))

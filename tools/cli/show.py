@@ -13,7 +13,7 @@ from projections.moments import event_at
 from projections.progress import ProgressView, fold
 from storage.errors import InputError, VerificationError
 from storage.interfaces import EventLog
-from tools import bootstrap
+from tools import roots
 from tools.cli.failure import excerpt, last_output
 from tools.cli.missing import missing_lines
 from tools.cli.moment import build_moment
@@ -37,7 +37,7 @@ FRAME = 0.05
 @as_json_option
 def show(build_id: str, moment: str | None, play: bool, speed: float, as_json: bool) -> None:
     """Draw the progress view of BUILD (an id or the beginning of one) from the log alone."""
-    with bootstrap.read_root(bootstrap.root_directory()) as (log, views):
+    with roots.read_root(roots.root_directory()) as (log, views):
         record = History(views).get(build_id)
         at = None if moment is None else build_moment(log, record, moment, time.time_ns())
         if play:
@@ -99,7 +99,7 @@ def _failure(log: EventLog, record: BuildRecord, view: ProgressView) -> list[str
         told = log.read(after=record.first_seq - 1, until=record.last_seq, types=known)
         definition = [event.data.get("definition") for event in told if event.build == record.id][-1]
         try:
-            text = bootstrap.stored_text(bootstrap.root_directory(), str(definition))
+            text = roots.stored_text(roots.root_directory(), str(definition))
         except (OSError, VerificationError, InputError):
             return lines + said  # an old definition may be gone; the story is told without it
         lines += excerpt(text, record.filename, (failed.lines[0], failed.lines[1]))

@@ -15,7 +15,7 @@ from projections.collect import Action, Plan, Policy, would_free
 from projections.filters import duration, parse_filter, passes, storage_size
 from projections.inventory import Inventory, Item
 from storage.errors import InputError
-from tools import bootstrap
+from tools import roots
 from tools.cli.format import human_bytes, human_duration
 from tools.cli.text import clean
 from tools.cli.writing import as_json_option, columns, local_time, print_cut, print_json, print_line, table
@@ -43,10 +43,10 @@ def du(verbose: bool, filters: tuple[str, ...], moment: str | None, as_json: boo
     registry, and nothing is written.
     """
     chosen = tuple(parse_filter(one) for one in filters)
-    path = bootstrap.root_directory()
+    path = roots.root_directory()
     if moment is not None and (verbose or filters):
         raise InputError("--at tells what the log knows, and goes with neither --verbose nor --filter")
-    with bootstrap.read_root(path) as (log, views):
+    with roots.read_root(path) as (log, views):
         if moment is not None:
             from tools.cli.present import print_present
 
@@ -206,12 +206,12 @@ def prune(
     given = [("--all", everything), ("--keep-storage", keep_storage), ("--keep-duration", keep_duration)]
     words = [name if value is True else f"{name} {value}" for name, value in given if value]
     policy = replace(policy, name=" ".join(["prune", *words, *(f"--filter {one}" for one in filters)]))
-    path = bootstrap.root_directory()
-    with bootstrap.read_root(path):
+    path = roots.root_directory()
+    with roots.read_root(path):
         pass  # reason: says that nothing was built here, instead of making a root to remove nothing from
-    with bootstrap.open_root(path) as root:
+    with roots.open_root(path) as root:
         if not dry_run:
-            for dead in bootstrap.recover(root, "prune"):
+            for dead in roots.recover(root, "prune"):
                 sys.stderr.write(f"build {dead} had been interrupted; what it left was cleaned up\n")
         plan = asyncio.run(plan_collection(root, policy, dry_run=dry_run))
         if not as_json:

@@ -14,7 +14,7 @@ from projections.mentions import Mentions
 from projections.records import read_records
 from projections.why import explain
 from storage.errors import InputError
-from tools import bootstrap
+from tools import roots
 from tools.cli.differing import whole_difference
 from tools.cli.explained import all_steps, key_lines, one_step
 from tools.cli.writing import as_json_option, columns, print_cut, print_json
@@ -33,9 +33,9 @@ def why(build_id: str, step: str | None, against: str | None, with_key: bool, as
     """Tell why BUILD's steps ran or were cached, or only STEP (its number, or a part of its name)."""
     if with_key and step is None:
         raise InputError("--key is about one step", hint="name it behind the build")
-    path = bootstrap.root_directory()
-    blobs = bootstrap.read_blobs(path)
-    with bootstrap.read_root(path) as (log, views):
+    path = roots.root_directory()
+    blobs = roots.read_blobs(path)
+    with roots.read_root(path) as (log, views):
         history = History(views)
         found = explain(log, blobs, history, history.get(build_id), against, hides, Mentions(views))
         known = {record.id: record for record in history.list()}
@@ -64,9 +64,9 @@ def why(build_id: str, step: str | None, against: str | None, with_key: bool, as
 @as_json_option
 def diff(old: str, new: str, as_json: bool) -> None:
     """Tell what differs between two builds: options, sources, definition, steps and results."""
-    path = bootstrap.root_directory()
-    with bootstrap.read_root(path) as (log, views):
-        history, blobs = History(views), bootstrap.read_blobs(path)
+    path = roots.root_directory()
+    with roots.read_root(path) as (log, views):
+        history, blobs = History(views), roots.read_blobs(path)
         one, two = (read_build(log, blobs, history.get(name)) for name in (old, new))
         found = difference(blobs, one, two, hides, read_records(log, None))
         if as_json:

@@ -11,7 +11,7 @@ from projections.runner import Views
 from storage.bundle import Index, write_bundle
 from storage.errors import DiskError, InputError
 from storage.interfaces import EventLog
-from tools import __version__, bootstrap
+from tools import __version__, bootstrap, known, roots
 from tools.replaying.gather import Gathering, Wish
 from tools.replaying.story import read_graph, read_story
 
@@ -31,10 +31,10 @@ def bundle_build(root: Path, log: EventLog, views: Views, build: str, dest: str,
     from projections.history import History
 
     record = History(views).get(build)
-    if record.status == "running" and bootstrap.is_running(root, record.id):
+    if record.status == "running" and roots.is_running(root, record.id):
         raise InputError(f"build {record.id} has not ended", hint="bundle it when it has")
     story = read_story(log, record)
-    blobs = bootstrap.read_blobs(root)
+    blobs = roots.read_blobs(root)
     beside = None if dest == "-" else Path(dest).absolute().parent
     try:
         staging = Path(tempfile.mkdtemp(prefix=".refledger-bundle-", dir=beside))
@@ -42,8 +42,8 @@ def bundle_build(root: Path, log: EventLog, views: Views, build: str, dest: str,
         raise DiskError.of(error, f"writing {dest}") from error
     try:
         gathering = Gathering(
-            story, read_graph(story, blobs.get), blobs, bootstrap.stored_tars(root, staging / "scratch"), staging, wish,
-            lambda digest: bootstrap.known_providers(views, digest), bootstrap.fetch_blob,
+            story, read_graph(story, blobs.get), blobs, roots.stored_tars(root, staging / "scratch"), staging, wish,
+            lambda digest: known.known_providers(views, digest), bootstrap.fetch_blob,
         )  # fmt: skip
         index = gathering.gather(__version__)
         events = sorted((*story.events, *story.behind), key=lambda event: event.seq)

@@ -19,7 +19,7 @@ from storage.digest import Digest
 from storage.errors import DiskError, InputError, VerificationError
 from storage.filelist import FileFact, load
 from storage.interfaces import BlobStore, BlobWriter, Descriptor, EventLog, Provider
-from tools import bootstrap
+from tools import roots
 from tools.replaying.story import Story, layers_of, learn_results, read_graph, read_story
 
 
@@ -66,24 +66,24 @@ class Recorded:
 
 
 @contextmanager
-def of_root(root: bootstrap.Root, build: str) -> Iterator[Recorded]:
+def of_root(root: roots.Root, build: str) -> Iterator[Recorded]:
     """The build whose id begins with `build`. Raises InputError, VerificationError."""
     root.views.catch_up(root.log)  # it may have been found to be interrupted just now
     record = History(root.views).get(build)
     if record.status == "running":
         raise InputError(f"build {record.id} has not ended", hint="replay it when it has")
     story = read_story(root.log, record)
-    blobs = bootstrap.read_blobs(root.path)
+    blobs = roots.read_blobs(root.path)
     graph = _graph(story, blobs.get)
     yield Recorded(story, graph, root.log, _text(story, blobs.get))
 
 
 @contextmanager
-def of_bundle(root: bootstrap.Root, path: Path, owner: str) -> Iterator[Recorded]:
+def of_bundle(root: roots.Root, path: Path, owner: str) -> Iterator[Recorded]:
     """The build in a bundle, whose blobs lie in the root's scratch directory as long as the context lasts; the log of
     the root stays its own. Raises InputError, VerificationError, DiskError."""
     place = root.tmp / f"{owner}-{'0' * 16}"
-    store = bootstrap.scratch_blobs(place, owner)
+    store = roots.scratch_blobs(place, owner)
     try:
         bundle = _whole(read_bundle(path, _taker(store, shutil.disk_usage(root.tmp).free // 2, path)))
         views = Views(None, STANDARD)

@@ -31,7 +31,7 @@ from storage.digest import Digest, canonical_json
 from storage.errors import InputError
 from storage.filelist import FileFact, list_tar
 from storage.interfaces import EventLog
-from tools import __version__, bootstrap
+from tools import __version__, known, roots
 from tools.replaying.recorded import Recorded, restore_contexts
 from tools.replaying.story import closure
 from tools.replaying.verdict import End, Verdict, judge
@@ -61,7 +61,7 @@ class Replayed:
 class Replay:
     """One replay. `place`: a directory for restored contexts; `tell` gets what is announced before anything runs."""
 
-    root: bootstrap.Root
+    root: roots.Root
     build: str
     engine: Engine
     recorded: Recorded
@@ -101,7 +101,7 @@ class Replay:
             BuildStarted(
                 frontend=str(story.started.get("frontend", "")),
                 definition=str(self.engine.blobs.put(self.recorded.dockerfile.encode())),
-                options=options, context=None, engine_version=__version__, host=bootstrap.host_facts(),
+                options=options, context=None, engine_version=__version__, host=roots.host_facts(),
                 name=story.record.name, filename=story.filename,
             )
         )  # fmt: skip
@@ -204,8 +204,8 @@ class Replay:
 
     async def _survey(self, ref: str) -> Survey:
         engine, recorded = self.engine, self.recorded
-        own = bootstrap.read_blobs(self.root.path)
-        layers = recorded.layers(ref, lambda digest: bootstrap.known_providers(self.root.views, digest))
+        own = roots.read_blobs(self.root.path)
+        layers = recorded.layers(ref, lambda digest: known.known_providers(self.root.views, digest))
         found = await survey(
             ref, layers, recorded.bundled, engine.materializer.kept.mountable,
             lambda layer: layer.blob is not None and own.size(layer.blob.digest) is not None, engine.presence.absent,
@@ -310,7 +310,7 @@ class Replay:
         if snapshot.startswith(("sha256:", "merge-", "source-", "scratch")):
             return None
         with tempfile.TemporaryFile(dir=self.root.tmp) as file:
-            tars = bootstrap.stored_tars(self.root.path, self.root.tmp)
+            tars = roots.stored_tars(self.root.path, self.root.tmp)
             if not tars.write(file.write, snapshot=snapshot):
                 return None
             file.seek(0, io.SEEK_SET)

@@ -15,7 +15,8 @@ from engine.refs.ref import of_step, scratch
 from storage.interfaces import Look
 from storage.overlay import detach_below
 from storage.snapshots import OverlaySnapshots
-from tools.bootstrap import engine, open_root
+from tools.bootstrap import engine
+from tools.roots import open_root
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 

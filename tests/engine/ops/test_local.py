@@ -19,7 +19,8 @@ from engine.refs.ref import Layer, Remote, scratch
 from storage.digest import sha256
 from storage.interfaces import Descriptor, Provider
 from storage.overlay import detach_below, mounts_below
-from tools.bootstrap import Root, engine, open_root
+from tools.bootstrap import engine
+from tools.roots import Root, open_root
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 

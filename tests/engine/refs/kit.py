@@ -27,7 +27,7 @@ from storage.registry import RegistryClient
 from storage.snapshots import OverlaySnapshots
 from tests.chunked import Made
 from tests.registry_fixture import OCI_CONFIG, OCI_MANIFEST, digest_of, push_blob, push_manifest
-from tools.bootstrap import Root, open_root
+from tools.roots import Root, open_root
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Images as registries have them: read, copied, put together, without their layers."""

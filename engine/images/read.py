@@ -1,0 +1,88 @@
+"""Manifests, indexes and configs of images, verified, and kept: what is here is not asked for again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from engine.errors import VerificationError
+from storage.digest import Digest, parse_json
+from storage.interfaces import BlobStore, Descriptor, Provider, RegistrySource
+
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+INDEX = "application/vnd.oci.image.index.v1+json"
+CONFIG_LIMIT = 8 * 1024 * 1024
+"""Bytes of an image config at most: a registry must not fill our memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A manifest or an index: `data` as stored, and what it says. Of a hostile registry only the digest is sure."""
+
+    digest: Digest
+    data: bytes
+    fields: Mapping[str, Any]
+
+    @property
+    def media_type(self) -> str:
+        """What it says it is, else what its fields show (docker's and OCI's look the same otherwise)."""
+        stated = self.fields.get("mediaType")
+        if isinstance(stated, str) and stated:
+            return stated
+        return INDEX if self.is_index else MANIFEST
+
+    @property
+    def is_index(self) -> bool:
+        """Does it list manifests?"""
+        return "manifests" in self.fields
+
+    @property
+    def descriptor(self) -> Descriptor:
+        """Of these bytes."""
+        return Descriptor(self.media_type, self.digest, len(self.data))
+
+
+@dataclass(frozen=True, slots=True)
+class ImageReader:
+    """Reads what images are made of, but for their layers. `where` names the image in errors."""
+
+    registry: RegistrySource
+    blobs: BlobStore
+
+    async def manifest(self, provider: Provider, digest: Digest, where: str) -> Manifest:
+        """The manifest or index `digest`. Raises RegistryError, VerificationError, DiskError."""
+        data = self._here(digest)
+        if data is None:
+            _, data = await self.registry.manifest(provider, digest)
+            self.blobs.put(data)
+        try:
+            fields = parse_json(data)
+        except ValueError as error:
+            raise VerificationError("the manifest is not JSON", where=where) from error
+        if not isinstance(fields, dict):
+            raise VerificationError("the manifest is not a JSON object", where=where)
+        return Manifest(digest, data, fields)
+
+    async def config(self, provider: Provider, blob: Descriptor, where: str) -> bytes:
+        """A small blob, an image's config. Raises RegistryError, VerificationError, also for one of more than
+        CONFIG_LIMIT bytes, DiskError."""
+        here = self._here(blob.digest)
+        if here is not None:
+            return here
+        if blob.size > CONFIG_LIMIT:
+            raise VerificationError(f"its config of {blob.size} bytes is larger than {CONFIG_LIMIT}", where=where)
+        parts = []
+        async with self.registry.blob(provider, blob) as stream:
+            async for chunk in stream:
+                parts.append(chunk)  # noqa: PERF401  # an async comprehension would hide the bound that Descriptor.size sets
+        data = b"".join(parts)
+        self.blobs.put(data)
+        return data
+
+    def _here(self, digest: Digest) -> bytes | None:
+        """The stored bytes; None also for damaged ones, which can be fetched again."""
+        try:
+            return self.blobs.get(digest) if self.blobs.size(digest) is not None else None
+        except FileNotFoundError:
+            return None

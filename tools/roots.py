@@ -1,0 +1,233 @@
+"""Roots: opened for building or for reading, and mended after a build that died. Names the concrete classes in one."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.events import BuildInterrupted, to_data
+from projections.history import History
+from projections.moments import Moments
+from projections.runner import Views
+from projections.standard import STANDARD, TRAVELLED
+from storage.blobs import DirectoryBlobs
+from storage.digest import Digest
+from storage.errors import DiskError, InputError, RefledgerError
+from storage.eventlog import SqliteEventLog, follow
+from storage.interfaces import BlobStore, Event, EventLog, NewEvent, SecretPlaces
+from storage.locks import FileLocks
+from storage.overlay import private_mounts
+from storage.partial import KEPT_SECONDS, DirectoryPartials
+from storage.snapshots import OverlaySnapshots
+from storage.sweep import sweep
+
+if TYPE_CHECKING:
+    from storage.tars import StoredTars
+
+FORMAT = "1"
+"""The layout of a root (DESIGN section 5); a root of another format is refused, not guessed at."""
+
+
+def root_directory() -> Path:
+    """`$REFLEDGER_ROOT`, default `~/.local/share/refledger`."""
+    return Path(os.environ.get("REFLEDGER_ROOT") or Path.home() / ".local/share/refledger").absolute()
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """An open root: `log` to append to, `views` caught up when opened, `locks` of all its processes."""
+
+    path: Path
+    log: EventLog
+    views: Views
+    locks: FileLocks
+
+    @property
+    def tmp(self) -> Path:
+        """Where unfinished things lie, named after the build that owns them."""
+        return self.path / "tmp"
+
+    @property
+    def run(self) -> Path:
+        """Where the OCI runtime keeps bundles and state of running containers."""
+        return self.path / "run"
+
+
+@contextmanager
+def open_root(path: Path, *, folded: bool = True) -> Iterator[Root]:
+    """Open a root for building, making it when it is not there; `folded`: with its views caught up.
+    Raises DiskError, LogError, InputError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for name in ("layers", "snapshots", "locks", "tmp", "run"):
+            (path / name).mkdir(exist_ok=True, mode=0o700)
+        _check_format(path)
+    except OSError as error:
+        raise DiskError.of(error, "opening the root") from error
+    with ExitStack() as stack:
+        log = SqliteEventLog(path / "log.db")
+        stack.callback(log.close)
+        views = stack.enter_context(Views(path / "views.db", STANDARD))
+        if folded:
+            views.catch_up(log)
+        stack.callback(_leave, path, log, views)
+        yield Root(path, log, views, FileLocks(path / "locks"))
+
+
+def _leave(path: Path, log: EventLog, views: Views) -> None:
+    """Fold what was appended, so that whoever reads next need not."""
+    with suppress(RefledgerError):  # reason: views may always be behind, or gone; what was to be done is done
+        views.catch_up(log)
+        past(path).extend(log)
+
+
+@contextmanager
+def read_root(path: Path) -> Iterator[tuple[EventLog, Views]]:
+    """Open a root for reading only: nothing below it changes, also when it is on a read-only disk (I13). Of a damaged
+    log what lies before the damage can be read; then LogDamaged is raised at the end. Raises LogError, InputError."""
+    if not (path / "log.db").exists():
+        raise InputError(
+            "nothing was built here yet", where=str(path), hint="run refledger build, or set REFLEDGER_ROOT"
+        )
+    log = SqliteEventLog(path / "log.db", read_only=True)
+    try:
+        if not log.last_seq() and log.damage:
+            raise log.damage
+        log.end_before_damage()
+        with Views.read_only(path / "views.db", log, STANDARD) as views:
+            yield log, views
+        if log.damage:
+            raise log.damage
+    finally:
+        log.close()
+
+
+def past(path: Path) -> Moments:
+    """The views of a root as they were."""
+    return Moments(path / "moments", TRAVELLED)
+
+
+def follow_log(log: EventLog, after: int, types: frozenset[str] | None) -> Iterator[Event]:
+    """Events later than `after`, for ever."""
+    return follow(log, after, lambda: False, types=types)
+
+
+def read_blobs(path: Path) -> DirectoryBlobs:
+    """The blobs of a root, for reading."""
+    return DirectoryBlobs(path, owner="reader")
+
+
+def scratch_blobs(path: Path, owner: str) -> BlobStore:
+    """A store of its own in the directory `path`."""
+    return DirectoryBlobs(path, owner=owner)
+
+
+def stored_tars(path: Path, scratch: Path) -> StoredTars:
+    """The layers of a root as tars, for reading; `scratch` is a directory elsewhere."""
+    from storage.tars import StoredTars
+
+    snapshots = OverlaySnapshots(path / "snapshots", scratch, "reader")
+    return StoredTars(path / "layers", path / "snapshots", snapshots, read_blobs(path))
+
+
+def stored_text(path: Path, digest: str) -> str:
+    """A stored definition. Raises FileNotFoundError, VerificationError, InputError."""
+    return read_blobs(path).get(Digest(digest)).decode("utf-8", "replace")
+
+
+def _check_format(path: Path) -> None:
+    file = path / "format"
+    if not file.exists():
+        file.write_text(FORMAT + "\n")
+    elif (found := file.read_text(errors="replace").strip()) != FORMAT:
+        raise InputError(
+            f"this root has format {found[:20]!r}, this Refledger knows {FORMAT}",
+            where=str(path),
+            hint="use the Refledger that made it, or another REFLEDGER_ROOT",
+        )
+
+
+# ---------------------------------------------------------------- recovery
+
+
+def new_build_id() -> str:
+    """Twelve hexadecimal digits."""
+    return secrets.token_hex(6)
+
+
+@contextmanager
+def owning(root: Root, build: str) -> Iterator[None]:
+    """Hold the lock that says `build` is alive: its death, however sudden, lets go of it."""
+    lock = root.locks.try_acquire(_owner_lock(build))
+    assert lock is not None, "build ids are unique"
+    with lock:
+        yield
+
+
+def recover(root: Root, found_by: str) -> list[str]:
+    """Say in the log which builds died without a word, and remove what they left; returns their ids."""
+    dead = [
+        record
+        for record in History(root.views).list(status="running")
+        if not root.locks.held(_owner_lock(record.id))
+    ]
+
+    def is_alive(owner: str) -> bool:
+        return owner == found_by or root.locks.held(_owner_lock(owner))
+
+    removed = sweep(root.tmp, is_alive)
+    DirectoryPartials(root.path / "partial").sweep(time.time() - KEPT_SECONDS, root.locks)
+    if any(root.run.glob("*/*")):
+        from engine.ops.leftovers import sweep_containers
+
+        removed += sweep_containers(root.run, is_alive)
+    for record in dead:
+        fact = BuildInterrupted(
+            error="its process ended without a word (killed, or the machine went down)",
+            found_by=found_by,
+            removed=tuple(item for item in removed if record.id in item)[:50],
+        )
+        root.log.append(NewEvent(f"build/{record.id}", "BuildInterrupted", to_data(fact), record.id))
+    return [record.id for record in dead]
+
+
+def is_running(path: Path, build: str) -> bool:
+    """Is a process building `build` in the root at `path`?"""
+    try:
+        return FileLocks(path / "locks").held(_owner_lock(build))
+    except DiskError:
+        return False  # reason: nobody builds in a root that cannot be written to
+
+
+def _owner_lock(build: str) -> str:
+    return f"build-{build}"
+
+
+def prepare_process() -> None:
+    """Give this process mounts of its own, before it has threads: they vanish with it, also at kill -9."""
+    if os.geteuid() != 0:
+        raise InputError("refledger build needs root, for mounts and ownership", hint="run it with sudo")
+    private_mounts()
+
+
+def secret_places(root: Root, build: str) -> SecretPlaces:
+    """Where secrets of `build` may lie."""
+    from storage.cachemounts import MemoryPlaces
+
+    return MemoryPlaces(root.tmp, build)
+
+
+def host_facts() -> dict[str, object]:
+    """What BuildStarted says of this machine."""
+    uname = os.uname()
+    return {
+        "hostname": uname.nodename, "kernel": uname.release, "machine": uname.machine, "pid": os.getpid(),
+        "cpus": os.cpu_count() or 1,
+    }  # fmt: skip
+
