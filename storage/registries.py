@@ -28,10 +28,10 @@ _MOST_CONNECTIONS = 1000
 
 @dataclass(frozen=True, slots=True)
 class HostSettings:
-    """How one host is spoken to. `http`: in plain text (None: nothing was written). `ca`: a PEM file of authorities that
-    are trusted beside the system's. `client_certificate` and `client_key` (None: in the certificate's file): what is
-    shown to a host that asks. `requests_per_second` on average, with bursts of one second's worth; `connections`: see
-    Throttle. None: no bound."""
+    """How one host is spoken to. `http`: in plain text (None: nothing was written). `ca`: a PEM file of authorities
+    that are trusted beside the system's. `client_certificate` and `client_key` (None: in the certificate's file): what
+    is shown to a host that asks. `requests_per_second` on average, with bursts of one second's worth; `connections`:
+    see Throttle. None: no bound."""
 
     http: bool | None = None
     ca: Path | None = None
@@ -191,10 +191,10 @@ class _Table:
 
     def _mirror(self, name: str, entry: Any) -> MirrorRule:
         if isinstance(entry, str):
-            host, slash, prefix = entry.partition("/")
-            if slash and not prefix:
+            written, slash, path = entry.partition("/")
+            if slash and not path:
                 raise _wrong(self._where, name, "ends in /")
-            entry = {"host": host, "prefix": prefix}
+            entry = {"host": written, "prefix": path}
         if not isinstance(entry, dict):
             raise _wrong(self._where, name, 'must be a table: write { host = "mirror.example" }')
         self._only(entry, _MIRROR, name)

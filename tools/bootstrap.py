@@ -43,7 +43,7 @@ from storage.layout import WithLayouts
 from storage.partial import DirectoryPartials
 from storage.registry import RegistryClient
 from storage.snapshots import OverlaySnapshots
-from tools.connecting import USER_AGENT, registry_client
+from tools.connecting import USER_AGENT, known_registries, registry_client
 from tools.known import LogAnswers, Past
 from tools.roots import Root, read_blobs, read_root, root_directory
 
@@ -90,7 +90,7 @@ def engine(
         root.path / "snapshots", tmp, build, mounts=mounts, as_images=lambda: layers.name == ErofsLayers.name
     )
     client, repacker = _client(closing, ledger, offline=offline), _repacker(root, blobs, offline=offline)
-    registry, places = WithLayouts(client), Places()
+    registry, places = WithLayouts(client), Places() if offline else _places()
     cache, names = LogAnswers(CacheIndex(root.views)), Names(root.views)
     partials = DirectoryPartials(root.path / "partial")
     materializer = Materializer(
@@ -199,6 +199,11 @@ def engine(
     return made, closing
 
 
+def _places() -> Places:
+    """What this machine's mirrors are asked before. Raises InputError."""
+    return Places(known_registries().mirrors)
+
+
 def _client(closing: AsyncExitStack, facts: Facts, *, offline: bool) -> RegistryClient | NoRegistry:
     if offline:
         from engine.offline.nobody import NoRegistry
@@ -272,7 +277,9 @@ async def passing_resolver(*, offline: bool) -> AsyncIterator[Resolver]:
     with tempfile.TemporaryDirectory(prefix="refledger-") as directory:
         registry = registry_client()
         try:
-            yield ImageResolver(registry, DirectoryBlobs(Path(directory), owner="check"), _Silent())
+            yield ImageResolver(
+                registry, DirectoryBlobs(Path(directory), owner="check"), _Silent(), places=_places()
+            )
         finally:
             await registry.aclose()
 
@@ -375,7 +382,7 @@ def fetch_blob(layer: Layer, write: Callable[[bytes], object]) -> None:
                         file.write(chunk)
 
             try:
-                await Places().first(layer.providers, blob.digest, copy)
+                await _places().first(layer.providers, blob.digest, copy)
             finally:
                 await client.aclose()
 

@@ -78,7 +78,7 @@ def test_any_refusal_is_one_line(body: bytes) -> None:
     with Answering(lambda seen: (403, {}, body)) as server, pytest.raises(RegistryError) as caught:
         use(lambda client: client.manifest(Provider.of(server.host, "a/b"), missing_digest()))
     assert caught.value.kind == "auth"
-    assert f"docker login {server.host}" in one_line(caught.value)
+    assert f"refledger login {server.host}" in one_line(caught.value)
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
