@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from storage.credentials import Credentials
@@ -62,7 +63,7 @@ class RegistryClient:
         """See `RegistrySource.resolve`. HEAD where the registry answers it fully, else GET and hash."""
         name = str(reference.digest or reference.tag)
         provider, where = reference.provider, str(reference)
-        call = _manifest_call("HEAD", provider, provider.registry, name, where)
+        call = _manifest_call("HEAD", provider, name, where)
         async with self._session.open(call) as response:
             if response.status_code == 200:
                 found = _described(response, reference.digest, where)
@@ -71,33 +72,23 @@ class RegistryClient:
             elif response.status_code not in _NO_HEAD:
                 raise await self._session.failure(call, response)
         # reason: also after 404, for the answer to a HEAD has no body that says why
-        media_type, data = await self._get_manifest(provider, provider.registry, name, where, reference.digest)
+        media_type, data = await self._get_manifest(provider, name, where, reference.digest)
         hasher = Hasher(reference.digest.algorithm if reference.digest else "sha256")
         hasher.update(data)
         return Descriptor(media_type, hasher.digest(), len(data))
 
     async def manifest(self, provider: Provider, digest: Digest) -> tuple[str, bytes]:
         """See `RegistrySource.manifest`."""
-        where = f"{provider}@{digest}"
-        for mirror in provider.mirrors:
-            try:
-                return await self._get_manifest(provider, mirror, digest, where, digest)
-            except (RegistryError, VerificationError):
-                continue  # reason: a mirror is a shortcut; what counts is what the registry itself says
-        return await self._get_manifest(provider, provider.registry, digest, where, digest)
+        return await self._get_manifest(provider, digest, f"{provider}@{digest}", digest)
 
     @asynccontextmanager
     async def blob(
         self, provider: Provider, blob: Descriptor, *, start: int = 0, end: int | None = None
     ) -> AsyncIterator[BlobStream]:
         """See `RegistrySource.blob`. Raises ValueError for an empty range, or one that the blob does not have."""
-
-        def place(registry: str) -> Callable[[dict[str, str]], Call]:
-            return lambda headers: _blob_call("GET", provider, registry, blob.digest, headers)
-
-        calls = [place(one) for one in (*provider.mirrors, provider.registry)]
         hasher = Hasher(blob.digest.algorithm) if not start and end is None else None
-        download = Download(self._session, blob, calls, start, blob.size if end is None else end, hasher)
+        ask = partial(_blob_call, "GET", provider, blob.digest)
+        download = Download(self._session, blob, ask, start, blob.size if end is None else end, hasher)
         await download.connect()
         try:
             yield download
@@ -106,13 +97,18 @@ class RegistryClient:
 
     async def exists(self, provider: Provider, digest: Digest) -> bool:
         """See `RegistrySource.exists`."""
-        for mirror in provider.mirrors:
-            try:
-                if await self._has(provider, mirror, digest):
-                    return True
-            except RegistryError:
-                continue  # reason: as in `manifest`
-        return await self._has(provider, provider.registry, digest)
+        call = _blob_call("HEAD", provider, digest, {})
+        async with self._session.open(call) as response:
+            status = response.status_code
+            if status not in {200, 404, 405, 501}:
+                raise await self._session.failure(call, response)
+        if status in {200, 404}:
+            return status == 200
+        call = _blob_call("GET", provider, digest, {"Range": "bytes=0-0"})
+        async with self._session.open(call) as response:
+            if response.status_code in {200, 206, 404, 416}:
+                return response.status_code != 404
+            raise await self._session.failure(call, response)
 
     # ------------------------------------------------------------ RegistryTarget
 
@@ -169,10 +165,10 @@ class RegistryClient:
     # ------------------------------------------------------------ the parts
 
     async def _get_manifest(
-        self, provider: Provider, registry: str, name: str, where: str, digest: Digest | None
+        self, provider: Provider, name: str, where: str, digest: Digest | None
     ) -> tuple[str, bytes]:
         """GET, whole or not at all, verified against `digest` when there is one."""
-        call = _manifest_call("GET", provider, registry, name, where)
+        call = _manifest_call("GET", provider, name, where)
 
         async def attempt() -> tuple[str, bytes]:
             async with self._session.open(call) as response:
@@ -190,34 +186,20 @@ class RegistryClient:
                 raise VerificationError(what, where=where, hint="the copy in the registry is damaged: push it again")
         return media_type_of(data, served_as, where), data
 
-    async def _has(self, provider: Provider, registry: str, digest: Digest) -> bool:
-        call = _blob_call("HEAD", provider, registry, digest, {})
-        async with self._session.open(call) as response:
-            status = response.status_code
-            if status not in {200, 404, 405, 501}:
-                raise await self._session.failure(call, response)
-        if status in {200, 404}:
-            return status == 200
-        call = _blob_call("GET", provider, registry, digest, {"Range": "bytes=0-0"})
-        async with self._session.open(call) as response:
-            if response.status_code in {200, 206, 404, 416}:
-                return response.status_code != 404
-            raise await self._session.failure(call, response)
 
-
-def _manifest_call(method: str, provider: Provider, registry: str, name: str, where: str) -> Call:
-    check_provider(registry, provider.repository)
+def _manifest_call(method: str, provider: Provider, name: str, where: str) -> Call:
+    check_provider(provider.registry, provider.repository)
     path = f"/v2/{provider.repository}/manifests/{name}"
     repeat = method == "HEAD"  # reason: a GET is repeated with the reading of its body
     headers = {"Accept": ACCEPT}
-    return Call(method, registry, path, where, "the manifest", (provider.scope,), headers, repeat=repeat)
+    return Call(method, provider.registry, path, where, "the manifest", (provider.scope,), headers, repeat=repeat)
 
 
-def _blob_call(method: str, provider: Provider, registry: str, digest: Digest, headers: dict[str, str]) -> Call:
-    check_provider(registry, provider.repository)
-    where = f"{registry}/{provider.repository}@{digest}"
+def _blob_call(method: str, provider: Provider, digest: Digest, headers: dict[str, str]) -> Call:
+    check_provider(provider.registry, provider.repository)
+    where = f"{provider}@{digest}"
     path = f"/v2/{provider.repository}/blobs/{digest}"
-    return Call(method, registry, path, where, "the blob", (provider.scope,), headers)
+    return Call(method, provider.registry, path, where, "the blob", (provider.scope,), headers)
 
 
 def _described(response: httpx.Response, wanted: Digest | None, where: str) -> Descriptor | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
 from storage.digest import Hasher
@@ -24,14 +24,14 @@ _CONTENT_RANGE = re.compile(r"bytes\s+([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\
 
 class Download:
     """`BlobStream` of `blob` from `start` to `end` (half open; all offsets are bytes from the blob's own start).
-    `calls` are the places to ask, mirrors first, each given the headers to send. Without `hasher` only the length is
-    checked. Raises ValueError for a range that the blob does not have."""
+    `ask` makes the request from the headers to send. Without `hasher` only the length is checked. Raises ValueError
+    for a range that the blob does not have."""
 
     def __init__(
         self,
         session: Session,
         blob: Descriptor,
-        calls: Sequence[Callable[[dict[str, str]], Call]],
+        ask: Callable[[dict[str, str]], Call],
         start: int,
         end: int,
         hasher: Hasher | None,
@@ -40,8 +40,8 @@ class Download:
             raise ValueError(f"no range {start} to {end} in {blob.size} bytes")
         self._session = session
         self._blob = blob
-        self._calls = list(calls)
-        self._call = calls[0]({})
+        self._ask = ask
+        self._call = ask({})
         self._response: httpx.Response | None = None
         self._hasher = hasher
         self._offset = start
@@ -68,23 +68,14 @@ class Download:
         return self._ranged
 
     async def connect(self) -> None:
-        """Ask for what is missing yet; a place that fails is not asked again while there is another.
-        Raises RegistryError, VerificationError."""
-        while True:
-            self._call = self._calls[0](self._range())
-            try:
-                self._response = await self._session.send(self._call)
-                await self._check_answer(self._response)
-            except (RegistryError, VerificationError):
-                await self.aclose()
-                if len(self._calls) == 1:
-                    raise
-                del self._calls[0]
-            except BaseException:
-                await self.aclose()
-                raise
-            else:
-                return
+        """Ask for what is missing yet. Raises RegistryError, VerificationError."""
+        self._call = self._ask(self._range())
+        self._response = await self._session.send(self._call)
+        try:
+            await self._check_answer(self._response)
+        except BaseException:
+            await self.aclose()
+            raise
 
     async def aclose(self) -> None:
         """Let go of the connection."""
