@@ -19,7 +19,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from engine.errors import MaterializationError, RefledgerError
+from engine.errors import RefledgerError
 from engine.exporters.transfer import Transfer
 from engine.refs.ref import Layer
 from engine.together import locked
@@ -84,8 +84,7 @@ class Mover:
     async def _send(
         self, layer: Layer, blob: Descriptor, target: Provider, name: str, transport: str
     ) -> Sequence[Provider]:
-        """Upload the bytes; anew, when they turned out to be wrong and somebody else may have them right. Who gave
-        them."""
+        """Upload the bytes. Who gave them."""
         shown = self.transfer.progress(name, blob, transport, None)
         served: list[Provider] = []
 
@@ -93,15 +92,8 @@ class Mover:
             served.clear()
             return self.transfer.read(layer, shown, served.append)
 
-        while True:
-            try:
-                await self.target.upload(target, blob, chunks)
-            except MaterializationError as error:
-                others = self.transfer.places.of(layer.providers, blob.digest)
-                if error.kind != "corrupt" or next(others, None) is None:
-                    raise
-            else:
-                return tuple(dict.fromkeys(served))
+        await self.transfer.anew([layer], lambda: self.target.upload(target, blob, chunks))
+        return tuple(dict.fromkeys(served))
 
 
 def _same(one: Provider, other: Provider) -> bool:

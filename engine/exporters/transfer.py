@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from engine.errors import (
     DiskError,
@@ -37,6 +37,7 @@ from storage.interfaces import (
 )
 from storage.reference import LAYOUT_REGISTRY
 
+T = TypeVar("T")
 CHUNK = 1 << 20
 
 
@@ -176,6 +177,20 @@ class Transfer:
         """
         assert layer.blob is not None
         return self._bytes(layer, layer.blob, shown, served)
+
+    async def anew(self, layers: Iterable[Layer], work: Callable[[], Awaitable[T]]) -> T:
+        """What `work` makes, which reads `layers` and hands their bytes on: from its beginning once more, when bytes
+        turned out to be wrong and somebody else may have them right."""
+        named = {layer.name: layer for layer in layers}
+        while True:
+            try:
+                return await work()
+            except MaterializationError as error:
+                layer = named.get(error.layer)
+                if error.kind != "corrupt" or layer is None or layer.blob is None:
+                    raise
+                if next(self.places.of(layer.providers, layer.blob.digest), None) is None:
+                    raise
 
     def is_here(self, layer: Layer) -> bool:
         """Does the blob lie on this disk?"""
