@@ -36,26 +36,34 @@ class Platform:
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:
-    """OCI descriptor of one blob; `size` in bytes (image-spec descriptor.md)."""
+    """OCI descriptor of one blob; `size` in bytes, `urls` where else it can be had: of layers that are not to be
+    distributed (image-spec descriptor.md)."""
 
     media_type: str
     digest: Digest
     size: int
     annotations: Mapping[str, str] = field(default_factory=dict)
+    urls: tuple[str, ...] = ()
 
     def to_json(self) -> Json:
-        """The OCI JSON form, keys `mediaType`, `digest`, `size` and, when there are any, `annotations`."""
+        """The OCI JSON form, keys `mediaType`, `digest`, `size` and, when there are any, `annotations` and `urls`."""
         out: Json = {"mediaType": self.media_type, "digest": str(self.digest), "size": self.size}
         if self.annotations:
             out["annotations"] = dict(self.annotations)
+        if self.urls:
+            out["urls"] = list(self.urls)
         return out
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Descriptor:
         """The inverse of `to_json`. Raises KeyError, TypeError or InputError on anything else."""
+        urls = data.get("urls") or []
+        if not isinstance(urls, list):
+            raise TypeError("urls is not a list")
         return cls(
-            str(data["mediaType"]), Digest(data["digest"]), int(data["size"]), dict(data.get("annotations") or {})
-        )
+            str(data["mediaType"]), Digest(data["digest"]), int(data["size"]), dict(data.get("annotations") or {}),
+            tuple(map(str, urls)),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -720,6 +728,22 @@ class LayerRepacker(Protocol):
 
     def pack(self, diff_id: Digest) -> PackedBlob:
         """Write the layer into the blob store. Blocking. Raises DiskError, VerificationError."""
+        ...
+
+
+class OutFile(Protocol):
+    """A file on its way out: complete after `commit`, gone after `abort`. Methods raise DiskError."""
+
+    def write(self, data: bytes) -> None:
+        """Append `data`."""
+        ...
+
+    def commit(self) -> None:
+        """Finish the file and give it its name."""
+        ...
+
+    def abort(self) -> None:
+        """Leave nothing. Harmless after `commit`."""
         ...
 
 

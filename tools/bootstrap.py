@@ -34,6 +34,7 @@ from storage.interfaces import (
     CheckedLayers,
     LayerRepacker,
     RegistrySource,
+    RegistryTarget,
     SnapshotStore,
 )
 from storage.layers import LAYER_LIMIT, ChosenLayers, DirectoryLayers
@@ -113,23 +114,6 @@ def engine(
         transfer = Transfer(blobs, registry, packer, cache, locks, ledger, clock, materializer.kept, repacker)
         return Mover(registry, WithLayoutTargets(client, build), transfer)
 
-    def exporters() -> Exporters:
-        from engine.exporters.archive import ArchiveExporter
-        from engine.exporters.exporters import Exporters
-        from engine.exporters.local import LocalExporter
-        from engine.exporters.push import Pusher
-        from storage.archive import TarArchive
-        from storage.compose import TreeWriter
-
-        mover = movers()
-        return Exporters(
-            transfer=mover.transfer,
-            pusher=Pusher(registry, client, mover, ledger),
-            archiver=ArchiveExporter(mover.transfer, ledger, TarArchive),
-            local=LocalExporter(materializer, snapshots, ledger, clock, TreeWriter),
-            clock=clock,
-        )
-
     @lru_cache(maxsize=1)
     def sources() -> SourceFetcher:
         from engine.ops.sources import SourceFetcher
@@ -188,13 +172,40 @@ def engine(
         cache=cache,
         presence=_presence(registry, ledger, offline=offline),
         sources=sources,
-        exporters=exporters,
+        exporters=lambda: _exporters(movers(), client, materializer, snapshots, blobs, ledger, clock),
         emulation=emulation,
         needs=lambda: _needs(root, build, materializer, registry, cache, sources, repacker),
         imports=imports,
         caching=caching,
     )
     return made, closing
+
+
+def _exporters(
+    mover: Mover, target: RegistryTarget, materializer: Materializer, snapshots: SnapshotStore, blobs: BlobStore,
+    ledger: Ledger, clock: Clock,
+) -> Exporters:  # fmt: skip
+    from engine.exporters.archive import ArchiveExporter
+    from engine.exporters.exporters import Exporters
+    from engine.exporters.layout import LayoutExporter
+    from engine.exporters.local import LocalExporter
+    from engine.exporters.push import Pusher
+    from engine.exporters.tar import TarExporter
+    from storage.archive import DestFile, TarArchive
+    from storage.compose import TreeWriter
+    from storage.layout_target import enter
+    from storage.pack import write_tree
+
+    return Exporters(
+        transfer=mover.transfer,
+        blobs=blobs,
+        pusher=Pusher(mover.source, target, mover, ledger),
+        archiver=ArchiveExporter(mover.transfer, ledger, TarArchive),
+        layout=LayoutExporter(mover, ledger, enter),
+        local=LocalExporter(materializer, snapshots, ledger, clock, TreeWriter),
+        tar=TarExporter(materializer, snapshots, ledger, DestFile, write_tree),
+        clock=clock,
+    )
 
 
 def _client(closing: AsyncExitStack, *, offline: bool) -> RegistryClient | NoRegistry:

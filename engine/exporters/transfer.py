@@ -27,6 +27,7 @@ from storage.digest import Digest
 from storage.interfaces import (
     BlobStore,
     ByteStream,
+    Compression,
     Descriptor,
     LayerPacker,
     LayerRepacker,
@@ -90,7 +91,10 @@ class Transfer:
     repacker: LayerRepacker | None = None
     _epochs: dict[str, int | None] = field(default_factory=dict)
 
-    async def pack(self, ref: Ref, epoch: int | None, vertex: str | None) -> tuple[Layer, ...]:
+    async def pack(
+        self, ref: Ref, epoch: int | None, vertex: str | None,
+        compression: Compression = Compression(), rewrite: bool = False,  # noqa: ARG002, B008
+    ) -> tuple[Layer, ...]:  # fmt: skip
         """The layers of `ref`, each with diff ID and blob. Packs what has none yet; fetches nothing."""
         return tuple(await together(self._pack(layer, ref, epoch, vertex) for layer in ref.layers))
 

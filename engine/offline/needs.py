@@ -92,7 +92,7 @@ class Needs:
         for output in outputs:
             if output.kind == "image":
                 continue  # a push needs nothing here that its target can mount or be sent
-            needed_by = f"--output type={output.kind},dest={output.dest}"
+            needed_by = f"--output {output.written}"
             for result in graph.results:
                 for layer in stack.layers(result.vertex):
                     why = await self._to_write(layer, output, epoch)
@@ -155,7 +155,7 @@ class Needs:
 
     async def _to_write(self, layer: Layer, output: Output, epoch: int | None) -> str | None:
         """Why `layer` cannot be written to `output` from what is here, "" for nothing to add; None: it can."""
-        if output.kind == "local":
+        if output.of_files:
             return None if await self._obtainable(layer) else ""
         if layer.snapshot:
             packed = self.catalog.packed(layer.snapshot, epoch)
