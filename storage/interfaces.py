@@ -66,6 +66,10 @@ class Descriptor:
         )  # fmt: skip
 
 
+ESTARGZ = "containerd.io/snapshot/stargz/toc.digest"
+"""The annotation of a gzip layer that is an eStargz: the digest of its table of contents."""
+
+
 @dataclass(frozen=True, slots=True)
 class Provider:
     """Where a blob can be read. Data, never a session: any later process can use it with its own credentials.
@@ -714,20 +718,36 @@ class PackedBlob:
 class LayerPacker(Protocol):
     """Turns snapshots into blobs."""
 
-    def pack(self, snapshot: str, clamp_mtime: int | None) -> PackedBlob:
-        """Write the snapshot's layer into the blob store; `clamp_mtime` as in SnapshotStore.pack. Blocking."""
+    def pack(self, snapshot: str, clamp_mtime: int | None, compression: Compression) -> PackedBlob:
+        """Write the snapshot's layer into the blob store; `clamp_mtime` as in SnapshotStore.pack. The bytes depend on
+        nothing else. Blocking. Raises DiskError, VerificationError, InputError for a level that there is not."""
         ...
 
 
-class LayerRepacker(Protocol):
-    """Turns layers of images that are laid out here into blobs, for when the blobs that they came as are not here."""
+class LayerConverter(Protocol):
+    """Turns blobs into others that hold the same layer."""
+
+    def convert(
+        self, source: ByteSource, media_type: str, diff_id: Digest, compression: Compression,
+        clamp_mtime: int | None = None, *, even_if_same: bool = True,
+    ) -> PackedBlob | None:  # fmt: skip
+        """Write what `source` decompresses to, whose digest is `diff_id`, into the blob store as `compression`; with
+        `clamp_mtime` no time in it is later than so many seconds since the epoch. The result has a diff ID of its own
+        when that changed something, and as an eStargz. Not `even_if_same`: None, and nothing is kept, when the diff ID
+        is the same. Consumes `source` to its end. Blocking. Raises VerificationError, with nothing kept, DiskError,
+        InputError, and what `source` raises."""
+        ...
+
+
+class LayerTars(Protocol):
+    """Layers of images that are laid out here such that the tar they came as can be had."""
 
     def has(self, diff_id: Digest) -> bool:
-        """Can the layer be had so?"""
+        """Can that of the layer be had?"""
         ...
 
-    def pack(self, diff_id: Digest) -> PackedBlob:
-        """Write the layer into the blob store. Blocking. Raises DiskError, VerificationError."""
+    def open(self, diff_id: Digest) -> AbstractContextManager[ByteSource]:
+        """The tar, not verified. Blocking. Raises DiskError, VerificationError."""
         ...
 
 

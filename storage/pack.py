@@ -15,6 +15,7 @@ from typing import Any
 
 from storage.interfaces import ByteSource
 from storage.tar import BLOCK, BLOCK_DEVICE, CHARACTER, DIRECTORY, FIFO, HARD_LINK, REGULAR, SYMLINK, Entry, TarReader
+from storage.tarfields import pax_record
 from storage.unpack import OPAQUE_NAME, OPAQUE_XATTR, WHITEOUT
 
 _TYPES = {
@@ -180,7 +181,7 @@ def encode(entry: Entry) -> bytes:
     header = _ustar(entry, entry.type, entry.name)
     if not records:
         return header
-    body = b"".join(_record(key, value) for key, value in records)
+    body = b"".join(pax_record(key, value) for key, value in records)
     kind = Entry(b"", b"x", mode=0o644, uid=0, gid=0, size=len(body), mtime=0)
     named = b"PaxHeaders.0/" + entry.name.rstrip(b"/").rpartition(b"/")[2]
     return _ustar(kind, b"x", named) + body + bytes(-len(body) % BLOCK) + header
@@ -203,14 +204,6 @@ def _records(entry: Entry) -> list[tuple[bytes, bytes]]:
         records.append((b"mtime", text.rstrip(b"0").rstrip(b".")))
     records += [(b"SCHILY.xattr." + name, value) for name, value in entry.xattrs.items()]
     return records
-
-
-def _record(key: bytes, value: bytes) -> bytes:
-    """The length in front counts its own digits."""
-    rest = len(key) + len(value) + 3
-    length = rest + len(str(rest))
-    length = rest + len(str(length))
-    return b"%d %s=%s\n" % (length, key, value)
 
 
 def _ustar(entry: Entry, kind: bytes, name: bytes) -> bytes:

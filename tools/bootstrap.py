@@ -32,7 +32,7 @@ from storage.errors import InputError, RefledgerError, RegistryError, Verificati
 from storage.interfaces import (
     BlobStore,
     CheckedLayers,
-    LayerRepacker,
+    LayerTars,
     RegistrySource,
     RegistryTarget,
     SnapshotStore,
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from engine.cache.imports import CacheImports
     from engine.exporters.exporters import Exporters
     from engine.exporters.move import Mover
+    from engine.exporters.transfer import Transfer
     from engine.graph import Graph
     from engine.offline.needs import Needs
     from engine.offline.nobody import NoRegistry
@@ -88,7 +89,7 @@ def engine(
     snapshots = OverlaySnapshots(
         root.path / "snapshots", tmp, build, mounts=mounts, as_images=lambda: layers.name == ErofsLayers.name
     )
-    client, repacker = _client(closing, offline=offline), _repacker(root, blobs, offline=offline)
+    client, tars = _client(closing, offline=offline), _tars(root)
     registry = WithLayouts(client)
     cache, names = LogAnswers(CacheIndex(root.views)), Names(root.views)
     partials = DirectoryPartials(root.path / "partial")
@@ -106,12 +107,9 @@ def engine(
     @lru_cache(maxsize=1)
     def movers() -> Mover:
         from engine.exporters.move import Mover
-        from engine.exporters.transfer import Transfer
         from storage.layout_target import WithLayoutTargets
-        from storage.packing import BlobPacker
 
-        packer = BlobPacker(snapshots, blobs)
-        transfer = Transfer(blobs, registry, packer, cache, locks, ledger, clock, materializer.kept, repacker)
+        transfer = _transfer(materializer, cache, ledger, tars, offline=offline)
         return Mover(registry, WithLayoutTargets(client, build), transfer)
 
     @lru_cache(maxsize=1)
@@ -174,7 +172,7 @@ def engine(
         sources=sources,
         exporters=lambda: _exporters(movers(), client, materializer, snapshots, blobs, ledger, clock),
         emulation=emulation,
-        needs=lambda: _needs(root, build, materializer, registry, cache, sources, repacker),
+        needs=lambda: _needs(root, build, materializer, registry, cache, sources, tars),
         imports=imports,
         caching=caching,
     )
@@ -218,22 +216,35 @@ def _client(closing: AsyncExitStack, *, offline: bool) -> RegistryClient | NoReg
     return client
 
 
-def _repacker(root: Root, blobs: BlobStore, *, offline: bool) -> LayerRepacker | None:
-    if not offline:
-        return None
-    from storage.erofs.tars import TarPacker
+def _transfer(
+    materializer: Materializer, cache: LogAnswers, ledger: Ledger, tars: LayerTars, *, offline: bool
+) -> Transfer:
+    from engine.exporters.conversion import Conversion
+    from engine.exporters.transfer import Transfer
+    from storage.packing import BlobConverter, BlobPacker
 
-    return TarPacker(root.path / "layers", blobs)
+    blobs, locks, clock, kept = materializer.blobs, materializer.locks, materializer.clock, materializer.kept
+    conversion = Conversion(blobs, BlobConverter(blobs), tars, materializer, cache, locks, ledger, clock, kept)
+    packer = BlobPacker(materializer.snapshots, blobs)
+    return Transfer(
+        blobs, materializer.registry, packer, cache, locks, ledger, clock, kept, conversion, repack=offline
+    )
+
+
+def _tars(root: Root) -> LayerTars:
+    from storage.erofs.tars import ImageTars
+
+    return ImageTars(root.path / "layers")
 
 
 def _needs(
     root: Root, build: str, materializer: Materializer, registry: RegistrySource, cache: LogAnswers,
-    sources: Callable[[], SourceFetcher], repacker: LayerRepacker | None,
+    sources: Callable[[], SourceFetcher], tars: LayerTars,
 ) -> Needs:  # fmt: skip
     from engine.offline.needs import Needs
     from storage.parts import DirectoryParts
 
-    return Needs(materializer, registry, cache, DirectoryParts(root.tmp, build), sources, repacker)
+    return Needs(materializer, registry, cache, DirectoryParts(root.tmp, build), sources, tars)
 
 
 def _presence(registry: RegistrySource, facts: Facts, *, offline: bool) -> Presence:
