@@ -332,7 +332,7 @@ def _told_repacked(graph: Graph, built: Sequence[Built], written: Sequence[Writt
     again = {
         layer.diff_id
         for one in written
-        if one.made is not None and not (one.output.form.compression.force or one.output.form.rewrite)
+        if one.made is not None and not one.output.form.compression.force
         for item, image in zip(built, one.made.images, strict=True)
         for layer in image.layers[: item.base_layers]
         if layer.blob and layer.blob.digest not in listed

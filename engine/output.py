@@ -55,5 +55,4 @@ class Output(Record):
     @property
     def written(self) -> str:
         """As the log and messages have it: `type=oci,dest=…`."""
-        where = f"dest={self.dest}" if self.dest else f"push={str(self.push).lower()}"
-        return f"type={self.kind},{where}"
+        return f"type={self.kind}," + (f"dest={self.dest}" if self.dest else f"push={str(self.push).lower()}")

@@ -16,7 +16,7 @@ from engine.exporters.transfer import Transfer
 from engine.graph import Result
 from engine.output import Form, Output
 from engine.refs.materializer import Clock
-from engine.refs.ref import Layer, Ref
+from engine.refs.ref import Layer, Ref, Remote
 from storage.digest import Digest
 from storage.interfaces import BlobStore, Compression
 
@@ -78,15 +78,26 @@ class Exporters:
         for form in dict.fromkeys(output.form for output in outputs if not output.of_files):
             way = (form.compression, form.rewrite)
             if way not in packed:
-                packed[way] = [
-                    await self.transfer.pack(item.ref, epoch, str(item.result.vertex), *way) for item in built
-                ]
+                packed[way] = [await self._pack(item, epoch, form) for item in built]
             images = []
             for item, layers in zip(built, packed[way], strict=True):
                 fields = extra(item, layers) if extra is not None else {}
                 images.append(self._image(item, layers, epoch, fields, form))
             made[form] = bundle(images, form)
         return made
+
+    async def _pack(self, item: Built, epoch: int | None, form: Form) -> tuple[Layer, ...]:
+        """The layers of `item`. The times of its base's stay (as in BuildKit since its pull request 4663): rewriting
+        them would fetch and upload all of it."""
+        ref, vertex = item.ref, str(item.result.vertex)
+        if not form.rewrite:
+            return await self.transfer.pack(ref, epoch, vertex, form.compression)
+        base = Remote(ref.id, ref.layers[: item.base_layers])
+        own = Remote(ref.id, ref.layers[item.base_layers :])
+        return (
+            *await self.transfer.pack(base, epoch, vertex, form.compression),
+            *await self.transfer.pack(own, epoch, vertex, form.compression, rewrite=True),
+        )
 
     def _image(
         self, item: Built, layers: Sequence[Layer], epoch: int | None, fields: Mapping[str, Any], form: Form

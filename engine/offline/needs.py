@@ -158,7 +158,7 @@ class Needs:
         if output.of_files:
             return None if await self._obtainable(layer) else ""
         if layer.snapshot:
-            packed = self.catalog.packed(layer.snapshot, epoch, output.compression.written)
+            packed = self.catalog.packed(layer.snapshot, epoch, output.form.compression.written)
             packed_here = packed is not None and self.materializer.blobs.size(packed.blob.digest) is not None
             if packed_here or self.materializer.snapshots.has(layer.snapshot):
                 return None

@@ -28,7 +28,6 @@ _KEYS = {
     "local": ("dest", "platform-split"),
     "tar": ("dest", "platform-split"),
 }
-_LEVELS = {"gzip": range(10), "estargz": range(10), "zstd": range(1, 23), "uncompressed": range(0)}
 _ANNOTATED = re.compile(r"annotation(?:-([a-z-]+))?(?:\[([^\]]*)\])?\.(\S+)", re.DOTALL)
 _ANNOTATION_PART = re.compile(r"([a-z-]+)(?:\[([^\]]*)\])?")
 Fields = Mapping[str, str]
@@ -136,19 +135,14 @@ def _form(kind: str, fields: Fields, everywhere: tuple[Annotation, ...]) -> Form
 
 
 def _compression(fields: Fields) -> Compression:
-    kind = fields.get("compression") or "gzip"
-    if kind not in _LEVELS:
-        hint = "there is gzip, zstd, estargz and uncompressed"
-        raise InputError(f"{_FLAG}: no compression {kind[:40]!r}", hint=hint)
-    text, level = fields.get("compression-level", ""), None
-    if text:
-        levels = _LEVELS[kind]
-        level = int(text) if text.isascii() and text.isdecimal() and len(text) < 4 else -1
-        if level not in levels:
-            hint = f"its levels are {levels.start} to {levels.stop - 1}" if levels else "it has none"
-            raise InputError(f"{_FLAG}: {kind} has no level {text[:20]!r}", hint=hint)
+    kind, text = fields.get("compression") or "gzip", fields.get("compression-level", "")
+    level = int(text) if text.isascii() and text.isdecimal() and len(text) < 4 else -1 if text else None
+    if kind != "gzip" or level is not None:
+        from storage.compression import checked  # reason: it brings the libraries along
+
+        checked(kind, level)
     force = truth(_FLAG, fields, "force-compression", default=False)
-    return Compression(kind, level, force)  # type: ignore[arg-type]  # _LEVELS has no others
+    return Compression(kind, level, force)  # type: ignore[arg-type]  # checked above
 
 
 def _annotation(key: str, value: str) -> Annotation:
