@@ -542,13 +542,14 @@ class Pruned(Fact):
 
 
 class ExportStarted(Fact):
-    """`kind`: image, oci, docker, local or cache; `target`: name or path, of a cache as written; `layers`: digests that
-    may have to be read."""
+    """`kind`: image, oci, docker, local, tar or cache; `target`: name or path, of a cache as written; `layers`: digests
+    that may have to be read; `compression`: what was asked for (see Compression.written), "" where there is none."""
 
     kind: str
     target: str
     digest: str
     layers: tuple[str, ...] = ()
+    compression: str = ""
 
 
 class ExportProgressed(Fact):
@@ -562,14 +563,16 @@ class ExportProgressed(Fact):
 
 
 class Exported(Fact):
-    """`layers`: each `digest`, `transport` (mounted, streamed, uploaded, present, written), `bytes` moved, `source`;
-    `provider`: where the blobs can be read from now on, for a registry."""
+    """`digest` of the manifest or index, of a tar its own; `layers`: each `digest`, `transport` (mounted, streamed,
+    uploaded, present, written), `bytes` moved, `source`; `provider`: where the blobs can be read from now on, for a
+    registry; `compression` as in ExportStarted."""
 
     kind: str
     target: str
     digest: str
     layers: tuple[Json, ...]
     provider: Json | None = None
+    compression: str = ""
 
 
 # ---------------------------------------------------------------- what a step had beside its inputs

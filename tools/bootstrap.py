@@ -33,9 +33,10 @@ from storage.errors import InputError
 from storage.interfaces import (
     BlobStore,
     CheckedLayers,
-    LayerRepacker,
+    LayerTars,
     Provider,
     RegistrySource,
+    RegistryTarget,
     SnapshotStore,
 )
 from storage.layers import LAYER_LIMIT, ChosenLayers, DirectoryLayers
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from engine.cache.imports import CacheImports
     from engine.exporters.exporters import Exporters
     from engine.exporters.move import Mover
+    from engine.exporters.transfer import Transfer
     from engine.graph import Graph
     from engine.offline.needs import Needs
     from engine.offline.nobody import NoRegistry
@@ -89,7 +91,7 @@ def engine(
     snapshots = OverlaySnapshots(
         root.path / "snapshots", tmp, build, mounts=mounts, as_images=lambda: layers.name == ErofsLayers.name
     )
-    client, repacker = _client(closing, ledger, offline=offline), _repacker(root, blobs, offline=offline)
+    client, tars = _client(closing, ledger, offline=offline), _tars(root)
     registry, places = WithLayouts(client), Places() if offline else _places()
     cache, names = LogAnswers(CacheIndex(root.views)), Names(root.views)
     partials = DirectoryPartials(root.path / "partial")
@@ -107,30 +109,10 @@ def engine(
     @lru_cache(maxsize=1)
     def movers() -> Mover:
         from engine.exporters.move import Mover
-        from engine.exporters.transfer import Transfer
         from storage.layout_target import WithLayoutTargets
-        from storage.packing import BlobPacker
 
-        packer = BlobPacker(snapshots, blobs)
-        transfer = Transfer(blobs, registry, packer, cache, locks, ledger, clock, materializer.kept, repacker, places)
+        transfer = _transfer(materializer, cache, ledger, tars, offline=offline)
         return Mover(registry, WithLayoutTargets(client, build), transfer)
-
-    def exporters() -> Exporters:
-        from engine.exporters.archive import ArchiveExporter
-        from engine.exporters.exporters import Exporters
-        from engine.exporters.local import LocalExporter
-        from engine.exporters.push import Pusher
-        from storage.archive import TarArchive
-        from storage.compose import TreeWriter
-
-        mover = movers()
-        return Exporters(
-            transfer=mover.transfer,
-            pusher=Pusher(registry, client, mover, ledger),
-            archiver=ArchiveExporter(mover.transfer, ledger, TarArchive),
-            local=LocalExporter(materializer, snapshots, ledger, clock, TreeWriter),
-            clock=clock,
-        )
 
     @lru_cache(maxsize=1)
     def sources() -> SourceFetcher:
@@ -190,9 +172,9 @@ def engine(
         cache=cache,
         presence=_presence(registry, ledger, places, offline=offline),
         sources=sources,
-        exporters=exporters,
+        exporters=lambda: _exporters(movers(), client, materializer, snapshots, blobs, ledger, clock),
         emulation=emulation,
-        needs=lambda: _needs(root, build, materializer, registry, cache, sources, repacker),
+        needs=lambda: _needs(root, build, materializer, registry, cache, sources, tars),
         imports=imports,
         caching=caching,
     )
@@ -202,6 +184,33 @@ def engine(
 def _places() -> Places:
     """What this machine's mirrors are asked before. Raises InputError."""
     return Places(known_registries().mirrors)
+
+
+def _exporters(
+    mover: Mover, target: RegistryTarget, materializer: Materializer, snapshots: SnapshotStore, blobs: BlobStore,
+    ledger: Ledger, clock: Clock,
+) -> Exporters:  # fmt: skip
+    from engine.exporters.archive import ArchiveExporter
+    from engine.exporters.exporters import Exporters
+    from engine.exporters.layout import LayoutExporter
+    from engine.exporters.local import LocalExporter
+    from engine.exporters.push import Pusher
+    from engine.exporters.tar import TarExporter
+    from storage.archive import DestFile, TarArchive
+    from storage.compose import TreeWriter
+    from storage.layout_target import enter
+    from storage.pack import write_tree
+
+    return Exporters(
+        transfer=mover.transfer,
+        blobs=blobs,
+        pusher=Pusher(mover.source, target, mover, ledger),
+        archiver=ArchiveExporter(mover.transfer, ledger, TarArchive),
+        layout=LayoutExporter(mover, ledger, enter),
+        local=LocalExporter(materializer, snapshots, ledger, clock, TreeWriter),
+        tar=TarExporter(materializer, snapshots, ledger, DestFile, write_tree),
+        clock=clock,
+    )
 
 
 def _client(closing: AsyncExitStack, facts: Facts, *, offline: bool) -> RegistryClient | NoRegistry:
@@ -214,22 +223,36 @@ def _client(closing: AsyncExitStack, facts: Facts, *, offline: bool) -> Registry
     return client
 
 
-def _repacker(root: Root, blobs: BlobStore, *, offline: bool) -> LayerRepacker | None:
-    if not offline:
-        return None
-    from storage.erofs.tars import TarPacker
+def _transfer(
+    materializer: Materializer, cache: LogAnswers, ledger: Ledger, tars: LayerTars, *, offline: bool
+) -> Transfer:
+    from engine.exporters.conversion import Conversion
+    from engine.exporters.transfer import Transfer
+    from storage.packing import BlobConverter, BlobPacker
 
-    return TarPacker(root.path / "layers", blobs)
+    blobs, locks, clock, kept = materializer.blobs, materializer.locks, materializer.clock, materializer.kept
+    conversion = Conversion(blobs, BlobConverter(blobs), tars, materializer, cache, locks, ledger, clock, kept)
+    packer = BlobPacker(materializer.snapshots, blobs)
+    return Transfer(
+        blobs, materializer.registry, packer, cache, locks, ledger, clock, kept, conversion, repack=offline,
+        places=materializer.places,
+    )  # fmt: skip
+
+
+def _tars(root: Root) -> LayerTars:
+    from storage.erofs.tars import ImageTars
+
+    return ImageTars(root.path / "layers")
 
 
 def _needs(
     root: Root, build: str, materializer: Materializer, registry: RegistrySource, cache: LogAnswers,
-    sources: Callable[[], SourceFetcher], repacker: LayerRepacker | None,
+    sources: Callable[[], SourceFetcher], tars: LayerTars,
 ) -> Needs:  # fmt: skip
     from engine.offline.needs import Needs
     from storage.parts import DirectoryParts
 
-    return Needs(materializer, registry, cache, DirectoryParts(root.tmp, build), sources, repacker)
+    return Needs(materializer, registry, cache, DirectoryParts(root.tmp, build), sources, tars)
 
 
 def _presence(registry: RegistrySource, facts: Facts, places: Places, *, offline: bool) -> Presence:

@@ -16,6 +16,8 @@ from engine.errors import (
     VerificationError,
 )
 from engine.events import BlobCreated, ExportProgressed, LocalLost
+from engine.exporters import conversion
+from engine.exporters.conversion import PLAIN, Conversion
 from engine.ledger import Facts
 from engine.refs.materializer import PROGRESS_INTERVAL, Clock
 from engine.refs.places import Places, kind_of
@@ -27,9 +29,9 @@ from storage.digest import Digest
 from storage.interfaces import (
     BlobStore,
     ByteStream,
+    Compression,
     Descriptor,
     LayerPacker,
-    LayerRepacker,
     Locks,
     PackedBlob,
     Provider,
@@ -39,20 +41,11 @@ from storage.reference import LAYOUT_REGISTRY
 
 T = TypeVar("T")
 CHUNK = 1 << 20
+_DEFAULT = Compression()
 
 
-class Here(Protocol):
+class Here(conversion.Here, Protocol):
     """The layers of this root."""
-
-    async def usable(self, layer: Layer, vertex: str | None = None) -> bool:
-        """Is `layer` mountable here, and not known to be damaged?"""
-        ...
-
-    async def lose(
-        self, layer: Layer, kind: str, name: str, problem: str = "", *, vertex: str | None = None
-    ) -> None:
-        """Remove what is kept of `layer` as `name`, which is damaged."""
-        ...
 
     def miss(self, layer: Layer) -> None:
         """Say that the snapshot of `layer`, which nobody else has, is not here; unless the log says why."""
@@ -62,8 +55,9 @@ class Here(Protocol):
 class Catalog(Protocol):
     """What earlier builds left in the log about blobs: a projection answers."""
 
-    def packed(self, snapshot: str, epoch: int | None) -> PackedBlob | None:
-        """The blob that a snapshot was packed into."""
+    def packed(self, name: str, epoch: int | None, compression: str) -> PackedBlob | None:
+        """The blob that snapshot (or diff ID, or blob) `name` was packed into, with times clamped to `epoch`, as
+        `compression` (Compression.written)."""
         ...
 
     def providers(self, digest: Digest) -> tuple[Provider, ...]:
@@ -77,7 +71,7 @@ class Catalog(Protocol):
 
 @dataclass(slots=True)
 class Transfer:
-    """Reads and packs layers for exporters; with a `repacker` also those of images whose blobs are not here, as nobody
+    """Reads, packs and converts layers for exporters; `repack` also those of images whose blobs are not here, as nobody
     may be asked for them."""
 
     blobs: BlobStore
@@ -88,35 +82,50 @@ class Transfer:
     facts: Facts
     clock: Clock
     here: Here
-    repacker: LayerRepacker | None = None
+    conversion: Conversion
+    repack: bool = False
     places: Places = field(default_factory=Places)
-    _epochs: dict[str, int | None] = field(default_factory=dict)
+    _asked: dict[Digest, tuple[int | None, Compression]] = field(default_factory=dict)
 
-    async def pack(self, ref: Ref, epoch: int | None, vertex: str | None) -> tuple[Layer, ...]:
-        """The layers of `ref`, each with diff ID and blob. Packs what has none yet; fetches nothing."""
-        return tuple(await together(self._pack(layer, ref, epoch, vertex) for layer in ref.layers))
+    async def pack(
+        self, ref: Ref, epoch: int | None, vertex: str | None, compression: Compression = _DEFAULT,
+        rewrite: bool = False,
+    ) -> tuple[Layer, ...]:  # fmt: skip
+        """The layers of `ref`, each with diff ID and blob. Packs what steps made as `compression`, with times clamped
+        to `epoch`, and fetches nothing for that. Layers that are blobs already stay what they are, but for those in
+        another compression when it is forced, and for those with later times when `rewrite` says that these are to be
+        clamped too: they are converted, and what of them is not here is fetched. Raises InputError,
+        MaterializationError, DiskError, VerificationError."""
+        layers = await together(self._pack(layer, ref, epoch, vertex, compression) for layer in ref.layers)
+        return await self.conversion.convert(ref, layers, compression, epoch if rewrite else None)
 
-    async def _pack(self, layer: Layer, ref: Ref, epoch: int | None, vertex: str | None) -> Layer:
+    async def _pack(
+        self, layer: Layer, ref: Ref, epoch: int | None, vertex: str | None, compression: Compression
+    ) -> Layer:
         if not layer.snapshot:
             return self._with_providers(await self._repack(layer, ref, vertex))
-        self._epochs[layer.snapshot] = epoch
         async with locked(self.locks, f"pack-{layer.snapshot}"):
-            packed = self.catalog.packed(layer.snapshot, epoch)
+            packed = self.catalog.packed(layer.snapshot, epoch, compression.written)
             if packed is None or not self._readable(packed):
                 if packed is not None and not self.catalog.let_go(str(packed.blob.digest)):
                     self.facts.post(LocalLost(kind="blob", name=str(packed.blob.digest), problem="vanished"))
                 if epoch is None and layer.blob is not None and not await self.here.usable(_step(layer)):
                     return self._with_providers(layer)  # its own times, in the blob it was packed into elsewhere
-                packed = await self._make(layer, ref, epoch, vertex)
-        return self._with_providers(replace(layer, diff_id=packed.diff_id, blob=packed.blob))
+                packed = await self._make(layer, ref, epoch, vertex, compression)
+        self._asked[packed.blob.digest] = epoch, compression
+        same = layer.blob is not None and layer.blob.digest == packed.blob.digest
+        providers = layer.providers if same else ()  # those of the blob that it had
+        return self._with_providers(replace(layer, diff_id=packed.diff_id, blob=packed.blob, providers=providers))
 
-    async def _make(self, layer: Layer, ref: Ref, epoch: int | None, vertex: str | None) -> PackedBlob:
+    async def _make(
+        self, layer: Layer, ref: Ref, epoch: int | None, vertex: str | None, compression: Compression
+    ) -> PackedBlob:
         """Pack a snapshot. Raises MaterializationError when it is gone, DiskError."""
         if not await self.here.usable(_step(layer), vertex):
             self.here.miss(layer)
             raise _gone(layer)
         try:
-            packed = await in_thread(lambda: self.packer.pack(layer.snapshot, epoch))
+            packed = await in_thread(lambda: self.packer.pack(layer.snapshot, epoch, compression))
         except VerificationError as error:
             await self.here.lose(layer, "snapshot", layer.snapshot, error.what, vertex=vertex)
             raise _gone(layer) from error
@@ -124,25 +133,32 @@ class Transfer:
             if await self.here.usable(_step(layer)):
                 raise
             raise _gone(layer) from error
-        await self._tell(packed, ref, layer.snapshot, epoch, vertex)
+        await self._tell(packed, ref, layer.snapshot, epoch, vertex, compression)
         return packed
 
     async def _repack(self, layer: Layer, ref: Ref, vertex: str | None) -> Layer:
         """A layer of an image whose blob cannot be had, with one that is made of what is here; `layer` itself where
         there is no need, or no way."""
-        repacker, diff_id = self.repacker, layer.diff_id
+        diff_id = layer.diff_id
         on_disk = any(provider.registry == LAYOUT_REGISTRY for provider in layer.providers)
-        if repacker is None or diff_id is None or on_disk or self.is_here(layer) or not repacker.has(diff_id):
+        tars = self.conversion.tars
+        if not self.repack or diff_id is None or on_disk or self.is_here(layer) or not tars.has(diff_id):
             return layer
         async with locked(self.locks, f"pack-{diff_id}"):
-            packed = self.catalog.packed(str(diff_id), None)
+            packed = self.catalog.packed(str(diff_id), None, _DEFAULT.written)
             if packed is None or self.blobs.size(packed.blob.digest) is None:
-                packed = await in_thread(partial(repacker.pack, diff_id))
-                await self._tell(packed, ref, str(diff_id), None, vertex)
+                packed = await in_thread(partial(self._of_its_tar, diff_id))
+                await self._tell(packed, ref, str(diff_id), None, vertex, _DEFAULT)
         return replace(layer, blob=packed.blob)
 
+    def _of_its_tar(self, diff_id: Digest) -> PackedBlob:
+        with self.conversion.tars.open(diff_id) as tar:
+            packed = self.conversion.converter.convert(tar, PLAIN, diff_id, _DEFAULT)
+        assert packed is not None, "kept whatever it is"
+        return packed
+
     async def _tell(
-        self, packed: PackedBlob, ref: Ref, name: str, epoch: int | None, vertex: str | None
+        self, packed: PackedBlob, ref: Ref, name: str, epoch: int | None, vertex: str | None, compression: Compression
     ) -> None:
         await self.facts.record(
             BlobCreated(
@@ -154,6 +170,8 @@ class Transfer:
                 compressor=packed.compressor,
                 snapshot=name,
                 epoch=epoch,
+                compression=compression.written,
+                annotations=dict(packed.blob.annotations) or None,
             ),
             vertex=vertex,
         )
@@ -209,12 +227,14 @@ class Transfer:
                 yield chunk
 
     async def _packed_again(self, layer: Layer, blob: Descriptor) -> bool:
-        """Is the blob here again, made from the snapshot it was made from before?"""
+        """Is the blob here again, made from what it was made from before?"""
+        if await self.conversion.again(blob):
+            return True
         if not layer.snapshot or not await self.here.usable(_step(layer)):
             return False
+        epoch, compression = self._asked.get(blob.digest, (None, _DEFAULT))
         async with locked(self.locks, f"pack-{layer.snapshot}"):
-            ref = Remote(layer.name, (layer,))
-            packed = await self._make(layer, ref, self._epochs.get(layer.snapshot), None)
+            packed = await self._make(layer, Remote(layer.name, (layer,)), epoch, None, compression)
         return packed.blob.digest == blob.digest
 
     async def _stored(self, blob: Descriptor, shown: Callable[[int], None]) -> AsyncGenerator[bytes, None]:
