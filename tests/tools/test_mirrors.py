@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -124,6 +125,25 @@ def test_I3_a_push_begins_anew_when_a_mirror_gave_wrong_bytes(site: Site, second
         (lost,) = site.told("ProviderLost")
         assert (lost["provider"]["registry"], lost["class"]) == (mirror.host, "corrupt")
     assert second_registry.blob_path(site.second).read_bytes() == site.registry.blob_path(site.second).read_bytes()
+
+
+@pytest.mark.parametrize("output", ["type=oci,dest={}", "type=docker,dest={}", "type=oci,tar=false,dest={}"])
+def test_I3_an_archive_begins_anew_when_a_mirror_gave_wrong_bytes(site: Site, output: str) -> None:
+    with mirror_of(site, Fault("GET", f"/blobs/{site.second}", flip=True)) as mirror:
+        dest = site.directory / "out"
+        site.builder.must_build(f"FROM {site.base['reference']}\nLABEL a=b\n", "--output", output.format(dest))
+        (exported,) = site.told("Exported")
+        sources = {layer["digest"]: layer["source"].partition("/")[0] for layer in exported["layers"]}
+        assert sources == {site.first: mirror.host, site.second: site.registry.host}
+        assert gets(mirror, site.second) == 1
+    blob = site.registry.blob_path(site.second).read_bytes()
+    name = f"blobs/sha256/{site.second[7:]}"
+    if dest.is_dir():
+        assert (dest / name).read_bytes() == blob
+    else:
+        with tarfile.open(dest) as archive:
+            assert archive.extractfile(name).read() == blob  # type: ignore[union-attr]  # it is a file
+    assert [path.name for path in dest.parent.iterdir() if path.name.endswith(".part")] == []
 
 
 def test_what_a_mirror_broke_off_the_registry_goes_on_with(site: Site, second_registry: RegistryProcess) -> None:
