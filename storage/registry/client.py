@@ -17,6 +17,7 @@ from storage.digest import Digest, Hasher
 from storage.errors import InputError, RegistryError, VerificationError
 from storage.interfaces import BlobStream, ByteStream, Descriptor, Provider, Reference
 from storage.reference import check_provider, is_tag
+from storage.registries import Registries
 from storage.registry.auth import Authenticator
 from storage.registry.download import Download
 from storage.registry.limits import Limits
@@ -34,8 +35,8 @@ _NO_HEAD = frozenset({400, 404, 405, 406, 501})
 class RegistryClient:
     """`RegistrySource` and `RegistryTarget` over one connection pool. Use it in one event loop; `aclose` it there.
 
-    `credentials` are asked for when a registry asks; `sleep`, `clock` (seconds since the epoch) and `jitter` (0 to 1)
-    are passed in for tests.
+    `credentials` are asked for when a registry asks; `registries` says how hosts are spoken to; `sleep`, `clock`
+    (seconds since the epoch) and `jitter` (0 to 1) are passed in for tests.
     """
 
     def __init__(
@@ -44,12 +45,15 @@ class RegistryClient:
         *,
         user_agent: str,
         limits: Limits | None = None,
+        registries: Registries | None = None,
         sleep: Sleep = asyncio.sleep,
         clock: Callable[[], float] = time.time,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._limits = limits or Limits()
-        self._transport = Transport(user_agent, self._limits, sleep=sleep, clock=clock, jitter=jitter)
+        self._transport = Transport(
+            user_agent, self._limits, sleep=sleep, clock=clock, jitter=jitter, registries=registries
+        )
         self._session = Session(self._transport, Authenticator(credentials, self._transport, user_agent))
 
     async def aclose(self) -> None:

@@ -33,11 +33,6 @@ class Call:
     body: Callable[[], bytes | AsyncIterator[bytes]] | None = None
     repeat: bool = True
 
-    @property
-    def url(self) -> str:
-        """The absolute URL."""
-        return locate(base_url(self.registry), self.target, self.where)
-
 
 class Session:
     """Requests to any number of registries, over one transport."""
@@ -78,8 +73,8 @@ class Session:
     async def _once(self, call: Call) -> httpx.Response:
         header = await self._auth.header(call.registry, call.scopes, call.where)
         response = await self._follow(call, header)
-        home = origin(base_url(call.registry))
-        if response.status_code == 401 and origin(str(response.url)) == home:
+        home = base_url(call.registry, self.transport.registries)
+        if response.status_code == 401 and origin(str(response.url)) == origin(home):
             challenges = response.headers.get_list("www-authenticate")
             answer = await self._answer(call, challenges, response, header)
             if answer:
@@ -99,11 +94,11 @@ class Session:
     async def _follow(self, call: Call, header: str) -> httpx.Response:
         """Send `call`; follow redirects of GET and HEAD. The header goes to the registry's own origin only, and is
         not shown again once a redirect has left it."""
-        home = origin(base_url(call.registry))
-        url = call.url
+        home = base_url(call.registry, self.transport.registries)
+        url = locate(home, call.target, call.where)
         at_home = True
         for _ in range(self.transport.limits.redirects + 1):
-            at_home = at_home and origin(url) == home
+            at_home = at_home and origin(url) == origin(home)
             headers = {**call.headers, "Authorization": header} if header and at_home else call.headers
             body = call.body() if call.body else None
             response = await self.transport.send(call.method, url, headers, where=call.where, body=body)
