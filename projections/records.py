@@ -169,7 +169,7 @@ def _fold(found: Records, event: Event) -> None:
             found.first.setdefault((record.ref, build), record)
             for key in filter(None, dict.fromkeys((record.key, record.resolved))):
                 found.by_key.setdefault(key, []).append(record)
-        case "BlobCreated":
+        case "BlobCreated" if not text(data, "source", ""):
             snapshot = text(data, "snapshot", "") or text(data, "ref", "")
             found.packed.setdefault(snapshot, []).append(text(data, "digest"))
         case "LayerPulled":

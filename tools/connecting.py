@@ -9,6 +9,7 @@ from storage import registries
 from storage.credentials import Credential, Credentials, DockerCredentials
 from storage.registries import Registries
 from storage.registry import Limits, RegistryClient
+from storage.registry.attempts import Observe
 from tools import __version__
 from tools.roots import root_directory
 
@@ -24,9 +25,12 @@ def known_registries() -> Registries:
     return registries.load(registries.find(os.environ, root_directory()))
 
 
-def registry_client(limits: Limits | None = None) -> RegistryClient:
-    """A client with this user's credentials and settings. The caller closes it. Raises InputError."""
-    return RegistryClient(DockerCredentials(), user_agent=USER_AGENT, limits=limits, registries=known_registries())
+def registry_client(limits: Limits | None = None, observe: Observe | None = None) -> RegistryClient:
+    """A client with this user's credentials and settings; `observe` as in RegistryClient. The caller closes it. Raises
+    InputError."""
+    return RegistryClient(
+        DockerCredentials(), user_agent=USER_AGENT, limits=limits, registries=known_registries(), observe=observe
+    )
 
 
 async def check_login(registry: str, credential: Credential) -> Accepted:

@@ -47,15 +47,15 @@ def test_the_latest_record_of_a_key_wins(log: ListLog, views: Views) -> None:
 
 def test_packed_layers_are_found_by_snapshot_and_epoch(log: ListLog, views: Views) -> None:
     index = CacheIndex(views)
-    packed = index.packed("b1-run", None)
+    packed = index.packed("b1-run", None, "gzip")
     assert packed is not None
     assert (packed.digest, packed.diff_id, packed.bytes) == (digest("blobr"), digest("diffr"), 900)
-    assert index.packed("b1-run", 0) is None
+    assert index.packed("b1-run", 0, "gzip") is None
     for name, epoch in (("z", 0), ("zz", 0), ("plain", None)):
         log.add(e.BlobCreated(ref="b1-run", snapshot="b1-run", diff_id=digest("d"), digest=digest(name),
                               media_type="m", bytes=1, compressor="x", epoch=epoch), "b1")  # fmt: skip
     views.catch_up(log)
-    found = [index.packed("b1-run", epoch) for epoch in (0, None)]
+    found = [index.packed("b1-run", epoch, "gzip") for epoch in (0, None)]
     assert [packed and packed.digest for packed in found] == [digest("zz"), digest("plain")]
 
 
