@@ -7,6 +7,7 @@ either, and the same tag serves there (as regctl writes it; oras finds the manif
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ from storage.errors import InputError, RegistryError
 from storage.interfaces import Descriptor, Provider, Referrer
 
 INDEX = "application/vnd.oci.image.index.v1+json"
-_DEFAULT_TYPE = "application/vnd.oci.image.manifest.v1+json"
+_FALLBACK = re.compile("(sha256|sha512)-[0-9a-f]{64}")
 
 Read = Callable[[Provider, str], Awaitable[bytes | None]]
 """The manifest that a tag names, None when there is no such tag."""
@@ -26,6 +27,11 @@ Put = Callable[[Provider, str, str, bytes], Awaitable[Digest]]
 def fallback_tag(subject: Digest) -> str:
     """The tag that lists the referrers of `subject` (a sha512 digest is cut, as the specification asks)."""
     return f"{subject.algorithm[:32]}-{subject.hex[:64]}"
+
+
+def is_fallback_tag(tag: str) -> bool:
+    """Does `tag` read like one of those?"""
+    return _FALLBACK.fullmatch(tag) is not None
 
 
 def read_referrers(data: bytes, where: str) -> list[Referrer]:
