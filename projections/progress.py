@@ -311,6 +311,8 @@ class ProgressView:
                 transfer = step.transfers.setdefault(digest, Transfer(digest, requested=event.time))
                 transfer.transport = text(event.data, "transport", "")
                 transfer.advance(event.time, size(event.data, "bytes"), size(event.data, "total"))
+                if transfer.done == transfer.total:
+                    transfer.finish(event.time, transfer.done)
                 return [step]
         return []
 
