@@ -549,8 +549,12 @@ class RegistryTarget(Protocol):
         """Cross-repository mount within one registry; False when the registry would not (any 4xx or 202)."""
         ...
 
-    async def upload(self, target: Provider, blob: Descriptor, chunks: Callable[[], ByteStream]) -> None:
-        """Upload `blob` from a stream that can be opened anew for a retry."""
+    async def upload(
+        self, target: Provider, blob: Descriptor, chunks: Callable[[], ByteStream], *,
+        resume: Callable[[int], ByteStream] | None = None,
+    ) -> None:  # fmt: skip
+        """Upload `blob` from a stream that can be opened anew for a retry. `resume` opens it from an offset on (bytes;
+        less than `blob.size`): an upload that broke off, in an earlier process maybe, may then be gone on with."""
         ...
 
     async def put_manifest(self, target: Provider, name: str, media_type: str, data: bytes) -> Digest:

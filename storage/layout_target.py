@@ -37,10 +37,13 @@ class WithLayoutTargets:
             return False
         return await self._inner.mount(target, digest, source)
 
-    async def upload(self, target: Provider, blob: Descriptor, chunks: Callable[[], ByteStream]) -> None:
+    async def upload(
+        self, target: Provider, blob: Descriptor, chunks: Callable[[], ByteStream], *,
+        resume: Callable[[int], ByteStream] | None = None,
+    ) -> None:  # fmt: skip
         """See RegistryTarget.upload. Raises DiskError, VerificationError."""
         if target.registry != LAYOUT_REGISTRY:
-            await self._inner.upload(target, blob, chunks)
+            await self._inner.upload(target, blob, chunks, resume=resume)
             return
         writer = await asyncio.to_thread(self._blobs(target).writer)
         try:

@@ -25,6 +25,7 @@ from storage.layout import WithLayouts
 from storage.layout_listing import WithLayoutListing
 from storage.layout_target import WithLayoutTargets
 from storage.locks import FileLocks
+from storage.uploads import UploadSessions
 from tools.connecting import known_registries, registry_client
 from tools.known import LogAnswers
 from tools.roots import Root
@@ -45,7 +46,9 @@ async def imaging(root: Root, build: str) -> AsyncIterator[tuple[Ledger, Imaging
     """For a build that is recorded in `root`, with its ledger."""
     ledger = Ledger(root.log, build)
     blobs = DirectoryBlobs(root.path, owner=build)
-    async with _imaging(ledger, blobs, LogAnswers(CacheIndex(root.views)), root.locks, build) as made:
+    uploads = UploadSessions(root.path / "uploads")
+    uploads.sweep()
+    async with _imaging(ledger, blobs, LogAnswers(CacheIndex(root.views)), root.locks, build, uploads) as made:
         yield ledger, made
 
 
@@ -61,9 +64,9 @@ async def passing_imaging() -> AsyncIterator[Imaging]:
 
 @asynccontextmanager
 async def _imaging(
-    facts: Facts, blobs: BlobStore, catalog: Catalog, locks: Locks, owner: str
+    facts: Facts, blobs: BlobStore, catalog: Catalog, locks: Locks, owner: str, uploads: UploadSessions | None = None
 ) -> AsyncIterator[Imaging]:
-    client = registry_client(observe=lambda attempt: facts.post(tried(attempt)))
+    client = registry_client(observe=lambda attempt: facts.post(tried(attempt)), uploads=uploads)
     try:
         registry, nothing = WithLayouts(client), _NoSnapshots()
         clock = Clock(time.time_ns, time.monotonic)

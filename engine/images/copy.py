@@ -16,7 +16,7 @@ from typing import Any
 from engine.errors import InputError, VerificationError
 from engine.events import Exported, ExportStarted, SourceResolved
 from engine.images.choose import chosen
-from engine.images.place import Cargo, Placer, Wanted
+from engine.images.place import Cargo, Placer, Wanted, descriptors
 from engine.images.read import Manifest
 from engine.ledger import Facts
 from engine.refs.ref import Layer
@@ -171,7 +171,7 @@ class Copier:
                 platform="" if request.every else ",".join(map(str, request.platforms)),
                 provider=provider.to_json(),
                 manifest=str(top.digest),
-                config=str((top.fields.get("config") or {}).get("digest", "")),
+                config="".join(str(config.digest) for config, _ in descriptors(top.fields, "config", where)[:1]),
                 resolved_by=resolved_by.to_json(),
             )
         )
