@@ -70,10 +70,10 @@ class Mover:
         if not ask_first and await self.source.exists(target, blob.digest):
             return _moved(blob, "present", 0, str(target))
         if self.transfer.is_here(layer):
-            await self._send(layer, blob, target, name, "uploaded")
-            return _moved(blob, "uploaded", blob.size, "")
-        served = await self._send(layer, blob, target, name, "streamed")
-        return _moved(blob, "streamed", blob.size, ", ".join(map(str, served)))
+            size, _ = await self._send(layer, blob, target, name, "uploaded")
+            return _moved(blob, "uploaded", size, "")
+        size, served = await self._send(layer, blob, target, name, "streamed")
+        return _moved(blob, "streamed", size, ", ".join(map(str, served)))
 
     async def _mounted(self, target: Provider, digest: Digest, place: Provider) -> bool:
         try:
@@ -83,17 +83,21 @@ class Mover:
 
     async def _send(
         self, layer: Layer, blob: Descriptor, target: Provider, name: str, transport: str
-    ) -> Sequence[Provider]:
-        """Upload the bytes. Who gave them."""
+    ) -> tuple[int, Sequence[Provider]]:
+        """Upload the bytes. How many there were, as `target` may have had some from an upload that broke off, and who gave them."""
         shown = self.transfer.progress(name, blob, transport, None)
         served: list[Provider] = []
+        first = blob.size
 
-        def chunks() -> ByteStream:
-            served.clear()
-            return self.transfer.read(layer, shown, served.append)
+        def chunks(start: int = 0) -> ByteStream:
+            nonlocal first
+            first = min(first, start)
+            if not start:
+                served.clear()
+            return self.transfer.read(layer, shown, served.append, start)
 
-        await self.transfer.anew([layer], lambda: self.target.upload(target, blob, chunks))
-        return tuple(dict.fromkeys(served))
+        await self.transfer.anew([layer], lambda: self.target.upload(target, blob, chunks, resume=chunks))
+        return blob.size - first, tuple(dict.fromkeys(served))
 
 
 def _same(one: Provider, other: Provider) -> bool:

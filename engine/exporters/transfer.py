@@ -185,16 +185,18 @@ class Transfer:
         return replace(layer, providers=tuple(dict.fromkeys((*layer.providers, *known))))
 
     def read(
-        self, layer: Layer, shown: Callable[[int], None], served: Callable[[Provider], None] | None = None
-    ) -> ByteStream:
+        self, layer: Layer, shown: Callable[[int], None], served: Callable[[Provider], None] | None = None,
+        start: int = 0,
+    ) -> ByteStream:  # fmt: skip
         """The layer's blob: from here, else from the first place that gives it, where the next one goes on when it
         breaks off. `shown` is told the bytes so far, `served` the places that they came from.
 
         The returned iterator raises MaterializationError when nobody has it, or the bytes were wrong (`corrupt`): who
-        gave those is not asked again, so that another reading may fare better.
+        gave those is not asked again, so that another reading may fare better. With `start`, an offset in bytes, only
+        what follows it, and that unverified: whoever has what is before it must do so.
         """
         assert layer.blob is not None
-        return self._bytes(layer, layer.blob, shown, served)
+        return self._bytes(layer, layer.blob, shown, served, start)
 
     async def anew(self, layers: Iterable[Layer], work: Callable[[], Awaitable[T]]) -> T:
         """What `work` makes, which reads `layers` and hands their bytes on: from its beginning once more, when bytes
@@ -215,13 +217,14 @@ class Transfer:
         return layer.blob is not None and self.blobs.size(layer.blob.digest) is not None
 
     async def _bytes(
-        self, layer: Layer, blob: Descriptor, shown: Callable[[int], None], served: Callable[[Provider], None] | None
-    ) -> AsyncIterator[bytes]:
+        self, layer: Layer, blob: Descriptor, shown: Callable[[int], None], served: Callable[[Provider], None] | None,
+        start: int,
+    ) -> AsyncIterator[bytes]:  # fmt: skip
         here = self.blobs.size(blob.digest) is not None
         # before the first byte goes out: whoever has some of a damaged blob could not begin anew
         if here and not await in_thread(lambda: self.blobs.sound(blob.digest)):
             here = await self._packed_again(layer, blob)
-        stream = self._stored(blob, shown) if here else self._remote(layer, blob, shown, served)
+        stream = self._stored(blob, shown, start) if here else self._remote(layer, blob, shown, served, start)
         async with aclosing(stream) as chunks:
             async for chunk in chunks:
                 yield chunk
@@ -237,21 +240,24 @@ class Transfer:
             packed = await self._make(layer, Remote(layer.name, (layer,)), epoch, None, compression)
         return packed.blob.digest == blob.digest
 
-    async def _stored(self, blob: Descriptor, shown: Callable[[int], None]) -> AsyncGenerator[bytes, None]:
-        done = 0
+    async def _stored(
+        self, blob: Descriptor, shown: Callable[[int], None], done: int
+    ) -> AsyncGenerator[bytes, None]:
         with self.blobs.open(blob.digest) as file:
+            file.seek(done)
             while chunk := await asyncio.to_thread(file.read, CHUNK):
                 yield chunk
                 done += len(chunk)
                 shown(done)
 
     async def _remote(
-        self, layer: Layer, blob: Descriptor, shown: Callable[[int], None], served: Callable[[Provider], None] | None
-    ) -> AsyncGenerator[bytes, None]:
+        self, layer: Layer, blob: Descriptor, shown: Callable[[int], None], served: Callable[[Provider], None] | None,
+        start: int,
+    ) -> AsyncGenerator[bytes, None]:  # fmt: skip
         relay = Relay(self.registry, self.places, self.facts, layer.name, blob, layer.providers)
-        done = 0
+        done = start
         try:
-            async with aclosing(relay.stream()) as chunks:
+            async with aclosing(relay.stream(start)) as chunks:
                 async for chunk in chunks:
                     yield chunk
                     done += len(chunk)
