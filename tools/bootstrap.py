@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from engine.exporters.exporters import Exporters
     from engine.exporters.move import Mover
     from engine.graph import Graph
+    from engine.images.intake import LayerFiles
     from engine.offline.needs import Needs
     from engine.offline.nobody import NoRegistry
     from engine.ops.attend import Attend
@@ -191,6 +192,7 @@ def engine(
         exporters=exporters,
         emulation=emulation,
         needs=lambda: _needs(root, build, materializer, registry, cache, sources, repacker),
+        files=lambda: _files(blobs, ledger, clock),
         imports=imports,
         caching=caching,
     )
@@ -277,11 +279,9 @@ async def passing_resolver(*, offline: bool) -> AsyncIterator[Resolver]:
 
 def _layers(root: Root, build: str, mounts: ErofsMounts, snapshotter: str) -> CheckedLayers:
     """With a way that is forced, layers laid out in the other count as not here."""
-    limit = os.environ.get("REFLEDGER_LAYER_LIMIT") or str(LAYER_LIMIT)
-    if not limit.isdecimal():
-        raise InputError(f"REFLEDGER_LAYER_LIMIT={limit}: not a number of bytes", hint="write digits only")
-    images = ErofsLayers(root.path / "layers", root.tmp, build, mounts, limit=int(limit))
-    directories = DirectoryLayers(root.path / "layers", root.tmp, build, limit=int(limit))
+    limit = _layer_limit()
+    images = ErofsLayers(root.path / "layers", root.tmp, build, mounts, limit=limit)
+    directories = DirectoryLayers(root.path / "layers", root.tmp, build, limit=limit)
     if snapshotter == "directory":
         return directories
     if snapshotter == "erofs":
@@ -293,6 +293,20 @@ def _layers(root: Root, build: str, mounts: ErofsMounts, snapshotter: str) -> Ch
             )
         return images
     return ChosenLayers((images, directories), lambda: images if mounts.works else directories)
+
+
+def _files(blobs: BlobStore, facts: Facts, clock: Clock) -> LayerFiles:
+    from engine.images.intake import LayerFiles
+    from storage.layerfile import BlobIntake
+
+    return LayerFiles(BlobIntake(blobs, _layer_limit()), facts, clock)
+
+
+def _layer_limit() -> int:
+    limit = os.environ.get("REFLEDGER_LAYER_LIMIT") or str(LAYER_LIMIT)
+    if not limit.isdecimal():
+        raise InputError(f"REFLEDGER_LAYER_LIMIT={limit}: not a number of bytes", hint="write digits only")
+    return int(limit)
 
 
 @dataclass(slots=True)

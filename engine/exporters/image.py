@@ -125,7 +125,7 @@ def compose(
     config["rootfs"] = {"type": "layers", "diff_ids": [str(layer.diff_id) for layer in layers]}
     config["history"] = entries
     config |= extra
-    return _image(tuple(map(_as_oci, layers)), canonical_json(config), MANIFEST, CONFIG)
+    return _image(tuple(map(_as_oci, layers)), canonical_json(config), MANIFEST, CONFIG, result.annotations)
 
 
 def as_docker(image: Image) -> Image:
@@ -138,14 +138,19 @@ def as_docker(image: Image) -> Image:
     return _image(layers, image.config, DOCKER_MANIFEST, DOCKER_CONFIG)
 
 
-def _image(layers: tuple[Layer, ...], config: bytes, media_type: str, config_type: str) -> Image:
+def _image(
+    layers: tuple[Layer, ...], config: bytes, media_type: str, config_type: str,
+    annotations: Mapping[str, str] | None = None,
+) -> Image:  # fmt: skip
     config_blob = Descriptor(config_type, sha256(config), len(config))
-    manifest: Mapping[str, Any] = {
+    manifest: dict[str, Any] = {
         "schemaVersion": 2,
         "mediaType": media_type,
         "config": config_blob.to_json(),
         "layers": [layer.blob.to_json() for layer in layers if layer.blob],
     }
+    if annotations:
+        manifest["annotations"] = dict(annotations)
     return Image(layers, canonical_json(manifest), media_type, config, config_blob)
 
 

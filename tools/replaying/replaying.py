@@ -22,7 +22,7 @@ from engine.events import (
 )
 from engine.frontend.compile import FrontendOptions, compile_dockerfile
 from engine.grants import Offered
-from engine.graph import ContextSource, Graph, ImageSource, Scratch, Vertex
+from engine.graph import ContextSource, Graph, ImageSource, LayerSource, Scratch, Vertex
 from engine.refs.ref import Layer, Remote
 from engine.replay import Replayer, Steps, Survey, plan_replay, survey
 from engine.solver.scheduler import VertexError
@@ -180,7 +180,7 @@ class Replay:
         return [
             vertex.digest
             for vertex in closure(graph, self.choice.steps)
-            if not isinstance(vertex.op, Scratch | ImageSource) and not self._is_context(vertex)
+            if not isinstance(vertex.op, Scratch | ImageSource | LayerSource) and not self._is_context(vertex)
         ]
 
     async def _known(self, graph: Graph, wanted: Iterable[Digest], contexts: Iterable[Digest]) -> dict[Digest, Remote]:
