@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from engine.errors import DockerfileError, MaterializationError, NotGranted, RefledgerError
+from engine.errors import DockerfileError, InputError, MaterializationError, NotGranted, RefledgerError
 from engine.events import BuildCompleted, BuildFailed, BuildStarted, GraphDefined
 from engine.executor import Executor
 from engine.frontend.compile import FrontendOptions, compile_dockerfile
@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     from engine.ops.emulation import Emulation
     from engine.ops.sources import SourceFetcher
 
+DOCKERFILE = "dockerfile.v0"
+"""The frontend of builds that are not edits of images (Definition.frontend)."""
 FETCHED = (HttpSource, GitSource, ArchiveSource)
 
 
@@ -153,11 +155,14 @@ class Engine:
 
     def _start(self, request: BuildRequest) -> None:
         edit, text = request.definition, request.dockerfile
-        stored = canonical_json(edit.to_json()) if edit is not None else (text or "").encode()
-        definition = "" if edit is None and text is None else str(self.blobs.put(stored))
+        if edit is not None:
+            from engine.images.definition import definition_text
+
+            text = definition_text(edit)
+        definition = "" if text is None else str(self.blobs.put(text.encode()))
         self.ledger.post(
             BuildStarted(
-                frontend="dockerfile.v0" if edit is None else edit.frontend,
+                frontend=DOCKERFILE if edit is None else edit.frontend,
                 definition=definition,
                 options=dict(request.options),
                 context=None,
@@ -171,6 +176,8 @@ class Engine:
 
     async def _define(self, request: BuildRequest) -> Graph:
         graph = await self._compile(request)
+        if len(graph.results) > 1 and any(output.kind == "docker" for output in request.outputs):
+            raise InputError("type=docker holds one platform", hint="use type=oci for several, or name one: --platform")
         if any(isinstance(vertex.op, FETCHED) for vertex in graph.vertices):
             from engine.pin import pin_graph
 

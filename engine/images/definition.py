@@ -5,6 +5,7 @@ The stored definition is its JSON, which names everything that the edit was aske
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
@@ -13,11 +14,13 @@ from engine.graph import Graph, ImageLayer
 from engine.ledger import Facts
 from engine.record import Record
 from engine.resolver import Resolver
-from storage.digest import canonical_json, parse_json
+from storage.digest import parse_json
 from storage.errors import InputError
 from storage.interfaces import BlobStore
 
 Json = dict[str, Any]
+FILENAME = "definition.json"
+"""What the stored definition is called, where that of a Dockerfile has its name."""
 PLATFORMS_LIMIT = 64
 """Platforms of one image that are edited at once: each costs requests, and an index may list anything."""
 
@@ -69,9 +72,14 @@ async def read_definition(definition: Definition, take: Take, blobs: BlobStore, 
     """`definition`, read; where that told something new, the whole of it is in the log."""
     read = await definition.read(take)
     if read != definition:
-        stored = blobs.put(canonical_json(read.to_json()))
-        await facts.record(DefinitionRead(definition=str(stored), filename=""))
+        stored = blobs.put(definition_text(read).encode())
+        await facts.record(DefinitionRead(definition=str(stored), filename=FILENAME))
     return read
+
+
+def definition_text(definition: Definition) -> str:
+    """The stored form: JSON, a field a line, as people compare two of them."""
+    return json.dumps(definition.to_json(), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def parse_definition(frontend: str, text: str) -> Definition:
