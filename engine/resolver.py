@@ -63,7 +63,7 @@ class ImageResolver:
         return dict(zip(unique, images, strict=True))
 
     async def _resolve(self, written: str, platform: str) -> ResolvedImage:
-        reference = _parse(written)
+        reference = parse_image(written)
         provider = reference.provider
         top = await self._top(reference, platform)
         where = str(reference)
@@ -92,7 +92,7 @@ class ImageResolver:
 
     async def platforms(self, written: str) -> tuple[str, ...]:
         """See Resolver.platforms."""
-        reference = _parse(written)
+        reference = parse_image(written)
         provider, where = reference.provider, str(reference)
         host = str(host_platform())
         top = await self._top(reference, host)
@@ -111,5 +111,6 @@ class ImageResolver:
         return await self._tops[written]
 
 
-def _parse(written: str) -> Reference:
+def parse_image(written: str) -> Reference:
+    """An image's name as `FROM` may have it. Raises InputError."""
     return parse_layout(written) if written.startswith(LAYOUT) else parse_reference(written)

@@ -30,7 +30,7 @@ from engine.images.change import apply_changes
 from engine.images.contents import check_described
 from engine.images.definition import Given, Json, Take, platforms_of
 from engine.images.inherited import entries, fitted
-from engine.resolver import Resolver
+from engine.resolver import Resolver, parse_image
 from storage.interfaces import Provider
 
 SCRATCH = "scratch"
@@ -69,9 +69,13 @@ class Append:
         return cls(data["image"], tuple(data["files"]), tuple(data["platforms"]), tuple(data["changes"]), given)
 
     async def read(self, take: Take) -> Append:
-        """See Definition.read. One after the other: one of them may be standard input."""
+        """See Definition.read. One after the other: one of them may be standard input. What else is wrong is told before
+        anything is read."""
         if self.given:
             return self
+        if self.image != SCRATCH:
+            parse_image(self.image)
+        apply_changes(ImageConfig({}, {}), self.changes, COMMENT)
         return replace(self, given=tuple([await take(name) for name in self.files]))
 
     async def compile(self, resolver: Resolver) -> Graph:

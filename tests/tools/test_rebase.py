@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,22 @@ def manifest(registry: RegistryProcess, name: str, tag: str = "latest") -> Any:
 def config(registry: RegistryProcess, name: str, tag: str = "latest") -> Any:
     digest = manifest(registry, name, tag)["config"]["digest"]
     return get_json(registry.host, f"/v2/{name}/blobs/{digest}")
+
+
+def unpacked_and_run(image: str, directory: Path, args: Sequence[str] = ()) -> tuple[Path, str]:
+    """`image` (as skopeo names it) as umoci unpacks it, and what it prints when runc runs it, or `args` in it."""
+    layout, bundle = directory / "layout", directory / "bundle"
+    subprocess.run(["skopeo", "copy", "-q", "--src-tls-verify=false", image, f"oci:{layout}:x"], check=True)
+    subprocess.run(["umoci", "unpack", "--image", f"{layout}:x", str(bundle)], check=True, capture_output=True)
+    spec = json.loads((bundle / "config.json").read_text())
+    spec["process"] |= {"terminal": False, "args": list(args) or spec["process"]["args"]}
+    spec["process"].pop("rlimits", None)
+    (bundle / "config.json").write_text(json.dumps(spec))
+    done = subprocess.run(
+        ["runc", "run", "-b", str(bundle), f"edited-{os.getpid()}-{directory.name}"], capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    return bundle / "rootfs", done.stdout
 
 
 def blobs(image: Mapping[str, Any]) -> list[str]:
@@ -131,25 +147,14 @@ def test_keep_config_keeps_all_of_it(bases: Bases, registry: RegistryProcess, re
 
 def test_rebased_image_runs_with_whiteouts_over_the_new_base(bases: Bases, tmp_path: Path) -> None:
     bases.must_rebase("-t", bases.tag, "--push")
-    layout, bundle = tmp_path / "layout", tmp_path / "bundle"
-    subprocess.run(
-        ["skopeo", "copy", "-q", "--src-tls-verify=false", f"docker://{bases.tag}", f"oci:{layout}:app"], check=True
-    )
-    subprocess.run(["umoci", "unpack", "--image", f"{layout}:app", str(bundle)], check=True, capture_output=True)
-    root = bundle / "rootfs"
+    args = ["/bin/sh", "-c", "cat /etc/release; echo $PATH $VERSION"]
+    root, said = unpacked_and_run(f"docker://{bases.tag}", tmp_path, args)
+    assert said == "2\n/app:/usr/local/bin:/bin 2\n"
     assert (root / "etc/release").read_text() == "2\n"
     assert (root / "app/app.txt").read_text() == "the app\n"
     assert (root / "data/new").exists()
     assert not (root / "data/old").exists()
     assert not (root / "etc/gone").exists()  # the new base has it; the image had removed it
-    spec = json.loads((bundle / "config.json").read_text())
-    spec["process"]["terminal"] = False
-    spec["process"]["args"] = ["/bin/sh", "-c", "cat /etc/release; echo $PATH $VERSION"]
-    (bundle / "config.json").write_text(json.dumps(spec))
-    done = subprocess.run(
-        ["runc", "run", "-b", str(bundle), f"rebase-{os.getpid()}"], capture_output=True, text=True, check=True
-    )
-    assert done.stdout == "2\n/app:/usr/local/bin:/bin 2\n"
 
 
 def test_annotations_say_what_it_stands_on_and_are_enough_the_next_time(
