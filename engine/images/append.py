@@ -69,8 +69,8 @@ class Append:
         return cls(data["image"], tuple(data["files"]), tuple(data["platforms"]), tuple(data["changes"]), given)
 
     async def read(self, take: Take) -> Append:
-        """See Definition.read. One after the other: one of them may be standard input. What else is wrong is told before
-        anything is read."""
+        """See Definition.read. One after the other, as one of them may be standard input; what else is wrong is told
+        before."""
         if self.given:
             return self
         if self.image != SCRATCH:

@@ -316,14 +316,19 @@ def test_the_layer_is_known_to_the_log_and_can_be_let_go_once_it_is_elsewhere(
     assert stored["data"]["name"] == str(layer)
     assert stored["data"]["layer"]["digest"] == digest
     assert builder.events("MaterializationRequested", "LayerPulled") == []
-    for command in ("show", "why", "report"):
-        assert builder.run(command, build["id"]).code == 0
+    for command in (["show"], ["why"], ["report", "-o", "-"]):
+        assert builder.run(*command, build["id"]).code == 0
     pruned = builder.run("prune", "--all")
     assert pruned.code == 0, pruned.err
     demoted = [event["data"] for event in builder.events("Demoted")]
     assert [(item["kind"], item["digest"]) for item in demoted] == [("blob", digest)]
     verified = builder.run("replay", build["id"], "--verify", "--progress", "quiet")
     assert verified.code == 0, verified.out + verified.err
+    must(builder, "append", image["reference"], str(layer), "-t", f"{registry.host}/{repository}/app:1", "--push")
+    why = builder.run("why", builder.builds()[0]["id"], "3")
+    assert why.code == 0, why.err
+    assert "verified here (digest, diff_id)" in why.out
+    assert f"from file {layer}" in why.out
     assert layer_digests(image) == blobs(manifest(registry, f"{repository}/app", "1"))[:-1]
 
 

@@ -303,7 +303,7 @@ def test_a_rebase_is_a_build_like_any_other(bases: Bases) -> None:
     shown = bases.builder.run("show", build["id"])
     assert shown.code == 0, shown.err
     assert "rebase" in shown.out
-    for command in ("why", "report"):
-        assert bases.builder.run(command, build["id"]).code == 0
+    for command in (["why"], ["report", "-o", "-"]):
+        assert bases.builder.run(*command, build["id"]).code == 0
     verified = bases.builder.run("replay", build["id"], "--verify", "--progress", "quiet")
     assert verified.code == 0, verified.out + verified.err
