@@ -36,7 +36,7 @@ class Output(Record):
     """`kind` image goes to the registries of `names` (with `push`, else it is only composed), under no tag when
     `by_digest`; the others go to `dest`, a path, or `-` for standard output. oci and docker are archives that have
     `names`, or with `directory` an OCI layout; local is a directory of files and tar the same as an archive, `split`
-    by platform."""
+    by platform or not (None: when there are several)."""
 
     kind: Literal["image", "oci", "docker", "local", "tar"]
     dest: str = ""
@@ -45,7 +45,7 @@ class Output(Record):
     push: bool = True
     by_digest: bool = False
     directory: bool = False
-    split: bool = False
+    split: bool | None = None
 
     @property
     def of_files(self) -> bool:

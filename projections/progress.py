@@ -297,7 +297,8 @@ class ProgressView:
 
     def _export(self, event: Event) -> Step:
         kind, target = text(event.data, "kind", ""), text(event.data, "target", "")
-        name = f"exporting {kind} to {target}" if kind == "cache" else f"exporting to {kind} {target}"
+        told = {"cache": "exporting cache to", "copy": "copying to"}
+        name = f"{told.get(kind, f'exporting to {kind}')} {target}"
         step = self._named(f"export {kind} {target}", name, "export")
         if step.state == "pending":
             step.state, step.started = "running", event.time
@@ -313,6 +314,8 @@ class ProgressView:
                 transfer = step.transfers.setdefault(digest, Transfer(digest, requested=event.time))
                 transfer.transport = text(event.data, "transport", "")
                 transfer.advance(event.time, size(event.data, "bytes"), size(event.data, "total"))
+                if transfer.done == transfer.total:
+                    transfer.finish(event.time, transfer.done)
                 return [step]
         return []
 

@@ -101,6 +101,7 @@ class Transfer:
         if self.started is None:
             self.started = time
         self.state, self.done, self.total, self.updated = "pulling", done, max(total, done), time
+        self.ended = None
 
     def fail(self, time: int, error: str) -> None:
         """One provider failed."""

@@ -122,7 +122,8 @@ class Exporters:
         return made.digest
 
     async def _write_files(self, built: Sequence[Built], output: Output, epoch: int | None) -> Digest | None:
-        trees = [(item.result.platform.replace("/", "_") if output.split else "", item.ref) for item in built]
+        split = len(built) > 1 if output.split is None else output.split
+        trees = [(item.result.platform.replace("/", "_") if split else "", item.ref) for item in built]
         if output.kind == "tar":
             return await self.tar.export(trees, output.dest, epoch)
         await self.local.export(trees, output.dest)

@@ -16,17 +16,21 @@ from typing import TYPE_CHECKING
 from storage.credentials import Credentials
 from storage.digest import Digest, Hasher
 from storage.errors import InputError, RegistryError, VerificationError
-from storage.interfaces import BlobStream, ByteStream, Descriptor, Provider, Reference
+from storage.interfaces import BlobStream, ByteStream, Descriptor, Provider, Reference, Referrer
 from storage.reference import check_provider, is_tag
+from storage.referrers import FallbackTag, referring
 from storage.registries import Registries
 from storage.registry.attempts import Observe, Topic, Verb
 from storage.registry.auth import Authenticator
 from storage.registry.download import Download
+from storage.registry.lasting import LASTING, LastingUpload
 from storage.registry.limits import Limits
+from storage.registry.listing import Listing
 from storage.registry.manifests import ACCEPT, KNOWN, media_type_of
 from storage.registry.session import Call, Session
 from storage.registry.transport import Sleep, Transport
 from storage.registry.upload import Upload, cancel_upload, push_scope
+from storage.uploads import UploadSessions
 
 if TYPE_CHECKING:
     import httpx
@@ -35,11 +39,12 @@ _NO_HEAD = frozenset({400, 404, 405, 406, 501})
 
 
 class RegistryClient:
-    """`RegistrySource` and `RegistryTarget` over one connection pool. Use it in one event loop; `aclose` it there.
+    """`RegistrySource`, `RegistryListing` and `RegistryTarget` over one connection pool. Use it in one event loop;
+    `aclose` it there.
 
     `credentials` are asked for when a registry asks; `registries` says how hosts are spoken to; `observe` is told of
-    each request once it is over; `sleep`, `clock` (seconds since the epoch) and `jitter` (0 to 1) are passed in for
-    tests.
+    each request once it is over; `uploads`: where large ones are remembered that may be gone on with; `sleep`,
+    `clock` (seconds since the epoch) and `jitter` (0 to 1) are passed in for tests.
     """
 
     def __init__(
@@ -50,15 +55,19 @@ class RegistryClient:
         limits: Limits | None = None,
         registries: Registries | None = None,
         observe: Observe | None = None,
+        uploads: UploadSessions | None = None,
         sleep: Sleep = asyncio.sleep,
         clock: Callable[[], float] = time.time,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._limits = limits or Limits()
+        self._uploads = uploads
         self._transport = Transport(
             user_agent, self._limits, sleep=sleep, clock=clock, jitter=jitter, registries=registries
         )
         self._session = Session(self._transport, Authenticator(credentials, self._transport, user_agent), observe)
+        self._fallback = FallbackTag(self._tagged, self.put_manifest)
+        self._listing = Listing(self._session, self._fallback)
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -117,6 +126,16 @@ class RegistryClient:
                 return response.status_code != 404
             raise await self._session.failure(call, response)
 
+    # ------------------------------------------------------------ RegistryListing
+
+    async def tags(self, provider: Provider) -> tuple[str, ...]:
+        """See `RegistryListing.tags`."""
+        return await self._listing.tags(provider)
+
+    async def referrers(self, provider: Provider, subject: Digest, artifact_type: str = "") -> tuple[Referrer, ...]:
+        """See `RegistryListing.referrers`."""
+        return await self._listing.referrers(provider, subject, artifact_type)
+
     # ------------------------------------------------------------ RegistryTarget
 
     async def mount(self, target: Provider, digest: Digest, source: Provider) -> bool:
@@ -142,10 +161,17 @@ class RegistryClient:
             await cancel_upload(self._session, opened)
         return status == 201
 
-    async def upload(self, target: Provider, blob: Descriptor, chunks: Callable[[], ByteStream]) -> None:
+    async def upload(
+        self, target: Provider, blob: Descriptor, chunks: Callable[[], ByteStream], *,
+        resume: Callable[[int], ByteStream] | None = None,
+    ) -> None:  # fmt: skip
         """See `RegistryTarget.upload`. What `chunks()` raises is raised as it is, and nothing is stored then."""
         check_provider(target.registry, target.repository)
-        await Upload(self._session, target, blob, chunks, f"{target}@{blob.digest}").run()
+        given = self._session, target, blob, chunks, f"{target}@{blob.digest}"
+        upload = Upload(*given)
+        if resume is not None and self._uploads is not None and blob.size >= LASTING:
+            upload = LastingUpload(*given, resume=resume, sessions=self._uploads)
+        await upload.run()
 
     async def put_manifest(self, target: Provider, name: str, media_type: str, data: bytes) -> Digest:
         """See `RegistryTarget.put_manifest`. Raises InputError for a name that is neither tag nor digest."""
@@ -168,9 +194,12 @@ class RegistryClient:
             if response.status_code not in {200, 201, 202, 204}:
                 raise await self._session.failure(call, response)
             stored = response.headers.get("docker-content-digest", "")
+            listed = "oci-subject" in response.headers
         if stored.startswith(f"{digest.algorithm}:") and stored != digest:
             what = f"the registry stored the manifest as {stored[:80]!r}, not {digest}"
             raise VerificationError(what, where=where, hint="the registry does not keep what it is given")
+        if not listed and (refers := referring(data, media_type)) is not None:
+            await self._fallback.add(target, *refers)
         return digest
 
     # ------------------------------------------------------------ the parts
@@ -191,6 +220,15 @@ class RegistryClient:
                 return media_type_of(data, served_as, where), data
 
         return await self._transport.persist(attempt, hurried=call.hurried)
+
+    async def _tagged(self, provider: Provider, tag: str) -> bytes | None:
+        """The manifest that `tag` names, None when there is none."""
+        try:
+            return (await self._get_manifest(provider, tag, f"{provider}:{tag}", None, "resolve"))[1]
+        except RegistryError as error:
+            if error.kind != "missing":
+                raise
+            return None
 
 
 def _check_manifest(data: bytes, digest: Digest | None, where: str) -> None:

@@ -73,11 +73,15 @@ def test_archives_can_be_directories() -> None:
     assert one("type=oci,dest=layout.tar").directory is False
 
 
-def test_platforms_are_split_when_there_are_several_or_when_it_is_asked_for() -> None:
-    assert one("type=tar,dest=x").split is False
-    assert one("type=tar,dest=x", platforms=BOTH).split is True
-    assert one("type=local,dest=x,platform-split=false", platforms=BOTH).split is False
+def test_whether_platforms_are_split_can_be_said() -> None:
+    assert one("type=tar,dest=x").split is None
+    assert one("type=local,dest=x,platform-split=false").split is False
     assert one("type=local,dest=x,platform-split=true").split is True
+
+
+def test_what_is_not_known_to_be_built_yet_is_not_judged() -> None:
+    (output,) = read_outputs(["type=oci,dest=x,annotation-index.a=b,annotation[linux/arm64].a=b"])
+    assert len(output.form.annotations) == 2
 
 
 # ---------------------------------------------------------------- the form of an image

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import subprocess
 import sys
 import tarfile
@@ -213,6 +214,20 @@ def test_our_own_from_builds_on_it(everything: All, tmp_path: Path, name: str) -
     assert (tmp_path / "out/out/copy").read_text() == (tmp_path / "out/out/soft").read_text() == "word\n"
     (resolved,) = other.events("SourceResolved")
     assert resolved["data"]["digest"] == everything.output(name)["digest"]
+
+
+def test_our_own_reader_takes_one_file_of_a_pushed_estargz_by_range(
+    builder: Builder, registry: RegistryProcess, repository: str, tmp_path: Path
+) -> None:
+    builder.write({"files/big": random.Random(1).randbytes(3_000_000), "files/small": "small\n"})
+    name = f"{registry.host}/{repository}:1"
+    builder.must_build("FROM scratch\nCOPY files /\n", "-o", f"type=registry,name={name},compression=estargz")
+    other = Builder(tmp_path / "other")
+    other.must_build(f"FROM scratch\nCOPY --from={name} /small /\n", "-o", str(tmp_path / "out"))
+    assert (tmp_path / "out/small").read_text() == "small\n"
+    (fetched,) = other.events("FilesFetched")
+    assert (fetched["data"]["files"], fetched["data"]["bytes"] < 1_000) == (1, True)
+    assert other.events("LayerPulled") == []
 
 
 def test_docker_types_are_dockers_throughout(everything: All, registry: RegistryProcess) -> None:

@@ -35,10 +35,11 @@ Fields = Mapping[str, str]
 
 def read_outputs(
     given: Sequence[str], annotations: Sequence[str] = (), *, push: bool = False, names: Sequence[Reference] = (),
-    platforms: Sequence[str] = ("",), epoch: int | None = None,
+    platforms: Sequence[str] | None = None, epoch: int | None = None,
 ) -> tuple[Output, ...]:  # fmt: skip
     """All that `--output` says, and a push to `names` when only `--push` says so. `names`: of outputs that have none of
-    their own; `platforms`: what is built; `epoch`: SOURCE_DATE_EPOCH. Raises InputError."""
+    their own; `platforms`: what is built, None when that is not known yet; `epoch`: SOURCE_DATE_EPOCH.
+    Raises InputError."""
     everywhere = tuple(found for text in annotations for found in _annotation_flag(text))
     wanted = [_fields(text) for text in given]
     if push and not any(kind == "image" for kind, _ in wanted):
@@ -46,13 +47,14 @@ def read_outputs(
     out = []
     for kind, fields in wanted:
         if kind in ("local", "tar"):
-            out.append(_files(kind, fields, several=len(platforms) > 1))
+            out.append(_files(kind, fields))
         else:
             out.append(_image(kind, fields, everywhere, names, push=push))
     if everywhere and all(output.of_files for output in out):
         raise InputError(f"{_ANNOTATION} has no image to go to", hint="add --push or --output type=oci,dest=FILE")
     for output in out:
-        _check_platforms(output, platforms)
+        if platforms is not None:
+            _check_platforms(output, platforms)
         if output.form.rewrite and epoch is None:
             hint = "set it in the environment, or with --build-arg"
             raise InputError("rewrite-timestamp=true has no time: SOURCE_DATE_EPOCH is not set", hint=hint)
@@ -86,10 +88,10 @@ def _fields(text: str) -> tuple[str, dict[str, str]]:
     return kind, fields
 
 
-def _files(kind: str, fields: Fields, *, several: bool) -> Output:
+def _files(kind: str, fields: Fields) -> Output:
     dest = _dest(kind, fields.get("dest", ""), directory=kind == "local")
-    split_up = truth(_FLAG, fields, "platform-split", default=several)
-    return Output(kind, dest, split=split_up)  # type: ignore[arg-type]  # the caller knows the kind
+    divided = truth(_FLAG, fields, "platform-split", default=True) if "platform-split" in fields else None
+    return Output(kind, dest, split=divided)  # type: ignore[arg-type]  # the caller knows the kind
 
 
 def _image(
