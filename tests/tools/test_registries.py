@@ -1,8 +1,12 @@
-"""Builds by `registries.toml`: a registry with an authority of its own, that wants to see a certificate."""
+"""Builds by `registries.toml` (an authority of its own, certificates, bounds), and by credentials that end."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import base64
+import json
+import subprocess
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +14,8 @@ import pytest
 from tests.builder import Builder, base_image
 from tests.certificates import Authority
 from tests.registry_fixture import RegistryProcess
+from tests.relay import Relay
+from tests.token_server import Account, TokenServer
 
 pytestmark = pytest.mark.root
 
@@ -81,3 +87,51 @@ def test_mistake_in_the_file_is_wrong_input_before_anything_else(builder: Builde
     assert done.code == 2
     assert f'{builder.root}/registries.toml: registry."a.b".insecure is not known here' in done.err
     assert builder.builds() == []
+
+
+def test_I4_pull_goes_on_for_a_second_build_when_the_first_one_s_token_dies(tmp_path: Path, builder: Builder) -> None:
+    """One layer in flight, two builds with credentials of their own: the first one's account is closed meanwhile."""
+    rights = {"base": {"pull"}}
+    with TokenServer(tmp_path / "tokens", {n: Account(n, rights) for n in ("one", "two")}, seconds=3) as tokens:
+        process = RegistryProcess(tmp_path / "guarded")
+        with process:
+            image = base_image(process, "base", size=4_000_000, layers=2)
+        process.token = tokens.registry_auth
+        with process, Relay(process.host, 1_500_000) as relay:
+            builder.write({"Dockerfile": f"FROM {relay.host}/base\nARG WHO\nRUN echo $WHO\n"})
+            first = start_as(builder, "one", relay.host)
+            assert relay.held.wait(30)
+            tokens.seconds = 300
+            second = start_as(builder, "two", relay.host)
+            wait_until(lambda: len(builder.events("MaterializationRequested")) == 2)
+            time.sleep(3.1)  # the first one's token is dead to the registry now
+            del tokens.accounts["one"]
+            relay.let_go()
+            errors = {name: build.communicate(timeout=90)[1] for name, build in (("one", first), ("two", second))}
+            assert second.returncode == 0, errors["two"]
+            assert first.returncode == 3
+            assert "incorrect username or password" in errors["one"]
+            assert f"refledger login {relay.host}" in errors["one"]
+            large = image["layers"][1]
+            pulled = [event for event in builder.events("LayerPulled") if event["data"]["digest"] == large["digest"]]
+            gets = process.layer_gets([large["digest"]])
+        assert len(pulled) == 1
+        assert [line.status for line in gets] == [200, 206], "what the first one had fetched is not fetched again"
+        assert {name for name, _ in tokens.asked} == {"one", "two"}
+
+
+def start_as(builder: Builder, name: str, host: str) -> subprocess.Popen[str]:
+    """A build with the credentials of `name`."""
+    config = builder.root.parent / name
+    config.mkdir()
+    auth = base64.b64encode(f"{name}:{name}".encode()).decode()
+    (config / "config.json").write_text(json.dumps({"auths": {host: {"auth": auth}}}))
+    arguments = ("build", str(builder.context), "--progress", "plain", "--build-arg", f"WHO={name}")
+    return builder.start(*arguments, env={"DOCKER_CONFIG": str(config)})
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from storage.interfaces import Provider
 from storage.registry import RegistryClient
 from storage.registry.auth import covers
 from tests.registry_fixture import RegistryProcess, push_blob
+from tests.relay import Relay
 from tests.storage.registry.kit import Known, described, fetched, noise, stream_of, use
 from tests.token_server import Account, TokenServer
 
@@ -88,53 +88,21 @@ def test_token_that_gives_less_than_it_was_asked_for_is_replaced_once(
     assert [scopes for _, scopes in tokens.asked].count(["repository:base:pull"]) == 1
 
 
-@asynccontextmanager
-async def cut_once(upstream: str, after: int) -> AsyncIterator[str]:
-    """`host:port` that leads to `upstream`; one connection ends, without a word, when it brought `after` bytes."""
-    host, _, port = upstream.partition(":")
-    cut = False
-
-    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, counted: bool) -> None:
-        nonlocal cut
-        left = after
-        while data := await reader.read(65536):
-            if counted and not cut:
-                data, left = data[:left], left - len(data)
-                cut = left <= 0
-            writer.write(data)
-            await writer.drain()
-            if counted and cut and left <= 0:
-                break
-        writer.close()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        up_reader, up_writer = await asyncio.open_connection(host, int(port))
-        with suppress(OSError):
-            await asyncio.gather(copy(reader, up_writer, counted=False), copy(up_reader, writer, counted=True))
-
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
-
-
 def test_pull_goes_on_with_a_new_token_where_the_old_one_died(tokens: TokenServer, guarded: RegistryProcess) -> None:
     """The connection breaks in the middle; by then the registry takes the token no longer, without having said when."""
     tokens.seconds = 3
-    credentials = Known()
 
-    async def work(client: RegistryClient) -> tuple[int, int]:
-        async with cut_once(guarded.host, 1_500_000) as host:
-            credentials.by_host[host] = Credential("reader", "r")
-            async with client.blob(Provider.of(host, "base"), described(BIG)) as stream:
-                data = b""
-                async for chunk in stream:
-                    if not data:
-                        await asyncio.sleep(3.1)
-                    data += chunk
-            assert data == BIG
-            return stream.wire_bytes, stream.resumed_from
+    async def work(client: RegistryClient) -> tuple[bytes, int, int]:
+        reading = asyncio.create_task(fetched(client, Provider.of(relay.host, "base"), described(BIG)))
+        assert await asyncio.to_thread(relay.held.wait, 30)
+        await asyncio.sleep(3.1)
+        relay.let_go()
+        return await reading
 
-    wire, resumed = use(work, credentials=credentials)
-    assert 0 < resumed < len(BIG)
+    with Relay(guarded.host, 1_500_000) as relay:
+        data, wire, resumed = use(work, credentials=as_user(relay.host, "reader"))
+    assert data == BIG
+    assert 0 < resumed < 1_500_000
     assert wire == len(BIG), "what had come was not sent again"
     refused = [line for line in guarded.requests() if line.status == 401]
     assert len(refused) == 2, "once before there was a token, once when it had died"
