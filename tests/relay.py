@@ -9,8 +9,8 @@ from typing import Self
 
 
 class Relay:
-    """Passes on what comes to `host`, both ways. Until `let_go`, a connection that brought `after` bytes brings no more:
-    `held` is set then, and at `let_go` it is cut."""
+    """Passes on what comes to `host`, both ways. Until `let_go`, a connection that brought `after` bytes brings no
+    more: `held` is set then, and at `let_go` it is cut."""
 
     def __init__(self, upstream: str, after: int) -> None:
         name, _, port = upstream.partition(":")

@@ -198,3 +198,25 @@ def test_encrypted_key_is_an_error_not_a_question(tmp_path: Path) -> None:
     file.write_text('[registry."a.b"]\nclient_certificate = "client.pem"\nclient_key = "locked"')
     with pytest.raises(InputError, match="client_key is encrypted"):
         load(file)
+
+
+def test_example_of_the_documentation_means_what_it_says() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "registries.md").read_text()
+    example = page.split("```toml\n")[1].split("```")[0]
+    found = read(example)
+    assert [(str(mirror.provider), mirror.tags) for mirror in found.mirrors(DEBIAN)] == [
+        ("mirror.example:5000/hub/library/debian", True), ("cache.example/library/debian", False)
+    ]  # fmt: skip
+    assert mirrors(example, Provider.of("docker.io", "team/app")) == ["mirror.example:5000/ours/app"]
+    assert mirrors(example, Provider.of("docker.io", "team/secret")) == []
+    assert found.settings("mirror.example:5000") == HostSettings(
+        False, HERE / "mirror-ca.pem", HERE / "me.pem", HERE / "me.key", 20.0, 8
+    )
+    assert found.settings("registry.lab:5000").http is True
+
+
+def test_every_key_is_in_the_documentation() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "registries.md").read_text()
+    for key in ("mirrors", "http", "ca", "client_certificate", "client_key", "requests_per_second", "connections"):
+        assert f"`{key}`" in page
+        assert key in str(pytest.raises(InputError, read, TABLE + "x = 1").value)
