@@ -120,6 +120,19 @@ def test_loopback_by_tls_where_it_is_said(authority: Authority) -> None:
         assert use(lambda c: fetched(c, provider, described(DATA)), registries=registries)[0] == DATA
 
 
+def test_plain_http_elsewhere_where_it_is_said_through_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name resolves nowhere: only the proxy that the environment names can answer."""
+    with Answering(lambda seen: (200, {}, DATA)) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", f"http://{proxy.host}")
+        provider, blob = Provider.of("registry.invalid:5000", "a/b"), described(DATA)
+        registries = settings(**{provider.registry: HostSettings(http=True)})
+        assert use(lambda c: fetched(c, provider, blob), registries=registries)[0] == DATA
+        assert proxy.seen[0].path == f"http://registry.invalid:5000/v2/a/b/blobs/{blob.digest}"
+        direct = settings(**{proxy.host: HostSettings(http=True)})
+        assert use(lambda c: fetched(c, Provider.of(proxy.host, "a/b"), blob), registries=direct)[0] == DATA
+        assert proxy.seen[-1].path == f"/v2/a/b/blobs/{blob.digest}", "loopback is asked itself"
+
+
 def test_requests_a_second(registry: RegistryProcess, repository: str) -> None:
     """A burst of a second's worth, then an even pace; a standing clock shows who waits how long."""
     slept: list[float] = []
