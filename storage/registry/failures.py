@@ -57,7 +57,7 @@ def broken(error: Exception, host: str, where: str) -> RegistryError:
             return Unavailable(f"{host} refused the connection", where=where, hint=f"is a registry running at {host}?")
     if name == "ConnectTimeout":
         return Unavailable(f"{host} did not accept a connection in time", where=where, hint="check the network")
-    if name.endswith("Timeout"):
+    if name.endswith("Timeout") or isinstance(error, TimeoutError):
         return Unavailable(f"{host} stopped answering", where=where, hint="check the network, or try again later")
     detail = printable(str(error)) or name
     return Unavailable(f"the connection to {host} broke: {detail}", where=where, hint="check the network")

@@ -84,14 +84,16 @@ class Transport:
         where: str,
         body: bytes | AsyncIterator[bytes] | None = None,
         aside: bool = False,
+        hurried: bool = False,
     ) -> httpx.Response:
         """One exchange by the settings of the URL's host, no redirect followed; the body of the answer is still to be
-        read, and to be closed. `aside`: on behalf of a request that holds its connection (see Throttle). Raises
-        Unavailable or RegistryError when there is no answer."""
+        read, and to be closed. `aside`: on behalf of a request that holds its connection (see Throttle); `hurried`: as
+        in `persist`. Raises Unavailable or RegistryError when there is no answer."""
         lib = load_httpx()
         limits = self.limits
         read = limits.stall_seconds if method in {"GET", "HEAD"} else limits.commit_seconds
-        timeout = lib.Timeout(limits.stall_seconds, connect=limits.connect_seconds, read=read, pool=None)
+        connect = limits.mirror_connect_seconds if hurried else limits.connect_seconds
+        timeout = lib.Timeout(limits.stall_seconds, connect=connect, read=read, pool=None)
         # reason for identity: digests are of the bytes as stored, and Range counts them
         fixed = {"User-Agent": self._user_agent, "Accept-Encoding": "identity"}
         parsed = lib.URL(url)
@@ -117,11 +119,21 @@ class Transport:
         return response
 
     async def pieces(self, response: httpx.Response, where: str) -> AsyncIterator[bytes]:
-        """The body of `response` as it comes off the wire. Raises Unavailable when it breaks off."""
+        """The body of `response` as it comes off the wire. Raises Unavailable when it breaks off, or but trickles."""
         lib = load_httpx()
+        limits, now = self.limits, asyncio.get_running_loop().time
+        waited, came, asked = 0.0, 0, now()
         try:
             async for piece in response.aiter_raw():
+                waited += now() - asked  # reason: not the time that the reader took
+                came += len(piece)
+                if waited >= limits.stall_seconds:
+                    if came < limits.stall_bytes:
+                        what = f"{host_of(str(response.url))} sends almost nothing"
+                        raise Unavailable(what, where=where, hint="check the network, or try again later")
+                    waited, came = 0.0, 0
                 yield piece
+                asked = now()
         except (lib.HTTPError, lib.StreamError, OSError) as error:
             raise broken(error, host_of(str(response.url)), where) from error
 
@@ -137,15 +149,16 @@ class Transport:
             await response.aclose()
         return bytes(data)
 
-    async def persist(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        """`attempt()`, again after a growing pause while it raises Unavailable, `limits.tries` times in all."""
+    async def persist(self, attempt: Callable[[], Awaitable[T]], *, hurried: bool = False) -> T:
+        """`attempt()`, again after a growing pause while it raises Unavailable, `limits.tries` times in all. `hurried`:
+        a mirror is asked, so less often, and not once it says when to come again."""
         failures = 0
         while True:
             try:
                 return await attempt()
             except Unavailable as error:
                 failures += 1
-                if failures >= self.limits.tries:
+                if failures >= self.limits.tries_of(hurried=hurried) or (hurried and error.retry_after):
                     raise
                 await self.pause(failures, error.retry_after)
 

@@ -11,6 +11,7 @@ from storage.digest import Digest, sha256
 from storage.interfaces import Descriptor, Provider
 from storage.registries import Registries
 from storage.registry import Limits, RegistryClient
+from storage.uploads import UploadSessions
 
 T = TypeVar("T")
 OCTETS = "application/octet-stream"
@@ -37,6 +38,7 @@ def use(
     slept: list[float] | None = None,
     clock: Callable[[], float] | None = None,
     registries: Registries | None = None,
+    uploads: UploadSessions | None = None,
     **limits: Any,
 ) -> T:
     """Run `work` with a client that waits for nothing; the pauses it would have made are appended to `slept`."""
@@ -49,7 +51,7 @@ def use(
         options: dict[str, Any] = {"clock": clock} if clock else {}
         client = RegistryClient(
             credentials or Anonymous(), user_agent="refledger/test", limits=Limits(**limits), sleep=sleep,
-            jitter=lambda: 1.0, registries=registries, **options,
+            jitter=lambda: 1.0, registries=registries, uploads=uploads, **options,
         )  # fmt: skip
         try:
             return await work(client)
