@@ -58,7 +58,8 @@ class RuntimeChosen(Fact):
 
 
 class BuildCompleted(Fact):
-    """`results`: each `ref`, and `digest` of its manifest when something was exported."""
+    """`results`: each `ref`, and `digest` of its manifest when something was exported; of an index, which is no ref, its
+    `digest` alone."""
 
     results: tuple[Json, ...]
 
@@ -540,8 +541,8 @@ class Pruned(Fact):
 
 
 class ExportStarted(Fact):
-    """`kind`: image, oci, docker, local or cache; `target`: name or path, of a cache as written; `layers`: digests that
-    may have to be read."""
+    """`kind`: image, index, oci, docker, local or cache; `target`: name or path, of a cache as written; `layers`:
+    digests that may have to be read."""
 
     kind: str
     target: str
