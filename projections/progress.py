@@ -294,7 +294,8 @@ class ProgressView:
 
     def _export(self, event: Event) -> Step:
         kind, target = text(event.data, "kind", ""), text(event.data, "target", "")
-        name = f"exporting {kind} to {target}" if kind in ("cache", "index") else f"exporting to {kind} {target}"
+        told = {"cache": "exporting cache to", "copy": "copying to", "index": "exporting index to"}
+        name = f"{told.get(kind, f'exporting to {kind}')} {target}"
         step = self._named(f"export {kind} {target}", name, "export")
         if step.state == "pending":
             step.state, step.started = "running", event.time

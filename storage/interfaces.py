@@ -93,6 +93,25 @@ class Provider:
 
 
 @dataclass(frozen=True, slots=True)
+class Referrer:
+    """A manifest that refers to another one by its `subject` (a signature, an SBOM): the descriptor, annotations of the
+    manifest included, and what kind of artifact it says it is ("" for none)."""
+
+    manifest: Descriptor
+    artifact_type: str = ""
+
+    def to_json(self) -> Json:
+        """The descriptor as image indexes have it."""
+        out = self.manifest.to_json()
+        return {**out, "artifactType": self.artifact_type} if self.artifact_type else out
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Referrer:
+        """The inverse of `to_json`. Raises KeyError, TypeError or InputError on anything else."""
+        return cls(Descriptor.from_json(data), str(data.get("artifactType") or ""))
+
+
+@dataclass(frozen=True, slots=True)
 class Mirror:
     """Another place that has what a provider has: asked before it. `tags`: may it say what a tag means, too?"""
 
@@ -528,7 +547,22 @@ class RegistryTarget(Protocol):
         ...
 
     async def put_manifest(self, target: Provider, name: str, media_type: str, data: bytes) -> Digest:
-        """Put a manifest or index under `name` (a tag or its digest)."""
+        """Put a manifest or index under `name` (a tag or its digest). One that has a `subject` is among its referrers
+        then, also where the registry has no API for them."""
+        ...
+
+
+class RegistryListing(Protocol):
+    """What a repository has beside what was asked for by name. Methods raise RegistryError, VerificationError and
+    InputError as those of RegistrySource do."""
+
+    async def tags(self, provider: Provider) -> tuple[str, ...]:
+        """All tags of the repository, as the registry orders them."""
+        ...
+
+    async def referrers(self, provider: Provider, subject: Digest, artifact_type: str = "") -> tuple[Referrer, ...]:
+        """What refers to the manifest `subject`, which need not be there itself; of `artifact_type` only, when given.
+        Of a registry without the referrers API: what the tag that stands in for it lists."""
         ...
 
 

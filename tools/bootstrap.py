@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.build import BuildRequest, Engine
-from engine.events import Fact, LocalLost, RuntimeChosen
+from engine.events import LocalLost, RuntimeChosen
 from engine.executor import Executor, Outcome, Task
 from engine.grants import Grants
-from engine.ledger import Facts, Ledger
+from engine.ledger import Facts, Ledger, Silent
 from engine.refs.materializer import Clock, Materializer
 from engine.refs.presence import HeadPresence
 from engine.refs.ref import Layer
@@ -243,17 +243,6 @@ def _resolver(
     return OfflineResolver(ImageResolver(registry, blobs, facts, RecalledNames(names, registry)))
 
 
-class _Silent:
-    """Facts that nobody keeps."""
-
-    async def record(self, _fact: Fact, *, vertex: str | None = None, cause: int | None = None) -> int:  # noqa: ARG002
-        """See Facts."""
-        return 0
-
-    def post(self, _fact: Fact, *, vertex: str | None = None, cause: int | None = None) -> None:
-        """See Facts."""
-
-
 @asynccontextmanager
 async def passing_resolver(*, offline: bool) -> AsyncIterator[Resolver]:
     """A resolver for those who only look: it logs nothing and leaves nothing in the root. `offline`: it knows what the
@@ -264,13 +253,13 @@ async def passing_resolver(*, offline: bool) -> AsyncIterator[Resolver]:
         from engine.offline.nobody import NoRegistry
 
         with read_root(path := root_directory()) as (_, views):
-            yield _resolver(NoRegistry(), read_blobs(path), _Silent(), Names(views), offline=True)
+            yield _resolver(NoRegistry(), read_blobs(path), Silent(), Names(views), offline=True)
         return
 
     with tempfile.TemporaryDirectory(prefix="refledger-") as directory:
         registry = registry_client()
         try:
-            yield ImageResolver(registry, DirectoryBlobs(Path(directory), owner="check"), _Silent())
+            yield ImageResolver(registry, DirectoryBlobs(Path(directory), owner="check"), Silent())
         finally:
             await registry.aclose()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from engine.errors import VerificationError
@@ -47,6 +47,10 @@ class Cargo:
     manifests: tuple[Manifest, ...]
     layers: tuple[Layer, ...]
     configs: tuple[Layer, ...]
+
+    def without(self, digest: Digest) -> Cargo:
+        """All but the manifest `digest`."""
+        return replace(self, manifests=tuple(one for one in self.manifests if one.digest != digest))
 
 
 @dataclass(slots=True)

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING
 from storage.credentials import Credentials
 from storage.digest import Digest, Hasher
 from storage.errors import InputError, RegistryError, VerificationError
-from storage.interfaces import BlobStream, ByteStream, Descriptor, Provider, Reference
+from storage.interfaces import BlobStream, ByteStream, Descriptor, Provider, Reference, Referrer
 from storage.reference import check_provider, is_tag
+from storage.referrers import FallbackTag, referring
 from storage.registry.auth import Authenticator
 from storage.registry.download import Download
 from storage.registry.limits import Limits
+from storage.registry.listing import Listing
 from storage.registry.manifests import ACCEPT, KNOWN, media_type_of
 from storage.registry.session import Call, Session
 from storage.registry.transport import Sleep, Transport
@@ -32,7 +34,8 @@ _NO_HEAD = frozenset({400, 404, 405, 406, 501})
 
 
 class RegistryClient:
-    """`RegistrySource` and `RegistryTarget` over one connection pool. Use it in one event loop; `aclose` it there.
+    """`RegistrySource`, `RegistryListing` and `RegistryTarget` over one connection pool. Use it in one event loop;
+    `aclose` it there.
 
     `credentials` are asked for when a registry asks; `sleep`, `clock` (seconds since the epoch) and `jitter` (0 to 1)
     are passed in for tests.
@@ -51,6 +54,8 @@ class RegistryClient:
         self._limits = limits or Limits()
         self._transport = Transport(user_agent, self._limits, sleep=sleep, clock=clock, jitter=jitter)
         self._session = Session(self._transport, Authenticator(credentials, self._transport, user_agent))
+        self._fallback = FallbackTag(self._tagged, self.put_manifest)
+        self._listing = Listing(self._session, self._fallback)
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -114,6 +119,16 @@ class RegistryClient:
                 continue  # reason: as in `manifest`
         return await self._has(provider, provider.registry, digest)
 
+    # ------------------------------------------------------------ RegistryListing
+
+    async def tags(self, provider: Provider) -> tuple[str, ...]:
+        """See `RegistryListing.tags`."""
+        return await self._listing.tags(provider)
+
+    async def referrers(self, provider: Provider, subject: Digest, artifact_type: str = "") -> tuple[Referrer, ...]:
+        """See `RegistryListing.referrers`."""
+        return await self._listing.referrers(provider, subject, artifact_type)
+
     # ------------------------------------------------------------ RegistryTarget
 
     async def mount(self, target: Provider, digest: Digest, source: Provider) -> bool:
@@ -161,9 +176,12 @@ class RegistryClient:
             if response.status_code not in {200, 201, 202, 204}:
                 raise await self._session.failure(call, response)
             stored = response.headers.get("docker-content-digest", "")
+            listed = "oci-subject" in response.headers
         if stored.startswith(f"{digest.algorithm}:") and stored != digest:
             what = f"the registry stored the manifest as {stored[:80]!r}, not {digest}"
             raise VerificationError(what, where=where, hint="the registry does not keep what it is given")
+        if not listed and (refers := referring(data, media_type)) is not None:
+            await self._fallback.add(target, *refers)
         return digest
 
     # ------------------------------------------------------------ the parts
@@ -189,6 +207,15 @@ class RegistryClient:
                 what = f"the registry's manifest has the digest {hasher.digest()}"
                 raise VerificationError(what, where=where, hint="the copy in the registry is damaged: push it again")
         return media_type_of(data, served_as, where), data
+
+    async def _tagged(self, provider: Provider, tag: str) -> bytes | None:
+        """The manifest that `tag` names, None when there is none."""
+        try:
+            return (await self._get_manifest(provider, provider.registry, tag, f"{provider}:{tag}", None))[1]
+        except RegistryError as error:
+            if error.kind != "missing":
+                raise
+            return None
 
     async def _has(self, provider: Provider, registry: str, digest: Digest) -> bool:
         call = _blob_call("HEAD", provider, registry, digest, {})

@@ -18,6 +18,7 @@ _COMMANDS = {
     "browse": "tools.cli.browse",
     "build": "tools.cli.build",
     "bundle": "tools.cli.bundle",
+    "copy": "tools.cli.copy",
     "diff": "tools.cli.why",
     "du": "tools.cli.usage",
     "events": "tools.cli.reading",
