@@ -58,8 +58,8 @@ class RuntimeChosen(Fact):
 
 
 class BuildCompleted(Fact):
-    """`results`: each `ref`, and `digest` of its manifest when something was exported; of an index, which is no ref, its
-    `digest` alone."""
+    """`results`: each `ref`, and `digest` of its manifest when something was exported. What is no ref, an index or a
+    copy, has `name` and `digest`, and "" as `ref`."""
 
     results: tuple[Json, ...]
 
@@ -541,8 +541,8 @@ class Pruned(Fact):
 
 
 class ExportStarted(Fact):
-    """`kind`: image, index, oci, docker, local or cache; `target`: name or path, of a cache as written; `layers`:
-    digests that may have to be read."""
+    """`kind`: image, index, copy, oci, docker, local or cache; `target`: name or path, of a cache as written; `layers`:
+    digests that may have to be read, of an index at most 200."""
 
     kind: str
     target: str

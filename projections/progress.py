@@ -322,6 +322,9 @@ class ProgressView:
             transfer = step.transfers.setdefault(digest, Transfer(digest, requested=event.time))
             transfer.transport = text(layer, "transport", "")
             transfer.finish(event.time, size(layer, "bytes"))
+        for transfer in step.transfers.values():
+            if transfer.open:  # a config on its way: it is no layer, so nothing else tells its end
+                transfer.finish(event.time, transfer.done)
         return self._close(step, "done", event)
 
     def _cache_exported(self, event: Event) -> list[Step]:

@@ -210,6 +210,8 @@ def _export_started(cursor: sqlite3.Cursor, event: Event) -> None:
 
 
 def _exported(cursor: sqlite3.Cursor, event: Event) -> None:
+    if maybe_text(event.data, "kind") == "index":
+        _document(cursor, maybe_text(event.data, "digest"))
     if maybe_text(event.data, "kind") in PUSHED:
         _tagged(cursor, event, [text(event.data, "target", "")])
 

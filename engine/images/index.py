@@ -14,9 +14,11 @@ from engine.images.read import ImageReader, Manifest
 from engine.ledger import Facts
 from engine.together import together
 from storage.digest import Digest, parse_json
-from storage.interfaces import Descriptor, Platform, Provider, Reference, RegistrySource
+from storage.interfaces import Descriptor, Platform, Provider, Reference
 
 Json = dict[str, Any]
+TOLD = 200
+"""Layers named in an event at most, which has 64 KiB: an index of many platforms may have more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,18 @@ class IndexRequest:
     append: bool = False
     annotations: tuple[Annotation, ...] = ()
     platforms: tuple[Platform, ...] = ()
+
+    @property
+    def options(self) -> Json:
+        """What BuildStarted.options says."""
+        annotations = [
+            f"{one.level}{f'[{one.platform}]' if one.platform else ''}:{one.key}={one.value}"
+            for one in self.annotations
+        ]
+        return {
+            "names": [str(name) for name in self.names], "refs": [ref.written for ref in self.refs],
+            "append": self.append, "annotations": annotations, "platforms": [str(one) for one in self.platforms],
+        }  # fmt: skip
 
     @property
     def sources(self) -> tuple[Reference, ...]:
@@ -57,7 +71,6 @@ class _Found:
 class Assembler:
     """Makes an index's bytes. Reads manifests, and configs where nothing else tells a platform; writes nothing."""
 
-    registry: RegistrySource
     images: ImageReader
 
     async def assemble(self, request: IndexRequest) -> Assembled:
@@ -78,7 +91,7 @@ class Assembler:
     async def _find(self, reference: Reference, *, appended: bool) -> _Found:
         where, provider = str(reference), reference.provider
         try:
-            top = await self.registry.resolve(reference)
+            top = await self.images.registry.resolve(reference)
         except RegistryError as error:
             if appended and error.kind == "missing":
                 raise InputError(
@@ -141,40 +154,48 @@ async def read_config(images: ImageReader, provider: Provider, blob: Descriptor,
 
 
 @dataclass(frozen=True, slots=True)
+class Created:
+    """`index` is what all names name now; `layers` as in Exported, of all of them."""
+
+    index: Manifest
+    layers: tuple[Json, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Indexer:
     """Puts indexes into registries."""
 
-    assembler: Assembler
     placer: Placer
     facts: Facts
 
-    async def create(self, request: IndexRequest) -> Manifest:
+    async def create(self, request: IndexRequest) -> Created:
         """Have the index under all its names. An interruption leaves none of them changed that was not done. Raises
         InputError, RegistryError, MaterializationError, VerificationError, DiskError."""
-        made = await self.assembler.assemble(request)
+        made = await Assembler(self.placer.images).assemble(request)
         for resolved in made.resolved:
             self.facts.post(resolved)
+        self.placer.images.blobs.put(made.index.data)
         placed: list[Provider] = []
+        moved: list[Json] = []
         for name in request.names:
             target = Provider(name.registry, name.repository, f"repository:{name.repository}:pull,push")
             there = any(same_place(target, one) for one in placed)
-            await self._put(made.index, () if there else made.wanted, name, target)
+            moved += await self._put(made.index, () if there else made.wanted, name, target)
             placed.append(target)
-        return made.index
+        return Created(made.index, tuple(moved))
 
-    async def _put(self, index: Manifest, wanted: Sequence[Wanted], name: Reference, target: Provider) -> None:
+    async def _put(self, index: Manifest, wanted: Sequence[Wanted], name: Reference, target: Provider) -> list[Json]:
         cargo = await self.placer.gather(wanted, target)
         layers = tuple(str(layer.blob.digest) for layer in cargo.layers if layer.blob)
         started = await self.facts.record(
-            ExportStarted(kind="index", target=str(name), digest=str(index.digest), layers=layers)
+            ExportStarted(kind="index", target=str(name), digest=str(index.digest), layers=layers[:TOLD])
         )
         moved = await self.placer.place(cargo, target, str(name))
         for put in (str(index.digest), name.tag or "latest"):
             await self.placer.mover.target.put_manifest(target, put, index.media_type, index.data)
-        await self.facts.record(
-            Exported(
-                kind="index", target=str(name), digest=str(index.digest), layers=tuple(moved),
-                provider=name.provider.to_json(),
-            ),
-            cause=started,
+        exported = Exported(
+            kind="index", target=str(name), digest=str(index.digest), layers=tuple(moved[:TOLD]),
+            provider=name.provider.to_json(),
         )  # fmt: skip
+        await self.facts.record(exported, cause=started)
+        return moved

@@ -23,6 +23,8 @@ _COMMANDS = {
     "du": "tools.cli.usage",
     "events": "tools.cli.reading",
     "history": "tools.cli.history",
+    "index": "tools.cli.index",
+    "inspect": "tools.cli.inspect",
     "output": "tools.cli.output",
     "prune": "tools.cli.usage",
     "rebuild": "tools.cli.reading",
