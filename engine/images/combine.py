@@ -56,8 +56,8 @@ def combine(
     if not kept:
         there = ", ".join(sorted({platform_name(entry) for member in members for entry in _known(member)})) or "nothing"
         raise InputError("nothing is left for the index", hint=f"there is: {there[:400]}")
-    listed = [entry for _, entry in kept]
-    same = next((one.manifest for one in members if one.manifest.is_index and list(one.entries) == listed), None)
+    as_listed = _merged(entry for _, entry in kept)
+    same = next((one.manifest for one in members if one.manifest.is_index and list(one.entries) == as_listed), None)
     if same is not None and not annotations:
         return same
     entries = _merged(_with_platform(members[number], entry) for number, entry in kept)
@@ -131,13 +131,19 @@ _Kept = list[tuple[int, Json]]
 
 
 def _filtered(members: Sequence[Member], platforms: Sequence[Platform]) -> _Kept:
-    """Every entry once, without those that a later member has another image for, or that are for other platforms."""
-    latest = {key: number for number, member in enumerate(members) for entry in _known(member) if (key := _key(entry))}
+    """All entries, without those that a later member has another image for, or that are for other platforms."""
+    latest: dict[tuple[str, ...], set[str]] = {}
+    for member in members:
+        own: dict[tuple[str, ...], set[str]] = {}
+        for entry in _known(member):
+            if (key := _key(entry)) is not None:
+                own.setdefault(key, set()).add(entry["digest"])
+        latest |= own
     out: _Kept = []
     for number, member in enumerate(members):
         for entry, told in zip(member.entries, _known(member), strict=True):
             key = _key(told)
-            if key is not None and latest[key] != number:
+            if key is not None and entry["digest"] not in latest[key]:
                 continue
             if platforms and platform_of(told) not in platforms and not subject_of(entry):
                 continue
