@@ -63,13 +63,15 @@ class Provider:
     """Where a blob can be read. Data, never a session: any later process can use it with its own credentials.
 
     `registry` is `host[:port]`, `repository` the path below /v2/, `scope` the token scope that reading needs
-    (`repository:<name>:pull`): a name, never a secret. `mirrors` are other `host[:port]` to ask first.
+    (`repository:<name>:pull`): a name, never a secret. `mirrors` are other `host[:port]` to ask first. `mirror_of`: the
+    provider (`host/name`) that was meant, when this one is asked before it, as a mirror.
     """
 
     registry: str
     repository: str
     scope: str
     mirrors: tuple[str, ...] = ()
+    mirror_of: str = ""
 
     @classmethod
     def of(cls, registry: str, repository: str) -> Provider:
@@ -77,16 +79,19 @@ class Provider:
         return cls(registry, repository, f"repository:{repository}:pull")
 
     def to_json(self) -> Json:
-        """`{registry, repository, scope}` and, when there are any, `mirrors`."""
+        """`{registry, repository, scope}` and, unless they are empty, `mirrors` and `mirror_of`."""
         out: Json = {"registry": self.registry, "repository": self.repository, "scope": self.scope}
         if self.mirrors:
             out["mirrors"] = list(self.mirrors)
+        if self.mirror_of:
+            out["mirror_of"] = self.mirror_of
         return out
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Provider:
         """The inverse of `to_json`."""
-        return cls(data["registry"], data["repository"], data["scope"], tuple(data.get("mirrors", ())))
+        mirrors, mirror_of = tuple(data.get("mirrors", ())), str(data.get("mirror_of", ""))
+        return cls(data["registry"], data["repository"], data["scope"], mirrors, mirror_of)
 
     def __str__(self) -> str:
         return f"{self.registry}/{self.repository}"
@@ -123,7 +128,7 @@ class Mirror:
 class Attempt:
     """One request to one registry, answered or not: the fields of the event SourceTried."""
 
-    verb: Literal["pull", "manifest", "resolve", "mount", "upload", "put"]
+    verb: Literal["pull", "manifest", "resolve", "exists", "mount", "upload", "put"]
     name: str
     provider: Provider
     status: int
@@ -153,7 +158,8 @@ class Reference:
     """An image name, as docker understands it, made complete.
 
     `registry` `host[:port]` (default docker.io), `repository` (with `library/` where docker adds it), and `tag` or
-    `digest` or both; `tag` is `latest` when neither was written. `written` is the text the user wrote.
+    `digest` or both; `tag` is `latest` when neither was written. `written` is the text the user wrote. `mirror_of`: as
+    in Provider.
     """
 
     registry: str
@@ -161,11 +167,12 @@ class Reference:
     tag: str
     digest: Digest | None
     written: str
+    mirror_of: str = ""
 
     @property
     def provider(self) -> Provider:
         """Where blobs of this image are read."""
-        return Provider.of(self.registry, self.repository)
+        return Provider(self.registry, self.repository, f"repository:{self.repository}:pull", (), self.mirror_of)
 
     def __str__(self) -> str:
         name = f"{self.registry}/{self.repository}"

@@ -15,6 +15,7 @@ from engine.images.place import Placer
 from engine.images.read import ImageReader
 from engine.ledger import Facts, Ledger, Silent
 from engine.refs.materializer import Clock
+from engine.refs.places import Places, tried
 from engine.refs.ref import Layer
 from projections.cache_index import CacheIndex
 from storage.blobs import DirectoryBlobs
@@ -24,7 +25,7 @@ from storage.layout import WithLayouts
 from storage.layout_listing import WithLayoutListing
 from storage.layout_target import WithLayoutTargets
 from storage.locks import FileLocks
-from tools.connecting import registry_client
+from tools.connecting import known_registries, registry_client
 from tools.known import LogAnswers
 from tools.roots import Root
 
@@ -62,12 +63,13 @@ async def passing_imaging() -> AsyncIterator[Imaging]:
 async def _imaging(
     facts: Facts, blobs: BlobStore, catalog: Catalog, locks: Locks, owner: str
 ) -> AsyncIterator[Imaging]:
-    client = registry_client()
+    client = registry_client(observe=lambda attempt: facts.post(tried(attempt)))
     try:
         registry, nothing = WithLayouts(client), _NoSnapshots()
         clock = Clock(time.time_ns, time.monotonic)
-        transfer = Transfer(blobs, registry, nothing, catalog, locks, facts, clock, nothing)
-        images = ImageReader(registry, blobs)
+        places = Places(known_registries().mirrors)
+        transfer = Transfer(blobs, registry, nothing, catalog, locks, facts, clock, nothing, places=places)
+        images = ImageReader(registry, blobs, places)
         placer = Placer(images, Mover(registry, WithLayoutTargets(client, owner), transfer))
         yield Imaging(facts, images, placer, WithLayoutListing(client))
     finally:

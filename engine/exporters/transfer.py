@@ -11,17 +11,17 @@ from typing import Protocol
 
 from engine.errors import (
     DiskError,
-    FailureKind,
     MaterializationError,
-    RefledgerError,
     RegistryError,
     VerificationError,
 )
-from engine.events import BlobCreated, ExportProgressed, LocalLost, ProviderLost
+from engine.events import BlobCreated, ExportProgressed, LocalLost
 from engine.ledger import Facts
 from engine.refs.materializer import PROGRESS_INTERVAL, Clock
+from engine.refs.places import Places, kind_of
 from engine.refs.providers import unavailable
 from engine.refs.ref import Layer, Ref, Remote
+from engine.refs.relay import Relay
 from engine.together import in_thread, locked, together
 from storage.digest import Digest
 from storage.interfaces import (
@@ -88,6 +88,7 @@ class Transfer:
     clock: Clock
     here: Here
     repacker: LayerRepacker | None = None
+    places: Places = field(default_factory=Places)
     _epochs: dict[str, int | None] = field(default_factory=dict)
 
     async def pack(self, ref: Ref, epoch: int | None, vertex: str | None) -> tuple[Layer, ...]:
@@ -164,24 +165,31 @@ class Transfer:
         known = self.catalog.providers(layer.blob.digest)
         return replace(layer, providers=tuple(dict.fromkeys((*layer.providers, *known))))
 
-    def read(self, layer: Layer, shown: Callable[[int], None]) -> ByteStream:
-        """The layer's blob: from here, else from the first provider that gives it. `shown` is told the bytes so far.
+    def read(
+        self, layer: Layer, shown: Callable[[int], None], served: Callable[[Provider], None] | None = None
+    ) -> ByteStream:
+        """The layer's blob: from here, else from the first place that gives it, where the next one goes on when it
+        breaks off. `shown` is told the bytes so far, `served` the places that they came from.
 
-        The returned iterator raises MaterializationError when nobody has it, VerificationError when bytes were wrong.
+        The returned iterator raises MaterializationError when nobody has it, or the bytes were wrong (`corrupt`): who
+        gave those is not asked again, so that another reading may fare better.
         """
         assert layer.blob is not None
-        return self._bytes(layer, layer.blob, shown)
+        return self._bytes(layer, layer.blob, shown, served)
 
     def is_here(self, layer: Layer) -> bool:
         """Does the blob lie on this disk?"""
         return layer.blob is not None and self.blobs.size(layer.blob.digest) is not None
 
-    async def _bytes(self, layer: Layer, blob: Descriptor, shown: Callable[[int], None]) -> AsyncIterator[bytes]:
+    async def _bytes(
+        self, layer: Layer, blob: Descriptor, shown: Callable[[int], None], served: Callable[[Provider], None] | None
+    ) -> AsyncIterator[bytes]:
         here = self.blobs.size(blob.digest) is not None
         # before the first byte goes out: whoever has some of a damaged blob could not begin anew
         if here and not await in_thread(lambda: self.blobs.sound(blob.digest)):
             here = await self._packed_again(layer, blob)
-        async with aclosing(self._stored(blob, shown) if here else self._remote(layer, blob, shown)) as chunks:
+        stream = self._stored(blob, shown) if here else self._remote(layer, blob, shown, served)
+        async with aclosing(stream) as chunks:
             async for chunk in chunks:
                 yield chunk
 
@@ -203,32 +211,23 @@ class Transfer:
                 shown(done)
 
     async def _remote(
-        self, layer: Layer, blob: Descriptor, shown: Callable[[int], None]
+        self, layer: Layer, blob: Descriptor, shown: Callable[[int], None], served: Callable[[Provider], None] | None
     ) -> AsyncGenerator[bytes, None]:
-        last: RefledgerError | None = None
-        kind: FailureKind = "missing"
-        for provider in layer.providers:
-            done = 0
-            try:
-                async with self.registry.blob(provider, blob) as stream:
-                    async for chunk in stream:
-                        yield chunk
-                        done += len(chunk)
-                        shown(done)
-                return
-            except RegistryError as error:
-                last, kind = error, error.kind
-            except VerificationError as error:
-                last, kind = error, "corrupt"
-            if kind != "transport":
-                lost = ProviderLost(
-                    ref=layer.name, digest=str(blob.digest), provider=provider.to_json(), kind=kind, error=str(last)
-                )
-                self.facts.post(lost)
-            if done:
-                break  # the reader has bytes already: it must begin anew, which is its own retry
-        what = f"layer {blob.digest.short} cannot be had: {last.what if last else 'no provider is known'}"
-        raise unavailable(what, layer, kind, last, layer.providers) from last
+        relay = Relay(self.registry, self.places, self.facts, layer.name, blob, layer.providers)
+        done = 0
+        try:
+            async with aclosing(relay.stream()) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+                    done += len(chunk)
+                    shown(done)
+        except (RegistryError, VerificationError) as error:
+            what = f"layer {blob.digest.short} cannot be had: {error.what}"
+            asked = relay.asked or layer.providers
+            raise unavailable(what, layer, kind_of(error), error, asked) from error
+        if served is not None:
+            for place in relay.served:
+                served(place)
 
     def progress(self, target: str, blob: Descriptor, transport: str, vertex: str | None) -> Callable[[int], None]:
         """A `shown` that puts ExportProgressed into the log, at most four a second."""

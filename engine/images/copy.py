@@ -158,7 +158,7 @@ class Copier:
     async def load(self, request: CopyRequest, source: Reference, destination: Reference) -> Load:
         """Read what there is to copy: manifests only, and nothing is written. Raises as `copy` does."""
         images, provider, where = self.placer.images, source.provider, str(source)
-        named = await images.registry.resolve(source)
+        named, resolved_by = await images.places.resolve(source, images.registry.resolve)
         top = await images.manifest(provider, named.digest, where)
         if not request.every:
             top = await chosen(images, provider, top, request.platforms or (self.host,), bool(request.platforms), where)
@@ -172,6 +172,7 @@ class Copier:
                 provider=provider.to_json(),
                 manifest=str(top.digest),
                 config=str((top.fields.get("config") or {}).get("digest", "")),
+                resolved_by=resolved_by.to_json(),
             )
         )
         target = destination.provider

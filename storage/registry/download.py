@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
 from storage.digest import Hasher
 from storage.errors import RefledgerError, RegistryError, VerificationError
 from storage.interfaces import Descriptor
+from storage.registry.attempts import over
 from storage.registry.failures import Unavailable
 from storage.registry.session import Call, Session
 
@@ -24,14 +25,14 @@ _CONTENT_RANGE = re.compile(r"bytes\s+([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\
 
 class Download:
     """`BlobStream` of `blob` from `start` to `end` (half open; all offsets are bytes from the blob's own start).
-    `calls` are the places to ask, mirrors first, each given the headers to send. Without `hasher` only the length is
-    checked. Raises ValueError for a range that the blob does not have."""
+    `ask` makes the request from the headers to send. Without `hasher` only the length is checked. Raises ValueError
+    for a range that the blob does not have."""
 
     def __init__(
         self,
         session: Session,
         blob: Descriptor,
-        calls: Sequence[Callable[[dict[str, str]], Call]],
+        ask: Callable[[dict[str, str]], Call],
         start: int,
         end: int,
         hasher: Hasher | None,
@@ -40,8 +41,8 @@ class Download:
             raise ValueError(f"no range {start} to {end} in {blob.size} bytes")
         self._session = session
         self._blob = blob
-        self._calls = list(calls)
-        self._call = calls[0]({})
+        self._ask = ask
+        self._call = ask({})
         self._response: httpx.Response | None = None
         self._hasher = hasher
         self._offset = start
@@ -68,27 +69,23 @@ class Download:
         return self._ranged
 
     async def connect(self) -> None:
-        """Ask for what is missing yet; a place that fails is not asked again while there is another.
-        Raises RegistryError, VerificationError."""
-        while True:
-            self._call = self._calls[0](self._range())
-            try:
-                self._response = await self._session.send(self._call)
-                await self._check_answer(self._response)
-            except (RegistryError, VerificationError):
-                await self.aclose()
-                if len(self._calls) == 1:
-                    raise
-                del self._calls[0]
-            except BaseException:
-                await self.aclose()
-                raise
-            else:
-                return
+        """Ask for what is missing yet. Raises RegistryError, VerificationError."""
+        self._call = self._ask(self._range())
+        self._response = await self._session.send(self._call)
+        try:
+            await self._check_answer(self._response)
+        except RefledgerError as error:
+            over(self._response, error)
+            await self.aclose()
+            raise
+        except BaseException:
+            await self.aclose()
+            raise
 
     async def aclose(self) -> None:
         """Let go of the connection."""
         response, self._response = self._response, None
+        over(response)
         if response is not None:
             await response.aclose()
 
@@ -109,8 +106,9 @@ class Download:
                 failure: RefledgerError = self._corrupt(f"it ends after {self._offset} of {self._end} bytes")
             except Unavailable as error:
                 failure = error
+                over(self._response, error)
             barren = 0 if self._offset - start >= limits.progress_bytes else barren + 1
-            if barren >= limits.tries:
+            if barren >= limits.tries_of(hurried=self._call.hurried):
                 raise failure
             await self.aclose()
             await self._session.transport.pause(max(barren, 1))
@@ -205,4 +203,6 @@ class Download:
     def _corrupt(self, why: str) -> VerificationError:
         what = f"the registry's blob is not what its digest promises: {why}"
         hint = "the copy in the registry is damaged: push the image again"
-        return VerificationError(what, where=self._call.where, hint=hint)
+        error = VerificationError(what, where=self._call.where, hint=hint)
+        over(self._response, error)
+        return error

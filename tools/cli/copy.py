@@ -109,7 +109,6 @@ async def _copy(root: roots.Root, build: str, request: CopyRequest) -> list[Copi
     from engine.events import BuildStarted
     from engine.images.copy import Copier
     from engine.operation import operate
-    from storage.digest import canonical_json
     from tools import __version__
     from tools.imaging import imaging
 
@@ -123,7 +122,7 @@ async def _copy(root: roots.Root, build: str, request: CopyRequest) -> list[Copi
 
         started = BuildStarted(
             frontend="copy.v0",
-            definition=str(made.images.blobs.put(canonical_json(request.options))),
+            definition="",
             options=request.options,
             context=None,
             engine_version=__version__,

@@ -25,6 +25,8 @@ _COMMANDS = {
     "history": "tools.cli.history",
     "index": "tools.cli.index",
     "inspect": "tools.cli.inspect",
+    "login": "tools.cli.login",
+    "logout": "tools.cli.login",
     "output": "tools.cli.output",
     "prune": "tools.cli.usage",
     "rebuild": "tools.cli.reading",

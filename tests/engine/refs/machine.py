@@ -82,14 +82,14 @@ class Machine:
         return [str(path) for where in ("tmp/*", "locks/*") for path in self.root.glob(where)]
 
 
-def layer_of(image: dict[str, Any], *hosts: str, index: int = -1, mirrors: tuple[str, ...] = ()) -> Layer:
+def layer_of(image: dict[str, Any], *hosts: str, index: int = -1) -> Layer:
     """A layer of what `push_image` made, to be had at `hosts`."""
     found = image["layers"][index]
     name = image["reference"].partition("/")[2].rpartition(":")[0]
     return Layer(
         diff_id=Digest(found["diff_id"]),
         blob=Descriptor(found["mediaType"], Digest(found["digest"]), found["size"]),
-        providers=tuple(Provider(host, name, f"repository:{name}:pull", mirrors) for host in hosts),
+        providers=tuple(Provider.of(host, name) for host in hosts),
     )
 
 

@@ -134,15 +134,3 @@ def test_I3_a_blob_of_another_length_is_refused(
 ) -> None:
     with pytest.raises(VerificationError, match=why):
         answered(status, headers, body, 2000, 3000)
-
-
-def test_mirrors_are_asked_for_ranges_first(registry: RegistryProcess, repository: str, blob: Descriptor) -> None:
-    async def read(client: RegistryClient, provider: Provider) -> bytes:
-        async with client.blob(provider, blob, start=1000, end=2000) as stream:
-            return b"".join([chunk async for chunk in stream])
-
-    with FaultyProxy(registry.host) as good, FaultyProxy(registry.host, Fault(".*", status=404)) as bad:
-        for mirror in (good, bad):
-            provider = Provider(registry.host, repository, f"repository:{repository}:pull", (mirror.host,))
-            assert use(lambda client, asked=provider: read(client, asked)) == BIG[1000:2000]
-            assert len(mirror.seen) == 1
