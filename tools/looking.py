@@ -24,6 +24,7 @@ from engine.images.place import descriptors
 from engine.images.read import ImageReader, Manifest
 from engine.offline.names import RecalledNames
 from engine.offline.nobody import NoRegistry
+from engine.refs.places import Places
 from engine.refs.ref import Layer
 from projections.cache_index import CacheIndex
 from projections.fields import PUSHED
@@ -49,7 +50,7 @@ from storage.layout_listing import WithLayoutListing
 from storage.platform import choose_platform, host_platform
 from storage.reference import LAYOUT, parse_layout, parse_reference
 from tools import roots
-from tools.connecting import registry_client
+from tools.connecting import known_registries, registry_client
 from tools.known import LogAnswers, known_providers
 from tools.layer_files import RootFiles
 
@@ -71,7 +72,7 @@ class Looking:
         """What `reference` names. Raises RegistryError, InputError."""
         if self.names is not None:
             return await self.names.resolve(reference, platform)
-        return await self.images.registry.resolve(reference)
+        return (await self.images.places.resolve(reference, self.images.registry.resolve))[0]
 
     async def inspect(
         self, reference: Reference, platform: Platform | None, *, every: bool = False, referrers: bool = False
@@ -198,5 +199,5 @@ async def looking(*, offline: bool) -> AsyncIterator[Looking]:
         blobs: BlobStore = DirectoryBlobs(Path(scratch), owner="look")
         if found is not None:
             blobs = WithMore(blobs, roots.read_blobs(path))
-        images = ImageReader(WithLayouts(client), blobs)
+        images = ImageReader(WithLayouts(client), blobs, Places(known_registries().mirrors))
         yield Looking(images, None, WithLayoutListing(client), path, log, views)

@@ -90,8 +90,12 @@ class Assembler:
 
     async def _find(self, reference: Reference, *, appended: bool) -> _Found:
         where, provider = str(reference), reference.provider
+        resolve, resolved_by = self.images.registry.resolve, provider
         try:
-            top = await self.images.registry.resolve(reference)
+            if appended:
+                top = await resolve(reference)  # what it is now: a mirror may be behind
+            else:
+                top, resolved_by = await self.images.places.resolve(reference, resolve)
         except RegistryError as error:
             if appended and error.kind == "missing":
                 raise InputError(
@@ -113,7 +117,7 @@ class Assembler:
             platform = "/".join(filter(None, (str((said or {}).get(key, "")) for key in _PLATFORM)))
         resolved = SourceResolved(
             reference=reference.written, digest=str(manifest.digest), platform=platform, provider=provider.to_json(),
-            manifest=str(manifest.digest), config=config,
+            manifest=str(manifest.digest), config=config, resolved_by=resolved_by.to_json(),
         )  # fmt: skip
         return _Found(member, provider, resolved)
 
