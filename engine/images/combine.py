@@ -173,7 +173,8 @@ def _key(entry: Json) -> tuple[str, ...] | None:
         return None
     said = entry["platform"]
     features = said.get("os.features")
-    return (str(platform), str(said.get("os.version") or ""), *sorted(map(str, features or ())))
+    told = sorted(map(str, features)) if isinstance(features, list) else ()
+    return (str(platform), str(said.get("os.version") or ""), *told)
 
 
 def _merged(entries: Iterable[Json]) -> list[Json]:

@@ -105,6 +105,8 @@ def descriptors(fields: Mapping[str, Any], key: str, where: str) -> list[tuple[D
     listed = fields.get(key) or []
     items = listed if isinstance(listed, list) else [listed]
     try:
+        if not all(isinstance(item.get("annotations") or {}, dict) for item in items):
+            raise TypeError("annotations are no object")
         return [(Descriptor.from_json(item), item) for item in items]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise VerificationError(f"the manifest is malformed: {key} lists what is no descriptor", where=where) from error
