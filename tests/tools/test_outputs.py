@@ -577,6 +577,7 @@ def test_foreign_layers_stay_where_they_are_when_it_is_asked_for(
     refused = builder.build(dockerfile, *context, "-o", f"type=oci,dest={tmp_path}/x.tar")
     assert refused.code == 3
     assert f"layer {digest_of(tars[0])[7:19]}" in refused.err.replace("sha256:", "")
+    assert "prefer-nondist-layers=true leaves it there" in refused.err
     assert not (tmp_path / "x.tar").exists()
 
 
