@@ -148,7 +148,8 @@ class VertexOutput(Fact):
 
 class SourceResolved(Fact):
     """`reference` as written; `digest` what the tag named; `manifest` the one for `platform`; `config`: digest;
-    `recalled`: nobody was asked, an earlier event said so (--offline)."""
+    `recalled`: nobody was asked, an earlier event said so (--offline); `resolved_by`: the place that said what the tag
+    is, `provider` or a mirror of it, None when nobody was asked, and in older logs."""
 
     reference: str
     digest: str
@@ -157,6 +158,7 @@ class SourceResolved(Fact):
     manifest: str
     config: str
     recalled: bool = False
+    resolved_by: Json | None = None
 
 
 class ContextScanned(Fact):
@@ -254,10 +256,10 @@ class LocalCreated(Fact):
 
 
 class SourceTried(Fact):
-    """One registry was asked once, and what came of it: `verb` pull, manifest, resolve, mount, upload or put; `name`: a
-    digest or a tag; `status` of its answer, 0 for none; `outcome` ok, refused, or the `kind` of a failure (missing,
-    auth, transport, corrupt), with `error`; `bytes` of the body that came or went; `mirror_of`: the registry and
-    repository (`host/name`) that was meant, when this is a mirror of it."""
+    """One registry was asked once, and what came of it: `verb` pull, manifest, resolve, mount, upload, put, or exists
+    (told of when it failed only); `name`: a digest or a tag; `status` of its answer, 0 for none; `outcome` ok, refused,
+    or the `kind` of a failure (missing, auth, transport, corrupt), with `error`; `bytes` of the body that came or went;
+    `mirror_of`: the registry and repository (`host/name`) that was meant, when this is a mirror of it."""
 
     verb: str
     name: str

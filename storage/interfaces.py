@@ -75,13 +75,15 @@ class Provider:
     """Where a blob can be read. Data, never a session: any later process can use it with its own credentials.
 
     `registry` is `host[:port]`, `repository` the path below /v2/, `scope` the token scope that reading needs
-    (`repository:<name>:pull`): a name, never a secret. `mirrors` are other `host[:port]` to ask first.
+    (`repository:<name>:pull`): a name, never a secret. `mirrors` are other `host[:port]` to ask first. `mirror_of`: the
+    provider (`host/name`) that was meant, when this one is asked before it, as a mirror.
     """
 
     registry: str
     repository: str
     scope: str
     mirrors: tuple[str, ...] = ()
+    mirror_of: str = ""
 
     @classmethod
     def of(cls, registry: str, repository: str) -> Provider:
@@ -89,19 +91,41 @@ class Provider:
         return cls(registry, repository, f"repository:{repository}:pull")
 
     def to_json(self) -> Json:
-        """`{registry, repository, scope}` and, when there are any, `mirrors`."""
+        """`{registry, repository, scope}` and, unless they are empty, `mirrors` and `mirror_of`."""
         out: Json = {"registry": self.registry, "repository": self.repository, "scope": self.scope}
         if self.mirrors:
             out["mirrors"] = list(self.mirrors)
+        if self.mirror_of:
+            out["mirror_of"] = self.mirror_of
         return out
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Provider:
         """The inverse of `to_json`."""
-        return cls(data["registry"], data["repository"], data["scope"], tuple(data.get("mirrors", ())))
+        mirrors, mirror_of = tuple(data.get("mirrors", ())), str(data.get("mirror_of", ""))
+        return cls(data["registry"], data["repository"], data["scope"], mirrors, mirror_of)
 
     def __str__(self) -> str:
         return f"{self.registry}/{self.repository}"
+
+
+@dataclass(frozen=True, slots=True)
+class Referrer:
+    """A manifest that refers to another one by its `subject` (a signature, an SBOM): the descriptor, annotations of the
+    manifest included, and what kind of artifact it says it is ("" for none)."""
+
+    manifest: Descriptor
+    artifact_type: str = ""
+
+    def to_json(self) -> Json:
+        """The descriptor as image indexes have it."""
+        out = self.manifest.to_json()
+        return {**out, "artifactType": self.artifact_type} if self.artifact_type else out
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Referrer:
+        """The inverse of `to_json`. Raises KeyError, TypeError or InputError on anything else."""
+        return cls(Descriptor.from_json(data), str(data.get("artifactType") or ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +140,7 @@ class Mirror:
 class Attempt:
     """One request to one registry, answered or not: the fields of the event SourceTried."""
 
-    verb: Literal["pull", "manifest", "resolve", "mount", "upload", "put"]
+    verb: Literal["pull", "manifest", "resolve", "exists", "mount", "upload", "put"]
     name: str
     provider: Provider
     status: int
@@ -146,7 +170,8 @@ class Reference:
     """An image name, as docker understands it, made complete.
 
     `registry` `host[:port]` (default docker.io), `repository` (with `library/` where docker adds it), and `tag` or
-    `digest` or both; `tag` is `latest` when neither was written. `written` is the text the user wrote.
+    `digest` or both; `tag` is `latest` when neither was written. `written` is the text the user wrote. `mirror_of`: as
+    in Provider.
     """
 
     registry: str
@@ -154,11 +179,12 @@ class Reference:
     tag: str
     digest: Digest | None
     written: str
+    mirror_of: str = ""
 
     @property
     def provider(self) -> Provider:
         """Where blobs of this image are read."""
-        return Provider.of(self.registry, self.repository)
+        return Provider(self.registry, self.repository, f"repository:{self.repository}:pull", (), self.mirror_of)
 
     def __str__(self) -> str:
         name = f"{self.registry}/{self.repository}"
@@ -535,12 +561,31 @@ class RegistryTarget(Protocol):
         """Cross-repository mount within one registry; False when the registry would not (any 4xx or 202)."""
         ...
 
-    async def upload(self, target: Provider, blob: Descriptor, chunks: Callable[[], ByteStream]) -> None:
-        """Upload `blob` from a stream that can be opened anew for a retry."""
+    async def upload(
+        self, target: Provider, blob: Descriptor, chunks: Callable[[], ByteStream], *,
+        resume: Callable[[int], ByteStream] | None = None,
+    ) -> None:  # fmt: skip
+        """Upload `blob` from a stream that can be opened anew for a retry. `resume` opens it from an offset on (bytes;
+        less than `blob.size`): an upload that broke off, in an earlier process maybe, may then be gone on with."""
         ...
 
     async def put_manifest(self, target: Provider, name: str, media_type: str, data: bytes) -> Digest:
-        """Put a manifest or index under `name` (a tag or its digest)."""
+        """Put a manifest or index under `name` (a tag or its digest). One that has a `subject` is among its referrers
+        then, also where the registry has no API for them."""
+        ...
+
+
+class RegistryListing(Protocol):
+    """What a repository has beside what was asked for by name. Methods raise RegistryError, VerificationError and
+    InputError as those of RegistrySource do."""
+
+    async def tags(self, provider: Provider) -> tuple[str, ...]:
+        """All tags of the repository, as the registry orders them."""
+        ...
+
+    async def referrers(self, provider: Provider, subject: Digest, artifact_type: str = "") -> tuple[Referrer, ...]:
+        """What refers to the manifest `subject`, which need not be there itself; of `artifact_type` only, when given.
+        Of a registry without the referrers API: what the tag that stands in for it lists."""
         ...
 
 

@@ -15,7 +15,9 @@ from storage.digest import Digest, canonical_json, parse_json
 from storage.durable import fsync_directory
 from storage.errors import DiskError, InputError, VerificationError
 from storage.interfaces import ByteStream, Descriptor, Provider, RegistryTarget
+from storage.layout_listing import read_tagged
 from storage.reference import LAYOUT_REGISTRY, is_tag
+from storage.referrers import FallbackTag, referring
 
 REF_NAME = "org.opencontainers.image.ref.name"
 
@@ -27,6 +29,7 @@ class WithLayoutTargets:
     def __init__(self, inner: RegistryTarget, owner: str) -> None:
         self._inner = inner
         self._owner = owner
+        self._fallback = FallbackTag(read_tagged, self.put_manifest)
 
     async def mount(self, target: Provider, digest: Digest, source: Provider) -> bool:
         """See RegistryTarget.mount. A layout mounts nothing."""
@@ -34,10 +37,13 @@ class WithLayoutTargets:
             return False
         return await self._inner.mount(target, digest, source)
 
-    async def upload(self, target: Provider, blob: Descriptor, chunks: Callable[[], ByteStream]) -> None:
+    async def upload(
+        self, target: Provider, blob: Descriptor, chunks: Callable[[], ByteStream], *,
+        resume: Callable[[int], ByteStream] | None = None,
+    ) -> None:  # fmt: skip
         """See RegistryTarget.upload. Raises DiskError, VerificationError."""
         if target.registry != LAYOUT_REGISTRY:
-            await self._inner.upload(target, blob, chunks)
+            await self._inner.upload(target, blob, chunks, resume=resume)
             return
         writer = await asyncio.to_thread(self._blobs(target).writer)
         try:
@@ -51,7 +57,10 @@ class WithLayoutTargets:
         """See RegistryTarget.put_manifest; a tag is an entry of index.json. Raises DiskError, VerificationError."""
         if target.registry != LAYOUT_REGISTRY:
             return await self._inner.put_manifest(target, name, media_type, data)
-        return await asyncio.to_thread(self._put, target, name, media_type, data)
+        digest = await asyncio.to_thread(self._put, target, name, media_type, data)
+        if (refers := referring(data, media_type)) is not None:
+            await self._fallback.add(target, *refers)
+        return digest
 
     def _blobs(self, target: Provider) -> DirectoryBlobs:
         return DirectoryBlobs(Path(target.repository), owner=self._owner)

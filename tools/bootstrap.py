@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.build import BuildRequest, Engine
-from engine.events import Fact, LocalLost, RuntimeChosen
+from engine.events import LocalLost, RuntimeChosen
 from engine.executor import Executor, Outcome, Task
 from engine.grants import Grants
-from engine.ledger import Facts, Ledger
+from engine.ledger import Facts, Ledger, Silent
 from engine.refs.materializer import Clock, Materializer
+from engine.refs.places import Places, tried
 from engine.refs.presence import HeadPresence
 from engine.refs.ref import Layer
 from engine.resolver import ImageResolver, Resolver
@@ -28,11 +29,12 @@ from storage.blobs import DirectoryBlobs, WithMore
 from storage.digest import Digest
 from storage.erofs.layers import ErofsLayers
 from storage.erofs.mount import ErofsMounts
-from storage.errors import InputError, RefledgerError, RegistryError, VerificationError
+from storage.errors import InputError
 from storage.interfaces import (
     BlobStore,
     CheckedLayers,
     LayerTars,
+    Provider,
     RegistrySource,
     RegistryTarget,
     SnapshotStore,
@@ -42,7 +44,7 @@ from storage.layout import WithLayouts
 from storage.partial import DirectoryPartials
 from storage.registry import RegistryClient
 from storage.snapshots import OverlaySnapshots
-from tools.connecting import USER_AGENT, registry_client
+from tools.connecting import USER_AGENT, known_registries, registry_client
 from tools.known import LogAnswers, Past
 from tools.roots import Root, read_blobs, read_root, root_directory
 
@@ -89,13 +91,13 @@ def engine(
     snapshots = OverlaySnapshots(
         root.path / "snapshots", tmp, build, mounts=mounts, as_images=lambda: layers.name == ErofsLayers.name
     )
-    client, tars = _client(closing, offline=offline), _tars(root)
-    registry = WithLayouts(client)
+    client, tars = _client(closing, ledger, offline=offline), _tars(root)
+    registry, places = WithLayouts(client), Places() if offline else _places()
     cache, names = LogAnswers(CacheIndex(root.views)), Names(root.views)
     partials = DirectoryPartials(root.path / "partial")
     materializer = Materializer(
         layers, snapshots, blobs, partials, registry, locks, ledger, clock, parallel=max(2, os.cpu_count() or 1),
-        known=cache,
+        known=cache, places=places,
     )  # fmt: skip
 
     def asked() -> AskedPaths:
@@ -148,7 +150,7 @@ def engine(
         from engine.cache.imports import CacheImports
 
         names, naming = BuildKitKeys(contexts), bool(request.cache_to)
-        importing.append(CacheImports(request.cache_from, registry, blobs, ledger, names, naming))
+        importing.append(CacheImports(request.cache_from, registry, blobs, ledger, names, naming, places))
         return importing[-1]
 
     def caching(graph: Graph, solution: Solution, epoch: int | None) -> CacheExporter:
@@ -162,13 +164,13 @@ def engine(
     made = Engine(
         ledger=ledger,
         blobs=blobs,
-        resolver=_resolver(registry, blobs, ledger, names, offline=offline),
+        resolver=_resolver(registry, blobs, ledger, names, places, offline=offline),
         executor=_OnDemand(
             lambda: _executor(root, build, runtime, asked(), snapshots, sources, ledger, clock, ambient, grants, attend)
         ),
         materializer=materializer,
         cache=cache,
-        presence=_presence(registry, ledger, offline=offline),
+        presence=_presence(registry, ledger, places, offline=offline),
         sources=sources,
         exporters=lambda: _exporters(movers(), client, materializer, snapshots, blobs, ledger, clock),
         emulation=emulation,
@@ -177,6 +179,11 @@ def engine(
         caching=caching,
     )
     return made, closing
+
+
+def _places() -> Places:
+    """What this machine's mirrors are asked before. Raises InputError."""
+    return Places(known_registries().mirrors)
 
 
 def _exporters(
@@ -206,12 +213,12 @@ def _exporters(
     )
 
 
-def _client(closing: AsyncExitStack, *, offline: bool) -> RegistryClient | NoRegistry:
+def _client(closing: AsyncExitStack, facts: Facts, *, offline: bool) -> RegistryClient | NoRegistry:
     if offline:
         from engine.offline.nobody import NoRegistry
 
         return NoRegistry()
-    client = registry_client()
+    client = registry_client(observe=lambda attempt: facts.post(tried(attempt)))
     closing.push_async_callback(client.aclose)
     return client
 
@@ -227,8 +234,9 @@ def _transfer(
     conversion = Conversion(blobs, BlobConverter(blobs), tars, materializer, cache, locks, ledger, clock, kept)
     packer = BlobPacker(materializer.snapshots, blobs)
     return Transfer(
-        blobs, materializer.registry, packer, cache, locks, ledger, clock, kept, conversion, repack=offline
-    )
+        blobs, materializer.registry, packer, cache, locks, ledger, clock, kept, conversion, repack=offline,
+        places=materializer.places,
+    )  # fmt: skip
 
 
 def _tars(root: Root) -> LayerTars:
@@ -247,33 +255,22 @@ def _needs(
     return Needs(materializer, registry, cache, DirectoryParts(root.tmp, build), sources, tars)
 
 
-def _presence(registry: RegistrySource, facts: Facts, *, offline: bool) -> Presence:
+def _presence(registry: RegistrySource, facts: Facts, places: Places, *, offline: bool) -> Presence:
     if not offline:
-        return HeadPresence(registry, facts)
+        return HeadPresence(registry, facts, places)
     from engine.offline.nobody import Believed
 
     return Believed()
 
 
 def _resolver(
-    registry: RegistrySource, blobs: BlobStore, facts: Facts, names: Names, *, offline: bool
+    registry: RegistrySource, blobs: BlobStore, facts: Facts, names: Names, places: Places, *, offline: bool
 ) -> Resolver:
     if not offline:
-        return ImageResolver(registry, blobs, facts)
+        return ImageResolver(registry, blobs, facts, places=places)
     from engine.offline.names import OfflineResolver, RecalledNames
 
-    return OfflineResolver(ImageResolver(registry, blobs, facts, RecalledNames(names, registry)))
-
-
-class _Silent:
-    """Facts that nobody keeps."""
-
-    async def record(self, _fact: Fact, *, vertex: str | None = None, cause: int | None = None) -> int:  # noqa: ARG002
-        """See Facts."""
-        return 0
-
-    def post(self, _fact: Fact, *, vertex: str | None = None, cause: int | None = None) -> None:
-        """See Facts."""
+    return OfflineResolver(ImageResolver(registry, blobs, facts, RecalledNames(names, registry), places))
 
 
 @asynccontextmanager
@@ -286,13 +283,15 @@ async def passing_resolver(*, offline: bool) -> AsyncIterator[Resolver]:
         from engine.offline.nobody import NoRegistry
 
         with read_root(path := root_directory()) as (_, views):
-            yield _resolver(NoRegistry(), read_blobs(path), _Silent(), Names(views), offline=True)
+            yield _resolver(NoRegistry(), read_blobs(path), Silent(), Names(views), Places(), offline=True)
         return
 
     with tempfile.TemporaryDirectory(prefix="refledger-") as directory:
         registry = registry_client()
         try:
-            yield ImageResolver(registry, DirectoryBlobs(Path(directory), owner="check"), _Silent())
+            yield ImageResolver(
+                registry, DirectoryBlobs(Path(directory), owner="check"), Silent(), places=_places()
+            )
         finally:
             await registry.aclose()
 
@@ -385,22 +384,19 @@ def fetch_blob(layer: Layer, write: Callable[[bytes], object]) -> None:
 
         async def fetch() -> None:
             client = registry_client()
-            failure: RefledgerError | None = None
+            source = WithLayouts(client)
+
+            async def copy(place: Provider) -> None:
+                file.seek(0)
+                file.truncate()
+                async with source.blob(place, blob) as stream:
+                    async for chunk in stream:
+                        file.write(chunk)
+
             try:
-                for provider in layer.providers:
-                    file.seek(0)
-                    file.truncate()
-                    try:
-                        async with WithLayouts(client).blob(provider, blob) as stream:
-                            async for chunk in stream:
-                                file.write(chunk)
-                    except (RegistryError, VerificationError) as error:
-                        failure = error
-                    else:
-                        return
+                await _places().first(layer.providers, blob.digest, copy)
             finally:
                 await client.aclose()
-            raise failure or RegistryError(f"nobody is known to have {blob.digest}", kind="missing")
 
         asyncio.run(fetch())
         file.seek(0)

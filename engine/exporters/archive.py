@@ -16,7 +16,7 @@ from engine.exporters.transfer import Transfer, drain
 from engine.ledger import Facts
 from engine.output import Output
 from storage.digest import Digest, canonical_json
-from storage.interfaces import Archive, Reference
+from storage.interfaces import Archive, Provider, Reference
 
 
 @dataclass(slots=True)
@@ -30,7 +30,7 @@ class ArchiveExporter:
     async def export(self, made: Bundle, output: Output) -> None:
         """Write `made` to `output.dest`. Raises DiskError,
         MaterializationError."""
-        kind, dest, names = output.kind, output.dest, output.names
+        kind, dest = output.kind, output.dest
         compression = output.form.compression.written
         unique = made.layers
         layers = tuple(map(str, unique))
@@ -39,16 +39,31 @@ class ArchiveExporter:
                 kind=kind, target=dest, digest=str(made.digest), layers=layers, compression=compression
             )
         )
+        if dest == "-":
+            moved = await self._write(made, output)  # what went out cannot be taken back
+        else:
+            moved = await self.transfer.anew(unique.values(), lambda: self._write(made, output))
+        await self.facts.record(
+            Exported(
+                kind=kind, target=dest, digest=str(made.digest), layers=tuple(moved), compression=compression
+            ),
+            cause=started,
+        )
+
+    async def _write(self, made: Bundle, output: Output) -> list[dict[str, object]]:
+        """The archive; returns what `Exported.layers` says of it."""
+        kind, dest, names = output.kind, output.dest, output.names
         archive = self.open_archive(dest)
-        moved = []
+        moved: list[dict[str, object]] = []
         try:
             archive.add("oci-layout", canonical_json({"imageLayoutVersion": "1.0.0"}))
-            for digest, layer in unique.items():
+            for digest, layer in made.layers.items():
                 assert layer.blob is not None
                 archive.begin(_path(digest), layer.blob.size)
                 shown = self.transfer.progress(dest, layer.blob, "written", None)
-                await drain(self.transfer.read(layer, shown), archive.write)
-                source = "" if self.transfer.is_here(layer) else str(next(iter(layer.providers), ""))
+                served: list[Provider] = []
+                await drain(self.transfer.read(layer, shown, served.append), archive.write)
+                source = ", ".join(map(str, served))
                 moved.append(
                     {"digest": str(digest), "transport": "written", "bytes": layer.blob.size, "source": source}
                 )
@@ -62,12 +77,7 @@ class ArchiveExporter:
             archive.commit()
         finally:
             archive.abort()
-        await self.facts.record(
-            Exported(
-                kind=kind, target=dest, digest=str(made.digest), layers=tuple(moved), compression=compression
-            ),
-            cause=started,
-        )
+        return moved
 
 
 def _path(digest: Digest) -> str:

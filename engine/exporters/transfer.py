@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from engine.errors import (
     DiskError,
-    FailureKind,
     MaterializationError,
-    RefledgerError,
     RegistryError,
     VerificationError,
 )
-from engine.events import BlobCreated, ExportProgressed, LocalLost, ProviderLost
+from engine.events import BlobCreated, ExportProgressed, LocalLost
 from engine.exporters import conversion
 from engine.exporters.conversion import PLAIN, Conversion
 from engine.ledger import Facts
 from engine.refs.materializer import PROGRESS_INTERVAL, Clock
+from engine.refs.places import Places, kind_of
 from engine.refs.providers import unavailable
 from engine.refs.ref import Layer, Ref, Remote
+from engine.refs.relay import Relay
 from engine.together import in_thread, locked, together
 from storage.digest import Digest
 from storage.interfaces import (
@@ -39,6 +39,7 @@ from storage.interfaces import (
 )
 from storage.reference import LAYOUT_REGISTRY
 
+T = TypeVar("T")
 CHUNK = 1 << 20
 _DEFAULT = Compression()
 
@@ -83,6 +84,7 @@ class Transfer:
     here: Here
     conversion: Conversion
     repack: bool = False
+    places: Places = field(default_factory=Places)
     _asked: dict[Digest, tuple[int | None, Compression]] = field(default_factory=dict)
 
     async def pack(
@@ -182,24 +184,48 @@ class Transfer:
         known = self.catalog.providers(layer.blob.digest)
         return replace(layer, providers=tuple(dict.fromkeys((*layer.providers, *known))))
 
-    def read(self, layer: Layer, shown: Callable[[int], None]) -> ByteStream:
-        """The layer's blob: from here, else from the first provider that gives it. `shown` is told the bytes so far.
+    def read(
+        self, layer: Layer, shown: Callable[[int], None], served: Callable[[Provider], None] | None = None,
+        start: int = 0,
+    ) -> ByteStream:  # fmt: skip
+        """The layer's blob: from here, else from the first place that gives it, where the next one goes on when it
+        breaks off. `shown` is told the bytes so far, `served` the places that they came from.
 
-        The returned iterator raises MaterializationError when nobody has it, VerificationError when bytes were wrong.
+        The returned iterator raises MaterializationError when nobody has it, or the bytes were wrong (`corrupt`): who
+        gave those is not asked again, so that another reading may fare better. With `start`, an offset in bytes, only
+        what follows it, and that unverified: whoever has what is before it must do so.
         """
         assert layer.blob is not None
-        return self._bytes(layer, layer.blob, shown)
+        return self._bytes(layer, layer.blob, shown, served, start)
+
+    async def anew(self, layers: Iterable[Layer], work: Callable[[], Awaitable[T]]) -> T:
+        """What `work` makes, which reads `layers` and hands their bytes on: from its beginning once more, when bytes
+        turned out to be wrong and somebody else may have them right."""
+        named = {layer.name: layer for layer in layers}
+        while True:
+            try:
+                return await work()
+            except MaterializationError as error:
+                layer = named.get(error.layer)
+                if error.kind != "corrupt" or layer is None or layer.blob is None:
+                    raise
+                if next(self.places.of(layer.providers, layer.blob.digest), None) is None:
+                    raise
 
     def is_here(self, layer: Layer) -> bool:
         """Does the blob lie on this disk?"""
         return layer.blob is not None and self.blobs.size(layer.blob.digest) is not None
 
-    async def _bytes(self, layer: Layer, blob: Descriptor, shown: Callable[[int], None]) -> AsyncIterator[bytes]:
+    async def _bytes(
+        self, layer: Layer, blob: Descriptor, shown: Callable[[int], None], served: Callable[[Provider], None] | None,
+        start: int,
+    ) -> AsyncIterator[bytes]:  # fmt: skip
         here = self.blobs.size(blob.digest) is not None
         # before the first byte goes out: whoever has some of a damaged blob could not begin anew
         if here and not await in_thread(lambda: self.blobs.sound(blob.digest)):
             here = await self._packed_again(layer, blob)
-        async with aclosing(self._stored(blob, shown) if here else self._remote(layer, blob, shown)) as chunks:
+        stream = self._stored(blob, shown, start) if here else self._remote(layer, blob, shown, served, start)
+        async with aclosing(stream) as chunks:
             async for chunk in chunks:
                 yield chunk
 
@@ -214,41 +240,35 @@ class Transfer:
             packed = await self._make(layer, Remote(layer.name, (layer,)), epoch, None, compression)
         return packed.blob.digest == blob.digest
 
-    async def _stored(self, blob: Descriptor, shown: Callable[[int], None]) -> AsyncGenerator[bytes, None]:
-        done = 0
+    async def _stored(
+        self, blob: Descriptor, shown: Callable[[int], None], done: int
+    ) -> AsyncGenerator[bytes, None]:
         with self.blobs.open(blob.digest) as file:
+            file.seek(done)
             while chunk := await asyncio.to_thread(file.read, CHUNK):
                 yield chunk
                 done += len(chunk)
                 shown(done)
 
     async def _remote(
-        self, layer: Layer, blob: Descriptor, shown: Callable[[int], None]
-    ) -> AsyncGenerator[bytes, None]:
-        last: RefledgerError | None = None
-        kind: FailureKind = "missing"
-        for provider in layer.providers:
-            done = 0
-            try:
-                async with self.registry.blob(provider, blob) as stream:
-                    async for chunk in stream:
-                        yield chunk
-                        done += len(chunk)
-                        shown(done)
-                return
-            except RegistryError as error:
-                last, kind = error, error.kind
-            except VerificationError as error:
-                last, kind = error, "corrupt"
-            if kind != "transport":
-                lost = ProviderLost(
-                    ref=layer.name, digest=str(blob.digest), provider=provider.to_json(), kind=kind, error=str(last)
-                )
-                self.facts.post(lost)
-            if done:
-                break  # the reader has bytes already: it must begin anew, which is its own retry
-        what = f"layer {blob.digest.short} cannot be had: {last.what if last else 'no provider is known'}"
-        raise unavailable(what, layer, kind, last, layer.providers) from last
+        self, layer: Layer, blob: Descriptor, shown: Callable[[int], None], served: Callable[[Provider], None] | None,
+        start: int,
+    ) -> AsyncGenerator[bytes, None]:  # fmt: skip
+        relay = Relay(self.registry, self.places, self.facts, layer.name, blob, layer.providers)
+        done = start
+        try:
+            async with aclosing(relay.stream(start)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+                    done += len(chunk)
+                    shown(done)
+        except (RegistryError, VerificationError) as error:
+            what = f"layer {blob.digest.short} cannot be had: {error.what}"
+            asked = relay.asked or layer.providers
+            raise unavailable(what, layer, kind_of(error), error, asked) from error
+        if served is not None:
+            for place in relay.served:
+                served(place)
 
     def progress(self, target: str, blob: Descriptor, transport: str, vertex: str | None) -> Callable[[int], None]:
         """A `shown` that puts ExportProgressed into the log, at most four a second."""
