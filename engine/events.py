@@ -255,6 +255,16 @@ class LocalCreated(Fact):
     layers: tuple[Json, ...] = ()
 
 
+class LayerStored(Fact):
+    """A layer came as file `name` (as written, `-` for standard input), and is kept as it came: `layer` is its
+    descriptor with `diff_id`; `ref`: the ref that is this layer alone."""
+
+    STREAM: ClassVar[Literal["build", "ref", "cache"]] = "ref"
+    ref: str
+    name: str
+    layer: Json
+
+
 class SourceTried(Fact):
     """One registry was asked once, and what came of it: `verb` pull, manifest, resolve, mount, upload, put, or exists
     (told of when it failed only); `name`: a digest or a tag; `status` of its answer, 0 for none; `outcome` ok, refused,
@@ -622,9 +632,9 @@ TYPES: dict[str, type[Fact]] = {
         BuildStarted, GraphDefined, RuntimeChosen, BuildCompleted, BuildFailed, BuildCancelled, BuildInterrupted,
         VertexStarted, VertexCached, VertexCompleted, VertexFailed, VertexCancelled, VertexOutput,
         SourceResolved, ContextScanned, ContextKept, DefinitionRead, SourceRequested, HttpResolved, GitResolved,
-        FoundMissing, SourceTried, RemoteCreated, LocalCreated, MaterializationRequested, PullStarted, PullProgressed,
-        PullFailed, LayerPulled, LayerTocRead, FilesFetched, Materialized, MaterializationFailed, BlobCreated,
-        CacheQueried, CacheRecorded, CacheImported, CacheImportFailed, CacheExported, CacheExportFailed,
+        FoundMissing, LayerStored, SourceTried, RemoteCreated, LocalCreated, MaterializationRequested, PullStarted,
+        PullProgressed, PullFailed, LayerPulled, LayerTocRead, FilesFetched, Materialized, MaterializationFailed,
+        BlobCreated, CacheQueried, CacheRecorded, CacheImported, CacheImportFailed, CacheExported, CacheExportFailed,
         ProviderLost, HitRevoked, LocalLost, Demoted, Pruned, ExportStarted, ExportProgressed, Exported,
         CacheMountUsed, SecretMounted, AgentForwarded, SecurityLifted,
     )

@@ -204,6 +204,7 @@ _SUMMARIES: dict[str, Callable[[Json], str]] = {
         f"pointer to {len(objects(d, 'layers'))} layers at {', '.join(map(_who, objects(d, 'providers'))) or 'nowhere'}"
     ),
     "LocalCreated": lambda d: f"result of a step, {size(d, 'bytes')} bytes on this disk",
+    "LayerStored": lambda d: f"the layer came as file {text(d, 'name', '?')}",
     "CacheQueried": lambda d: f"cache {text(d, 'outcome', '?')} {_short(text(d, 'key', ''))}",
     "CacheRecorded": lambda d: f"recorded under cache key {_short(text(d, 'key', ''))}",
     "VertexCached": lambda d: f"reused as {text(d, 'name', '')}",

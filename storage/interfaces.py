@@ -313,6 +313,25 @@ class BlobStore(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class StoredLayer:
+    """A layer that was stored as it came: its blob, its diff ID, and the latest time of a file in it that is not in the
+    future, in seconds since the epoch, 0 for none."""
+
+    blob: Descriptor
+    diff_id: Digest
+    newest: int
+
+
+class LayerIntake(Protocol):
+    """Takes layers in that come as files."""
+
+    def store(self, file: BinaryIO, now: int) -> StoredLayer:
+        """Store the layer that `file` gives, to its end, when all of it was read and checked; `now`: seconds since the
+        epoch. Blocking. Raises VerificationError, keeping nothing, for what is no layer, DiskError."""
+        ...
+
+
 class ByteSource(Protocol):
     """Bytes that arrive from elsewhere; `read` blocks (use it off the event loop)."""
 

@@ -53,8 +53,10 @@ if TYPE_CHECKING:
     from engine.cache.imports import CacheImports
     from engine.exporters.exporters import Exporters
     from engine.exporters.move import Mover
+    from engine.exporters.reading import BlobReader
     from engine.exporters.transfer import Transfer
     from engine.graph import Graph
+    from engine.images.intake import LayerFiles
     from engine.offline.needs import Needs
     from engine.offline.nobody import NoRegistry
     from engine.ops.attend import Attend
@@ -107,12 +109,21 @@ def engine(
         return AskedPaths(materializer, DirectoryParts(tmp, build), registry, ledger, clock)
 
     @lru_cache(maxsize=1)
+    def reader() -> BlobReader:
+        from engine.exporters.reading import BlobReader
+
+        return BlobReader(blobs, registry, ledger, clock, places)
+
+    @lru_cache(maxsize=1)
     def movers() -> Mover:
         from engine.exporters.move import Mover
         from storage.layout_target import WithLayoutTargets
 
-        transfer = _transfer(materializer, cache, ledger, tars, offline=offline)
-        return Mover(registry, WithLayoutTargets(client, build), transfer)
+        return Mover(registry, WithLayoutTargets(client, build), reader(), locks)
+
+    @lru_cache(maxsize=1)
+    def transfer() -> Transfer:
+        return _transfer(reader(), materializer, cache, ledger, tars, offline=offline)
 
     @lru_cache(maxsize=1)
     def sources() -> SourceFetcher:
@@ -159,7 +170,7 @@ def engine(
         root.views.catch_up(root.log)
         mover = movers()
         past, named = Past(History(root.views), blobs, importing), importing[-1].named
-        return CacheExporter(build, mover.transfer, mover, mover.target, ledger, past, graph, solution, epoch, named)
+        return CacheExporter(build, transfer(), mover, mover.target, ledger, past, graph, solution, epoch, named)
 
     made = Engine(
         ledger=ledger,
@@ -172,9 +183,10 @@ def engine(
         cache=cache,
         presence=_presence(registry, ledger, places, offline=offline),
         sources=sources,
-        exporters=lambda: _exporters(movers(), client, materializer, snapshots, blobs, ledger, clock),
+        exporters=lambda: _exporters(transfer(), movers(), client, materializer, snapshots, blobs, ledger, clock),
         emulation=emulation,
         needs=lambda: _needs(root, build, materializer, registry, cache, sources, tars),
+        files=lambda: _files(blobs, ledger, clock),
         imports=imports,
         caching=caching,
     )
@@ -187,8 +199,8 @@ def _places() -> Places:
 
 
 def _exporters(
-    mover: Mover, target: RegistryTarget, materializer: Materializer, snapshots: SnapshotStore, blobs: BlobStore,
-    ledger: Ledger, clock: Clock,
+    transfer: Transfer, mover: Mover, target: RegistryTarget, materializer: Materializer, snapshots: SnapshotStore,
+    blobs: BlobStore, ledger: Ledger, clock: Clock,
 ) -> Exporters:  # fmt: skip
     from engine.exporters.archive import ArchiveExporter
     from engine.exporters.exporters import Exporters
@@ -202,10 +214,10 @@ def _exporters(
     from storage.pack import write_tree
 
     return Exporters(
-        transfer=mover.transfer,
+        transfer=transfer,
         blobs=blobs,
         pusher=Pusher(mover.source, target, mover, ledger),
-        archiver=ArchiveExporter(mover.transfer, ledger, TarArchive),
+        archiver=ArchiveExporter(mover.reader, ledger, TarArchive),
         layout=LayoutExporter(mover, ledger, enter),
         local=LocalExporter(materializer, snapshots, ledger, clock, TreeWriter),
         tar=TarExporter(materializer, snapshots, ledger, DestFile, write_tree),
@@ -224,7 +236,7 @@ def _client(closing: AsyncExitStack, facts: Facts, *, offline: bool) -> Registry
 
 
 def _transfer(
-    materializer: Materializer, cache: LogAnswers, ledger: Ledger, tars: LayerTars, *, offline: bool
+    reader: BlobReader, materializer: Materializer, cache: LogAnswers, ledger: Ledger, tars: LayerTars, *, offline: bool
 ) -> Transfer:
     from engine.exporters.conversion import Conversion
     from engine.exporters.transfer import Transfer
@@ -233,10 +245,7 @@ def _transfer(
     blobs, locks, clock, kept = materializer.blobs, materializer.locks, materializer.clock, materializer.kept
     conversion = Conversion(blobs, BlobConverter(blobs), tars, materializer, cache, locks, ledger, clock, kept)
     packer = BlobPacker(materializer.snapshots, blobs)
-    return Transfer(
-        blobs, materializer.registry, packer, cache, locks, ledger, clock, kept, conversion, repack=offline,
-        places=materializer.places,
-    )  # fmt: skip
+    return Transfer(reader, packer, cache, locks, ledger, kept, conversion, repack=offline)
 
 
 def _tars(root: Root) -> LayerTars:
@@ -298,11 +307,9 @@ async def passing_resolver(*, offline: bool) -> AsyncIterator[Resolver]:
 
 def _layers(root: Root, build: str, mounts: ErofsMounts, snapshotter: str) -> CheckedLayers:
     """With a way that is forced, layers laid out in the other count as not here."""
-    limit = os.environ.get("REFLEDGER_LAYER_LIMIT") or str(LAYER_LIMIT)
-    if not limit.isdecimal():
-        raise InputError(f"REFLEDGER_LAYER_LIMIT={limit}: not a number of bytes", hint="write digits only")
-    images = ErofsLayers(root.path / "layers", root.tmp, build, mounts, limit=int(limit))
-    directories = DirectoryLayers(root.path / "layers", root.tmp, build, limit=int(limit))
+    limit = _layer_limit()
+    images = ErofsLayers(root.path / "layers", root.tmp, build, mounts, limit=limit)
+    directories = DirectoryLayers(root.path / "layers", root.tmp, build, limit=limit)
     if snapshotter == "directory":
         return directories
     if snapshotter == "erofs":
@@ -314,6 +321,20 @@ def _layers(root: Root, build: str, mounts: ErofsMounts, snapshotter: str) -> Ch
             )
         return images
     return ChosenLayers((images, directories), lambda: images if mounts.works else directories)
+
+
+def _files(blobs: BlobStore, facts: Facts, clock: Clock) -> LayerFiles:
+    from engine.images.intake import LayerFiles
+    from storage.layerfile import BlobIntake
+
+    return LayerFiles(BlobIntake(blobs, _layer_limit()), facts, clock)
+
+
+def _layer_limit() -> int:
+    limit = os.environ.get("REFLEDGER_LAYER_LIMIT") or str(LAYER_LIMIT)
+    if not limit.isdecimal():
+        raise InputError(f"REFLEDGER_LAYER_LIMIT={limit}: not a number of bytes", hint="write digits only")
+    return int(limit)
 
 
 @dataclass(slots=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 from engine.events import Exported, ExportStarted
 from engine.exporters.image import INDEX, Bundle, Image
-from engine.exporters.transfer import Transfer, drain
+from engine.exporters.reading import BlobReader, drain
 from engine.ledger import Facts
 from engine.output import Output
 from storage.digest import Digest, canonical_json
@@ -23,7 +23,7 @@ from storage.interfaces import Archive, Provider, Reference
 class ArchiveExporter:
     """`open_archive(dest)` begins the file; it gets its name only when complete."""
 
-    transfer: Transfer
+    reader: BlobReader
     facts: Facts
     open_archive: Callable[[str], Archive]
 
@@ -42,7 +42,7 @@ class ArchiveExporter:
         if dest == "-":
             moved = await self._write(made, output)  # what went out cannot be taken back
         else:
-            moved = await self.transfer.anew(unique.values(), lambda: self._write(made, output))
+            moved = await self.reader.anew(unique.values(), lambda: self._write(made, output))
         await self.facts.record(
             Exported(
                 kind=kind, target=dest, digest=str(made.digest), layers=tuple(moved), compression=compression
@@ -60,9 +60,9 @@ class ArchiveExporter:
             for digest, layer in made.layers.items():
                 assert layer.blob is not None
                 archive.begin(_path(digest), layer.blob.size)
-                shown = self.transfer.progress(dest, layer.blob, "written", None)
+                shown = self.reader.progress(dest, layer.blob, "written", None)
                 served: list[Provider] = []
-                await drain(self.transfer.read(layer, shown, served.append), archive.write)
+                await drain(self.reader.read(layer, shown, served.append), archive.write)
                 source = ", ".join(map(str, served))
                 moved.append(
                     {"digest": str(digest), "transport": "written", "bytes": layer.blob.size, "source": source}

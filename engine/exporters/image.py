@@ -168,10 +168,15 @@ def compose(
     config["rootfs"] = {"type": "layers", "diff_ids": [str(layer.diff_id) for layer in layers]}
     config["history"] = entries
     config |= extra
-    return _image(tuple(_formed(layer, form) for layer in layers), canonical_json(config), form, result.platform)
+    annotations = result.annotations
+    return _image(
+        tuple(_formed(layer, form) for layer in layers), canonical_json(config), form, result.platform, annotations
+    )
 
 
-def _image(layers: tuple[Layer, ...], config: bytes, form: Form, platform: str) -> Image:
+def _image(
+    layers: tuple[Layer, ...], config: bytes, form: Form, platform: str, annotations: Mapping[str, str]
+) -> Image:
     config_blob = Descriptor(CONFIG if form.oci else DOCKER_CONFIG, sha256(config), len(config))
     manifest: Json = {
         "schemaVersion": 2,
@@ -179,7 +184,8 @@ def _image(layers: tuple[Layer, ...], config: bytes, form: Form, platform: str) 
         "config": config_blob.to_json(),
         "layers": [layer.blob.to_json() for layer in layers if layer.blob],
     }
-    if noted := _annotations(form, "manifest", platform):
+    noted = {**(annotations if form.oci else {}), **_annotations(form, "manifest", platform)}
+    if noted:
         manifest["annotations"] = noted
     described = _annotations(form, "manifest-descriptor", platform)
     data = canonical_json(manifest)

@@ -11,7 +11,7 @@ from engine.events import Exported, ExportStarted
 from engine.exporters.archive import entries
 from engine.exporters.image import Bundle
 from engine.exporters.move import Mover
-from engine.exporters.transfer import of_bytes
+from engine.exporters.reading import of_bytes
 from engine.ledger import Facts
 from engine.output import Output
 from engine.together import in_thread, together

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from engine.events import Exported, ExportStarted
 from engine.exporters.image import Bundle, Image
 from engine.exporters.move import Mover
-from engine.exporters.transfer import of_bytes
+from engine.exporters.reading import of_bytes
 from engine.ledger import Facts
 from engine.together import together
 from storage.interfaces import Provider, Reference, RegistrySource, RegistryTarget

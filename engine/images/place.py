@@ -14,6 +14,7 @@ from typing import Any
 from engine.errors import VerificationError
 from engine.exporters.move import Mover
 from engine.images.read import ImageReader, Manifest
+from engine.refs.kept import Known
 from engine.refs.ref import Layer
 from engine.together import together
 from storage.digest import Digest
@@ -59,6 +60,7 @@ class Placer:
 
     images: ImageReader
     mover: Mover
+    known: Known
     _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PARALLEL))
 
     async def gather(self, wanted: Sequence[Wanted], target: Provider) -> Cargo:
@@ -90,7 +92,7 @@ class Placer:
 
     def layer(self, blob: Descriptor, providers: Sequence[Provider]) -> Layer:
         """The blob with all who are known to have it: some may be nearer to where it goes."""
-        known = self.mover.transfer.catalog.providers(blob.digest)
+        known = self.known.providers(blob.digest)
         return Layer(blob=blob, providers=tuple(dict.fromkeys((*providers, *known))))
 
 

@@ -20,6 +20,7 @@ from engine.graph import (
     Graph,
     HttpSource,
     ImageSource,
+    LayerSource,
     Merge,
     Mkdir,
     Run,
@@ -31,7 +32,7 @@ from engine.ops.users import names_nobody
 from engine.output import Output
 from engine.record import changed
 from engine.refs.materializer import Materializer
-from engine.refs.ref import Layer, Remote, of_image
+from engine.refs.ref import Layer, Remote, of_image, of_layer
 from engine.refs.search import Search
 from engine.together import in_thread
 from storage.digest import Digest
@@ -189,7 +190,8 @@ class _Stack:
         """Are these results there before anything runs?"""
         vertices = [self.graph.by_digest[digest] for digest in digests if digest not in self.known]
         return all(
-            isinstance(vertex.op, ImageSource) or (isinstance(vertex.op, Merge) and self.complete(vertex.inputs))
+            isinstance(vertex.op, ImageSource | LayerSource)
+            or (isinstance(vertex.op, Merge) and self.complete(vertex.inputs))
             for vertex in vertices
         )
 
@@ -200,6 +202,8 @@ class _Stack:
         match vertex.op:
             case ImageSource(layers=layers, provider=provider):
                 return of_image(layers, provider).layers
+            case LayerSource(layer=layer, created=created):
+                return of_layer(layer, created).layers
             case Merge():
                 return tuple(layer for item in vertex.inputs for layer in self.layers(item))
             case Run() | Copy() | Mkdir():

@@ -14,6 +14,16 @@ from storage.errors import DiskError, InputError, RefledgerError
 from tools import bootstrap, roots
 from tools.cli.grants import Lent, granted, read_grants
 from tools.cli.options import read_request
+from tools.cli.result_options import (
+    iidfile_option,
+    metadata_option,
+    output_option,
+    progress_option,
+    push_option,
+    quiet_option,
+    snapshotter_option,
+    tag_option,
+)
 from tools.cli.running import interruptible, running
 
 if TYPE_CHECKING:
@@ -23,14 +33,14 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("context", default=".", metavar="[CONTEXT]")
 @click.option("-f", "--file", "file", metavar="FILE", help="The Dockerfile; - is stdin.  [default: CONTEXT/Dockerfile]")
-@click.option("-t", "--tag", "tags", multiple=True, metavar="NAME", help="Name of the image; may be given again.")
+@tag_option
 @click.option("--target", default="", metavar="STAGE", help="Build this stage.")
 @click.option("--build-arg", "build_args", multiple=True, metavar="KEY[=VALUE]", help="Set an ARG; no value: from env.")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Add a label to the image.")
 @click.option("--platform", "platforms", multiple=True, metavar="OS/ARCH,…", help="Platforms.  [default: this one]")
 @click.option("--build-context", "build_contexts", multiple=True, metavar="NAME=…", help="Another context, by name.")
-@click.option("-o", "--output", "outputs", multiple=True, metavar="type=…", help="registry, oci, docker, local, tar….")
-@click.option("--push", is_flag=True, help="Push to the registries of all names: --output type=registry.")
+@output_option
+@push_option
 @click.option("--annotation", "annotations", multiple=True, metavar="KEY=VALUE", help="Annotate the image's manifest.")
 @click.option("--no-cache", is_flag=True, help="Run every step.")
 @click.option("--offline", is_flag=True, help="Ask nobody: build from what is here. Does not cut the network of RUN.")
@@ -45,16 +55,13 @@ if TYPE_CHECKING:
 @click.option("--allow", multiple=True, metavar="NAME", help="Let steps ask for more: security.insecure.")
 @click.option("--jobs", type=click.IntRange(1), metavar="N", help="Steps at once.  [default: number of cores]")
 @click.option("--runtime", metavar="NAME", help="OCI runtime.  [default: crun or runc, whichever works here]")
-@click.option(
-    "--snapshotter", type=click.Choice(bootstrap.SNAPSHOTTERS), default="auto", envvar="REFLEDGER_SNAPSHOTTER",
-    help="How layers are laid out.  [default: erofs where the kernel can, else directory]",
-)
-@click.option("--iidfile", metavar="FILE", help="Write the digest of the image config here.")
-@click.option("--metadata-file", metavar="FILE", help="Write build id and digests here, as JSON.")
+@snapshotter_option
+@iidfile_option
+@metadata_option
 @click.option("--bundle-on-failure", metavar="FILE", help="When it fails, put it into a bundle: see refledger bundle.")
 @click.option("--on-failure", type=click.Choice(["shell"]), help="Open a terminal where a step failed.")
-@click.option("--progress", default="auto", metavar="MODE", help="auto, tty, plain, json or quiet.  [default: auto]")
-@click.option("-q", "--quiet", is_flag=True, help="Print the digest only: --progress quiet.")
+@progress_option
+@quiet_option
 def build(
     context: str,
     file: str | None,
@@ -137,7 +144,7 @@ def build(
 
         attend = Terminal(before=False, leaving=Leaving())
         progress = "plain" if progress in {"auto", "tty"} else progress  # a display would draw over the shell
-    _run(request, machine, lent, progress, Report(iidfile, metadata_file, as_json), attend, bundle_on_failure)
+    run_request(request, machine, lent, progress, Report(iidfile, metadata_file, as_json), attend, bundle_on_failure)
 
 
 def _check_stdout(progress: str) -> None:
@@ -165,10 +172,12 @@ class Report(NamedTuple):
     as_json: bool
 
 
-def _run(
-    request: BuildRequest, machine: Machine, lent: Lent, progress: str, report: Report, attend: Attend | None,
-    bundle: str | None,
+def run_request(
+    request: BuildRequest, machine: Machine, lent: Lent, progress: str, report: Report, attend: Attend | None = None,
+    bundle: str | None = None,
 ) -> None:  # fmt: skip
+    """Build `request` in the root, shown as `progress` says, and tell what came of it; `bundle`: where to put it when
+    it fails. Raises RefledgerError."""
     drawn = "quiet" if request.check and progress == "auto" else progress  # the answer is what a check is for
     silent = request.check or progress in ("json", "quiet")
     with running(drawn, silent=silent) as run:

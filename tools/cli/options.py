@@ -53,8 +53,8 @@ def read_request(
     proxies = proxy_environment(args)
     names = tuple(parse_reference(tag) for tag in tags)
     host = str(host_platform())
-    targets = _platforms(platforms) or (host,)
-    epoch = _epoch(args.get("SOURCE_DATE_EPOCH") or os.environ.get("SOURCE_DATE_EPOCH"))
+    targets = read_platforms(platforms) or (host,)
+    epoch = read_epoch(args.get("SOURCE_DATE_EPOCH") or os.environ.get("SOURCE_DATE_EPOCH"))
     wanted = _outputs(outputs, annotations, push=push, names=names, platforms=targets, epoch=epoch)
     sources, kept = _caches(cache_from, cache_to)
     if offline and not cache_check:
@@ -138,7 +138,7 @@ def _assignments(given: Sequence[str], flag: str) -> dict[str, str]:
     return out
 
 
-def _epoch(text: str | None) -> int | None:
+def read_epoch(text: str | None) -> int | None:
     if not text:
         return None
     if not text.isascii() or not text.isdigit():
@@ -146,7 +146,7 @@ def _epoch(text: str | None) -> int | None:
     return int(text)
 
 
-def _platforms(given: Sequence[str]) -> tuple[str, ...]:
+def read_platforms(given: Sequence[str]) -> tuple[str, ...]:
     """All of `--platform A,B --platform C`, each once."""
     from storage.platform import parse_platform
 

@@ -14,7 +14,7 @@ import pytest
 
 from engine.errors import RefledgerError
 from engine.exporters.move import Mover
-from engine.exporters.transfer import Transfer
+from engine.exporters.reading import BlobReader
 from engine.ledger import Ledger
 from engine.refs.materializer import Clock
 from engine.refs.ref import Layer
@@ -22,9 +22,7 @@ from storage.credentials import Anonymous
 from storage.digest import Digest
 from storage.interfaces import Descriptor, Provider
 from storage.layout import WithLayouts
-from storage.packing import BlobPacker
 from storage.registry import Limits, RegistryClient
-from tests.engine.cache.kit import NothingKnown
 from tests.engine.refs.kit import Kit, kit
 from tests.faulty import Fault, FaultyProxy
 from tests.registry_fixture import RegistryProcess, push_image
@@ -36,10 +34,8 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the root is made by r
 def mover(parts: Kit, client: RegistryClient) -> Mover:
     source = WithLayouts(client)
     ledger, clock = Ledger(parts.root.log, "b1"), Clock(time.time_ns, time.monotonic)
-    blobs, kept = parts.materializer.blobs, parts.materializer.kept
-    packer = BlobPacker(parts.snapshots, blobs)
-    transfer = Transfer(blobs, source, packer, NothingKnown(), parts.root.locks, ledger, clock, kept)
-    return Mover(source, client, transfer)
+    reader = BlobReader(parts.materializer.blobs, source, ledger, clock)
+    return Mover(source, client, reader, parts.root.locks)
 
 
 @asynccontextmanager
@@ -146,7 +142,7 @@ def test_a_layer_that_lies_here_is_uploaded_before_another_registry_is_asked(
 
     async def main() -> dict[str, object]:
         async with moving(tmp_path) as move:
-            move.transfer.blobs.put(data)
+            move.reader.blobs.put(data)
             return await move.move(layer, to(second_registry, f"{repository}/to"), "n")
 
     mark = registry.mark()
