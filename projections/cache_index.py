@@ -203,7 +203,9 @@ def _remote_created(cursor: sqlite3.Cursor, event: Event) -> None:
 
 
 def _layer_pulled(cursor: sqlite3.Cursor, event: Event) -> None:
-    if provider := mapping(event.data, "provider"):
+    """A mirror is not remembered: whether it is asked is for registries.toml to say."""
+    provider = mapping(event.data, "provider")
+    if provider and not text(provider, "mirror_of", ""):
         _provided(cursor, event, [text(event.data, "digest")], provider)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from projections.fields import integer, maybe_text, objects, size, text, texts
+from projections.fields import integer, mapping, maybe_text, objects, size, text, texts
 from projections.runner import Projection, Views
 from storage.digest import canonical_json
 from storage.interfaces import Event
@@ -172,6 +172,15 @@ def _converted(cursor: sqlite3.Cursor, event: Event, source: str) -> None:
         return
     for (item,) in cursor.execute("SELECT item FROM copies WHERE digest = ?", (source,)).fetchall():
         _copy(cursor, item, data, text(data, "diff_id"), size(data, "bytes"), converted=True)
+    cursor.execute("INSERT OR REPLACE INTO stored VALUES (?, 'packed')", (digest,))
+    _use(cursor, event, [f"blob/{digest}"])
+    _returned(cursor, f"blob/{digest}")
+
+
+def _layer_stored(cursor: sqlite3.Cursor, event: Event) -> None:
+    layer = mapping(event.data, "layer")
+    digest = text(layer, "digest")
+    _ref(cursor, event, [layer])
     cursor.execute("INSERT OR REPLACE INTO stored VALUES (?, 'packed')", (digest,))
     _use(cursor, event, [f"blob/{digest}"])
     _returned(cursor, f"blob/{digest}")
@@ -336,6 +345,7 @@ PROJECTION = Projection(
         "ContextKept": _context_kept,
         "RemoteCreated": _remote_created,
         "LocalCreated": _local_created,
+        "LayerStored": _layer_stored,
         "CacheQueried": _queried,
         "CacheRecorded": _cache_recorded,
         "CacheImported": _cache_imported,

@@ -1,45 +1,35 @@
-"""What exporters share: packing layers that have no blob yet, and opening a layer's blob wherever it lies."""
+"""What exporters share: layers with the blobs that they have to have, packed or converted where they have none."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
 
 from engine.errors import (
     DiskError,
-    FailureKind,
     MaterializationError,
-    RefledgerError,
-    RegistryError,
     VerificationError,
 )
-from engine.events import BlobCreated, ExportProgressed, LocalLost, ProviderLost
+from engine.events import BlobCreated, LocalLost
 from engine.exporters import conversion
 from engine.exporters.conversion import PLAIN, Conversion
+from engine.exporters.reading import BlobReader
 from engine.ledger import Facts
-from engine.refs.materializer import PROGRESS_INTERVAL, Clock
 from engine.refs.providers import unavailable
 from engine.refs.ref import Layer, Ref, Remote
 from engine.together import in_thread, locked, together
 from storage.digest import Digest
 from storage.interfaces import (
-    BlobStore,
-    ByteStream,
     Compression,
     Descriptor,
     LayerPacker,
     Locks,
     PackedBlob,
     Provider,
-    RegistrySource,
 )
 from storage.reference import LAYOUT_REGISTRY
 
-CHUNK = 1 << 20
 _DEFAULT = Compression()
 
 
@@ -70,20 +60,21 @@ class Catalog(Protocol):
 
 @dataclass(slots=True)
 class Transfer:
-    """Reads, packs and converts layers for exporters; `repack` also those of images whose blobs are not here, as nobody
+    """Packs and converts layers for exporters; `repack` also those of images whose blobs are not here, as nobody
     may be asked for them."""
 
-    blobs: BlobStore
-    registry: RegistrySource
+    reader: BlobReader
     packer: LayerPacker
     catalog: Catalog
     locks: Locks
     facts: Facts
-    clock: Clock
     here: Here
     conversion: Conversion
     repack: bool = False
     _asked: dict[Digest, tuple[int | None, Compression]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.reader.again = self._packed_again
 
     async def pack(
         self, ref: Ref, epoch: int | None, vertex: str | None, compression: Compression = _DEFAULT,
@@ -95,7 +86,8 @@ class Transfer:
         clamped too: they are converted, and what of them is not here is fetched. Raises InputError,
         MaterializationError, DiskError, VerificationError."""
         layers = await together(self._pack(layer, ref, epoch, vertex, compression) for layer in ref.layers)
-        return await self.conversion.convert(ref, layers, compression, epoch if rewrite else None)
+        done = frozenset(digest for digest, how in self._asked.items() if how == (epoch, compression))
+        return await self.conversion.convert(ref, layers, compression, epoch if rewrite else None, done)
 
     async def _pack(
         self, layer: Layer, ref: Ref, epoch: int | None, vertex: str | None, compression: Compression
@@ -140,11 +132,11 @@ class Transfer:
         diff_id = layer.diff_id
         on_disk = any(provider.registry == LAYOUT_REGISTRY for provider in layer.providers)
         tars = self.conversion.tars
-        if not self.repack or diff_id is None or on_disk or self.is_here(layer) or not tars.has(diff_id):
+        if not self.repack or diff_id is None or on_disk or self.reader.is_here(layer) or not tars.has(diff_id):
             return layer
         async with locked(self.locks, f"pack-{diff_id}"):
             packed = self.catalog.packed(str(diff_id), None, _DEFAULT.written)
-            if packed is None or self.blobs.size(packed.blob.digest) is None:
+            if packed is None or self.reader.blobs.size(packed.blob.digest) is None:
                 packed = await in_thread(partial(self._of_its_tar, diff_id))
                 await self._tell(packed, ref, str(diff_id), None, vertex, _DEFAULT)
         return replace(layer, blob=packed.blob)
@@ -175,33 +167,13 @@ class Transfer:
         )
 
     def _readable(self, packed: PackedBlob) -> bool:
-        return self.blobs.size(packed.blob.digest) is not None or bool(self.catalog.providers(packed.blob.digest))
+        digest = packed.blob.digest
+        return self.reader.blobs.size(digest) is not None or bool(self.catalog.providers(digest))
 
     def _with_providers(self, layer: Layer) -> Layer:
         assert layer.blob is not None
         known = self.catalog.providers(layer.blob.digest)
         return replace(layer, providers=tuple(dict.fromkeys((*layer.providers, *known))))
-
-    def read(self, layer: Layer, shown: Callable[[int], None]) -> ByteStream:
-        """The layer's blob: from here, else from the first provider that gives it. `shown` is told the bytes so far.
-
-        The returned iterator raises MaterializationError when nobody has it, VerificationError when bytes were wrong.
-        """
-        assert layer.blob is not None
-        return self._bytes(layer, layer.blob, shown)
-
-    def is_here(self, layer: Layer) -> bool:
-        """Does the blob lie on this disk?"""
-        return layer.blob is not None and self.blobs.size(layer.blob.digest) is not None
-
-    async def _bytes(self, layer: Layer, blob: Descriptor, shown: Callable[[int], None]) -> AsyncIterator[bytes]:
-        here = self.blobs.size(blob.digest) is not None
-        # before the first byte goes out: whoever has some of a damaged blob could not begin anew
-        if here and not await in_thread(lambda: self.blobs.sound(blob.digest)):
-            here = await self._packed_again(layer, blob)
-        async with aclosing(self._stored(blob, shown) if here else self._remote(layer, blob, shown)) as chunks:
-            async for chunk in chunks:
-                yield chunk
 
     async def _packed_again(self, layer: Layer, blob: Descriptor) -> bool:
         """Is the blob here again, made from what it was made from before?"""
@@ -214,60 +186,6 @@ class Transfer:
             packed = await self._make(layer, Remote(layer.name, (layer,)), epoch, None, compression)
         return packed.blob.digest == blob.digest
 
-    async def _stored(self, blob: Descriptor, shown: Callable[[int], None]) -> AsyncGenerator[bytes, None]:
-        done = 0
-        with self.blobs.open(blob.digest) as file:
-            while chunk := await asyncio.to_thread(file.read, CHUNK):
-                yield chunk
-                done += len(chunk)
-                shown(done)
-
-    async def _remote(
-        self, layer: Layer, blob: Descriptor, shown: Callable[[int], None]
-    ) -> AsyncGenerator[bytes, None]:
-        last: RefledgerError | None = None
-        kind: FailureKind = "missing"
-        for provider in layer.providers:
-            done = 0
-            try:
-                async with self.registry.blob(provider, blob) as stream:
-                    async for chunk in stream:
-                        yield chunk
-                        done += len(chunk)
-                        shown(done)
-                return
-            except RegistryError as error:
-                last, kind = error, error.kind
-            except VerificationError as error:
-                last, kind = error, "corrupt"
-            if kind != "transport":
-                lost = ProviderLost(
-                    ref=layer.name, digest=str(blob.digest), provider=provider.to_json(), kind=kind, error=str(last)
-                )
-                self.facts.post(lost)
-            if done:
-                break  # the reader has bytes already: it must begin anew, which is its own retry
-        what = f"layer {blob.digest.short} cannot be had: {last.what if last else 'no provider is known'}"
-        raise unavailable(what, layer, kind, last, layer.providers) from last
-
-    def progress(self, target: str, blob: Descriptor, transport: str, vertex: str | None) -> Callable[[int], None]:
-        """A `shown` that puts ExportProgressed into the log, at most four a second."""
-        last = self.clock.monotonic()
-
-        def shown(done: int) -> None:
-            nonlocal last
-            now = self.clock.monotonic()
-            if now - last >= PROGRESS_INTERVAL or done == blob.size:
-                last = now
-                self.facts.post(
-                    ExportProgressed(
-                        target=target, digest=str(blob.digest), bytes=done, total=blob.size, transport=transport
-                    ),
-                    vertex=vertex,
-                )
-
-        return shown
-
 
 def _step(layer: Layer) -> Layer:
     """What is asked for when only the snapshot will do."""
@@ -276,18 +194,3 @@ def _step(layer: Layer) -> Layer:
 
 def _gone(layer: Layer) -> MaterializationError:
     return unavailable(f"the result of step {layer.snapshot} is not here any more", layer, "missing", None, ())
-
-
-async def drain(stream: ByteStream, write: Callable[[bytes], None]) -> int:
-    """Give every chunk of `stream` to `write`; returns the bytes."""
-    total = 0
-    async with aclosing(stream) as chunks:  # type: ignore[type-var]  # our streams are async generators
-        async for chunk in chunks:
-            write(chunk)
-            total += len(chunk)
-    return total
-
-
-async def of_bytes(data: bytes) -> AsyncIterator[bytes]:
-    """`data` as a stream of one chunk."""
-    yield data

@@ -37,6 +37,7 @@ from engine.events import (
 from engine.ledger import Facts
 from engine.refs.fill import FetchLimits
 from engine.refs.kept import Kept, Known, NothingKnown
+from engine.refs.places import Places, is_loss, kind_of
 from engine.refs.providers import providers_of, unavailable
 from engine.refs.pull import Pull
 from engine.refs.ref import Layer, Local, Ref
@@ -96,13 +97,16 @@ class _Failure:
 
 
 class LayerUnavailable(Exception):
-    """Internal: no provider could give the layer; the waiter says for which step."""
+    """Internal: none of the places that were `asked` could give the layer; the waiter says for which step."""
 
-    def __init__(self, layer: Layer, kind: FailureKind, error: RefledgerError | None) -> None:
+    def __init__(
+        self, layer: Layer, kind: FailureKind, error: RefledgerError | None, asked: Sequence[Provider] = ()
+    ) -> None:
         super().__init__(str(error))
         self.layer = layer
         self.kind = kind
         self.error = error
+        self.asked = tuple(asked)
 
 
 @dataclass(slots=True)
@@ -120,6 +124,7 @@ class Materializer:
     parallel: int = 4
     fetching: FetchLimits = field(default_factory=FetchLimits)
     known: Known = field(default_factory=NothingKnown)
+    places: Places = field(default_factory=Places)
     kept: Kept = field(init=False)
     _flights: dict[str, _Flight] = field(default_factory=dict)
     _slots: asyncio.Semaphore | None = None
@@ -217,14 +222,15 @@ class Materializer:
             what += f": {failure.error.what}"
         if needed_by:
             what += f"; needed by {needed_by}"
-        error = unavailable(what, layer, failure.kind, failure.error, tuple(self.providers(layer)))
+        asked = failure.asked or tuple(self.providers(layer))
+        error = unavailable(what, layer, failure.kind, failure.error, asked)
         await self.facts.record(
             MaterializationFailed(
                 ref=ref.id,
                 digest=str(blob.digest) if blob else layer.name,
                 kind=failure.kind,
                 error=str(error),
-                providers=tuple(provider.to_json() for provider in self.providers(layer)),
+                providers=tuple(provider.to_json() for provider in asked),
             ),
             vertex=vertex,
             cause=cause,
@@ -276,8 +282,8 @@ class Materializer:
             yield
 
     async def _fetch(self, layer: Layer, blob: Descriptor, use: _Use, vertex: str | None, cause: int) -> int:
-        """Try the blob that lies here, then each provider. Returns the bytes that came over a wire."""
-        last = _Failure(RegistryError("no provider is known", kind="missing"), "missing")
+        """Try the blob that lies here, then each place. Returns the bytes that came over a wire."""
+        last: _Failure | None = None
         if self.blobs.size(blob.digest) is not None:
             try:
                 await self._use_stored(blob, use)
@@ -288,7 +294,9 @@ class Materializer:
                 await in_thread(lambda: self.blobs.sound(blob.digest))  # not if it is the layer that was promised wrong
             else:
                 return 0
-        for provider in self.providers(layer):
+        asked = []
+        for provider in self.places.of(self.providers(layer), blob.digest):
+            asked.append(provider)
             outcome = await self._pull(blob, provider, use, vertex, cause)
             if isinstance(outcome, _Failure) and outcome.again:
                 outcome = await self._pull(blob, provider, use, vertex, cause)
@@ -297,15 +305,19 @@ class Materializer:
             last = outcome
             self.lost_by(provider, layer, blob, last.kind, str(last.error), vertex, cause)
             if last.final:
-                break
-        raise LayerUnavailable(layer, last.kind, last.error)
+                break  # before anybody is blamed
+            self.places.failed(provider, blob.digest, last.error)
+        if last is None:
+            refusal = self.places.refusal(blob.digest)
+            last = _Failure(refusal, kind_of(refusal))
+        raise LayerUnavailable(layer, last.kind, last.error, asked)
 
     def lost_by(
         self, provider: Provider, layer: Layer, blob: Descriptor, kind: FailureKind, error: str, vertex: str | None,
         cause: int | None,
     ) -> None:  # fmt: skip
-        """Say that `provider` has the blob no longer; not for what may pass, or is no fault of its."""
-        if kind in {"missing", "auth", "corrupt"}:
+        """Say that `provider` has the blob no longer, if that is what the failure says."""
+        if is_loss(provider, kind):
             self.facts.post(
                 ProviderLost(
                     ref=layer.name, digest=str(blob.digest), provider=provider.to_json(), kind=kind, error=error

@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 
 from storage.errors import RefledgerError, RegistryError, VerificationError
 from storage.interfaces import ByteStream, Descriptor, Provider
+from storage.registry.attempts import Topic
 from storage.registry.auth import Scopes
 from storage.registry.failures import Unavailable, codes, refused
 from storage.registry.session import Call, Session
@@ -136,7 +137,10 @@ class Upload:
         if body is not None:
             sent.setdefault("Content-Type", "application/octet-stream")
         registry = self._target.registry
-        return Call(method, registry, target, self._where, "the upload", self._scopes, sent, body, repeat)
+        # reason: what carries the bytes tells of the upload; how it was begun only matters when that failed
+        topic = Topic("upload", self._blob.digest, self._target, failures_only=method == "POST")
+        return Call(method, registry, target, self._where, "the upload", self._scopes, sent, body, repeat,
+                    topic if method != "DELETE" else None)  # fmt: skip
 
 
 async def cancel_upload(session: Session, call: Call) -> None:

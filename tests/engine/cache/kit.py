@@ -119,7 +119,7 @@ class Caches:
         source, target = WithLayouts(self.parts.registry), WithLayoutTargets(self.parts.registry, "b0")
         transfer = transfer_in(self.parts, NothingKnown(), "b0")
         return CacheExporter(
-            "b0", transfer, Mover(source, target, transfer), target, ledger, Before(),
+            "b0", transfer, Mover(source, target, transfer.reader, transfer.locks), target, ledger, Before(),
             made.graph, made.solution, None, chains or {},
         )  # fmt: skip
 

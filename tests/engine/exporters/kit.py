@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from engine.exporters.conversion import Conversion
+from engine.exporters.reading import BlobReader
 from engine.exporters.transfer import Catalog, Transfer
 from engine.ledger import Ledger
 from engine.refs.materializer import Clock
@@ -23,7 +24,7 @@ def transfer_in(parts: Kit, catalog: Catalog, build: str = "b1", *, repack: bool
         blobs, BlobConverter(blobs), ImageTars(parts.root.path / "layers"), materializer, catalog, locks, ledger, clock,
         kept,
     )  # fmt: skip
+    reader = BlobReader(blobs, WithLayouts(parts.registry), ledger, clock)
     return Transfer(
-        blobs, WithLayouts(parts.registry), BlobPacker(parts.snapshots, blobs), catalog, locks, ledger, clock, kept,
-        conversion, repack=repack,
-    )  # fmt: skip
+        reader, BlobPacker(parts.snapshots, blobs), catalog, locks, ledger, kept, conversion, repack=repack
+    )

@@ -19,7 +19,8 @@ import zstandard
 from engine import events as e
 from engine.errors import InputError, MaterializationError
 from engine.exporters.conversion import kind_of
-from engine.exporters.transfer import Transfer, drain
+from engine.exporters.reading import drain
+from engine.exporters.transfer import Transfer
 from engine.refs.ref import Layer, Ref, Remote
 from projections.cache_index import CacheIndex
 from projections.history import History
@@ -85,7 +86,7 @@ def kinds(layers: Sequence[Layer]) -> list[str]:
 async def content(made: Transfer, layer: Layer) -> bytes:
     """The tar in the blob of `layer`."""
     out = bytearray()
-    await drain(made.read(layer, lambda _: None), out.extend)
+    await drain(made.reader.read(layer, lambda _: None), out.extend)
     assert layer.blob is not None
     assert (sha256(bytes(out)), len(out)) == (layer.blob.digest, layer.blob.size)
     tar = bytes(out)
@@ -245,7 +246,7 @@ def test_a_damaged_converted_blob_is_made_anew_before_a_byte_of_it_goes_out(
         whole = path.read_bytes()
         path.write_bytes(whole[:-60] + bytes(60))
         store = DirectoryBlobs(parts.root.path, owner="b2", lost=lambda *_: None)
-        exporting.blobs = exporting.conversion.blobs = parts.materializer.blobs = store
+        exporting.reader.blobs = exporting.conversion.blobs = parts.materializer.blobs = store
         exporting.conversion.converter = BlobConverter(store)
         assert names(await content(exporting, layer)) == [
             ".no.prefetch.landmark", "d", "d/a", "stargz.index.json",
@@ -352,6 +353,8 @@ def test_rewriting_clamps_a_base_and_keeps_what_has_no_later_times(
         layers = await exporting.pack(ref, EPOCH, None, Compression("zstd"), True)
         assert kinds(layers) == ["gzip", "gzip", "estargz", "zstd"], "blobs keep their compression unless it is forced"
         assert layers[1] == ref.layers[1]
+        assert len([one for one in parts.events("BlobCreated") if one["snapshot"]]) == 1
+        assert len(parts.events("BlobCreated")) == 4, "a step's layer has no later times from the start"
         assert {layers[0].diff_id, layers[2].diff_id}.isdisjoint({ref.layers[0].diff_id, ref.layers[2].diff_id})
         for layer in layers:
             with tarfile.open(fileobj=io.BytesIO(await content(transfer(parts), layer))) as archive:
@@ -457,7 +460,7 @@ def test_tools_read_what_was_converted(
             exporting = transfer(parts)
             (layer,) = await exporting.pack(ref, None, None, Compression(kind, force=True))  # type: ignore[arg-type]
             out = bytearray()
-            await drain(exporting.read(layer, lambda _: None), out.extend)
+            await drain(exporting.reader.read(layer, lambda _: None), out.extend)
             (tmp_path / kind).write_bytes(out)
             listed = subprocess.run(
                 ["tar", command, "-tf", str(tmp_path / kind)], check=True, capture_output=True, text=True

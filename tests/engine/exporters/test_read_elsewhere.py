@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from engine.exporters.transfer import Transfer, drain
+from engine.exporters.reading import drain
+from engine.exporters.transfer import Transfer
 from engine.refs.ref import Layer
 from projections.cache_index import CacheIndex
 from storage.interfaces import Compression
@@ -61,7 +62,7 @@ async def described(exporting: Transfer, layers: Sequence[Layer]) -> list[Made]:
     for layer in layers:
         assert layer.blob is not None
         out = bytearray()
-        await drain(exporting.read(layer, lambda _: None), out.extend)
+        await drain(exporting.reader.read(layer, lambda _: None), out.extend)
         found.append(Made(bytes(out), {**layer.blob.to_json(), "diff_id": str(layer.diff_id)}, {}))
     return found
 
