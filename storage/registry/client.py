@@ -125,6 +125,7 @@ class RegistryClient:
         try:
             async with self._session.open(call) as response:
                 status, location = response.status_code, response.headers.get("location", "")
+                named = response.headers.get("docker-content-digest", digest)
         except RegistryError as error:
             if error.kind == "auth":
                 return False  # reason: a token server that denies both scopes together may grant the upload's alone
@@ -132,12 +133,13 @@ class RegistryClient:
         if status == 202 and location:
             opened = Call("DELETE", target.registry, location, where, "the upload", scopes, repeat=False)
             await cancel_upload(self._session, opened)
-        return status == 201
+        return status == 201 and named == digest
 
     async def upload(self, target: Provider, blob: Descriptor, chunks: Callable[[], ByteStream]) -> None:
         """See `RegistryTarget.upload`. What `chunks()` raises is raised as it is, and nothing is stored then."""
         check_provider(target.registry, target.repository)
-        await Upload(self._session, target, blob, chunks, f"{target}@{blob.digest}").run()
+        stored = partial(self.exists, target, blob.digest)
+        await Upload(self._session, target, blob, chunks, f"{target}@{blob.digest}", stored).run()
 
     async def put_manifest(self, target: Provider, name: str, media_type: str, data: bytes) -> Digest:
         """See `RegistryTarget.put_manifest`. Raises InputError for a name that is neither tag nor digest."""
