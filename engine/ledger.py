@@ -66,3 +66,14 @@ class Ledger:
     def _raise_failure(self) -> None:
         if self._failure is not None:
             raise self._failure
+
+
+class Silent:
+    """Facts that nobody keeps: those of somebody who only looks."""
+
+    async def record(self, _fact: Fact, *, vertex: str | None = None, cause: int | None = None) -> int:  # noqa: ARG002
+        """See Facts."""
+        return 0
+
+    def post(self, _fact: Fact, *, vertex: str | None = None, cause: int | None = None) -> None:
+        """See Facts."""

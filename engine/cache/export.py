@@ -15,7 +15,8 @@ from engine.errors import MaterializationError, RefledgerError
 from engine.events import CacheExported, CacheExportFailed, ExportStarted
 from engine.exporters.exporters import Built
 from engine.exporters.move import Mover
-from engine.exporters.transfer import Transfer, of_bytes
+from engine.exporters.reading import of_bytes
+from engine.exporters.transfer import Transfer
 from engine.graph import Graph
 from engine.ledger import Facts
 from engine.record import changed

@@ -35,8 +35,9 @@ class Layer:
 
     @property
     def name(self) -> str:
-        """What identifies it here: the snapshot id of a step's layer, else the diff ID."""
-        return self.snapshot or str(self.diff_id)
+        """What identifies it here: the snapshot id of a step's layer, else the diff ID; the blob's digest of one that
+        only passes through, whose diff ID nobody asked for."""
+        return self.snapshot or str(self.diff_id or (self.blob.digest if self.blob else ""))
 
     def to_json(self) -> Json:
         """The descriptor (when known), and `diff_id`, `providers`, `snapshot`, `created` unless they are empty."""
@@ -94,6 +95,11 @@ def of_image(layers: Sequence[ImageLayer], provider: Provider) -> Remote:
         return scratch()
     chain = chain_ids([layer.diff_id for layer in layers])[-1]
     return Remote(str(chain), tuple(Layer(layer.diff_id, layer.blob, (provider,)) for layer in layers))
+
+
+def of_layer(layer: ImageLayer, created: int) -> Remote:
+    """The ref of one layer whose blob is stored here, made at `created` (UTC ns)."""
+    return Remote(str(layer.diff_id), (Layer(layer.diff_id, layer.blob, created=created),))
 
 
 def of_step(execution: str, base: Ref, created: int) -> Remote:

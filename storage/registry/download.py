@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from storage.digest import Hasher
 from storage.errors import RefledgerError, RegistryError, VerificationError
 from storage.interfaces import Descriptor
+from storage.registry.attempts import over
 from storage.registry.failures import Unavailable
 from storage.registry.session import Call, Session
 
@@ -77,6 +78,10 @@ class Download:
             self._whole = True
             await self.aclose()
             await self._connected()
+        except RefledgerError as error:
+            over(self._response, error)
+            await self.aclose()
+            raise
         except BaseException:
             await self.aclose()
             raise
@@ -94,6 +99,7 @@ class Download:
     async def aclose(self) -> None:
         """Let go of the connection."""
         response, self._response = self._response, None
+        over(response)
         if response is not None:
             await response.aclose()
 
@@ -118,8 +124,9 @@ class Download:
                 failure: RefledgerError = self._corrupt(f"it ends after {self._offset} of {self._end} bytes")
             except Unavailable as error:
                 failure = error
+                over(self._response, error)
             barren = 0 if self._offset - start >= limits.progress_bytes else barren + 1
-            if barren >= limits.tries:
+            if barren >= limits.tries_of(hurried=self._call.hurried):
                 raise failure
             await self.aclose()
             await self._session.transport.pause(max(barren, 1))
@@ -213,4 +220,6 @@ class Download:
     def _corrupt(self, why: str) -> VerificationError:
         what = f"the registry's blob is not what its digest promises: {why}"
         hint = "the copy in the registry is damaged: push the image again"
-        return VerificationError(what, where=self._call.where, hint=hint)
+        error = VerificationError(what, where=self._call.where, hint=hint)
+        over(self._response, error)
+        return error

@@ -42,11 +42,11 @@ def broken(error: Exception, host: str, where: str) -> RegistryError:
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
             what = f"the certificate of {host} is not trusted: {printable(cause.verify_message)}"
-            hint = "add its authority to this system's certificates, or name a file of them in SSL_CERT_FILE"
+            hint = "name its authority's file as `ca` in registries.toml, or add it to the system's (or SSL_CERT_FILE)"
             return RegistryError(what, kind="transport", where=where, hint=hint)
         if isinstance(cause, ssl.SSLError) and name == "ConnectError":
             what = f"no TLS connection to {host}: {printable(cause.reason or 'handshake failed')}"
-            hint = "only loopback registries are spoken to in plain http"
+            hint = "a registry that speaks plain http needs `http = true` in registries.toml, unless it is on loopback"
             return RegistryError(what, kind="transport", where=where, hint=hint)
         if isinstance(cause, socket.gaierror):
             what = f"the host name {host} cannot be resolved: {printable(cause.strerror or '')}"
@@ -88,7 +88,7 @@ def refused(
 
 def login_hint(registry: str) -> str:
     """The command that gives credentials for `registry`."""
-    return "docker login" if registry == DEFAULT_REGISTRY else f"docker login {registry}"
+    return "refledger login" if registry == DEFAULT_REGISTRY else f"refledger login {registry}"
 
 
 def printable(text: str, limit: int = 300) -> str:

@@ -15,6 +15,7 @@ from urllib.parse import urlencode
 
 from storage.errors import RefledgerError, RegistryError, VerificationError
 from storage.interfaces import ByteStream, Descriptor, Provider
+from storage.registry.attempts import Topic
 from storage.registry.auth import Scopes
 from storage.registry.body import Body
 from storage.registry.failures import Unavailable, codes, refused
@@ -212,7 +213,10 @@ class Upload:
         if body is not None:
             sent.setdefault("Content-Type", "application/octet-stream")
         registry = self._target.registry
-        return Call(method, registry, target, self._where, "the upload", self._scopes, sent, body, repeat)
+        # reason: what carries the bytes tells of the upload; how it was begun only matters when that failed
+        topic = Topic("upload", self._blob.digest, self._target, failures_only=method == "POST")
+        return Call(method, registry, target, self._where, "the upload", self._scopes, sent, body, repeat,
+                    topic if method != "DELETE" else None)  # fmt: skip
 
 
 class _Pieces:

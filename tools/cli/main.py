@@ -15,15 +15,20 @@ from tools import __version__
 from tools.cli.text import clean
 
 _COMMANDS = {
+    "append": "tools.cli.append",
     "browse": "tools.cli.browse",
     "build": "tools.cli.build",
     "bundle": "tools.cli.bundle",
+    "copy": "tools.cli.copy",
     "diff": "tools.cli.why",
     "du": "tools.cli.usage",
     "events": "tools.cli.reading",
     "history": "tools.cli.history",
+    "login": "tools.cli.login",
+    "logout": "tools.cli.login",
     "output": "tools.cli.output",
     "prune": "tools.cli.usage",
+    "rebase": "tools.cli.rebase",
     "rebuild": "tools.cli.reading",
     "replay": "tools.cli.replay",
     "refs": "tools.cli.reading",

@@ -10,6 +10,7 @@ from storage.credentials import Anonymous, Credential, Credentials
 from storage.digest import Digest, sha256
 from storage.interfaces import Descriptor, Provider
 from storage.registry import Limits, RegistryClient
+from storage.uploads import UploadSessions
 
 T = TypeVar("T")
 OCTETS = "application/octet-stream"
@@ -35,6 +36,7 @@ def use(
     credentials: Credentials | None = None,
     slept: list[float] | None = None,
     clock: Callable[[], float] | None = None,
+    uploads: UploadSessions | None = None,
     **limits: Any,
 ) -> T:
     """Run `work` with a client that waits for nothing; the pauses it would have made are appended to `slept`."""
@@ -47,7 +49,7 @@ def use(
         options = {"clock": clock} if clock else {}
         client = RegistryClient(
             credentials or Anonymous(), user_agent="refledger/test", limits=Limits(**limits), sleep=sleep,
-            jitter=lambda: 1.0, **options,
+            jitter=lambda: 1.0, uploads=uploads, **options,
         )  # fmt: skip
         try:
             return await work(client)
