@@ -213,10 +213,10 @@ class Upload:
         if body is not None:
             sent.setdefault("Content-Type", "application/octet-stream")
         registry = self._target.registry
-        # reason: what carries the bytes tells of the upload; how it was begun only matters when that failed
-        topic = Topic("upload", self._blob.digest, self._target, failures_only=method == "POST")
-        return Call(method, registry, target, self._where, "the upload", self._scopes, sent, body, repeat,
-                    topic if method != "DELETE" else None)  # fmt: skip
+        # reason: what carries the bytes tells of the upload; the rest of it only matters when it failed
+        told = Topic("upload", self._blob.digest, self._target, failures_only=method not in {"PUT", "PATCH"})
+        topic = None if method == "DELETE" else told  # a courtesy
+        return Call(method, registry, target, self._where, "the upload", self._scopes, sent, body, repeat, topic)
 
 
 class _Pieces:
