@@ -19,7 +19,7 @@ from engine.ledger import Facts, Ledger
 from engine.refs.materializer import Clock, Materializer
 from engine.refs.presence import HeadPresence
 from engine.refs.ref import Layer
-from engine.resolver import ImageResolver, Resolver
+from engine.resolver import Bases, ImageResolver, Resolver
 from engine.solver.answers import Presence
 from projections.cache_index import CacheIndex
 from projections.history import History
@@ -41,6 +41,7 @@ from storage.layout import WithLayouts
 from storage.partial import DirectoryPartials
 from storage.registry import RegistryClient
 from storage.snapshots import OverlaySnapshots
+from tools.bases import LogBases
 from tools.connecting import USER_AGENT, registry_client
 from tools.known import LogAnswers, Past
 from tools.roots import Root, read_blobs, read_root, root_directory
@@ -181,7 +182,9 @@ def engine(
     made = Engine(
         ledger=ledger,
         blobs=blobs,
-        resolver=_resolver(registry, blobs, ledger, names, offline=offline),
+        resolver=_resolver(
+            registry, blobs, ledger, names, LogBases(log, root.views, blobs), offline=offline
+        ),
         executor=_OnDemand(
             lambda: _executor(root, build, runtime, asked(), snapshots, sources, ledger, clock, ambient, grants, attend)
         ),
@@ -236,13 +239,14 @@ def _presence(registry: RegistrySource, facts: Facts, *, offline: bool) -> Prese
 
 
 def _resolver(
-    registry: RegistrySource, blobs: BlobStore, facts: Facts, names: Names, *, offline: bool
-) -> Resolver:
+    registry: RegistrySource, blobs: BlobStore, facts: Facts, names: Names, bases: Bases | None = None, *,
+    offline: bool,
+) -> Resolver:  # fmt: skip
     if not offline:
-        return ImageResolver(registry, blobs, facts)
+        return ImageResolver(registry, blobs, facts, bases=bases)
     from engine.offline.names import OfflineResolver, RecalledNames
 
-    return OfflineResolver(ImageResolver(registry, blobs, facts, RecalledNames(names, registry)))
+    return OfflineResolver(ImageResolver(registry, blobs, facts, RecalledNames(names, registry), bases))
 
 
 class _Silent:
