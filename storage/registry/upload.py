@@ -140,7 +140,7 @@ class Upload:
         # reason: what carries the bytes tells of the upload; how it was begun only matters when that failed
         topic = Topic("upload", self._blob.digest, self._target, failures_only=method == "POST")
         return Call(method, registry, target, self._where, "the upload", self._scopes, sent, body, repeat,
-                    topic if method != "DELETE" else None)  # fmt: skip
+                    topic if method != "DELETE" else None, aside=True)  # fmt: skip
 
 
 async def cancel_upload(session: Session, call: Call) -> None:

@@ -8,16 +8,18 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 
 from storage.credentials import Credential
 from storage.errors import RegistryError, VerificationError
-from storage.interfaces import Provider
+from storage.interfaces import Descriptor, Provider
 from storage.reference import parse_reference
 from storage.registries import HostSettings, Registries
 from storage.registry import RegistryClient
 from storage.registry.throttle import Throttle
+from storage.uploads import UploadSessions
 from tests.certificates import Authority
 from tests.faulty import Answering, Fault, FaultyProxy, LocalServer, Seen, write_answer
 from tests.registry_fixture import RegistryProcess, free_port, push_blob, push_image
@@ -314,6 +316,42 @@ def test_layers_are_copied_both_ways_between_hosts_of_one_connection(
         await asyncio.wait_for(asyncio.gather(copy(hosts[0], hosts[1]), copy(hosts[1], hosts[0])), 30)
 
     use(work, registries=Registries(dict.fromkeys(hosts, HostSettings(connections=1))))
+
+
+@pytest.mark.parametrize("way", ["in pieces", "lasting"])
+def test_no_way_of_uploading_waits_for_itself(
+    registry: RegistryProcess, second_registry: RegistryProcess, repository: str, tmp_path: Path, way: str
+) -> None:
+    """Three layers at once, from one host of one connection to another. An upload in pieces keeps its source open
+    between them, one that outlives its process reads ahead: neither may then wait for a place to write."""
+    layers = [noise(9_000_000, seed) for seed in range(3)]
+    for data in layers:
+        push_blob(registry.host, repository, data)
+    blobs = [described(data) for data in layers]
+    refusals = [Fault("PUT", blob.digest.hex, times=1, status=413) for blob in blobs]
+    source = Provider.of(registry.host, repository)
+
+    async def chunks(client: RegistryClient, blob: Descriptor, start: int = 0) -> AsyncIterator[bytes]:
+        async with client.blob(source, blob, start=start) as stream:
+            async for chunk in stream:
+                yield chunk
+
+    async def work(client: RegistryClient) -> None:
+        uploads = []
+        for blob in blobs:
+            read = partial(chunks, client, blob)
+            uploads.append(client.upload(target, blob, read, resume=read if way == "lasting" else None))
+        await asyncio.wait_for(asyncio.gather(*uploads), 30)
+        for blob in blobs:
+            assert await client.exists(target, blob.digest)
+
+    with FaultyProxy(second_registry.host, *refusals) as proxy:
+        target = Provider.of(second_registry.host if way == "lasting" else proxy.host, repository)
+        bounds = dict.fromkeys((source.registry, target.registry), HostSettings(connections=1))
+        mark = second_registry.mark()
+        use(work, registries=Registries(bounds), uploads=UploadSessions(tmp_path / "uploads"), patch_bytes=1_000_000)
+        patches = [line for line in second_registry.requests()[mark:] if line.method == "PATCH"]
+        assert len(patches) == (3 if way == "lasting" else 27)
 
 
 def test_token_server_on_the_registry_s_own_host_is_not_waited_for() -> None:
