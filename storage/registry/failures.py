@@ -30,6 +30,10 @@ class Unavailable(RegistryError):
         super().__init__(what, kind="transport", status=status, where=where, hint=hint)
         self.retry_after = retry_after
 
+    def final(self) -> RegistryError:
+        """The same, once nobody is to try again."""
+        return RegistryError(self.what, kind=self.kind, status=self.status, where=self.where, hint=self.hint)
+
 
 def broken(error: Exception, host: str, where: str) -> RegistryError:
     """The error for a request to `host` that got no answer, or whose answer broke off."""
