@@ -173,7 +173,8 @@ class RegistryClient:
         upload = Upload(*given)
         if resume is not None and self._uploads is not None and blob.size >= self._limits.lasting_bytes:
             upload = LastingUpload(*given, resume=resume, sessions=self._uploads)
-        await upload.run()
+        async with self._transport.writing(target.registry):
+            await upload.run()
 
     async def put_manifest(self, target: Provider, name: str, media_type: str, data: bytes) -> Digest:
         """See `RegistryTarget.put_manifest`. Raises InputError for a name that is neither tag nor digest."""

@@ -216,7 +216,9 @@ class Upload:
         # reason: what carries the bytes tells of the upload; the rest of it only matters when it failed
         told = Topic("upload", self._blob.digest, self._target, failures_only=method not in {"PUT", "PATCH"})
         topic = None if method == "DELETE" else told  # a courtesy
-        return Call(method, registry, target, self._where, "the upload", self._scopes, sent, body, repeat, topic)
+        return Call(
+            method, registry, target, self._where, "the upload", self._scopes, sent, body, repeat, topic, aside=True
+        )
 
 
 class _Pieces:
