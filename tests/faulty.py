@@ -14,6 +14,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Self
 
+MANY = 1 << 40
+"""Bytes; of a body that does not say how long it is."""
+
 
 @dataclass(frozen=True, slots=True)
 class Seen:
@@ -208,9 +211,10 @@ class FaultyProxy(LocalServer):
     async def handle(self, head: Seen, reader: Reader, writer: Writer) -> None:
         """See LocalServer.handle."""
         fault = next((one for one in self.faults if one.fits(head)), Fault())
-        length = int(head.headers.get("content-length", 0))
-        wanted = _place(fault.ends_at, length) if fault.inbound else length
-        seen = replace(head, body=await reader.readexactly(wanted))
+        most = None
+        if fault.inbound and fault.ends_at is not None:
+            most = _place(fault.ends_at, int(head.headers.get("content-length", MANY)))
+        seen = replace(head, body=await read_body(reader, head.headers, most))
         self.seen.append(seen)
         if fault.inbound:
             if fault.forward or fault.keep is not None:
@@ -241,8 +245,8 @@ class FaultyProxy(LocalServer):
         bare = seen.path.partition("?")[0]
         path = self._moved.get(bare, seen.path) if seen.method == "GET" else seen.path
         request = Request(path, headers, seen.body[: fault.keep])
-        if fault.keep is not None:
-            headers["content-length"] = str(len(request.body))
+        if headers.pop("transfer-encoding", "") or fault.keep is not None:
+            headers["content-length"] = str(len(request.body) + broken)
         if fault.edit_request is not None:
             fault.edit_request(request)
         try:
@@ -258,7 +262,10 @@ class FaultyProxy(LocalServer):
             if fault.keep is not None:
                 self._moved[bare] = "/" + got["location"].split("/", 3)[3]
             bodiless = seen.method == "HEAD" or status in {204, 304}
-            return Answer(status, got, b"" if bodiless else await read_body(reader, got))
+            content = b"" if bodiless else await read_body(reader, got)
+            if got.pop("transfer-encoding", ""):
+                got["content-length"] = str(len(content))
+            return Answer(status, got, content)
         finally:
             upstream.close()
 
@@ -332,15 +339,17 @@ async def read_head(reader: Reader) -> tuple[str, dict[str, str]]:
     return first, {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
-async def read_body(reader: Reader, headers: dict[str, str]) -> bytes:
-    """The body of an answer; a chunked one is given a length."""
+async def read_body(reader: Reader, headers: Mapping[str, str], most: int | None = None) -> bytes:
+    """The body of a request or an answer, of which no more than the first `most` bytes are read."""
     if headers.get("transfer-encoding") != "chunked":
-        return await reader.readexactly(int(headers.get("content-length", 0)))
+        length = int(headers.get("content-length", 0))
+        return await reader.readexactly(length if most is None else min(length, most))
+    most = MANY if most is None else most
     body = b""
-    while size := int(await reader.readuntil(b"\r\n"), 16):
-        body += (await reader.readexactly(size + 2))[:-2]
-    del headers["transfer-encoding"]
-    headers["content-length"] = str(len(body))
+    while len(body) < most and (size := int(await reader.readuntil(b"\r\n"), 16)):
+        body += await reader.readexactly(min(size, most - len(body)))
+        if len(body) < most:
+            await reader.readexactly(2)
     return body
 
 

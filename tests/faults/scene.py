@@ -7,10 +7,10 @@ import gzip
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -24,6 +24,7 @@ from storage.digest import sha256
 from storage.errors import RefledgerError
 from storage.interfaces import Descriptor, Provider, Reference
 from storage.registry import Limits, RegistryClient
+from storage.uploads import UploadSessions
 from tests.engine.refs.machine import Machine
 from tests.faulty import Answering, Fault, FaultyProxy, LocalServer, Seen
 from tests.registry_fixture import (
@@ -46,7 +47,8 @@ MIDDLE = 100_000
 PLACES = {"first byte": 0, "middle": MIDDLE, "last byte": -1}
 """Of a layer's bytes: the fault comes before the first, in the middle, before the last."""
 RIGHT = "right"
-PULL, RANGES, MANIFEST, PUSH, CHUNKS, MOUNT = "pull", "pull in ranges", "manifest", "push", "push in chunks", "mount"
+PULL, RANGES, MANIFEST = "pull", "pull in ranges", "manifest"
+PUSH, CHUNKS, LASTING, MOUNT = "push", "push in pieces", "push of a large layer", "mount"
 _SHORT: Mapping[str, Any] = {"stall_seconds": 0.3, "commit_seconds": 0.4, "connect_seconds": 0.4}
 """Limits of the client where somebody is silent; elsewhere a busy machine must not look like that."""
 _PATCH = 1 << 16
@@ -78,7 +80,7 @@ class Row:
     @property
     def pushes(self) -> bool:
         """Does it write to the registry?"""
-        return self.side in {PUSH, CHUNKS, MOUNT}
+        return self.side in {PUSH, CHUNKS, LASTING, MOUNT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,7 @@ class Scene:
         self.directory = directory
         self._stack = stack
         self.proxy = stack.enter_context(FaultyProxy(registry.host))
+        self._uploads = UploadSessions(directory / "uploads" / repository.replace("/", "-"))
         self.slept: list[float] = []
         self.grant: Callable[[int], tuple[int, str]] = lambda asked: (200, f"token-{asked}")
 
@@ -128,15 +131,16 @@ class Scene:
         """The header that sends a client to the token server."""
         return {"WWW-Authenticate": f'Bearer realm="http://{self.tokens.host}/token",service="tests"'}
 
-    def _faults(self) -> list[Fault]:
+    def faults(self) -> list[Fault]:
+        """All that were to be met."""
         return [*self.proxy.faults, *(self.other.faults if "other" in self.__dict__ else [])]
 
     def silences(self) -> int:
         """How often a server fell silent."""
-        return sum(fault.fired for fault in self._faults() if fault.silent)
+        return sum(fault.fired for fault in self.faults() if fault.silent)
 
     def _silent(self) -> bool:
-        return any(fault.silent for fault in self._faults())
+        return any(fault.silent for fault in self.faults())
 
     @property
     def provider(self) -> Provider:
@@ -151,7 +155,7 @@ class Scene:
 
         return RegistryClient(
             Known(**{self.proxy.host: Credential("me", "the password")}), user_agent="refledger/test",
-            limits=Limits(**{**(_SHORT if self._silent() else {}), **limits}), sleep=sleep,
+            limits=Limits(**{**(_SHORT if self._silent() else {}), **limits}), uploads=self._uploads, sleep=sleep,
             clock=lambda: NOW + sum(self.slept), jitter=lambda: 1.0,
         )  # fmt: skip
 
@@ -176,6 +180,8 @@ def play(row: Row, registry: RegistryProcess, repository: str, directory: Path) 
         scene.proxy.faults = list(row.play(scene))
         act = _push if row.pushes else _manifest if row.side == MANIFEST else _pull
         error, kept = act(scene, row)
+        idle = [fault for fault in scene.faults() if not fault.fired and not fault.when]
+        assert not idle, f"it never came to {idle}"
         result = f"{getattr(error, 'kind', 'corrupt')}: {scene.masked(str(error))}" if error else RIGHT
         if "other" in scene.__dict__:
             assert scene.other.seen
@@ -266,7 +272,8 @@ def _push(scene: Scene, row: Row) -> tuple[RefledgerError | None, str]:
     if row.side == MOUNT:
         push_blob(scene.registry.host, other, LAYER)
     source = Provider.of(scene.proxy.host, other) if row.side == MOUNT else None
-    limits = {"patch_bytes": _PATCH, **row.limits} if row.side == CHUNKS else row.limits
+    sides = {CHUNKS: {"patch_bytes": _PATCH}, LASTING: {"lasting_bytes": len(LAYER)}}
+    limits = {**sides.get(row.side, {}), **row.limits}
     error = asyncio.run(_pushed(scene.client(**limits), scene.provider, source))
     kept = _stored(scene)
     assert (kept == "the image") == (error is None), kept
@@ -287,13 +294,17 @@ async def _pushed(client: RegistryClient, target: Provider, source: Provider | N
                 continue
             if source and data is LAYER and await _mounted(client, target, blob, source):
                 continue
-            await client.upload(target, blob, stream_of(data, 30_000))
+            await client.upload(target, blob, stream_of(data, 30_000), resume=partial(_rest, data))
         await client.put_manifest(target, "1", OCI_MANIFEST, IMAGE)
     except RefledgerError as error:
         return error
     finally:
         await client.aclose()
     return None
+
+
+def _rest(data: bytes, start: int) -> AsyncIterator[bytes]:
+    return stream_of(data[start:], 30_000)()
 
 
 async def _mounted(client: RegistryClient, target: Provider, blob: Descriptor, source: Provider) -> bool:
