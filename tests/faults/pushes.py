@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from storage.digest import sha256
+from tests.faults.image import LAYER, PLACES
 from tests.faults.pulls import Play
-from tests.faults.scene import CHUNKS, LASTING, LAYER, MOUNT, PLACES, PUSH, Row, Scene
+from tests.faults.scene import CHUNKS, LASTING, MOUNT, PUSH, Row, Scene
 from tests.faulty import Answer, Fault, Request, Seen
 
 UPLOADS = "/blobs/uploads/"
