@@ -61,7 +61,7 @@ class Upload:
         await self._session.transport.persist(self._try)
 
     async def _try(self) -> None:
-        if self._in_doubt and await self._stored():
+        if self._in_doubt and await self._is_there():
             return
         self._in_doubt = False
         body = Body(self._chunks, self._blob.size, self._where)
@@ -89,6 +89,13 @@ class Upload:
             self._ways.append(self._in_one_piece)
             return True
         return False
+
+    async def _is_there(self) -> bool:
+        """Is the blob there already? When an answer was lost, it may be. Who cannot say so can still take it."""
+        try:
+            return await self._stored()
+        except RegistryError:
+            return False
 
     async def _in_one_piece(self, body: Body) -> None:
         """POST, PUT."""
@@ -119,7 +126,7 @@ class Upload:
                     if body.failure is not None or failures >= self._limits.tries:
                         raise error.final() from error
                     await transport.pause(failures, error.retry_after)
-                    if offset == self._blob.size and await self._stored():
+                    if offset == self._blob.size and await self._is_there():
                         return
                     kept = await self._kept(location)
                     if kept is None:
