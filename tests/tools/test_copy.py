@@ -143,6 +143,30 @@ def test_copy_to_another_registry_streams_and_then_skips_what_is_there(
     ]
 
 
+def test_what_was_copied_to_a_registry_is_mounted_there_the_next_time(
+    registry: RegistryProcess, second_registry: RegistryProcess, repository: str, builder: Builder
+) -> None:
+    image(registry, repository)
+    source, there = f"{registry.host}/{repository}", f"{second_registry.host}/{repository}"
+    assert ways(copied(builder, source, f"{there}:1")) == ["streamed"]
+    mark = registry.mark()
+    told = copied(builder, source, f"{there}/other:1")
+    assert (ways(told), told["bytes"]) == (["mounted"], 0)
+    assert not [line for line in registry.requests()[mark:] if line.blob]
+
+
+def test_destination_by_digest_must_be_what_comes(
+    registry: RegistryProcess, second_registry: RegistryProcess, repository: str, builder: Builder
+) -> None:
+    made, other = image(registry, repository), image(registry, repository, tag="other")
+    source, there = f"{registry.host}/{repository}", f"{second_registry.host}/{repository}"
+    done = builder.run("copy", source, f"{there}@{other['digest']}")
+    assert (done.code, f"the copy has the digest {made['digest']}" in done.err) == (2, True)
+    copied(builder, source, f"{there}@{made['digest']}")
+    assert digest_of(raw(second_registry.host, repository, made["digest"])) == made["digest"]
+    assert not has(second_registry.host, repository, "manifests", "latest")
+
+
 def test_I2_no_byte_is_asked_for_before_the_log_says_so(
     registry: RegistryProcess, second_registry: RegistryProcess, repository: str, builder: Builder
 ) -> None:
