@@ -58,7 +58,8 @@ class RuntimeChosen(Fact):
 
 
 class BuildCompleted(Fact):
-    """`results`: each `ref`, and `digest` of its manifest when something was exported."""
+    """`results`: each `ref`, and `digest` of its manifest when something was exported. What is no ref, an index or a
+    copy, has `name` and `digest`, and "" as `ref`."""
 
     results: tuple[Json, ...]
 
@@ -253,6 +254,16 @@ class LocalCreated(Fact):
     parent: str | None
     bytes: int
     layers: tuple[Json, ...] = ()
+
+
+class LayerStored(Fact):
+    """A layer came as file `name` (as written, `-` for standard input), and is kept as it came: `layer` is its
+    descriptor with `diff_id`; `ref`: the ref that is this layer alone."""
+
+    STREAM: ClassVar[Literal["build", "ref", "cache"]] = "ref"
+    ref: str
+    name: str
+    layer: Json
 
 
 class SourceTried(Fact):
@@ -542,13 +553,15 @@ class Pruned(Fact):
 
 
 class ExportStarted(Fact):
-    """`kind`: image, oci, docker, local or cache; `target`: name or path, of a cache as written; `layers`: digests that
-    may have to be read."""
+    """`kind`: image, index, copy, oci, docker, local, tar or cache; `target`: name or path, of a cache as written;
+    `layers`: digests that may have to be read, of an index at most 200; `compression`: what was asked for (see
+    Compression.written), "" where there is none."""
 
     kind: str
     target: str
     digest: str
     layers: tuple[str, ...] = ()
+    compression: str = ""
 
 
 class ExportProgressed(Fact):
@@ -562,14 +575,16 @@ class ExportProgressed(Fact):
 
 
 class Exported(Fact):
-    """`layers`: each `digest`, `transport` (mounted, streamed, uploaded, present, written), `bytes` moved, `source`;
-    `provider`: where the blobs can be read from now on, for a registry."""
+    """`digest` of the manifest or index, of a tar its own; `layers`: each `digest`, `transport` (mounted, streamed,
+    uploaded, present, written), `bytes` moved, `source`; `provider`: where the blobs can be read from now on, for a
+    registry; `compression` as in ExportStarted."""
 
     kind: str
     target: str
     digest: str
     layers: tuple[Json, ...]
     provider: Json | None = None
+    compression: str = ""
 
 
 # ---------------------------------------------------------------- what a step had beside its inputs
@@ -619,9 +634,9 @@ TYPES: dict[str, type[Fact]] = {
         BuildStarted, GraphDefined, RuntimeChosen, BuildCompleted, BuildFailed, BuildCancelled, BuildInterrupted,
         VertexStarted, VertexCached, VertexCompleted, VertexFailed, VertexCancelled, VertexOutput,
         SourceResolved, ContextScanned, ContextKept, DefinitionRead, SourceRequested, HttpResolved, GitResolved,
-        FoundMissing, SourceTried, RemoteCreated, LocalCreated, MaterializationRequested, PullStarted, PullProgressed,
-        PullFailed, LayerPulled, LayerTocRead, FilesFetched, Materialized, MaterializationFailed, BlobCreated,
-        CacheQueried, CacheRecorded, CacheImported, CacheImportFailed, CacheExported, CacheExportFailed,
+        FoundMissing, LayerStored, SourceTried, RemoteCreated, LocalCreated, MaterializationRequested, PullStarted,
+        PullProgressed, PullFailed, LayerPulled, LayerTocRead, FilesFetched, Materialized, MaterializationFailed,
+        BlobCreated, CacheQueried, CacheRecorded, CacheImported, CacheImportFailed, CacheExported, CacheExportFailed,
         ProviderLost, HitRevoked, LocalLost, Demoted, Pruned, ExportStarted, ExportProgressed, Exported,
         CacheMountUsed, SecretMounted, AgentForwarded, SecurityLifted,
     )
