@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from engine.errors import DockerfileError, MaterializationError, NotGranted, RefledgerError
+from engine.errors import DockerfileError, InputError, MaterializationError, NotGranted, RefledgerError
 from engine.events import BuildCompleted, BuildFailed, BuildStarted, GraphDefined
 from engine.executor import Executor
 from engine.frontend.compile import FrontendOptions, compile_dockerfile
@@ -22,8 +22,8 @@ from engine.graph import (
     Graph,
     HttpSource,
     ImageSource,
+    Merge,
     Op,
-    Result,
     Scratch,
     Vertex,
     merged,
@@ -45,23 +45,26 @@ if TYPE_CHECKING:
     # reason: what only some builds need is not loaded for all
     from engine.cache.export import CacheExporter
     from engine.cache.spec import CacheSource, CacheTarget
-    from engine.exporters.exporters import Built, Exporters
-    from engine.exporters.image import Bundle
+    from engine.exporters.exporters import Built, Exporters, Written
+    from engine.images.definition import Definition
+    from engine.images.intake import LayerFiles
     from engine.offline.needs import Needs
     from engine.ops.emulation import Emulation
     from engine.ops.sources import SourceFetcher
 
+DOCKERFILE = "dockerfile.v0"
+"""The frontend of builds that are not edits of images (Definition.frontend)."""
 FETCHED = (HttpSource, GitSource, ArchiveSource)
 
 
 @dataclass(frozen=True, slots=True)
 class BuildRequest:
-    """What to build. `dockerfile` is its text, None when it lies in the context, at `frontend.filename`;
-    `directories`: what local contexts stand for, by the name of their ContextSource, "" for an empty directory;
-    `archive`: a context that comes on this stream (`frontend.context` says of others where they are); `platforms`:
-    one image for each; `options` go into the log as they are (secrets by id only); `epoch` SOURCE_DATE_EPOCH in
-    seconds; `offered`: the names of what the executor may lend; `offline`: nobody may be asked; `check`: only tell what
-    would be done."""
+    """What to build. `dockerfile` is its text, None when it lies in the context, at `frontend.filename`, or when
+    `definition`, an edit of an image, stands for it; `directories`: what local contexts stand for, by the name of their
+    ContextSource, "" for an empty directory; `archive`: a context that comes on this stream (`frontend.context` says of
+    others where they are); `platforms`: one image for each; `options` go into the log as they are (secrets by id only);
+    `epoch` SOURCE_DATE_EPOCH in seconds; `offered`: the names of what the executor may lend; `offline`: nobody may be
+    asked; `check`: only tell what would be done."""
 
     dockerfile: str | None
     frontend: FrontendOptions
@@ -82,6 +85,7 @@ class BuildRequest:
     offered: Offered = NOTHING
     offline: bool = False
     check: bool = False
+    definition: Definition | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +99,16 @@ class Foreseen:
 
 @dataclass(frozen=True, slots=True)
 class BuildResult:
-    """`digest`: of the manifest or index, when an output needed one, `config` of the config or index; `ref`: the first
-    result's id; `warnings`: the frontend's; `foreseen`: all there is when the build was only checked."""
+    """`digest`: of the manifest or index of the first output that has one, `config` of its config or index; `ref`: the
+    first result's id; `warnings`: the frontend's; `foreseen`: all there is when the build was only checked; `written`:
+    the outputs."""
 
     ref: str
     digest: Digest | None
     config: Digest | None = None
     warnings: tuple[str, ...] = ()
     foreseen: Foreseen | None = None
+    written: tuple[Written, ...] = ()
 
 
 @dataclass(slots=True)
@@ -120,6 +126,7 @@ class Engine:
     exporters: Callable[[], Exporters]
     emulation: Callable[[], Emulation]
     needs: Callable[[], Needs]
+    files: Callable[[], LayerFiles]
     imports: Callable[[BuildRequest, Mapping[Digest, Path]], Imports]
     caching: Callable[[Graph, Solution, int | None], CacheExporter]
     _pinned: dict[Any, Op] = field(default_factory=dict)
@@ -148,11 +155,15 @@ class Engine:
         return result
 
     def _start(self, request: BuildRequest) -> None:
-        text = request.dockerfile
+        edit, text = request.definition, request.dockerfile
+        if edit is not None:
+            from engine.images.definition import definition_text
+
+            text = definition_text(edit)
         definition = "" if text is None else str(self.blobs.put(text.encode()))
         self.ledger.post(
             BuildStarted(
-                frontend="dockerfile.v0",
+                frontend=DOCKERFILE if edit is None else edit.frontend,
                 definition=definition,
                 options=dict(request.options),
                 context=None,
@@ -165,17 +176,9 @@ class Engine:
         )
 
     async def _define(self, request: BuildRequest) -> Graph:
-        assert request.dockerfile is not None
-        platforms = request.platforms or (request.frontend.platform,)
-        graphs = [
-            await compile_dockerfile(
-                request.dockerfile,
-                replace(request.frontend, platform=platform, several=len(platforms) > 1),
-                self.resolver.resolve,
-            )
-            for platform in platforms
-        ]
-        graph = merged(graphs)
+        graph = await self._compile(request)
+        if len(graph.results) > 1 and any(output.kind == "docker" for output in request.outputs):
+            raise InputError("type=docker holds one platform", hint="use type=oci for several, or name one: --platform")
         if any(isinstance(vertex.op, FETCHED) for vertex in graph.vertices):
             from engine.pin import pin_graph
 
@@ -193,6 +196,24 @@ class Engine:
             )
         )
         return graph
+
+    async def _compile(self, request: BuildRequest) -> Graph:
+        if request.definition is not None:
+            from engine.images.definition import read_definition
+
+            definition = await read_definition(request.definition, self.files().take, self.blobs, self.ledger)
+            return await definition.compile(self.resolver)
+        assert request.dockerfile is not None
+        platforms = request.platforms or (request.frontend.platform,)
+        graphs = [
+            await compile_dockerfile(
+                request.dockerfile,
+                replace(request.frontend, platform=platform, several=len(platforms) > 1),
+                self.resolver.resolve,
+            )
+            for platform in platforms
+        ]
+        return merged(graphs)
 
     async def _fetch_context(self, request: BuildRequest) -> BuildRequest:
         """`request` with a context that is elsewhere fetched, and the Dockerfile that lies in it."""
@@ -278,27 +299,28 @@ class Engine:
         )
 
     async def _export(self, request: BuildRequest, graph: Graph, solution: Solution) -> BuildResult:
-        made, refs = None, solution.refs
+        written: tuple[Written, ...] = ()
+        refs = solution.refs
         warnings = list(graph.warnings)
         caching = self.caching(graph, solution, request.epoch) if request.cache_to else None
         if request.outputs:
             from engine.exporters.exporters import Built
 
-            built = [Built(item, refs[item.vertex], _base_layers(graph, item)) for item in graph.results]
+            built = [Built(item, refs[item.vertex], _base_layers(graph, item.vertex)) for item in graph.results]
             inline = caching is not None and any(target.kind == "inline" for target in request.cache_to)
             extra = caching.inline if caching is not None and inline else None
-            made = await self.exporters().export(built, request.outputs, request.names, request.epoch, extra)
-            warnings += _told_repacked(graph, built, made)
+            written = await self.exporters().export(built, request.outputs, request.epoch, extra)
+            warnings += _told_repacked(graph, built, written)
         if caching is not None:
             warnings += await caching.export(request.cache_to)
-        entries = []
+        entries, made = [], next((one.made for one in written if one.made is not None), None)
         for number, result in enumerate(graph.results):
             entry = {"ref": refs[result.vertex].id, "platform": result.platform}
             entries.append(entry | ({"digest": str(made.images[number].digest)} if made else {}))
         await self.ledger.record(BuildCompleted(results=tuple(entries)))
         first = refs[graph.results[0].vertex].id
         digest, config = (made.digest, made.config) if made else (None, None)
-        return BuildResult(first, digest, config, tuple(warnings))
+        return BuildResult(first, digest, config, tuple(warnings), written=written)
 
     async def _failed(self, error: RefledgerError, vertex: Vertex | None) -> None:
         where = None if vertex is None else str(vertex.digest)
@@ -316,19 +338,29 @@ PLAN_SHOWN = 200
 """Vertices named in GraphDefined: an event is at most 64 KiB; the stored graph has them all."""
 
 
-def _base_layers(graph: Graph, result: Result) -> int:
-    """How many layers the result has from its base image: follow first inputs down to the source."""
-    vertex = graph.by_digest[result.vertex]
-    while vertex.inputs:
-        vertex = graph.by_digest[vertex.inputs[0]]
-    return len(vertex.op.layers) if isinstance(vertex.op, ImageSource) else 0
+def _base_layers(graph: Graph, digest: Digest) -> int:
+    """How many layers the result `digest` has from images: all of an image that is edited, and those of the source that
+    first inputs lead down to."""
+    vertex = graph.by_digest[digest]
+    match vertex.op:
+        case ImageSource(layers=layers):
+            return len(layers)
+        case Merge():
+            return sum(_base_layers(graph, item) for item in vertex.inputs)
+    return _base_layers(graph, vertex.inputs[0]) if vertex.inputs else 0
 
 
-def _told_repacked(graph: Graph, built: Sequence[Built], made: Bundle | None) -> list[str]:
-    """A warning when layers of base images are in other blobs than their registries have them in."""
+def _told_repacked(graph: Graph, built: Sequence[Built], written: Sequence[Written]) -> list[str]:
+    """A warning when layers of base images are in other blobs than their registries have them in, unasked."""
     listed = {layer.blob.digest for v in graph.vertices if isinstance(v.op, ImageSource) for layer in v.op.layers}
-    bases = [image.layers[: item.base_layers] for item, image in zip(built, made.images, strict=True)] if made else []
-    again = {layer.diff_id for layers in bases for layer in layers if layer.blob and layer.blob.digest not in listed}
+    again = {
+        layer.diff_id
+        for one in written
+        if one.made is not None and not one.output.form.compression.force
+        for item, image in zip(built, one.made.images, strict=True)
+        for layer in image.layers[: item.base_layers]
+        if layer.blob and layer.blob.digest not in listed
+    }
     if not again:
         return []
     return [

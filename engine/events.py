@@ -256,11 +256,22 @@ class LocalCreated(Fact):
     layers: tuple[Json, ...] = ()
 
 
+class LayerStored(Fact):
+    """A layer came as file `name` (as written, `-` for standard input), and is kept as it came: `layer` is its
+    descriptor with `diff_id`; `ref`: the ref that is this layer alone."""
+
+    STREAM: ClassVar[Literal["build", "ref", "cache"]] = "ref"
+    ref: str
+    name: str
+    layer: Json
+
+
 class SourceTried(Fact):
     """One registry was asked once, and what came of it: `verb` pull, manifest, resolve, mount, upload, put, or exists
     (told of when it failed only); `name`: a digest or a tag; `status` of its answer, 0 for none; `outcome` ok, refused,
     or the `kind` of a failure (missing, auth, transport, corrupt), with `error`; `bytes` of the body that came or went;
-    `mirror_of`: the registry and repository (`host/name`) that was meant, when this is a mirror of it."""
+    `mirror_of`: the registry and repository (`host/name`) that was meant, when this is a mirror of it. A part of a blob
+    is `ok` when it is complete: that it was wrong shows with the rest of the blob (PullFailed)."""
 
     verb: str
     name: str
@@ -543,13 +554,15 @@ class Pruned(Fact):
 
 
 class ExportStarted(Fact):
-    """`kind`: image, index, copy, oci, docker, local or cache; `target`: name or path, of a cache as written; `layers`:
-    digests that may have to be read, of an index at most 200."""
+    """`kind`: image, index, copy, oci, docker, local, tar or cache; `target`: name or path, of a cache as written;
+    `layers`: digests that may have to be read, of an index at most 200; `compression`: what was asked for (see
+    Compression.written), "" where there is none."""
 
     kind: str
     target: str
     digest: str
     layers: tuple[str, ...] = ()
+    compression: str = ""
 
 
 class ExportProgressed(Fact):
@@ -563,14 +576,16 @@ class ExportProgressed(Fact):
 
 
 class Exported(Fact):
-    """`layers`: each `digest`, `transport` (mounted, streamed, uploaded, present, written), `bytes` moved, `source`;
-    `provider`: where the blobs can be read from now on, for a registry."""
+    """`digest` of the manifest or index, of a tar its own; `layers`: each `digest`, `transport` (mounted, streamed,
+    uploaded, present, written), `bytes` moved, `source`; `provider`: where the blobs can be read from now on, for a
+    registry; `compression` as in ExportStarted."""
 
     kind: str
     target: str
     digest: str
     layers: tuple[Json, ...]
     provider: Json | None = None
+    compression: str = ""
 
 
 # ---------------------------------------------------------------- what a step had beside its inputs
@@ -620,9 +635,9 @@ TYPES: dict[str, type[Fact]] = {
         BuildStarted, GraphDefined, RuntimeChosen, BuildCompleted, BuildFailed, BuildCancelled, BuildInterrupted,
         VertexStarted, VertexCached, VertexCompleted, VertexFailed, VertexCancelled, VertexOutput,
         SourceResolved, ContextScanned, ContextKept, DefinitionRead, SourceRequested, HttpResolved, GitResolved,
-        FoundMissing, SourceTried, RemoteCreated, LocalCreated, MaterializationRequested, PullStarted, PullProgressed,
-        PullFailed, LayerPulled, LayerTocRead, FilesFetched, Materialized, MaterializationFailed, BlobCreated,
-        CacheQueried, CacheRecorded, CacheImported, CacheImportFailed, CacheExported, CacheExportFailed,
+        FoundMissing, LayerStored, SourceTried, RemoteCreated, LocalCreated, MaterializationRequested, PullStarted,
+        PullProgressed, PullFailed, LayerPulled, LayerTocRead, FilesFetched, Materialized, MaterializationFailed,
+        BlobCreated, CacheQueried, CacheRecorded, CacheImported, CacheImportFailed, CacheExported, CacheExportFailed,
         ProviderLost, HitRevoked, LocalLost, Demoted, Pruned, ExportStarted, ExportProgressed, Exported,
         CacheMountUsed, SecretMounted, AgentForwarded, SecurityLifted,
     )

@@ -35,7 +35,8 @@ class ImageLayer(Record):
 
 class ResolvedImage(Record):
     """What a resolver knows of an image without fetching a layer. `digest` is what the name pointed at (maybe an
-    index), `manifest` the chosen platform's, `config` the image config JSON (image-spec config.md)."""
+    index), `manifest` the chosen platform's, with its `annotations`, `config` the image config JSON (image-spec
+    config.md)."""
 
     reference: str
     digest: Digest
@@ -45,6 +46,7 @@ class ResolvedImage(Record):
     layers: tuple[ImageLayer, ...]
     config_digest: Digest
     config: Mapping[str, Any]
+    annotations: Mapping[str, str] = {}
 
 
 class InlineFile(Record):
@@ -62,13 +64,20 @@ class Scratch(Record):
 
 
 class ImageSource(Record):
-    """An image in a registry. No inputs; the result is a remote."""
+    """An image in a registry, or some of its layers. No inputs; the result is a remote."""
 
     reference: str
     manifest: Digest
     platform: str
     provider: Provider
     layers: tuple[ImageLayer, ...]
+
+
+class LayerSource(Record):
+    """A layer that was given to this root as a file: its blob is stored here. `created`: UTC ns. No inputs."""
+
+    layer: ImageLayer
+    created: int = 0
 
 
 class ContextSource(Record):
@@ -192,21 +201,28 @@ class Mkdir(Record):
 
 
 class Merge(Record):
-    """The trees of all inputs, the later ones on top: their layers stacked, nothing copied. At least one input."""
+    """The trees of all inputs, the later ones on top: their layers stacked, nothing copied. At least one input.
+    `blobs`: the digests of the layers' blobs, where an image is edited: it keeps its very blobs, not only what is in
+    them."""
+
+    blobs: tuple[str, ...] = ()
 
 
-Op = Scratch | ImageSource | ContextSource | HttpSource | GitSource | ArchiveSource | Run | Copy | Mkdir | Merge
+Op = (
+    Scratch | ImageSource | LayerSource | ContextSource | HttpSource | GitSource | ArchiveSource | Run | Copy | Mkdir
+    | Merge
+)  # fmt: skip
 FetchedSource = HttpSource | GitSource | ArchiveSource
 """Sources that are fetched into a ref of this root whose id follows from their content."""
 _OPS: dict[str, type[Any]] = {
-    "scratch": Scratch, "image": ImageSource, "context": ContextSource, "http": HttpSource, "git": GitSource,
-    "archive": ArchiveSource, "run": Run, "copy": Copy, "mkdir": Mkdir, "merge": Merge,
+    "scratch": Scratch, "image": ImageSource, "layer": LayerSource, "context": ContextSource, "http": HttpSource,
+    "git": GitSource, "archive": ArchiveSource, "run": Run, "copy": Copy, "mkdir": Mkdir, "merge": Merge,
 }  # fmt: skip
 _KINDS = {cls: kind for kind, cls in _OPS.items()}
 
 
 def op_kind(op: Op) -> str:
-    """`scratch`, `image`, `context`, `http`, `git`, `archive`, `run`, `copy`, `mkdir` or `merge`."""
+    """`scratch`, `image`, `layer`, `context`, `http`, `git`, `archive`, `run`, `copy`, `mkdir` or `merge`."""
     return _KINDS[type(op)]
 
 
@@ -222,7 +238,10 @@ def _plain(value: Any) -> Any:
 
 def op_to_json(op: Op) -> Json:
     """`{"op": kind, …fields}`; the digest of a vertex is taken of this."""
-    return {"op": op_kind(op), **{name: _plain(getattr(op, name)) for name in op.FIELDS}}
+    fields = {name: _plain(getattr(op, name)) for name in op.FIELDS}
+    if isinstance(op, Merge) and not op.blobs:
+        del fields["blobs"]  # reason: graphs of before have none, and their vertices keep their digests
+    return {"op": op_kind(op), **fields}
 
 
 def op_from_json(data: Mapping[str, Any]) -> Op:
@@ -232,6 +251,7 @@ def op_from_json(data: Mapping[str, Any]) -> Op:
     decoders: dict[str, Any] = {
         "manifest": Digest,
         "provider": Provider.from_json,
+        "layer": ImageLayer.from_json,
         "layers": lambda items: tuple(ImageLayer.from_json(item) for item in items),
         "files": lambda items: tuple(InlineFile(item["name"], item["data"]) for item in items),
         "scripts": lambda items: tuple(InlineFile(item["name"], item["data"]) for item in items),
@@ -279,13 +299,15 @@ class HistoryStep(Record):
 
 class Result(Record):
     """One image the build makes. `image` is its config JSON without `rootfs`, `history` and `created`;
-    `base_history` the history entries of the base image; `history` what this build adds."""
+    `base_history` the history entries of the base image; `history` what this build adds; `annotations` of its
+    manifest."""
 
     vertex: Digest
     platform: str
     image: Mapping[str, Any]
     base_history: tuple[Mapping[str, Any], ...] = ()
     history: tuple[HistoryStep, ...] = ()
+    annotations: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,6 +340,7 @@ class Graph:
                         {"created_by": h.created_by, "vertex": h.vertex and str(h.vertex), "comment": h.comment}
                         for h in r.history
                     ],
+                    **({"annotations": dict(r.annotations)} if r.annotations else {}),
                 }
                 for r in self.results
             ],
@@ -340,6 +363,7 @@ class Graph:
                     HistoryStep(h["created_by"], Digest(h["vertex"]) if h["vertex"] else None, h["comment"])
                     for h in r["history"]
                 ),
+                r.get("annotations", {}),
             )
             for r in data["results"]
         )  # fmt: skip

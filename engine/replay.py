@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from engine.errors import MaterializationError
 from engine.executor import Executor, Outcome, Task
 from engine.grants import Offered, refusal
-from engine.graph import Graph, ImageSource, Run, Scratch, Vertex
+from engine.graph import Graph, ImageSource, LayerSource, Run, Scratch, Vertex
 from engine.ledger import Facts
 from engine.record import Record
 from engine.refs.ref import Layer, Remote, scratch
@@ -130,7 +130,7 @@ def _lost(graph: Graph, steps: Steps, error: Exception) -> list[Digest]:
     if not isinstance(error, MaterializationError) or not error.layer or error.kind == "disk":
         return []
     holders = [digest for digest, ref in steps.given.items() if any(item.name == error.layer for item in ref.layers)]
-    return [digest for digest in holders if not isinstance(graph.by_digest[digest].op, ImageSource)]
+    return [digest for digest in holders if not isinstance(graph.by_digest[digest].op, ImageSource | LayerSource)]
 
 
 # ---------------------------------------------------------------- where inputs come from

@@ -7,20 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from engine.errors import VerificationError
 from engine.events import SourceResolved
-from engine.graph import ImageLayer, ResolvedImage
+from engine.graph import ResolvedImage
+from engine.images.contents import platform_of, read_annotations, read_config_blob, read_layers
 from engine.images.read import ImageReader
 from engine.ledger import Facts
 from engine.refs.places import Places
 from engine.together import together
-from storage.digest import Digest, parse_json
+from storage.digest import Digest
 from storage.interfaces import BlobStore, Descriptor, Provider, Reference, RegistrySource
-from storage.platform import choose_platform, parse_platform
+from storage.platform import choose_platform, host_platform, list_platforms, parse_platform
 from storage.reference import LAYOUT, parse_layout, parse_reference
-
-LAYERS_LIMIT = 500
-"""The kernel's overlay takes no more lowers than this."""
 
 
 class Resolver(Protocol):
@@ -28,6 +25,25 @@ class Resolver(Protocol):
 
     async def resolve(self, wanted: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], ResolvedImage]:
         """All of `wanted` (reference as written, platform)."""
+        ...
+
+    async def platforms(self, written: str) -> tuple[str, ...]:
+        """The platforms that an image is there for: those of its index, or the one that its config names. This
+        machine's, where it names none. Raises InputError, RegistryError, VerificationError."""
+        ...
+
+
+    def base_of(self, manifest: Digest) -> tuple[str, Digest] | None:
+        """See Bases.base_of."""
+        ...
+
+
+class Bases(Protocol):
+    """What images that were made here were built on."""
+
+    def base_of(self, manifest: Digest) -> tuple[str, Digest] | None:
+        """Name, as it was written, and manifest of the image at the bottom of the one that has `manifest`. None where
+        nobody knows."""
         ...
 
 
@@ -41,14 +57,15 @@ class Names(Protocol):
 
 @dataclass(slots=True)
 class ImageResolver:
-    """Resolves names through `registry`, or as `names` recalls them. Manifests and configs stay in `blobs`: an
-    unchanged tag costs one HEAD."""
+    """Resolves names through `registry`, or as `names` recalls them; `bases` knows images that were made here.
+    Manifests and configs stay in `blobs`: an unchanged tag costs one HEAD."""
 
     registry: RegistrySource
     blobs: BlobStore
     facts: Facts
     names: Names | None = None
     places: Places = field(default_factory=Places)
+    bases: Bases | None = None
     _images: ImageReader = field(init=False)
     _tops: dict[str, asyncio.Task[tuple[Descriptor, Provider]]] = field(default_factory=dict)
     """What a name points at: asked once a build, so that all its platforms come from one index."""
@@ -64,7 +81,7 @@ class ImageResolver:
         return dict(zip(unique, images, strict=True))
 
     async def _resolve(self, written: str, platform: str) -> ResolvedImage:
-        reference = parse_layout(written) if written.startswith(LAYOUT) else parse_reference(written)
+        reference = parse_image(written)
         provider = reference.provider
         top, resolved_by = await self._top(reference, platform)
         where = str(reference)
@@ -72,24 +89,9 @@ class ImageResolver:
         if image.is_index:
             chosen = choose_platform(image.fields, parse_platform(platform))
             image = await self._images.manifest(provider, chosen.digest, where)
-        manifest = image.fields
-        try:
-            config_blob = Descriptor.from_json(manifest["config"])
-            blobs = [Descriptor.from_json(item) for item in manifest["layers"]]
-            config = parse_json(await self._images.config(provider, config_blob, where))
-            diff_ids = [Digest(item) for item in config["rootfs"]["diff_ids"]]
-            if len(diff_ids) != len(blobs):
-                raise ValueError(f"{len(blobs)} layers but {len(diff_ids)} diff IDs")
-            if not isinstance(config.get("config") or {}, dict):
-                raise TypeError("its config is not an object")
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise VerificationError(
-                f"not an image Refledger understands: {error}",
-                where=where,
-                hint="inspect it with: skopeo inspect --raw",
-            ) from error
-        if len(blobs) > LAYERS_LIMIT:
-            raise VerificationError(f"{len(blobs)} layers are more than the kernel mounts: {LAYERS_LIMIT}", where=where)
+        config_blob = read_config_blob(image.fields, where)
+        config_bytes = await self._images.config(provider, config_blob, where)
+        layers, config = read_layers(image.fields, config_bytes, provider, where)
         self.facts.post(
             SourceResolved(
                 reference=written,
@@ -102,10 +104,26 @@ class ImageResolver:
                 resolved_by=resolved_by.to_json() if resolved_by else None,
             )
         )
-        layers = tuple(ImageLayer(diff_id, blob) for diff_id, blob in zip(diff_ids, blobs, strict=True))
         return ResolvedImage(
-            written, top.digest, image.digest, platform, provider, layers, config_blob.digest, config
-        )
+            written, top.digest, image.digest, platform, provider, layers, config_blob.digest, config,
+            read_annotations(image.fields),
+        )  # fmt: skip
+
+    async def platforms(self, written: str) -> tuple[str, ...]:
+        """See Resolver.platforms."""
+        reference = parse_image(written)
+        provider, where = reference.provider, str(reference)
+        host = str(host_platform())
+        top, _ = await self._top(reference, host)
+        image = await self._images.manifest(provider, top.digest, where)
+        if image.is_index:
+            return tuple(map(str, list_platforms(image.fields))) or (host,)
+        config = await self._images.config(provider, read_config_blob(image.fields, where), where)
+        return (platform_of(config, where) or host,)
+
+    def base_of(self, manifest: Digest) -> tuple[str, Digest] | None:
+        """See Resolver.base_of."""
+        return self.bases.base_of(manifest) if self.bases is not None else None
 
     async def _top(self, reference: Reference, platform: str) -> tuple[Descriptor, Provider | None]:
         """What the name is, and who says so."""
@@ -115,3 +133,8 @@ class ImageResolver:
         if written not in self._tops:
             self._tops[written] = asyncio.ensure_future(self.places.resolve(reference, self.registry.resolve))
         return await self._tops[written]
+
+
+def parse_image(written: str) -> Reference:
+    """An image's name as `FROM` may have it. Raises InputError."""
+    return parse_layout(written) if written.startswith(LAYOUT) else parse_reference(written)

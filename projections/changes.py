@@ -296,4 +296,7 @@ def _origin(build: Build, step: Step) -> str:
             return f"{op.get('remote')}@{op.get('commit')}"
         case "archive":
             return str(op.get("digest"))
+        case "layer":
+            layer = op.get("layer")
+            return str(layer.get("digest")) if isinstance(layer, dict) else step.kind
     return step.kind

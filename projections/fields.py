@@ -89,6 +89,14 @@ def mapping(data: Data, key: str) -> dict[str, Any]:
     return value
 
 
+def strings(data: Data, key: str) -> dict[str, str]:
+    """The object `key`, whose values are strings; empty when it is absent or null. Raises Malformed."""
+    value = mapping(data, key)
+    if not all(isinstance(item, str) for item in value.values()):
+        raise Malformed(f"{key} is not an object of texts")
+    return value
+
+
 def objects(data: Data, key: str) -> list[dict[str, Any]]:
     """The list of objects `key`, empty when it is absent or null. Raises Malformed."""
     value = data.get(key)

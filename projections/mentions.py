@@ -93,6 +93,7 @@ PROJECTION = Projection(
         "SourceResolved": _keep(_fields("digest", "manifest")),
         "RemoteCreated": _keep(_layers("ref")),
         "LocalCreated": _keep(_fields("ref")),
+        "LayerStored": _keep(_fields("ref")),
         "CacheQueried": _keep(_fields("ref")),
         "CacheRecorded": _keep(_fields("key", "resolved", "ref")),
         "VertexStarted": _keep(_listed("inputs")),

@@ -11,7 +11,7 @@ from storage.interfaces import EventLog
 
 LOOKED_AT = 50
 """Earlier builds that are looked into, the newest first: each costs its graph and its questions."""
-_SOURCES = frozenset({"scratch", "image", "context", "http", "git", "archive"})
+_SOURCES = frozenset({"scratch", "image", "layer", "context", "http", "git", "archive"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,9 @@ from storage.interfaces import Event, EventLog
 Json = dict[str, Any]
 LENT = frozenset({"CacheMountUsed", "SecretMounted", "AgentForwarded", "SecurityLifted"})
 """What a step had beside its inputs."""
-_KINDS = LENT | {"CacheRecorded", "BlobCreated", "LayerPulled", "RemoteCreated", "Exported", "Pruned", "Demoted"}
+_KINDS = LENT | {
+    "CacheRecorded", "BlobCreated", "LayerPulled", "LayerStored", "RemoteCreated", "Exported", "Pruned", "Demoted"
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +56,10 @@ class Tombstone:
 
 @dataclass(slots=True)
 class Records:
-    """The fold. `first`: the first record of a ref by a build, which is the one that made it if any is; `pulled`:
-    provider and what was verified of the blobs that came whole, by digest; `packed`: the blobs that a snapshot became;
-    `providers`: who was last known to have a blob, by digest; `lent`: what executed steps had beside their inputs, by
-    build and vertex."""
+    """The fold. `first`: the first record of a ref by a build, which is the one that made it if any is; `pulled`: the
+    provider or file that blobs came from whole, and what was verified of them, by digest; `packed`: the blobs that a
+    snapshot became; `providers`: who was last known to have a blob, by digest; `lent`: what executed steps had beside
+    their inputs, by build and vertex."""
 
     by_key: dict[str, list[Record]] = field(default_factory=dict)
     first: dict[tuple[str, str], Record] = field(default_factory=dict)
@@ -123,7 +125,7 @@ def records_of(log: EventLog, mentions: Mentions, keys: Iterable[str], until: in
     refs, names, vertices = _named(log, recorded)
     packed = mentions.seqs(names, {"BlobCreated"}, until=until)
     names |= {name for event in events_at(log, packed) for name in (event.data.get("digest"),) if isinstance(name, str)}
-    about = mentions.seqs(names, {"LayerPulled", "Pruned", "Demoted"}, until=until)
+    about = mentions.seqs(names, {"LayerPulled", "LayerStored", "Pruned", "Demoted"}, until=until)
     about |= mentions.seqs(names, {"Exported", "RemoteCreated"}, until=until, last=1)
     about |= mentions.seqs(vertices, LENT, until=until)
     return _folded(events_at(log, recorded | packed | about))
@@ -169,16 +171,20 @@ def _fold(found: Records, event: Event) -> None:
             found.first.setdefault((record.ref, build), record)
             for key in filter(None, dict.fromkeys((record.key, record.resolved))):
                 found.by_key.setdefault(key, []).append(record)
-        case "BlobCreated":
+        case "BlobCreated" if not text(data, "source", ""):
             snapshot = text(data, "snapshot", "") or text(data, "ref", "")
             found.packed.setdefault(snapshot, []).append(text(data, "digest"))
         case "LayerPulled":
-            came = provider_name(mapping(data, "provider")), tuple(texts(data, "verified"))
-            found.pulled[text(data, "digest")] = came
-            found.providers[text(data, "digest")] = came[0]
+            who = mapping(data, "provider")
+            found.pulled[text(data, "digest")] = provider_name(who), tuple(texts(data, "verified"))
+            if not text(who, "mirror_of", ""):  # a mirror serves, and is not known to have anything
+                found.providers[text(data, "digest")] = provider_name(who)
+        case "LayerStored":
+            layer = mapping(data, "layer")
+            found.pulled[text(layer, "digest")] = f"file {text(data, 'name', '?')}", ("digest", "diff_id")
         case "Exported" | "RemoteCreated":
-            who = provider_names([mapping(data, "provider"), *objects(data, "providers")])
-            found.providers |= {text(layer, "digest"): who for layer in objects(data, "layers") if who}
+            names = provider_names([mapping(data, "provider"), *objects(data, "providers")])
+            found.providers |= {text(layer, "digest"): names for layer in objects(data, "layers") if names}
         case _ if event.type in LENT:
             found.lent.setdefault((event.build or "", event.vertex or ""), []).append(event)
         case _:

@@ -191,11 +191,20 @@ def _export_summary(data: Json) -> str:
     return f"exported to {text(data, 'target', '?')}" + (f": {moved}" if moved else "")
 
 
+def _blob_summary(data: Json) -> str:
+    digest, source = text(data, "digest", ""), text(data, "source", "")
+    if source == digest:
+        return f"{_short(source)} has no later times: it stays what it is"
+    made = f"converted from {_short(source)}" if source else "packed"
+    return f"{made} into {_short(digest)} ({text(data, 'compression', 'gzip')}), {size(data, 'bytes')} bytes"
+
+
 _SUMMARIES: dict[str, Callable[[Json], str]] = {
     "RemoteCreated": lambda d: (
         f"pointer to {len(objects(d, 'layers'))} layers at {', '.join(map(_who, objects(d, 'providers'))) or 'nowhere'}"
     ),
     "LocalCreated": lambda d: f"result of a step, {size(d, 'bytes')} bytes on this disk",
+    "LayerStored": lambda d: f"the layer came as file {text(d, 'name', '?')}",
     "CacheQueried": lambda d: f"cache {text(d, 'outcome', '?')} {_short(text(d, 'key', ''))}",
     "CacheRecorded": lambda d: f"recorded under cache key {_short(text(d, 'key', ''))}",
     "VertexCached": lambda d: f"reused as {text(d, 'name', '')}",
@@ -230,7 +239,7 @@ _SUMMARIES: dict[str, Callable[[Json], str]] = {
         + (f", {size(d, 'avoided')} avoided" if size(d, "avoided") else "")
     ),
     "MaterializationFailed": lambda d: f"not to be had: {text(d, 'error', '')}",
-    "BlobCreated": lambda d: f"packed into {_short(text(d, 'digest', ''))}, {size(d, 'bytes')} bytes",
+    "BlobCreated": _blob_summary,
     "Exported": _export_summary,
     "Demoted": lambda d: (
         f"{text(d, 'kind', '?')} let go, {size(d, 'bytes')} bytes, as"

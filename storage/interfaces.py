@@ -36,26 +36,38 @@ class Platform:
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:
-    """OCI descriptor of one blob; `size` in bytes (image-spec descriptor.md)."""
+    """OCI descriptor of one blob; `size` in bytes, `urls` where else it can be had: of layers that are not to be
+    distributed (image-spec descriptor.md)."""
 
     media_type: str
     digest: Digest
     size: int
     annotations: Mapping[str, str] = field(default_factory=dict)
+    urls: tuple[str, ...] = ()
 
     def to_json(self) -> Json:
-        """The OCI JSON form, keys `mediaType`, `digest`, `size` and, when there are any, `annotations`."""
+        """The OCI JSON form, keys `mediaType`, `digest`, `size` and, when there are any, `annotations` and `urls`."""
         out: Json = {"mediaType": self.media_type, "digest": str(self.digest), "size": self.size}
         if self.annotations:
             out["annotations"] = dict(self.annotations)
+        if self.urls:
+            out["urls"] = list(self.urls)
         return out
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Descriptor:
         """The inverse of `to_json`. Raises KeyError, TypeError or InputError on anything else."""
+        urls = data.get("urls") or []
+        if not isinstance(urls, list):
+            raise TypeError("urls is not a list")
         return cls(
-            str(data["mediaType"]), Digest(data["digest"]), int(data["size"]), dict(data.get("annotations") or {})
-        )
+            str(data["mediaType"]), Digest(data["digest"]), int(data["size"]), dict(data.get("annotations") or {}),
+            tuple(map(str, urls)),
+        )  # fmt: skip
+
+
+ESTARGZ = "containerd.io/snapshot/stargz/toc.digest"
+"""The annotation of a gzip layer that is an eStargz: the digest of its table of contents."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,6 +310,25 @@ class BlobStore(Protocol):
 
     def writer(self) -> BlobWriter:
         """Begin a new blob."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StoredLayer:
+    """A layer that was stored as it came: its blob, its diff ID, and the latest time of a file in it that is not in the
+    future, in seconds since the epoch, 0 for none."""
+
+    blob: Descriptor
+    diff_id: Digest
+    newest: int
+
+
+class LayerIntake(Protocol):
+    """Takes layers in that come as files."""
+
+    def store(self, file: BinaryIO, now: int) -> StoredLayer:
+        """Store the layer that `file` gives, to its end, when all of it was read and checked; `now`: seconds since the
+        epoch. Blocking. Raises VerificationError, keeping nothing, for what is no layer, DiskError."""
         ...
 
 
@@ -549,8 +580,12 @@ class RegistryTarget(Protocol):
         """Cross-repository mount within one registry; False when the registry would not (any 4xx or 202)."""
         ...
 
-    async def upload(self, target: Provider, blob: Descriptor, chunks: Callable[[], ByteStream]) -> None:
-        """Upload `blob` from a stream that can be opened anew for a retry."""
+    async def upload(
+        self, target: Provider, blob: Descriptor, chunks: Callable[[], ByteStream], *,
+        resume: Callable[[int], ByteStream] | None = None,
+    ) -> None:  # fmt: skip
+        """Upload `blob` from a stream that can be opened anew for a retry. `resume` opens it from an offset on (bytes;
+        less than `blob.size`): an upload that broke off, in an earlier process maybe, may then be gone on with."""
         ...
 
     async def put_manifest(self, target: Provider, name: str, media_type: str, data: bytes) -> Digest:
@@ -747,20 +782,52 @@ class PackedBlob:
 class LayerPacker(Protocol):
     """Turns snapshots into blobs."""
 
-    def pack(self, snapshot: str, clamp_mtime: int | None) -> PackedBlob:
-        """Write the snapshot's layer into the blob store; `clamp_mtime` as in SnapshotStore.pack. Blocking."""
+    def pack(self, snapshot: str, clamp_mtime: int | None, compression: Compression) -> PackedBlob:
+        """Write the snapshot's layer into the blob store; `clamp_mtime` as in SnapshotStore.pack. The bytes depend on
+        nothing else. Blocking. Raises DiskError, VerificationError, InputError for a level that there is not."""
         ...
 
 
-class LayerRepacker(Protocol):
-    """Turns layers of images that are laid out here into blobs, for when the blobs that they came as are not here."""
+class LayerConverter(Protocol):
+    """Turns blobs into others that hold the same layer."""
+
+    def convert(
+        self, source: ByteSource, media_type: str, diff_id: Digest, compression: Compression,
+        clamp_mtime: int | None = None, *, even_if_same: bool = True,
+    ) -> PackedBlob | None:  # fmt: skip
+        """Write what `source` decompresses to, whose digest is `diff_id`, into the blob store as `compression`; with
+        `clamp_mtime` no time in it is later than so many seconds since the epoch. The result has a diff ID of its own
+        when that changed something, and as an eStargz. Not `even_if_same`: None, and nothing is kept, when the diff ID
+        is the same. Consumes `source` to its end. Blocking. Raises VerificationError, with nothing kept, DiskError,
+        InputError, and what `source` raises."""
+        ...
+
+
+class LayerTars(Protocol):
+    """Layers of images that are laid out here such that the tar they came as can be had."""
 
     def has(self, diff_id: Digest) -> bool:
-        """Can the layer be had so?"""
+        """Can that of the layer be had?"""
         ...
 
-    def pack(self, diff_id: Digest) -> PackedBlob:
-        """Write the layer into the blob store. Blocking. Raises DiskError, VerificationError."""
+    def open(self, diff_id: Digest) -> AbstractContextManager[ByteSource]:
+        """The tar, not verified. Blocking. Raises DiskError, VerificationError."""
+        ...
+
+
+class OutFile(Protocol):
+    """A file on its way out: complete after `commit`, gone after `abort`. Methods raise DiskError."""
+
+    def write(self, data: bytes) -> None:
+        """Append `data`."""
+        ...
+
+    def commit(self) -> None:
+        """Finish the file and give it its name."""
+        ...
+
+    def abort(self) -> None:
+        """Leave nothing. Harmless after `commit`."""
         ...
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,10 +37,13 @@ class WithLayoutTargets:
             return False
         return await self._inner.mount(target, digest, source)
 
-    async def upload(self, target: Provider, blob: Descriptor, chunks: Callable[[], ByteStream]) -> None:
+    async def upload(
+        self, target: Provider, blob: Descriptor, chunks: Callable[[], ByteStream], *,
+        resume: Callable[[int], ByteStream] | None = None,
+    ) -> None:  # fmt: skip
         """See RegistryTarget.upload. Raises DiskError, VerificationError."""
         if target.registry != LAYOUT_REGISTRY:
-            await self._inner.upload(target, blob, chunks)
+            await self._inner.upload(target, blob, chunks, resume=resume)
             return
         writer = await asyncio.to_thread(self._blobs(target).writer)
         try:
@@ -73,12 +76,18 @@ class WithLayoutTargets:
 
 def _tag(layout: Path, tag: str, top: Descriptor) -> None:
     """Have `tag` name `top` in index.json, whatever else it names. Raises DiskError, InputError."""
-    entry = {**top.to_json(), "annotations": {REF_NAME: tag}}
+    enter(layout, [{**top.to_json(), "annotations": {REF_NAME: tag}}])
+
+
+def enter(layout: Path, entries: Sequence[dict[str, Any]]) -> None:
+    """Have index.json list `entries` (descriptors, as JSON) in the place of those with the same tags, or of those
+    without one where they have none. Raises DiskError, InputError."""
+    tags = {_tag_of(entry) for entry in entries}
     try:
         with _locked(layout / "index.json.lock"):
             index = _read(layout / "index.json")
-            others = [one for one in index["manifests"] if (one.get("annotations") or {}).get(REF_NAME) != tag]
-            index["manifests"] = [*others, entry]
+            others = [one for one in index["manifests"] if _tag_of(one) not in tags]
+            index["manifests"] = [*others, *entries]
             new = layout / f"index.json.{os.getpid()}.part"
             with new.open("wb") as file:
                 file.write(canonical_json(index))
@@ -88,6 +97,10 @@ def _tag(layout: Path, tag: str, top: Descriptor) -> None:
             fsync_directory(layout)
     except OSError as error:
         raise DiskError.of(error, "naming the image in the layout") from error
+
+
+def _tag_of(entry: Mapping[str, Any]) -> str | None:
+    return (entry.get("annotations") or {}).get(REF_NAME)
 
 
 def _read(path: Path) -> Any:

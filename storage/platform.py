@@ -53,18 +53,30 @@ def parse_platform(text: str) -> Platform:
     return normalise(Platform(*parts))
 
 
+class NoPlatformError(InputError):
+    """The image is not there for the platform."""
+
+
+def list_platforms(index: Mapping[str, Any]) -> list[Platform]:
+    """The platforms that `index` has images for, each once, in its order; not those of attestations. Raises
+    InputError."""
+    found = [platform for entry in _entries(index) if (platform := _platform_of(entry)) is not None]
+    return list(dict.fromkeys(platform for platform in found if _is_of_an_image(platform)))
+
+
 def choose_platform(index: Mapping[str, Any], wanted: Platform) -> Descriptor:
     """The manifest of `index` (an OCI index or docker manifest list as JSON) that suits `wanted` best: the same
     variant, else the newest older one that the same processor runs, else an entry without a platform.
 
-    Attestations and other entries for `unknown/unknown` are never chosen. Raises InputError that names what there is.
+    Attestations and other entries for `unknown/unknown` are never chosen. Raises NoPlatformError that names what there
+    is, InputError.
     """
     wanted = normalise(wanted)
     best: tuple[int, Mapping[str, Any]] | None = None
     seen: list[str] = []
     for entry in _entries(index):
         platform = _platform_of(entry)
-        if platform is not None and "unknown" in {platform.os, platform.architecture}:
+        if platform is not None and not _is_of_an_image(platform):
             continue
         seen.append(str(platform) if platform else "unnamed")
         rank = _rank(platform, wanted)
@@ -72,7 +84,7 @@ def choose_platform(index: Mapping[str, Any], wanted: Platform) -> Descriptor:
             best = (rank, entry)
     if best is None:
         there = ", ".join(sorted(set(seen))) or "none"
-        raise InputError(f"the image has no manifest for {wanted}", hint=f"it has: {there[:400]}")
+        raise NoPlatformError(f"the image has no manifest for {wanted}", hint=f"it has: {there[:400]}")
     try:
         return Descriptor.from_json(best[1])
     except (KeyError, TypeError, ValueError) as error:
@@ -92,6 +104,10 @@ def _platform_of(entry: Mapping[str, Any]) -> Platform | None:
         return None
     text = [platform.get(key) or "" for key in ("os", "architecture", "variant")]
     return normalise(Platform(*(part if isinstance(part, str) else "" for part in text)))
+
+
+def _is_of_an_image(platform: Platform) -> bool:
+    return "unknown" not in {platform.os, platform.architecture}
 
 
 def _rank(platform: Platform | None, wanted: Platform) -> int | None:

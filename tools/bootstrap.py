@@ -20,7 +20,7 @@ from engine.refs.materializer import Clock, Materializer
 from engine.refs.places import Places, tried
 from engine.refs.presence import HeadPresence
 from engine.refs.ref import Layer
-from engine.resolver import ImageResolver, Resolver
+from engine.resolver import Bases, ImageResolver, Resolver
 from engine.solver.answers import Presence
 from projections.cache_index import CacheIndex
 from projections.history import History
@@ -33,9 +33,10 @@ from storage.errors import InputError
 from storage.interfaces import (
     BlobStore,
     CheckedLayers,
-    LayerRepacker,
+    LayerTars,
     Provider,
     RegistrySource,
+    RegistryTarget,
     SnapshotStore,
 )
 from storage.layers import LAYER_LIMIT, ChosenLayers, DirectoryLayers
@@ -43,6 +44,7 @@ from storage.layout import WithLayouts
 from storage.partial import DirectoryPartials
 from storage.registry import RegistryClient
 from storage.snapshots import OverlaySnapshots
+from tools.bases import LogBases
 from tools.connecting import USER_AGENT, known_registries, registry_client
 from tools.known import LogAnswers, Past
 from tools.roots import Root, read_blobs, read_root, root_directory
@@ -52,7 +54,10 @@ if TYPE_CHECKING:
     from engine.cache.imports import CacheImports
     from engine.exporters.exporters import Exporters
     from engine.exporters.move import Mover
+    from engine.exporters.reading import BlobReader
+    from engine.exporters.transfer import Transfer
     from engine.graph import Graph
+    from engine.images.intake import LayerFiles
     from engine.offline.needs import Needs
     from engine.offline.nobody import NoRegistry
     from engine.ops.attend import Attend
@@ -89,7 +94,7 @@ def engine(
     snapshots = OverlaySnapshots(
         root.path / "snapshots", tmp, build, mounts=mounts, as_images=lambda: layers.name == ErofsLayers.name
     )
-    client, repacker = _client(closing, ledger, offline=offline), _repacker(root, blobs, offline=offline)
+    client, tars = _client(closing, ledger, offline=offline), _tars(root)
     registry, places = WithLayouts(client), Places() if offline else _places()
     cache, names = LogAnswers(CacheIndex(root.views)), Names(root.views)
     partials = DirectoryPartials(root.path / "partial")
@@ -105,32 +110,21 @@ def engine(
         return AskedPaths(materializer, DirectoryParts(tmp, build), registry, ledger, clock)
 
     @lru_cache(maxsize=1)
+    def reader() -> BlobReader:
+        from engine.exporters.reading import BlobReader
+
+        return BlobReader(blobs, registry, ledger, clock, places)
+
+    @lru_cache(maxsize=1)
     def movers() -> Mover:
         from engine.exporters.move import Mover
-        from engine.exporters.transfer import Transfer
         from storage.layout_target import WithLayoutTargets
-        from storage.packing import BlobPacker
 
-        packer = BlobPacker(snapshots, blobs)
-        transfer = Transfer(blobs, registry, packer, cache, locks, ledger, clock, materializer.kept, repacker, places)
-        return Mover(registry, WithLayoutTargets(client, build), transfer)
+        return Mover(registry, WithLayoutTargets(client, build), reader(), locks)
 
-    def exporters() -> Exporters:
-        from engine.exporters.archive import ArchiveExporter
-        from engine.exporters.exporters import Exporters
-        from engine.exporters.local import LocalExporter
-        from engine.exporters.push import Pusher
-        from storage.archive import TarArchive
-        from storage.compose import TreeWriter
-
-        mover = movers()
-        return Exporters(
-            transfer=mover.transfer,
-            pusher=Pusher(registry, client, mover, ledger),
-            archiver=ArchiveExporter(mover.transfer, ledger, TarArchive),
-            local=LocalExporter(materializer, snapshots, ledger, clock, TreeWriter),
-            clock=clock,
-        )
+    @lru_cache(maxsize=1)
+    def transfer() -> Transfer:
+        return _transfer(reader(), materializer, cache, ledger, tars, offline=offline)
 
     @lru_cache(maxsize=1)
     def sources() -> SourceFetcher:
@@ -177,12 +171,14 @@ def engine(
         root.views.catch_up(root.log)
         mover = movers()
         past, named = Past(History(root.views), blobs, importing), importing[-1].named
-        return CacheExporter(build, mover.transfer, mover, mover.target, ledger, past, graph, solution, epoch, named)
+        return CacheExporter(build, transfer(), mover, mover.target, ledger, past, graph, solution, epoch, named)
 
     made = Engine(
         ledger=ledger,
         blobs=blobs,
-        resolver=_resolver(registry, blobs, ledger, names, places, offline=offline),
+        resolver=_resolver(
+            registry, blobs, ledger, names, places, LogBases(log, root.views, blobs), offline=offline
+        ),
         executor=_OnDemand(
             lambda: _executor(root, build, runtime, asked(), snapshots, sources, ledger, clock, ambient, grants, attend)
         ),
@@ -190,9 +186,10 @@ def engine(
         cache=cache,
         presence=_presence(registry, ledger, places, offline=offline),
         sources=sources,
-        exporters=exporters,
+        exporters=lambda: _exporters(transfer(), movers(), client, materializer, snapshots, blobs, ledger, clock),
         emulation=emulation,
-        needs=lambda: _needs(root, build, materializer, registry, cache, sources, repacker),
+        needs=lambda: _needs(root, build, materializer, registry, cache, sources, tars),
+        files=lambda: _files(blobs, ledger, clock),
         imports=imports,
         caching=caching,
     )
@@ -202,6 +199,33 @@ def engine(
 def _places() -> Places:
     """What this machine's mirrors are asked before. Raises InputError."""
     return Places(known_registries().mirrors)
+
+
+def _exporters(
+    transfer: Transfer, mover: Mover, target: RegistryTarget, materializer: Materializer, snapshots: SnapshotStore,
+    blobs: BlobStore, ledger: Ledger, clock: Clock,
+) -> Exporters:  # fmt: skip
+    from engine.exporters.archive import ArchiveExporter
+    from engine.exporters.exporters import Exporters
+    from engine.exporters.layout import LayoutExporter
+    from engine.exporters.local import LocalExporter
+    from engine.exporters.push import Pusher
+    from engine.exporters.tar import TarExporter
+    from storage.archive import DestFile, TarArchive
+    from storage.compose import TreeWriter
+    from storage.layout_target import enter
+    from storage.pack import write_tree
+
+    return Exporters(
+        transfer=transfer,
+        blobs=blobs,
+        pusher=Pusher(mover.source, target, mover, ledger),
+        archiver=ArchiveExporter(mover.reader, ledger, TarArchive),
+        layout=LayoutExporter(mover, ledger, enter),
+        local=LocalExporter(materializer, snapshots, ledger, clock, TreeWriter),
+        tar=TarExporter(materializer, snapshots, ledger, DestFile, write_tree),
+        clock=clock,
+    )
 
 
 def _client(closing: AsyncExitStack, facts: Facts, *, offline: bool) -> RegistryClient | NoRegistry:
@@ -214,22 +238,33 @@ def _client(closing: AsyncExitStack, facts: Facts, *, offline: bool) -> Registry
     return client
 
 
-def _repacker(root: Root, blobs: BlobStore, *, offline: bool) -> LayerRepacker | None:
-    if not offline:
-        return None
-    from storage.erofs.tars import TarPacker
+def _transfer(
+    reader: BlobReader, materializer: Materializer, cache: LogAnswers, ledger: Ledger, tars: LayerTars, *, offline: bool
+) -> Transfer:
+    from engine.exporters.conversion import Conversion
+    from engine.exporters.transfer import Transfer
+    from storage.packing import BlobConverter, BlobPacker
 
-    return TarPacker(root.path / "layers", blobs)
+    blobs, locks, clock, kept = materializer.blobs, materializer.locks, materializer.clock, materializer.kept
+    conversion = Conversion(blobs, BlobConverter(blobs), tars, materializer, cache, locks, ledger, clock, kept)
+    packer = BlobPacker(materializer.snapshots, blobs)
+    return Transfer(reader, packer, cache, locks, ledger, kept, conversion, repack=offline)
+
+
+def _tars(root: Root) -> LayerTars:
+    from storage.erofs.tars import ImageTars
+
+    return ImageTars(root.path / "layers")
 
 
 def _needs(
     root: Root, build: str, materializer: Materializer, registry: RegistrySource, cache: LogAnswers,
-    sources: Callable[[], SourceFetcher], repacker: LayerRepacker | None,
+    sources: Callable[[], SourceFetcher], tars: LayerTars,
 ) -> Needs:  # fmt: skip
     from engine.offline.needs import Needs
     from storage.parts import DirectoryParts
 
-    return Needs(materializer, registry, cache, DirectoryParts(root.tmp, build), sources, repacker)
+    return Needs(materializer, registry, cache, DirectoryParts(root.tmp, build), sources, tars)
 
 
 def _presence(registry: RegistrySource, facts: Facts, places: Places, *, offline: bool) -> Presence:
@@ -241,13 +276,14 @@ def _presence(registry: RegistrySource, facts: Facts, places: Places, *, offline
 
 
 def _resolver(
-    registry: RegistrySource, blobs: BlobStore, facts: Facts, names: Names, places: Places, *, offline: bool
-) -> Resolver:
+    registry: RegistrySource, blobs: BlobStore, facts: Facts, names: Names, places: Places, bases: Bases | None = None,
+    *, offline: bool,
+) -> Resolver:  # fmt: skip
     if not offline:
-        return ImageResolver(registry, blobs, facts, places=places)
+        return ImageResolver(registry, blobs, facts, places=places, bases=bases)
     from engine.offline.names import OfflineResolver, RecalledNames
 
-    return OfflineResolver(ImageResolver(registry, blobs, facts, RecalledNames(names, registry), places))
+    return OfflineResolver(ImageResolver(registry, blobs, facts, RecalledNames(names, registry), places, bases))
 
 
 @asynccontextmanager
@@ -275,11 +311,9 @@ async def passing_resolver(*, offline: bool) -> AsyncIterator[Resolver]:
 
 def _layers(root: Root, build: str, mounts: ErofsMounts, snapshotter: str) -> CheckedLayers:
     """With a way that is forced, layers laid out in the other count as not here."""
-    limit = os.environ.get("REFLEDGER_LAYER_LIMIT") or str(LAYER_LIMIT)
-    if not limit.isdecimal():
-        raise InputError(f"REFLEDGER_LAYER_LIMIT={limit}: not a number of bytes", hint="write digits only")
-    images = ErofsLayers(root.path / "layers", root.tmp, build, mounts, limit=int(limit))
-    directories = DirectoryLayers(root.path / "layers", root.tmp, build, limit=int(limit))
+    limit = _layer_limit()
+    images = ErofsLayers(root.path / "layers", root.tmp, build, mounts, limit=limit)
+    directories = DirectoryLayers(root.path / "layers", root.tmp, build, limit=limit)
     if snapshotter == "directory":
         return directories
     if snapshotter == "erofs":
@@ -291,6 +325,20 @@ def _layers(root: Root, build: str, mounts: ErofsMounts, snapshotter: str) -> Ch
             )
         return images
     return ChosenLayers((images, directories), lambda: images if mounts.works else directories)
+
+
+def _files(blobs: BlobStore, facts: Facts, clock: Clock) -> LayerFiles:
+    from engine.images.intake import LayerFiles
+    from storage.layerfile import BlobIntake
+
+    return LayerFiles(BlobIntake(blobs, _layer_limit()), facts, clock)
+
+
+def _layer_limit() -> int:
+    limit = os.environ.get("REFLEDGER_LAYER_LIMIT") or str(LAYER_LIMIT)
+    if not limit.isdecimal():
+        raise InputError(f"REFLEDGER_LAYER_LIMIT={limit}: not a number of bytes", hint="write digits only")
+    return int(limit)
 
 
 @dataclass(slots=True)

@@ -10,6 +10,7 @@ from storage.credentials import Credential, Credentials, DockerCredentials
 from storage.registries import Registries
 from storage.registry import Limits, RegistryClient
 from storage.registry.attempts import Observe
+from storage.uploads import UploadSessions
 from tools import __version__
 from tools.roots import root_directory
 
@@ -25,12 +26,15 @@ def known_registries() -> Registries:
     return registries.load(registries.find(os.environ, root_directory()))
 
 
-def registry_client(limits: Limits | None = None, observe: Observe | None = None) -> RegistryClient:
-    """A client with this user's credentials and settings; `observe` as in RegistryClient. The caller closes it. Raises
-    InputError."""
+def registry_client(
+    limits: Limits | None = None, observe: Observe | None = None, uploads: UploadSessions | None = None
+) -> RegistryClient:
+    """A client with this user's credentials and settings; `observe`, `uploads` as in RegistryClient. The caller closes
+    it. Raises InputError."""
     return RegistryClient(
-        DockerCredentials(), user_agent=USER_AGENT, limits=limits, registries=known_registries(), observe=observe
-    )
+        DockerCredentials(), user_agent=USER_AGENT, limits=limits, registries=known_registries(), observe=observe,
+        uploads=uploads,
+    )  # fmt: skip
 
 
 async def check_login(registry: str, credential: Credential) -> Accepted:

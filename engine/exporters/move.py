@@ -19,12 +19,12 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from engine.errors import MaterializationError, RefledgerError
-from engine.exporters.transfer import Transfer
+from engine.errors import RefledgerError
+from engine.exporters.reading import BlobReader
 from engine.refs.ref import Layer
 from engine.together import locked
 from storage.digest import Digest
-from storage.interfaces import ByteStream, Descriptor, Provider, RegistrySource, RegistryTarget
+from storage.interfaces import ByteStream, Descriptor, Locks, Provider, RegistrySource, RegistryTarget
 
 PARALLEL = 4
 """Layers on their way at once."""
@@ -37,7 +37,8 @@ class Mover:
 
     source: RegistrySource
     target: RegistryTarget
-    transfer: Transfer
+    reader: BlobReader
+    locks: Locks
     _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PARALLEL))
     _placed: dict[Digest, list[Provider]] = field(default_factory=dict)
 
@@ -46,12 +47,12 @@ class Mover:
         there, for progress. Raises RegistryError, MaterializationError, VerificationError, DiskError."""
         blob = layer.blob
         assert blob is not None, "layers are packed before they move"
-        async with self._slots, locked(self.transfer.locks, f"push-{blob.digest}-{target}") as waited:
+        async with self._slots, locked(self.locks, f"push-{blob.digest}-{target}") as waited:
             placed = self._placed.setdefault(blob.digest, [])
             if any(_same(place, target) for place in placed):
                 return _moved(blob, "present", 0, str(target))
             providers = tuple(dict.fromkeys((*placed, *layer.providers)))
-            known = list(self.transfer.places.of(providers, blob.digest))
+            known = list(self.reader.places.of(providers, blob.digest))
             moved = await self._move(layer, blob, target, name, known, likely=waited)
             placed.append(target)
             return moved
@@ -69,11 +70,11 @@ class Mover:
                 return _moved(blob, "mounted", 0, str(place))
         if not ask_first and await self.source.exists(target, blob.digest):
             return _moved(blob, "present", 0, str(target))
-        if self.transfer.is_here(layer):
-            await self._send(layer, blob, target, name, "uploaded")
-            return _moved(blob, "uploaded", blob.size, "")
-        served = await self._send(layer, blob, target, name, "streamed")
-        return _moved(blob, "streamed", blob.size, ", ".join(map(str, served)))
+        if self.reader.is_here(layer):
+            size, _ = await self._send(layer, blob, target, name, "uploaded")
+            return _moved(blob, "uploaded", size, "")
+        size, served = await self._send(layer, blob, target, name, "streamed")
+        return _moved(blob, "streamed", size, ", ".join(map(str, served)))
 
     async def _mounted(self, target: Provider, digest: Digest, place: Provider) -> bool:
         try:
@@ -83,25 +84,22 @@ class Mover:
 
     async def _send(
         self, layer: Layer, blob: Descriptor, target: Provider, name: str, transport: str
-    ) -> Sequence[Provider]:
-        """Upload the bytes; anew, when they turned out to be wrong and somebody else may have them right. Who gave
-        them."""
-        shown = self.transfer.progress(name, blob, transport, None)
+    ) -> tuple[int, Sequence[Provider]]:
+        """Upload the bytes. How many there were (`target` may have had some from an upload that broke off), and who
+        gave them."""
+        shown = self.reader.progress(name, blob, transport, None)
         served: list[Provider] = []
+        first = blob.size
 
-        def chunks() -> ByteStream:
-            served.clear()
-            return self.transfer.read(layer, shown, served.append)
+        def chunks(start: int = 0) -> ByteStream:
+            nonlocal first
+            first = min(first, start)
+            if not start:
+                served.clear()
+            return self.reader.read(layer, shown, served.append, start)
 
-        while True:
-            try:
-                await self.target.upload(target, blob, chunks)
-            except MaterializationError as error:
-                others = self.transfer.places.of(layer.providers, blob.digest)
-                if error.kind != "corrupt" or next(others, None) is None:
-                    raise
-            else:
-                return tuple(dict.fromkeys(served))
+        await self.reader.anew([layer], lambda: self.target.upload(target, blob, chunks, resume=chunks))
+        return blob.size - first, tuple(dict.fromkeys(served))
 
 
 def _same(one: Provider, other: Provider) -> bool:

@@ -40,16 +40,21 @@ class ImageConfig:
         return image
 
     @classmethod
-    def of_base(cls, data: Mapping[str, Any], platform: str) -> ImageConfig:
-        """What a stage inherits from a base image's config `data`. Raises InputError when it cannot be understood."""
+    def of_image(cls, data: Mapping[str, Any]) -> ImageConfig:
+        """What an image's config `data` says, without what is true of that very image only. Raises InputError when it
+        cannot be understood."""
         inherited = data.get("config")
         if not isinstance(inherited, dict | None):
             raise InputError("its config is not an object")
         kept = {key: value for key, value in (inherited or {}).items() if value is not None and key != "ArgsEscaped"}
-        config = copy.deepcopy(kept)
-        _check(config)
+        _check(kept)
         top = {key: value for key, value in data.items() if key not in _OF_THE_BASE_ONLY and key != "config"}
-        image = cls(copy.deepcopy(top), config)
+        return cls(copy.deepcopy(top), copy.deepcopy(kept))
+
+    @classmethod
+    def of_base(cls, data: Mapping[str, Any], platform: str) -> ImageConfig:
+        """What a stage inherits from a base image's config `data`. Raises InputError when it cannot be understood."""
+        image = cls.of_image(data)
         if not (image.top.get("architecture") and image.top.get("os")):
             image.set_platform(platform)
         image._complete()

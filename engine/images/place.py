@@ -14,6 +14,7 @@ from typing import Any
 from engine.errors import VerificationError
 from engine.exporters.move import Mover
 from engine.images.read import ImageReader, Manifest
+from engine.refs.kept import Known
 from engine.refs.ref import Layer
 from engine.together import together
 from storage.digest import Digest
@@ -59,6 +60,7 @@ class Placer:
 
     images: ImageReader
     mover: Mover
+    known: Known
     _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PARALLEL))
 
     async def gather(self, wanted: Sequence[Wanted], target: Provider) -> Cargo:
@@ -91,7 +93,7 @@ class Placer:
 
     def layer(self, blob: Descriptor, providers: Sequence[Provider]) -> Layer:
         """The blob with all who are known to have it: some may be nearer to where it goes."""
-        known = self.mover.transfer.catalog.providers(blob.digest)
+        known = self.known.providers(blob.digest)
         return Layer(blob=blob, providers=tuple(dict.fromkeys((*providers, *known))))
 
 
@@ -108,7 +110,10 @@ def descriptors(fields: Mapping[str, Any], key: str, where: str) -> list[tuple[D
     try:
         if not all(isinstance(item.get("annotations") or {}, dict) for item in items):
             raise TypeError("annotations are no object")
-        return [(Descriptor.from_json(item), item) for item in items]
+        found = [(Descriptor.from_json(item), item) for item in items]
+        if any(descriptor.size < 0 for descriptor, _ in found):
+            raise ValueError("a negative size")
+        return found
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise VerificationError(f"the manifest is malformed: {key} lists what is no descriptor", where=where) from error
 

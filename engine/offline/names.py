@@ -61,10 +61,22 @@ class OfflineResolver:
             raise NotHere(missing)
         return found
 
+    def base_of(self, manifest: Digest) -> tuple[str, Digest] | None:
+        """See Resolver.base_of."""
+        return self.inner.base_of(manifest)
+
+    async def platforms(self, written: str) -> tuple[str, ...]:
+        """See Resolver.platforms. Raises NotHere."""
+        try:
+            return await self.inner.platforms(written)
+        except Refused as refused:
+            raise NotHere([_missing(written, "", refused)]) from None
+
 
 def _missing(reference: str, platform: str, refused: Refused) -> Missing:
     where = refused.where
     detail = refused.what.removeprefix("offline: ")
     if "@" in where and "@" not in reference:
         detail += f": {where.partition('@')[2]}"
-    return Missing("image", f"{reference} ({platform})", elsewhere=(where.partition("@")[0],), detail=detail)
+    shown = f"{reference} ({platform})" if platform else reference
+    return Missing("image", shown, elsewhere=(where.partition("@")[0],), detail=detail)

@@ -20,6 +20,7 @@ from engine.graph import (
     Graph,
     HttpSource,
     ImageSource,
+    LayerSource,
     Merge,
     Mkdir,
     Run,
@@ -31,11 +32,11 @@ from engine.ops.users import names_nobody
 from engine.output import Output
 from engine.record import changed
 from engine.refs.materializer import Materializer
-from engine.refs.ref import Layer, Remote, of_image
+from engine.refs.ref import Layer, Remote, of_image, of_layer
 from engine.refs.search import Search
 from engine.together import in_thread
 from storage.digest import Digest
-from storage.interfaces import BlobStore, LayerParts, LayerRepacker, LayerTree, PackedBlob, RegistrySource
+from storage.interfaces import BlobStore, LayerParts, LayerTars, LayerTree, PackedBlob, RegistrySource
 from storage.reference import LAYOUT_REGISTRY
 
 
@@ -52,7 +53,7 @@ class Here(Protocol):
 class Packed(Protocol):
     """See engine.exporters.transfer.Catalog."""
 
-    def packed(self, snapshot: str, epoch: int | None) -> PackedBlob | None:
+    def packed(self, name: str, epoch: int | None, compression: str) -> PackedBlob | None:
         """The blob that a snapshot was packed into."""
         ...
 
@@ -66,7 +67,7 @@ class Needs:
     catalog: Packed
     parts: LayerParts
     sources: Callable[[], Here]
-    repacker: LayerRepacker | None = None
+    tars: LayerTars | None = None
 
     async def lacking(
         self,
@@ -92,7 +93,7 @@ class Needs:
         for output in outputs:
             if output.kind == "image":
                 continue  # a push needs nothing here that its target can mount or be sent
-            needed_by = f"--output type={output.kind},dest={output.dest}"
+            needed_by = f"--output {output.written}"
             for result in graph.results:
                 for layer in stack.layers(result.vertex):
                     why = await self._to_write(layer, output, epoch)
@@ -155,16 +156,16 @@ class Needs:
 
     async def _to_write(self, layer: Layer, output: Output, epoch: int | None) -> str | None:
         """Why `layer` cannot be written to `output` from what is here, "" for nothing to add; None: it can."""
-        if output.kind == "local":
+        if output.of_files:
             return None if await self._obtainable(layer) else ""
         if layer.snapshot:
-            packed = self.catalog.packed(layer.snapshot, epoch)
+            packed = self.catalog.packed(layer.snapshot, epoch, output.form.compression.written)
             packed_here = packed is not None and self.materializer.blobs.size(packed.blob.digest) is not None
             if packed_here or self.materializer.snapshots.has(layer.snapshot):
                 return None
         if await self._blob_is_here(layer):
             return None
-        if self.repacker is not None and layer.diff_id is not None and self.repacker.has(layer.diff_id):
+        if self.tars is not None and layer.diff_id is not None and self.tars.has(layer.diff_id):
             return None
         if self.materializer.kept.mountable(layer):
             return f"its files are here, but type={output.kind} takes the blob as its registry has it"
@@ -189,7 +190,8 @@ class _Stack:
         """Are these results there before anything runs?"""
         vertices = [self.graph.by_digest[digest] for digest in digests if digest not in self.known]
         return all(
-            isinstance(vertex.op, ImageSource) or (isinstance(vertex.op, Merge) and self.complete(vertex.inputs))
+            isinstance(vertex.op, ImageSource | LayerSource)
+            or (isinstance(vertex.op, Merge) and self.complete(vertex.inputs))
             for vertex in vertices
         )
 
@@ -200,6 +202,8 @@ class _Stack:
         match vertex.op:
             case ImageSource(layers=layers, provider=provider):
                 return of_image(layers, provider).layers
+            case LayerSource(layer=layer, created=created):
+                return of_layer(layer, created).layers
             case Merge():
                 return tuple(layer for item in vertex.inputs for layer in self.layers(item))
             case Run() | Copy() | Mkdir():

@@ -20,6 +20,7 @@ from engine.graph import (
     GitSource,
     HttpSource,
     ImageSource,
+    LayerSource,
     Merge,
     Mkdir,
     Run,
@@ -40,7 +41,7 @@ from engine.ops.users import ExecUser, names_nobody, resolve_user
 from engine.record import changed
 from engine.refs.asked import AskedPaths
 from engine.refs.materializer import Clock, Materializer, Reason
-from engine.refs.ref import Local, Ref, Remote, layers_to_json, of_image, of_step, scratch
+from engine.refs.ref import Local, Ref, Remote, layers_to_json, of_image, of_layer, of_step, scratch
 from engine.together import both, in_thread
 from storage.digest import Digest, digest_json
 from storage.interfaces import Snapshot, SnapshotStore
@@ -81,10 +82,12 @@ class LocalExecutor:
                 raise AssertionError("a context has no ref: its files are selected before")
             case ImageSource() as op:
                 return await self._image(task, op)
+            case LayerSource() as op:
+                return await self._layer(task, op)
             case HttpSource() | GitSource() | ArchiveSource() as op:
                 return Outcome(await self.sources().fetch(op, task.vertex.digest))
-            case Merge():
-                return await self._merge(task)
+            case Merge() as op:
+                return await self._merge(task, op)
             case Run() as op:
                 return await self._run(task, op)
             case Copy() as op:
@@ -114,9 +117,9 @@ class LocalExecutor:
 
     # ------------------------------------------------------------ ops
 
-    async def _merge(self, task: Task) -> Outcome:
+    async def _merge(self, task: Task, op: Merge) -> Outcome:
         layers = tuple(layer for ref in task.inputs for layer in ref.layers)
-        ref = Remote(f"merge-{digest_json([layer.name for layer in layers]).hex}", layers)
+        ref = Remote(f"merge-{digest_json([*(layer.name for layer in layers), *op.blobs]).hex}", layers)
         await self.facts.record(
             LocalCreated(ref=ref.id, parent=None, bytes=0, layers=tuple(layers_to_json(layers))),
             vertex=task.vertex.digest,
@@ -130,6 +133,19 @@ class LocalExecutor:
                 ref=ref.id,
                 layers=tuple(layer.to_json() for layer in op.layers),
                 providers=(op.provider.to_json(),),
+            ),
+            vertex=task.vertex.digest,
+        )
+        return Outcome(ref)
+
+    async def _layer(self, task: Task, op: LayerSource) -> Outcome:
+        ref = of_layer(op.layer, op.created)
+        if not self.materializer.obtainable(ref.layers[0]):
+            hint = "append it again: the file itself is not in the record"
+            raise InputError("the layer is not here any more", where=str(op.layer.blob.digest), hint=hint)
+        await self.facts.record(
+            LocalCreated(
+                ref=ref.id, parent=None, bytes=op.layer.blob.size, layers=tuple(layers_to_json(ref.layers))
             ),
             vertex=task.vertex.digest,
         )

@@ -97,6 +97,11 @@ def of_image(layers: Sequence[ImageLayer], provider: Provider) -> Remote:
     return Remote(str(chain), tuple(Layer(layer.diff_id, layer.blob, (provider,)) for layer in layers))
 
 
+def of_layer(layer: ImageLayer, created: int) -> Remote:
+    """The ref of one layer whose blob is stored here, made at `created` (UTC ns)."""
+    return Remote(str(layer.diff_id), (Layer(layer.diff_id, layer.blob, created=created),))
+
+
 def of_step(execution: str, base: Ref, created: int) -> Remote:
     """The ref of a step: `base` and one more layer, the snapshot that this execution made at `created` (UTC ns)."""
     return Remote(execution, (*base.layers, Layer(snapshot=execution, created=created)))

@@ -10,17 +10,16 @@ from collections.abc import Mapping, Sequence
 
 from engine.graph import (
     ArchiveSource,
-    ContextSource,
     Copy,
     GitSource,
     HttpSource,
     ImageSource,
+    LayerSource,
     Merge,
     Mkdir,
     Mount,
     Op,
     Run,
-    Scratch,
     op_to_json,
 )
 from engine.record import Record
@@ -51,19 +50,6 @@ def cache_key(
     of another result, which then is none of the inputs."""
     components: list[Component] = [("schema", SCHEMA), ("op", op_to_json(op)["op"])]
     match op:
-        case Scratch() | ContextSource() | Merge():
-            pass
-        case HttpSource():
-            components += [("digest", op.digest), ("filename", op.filename)]
-        case GitSource():
-            components += [("commit", op.commit), ("subdir", op.subdir), ("submodules", str(op.submodules))]
-            if op.keep_git_dir:  # .git says where it came from
-                components += [("remote", op.remote), ("ref", op.ref)]
-        case ArchiveSource():
-            components.append(("digest", op.digest))
-        case ImageSource(layers=layers):
-            chain = chain_ids([layer.diff_id for layer in layers])
-            components.append(("chain", str(chain[-1]) if chain else "scratch"))
         case Run():
             components += [("argv", arg) for arg in op.argv]
             components += [("env", f"{name}={value}") for name, value in op.env]
@@ -81,10 +67,32 @@ def cache_key(
         case Mkdir():
             # a user is a component only where there is one: keys of before stay good
             components += [("path", op.path), *[("user", op.user)] * bool(op.user)]
+        case _:
+            components += _source(op)
     components += [("input", str(digest)) for digest in inputs]
+    if isinstance(op, Merge):
+        components += [("blob", blob) for blob in op.blobs]
     for number, digest in sorted((contents or {}).items(), key=str):
         components.append(("content" if number is None else f"mount {number} content", str(digest)))
     return CacheKey(digest_json([list(component) for component in components]), tuple(components))
+
+
+def _source(op: Op) -> list[Component]:
+    """What a source is, wherever it lies."""
+    match op:
+        case HttpSource():
+            return [("digest", op.digest), ("filename", op.filename)]
+        case GitSource():
+            made = [("commit", op.commit), ("subdir", op.subdir), ("submodules", str(op.submodules))]
+            return made + ([("remote", op.remote), ("ref", op.ref)] if op.keep_git_dir else [])  # .git says them
+        case ArchiveSource():
+            return [("digest", op.digest)]
+        case ImageSource(layers=layers):
+            chain = chain_ids([layer.diff_id for layer in layers])
+            return [("chain", str(chain[-1]) if chain else "scratch")]
+        case LayerSource(layer=layer, created=created):
+            return [("blob", str(layer.blob.digest)), ("created", str(created))]
+    return []
 
 
 def _mount(number: int, mount: Mount) -> list[Component]:

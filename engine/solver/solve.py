@@ -21,12 +21,12 @@ from engine.errors import MaterializationError, RefledgerError
 from engine.events import CacheRecorded, HitRevoked, VertexCached, VertexFailed, VertexStarted
 from engine.executor import Executor, Outcome, Task
 from engine.grants import NOTHING, Offered, refusal
-from engine.graph import Copy, GitSource, Graph, HttpSource, ImageSource, Run, Scratch, Vertex
+from engine.graph import Copy, GitSource, Graph, HttpSource, ImageSource, LayerSource, Op, Run, Scratch, Vertex
 from engine.ledger import Facts
 from engine.offline.missing import Missing, NotHere, blob_name
 from engine.refs.materializer import Materializer
 from engine.refs.presence import LOST, UNREACHABLE
-from engine.refs.ref import Remote, layers_to_json, of_image, scratch
+from engine.refs.ref import Remote, layers_to_json, of_image, of_layer, scratch
 from engine.refs.source import source_ref
 from engine.solver.answers import Asking, CacheLookup, Found, Imports, Presence, Solution
 from engine.solver.cache import CacheKey, cache_key
@@ -207,9 +207,7 @@ class Solver:
             found = hits.get(vertex.digest)
             if found is not None:
                 cached = VertexCached(name=vertex.name, outputs=(found.ref.id,), origin_build=found.origin_build)
-            elif vertex.digest in skipped and isinstance(vertex.op, ImageSource | HttpSource | GitSource):
-                op = vertex.op
-                ref = of_image(op.layers, op.provider) if isinstance(op, ImageSource) else source_ref(op)
+            elif vertex.digest in skipped and (ref := _of_source(vertex.op)) is not None:
                 cached = VertexCached(name=vertex.name, outputs=(ref.id,))
             else:
                 continue
@@ -322,8 +320,8 @@ class Solver:
     def _used(self, vertex: Vertex) -> Remote | None:
         """The result of `vertex` as it is used now. An image is what its manifest lists, wanted or not."""
         answer = self._answers.get(vertex.digest)
-        if isinstance(vertex.op, ImageSource):
-            return of_image(vertex.op.layers, vertex.op.provider)
+        if isinstance(vertex.op, ImageSource | LayerSource):
+            return _of_source(vertex.op)
         return self._refs.get(vertex.digest) or (answer.found.ref if isinstance(answer, Hit) else None)
 
     def _holders(self, layer: str) -> list[tuple[Vertex, Remote]]:
@@ -332,9 +330,9 @@ class Solver:
         return [(vertex, ref) for vertex, ref in used if any(item.name == layer for item in ref.layers)]
 
     def _recoverable(self, error: MaterializationError) -> bool:
-        """Can what was lost be made again? A layer of a base image cannot, and a full disk is no loss."""
+        """Can what was lost be made again? A layer of an image or of a file cannot, and a full disk is no loss."""
         holders = self._holders(error.layer) if error.layer and error.kind != "disk" else []
-        if any(isinstance(vertex.op, ImageSource) for vertex, _ in holders):
+        if any(isinstance(vertex.op, ImageSource | LayerSource) for vertex, _ in holders):
             return False
         return bool(holders) and all(self._revoked.get(vertex.digest, 0) < REVOCATIONS for vertex, _ in holders)
 
@@ -369,6 +367,18 @@ class Solver:
             error=str(error),
         )
         await self.facts.record(fact, vertex=again[0] if again else None)
+
+
+def _of_source(op: Op) -> Remote | None:
+    """What a source stands for, whether anybody wants it or not."""
+    match op:
+        case ImageSource():
+            return of_image(op.layers, op.provider)
+        case LayerSource():
+            return of_layer(op.layer, op.created)
+        case HttpSource() | GitSource():
+            return source_ref(op)
+    return None
 
 
 def _takes_of_a_result(vertex: Vertex, contexts: Mapping[Digest, Path]) -> bool:

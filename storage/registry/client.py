@@ -23,12 +23,14 @@ from storage.registries import Registries
 from storage.registry.attempts import Observe, Topic, Verb
 from storage.registry.auth import Authenticator
 from storage.registry.download import Download
+from storage.registry.lasting import LastingUpload
 from storage.registry.limits import Limits
 from storage.registry.listing import Listing
 from storage.registry.manifests import ACCEPT, KNOWN, media_type_of
 from storage.registry.session import Call, Session
 from storage.registry.transport import Sleep, Transport
 from storage.registry.upload import Upload, cancel_upload, push_scope
+from storage.uploads import UploadSessions
 
 if TYPE_CHECKING:
     import httpx
@@ -41,8 +43,8 @@ class RegistryClient:
     `aclose` it there.
 
     `credentials` are asked for when a registry asks; `registries` says how hosts are spoken to; `observe` is told of
-    each request once it is over; `sleep`, `clock` (seconds since the epoch) and `jitter` (0 to 1) are passed in for
-    tests.
+    each request once it is over; `uploads`: where large ones are remembered that may be gone on with; `sleep`,
+    `clock` (seconds since the epoch) and `jitter` (0 to 1) are passed in for tests.
     """
 
     def __init__(
@@ -53,11 +55,13 @@ class RegistryClient:
         limits: Limits | None = None,
         registries: Registries | None = None,
         observe: Observe | None = None,
+        uploads: UploadSessions | None = None,
         sleep: Sleep = asyncio.sleep,
         clock: Callable[[], float] = time.time,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._limits = limits or Limits()
+        self._uploads = uploads
         self._transport = Transport(
             user_agent, self._limits, sleep=sleep, clock=clock, jitter=jitter, registries=registries
         )
@@ -148,6 +152,7 @@ class RegistryClient:
         try:
             async with self._session.open(call) as response:
                 status, location = response.status_code, response.headers.get("location", "")
+                named = response.headers.get("docker-content-digest", digest)
         except RegistryError as error:
             if error.kind == "auth":
                 return False  # reason: a token server that denies both scopes together may grant the upload's alone
@@ -155,12 +160,20 @@ class RegistryClient:
         if status == 202 and location:
             opened = Call("DELETE", target.registry, location, where, "the upload", scopes, repeat=False)
             await cancel_upload(self._session, opened)
-        return status == 201
+        return status == 201 and named == digest
 
-    async def upload(self, target: Provider, blob: Descriptor, chunks: Callable[[], ByteStream]) -> None:
+    async def upload(
+        self, target: Provider, blob: Descriptor, chunks: Callable[[], ByteStream], *,
+        resume: Callable[[int], ByteStream] | None = None,
+    ) -> None:  # fmt: skip
         """See `RegistryTarget.upload`. What `chunks()` raises is raised as it is, and nothing is stored then."""
         check_provider(target.registry, target.repository)
-        await Upload(self._session, target, blob, chunks, f"{target}@{blob.digest}").run()
+        stored = partial(self.exists, target, blob.digest)
+        given = self._session, target, blob, chunks, f"{target}@{blob.digest}", stored
+        upload = Upload(*given)
+        if resume is not None and self._uploads is not None and blob.size >= self._limits.lasting_bytes:
+            upload = LastingUpload(*given, resume=resume, sessions=self._uploads)
+        await upload.run()
 
     async def put_manifest(self, target: Provider, name: str, media_type: str, data: bytes) -> Digest:
         """See `RegistryTarget.put_manifest`. Raises InputError for a name that is neither tag nor digest."""

@@ -49,6 +49,7 @@ class Download:
         self._end = end
         self._answer_end = end
         self._ranged = False
+        self._whole = False
         self._skip = 0
         self._wire_bytes = 0
         self._resumed_from = 0
@@ -69,11 +70,14 @@ class Download:
         return self._ranged
 
     async def connect(self) -> None:
-        """Ask for what is missing yet. Raises RegistryError, VerificationError."""
-        self._call = self._ask(self._range())
-        self._response = await self._session.send(self._call)
+        """Ask for what is missing yet; for all of the blob where ranges go wrong. Raises RegistryError,
+        VerificationError."""
         try:
-            await self._check_answer(self._response)
+            if await self._connected():
+                return
+            self._whole = True
+            await self.aclose()
+            await self._connected()
         except RefledgerError as error:
             over(self._response, error)
             await self.aclose()
@@ -81,6 +85,16 @@ class Download:
         except BaseException:
             await self.aclose()
             raise
+
+    async def _connected(self) -> bool:
+        """Ask. False when the answer is another range than the one that was asked for, or that there is none."""
+        self._call = self._ask(self._range())
+        self._response = response = await self._session.send(self._call)
+        status = response.status_code
+        if self._range() and (status == 416 or (status == 206 and not self._fits(response))):
+            return False
+        await self._check_answer(response)
+        return True
 
     async def aclose(self) -> None:
         """Let go of the connection."""
@@ -102,6 +116,10 @@ class Download:
                         await hashing
                 if self._offset == self._end:
                     break
+                if start < self._offset == self._answer_end:
+                    await self.aclose()
+                    await self.connect()  # reason: no failure, the answer was to less than the question
+                    continue
                 # reason: an answer without Content-Length ends like this, whole or broken; asking on tells which
                 failure: RefledgerError = self._corrupt(f"it ends after {self._offset} of {self._end} bytes")
             except Unavailable as error:
@@ -119,6 +137,8 @@ class Download:
 
     def _range(self) -> dict[str, str]:
         """The header that asks for what is missing yet; none for all of the blob."""
+        if self._whole:
+            return {}
         if self._end < self._blob.size:
             return {"Range": f"bytes={self._offset}-{self._end - 1}"}
         return {"Range": f"bytes={self._offset}-"} if self._offset else {}
@@ -132,13 +152,9 @@ class Download:
     async def _check_answer(self, response: httpx.Response) -> None:
         """Does the answer give the missing bytes, as many as there must be?"""
         size, status = self._blob.size, response.status_code
-        if status == 416:
-            raise self._corrupt(f"it has no byte {self._offset} of {size}")
         if status not in {200, 206} or (status == 206 and not self._range()):
             raise await self._session.failure(self._call, response)
-        begin, end = 0, size
-        if status == 206:
-            begin, end = self._answered_range(response)
+        begin, end = self._answered_range(response) if status == 206 else (0, size)
         self._ranged = status == 206
         self._skip = self._offset - begin
         self._answer_end = end
@@ -146,18 +162,19 @@ class Download:
         if length.isdigit() and int(length) != end - begin:
             raise self._corrupt(f"the registry has {begin + int(length)} bytes where {end} are promised")
 
-    def _answered_range(self, response: httpx.Response) -> tuple[int, int]:
-        """Where the bytes of a 206 begin and end. They may begin before what is asked for, as many servers only keep
-        whole blocks, and end before it (RFC 9110 section 15.3.7)."""
+    def _fits(self, response: httpx.Response) -> bool:
+        """Does a 206 say that it begins where it was asked to? It may begin before, as many servers only keep whole
+        blocks, and end before it (RFC 9110 section 15.3.7)."""
         matched = _CONTENT_RANGE.match(response.headers.get("content-range", ""))
-        begin, end = (int(matched[1]), int(matched[2]) + 1) if matched else (-1, -1)
-        if not 0 <= begin <= self._offset < end <= self._blob.size:
-            what = "the registry answered with another range than asked for"
-            raise RegistryError(what, kind="transport", status=206, where=self._call.where)
-        assert matched is not None
+        return matched is not None and int(matched[1]) <= self._offset <= int(matched[2]) < self._blob.size
+
+    def _answered_range(self, response: httpx.Response) -> tuple[int, int]:
+        """Where the bytes of a 206 begin and end."""
+        matched = _CONTENT_RANGE.match(response.headers.get("content-range", ""))
+        assert matched is not None  # see `_fits`
         if matched[3] not in {"*", str(self._blob.size)}:
             raise self._corrupt(f"the registry has {matched[3]} bytes where {self._blob.size} are promised")
-        return begin, end
+        return int(matched[1]), int(matched[2]) + 1
 
     async def _chunks(self) -> AsyncIterator[bytes]:
         """New bytes in pieces of about `limits.chunk_bytes`, or less when they come slowly: whoever keeps them loses

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -10,8 +11,8 @@ from typing import TYPE_CHECKING
 from storage.errors import RefledgerError, RegistryError
 from storage.registry.attempts import Exchange, Observe, Topic, over
 from storage.registry.auth import Authenticator, Scopes
-from storage.registry.failures import PASSING, refused
-from storage.registry.transport import Transport, base_url, locate, origin
+from storage.registry.failures import PASSING, Unavailable, broken, refused
+from storage.registry.transport import Transport, base_url, host_of, locate, origin
 
 if TYPE_CHECKING:
     import httpx
@@ -99,13 +100,18 @@ class Session:
     async def _once(self, call: Call, exchange: Exchange) -> httpx.Response:
         header = await self._auth.header(call.registry, call.scopes, call.where)
         response = await self._follow(call, header, exchange)
-        home = base_url(call.registry, self.transport.registries)
-        if response.status_code == 401 and origin(str(response.url)) == origin(home):
+        home = origin(base_url(call.registry, self.transport.registries))
+        if response.status_code == 401 and origin(str(response.url)) == home:
             challenges = response.headers.get_list("www-authenticate")
             answer = await self._answer(call, challenges, response, header)
             if answer:
                 await response.aclose()
                 response = await self._follow(call, answer, exchange)
+        if response.status_code in {401, 403} and origin(str(response.url)) != home:
+            # reason: links to object stores are signed, and expire; the registry gives another one
+            await response.aclose()
+            what = f"{host_of(str(response.url))}, which has {call.asked} for the registry, denies access to it"
+            raise Unavailable(f"{what} ({response.status_code})", status=response.status_code, where=call.where)
         if response.status_code in PASSING:
             raise await self.failure(call, response)
         return response
@@ -117,6 +123,21 @@ class Session:
             await response.aclose()
             raise
 
+    async def _answer_to(
+        self, call: Call, url: str, headers: Mapping[str, str], body: bytes | AsyncIterator[bytes] | None
+    ) -> httpx.Response:
+        """One exchange. Whoever sends a byte of its head now and then does not hold us for ever; how long a body takes
+        is another question."""
+        limits = self.transport.limits
+        patience = None if body else limits.connect_seconds + limits.commit_seconds
+        try:
+            async with asyncio.timeout(patience):
+                return await self.transport.send(
+                    call.method, url, headers, where=call.where, body=body, hurried=call.hurried
+                )
+        except TimeoutError as error:
+            raise broken(error, host_of(url), call.where) from error
+
     async def _follow(self, call: Call, header: str, exchange: Exchange) -> httpx.Response:
         """Send `call`; follow redirects of GET and HEAD. The header goes to the registry's own origin only, and is
         not shown again once a redirect has left it."""
@@ -127,9 +148,7 @@ class Session:
             at_home = at_home and origin(url) == origin(home)
             headers = {**call.headers, "Authorization": header} if header and at_home else call.headers
             body = exchange.body(call.body() if call.body else None)
-            response = await self.transport.send(
-                call.method, url, headers, where=call.where, body=body, hurried=call.hurried
-            )
+            response = await self._answer_to(call, url, headers, body)
             location = response.headers.get("location")
             if response.status_code not in _REDIRECTS or call.method not in {"GET", "HEAD"} or not location:
                 return response

@@ -119,11 +119,21 @@ class Transport:
         return response
 
     async def pieces(self, response: httpx.Response, where: str) -> AsyncIterator[bytes]:
-        """The body of `response` as it comes off the wire. Raises Unavailable when it breaks off."""
+        """The body of `response` as it comes off the wire. Raises Unavailable when it breaks off, or but trickles."""
         lib = load_httpx()
+        limits, now = self.limits, asyncio.get_running_loop().time
+        waited, came, asked = 0.0, 0, now()
         try:
             async for piece in response.aiter_raw():
+                waited += now() - asked  # reason: not the time that the reader took
+                came += len(piece)
+                if waited >= limits.stall_seconds:
+                    if came < limits.stall_bytes:
+                        what = f"{host_of(str(response.url))} sends almost nothing"
+                        raise Unavailable(what, where=where, hint="check the network, or try again later")
+                    waited, came = 0.0, 0
                 yield piece
+                asked = now()
         except (lib.HTTPError, lib.StreamError, OSError) as error:
             raise broken(error, host_of(str(response.url)), where) from error
 

@@ -435,6 +435,57 @@ def test_I12_killed_at_half_and_run_again_only_the_rest_moves(
     assert [build["status"] for build in builder.builds()] == ["completed", "interrupted"]
 
 
+def test_interrupted_within_a_layer_and_run_again_only_the_rest_of_it_moves(
+    registry: RegistryProcess, second_registry: RegistryProcess, repository: str, builder: Builder
+) -> None:
+    made = image(registry, repository, layers=1, size=10_000_000)
+    [layer] = made["layers"]
+    with FaultyProxy(registry.host, Fault("GET", f"/blobs/{layer['digest']}", rate=4_000_000)) as proxy:
+        names = f"{proxy.host}/{repository}", f"{second_registry.host}/{repository}:1"
+        process = builder.start("copy", *names)
+        upload = second_registry.directory / "data/docker/registry/v2/repositories" / repository / "_uploads"
+        deadline = time.monotonic() + 30
+        while sum(path.stat().st_size for path in upload.glob("*/data")) < 3_000_000:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGINT)
+        process.communicate()
+        assert process.returncode == 130
+        assert not has(second_registry.host, repository, "blobs", layer["digest"])
+        proxy.faults.clear()
+        mark = registry.mark()
+        told = copied(builder, *names)
+    [got] = registry.layer_gets([layer["digest"]], since=mark)
+    assert got.partial
+    assert told["bytes"] == got.bytes < layer["size"] - 2_500_000
+    assert digest_of(raw(second_registry.host, repository, "1")) == made["digest"]
+    assert has(second_registry.host, repository, "blobs", layer["digest"])
+    # the location of an upload may be signed: it is in no event, and forgotten when it is done
+    assert "_state" not in builder.run("events", "--json").out
+    assert not list((builder.root / "uploads").iterdir())
+
+
+def test_killed_within_a_layer_what_the_registry_cannot_go_on_with_begins_anew(
+    registry: RegistryProcess, second_registry: RegistryProcess, repository: str, builder: Builder
+) -> None:
+    made = image(registry, repository, layers=1, size=10_000_000)
+    [layer] = made["layers"]
+    with FaultyProxy(registry.host, Fault("GET", f"/blobs/{layer['digest']}", rate=4_000_000)) as proxy:
+        names = f"{proxy.host}/{repository}", f"{second_registry.host}/{repository}:1"
+        process = builder.start("copy", *names)
+        deadline = time.monotonic() + 30
+        while not list((builder.root / "uploads").glob("*")):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        time.sleep(0.3)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        proxy.faults.clear()
+        told = copied(builder, *names)
+    assert told["bytes"] == layer["size"]
+    assert digest_of(raw(second_registry.host, repository, "1")) == made["digest"]
+
+
 # ---------------------------------------------------------------- what people and programs see
 
 

@@ -14,6 +14,16 @@ from storage.errors import DiskError, InputError, RefledgerError
 from tools import bootstrap, roots
 from tools.cli.grants import Lent, granted, read_grants
 from tools.cli.options import read_request
+from tools.cli.result_options import (
+    iidfile_option,
+    metadata_option,
+    output_option,
+    progress_option,
+    push_option,
+    quiet_option,
+    snapshotter_option,
+    tag_option,
+)
 from tools.cli.running import interruptible, running
 
 if TYPE_CHECKING:
@@ -23,14 +33,15 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("context", default=".", metavar="[CONTEXT]")
 @click.option("-f", "--file", "file", metavar="FILE", help="The Dockerfile; - is stdin.  [default: CONTEXT/Dockerfile]")
-@click.option("-t", "--tag", "tags", multiple=True, metavar="NAME", help="Name of the image; may be given again.")
+@tag_option
 @click.option("--target", default="", metavar="STAGE", help="Build this stage.")
 @click.option("--build-arg", "build_args", multiple=True, metavar="KEY[=VALUE]", help="Set an ARG; no value: from env.")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Add a label to the image.")
 @click.option("--platform", "platforms", multiple=True, metavar="OS/ARCH,…", help="Platforms.  [default: this one]")
 @click.option("--build-context", "build_contexts", multiple=True, metavar="NAME=…", help="Another context, by name.")
-@click.option("-o", "--output", "outputs", multiple=True, metavar="type=…,dest=…", help="image, oci, docker or local.")
-@click.option("--push", is_flag=True, help="Push to the registries of all names: --output type=image.")
+@output_option
+@push_option
+@click.option("--annotation", "annotations", multiple=True, metavar="KEY=VALUE", help="Annotate the image's manifest.")
 @click.option("--no-cache", is_flag=True, help="Run every step.")
 @click.option("--offline", is_flag=True, help="Ask nobody: build from what is here. Does not cut the network of RUN.")
 @click.option("--cache-from", multiple=True, metavar="type=…", help="Another cache: registry,ref=… or local,src=….")
@@ -44,16 +55,13 @@ if TYPE_CHECKING:
 @click.option("--allow", multiple=True, metavar="NAME", help="Let steps ask for more: security.insecure.")
 @click.option("--jobs", type=click.IntRange(1), metavar="N", help="Steps at once.  [default: number of cores]")
 @click.option("--runtime", metavar="NAME", help="OCI runtime.  [default: crun or runc, whichever works here]")
-@click.option(
-    "--snapshotter", type=click.Choice(bootstrap.SNAPSHOTTERS), default="auto", envvar="REFLEDGER_SNAPSHOTTER",
-    help="How layers are laid out.  [default: erofs where the kernel can, else directory]",
-)
-@click.option("--iidfile", metavar="FILE", help="Write the digest of the image config here.")
-@click.option("--metadata-file", metavar="FILE", help="Write build id and digests here, as JSON.")
+@snapshotter_option
+@iidfile_option
+@metadata_option
 @click.option("--bundle-on-failure", metavar="FILE", help="When it fails, put it into a bundle: see refledger bundle.")
 @click.option("--on-failure", type=click.Choice(["shell"]), help="Open a terminal where a step failed.")
-@click.option("--progress", default="auto", metavar="MODE", help="auto, tty, plain, json or quiet.  [default: auto]")
-@click.option("-q", "--quiet", is_flag=True, help="Print the digest only: --progress quiet.")
+@progress_option
+@quiet_option
 def build(
     context: str,
     file: str | None,
@@ -65,6 +73,7 @@ def build(
     build_contexts: tuple[str, ...],
     outputs: tuple[str, ...],
     push: bool,
+    annotations: tuple[str, ...],
     no_cache: bool,
     offline: bool,
     cache_from: tuple[str, ...],
@@ -103,6 +112,7 @@ def build(
         platforms=platforms,
         build_contexts=build_contexts,
         outputs=outputs,
+        annotations=annotations,
         push=push,
         no_cache=no_cache,
         offline=offline,
@@ -126,13 +136,23 @@ def build(
         return
     machine = Machine(runtime, proxies, snapshotter, offline)
     progress = "quiet" if quiet else progress
+    if any(output.dest == "-" for output in request.outputs):
+        _check_stdout(progress)
     attend: Attend | None = None
     if on_failure == "shell":
         from tools.cli.shell import Leaving, Terminal
 
         attend = Terminal(before=False, leaving=Leaving())
         progress = "plain" if progress in {"auto", "tty"} else progress  # a display would draw over the shell
-    _run(request, machine, lent, progress, Report(iidfile, metadata_file, as_json), attend, bundle_on_failure)
+    run_request(request, machine, lent, progress, Report(iidfile, metadata_file, as_json), attend, bundle_on_failure)
+
+
+def _check_stdout(progress: str) -> None:
+    """Raises InputError when standard output is no place for an archive."""
+    if progress in ("quiet", "json"):
+        raise InputError(f"dest=- and --progress {progress} both want standard output", hint="write to a file")
+    if sys.stdout.isatty():
+        raise InputError("dest=-: an archive is not for a terminal", hint="redirect standard output, or name a file")
 
 
 class Machine(NamedTuple):
@@ -152,10 +172,12 @@ class Report(NamedTuple):
     as_json: bool
 
 
-def _run(
-    request: BuildRequest, machine: Machine, lent: Lent, progress: str, report: Report, attend: Attend | None,
-    bundle: str | None,
+def run_request(
+    request: BuildRequest, machine: Machine, lent: Lent, progress: str, report: Report, attend: Attend | None = None,
+    bundle: str | None = None,
 ) -> None:  # fmt: skip
+    """Build `request` in the root, shown as `progress` says, and tell what came of it; `bundle`: where to put it when
+    it fails. Raises RefledgerError."""
     drawn = "quiet" if request.check and progress == "auto" else progress  # the answer is what a check is for
     silent = request.check or progress in ("json", "quiet")
     with running(drawn, silent=silent) as run:
@@ -244,23 +266,33 @@ def _summary(root: roots.Root, build_id: str, result: BuildResult) -> str:
 def _report(
     result: BuildResult, build_id: str, progress: str, request: BuildRequest, report: Report
 ) -> None:
-    import json
-
     for warning in result.warnings:
         sys.stderr.write(f"WARNING: {warning}\n")
-    if not request.outputs and progress not in ("quiet", "json"):
-        sys.stderr.write("No output was asked for: the result stays in the cache (--push or --output takes it out)\n")
+    if progress not in ("quiet", "json"):
+        _say(result, request)
     if progress == "quiet":
         sys.stdout.write(f"{result.digest or result.ref}\n")
     try:
         if report.iidfile:
             Path(report.iidfile).write_text(str(result.config or result.ref))
         if report.metadata_file:
-            facts = {
-                "refledger.build.id": build_id, "refledger.ref": result.ref,
-                "containerimage.digest": result.digest, "containerimage.config.digest": result.config,
-                "image.name": ",".join(str(name) for name in request.names),
-            }  # fmt: skip
-            Path(report.metadata_file).write_text(json.dumps({k: v for k, v in facts.items() if v}, indent=2) + "\n")
+            import json
+
+            from tools.cli.made import metadata
+
+            facts = metadata(result, build_id, request.names)
+            Path(report.metadata_file).write_text(json.dumps(facts, indent=2) + "\n")
     except OSError as error:
         raise DiskError.of(error, "the build is done, but its digest could not be written") from error
+
+
+def _say(result: BuildResult, request: BuildRequest) -> None:
+    if not request.outputs:
+        sys.stderr.write("No output was asked for: the result stays in the cache (--push or --output takes it out)\n")
+        return
+    from tools.cli.made import differing
+
+    for line in differing(result):
+        sys.stderr.write(f"{line}\n")
+    if any(output.kind == "image" and not output.push for output in request.outputs):
+        sys.stderr.write("type=image without push=true: the image was composed, and went nowhere\n")

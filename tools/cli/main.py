@@ -15,6 +15,7 @@ from tools import __version__
 from tools.cli.text import clean
 
 _COMMANDS = {
+    "append": "tools.cli.append",
     "browse": "tools.cli.browse",
     "build": "tools.cli.build",
     "bundle": "tools.cli.bundle",
@@ -29,6 +30,7 @@ _COMMANDS = {
     "logout": "tools.cli.login",
     "output": "tools.cli.output",
     "prune": "tools.cli.usage",
+    "rebase": "tools.cli.rebase",
     "rebuild": "tools.cli.reading",
     "replay": "tools.cli.replay",
     "refs": "tools.cli.reading",

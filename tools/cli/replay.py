@@ -20,6 +20,7 @@ from tools.cli.build import Machine
 from tools.cli.format import human_bytes
 from tools.cli.grants import Lent, granted, read_grants
 from tools.cli.render import make_renderer
+from tools.cli.result_options import progress_option, snapshotter_option
 from tools.cli.running import watching
 from tools.cli.text import clean
 from tools.cli.writing import as_json_option, print_json, print_line
@@ -44,11 +45,8 @@ if TYPE_CHECKING:
 @click.option("--ssh", multiple=True, metavar="ID[=…]", help="Lend an ssh agent: default, or ID=SOCKET or ID=KEY.")
 @click.option("--allow", multiple=True, metavar="NAME", help="Let steps ask for more: security.insecure.")
 @click.option("--runtime", metavar="NAME", help="OCI runtime.  [default: crun or runc, whichever works here]")
-@click.option(
-    "--snapshotter", type=click.Choice(bootstrap.SNAPSHOTTERS), default="auto", envvar="REFLEDGER_SNAPSHOTTER",
-    help="How layers are laid out.  [default: erofs where the kernel can, else directory]",
-)
-@click.option("--progress", default="auto", metavar="MODE", help="auto, tty, plain, json or quiet.  [default: auto]")
+@snapshotter_option
+@progress_option
 @as_json_option
 def replay(
     source: str,
@@ -136,7 +134,7 @@ def _run(
 
 def _must_have_steps(recorded: Recorded) -> None:
     """Raises InputError for what was no build of steps: a copy, say."""
-    if str(recorded.story.started.get("frontend", "")).startswith("dockerfile"):
+    if recorded.story.started.get("frontend") not in {"copy.v0", "index.v0"}:
         return
     record = recorded.story.record
     raise InputError(f"build {record.id} had no steps: {record.name}", hint="run it again as it was run before")

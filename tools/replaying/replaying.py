@@ -9,8 +9,9 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from engine.build import Engine
+from engine.build import DOCKERFILE, Engine
 from engine.errors import Cancelled, DockerfileError, NotGranted, RefledgerError, StepFailed
 from engine.events import (
     BuildCancelled,
@@ -22,7 +23,7 @@ from engine.events import (
 )
 from engine.frontend.compile import FrontendOptions, compile_dockerfile
 from engine.grants import Offered
-from engine.graph import ContextSource, Graph, ImageSource, Scratch, Vertex
+from engine.graph import ContextSource, Graph, ImageSource, LayerSource, Scratch, Vertex
 from engine.refs.ref import Layer, Remote
 from engine.replay import Replayer, Steps, Survey, plan_replay, survey
 from engine.solver.scheduler import VertexError
@@ -117,25 +118,36 @@ class Replay:
                 f"build {story.record.id} ended before it had a graph, and its definition cannot be read anew here",
                 hint="its named contexts, or the Dockerfile itself, are not in the record",
             )
-        host = str(_host_platform())
-        platforms = options.get("platforms") or [host]
         self.tell(Announcement(self.recorded, Steps((), {}), {}, self.offered))
         try:
-            for platform in platforms:
-                await compile_dockerfile(
-                    self.recorded.dockerfile,
-                    FrontendOptions(
-                        filename=story.filename, build_args=options.get("args", {}), target=options.get("target", ""),
-                        platform=platform, build_platform=host, network=options.get("network", "host"),
-                        entitlements=frozenset(self.offered.allowed), several=len(platforms) > 1,
-                    ),
-                    self.engine.resolver.resolve,
-                )  # fmt: skip
+            await self._compile(options)
         except RefledgerError as error:
             text = await self._failed(error, None)
             return End(error.exit_code, error=text)
         await self.engine.ledger.record(BuildCompleted(results=()))
         return End(0)
+
+    async def _compile(self, options: Mapping[str, Any]) -> None:
+        story, text = self.recorded.story, self.recorded.dockerfile
+        frontend = str(story.started.get("frontend", ""))
+        if frontend != DOCKERFILE:
+            from engine.images.definition import parse_definition
+
+            definition = await parse_definition(frontend, text).read(self.engine.files().take)
+            await definition.compile(self.engine.resolver)
+            return
+        host = str(_host_platform())
+        platforms = options.get("platforms") or [host]
+        for platform in platforms:
+            await compile_dockerfile(
+                text,
+                FrontendOptions(
+                    filename=story.filename, build_args=options.get("args", {}), target=options.get("target", ""),
+                    platform=platform, build_platform=host, network=options.get("network", "host"),
+                    entitlements=frozenset(self.offered.allowed), several=len(platforms) > 1,
+                ),
+                self.engine.resolver.resolve,
+            )  # fmt: skip
 
     # ------------------------------------------------------------ steps
 
@@ -167,7 +179,8 @@ class Replay:
         done = [digest for digest in wanted if digest in refs]
         where = str(done[-1]) if len(done) == 1 else ""
         files = await asyncio.to_thread(lambda: dict(self._files_now(graph, done, refs)))
-        return End(0, where, output=self._output(self.root.log, self.build, where), files=files), None
+        merges = _merges({str(digest): refs[digest].id for digest in done})
+        return End(0, where, output=self._output(self.root.log, self.build, where), files=files, merges=merges), None
 
     def _is_context(self, vertex: Vertex) -> bool:
         taken = self.recorded.story.listings.values()
@@ -180,7 +193,7 @@ class Replay:
         return [
             vertex.digest
             for vertex in closure(graph, self.choice.steps)
-            if not isinstance(vertex.op, Scratch | ImageSource) and not self._is_context(vertex)
+            if not isinstance(vertex.op, Scratch | ImageSource | LayerSource) and not self._is_context(vertex)
         ]
 
     async def _known(self, graph: Graph, wanted: Iterable[Digest], contexts: Iterable[Digest]) -> dict[Digest, Remote]:
@@ -264,7 +277,8 @@ class Replay:
         if open_:
             return End(130, open_[0], f"the build ended before it: {story.record.status}")
         one = self._one()
-        return End(0, one, output=self._recorded_output(one), files=dict(self._files_then()))
+        merges = _merges(story.results)
+        return End(0, one, output=self._recorded_output(one), files=dict(self._files_then()), merges=merges)
 
     def _failure(self, vertex: str) -> End:
         story = self.recorded.story
@@ -315,6 +329,10 @@ class Replay:
                 return None
             file.seek(0, io.SEEK_SET)
             return list(list_tar(file))
+
+
+def _merges(results: Mapping[str, str]) -> dict[str, str]:
+    return {vertex: ref for vertex, ref in results.items() if ref.startswith("merge-")}
 
 
 def _host_platform() -> object:

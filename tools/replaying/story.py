@@ -148,7 +148,9 @@ def _learn(story: Story, event: Event) -> None:
         case "CacheRecorded":
             story.refs.setdefault(data["ref"], layers_from_json(data["layers"]))
         case "BlobCreated" if data.get("snapshot") and data.get("epoch") is None:
-            story.packed[data["snapshot"]] = data
+            # an eStargz has files beside the step's: only where there is nothing else
+            if not str(data.get("compression", "")).startswith("estargz") or data["snapshot"] not in story.packed:
+                story.packed[data["snapshot"]] = data
         case "ContextKept":
             story.kept.setdefault(data["listing"], []).append(data)
         case _:
@@ -191,8 +193,9 @@ def read_graph(story: Story, blob: Callable[[Digest], bytes]) -> Graph | None:
 def learn_results(story: Story, graph: Graph) -> None:
     """Results that the build did not make but stood on, as one that replays another does: its steps name them."""
     contexts = {context for taken in story.listings.values() for context, _ in taken}
+    steps = {str(step.digest): step for step in graph.vertices}
     for item in story.executions.values():
-        step = graph.by_digest.get(Digest(item.vertex))
+        step = steps.get(item.vertex)  # fetching a context, or storing a layer, is no step of the graph
         if step is None:
             continue
         inputs = [digest for digest in step.inputs if digest not in contexts and not _is_context(graph, digest)]

@@ -20,7 +20,7 @@ _DIFF_LINES = 60
 class End:
     """How an execution ended. `vertex` at fault ("" for none) and `error` of a failure, `exit_code` of the process,
     `status` of the command; `output`: its lines by stream; `files`: by vertex, in plan order, what each step changed,
-    where that is known."""
+    where that is known; `merges`: by vertex, the refs of those that only stack layers, which are named by these."""
 
     exit_code: int
     vertex: str = ""
@@ -28,6 +28,7 @@ class End:
     status: int | None = None
     output: Mapping[int, Sequence[str]] = field(default_factory=dict)
     files: Mapping[str, Sequence[FileFact]] = field(default_factory=dict)
+    merges: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def failed(self) -> bool:
@@ -68,6 +69,9 @@ def judge(before: End, now: End, epoch: int | None) -> Verdict:
     """`epoch`: SOURCE_DATE_EPOCH in seconds, which no time is later than; without one times do not count."""
     output = diff_output(before.output, now.output)
     changed, compared = changes(before.files, now.files, epoch)
+    merged = [vertex for vertex in now.merges if vertex in before.merges]
+    changed += tuple(StepChange(vertex, ()) for vertex in merged if now.merges[vertex] != before.merges[vertex])
+    compared += len(merged)
     if before.failed:
         kind = PASSES if not now.failed else SAME_FAILURE if _same(before, now) else OTHER_FAILURE
     elif now.failed:

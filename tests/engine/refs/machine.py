@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ class Machine:
         *,
         limits: FetchLimits = SMALL,
         tries: int = 1,
-        client: type[RegistryClient] = RegistryClient,
+        client: Callable[..., RegistryClient] = RegistryClient,
         store: type[DirectoryLayers] = DirectoryLayers,
         known: Known | None = None,
     ) -> Local:

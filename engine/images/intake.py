@@ -1,0 +1,65 @@
+"""Layers that come as files, taken into the root, and that in the log."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.errors import DiskError, InputError, RefledgerError, VerificationError
+from engine.events import LayerStored, VertexCancelled, VertexCompleted, VertexFailed, VertexStarted
+from engine.graph import ImageLayer
+from engine.images.definition import Given
+from engine.ledger import Facts
+from engine.refs.materializer import Clock
+from engine.refs.ref import of_layer
+from engine.together import in_thread
+from storage.interfaces import LayerIntake, StoredLayer
+
+STDIN = "-"
+
+
+@dataclass(frozen=True, slots=True)
+class LayerFiles:
+    """Implements Take, by its method `take`."""
+
+    intake: LayerIntake
+    facts: Facts
+    clock: Clock
+
+    async def take(self, name: str) -> Given:
+        """Store the layer in file `name`, `-` for standard input, durably. Raises InputError, DiskError."""
+        step, shown = f"[internal] store layer {name}", f"store:{name}"
+        self.facts.post(VertexStarted(name=step, inputs=()), vertex=shown)
+        try:
+            stored = await in_thread(lambda: self._store(name))
+        except asyncio.CancelledError:
+            self.facts.post(VertexCancelled(name=step), vertex=shown)
+            raise
+        except RefledgerError as error:
+            await self.facts.record(VertexFailed(name=step, error=str(error)), vertex=shown)
+            raise
+        layer = ImageLayer(stored.diff_id, stored.blob)
+        ref = of_layer(layer, 0).id
+        await self.facts.record(LayerStored(ref=ref, name=name, layer=layer.to_json()), vertex=shown)
+        self.facts.post(VertexCompleted(name=step, outputs=(ref,)), vertex=shown)
+        return Given(name, layer, stored.newest)
+
+    def _store(self, name: str) -> StoredLayer:
+        now = self.clock.now() // 10**9
+        where = "standard input" if name == STDIN else name
+        try:
+            if name == STDIN:
+                return self.intake.store(sys.stdin.buffer, now)
+            try:
+                file = Path(name).open("rb")  # noqa: SIM115 - what is wrong with it is the user's to mend
+            except OSError as error:
+                raise InputError(f"the layer cannot be read: {error.strerror}", where=where) from error
+            with file:
+                return self.intake.store(file, now)
+        except VerificationError as error:
+            raise InputError(error.what, where=where, hint=error.hint) from error
+        except DiskError as error:
+            error.where = error.where or where
+            raise
