@@ -34,6 +34,7 @@ from storage.interfaces import (
     BlobStore,
     CheckedLayers,
     LayerTars,
+    Locks,
     Provider,
     RegistrySource,
     RegistryTarget,
@@ -189,7 +190,7 @@ def engine(
         exporters=lambda: _exporters(transfer(), movers(), client, materializer, snapshots, blobs, ledger, clock),
         emulation=emulation,
         needs=lambda: _needs(root, build, materializer, registry, cache, sources, tars),
-        files=lambda: _files(blobs, ledger, clock),
+        files=lambda: _files(blobs, locks, ledger, clock),
         imports=imports,
         caching=caching,
     )
@@ -327,11 +328,11 @@ def _layers(root: Root, build: str, mounts: ErofsMounts, snapshotter: str) -> Ch
     return ChosenLayers((images, directories), lambda: images if mounts.works else directories)
 
 
-def _files(blobs: BlobStore, facts: Facts, clock: Clock) -> LayerFiles:
+def _files(blobs: BlobStore, locks: Locks, facts: Facts, clock: Clock) -> LayerFiles:
     from engine.images.intake import LayerFiles
     from storage.layerfile import BlobIntake
 
-    return LayerFiles(BlobIntake(blobs, _layer_limit()), facts, clock)
+    return LayerFiles(BlobIntake(blobs, _layer_limit()), locks, facts, clock)
 
 
 def _layer_limit() -> int:
