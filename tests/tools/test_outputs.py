@@ -146,6 +146,7 @@ def podman() -> Iterator[list[str]]:
     """podman with a storage of its own."""
     with tempfile.TemporaryDirectory(prefix="podman-") as directory:  # it takes 50 characters
         command = ["podman", "--root", f"{directory}/root", "--runroot", f"{directory}/run"]
+        command += ["--tmpdir", f"{directory}/tmp"]  # reason: who else starts podman now may still be making its own
         command += ["--storage-driver", "vfs", "--log-level", "error"]
         yield command
         run(*command, "rmi", "--all", "--force")
