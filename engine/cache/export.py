@@ -131,7 +131,9 @@ class CacheExporter:
 
         async def pack(layer: Layer, vertex: Digest) -> Layer | None:
             try:
-                (packed,) = await self.transfer.pack(Remote(layer.name, (layer,)), self.epoch, str(vertex))
+                (packed,) = await self.transfer.pack(
+                    Remote(layer.name, (layer,)), self.epoch, str(vertex), target.compression
+                )
             except RefledgerError:
                 if layer.name in needed:
                     raise

@@ -7,7 +7,7 @@ but the result stays. The result is remembered: the next export converts nothing
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -144,12 +144,13 @@ class Conversion:
     _done: dict[_Key, PackedBlob] = field(default_factory=dict)
 
     async def convert(
-        self, ref: Ref, layers: Sequence[Layer], compression: Compression, epoch: int | None
-    ) -> tuple[Layer, ...]:
-        """`layers` of `ref`, each with the blob that it has to have. Raises MaterializationError, DiskError,
-        VerificationError, InputError."""
+        self, ref: Ref, layers: Sequence[Layer], compression: Compression, epoch: int | None,
+        done: Container[Digest] = (),
+    ) -> tuple[Layer, ...]:  # fmt: skip
+        """`layers` of `ref`, each with the blob that it has to have; blobs that are `done` have it. Raises
+        MaterializationError, DiskError, VerificationError, InputError."""
         wants = (wanted(layer, compression, epoch) for layer in layers)
-        todo = {want.blob.digest: want for want in wants if want is not None}
+        todo = {want.blob.digest: want for want in wants if want is not None and want.blob.digest not in done}
         known = {digest: found for digest, want in todo.items() if (found := self._known(want)) is not None}
         rest = [want for digest, want in todo.items() if digest not in known]
         away = [want for want in rest if not await self._here(want)]

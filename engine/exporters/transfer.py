@@ -86,7 +86,8 @@ class Transfer:
         clamped too: they are converted, and what of them is not here is fetched. Raises InputError,
         MaterializationError, DiskError, VerificationError."""
         layers = await together(self._pack(layer, ref, epoch, vertex, compression) for layer in ref.layers)
-        return await self.conversion.convert(ref, layers, compression, epoch if rewrite else None)
+        done = frozenset(digest for digest, how in self._asked.items() if how == (epoch, compression))
+        return await self.conversion.convert(ref, layers, compression, epoch if rewrite else None, done)
 
     async def _pack(
         self, layer: Layer, ref: Ref, epoch: int | None, vertex: str | None, compression: Compression

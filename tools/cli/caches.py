@@ -11,14 +11,15 @@ from storage.digest import Digest
 from storage.errors import InputError
 from storage.interfaces import Reference
 from storage.reference import LAYOUT_REGISTRY, is_tag, parse_reference
+from tools.cli.compression import KEYS, compression_of
 from tools.cli.fields import truth
 
 _FROM, _TO = "--cache-from", "--cache-to"
 _KNOWN = {
     (_FROM, "registry"): {"ref"},
     (_FROM, "local"): {"src", "digest", "tag"},
-    (_TO, "registry"): {"ref", "mode", "image-manifest", "oci-mediatypes"},
-    (_TO, "local"): {"dest", "tag", "mode", "image-manifest", "oci-mediatypes"},
+    (_TO, "registry"): {"ref", "mode", "image-manifest", "oci-mediatypes", *KEYS},
+    (_TO, "local"): {"dest", "tag", "mode", "image-manifest", "oci-mediatypes", *KEYS},
     (_TO, "inline"): {"mode"},
 }
 """Keys besides `type` and `ignore-error`."""
@@ -85,13 +86,12 @@ def _target(text: str, fields: Mapping[str, str]) -> CacheTarget:
     as_image = truth(_TO, fields, "image-manifest", default=oci)
     if as_image and not oci:
         raise InputError(f"{_TO}: an image manifest of a cache is OCI's", hint="leave oci-mediatypes=false out")
-    if fields["type"] == "local":
-        where = _layout(_TO, fields, "dest", None)
-        return CacheTarget(written, "local", where, mode, as_image, oci, ignore)  # type: ignore[arg-type]  # checked above
-    where = _reference(_TO, fields)
-    if where.digest:
+    kind = fields["type"]
+    where = _layout(_TO, fields, "dest", None) if kind == "local" else _reference(_TO, fields)
+    if kind == "registry" and where.digest:
         raise InputError(f"{_TO} {_shown(where.written)} names a digest", hint="a cache is written under a tag")
-    return CacheTarget(written, "registry", where, mode, as_image, oci, ignore)  # type: ignore[arg-type]  # checked above
+    compression = compression_of(_TO, fields)
+    return CacheTarget(written, kind, where, mode, as_image, oci, ignore, compression)  # type: ignore[arg-type]  # checked
 
 
 def _reference(flag: str, fields: Mapping[str, str]) -> Reference:

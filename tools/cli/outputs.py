@@ -10,9 +10,10 @@ from typing import cast, get_args
 
 from engine.output import Annotation, Form, Output, Part
 from storage.errors import InputError
-from storage.interfaces import Compression, Reference
+from storage.interfaces import Reference
 from storage.platform import parse_platform
 from storage.reference import parse_reference
+from tools.cli.compression import compression_of
 from tools.cli.fields import split, truth
 
 _FLAG, _ANNOTATION = "--output", "--annotation"
@@ -119,7 +120,7 @@ def _image(
 
 
 def _form(kind: str, fields: Fields, everywhere: tuple[Annotation, ...]) -> Form:
-    compression = _compression(fields)
+    compression = compression_of(_FLAG, fields)
     own = tuple(_annotation(key, value) for key, value in fields.items() if key.startswith("annotation"))
     needs_oci = "annotations are" if everywhere or own else ""
     if compression.kind in ("zstd", "estargz"):
@@ -135,17 +136,6 @@ def _form(kind: str, fields: Fields, everywhere: tuple[Annotation, ...]) -> Form
         truth(_FLAG, fields, "rewrite-timestamp", default=False),
         truth(_FLAG, fields, "prefer-nondist-layers", default=False),
     )
-
-
-def _compression(fields: Fields) -> Compression:
-    kind, text = fields.get("compression") or "gzip", fields.get("compression-level", "")
-    level = int(text) if text.isascii() and text.isdecimal() and len(text) < 4 else -1 if text else None
-    if kind != "gzip" or level is not None:
-        from storage.compression import checked  # reason: it brings the libraries along
-
-        checked(kind, level)
-    force = truth(_FLAG, fields, "force-compression", default=False)
-    return Compression(kind, level, force)  # type: ignore[arg-type]  # checked above
 
 
 def _annotation(key: str, value: str) -> Annotation:

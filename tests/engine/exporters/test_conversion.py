@@ -353,6 +353,8 @@ def test_rewriting_clamps_a_base_and_keeps_what_has_no_later_times(
         layers = await exporting.pack(ref, EPOCH, None, Compression("zstd"), True)
         assert kinds(layers) == ["gzip", "gzip", "estargz", "zstd"], "blobs keep their compression unless it is forced"
         assert layers[1] == ref.layers[1]
+        assert len([one for one in parts.events("BlobCreated") if one["snapshot"]]) == 1
+        assert len(parts.events("BlobCreated")) == 4, "a step's layer has no later times from the start"
         assert {layers[0].diff_id, layers[2].diff_id}.isdisjoint({ref.layers[0].diff_id, ref.layers[2].diff_id})
         for layer in layers:
             with tarfile.open(fileobj=io.BytesIO(await content(transfer(parts), layer))) as archive:
