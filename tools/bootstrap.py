@@ -222,7 +222,7 @@ def _exporters(
         pusher=Pusher(mover.source, target, mover, ledger),
         archiver=ArchiveExporter(mover.reader, ledger, TarArchive),
         layout=LayoutExporter(mover, ledger, enter),
-        local=LocalExporter(materializer, snapshots, ledger, clock, TreeWriter),
+        local=LocalExporter(materializer, snapshots, ledger, clock, lambda to, latest: TreeWriter(to, latest=latest)),
         tar=TarExporter(materializer, snapshots, ledger, DestFile, write_tree),
         clock=clock,
     )

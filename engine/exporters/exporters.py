@@ -133,7 +133,7 @@ class Exporters:
         trees = [(item.result.platform.replace("/", "_") if split else "", item.ref) for item in built]
         if output.kind == "tar":
             return await self.tar.export(trees, output.dest, epoch)
-        await self.local.export(trees, output.dest)
+        await self.local.export(trees, output.dest, epoch)
         return None
 
     def _keep(self, made: Bundle) -> None:
