@@ -186,7 +186,7 @@ def engine(
         cache=cache,
         presence=_presence(registry, ledger, places, offline=offline),
         sources=sources,
-        exporters=lambda: _exporters(transfer(), movers(), client, materializer, snapshots, blobs, ledger, clock),
+        exporters=lambda: _exporters(transfer(), movers(), client, materializer, snapshots, ledger, clock),
         emulation=emulation,
         needs=lambda: _needs(root, build, materializer, registry, cache, sources, tars),
         files=lambda: _files(blobs, ledger, clock),
@@ -203,7 +203,7 @@ def _places() -> Places:
 
 def _exporters(
     transfer: Transfer, mover: Mover, target: RegistryTarget, materializer: Materializer, snapshots: SnapshotStore,
-    blobs: BlobStore, ledger: Ledger, clock: Clock,
+    ledger: Ledger, clock: Clock,
 ) -> Exporters:  # fmt: skip
     from engine.exporters.archive import ArchiveExporter
     from engine.exporters.exporters import Exporters
@@ -218,7 +218,6 @@ def _exporters(
 
     return Exporters(
         transfer=transfer,
-        blobs=blobs,
         pusher=Pusher(mover.source, target, mover, ledger),
         archiver=ArchiveExporter(mover.reader, ledger, TarArchive),
         layout=LayoutExporter(mover, ledger, enter),

@@ -455,17 +455,14 @@ def test_a_layout_without_names_has_the_last_image_only(builder: Builder, tmp_pa
 def test_an_image_that_is_not_pushed_goes_nowhere_and_is_told(
     builder: Builder, registry: RegistryProcess, repository: str, tmp_path: Path
 ) -> None:
-    mark, ids = registry.mark(), tmp_path / "metadata"
-    done = builder.must_build(
-        "FROM scratch\nLABEL a=b\n", "-t", f"{registry.host}/{repository}:1", "-o", "type=image",
-        "--metadata-file", str(ids),
-    )  # fmt: skip
+    mark, metadata = registry.mark(), tmp_path / "metadata"
+    dockerfile, name = "FROM scratch\nCOPY <<x /x\nx\n", f"{registry.host}/{repository}:1"
+    done = builder.must_build(dockerfile, "-t", name, "-o", "type=image", "--metadata-file", str(metadata))
     assert registry.requests()[mark:] == []
     assert "type=image without push=true: the image was composed, and went nowhere" in done.err
-    said = json.loads(ids.read_text())
-    assert json.loads(blob(builder.root, said["containerimage.digest"]))["config"]["digest"] == (
-        said["containerimage.config.digest"]
-    )
+    assert builder.events("ExportStarted", "Exported") == []
+    builder.must_build(dockerfile, "-t", name, "-o", "type=image", "--push")
+    assert skopeo_digest(f"docker://{name}") == json.loads(metadata.read_text())["containerimage.digest"]
 
 
 def test_a_push_by_digest_makes_no_tag(builder: Builder, registry: RegistryProcess, repository: str) -> None:
