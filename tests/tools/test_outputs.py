@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import stat
 import subprocess
 import sys
 import tarfile
@@ -328,6 +329,19 @@ def test_a_tar_goes_to_standard_output_as_it_goes_to_a_file(builder: Builder, tm
     )  # fmt: skip
     assert done.stdout == (tmp_path / "x.tar").read_bytes()
     assert run("tar", "-tf", str(tmp_path / "x.tar")) == "x/\nx/b\n"
+
+
+@pytest.mark.parametrize("kind", ["tar", "oci"])
+def test_what_stands_at_a_dest_and_is_no_file_is_written_to(builder: Builder, tmp_path: Path, kind: str) -> None:
+    null, pipe = tmp_path / "null", tmp_path / "pipe"
+    os.mknod(null, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+    os.mkfifo(pipe)
+    with (tmp_path / "read").open("wb") as out, subprocess.Popen(["cat", str(pipe)], stdout=out) as reader:
+        outputs = [f"type={kind},dest={dest}" for dest in (null, pipe, tmp_path / "file")]
+        builder.must_build("FROM scratch\nCOPY <<x /x\nx\n", *(f"--output={output}" for output in outputs))
+        assert reader.wait(20) == 0
+    assert (tmp_path / "read").read_bytes() == (tmp_path / "file").read_bytes()
+    assert (stat.S_ISCHR(null.stat().st_mode), null.stat().st_rdev) == (True, os.makedev(1, 3))
 
 
 def test_standard_output_is_not_for_two(builder: Builder) -> None:
