@@ -187,7 +187,7 @@ def engine(
         cache=cache,
         presence=_presence(registry, ledger, places, offline=offline),
         sources=sources,
-        exporters=lambda: _exporters(transfer(), movers(), client, materializer, snapshots, blobs, ledger, clock),
+        exporters=lambda: _exporters(transfer(), movers(), client, materializer, snapshots, ledger, clock),
         emulation=emulation,
         needs=lambda: _needs(root, build, materializer, registry, cache, sources, tars),
         files=lambda: _files(blobs, locks, ledger, clock),
@@ -204,7 +204,7 @@ def _places() -> Places:
 
 def _exporters(
     transfer: Transfer, mover: Mover, target: RegistryTarget, materializer: Materializer, snapshots: SnapshotStore,
-    blobs: BlobStore, ledger: Ledger, clock: Clock,
+    ledger: Ledger, clock: Clock,
 ) -> Exporters:  # fmt: skip
     from engine.exporters.archive import ArchiveExporter
     from engine.exporters.exporters import Exporters
@@ -219,11 +219,10 @@ def _exporters(
 
     return Exporters(
         transfer=transfer,
-        blobs=blobs,
         pusher=Pusher(mover.source, target, mover, ledger),
         archiver=ArchiveExporter(mover.reader, ledger, TarArchive),
         layout=LayoutExporter(mover, ledger, enter),
-        local=LocalExporter(materializer, snapshots, ledger, clock, TreeWriter),
+        local=LocalExporter(materializer, snapshots, ledger, clock, lambda to, latest: TreeWriter(to, latest=latest)),
         tar=TarExporter(materializer, snapshots, ledger, DestFile, write_tree),
         clock=clock,
     )
