@@ -58,7 +58,8 @@ class RuntimeChosen(Fact):
 
 
 class BuildCompleted(Fact):
-    """`results`: each `ref`, and `digest` of its manifest when something was exported."""
+    """`results`: each `ref`, and `digest` of its manifest when something was exported. What is no ref, an index or a
+    copy, has `name` and `digest`, and "" as `ref`."""
 
     results: tuple[Json, ...]
 
@@ -552,8 +553,9 @@ class Pruned(Fact):
 
 
 class ExportStarted(Fact):
-    """`kind`: image, oci, docker, local, tar or cache; `target`: name or path, of a cache as written; `layers`: digests
-    that may have to be read; `compression`: what was asked for (see Compression.written), "" where there is none."""
+    """`kind`: image, index, copy, oci, docker, local, tar or cache; `target`: name or path, of a cache as written;
+    `layers`: digests that may have to be read, of an index at most 200; `compression`: what was asked for (see
+    Compression.written), "" where there is none."""
 
     kind: str
     target: str

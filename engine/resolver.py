@@ -14,6 +14,7 @@ from engine.images.read import ImageReader
 from engine.ledger import Facts
 from engine.refs.places import Places
 from engine.together import together
+from storage.digest import Digest
 from storage.interfaces import BlobStore, Descriptor, Provider, Reference, RegistrySource
 from storage.platform import choose_platform, host_platform, list_platforms, parse_platform
 from storage.reference import LAYOUT, parse_layout, parse_reference
@@ -32,6 +33,20 @@ class Resolver(Protocol):
         ...
 
 
+    def base_of(self, manifest: Digest) -> tuple[str, Digest] | None:
+        """See Bases.base_of."""
+        ...
+
+
+class Bases(Protocol):
+    """What images that were made here were built on."""
+
+    def base_of(self, manifest: Digest) -> tuple[str, Digest] | None:
+        """Name, as it was written, and manifest of the image at the bottom of the one that has `manifest`. None where
+        nobody knows."""
+        ...
+
+
 class Names(Protocol):
     """What names of images are, for those who do not ask a registry."""
 
@@ -42,14 +57,15 @@ class Names(Protocol):
 
 @dataclass(slots=True)
 class ImageResolver:
-    """Resolves names through `registry`, or as `names` recalls them. Manifests and configs stay in `blobs`: an
-    unchanged tag costs one HEAD."""
+    """Resolves names through `registry`, or as `names` recalls them; `bases` knows images that were made here.
+    Manifests and configs stay in `blobs`: an unchanged tag costs one HEAD."""
 
     registry: RegistrySource
     blobs: BlobStore
     facts: Facts
     names: Names | None = None
     places: Places = field(default_factory=Places)
+    bases: Bases | None = None
     _images: ImageReader = field(init=False)
     _tops: dict[str, asyncio.Task[tuple[Descriptor, Provider]]] = field(default_factory=dict)
     """What a name points at: asked once a build, so that all its platforms come from one index."""
@@ -104,6 +120,10 @@ class ImageResolver:
             return tuple(map(str, list_platforms(image.fields))) or (host,)
         config = await self._images.config(provider, read_config_blob(image.fields, where), where)
         return (platform_of(config, where) or host,)
+
+    def base_of(self, manifest: Digest) -> tuple[str, Digest] | None:
+        """See Resolver.base_of."""
+        return self.bases.base_of(manifest) if self.bases is not None else None
 
     async def _top(self, reference: Reference, platform: str) -> tuple[Descriptor, Provider | None]:
         """What the name is, and who says so."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from projections.fields import integer, mapping, maybe_text, objects, size, strings, text, texts
+from projections.fields import PUSHED, integer, mapping, maybe_text, objects, size, strings, text, texts
 from projections.runner import Projection, Row, Views
 from projections.usage import Usage
 from storage.digest import canonical_json
@@ -225,7 +225,7 @@ def _provider_lost(cursor: sqlite3.Cursor, event: Event) -> None:
 
 def _exported(cursor: sqlite3.Cursor, event: Event) -> None:
     provider = mapping(event.data, "provider")
-    if provider and maybe_text(event.data, "kind") == "image":
+    if provider and maybe_text(event.data, "kind") in PUSHED:
         _provided(cursor, event, [text(layer, "digest") for layer in objects(event.data, "layers")], provider)
 
 

@@ -22,6 +22,9 @@ class Malformed(ValueError):
     """A field that is missing without a default, or not of the type its event promises."""
 
 
+PUSHED = frozenset({"image", "index", "copy"})
+"""Kinds of exports that put a name into a registry."""
+
 BAD_EVENT = (Malformed, KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError, InputError)
 """What a handler may raise over an event that no version of the engine wrote."""
 

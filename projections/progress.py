@@ -297,7 +297,7 @@ class ProgressView:
 
     def _export(self, event: Event) -> Step:
         kind, target = text(event.data, "kind", ""), text(event.data, "target", "")
-        told = {"cache": "exporting cache to", "copy": "copying to"}
+        told = {"cache": "exporting cache to", "copy": "copying to", "index": "exporting index to"}
         name = f"{told.get(kind, f'exporting to {kind}')} {target}"
         step = self._named(f"export {kind} {target}", name, "export")
         if step.state == "pending":
@@ -327,6 +327,9 @@ class ProgressView:
             transfer = step.transfers.setdefault(digest, Transfer(digest, requested=event.time))
             transfer.transport, transfer.provider = text(layer, "transport", ""), text(layer, "source", "")
             transfer.finish(event.time, size(layer, "bytes"))
+        for transfer in step.transfers.values():
+            if transfer.open:  # a config on its way: it is no layer, so nothing else tells its end
+                transfer.finish(event.time, transfer.done)
         return self._close(step, "done", event)
 
     def _cache_exported(self, event: Event) -> list[Step]:

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from projections.fields import integer, mapping, maybe_text, objects, size, text, texts
+from projections.fields import PUSHED, integer, mapping, maybe_text, objects, size, text, texts
 from projections.runner import Projection, Views
 from storage.digest import canonical_json
 from storage.interfaces import Event
@@ -237,8 +237,9 @@ def _export_started(cursor: sqlite3.Cursor, event: Event) -> None:
 
 
 def _exported(cursor: sqlite3.Cursor, event: Event) -> None:
-    kind = text(event.data, "kind", "")
-    if kind == "image":
+    if maybe_text(event.data, "kind") == "index":
+        _document(cursor, maybe_text(event.data, "digest"))
+    if maybe_text(event.data, "kind") in PUSHED:
         _tagged(cursor, event, [text(event.data, "target", "")])
 
 
@@ -285,7 +286,7 @@ def _cache_imported(cursor: sqlite3.Cursor, event: Event) -> None:
 
 def _completed(cursor: sqlite3.Cursor, event: Event) -> None:
     build = _build(event)
-    refs = [text(result, "ref") for result in objects(event.data, "results")]
+    refs = [ref for result in objects(event.data, "results") if (ref := maybe_text(result, "ref"))]
     _use_refs(cursor, event, refs)
     names = [name for (name,) in cursor.execute("SELECT name FROM tagged WHERE build = ?", (build,)).fetchall()]
     cursor.executemany("DELETE FROM images WHERE name = ?", [(name,) for name in names])

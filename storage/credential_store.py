@@ -34,7 +34,7 @@ class CredentialStore:
         self._config = config or DockerConfig()
 
     def keep(self, registry: str, credential: Credential) -> Kept:
-        """Keep `credential` in place of any other for `registry`: its identity token if there is one, else its password."""
+        """Keep `credential`, and no other for `registry`: its identity token if it has one, else its password."""
         config = self._config.read()
         helper = helper_for(config, registry)
         server = names_of(registry)[0]

@@ -128,16 +128,17 @@ def parse(text: str, where: str, directory: Path) -> Registries:
         raise _wrong(where, "registry", 'must hold tables: write [registry."host"]')
     hosts: dict[str, HostSettings] = {}
     rules: dict[str, tuple[MirrorRule, ...]] = {}
+    keys: set[str] = set()
     for name, table in tables.items():
         reader = _Table(where, directory, f'registry."{name}"', table)
         key = reader.key(name)
-        if key in hosts or key in rules:
+        if key in keys:
             raise _wrong(where, reader.name, "is there twice: upper case and other names of one host are the same")
+        keys.add(key)
         if "mirrors" in table:
             rules[key] = reader.mirrors()
-        if reader.only_mirrors(key):
-            continue
-        hosts[key] = reader.settings()
+        if reader.has_settings(key):
+            hosts[key] = reader.settings()
     return Registries(hosts, rules)
 
 
@@ -160,12 +161,12 @@ class _Table:
         self._only(self._table, ("mirrors", *_SETTINGS), self.name)
         return f"{_host(host)}{slash}{path}"
 
-    def only_mirrors(self, key: str) -> bool:
-        """Is this the table of a path, or one without settings? Raises InputError for a path's settings."""
+    def has_settings(self, key: str) -> bool:
+        """Is more than mirrors written? Raises InputError when it is, for a path."""
         written = [name for name in _SETTINGS if name in self._table]
         if "/" in key and written:
             raise self._bad(written[0], "is a setting of a host: write it in the table of the host alone")
-        return not written
+        return bool(written)
 
     def settings(self) -> HostSettings:
         """The settings of a host."""

@@ -27,21 +27,22 @@ class Seen:
 
 @dataclass(slots=True)
 class Fault:
-    """What to do with the next `times` requests (-1: all) of `method` whose path matches `path` (`ranged`: and that ask
-    for a range), after the first `skip` of them.
+    """What to do with the next `times` requests (-1: all) of `method` whose path matches `path` and that are as `when`
+    says, after the first `skip` of them.
 
     With `status`, answer `status`, `headers`, `body` without asking the registry. Otherwise pass the request on,
-    without the request headers `strip` and as `edit_request` changes its headers, and treat the answer: leave out the
-    headers `hide`, say `content_length`, damage the body (`flip`: in the middle), append `extra`, let `edit_answer`
+    without the request headers `strip` and as `edit_request` changes it, and treat the answer: leave out the headers
+    `hide`, say `content_length`, damage the body (`flip`: in the middle), append `extra`, let `edit_answer`
     change it, send it `chunked`. `swallow`: the registry's answer is lost; what is sent is `status`, or nothing.
 
     End the connection after `cut_after` body bytes, reset it after `reset_after`, or send no more after `stall_after`:
     0 is before the first, -1 before the last one; `headless`: nor is the head of the answer sent. `inbound`: these
     count the bytes of the request's body instead, of which the rest is not read; what was read goes on to the registry
-    as a broken request with `forward`. `rate`: send that many body bytes a second on each connection; `drip`: a byte of
-    the body (`headless`: of the head) at a time, so many seconds apart. `goes_stale`: the connection seems to be kept,
-    and is reset by the next request.
+    as a broken request with `forward`. `keep`: so many bytes of the body go on to the registry as if they were all; who
+    asks for the state of that upload afterwards learns of them.
 
+    `rate`: send that many body bytes a second on each connection; `drip`: a byte of the body (`headless`: of the head)
+    at a time, so many seconds apart. `goes_stale`: the connection seems to be kept, and is reset by the next request.
     `redirect`: answer 307 to the same path at this `host:port`. `demand`: answer 401 with the challenge in `headers`
     unless the request has this `Authorization`.
     """
@@ -49,7 +50,7 @@ class Fault:
     method: str = "GET"
     path: str = ""
     times: int = -1
-    ranged: bool = False
+    when: Callable[[Seen], bool] | None = None
     skip: int = 0
     status: int = 0
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -59,7 +60,7 @@ class Fault:
     content_length: int | None = None
     flip: bool = False
     extra: bytes = b""
-    edit_request: Callable[[dict[str, str]], None] | None = None
+    edit_request: Callable[[Request], None] | None = None
     edit_answer: Callable[[Answer], None] | None = None
     chunked: bool = False
     swallow: bool = False
@@ -69,6 +70,7 @@ class Fault:
     headless: bool = False
     inbound: bool = False
     forward: bool = False
+    keep: int | None = None
     rate: int = 0
     drip: float = 0
     goes_stale: bool = False
@@ -82,7 +84,7 @@ class Fault:
             return False
         if self.demand and seen.headers.get("authorization") == self.demand:
             return False
-        if self.ranged and "range" not in seen.headers:
+        if self.when is not None and not self.when(seen):
             return False
         if self.skip:
             self.skip -= 1
@@ -92,10 +94,24 @@ class Fault:
         return True
 
     @property
+    def silent(self) -> bool:
+        """Is this about waiting for bytes that do not come?"""
+        return self.stall_after is not None or self.drip > 0
+
+    @property
     def ends_at(self) -> int | None:
         """Where in the body the connection is left."""
         places = (self.cut_after, self.reset_after, self.stall_after)
         return next((place for place in places if place is not None), None)
+
+
+@dataclass(slots=True)
+class Request:
+    """What the registry is asked; header names in lower case."""
+
+    path: str
+    headers: dict[str, str]
+    body: bytes
 
 
 @dataclass(slots=True)
@@ -187,6 +203,7 @@ class FaultyProxy(LocalServer):
         super().__init__()
         self.upstream = upstream
         self.faults = list(faults)
+        self._moved: dict[str, str] = {}  # paths of uploads to where the registry has them now
 
     async def handle(self, head: Seen, reader: Reader, writer: Writer) -> None:
         """See LocalServer.handle."""
@@ -196,10 +213,11 @@ class FaultyProxy(LocalServer):
         seen = replace(head, body=await reader.readexactly(wanted))
         self.seen.append(seen)
         if fault.inbound:
-            if fault.forward:
-                await self._ask(seen, fault, broken=True)
+            if fault.forward or fault.keep is not None:
+                await self._ask(seen, fault, broken=fault.forward)
             if fault.status:
                 write_answer(writer, fault.status, fault.headers, fault.body)
+                await reader.read()  # reason: to close with bytes unread is a reset, which may overtake the answer
             await _leave(writer, fault)
         elif fault.demand:
             write_answer(writer, 401, fault.headers, fault.body)
@@ -219,20 +237,28 @@ class FaultyProxy(LocalServer):
         """What the registry answers; with `broken`, it is left alone before it has all of the body."""
         host, _, port = self.upstream.partition(":")
         reader, upstream = await asyncio.open_connection(host, int(port))
+        headers = {name: value for name, value in seen.headers.items() if name not in {"connection", *fault.strip}}
+        bare = seen.path.partition("?")[0]
+        path = self._moved.get(bare, seen.path) if seen.method == "GET" else seen.path
+        request = Request(path, headers, seen.body[: fault.keep])
+        if fault.keep is not None:
+            headers["content-length"] = str(len(request.body))
+        if fault.edit_request is not None:
+            fault.edit_request(request)
         try:
-            headers = {name: value for name, value in seen.headers.items() if name not in {"connection", *fault.strip}}
-            if fault.edit_request is not None:
-                fault.edit_request(headers)
             lines = [f"{name}: {value}" for name, value in headers.items()]
-            head = "\r\n".join([f"{seen.method} {seen.path} HTTP/1.1", *lines, "connection: close", "", ""])
-            upstream.write(head.encode("latin-1") + seen.body)
+            head = "\r\n".join([f"{seen.method} {request.path} HTTP/1.1", *lines, "connection: close", "", ""])
+            upstream.write(head.encode("latin-1") + request.body)
             await upstream.drain()
             if broken:
                 await asyncio.sleep(0.05)  # reason: for the registry to have read and kept what came
                 return None
             first, got = await read_head(reader)
-            bodiless = seen.method == "HEAD" or first.split(" ")[1] in {"204", "304"}
-            return Answer(int(first.split(" ")[1]), got, b"" if bodiless else await read_body(reader, got))
+            status = int(first.split(" ")[1])
+            if fault.keep is not None:
+                self._moved[bare] = "/" + got["location"].split("/", 3)[3]
+            bodiless = seen.method == "HEAD" or status in {204, 304}
+            return Answer(status, got, b"" if bodiless else await read_body(reader, got))
         finally:
             upstream.close()
 

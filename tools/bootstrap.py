@@ -20,7 +20,7 @@ from engine.refs.materializer import Clock, Materializer
 from engine.refs.places import Places, tried
 from engine.refs.presence import HeadPresence
 from engine.refs.ref import Layer
-from engine.resolver import ImageResolver, Resolver
+from engine.resolver import Bases, ImageResolver, Resolver
 from engine.solver.answers import Presence
 from projections.cache_index import CacheIndex
 from projections.history import History
@@ -44,6 +44,7 @@ from storage.layout import WithLayouts
 from storage.partial import DirectoryPartials
 from storage.registry import RegistryClient
 from storage.snapshots import OverlaySnapshots
+from tools.bases import LogBases
 from tools.connecting import USER_AGENT, known_registries, registry_client
 from tools.known import LogAnswers, Past
 from tools.roots import Root, read_blobs, read_root, root_directory
@@ -175,7 +176,9 @@ def engine(
     made = Engine(
         ledger=ledger,
         blobs=blobs,
-        resolver=_resolver(registry, blobs, ledger, names, places, offline=offline),
+        resolver=_resolver(
+            registry, blobs, ledger, names, places, LogBases(log, root.views, blobs), offline=offline
+        ),
         executor=_OnDemand(
             lambda: _executor(root, build, runtime, asked(), snapshots, sources, ledger, clock, ambient, grants, attend)
         ),
@@ -273,13 +276,14 @@ def _presence(registry: RegistrySource, facts: Facts, places: Places, *, offline
 
 
 def _resolver(
-    registry: RegistrySource, blobs: BlobStore, facts: Facts, names: Names, places: Places, *, offline: bool
-) -> Resolver:
+    registry: RegistrySource, blobs: BlobStore, facts: Facts, names: Names, places: Places, bases: Bases | None = None,
+    *, offline: bool,
+) -> Resolver:  # fmt: skip
     if not offline:
-        return ImageResolver(registry, blobs, facts, places=places)
+        return ImageResolver(registry, blobs, facts, places=places, bases=bases)
     from engine.offline.names import OfflineResolver, RecalledNames
 
-    return OfflineResolver(ImageResolver(registry, blobs, facts, RecalledNames(names, registry), places))
+    return OfflineResolver(ImageResolver(registry, blobs, facts, RecalledNames(names, registry), places, bases))
 
 
 @asynccontextmanager

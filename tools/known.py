@@ -33,10 +33,10 @@ class LogAnswers:
         entry = self.index.lookup(str(key))
         if entry is None:
             return None
-        layers = tuple(map(self._known, layers_from_json(entry.layers)))
+        layers = tuple(map(self.known, layers_from_json(entry.layers)))
         return Found(Remote(entry.ref, layers), entry.origin_build or "", entry.resolved, entry.importer)
 
-    def _known(self, layer: Layer) -> Layer:
+    def known(self, layer: Layer) -> Layer:
         """`layer` with all that the log has of it: the blob it was packed into, and who has that."""
         packed = self.index.blob_of(layer.snapshot) if layer.snapshot else None
         if packed is not None:

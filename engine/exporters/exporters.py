@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from engine.errors import MaterializationError
 from engine.exporters.archive import ArchiveExporter
 from engine.exporters.image import Bundle, Image, bundle, compose
 from engine.exporters.layout import LayoutExporter
@@ -62,11 +63,17 @@ class Exporters:
         """Write what was `built` to all `outputs`, one after the other; `extra`: what else the configs of the images
         hold. All images are composed first, so that nothing is out when that cannot be done. Raises RegistryError,
         MaterializationError, VerificationError, DiskError, InputError."""
-        made = await self._compose(built, outputs, epoch, extra)
         written = []
-        for output in outputs:
-            image = None if output.of_files else made[output.form]
-            written.append(Written(output, image, await self._write(built, output, image, epoch)))
+        try:
+            made = await self._compose(built, outputs, epoch, extra)
+            for output in outputs:
+                image = None if output.of_files else made[output.form]
+                written.append(Written(output, image, await self._write(built, output, image, epoch)))
+        except MaterializationError as error:
+            foreign = {layer.name for item in built for layer in item.ref.layers if layer.blob and layer.blob.urls}
+            if error.kind == "missing" and error.layer in foreign:
+                error.hint = "its image says who may give it out: prefer-nondist-layers=true leaves it there"
+            raise
         return tuple(written)
 
     async def _compose(

@@ -92,11 +92,12 @@ class Append:
         layers = (*below, *(item.layer for item in self.given))
         check_described(layers, image.provider if image else Provider("", "", ""), self.image)
         config = _config(image, platform)
-        base = vertex(_source(image), (), f"{prefix}FROM {image_title(self.image)}")
+        title = image_title(self.image) if image else SCRATCH
+        base = vertex(_source(image), (), f"{prefix}FROM {title}")
         added = _vertices(self.given, _created(image))
         made = vertex(
             Merge(tuple(str(layer.blob.digest) for layer in layers)), (base.digest, *(item.digest for item in added)),
-            f"{prefix}append {_counted(self.given)} to {image_title(self.image)}",
+            f"{prefix}append {_counted(self.given)} to {title}",
         )  # fmt: skip
         history = [
             HistoryStep(f"refledger append {item.name}", step.digest, COMMENT)

@@ -17,14 +17,13 @@ ATTESTED = "vnd.docker.reference.digest"
 
 
 async def chosen(
-    images: ImageReader, provider: Provider, top: Manifest, platforms: Sequence[Platform], asked: bool, where: str
+    images: ImageReader, provider: Provider, top: Manifest, platforms: Sequence[Platform], where: str
 ) -> Manifest:
     """What `platforms` leave of `top`: of an index one manifest, or for several a new index of these with their
-    attestations; an image that is no index as it is, when it is what was `asked` for. Raises InputError,
-    RegistryError, VerificationError."""
+    attestations; an image that is no index as it is, when it is for what was asked. Raises InputError, RegistryError,
+    VerificationError."""
     if not top.is_index:
-        if asked:
-            await _must_be(images, provider, top, platforms, where)
+        await _must_be(images, provider, top, platforms, where)
         return top
     found = dict.fromkeys(choose_platform(top.fields, platform).digest for platform in platforms)
     if len(platforms) > 1:

@@ -18,16 +18,18 @@ from engine.events import Exported, ExportStarted, SourceResolved
 from engine.images.choose import chosen
 from engine.images.place import Cargo, Placer, Wanted, descriptors
 from engine.images.read import Manifest
-from engine.ledger import Facts
+from engine.ledger import Facts, fitting
 from engine.refs.ref import Layer
 from engine.together import together
 from storage.digest import Digest
-from storage.interfaces import Platform, Provider, Reference, RegistryListing
+from storage.interfaces import Descriptor, Platform, Provider, Reference, RegistryListing
 from storage.reference import LAYOUT_REGISTRY
 from storage.referrers import is_fallback_tag
 
 PARALLEL = 4
 """Tags that are copied at once."""
+ASKING = 8
+"""Lists of referrers that are asked for at once."""
 REFERRERS = 5000
 """Manifests that refer to one image, and to each other, at most: whoever wrote them must not keep us busy for ever."""
 
@@ -103,6 +105,7 @@ class Copier:
     facts: Facts
     host: Platform
     _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PARALLEL))
+    _asking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(ASKING))
 
     async def copy(self, request: CopyRequest) -> list[Copied]:
         """Do as `request` says; one result a tag. Raises InputError, RegistryError, VerificationError, DiskError."""
@@ -160,15 +163,16 @@ class Copier:
         images, provider, where = self.placer.images, source.provider, str(source)
         named, resolved_by = await images.places.resolve(source, images.registry.resolve)
         top = await images.manifest(provider, named.digest, where)
-        if not request.every:
-            top = await chosen(images, provider, top, request.platforms or (self.host,), bool(request.platforms), where)
+        platforms = () if request.every else request.platforms or ((self.host,) if top.is_index else ())
+        if platforms:
+            top = await chosen(images, provider, top, platforms, where)
         if destination.digest not in {None, top.digest}:
             raise InputError(f"the copy has the digest {top.digest}", where=str(destination), hint="name a tag")
         self.facts.post(
             SourceResolved(
                 reference=source.written,
                 digest=str(named.digest),
-                platform="" if request.every else ",".join(map(str, request.platforms)),
+                platform=",".join(map(str, platforms)),
                 provider=provider.to_json(),
                 manifest=str(top.digest),
                 config="".join(str(config.digest) for config, _ in descriptors(top.fields, "config", where)[:1]),
@@ -191,7 +195,7 @@ class Copier:
             destination.registry, destination.repository, f"repository:{destination.repository}:pull,push"
         )
         started = await self.facts.record(
-            ExportStarted(kind="copy", target=name, digest=str(digest), layers=tuple(map(str, load.blobs)))
+            ExportStarted(kind="copy", target=name, digest=str(digest), layers=fitting([*map(str, load.blobs)]))
         )
         # reason: a registry stores a manifest before it names it, so the tag's PUT is enough unless others refer to it
         image = load.image.without(digest) if destination.tag and not load.referring else load.image
@@ -206,7 +210,7 @@ class Copier:
                 kind="copy",
                 target=name,
                 digest=str(digest),
-                layers=tuple(moved),
+                layers=fitting(moved),
                 provider=destination.provider.to_json(),
             ),
             cause=started,
@@ -233,8 +237,9 @@ class Copier:
             subjects = dict.fromkeys(new)
         return tuple(found)
 
-    async def _referrers(self, provider: Provider, subject: Digest) -> Sequence[Any]:
-        return [one.manifest for one in await self.listing.referrers(provider, subject)]
+    async def _referrers(self, provider: Provider, subject: Digest) -> Sequence[Descriptor]:
+        async with self._asking:
+            return [one.manifest for one in await self.listing.referrers(provider, subject)]
 
 
 def tagged(repository: Reference, tag: str) -> Reference:

@@ -107,6 +107,8 @@ def descriptors(fields: Mapping[str, Any], key: str, where: str) -> list[tuple[D
     listed = fields.get(key) or []
     items = listed if isinstance(listed, list) else [listed]
     try:
+        if not all(isinstance(item.get("annotations") or {}, dict) for item in items):
+            raise TypeError("annotations are no object")
         found = [(Descriptor.from_json(item), item) for item in items]
         if any(descriptor.size < 0 for descriptor, _ in found):
             raise ValueError("a negative size")

@@ -27,8 +27,8 @@ BASE_DIGEST = "org.opencontainers.image.base.digest"
 
 @dataclass(frozen=True, slots=True)
 class Rebase:
-    """Put `image` from base `old` on base `new` ("" for what its annotations say) on `platforms` (none: all that it
-    and both bases have); `keep_config`: nothing of its config is taken for inherited."""
+    """Put `image` from base `old` on base `new` ("" for what its annotations or the log say) on `platforms` (none: all
+    that it and both bases have); `keep_config`: nothing of its config is taken for inherited."""
 
     FRONTEND: ClassVar = "rebase.v0"
     image: str
@@ -78,7 +78,7 @@ class Rebase:
 
     async def _one(self, image: ResolvedImage, resolver: Resolver, *, several: bool) -> Graph:
         platform = image.platform
-        names = _bases(image, self.old, self.new)
+        names = _bases(image, self.old, self.new, _said(image, resolver))
         found = await resolver.resolve([(name, platform) for name in names])
         old, new = (found[(name, platform)] for name in names)
         _check_prefix(image, old)
@@ -109,13 +109,23 @@ class Rebase:
         return Graph(tuple(unique.values()), (result,), tuple(warnings))
 
 
-def _bases(image: ResolvedImage, old: str, new: str) -> tuple[str, str]:
-    """The names of both bases; of what was not said, as the image's annotations have it. Raises InputError."""
-    name, digest = image.annotations.get(BASE_NAME, ""), image.annotations.get(BASE_DIGEST, "")
+def _said(image: ResolvedImage, resolver: Resolver) -> Mapping[str, str]:
+    """What the image says it was built on, else what is known of it here, in the same words."""
+    if BASE_NAME in image.annotations:
+        return image.annotations
+    found = resolver.base_of(image.manifest)
+    if found is None or found[0].startswith(LAYOUT):
+        return {}
+    return {BASE_NAME: found[0], BASE_DIGEST: str(found[1])}
+
+
+def _bases(image: ResolvedImage, old: str, new: str, said: Mapping[str, str]) -> tuple[str, str]:
+    """The names of both bases; those that were not given as they are `said`. Raises InputError."""
+    name, digest = said.get(BASE_NAME, ""), said.get(BASE_DIGEST, "")
     if not (old and new) and not name:
         raise InputError(
             f"the image does not say what it was built on: it has no annotation {BASE_NAME}", where=image.reference,
-            hint="name both bases: --from OLD_BASE --to NEW_BASE",
+            hint="this root did not make it either: name both bases, --from OLD_BASE --to NEW_BASE",
         )  # fmt: skip
     if not old and not digest:
         raise InputError(

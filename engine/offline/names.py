@@ -61,6 +61,10 @@ class OfflineResolver:
             raise NotHere(missing)
         return found
 
+    def base_of(self, manifest: Digest) -> tuple[str, Digest] | None:
+        """See Resolver.base_of."""
+        return self.inner.base_of(manifest)
+
     async def platforms(self, written: str) -> tuple[str, ...]:
         """See Resolver.platforms. Raises NotHere."""
         try:

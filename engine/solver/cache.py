@@ -50,8 +50,6 @@ def cache_key(
     of another result, which then is none of the inputs."""
     components: list[Component] = [("schema", SCHEMA), ("op", op_to_json(op)["op"])]
     match op:
-        case Merge(blobs=blobs):
-            components += [("blob", blob) for blob in blobs]
         case Run():
             components += [("argv", arg) for arg in op.argv]
             components += [("env", f"{name}={value}") for name, value in op.env]
@@ -72,6 +70,8 @@ def cache_key(
         case _:
             components += _source(op)
     components += [("input", str(digest)) for digest in inputs]
+    if isinstance(op, Merge):
+        components += [("blob", blob) for blob in op.blobs]
     for number, digest in sorted((contents or {}).items(), key=str):
         components.append(("content" if number is None else f"mount {number} content", str(digest)))
     return CacheKey(digest_json([list(component) for component in components]), tuple(components))

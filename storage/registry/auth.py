@@ -228,7 +228,6 @@ class Authenticator:
         return realm
 
 
-
 def _basic(credential: Credential) -> str:
     pair = f"{credential.username}:{credential.password}"
     return "Basic " + base64.b64encode(pair.encode()).decode()

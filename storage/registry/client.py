@@ -23,7 +23,7 @@ from storage.registries import Registries
 from storage.registry.attempts import Observe, Topic, Verb
 from storage.registry.auth import Authenticator
 from storage.registry.download import Download
-from storage.registry.lasting import LASTING, LastingUpload
+from storage.registry.lasting import LastingUpload
 from storage.registry.limits import Limits
 from storage.registry.listing import Listing
 from storage.registry.manifests import ACCEPT, KNOWN, media_type_of
@@ -152,6 +152,7 @@ class RegistryClient:
         try:
             async with self._session.open(call) as response:
                 status, location = response.status_code, response.headers.get("location", "")
+                named = response.headers.get("docker-content-digest", digest)
         except RegistryError as error:
             if error.kind == "auth":
                 return False  # reason: a token server that denies both scopes together may grant the upload's alone
@@ -159,7 +160,7 @@ class RegistryClient:
         if status == 202 and location:
             opened = Call("DELETE", target.registry, location, where, "the upload", scopes, repeat=False)
             await cancel_upload(self._session, opened)
-        return status == 201
+        return status == 201 and named == digest
 
     async def upload(
         self, target: Provider, blob: Descriptor, chunks: Callable[[], ByteStream], *,
@@ -167,9 +168,10 @@ class RegistryClient:
     ) -> None:  # fmt: skip
         """See `RegistryTarget.upload`. What `chunks()` raises is raised as it is, and nothing is stored then."""
         check_provider(target.registry, target.repository)
-        given = self._session, target, blob, chunks, f"{target}@{blob.digest}"
+        stored = partial(self.exists, target, blob.digest)
+        given = self._session, target, blob, chunks, f"{target}@{blob.digest}", stored
         upload = Upload(*given)
-        if resume is not None and self._uploads is not None and blob.size >= LASTING:
+        if resume is not None and self._uploads is not None and blob.size >= self._limits.lasting_bytes:
             upload = LastingUpload(*given, resume=resume, sessions=self._uploads)
         await upload.run()
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import httpx
 
 PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
+# reason: alerts of RFC 8446 section 6.2, as OpenSSL writes them; before TLS 1.3 there was none for "required"
+_CERTIFICATE_ALERTS = ("CERTIFICATE_REQUIRED", "ALERT_BAD_CERTIFICATE", "ALERT_UNKNOWN_CA", "ALERT_CERTIFICATE_UNKNOWN")
 
 
 class Unavailable(RegistryError):
@@ -27,6 +29,10 @@ class Unavailable(RegistryError):
     ) -> None:
         super().__init__(what, kind="transport", status=status, where=where, hint=hint)
         self.retry_after = retry_after
+
+    def final(self) -> RegistryError:
+        """The same, once nobody is to try again."""
+        return RegistryError(self.what, kind=self.kind, status=self.status, where=self.where, hint=self.hint)
 
 
 def broken(error: Exception, host: str, where: str) -> RegistryError:
@@ -40,6 +46,10 @@ def broken(error: Exception, host: str, where: str) -> RegistryError:
             what = f"the certificate of {host} is not trusted: {printable(cause.verify_message)}"
             hint = "name its authority's file as `ca` in registries.toml, or add it to the system's (or SSL_CERT_FILE)"
             return RegistryError(what, kind="transport", where=where, hint=hint)
+        if isinstance(cause, ssl.SSLError) and any(word in (cause.reason or "") for word in _CERTIFICATE_ALERTS):
+            what = f"{host} does not accept this client's certificate, or wants one: {printable(cause.reason)}"
+            hint = "name one as `client_certificate` in registries.toml, with `client_key`"
+            return RegistryError(what, kind="auth", where=where, hint=hint)
         if isinstance(cause, ssl.SSLError) and name == "ConnectError":
             what = f"no TLS connection to {host}: {printable(cause.reason or 'handshake failed')}"
             hint = "a registry that speaks plain http needs `http = true` in registries.toml, unless it is on loopback"

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     import httpx
 
-LASTING = 8 << 20
-"""Bytes of a blob from which on it is worth it."""
 PARTING_SECONDS = 5.0
 """What an interrupted upload may take to hear what the registry has."""
 _BARREN = 2
@@ -68,6 +66,9 @@ class LastingUpload(Upload):
                 if feed.failure is not None or failures >= transport.limits.tries:
                     raise
                 await transport.pause(failures, error.retry_after)
+                if begin + feed.sent == self._blob.size and await self._stored():
+                    self._sessions.forget(self._target, self._blob)
+                    return
                 if failures < _BARREN or begin:
                     continue
                 await self._drop(location)  # a proxy may just hang up on requests of no stated length

@@ -17,7 +17,8 @@ class Limits:
     `mirror_connect_seconds` and `mirror_tries`: the same of a mirror, as there is another place to ask; a `Retry-After`
     is honoured up to `retry_after_cap_seconds`; `progress_bytes`: a download that broke off after this much starts its
     count of tries anew; `chunk_bytes`: pieces in which blobs are handed on, of less once `chunk_seconds` passed;
-    `patch_bytes`: pieces of a chunked upload.
+    `patch_bytes`: pieces of a chunked upload; `lasting_bytes`: blobs from this size on are uploaded so that another
+    process can go on.
     """
 
     connect_seconds: float = 15.0
@@ -35,6 +36,7 @@ class Limits:
     chunk_bytes: int = MIB // 2
     chunk_seconds: float = 0.1
     patch_bytes: int = 16 * MIB
+    lasting_bytes: int = 8 * MIB
     manifest_bytes: int = 16 * MIB
     answer_bytes: int = 64 * 1024
 

@@ -87,6 +87,9 @@ def test_a_mirror_serves_all_and_is_named_but_not_remembered(site: Site) -> None
         (resolved,) = site.told("SourceResolved")
         assert resolved["provider"]["registry"] == site.registry.host
         assert resolved["resolved_by"]["registry"] == mirror.host
+        rows = [json.loads(row) for row in site.builder.run("du", "--json").out.splitlines()]
+        holders = {name.partition("/")[0] for row in rows for name in row.get("providers", ())}
+        assert holders == {site.registry.host}
         asked = len(mirror.seen)
         del site.builder.env["REFLEDGER_REGISTRIES"]
         site.builder.must_build(f"FROM {site.base['reference']}\nRUN cat /data/1 > /other\n", "--no-cache")

@@ -399,6 +399,27 @@ def test_I2_a_push_in_one_registry_and_an_image_that_is_only_composed_fetch_no_l
     assert skopeo_digest(f"docker://{out}:1") == pushes[0]["data"]["digest"]
 
 
+def test_I2_another_compression_is_for_new_layers_unless_it_is_forced(
+    builder: Builder, registry: RegistryProcess, repository: str
+) -> None:
+    image = base_image(registry, f"{repository}/base")
+    name, forced = f"{registry.host}/{repository}/out:1", f"{registry.host}/{repository}/out:2"
+    dockerfile = f"FROM {image['reference']}\nCOPY --link <<x /x\nx\n"
+    mark = registry.mark()
+    builder.must_build(dockerfile, "-o", f"type=registry,name={name},compression=zstd")
+    assert registry.layer_gets(layer_digests(image), since=mark) == []
+    one = json.loads(run("skopeo", "inspect", "--raw", "--tls-verify=false", f"docker://{name}"))["layers"]
+    assert [layer["digest"] for layer in one[:3]] == layer_digests(image)
+    assert [layer["mediaType"].rpartition("+")[2] for layer in one] == ["gzip"] * 3 + ["zstd"]
+    for _ in range(2):
+        mark = registry.mark()
+        builder.must_build(dockerfile, "-o", f"type=registry,name={forced},compression=zstd,force-compression=true")
+    assert registry.layer_gets(layer_digests(image), since=mark) == []  # the second time nothing is converted
+    two = json.loads(run("skopeo", "inspect", "--raw", "--tls-verify=false", f"docker://{forced}"))["layers"]
+    assert {layer["mediaType"].rpartition("+")[2] for layer in two} == {"zstd"}
+    assert two[3] == one[3]
+
+
 def test_a_layout_that_has_the_layers_is_written_again_without_them(
     builder: Builder, registry: RegistryProcess, repository: str, tmp_path: Path
 ) -> None:
@@ -556,6 +577,7 @@ def test_foreign_layers_stay_where_they_are_when_it_is_asked_for(
     refused = builder.build(dockerfile, *context, "-o", f"type=oci,dest={tmp_path}/x.tar")
     assert refused.code == 3
     assert f"layer {digest_of(tars[0])[7:19]}" in refused.err.replace("sha256:", "")
+    assert "prefer-nondist-layers=true leaves it there" in refused.err
     assert not (tmp_path / "x.tar").exists()
 
 

@@ -196,11 +196,23 @@ def test_a_base_with_more_layers_than_the_image_is_refused(
     assert "it has 4 layers, the base 6" in done.err
 
 
-def test_what_is_not_said_is_asked_for(bases: Bases) -> None:
+def test_the_log_knows_what_it_was_built_on(bases: Bases, registry: RegistryProcess, repository: str) -> None:
+    moved = push_image(registry.host, f"{repository}/base", [busybox_layer()], tag="1")  # another image by now
+    done = bases.rebase("--push")
+    assert done.code == 0, done.err
+    made = manifest(registry, f"{repository}/app", "1")
+    assert blobs(made)[:1] == blobs(moved)
+    assert len(made["layers"]) == 3
+    assert made["annotations"][BASE_NAME] == f"{registry.host}/{repository}/base:1"
+    assert bases.rebase("--to", bases.new["reference"], "--push").code == 0
+    assert blobs(manifest(registry, f"{repository}/app", "1"))[:1] == blobs(bases.new)
+
+
+def test_what_nobody_says_is_asked_for(bases: Bases, tmp_path: Path) -> None:
     done = bases.rebase("--from", bases.old["reference"], "--to", bases.new["reference"])
     assert done.code == 2
     assert "-t NAME --push" in done.err
-    done = bases.rebase("--push")
+    done = Builder(tmp_path / "another root").run("rebase", bases.app, "--push")
     assert done.code == 2
     assert f"no annotation {BASE_NAME}" in done.err
     assert "--from OLD_BASE --to NEW_BASE" in done.err

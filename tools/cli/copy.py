@@ -108,6 +108,7 @@ async def _foresee(request: CopyRequest) -> list[Copied]:
 async def _copy(root: roots.Root, build: str, request: CopyRequest) -> list[Copied]:
     from engine.events import BuildStarted
     from engine.images.copy import Copier
+    from engine.ledger import fitting
     from engine.operation import operate
     from tools import __version__
     from tools.imaging import imaging
@@ -116,9 +117,9 @@ async def _copy(root: roots.Root, build: str, request: CopyRequest) -> list[Copi
     async with imaging(root, build) as (ledger, made):
         copier = Copier(made.placer, made.listing, ledger, host_platform())
 
-        async def work() -> list[dict[str, object]]:
+        async def work() -> tuple[dict[str, object], ...]:
             copied.extend(await copier.copy(request))
-            return [{"ref": "", "digest": str(one.digest), "name": one.destination} for one in copied]
+            return fitting([{"ref": "", "digest": str(one.digest), "name": one.destination} for one in copied])
 
         started = BuildStarted(
             frontend="copy.v0",

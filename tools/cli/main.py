@@ -24,6 +24,8 @@ _COMMANDS = {
     "du": "tools.cli.usage",
     "events": "tools.cli.reading",
     "history": "tools.cli.history",
+    "index": "tools.cli.index",
+    "inspect": "tools.cli.inspect",
     "login": "tools.cli.login",
     "logout": "tools.cli.login",
     "output": "tools.cli.output",

@@ -21,14 +21,15 @@ _FORM = (
     "name", "compression", "compression-level", "force-compression", "oci-mediatypes", "rewrite-timestamp",
     "prefer-nondist-layers", "annotation.KEY",
 )  # fmt: skip
-_UNUSED = ("name-canonical", "dangling-name-prefix", "store", "unpack", "registry.insecure")
-_KEYS = {
+UNUSED = ("name-canonical", "dangling-name-prefix", "store", "unpack", "registry.insecure")
+KEYS: Mapping[str, tuple[str, ...]] = {
     "image": ("push", "push-by-digest", *_FORM),
     "oci": ("dest", "tar", *_FORM),
     "docker": ("dest", *_FORM),
     "local": ("dest", "platform-split"),
     "tar": ("dest", "platform-split"),
 }
+"""What each type takes; images also what is UNUSED here, as it is said of an image store."""
 _ANNOTATED = re.compile(r"annotation(?:-([a-z-]+))?(?:\[([^\]]*)\])?\.(\S+)", re.DOTALL)
 _ANNOTATION_PART = re.compile(r"([a-z-]+)(?:\[([^\]]*)\])?")
 Fields = Mapping[str, str]
@@ -79,13 +80,13 @@ def _fields(text: str) -> tuple[str, dict[str, str]]:
     if kind == "registry":
         kind = "image"
         fields.setdefault("push", "true")
-    if kind not in _KEYS:
+    if kind not in KEYS:
         hint = "the types are image, registry, oci, docker, local and tar"
         raise InputError(f"no output type {kind[:40]!r}" if kind else f"{_FLAG} {text[:200]!r} has no type", hint=hint)
-    known = (*_KEYS[kind], *(() if kind in ("local", "tar") else _UNUSED))
+    known = (*KEYS[kind], *(() if kind in ("local", "tar") else UNUSED))
     for key in fields:
         if key not in known and not (key.startswith("annotation") and "annotation.KEY" in known):
-            raise InputError(f"type={kind} has no key {key[:60]!r}", hint=f"it takes {', '.join(_KEYS[kind])}")
+            raise InputError(f"type={kind} has no key {key[:60]!r}", hint=f"it takes {', '.join(KEYS[kind])}")
     return kind, fields
 
 
@@ -112,7 +113,7 @@ def _image(
         return Output("image", "", form, called, pushing, by_digest)
     directory = not truth(_FLAG, fields, "tar", default=True)
     dest = _dest(kind, fields.get("dest", ""), directory=directory)
-    return Output(kind, dest, form, called, directory=directory)  # type: ignore[arg-type]  # _KEYS has no others
+    return Output(kind, dest, form, called, directory=directory)  # type: ignore[arg-type]  # KEYS has no others
 
 
 # ---------------------------------------------------------------- the form of an image

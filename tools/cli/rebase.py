@@ -11,8 +11,8 @@ from tools.cli.edit import Wanted, edit, edit_options, platforms
 
 @click.command()
 @click.argument("image")
-@click.option("--from", "old", default="", metavar="OLD_BASE", help="What it was built on.  [default: it says so]")
-@click.option("--to", "new", default="", metavar="NEW_BASE", help="What it is to stand on.  [default: it says so]")
+@click.option("--from", "old", default="", metavar="OLD_BASE", help="What it was built on.  [default: what it says]")
+@click.option("--to", "new", default="", metavar="NEW_BASE", help="What it is to stand on.  [default: the same name]")
 @click.option("--platform", "wanted", multiple=True, metavar="OS/ARCH,…", help="Platforms.  [default: all it has]")
 @click.option("--keep-config", is_flag=True, help="Keep its whole config, also what it inherited from OLD_BASE.")
 @edit_options
@@ -21,8 +21,8 @@ def rebase(image: str, old: str, new: str, wanted: tuple[str, ...], keep_config:
 
     What the config of IMAGE has as OLD_BASE had it becomes what NEW_BASE has; what differs is IMAGE's own and stays.
     Without --from and --to the annotations org.opencontainers.image.base.name and .digest of IMAGE say what it was
-    built on, and the result is on what that name is now. --push without -t moves the tag of IMAGE. Whether the result
-    runs is not tried: its own layers must fit the new base.
+    built on, or the log where this root built it, and the result is on what that name is now. --push without -t moves
+    the tag of IMAGE. Whether the result runs is not tried: its own layers must fit the new base.
 
     Exit codes: 0 done, 2 wrong input or IMAGE is not based on OLD_BASE, 3 network, disk or permission, 4 verification
     failed, 130 interrupted.

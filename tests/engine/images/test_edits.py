@@ -46,8 +46,9 @@ def image(name: str, layers: Sequence[str], architecture: str = "amd64", **more:
 class Known:
     """A resolver that knows these images."""
 
-    def __init__(self, *images: ResolvedImage) -> None:
+    def __init__(self, *images: ResolvedImage, made: Mapping[Digest, tuple[str, Digest]] | None = None) -> None:
         self.images = images
+        self.made = made or {}
 
     async def resolve(self, wanted: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], ResolvedImage]:
         return {key: self._find(*key) for key in wanted}
@@ -55,9 +56,12 @@ class Known:
     async def platforms(self, written: str) -> tuple[str, ...]:
         return tuple(item.platform for item in self.images if item.reference == written)
 
+    def base_of(self, manifest: Digest) -> tuple[str, Digest] | None:
+        return self.made.get(manifest)
+
     def _find(self, reference: str, platform: str) -> ResolvedImage:
         for item in self.images:
-            if reference in {item.reference, f"{item.reference.rpartition(':')[0]}@{item.digest}"} and (
+            if reference in {item.reference, f"{item.reference}@{item.digest}"} and (
                 item.platform == platform
             ):
                 return item
@@ -111,6 +115,17 @@ def test_annotations_stand_for_what_is_not_said() -> None:
     graph = asyncio.run(Rebase("registry.example/app:1").compile(Moved(app, again)))
     assert isinstance(graph.vertices[0].op, ImageSource)
     assert graph.vertices[0].op.layers == again.layers
+
+
+def test_what_was_built_here_is_known_unless_the_image_says_otherwise() -> None:
+    known = {APP.manifest: ("registry.example/base:1", OLD.digest)}
+    graph = asyncio.run(
+        Rebase(APP.reference, new="registry.example/base:2").compile(Known(OLD, NEW, APP, made=known))
+    )
+    assert [entry["created_by"] for entry in graph.results[0].base_history] == ["three", "own"]
+    layout = {APP.manifest: ("oci-layout:///etc", OLD.digest)}
+    with pytest.raises(InputError, match="no annotation"):
+        asyncio.run(Rebase(APP.reference).compile(Known(OLD, NEW, APP, made=layout)))
 
 
 @pytest.mark.parametrize(

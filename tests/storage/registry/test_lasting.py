@@ -15,13 +15,12 @@ import pytest
 from storage.digest import sha256
 from storage.errors import RegistryError, VerificationError
 from storage.interfaces import Provider
-from storage.registry import RegistryClient
-from storage.registry.lasting import LASTING
+from storage.registry import Limits, RegistryClient
 from storage.uploads import KEPT_SECONDS, UploadSessions
 from tests.registry_fixture import RegistryProcess
 from tests.storage.registry.kit import described, fetched, noise, use
 
-BIG = noise(LASTING + 123_456, seed=3)
+BIG = noise(Limits().lasting_bytes + 123_456, seed=3)
 HALF = 4 << 20
 
 
