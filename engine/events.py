@@ -286,7 +286,8 @@ class SourceTried(Fact):
 
 class MaterializationRequested(Fact):
     """`reason`: run, copy, export, shell or inspect; `layers`: digests of the blobs to come, whole or in part; `bytes`:
-    the sizes of what is to come, as far as they are known (not of a table of contents)."""
+    the sizes of what is to come, as far as they are known (not of a table of contents); `snapshotter`: how they are
+    laid out, "" when they are not, as for an export that converts them."""
 
     STREAM: ClassVar[Literal["build", "ref", "cache"]] = "ref"
     ref: str
