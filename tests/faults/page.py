@@ -10,7 +10,6 @@ from tests.faults import pulls, pushes
 from tests.faults.scene import CHUNKS, LASTING, LIST, MANIFEST, MOUNT, PULL, PUSH, RANGES, Outcome, Row
 
 PAGE = PROJECT / "docs/registry-faults.md"
-ROWS: tuple[Row, ...] = (*pulls.ROWS, *pushes.ROWS)
 _HEAD = """# Registries on a bad day
 
 What the registry client makes of each fault, and what was left when it gave up. A proxy (`tests/faulty.py`) stands
@@ -39,6 +38,8 @@ _SIDES = {
               "another process could go on with."),
     MOUNT: ("Mount", "Another repository of the registry has the layer."),
 }  # fmt: skip
+
+ROWS: tuple[Row, ...] = tuple(sorted((*pulls.ROWS, *pushes.ROWS), key=lambda row: list(_SIDES).index(row.side)))
 
 
 def page(outcomes: Sequence[tuple[Row, Outcome]]) -> str:
