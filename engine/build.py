@@ -45,8 +45,7 @@ if TYPE_CHECKING:
     # reason: what only some builds need is not loaded for all
     from engine.cache.export import CacheExporter
     from engine.cache.spec import CacheSource, CacheTarget
-    from engine.exporters.exporters import Built, Exporters
-    from engine.exporters.image import Bundle
+    from engine.exporters.exporters import Built, Exporters, Written
     from engine.images.definition import Definition
     from engine.images.intake import LayerFiles
     from engine.offline.needs import Needs
@@ -100,14 +99,16 @@ class Foreseen:
 
 @dataclass(frozen=True, slots=True)
 class BuildResult:
-    """`digest`: of the manifest or index, when an output needed one, `config` of the config or index; `ref`: the first
-    result's id; `warnings`: the frontend's; `foreseen`: all there is when the build was only checked."""
+    """`digest`: of the manifest or index of the first output that has one, `config` of its config or index; `ref`: the
+    first result's id; `warnings`: the frontend's; `foreseen`: all there is when the build was only checked; `written`:
+    the outputs."""
 
     ref: str
     digest: Digest | None
     config: Digest | None = None
     warnings: tuple[str, ...] = ()
     foreseen: Foreseen | None = None
+    written: tuple[Written, ...] = ()
 
 
 @dataclass(slots=True)
@@ -298,7 +299,8 @@ class Engine:
         )
 
     async def _export(self, request: BuildRequest, graph: Graph, solution: Solution) -> BuildResult:
-        made, refs = None, solution.refs
+        written: tuple[Written, ...] = ()
+        refs = solution.refs
         warnings = list(graph.warnings)
         caching = self.caching(graph, solution, request.epoch) if request.cache_to else None
         if request.outputs:
@@ -307,18 +309,18 @@ class Engine:
             built = [Built(item, refs[item.vertex], _base_layers(graph, item.vertex)) for item in graph.results]
             inline = caching is not None and any(target.kind == "inline" for target in request.cache_to)
             extra = caching.inline if caching is not None and inline else None
-            made = await self.exporters().export(built, request.outputs, request.names, request.epoch, extra)
-            warnings += _told_repacked(graph, built, made)
+            written = await self.exporters().export(built, request.outputs, request.epoch, extra)
+            warnings += _told_repacked(graph, built, written)
         if caching is not None:
             warnings += await caching.export(request.cache_to)
-        entries = []
+        entries, made = [], next((one.made for one in written if one.made is not None), None)
         for number, result in enumerate(graph.results):
             entry = {"ref": refs[result.vertex].id, "platform": result.platform}
             entries.append(entry | ({"digest": str(made.images[number].digest)} if made else {}))
         await self.ledger.record(BuildCompleted(results=tuple(entries)))
         first = refs[graph.results[0].vertex].id
         digest, config = (made.digest, made.config) if made else (None, None)
-        return BuildResult(first, digest, config, tuple(warnings))
+        return BuildResult(first, digest, config, tuple(warnings), written=written)
 
     async def _failed(self, error: RefledgerError, vertex: Vertex | None) -> None:
         where = None if vertex is None else str(vertex.digest)
@@ -348,11 +350,17 @@ def _base_layers(graph: Graph, digest: Digest) -> int:
     return _base_layers(graph, vertex.inputs[0]) if vertex.inputs else 0
 
 
-def _told_repacked(graph: Graph, built: Sequence[Built], made: Bundle | None) -> list[str]:
-    """A warning when layers of base images are in other blobs than their registries have them in."""
+def _told_repacked(graph: Graph, built: Sequence[Built], written: Sequence[Written]) -> list[str]:
+    """A warning when layers of base images are in other blobs than their registries have them in, unasked."""
     listed = {layer.blob.digest for v in graph.vertices if isinstance(v.op, ImageSource) for layer in v.op.layers}
-    bases = [image.layers[: item.base_layers] for item, image in zip(built, made.images, strict=True)] if made else []
-    again = {layer.diff_id for layers in bases for layer in layers if layer.blob and layer.blob.digest not in listed}
+    again = {
+        layer.diff_id
+        for one in written
+        if one.made is not None and not one.output.form.compression.force
+        for item, image in zip(built, one.made.images, strict=True)
+        for layer in image.layers[: item.base_layers]
+        if layer.blob and layer.blob.digest not in listed
+    }
     if not again:
         return []
     return [

@@ -58,7 +58,8 @@ class RuntimeChosen(Fact):
 
 
 class BuildCompleted(Fact):
-    """`results`: each `ref`, and `digest` of its manifest when something was exported."""
+    """`results`: each `ref`, and `digest` of its manifest when something was exported. What is no ref, an index or a
+    copy, has `name` and `digest`, and "" as `ref`."""
 
     results: tuple[Json, ...]
 
@@ -148,7 +149,8 @@ class VertexOutput(Fact):
 
 class SourceResolved(Fact):
     """`reference` as written; `digest` what the tag named; `manifest` the one for `platform`; `config`: digest;
-    `recalled`: nobody was asked, an earlier event said so (--offline)."""
+    `recalled`: nobody was asked, an earlier event said so (--offline); `resolved_by`: the place that said what the tag
+    is, `provider` or a mirror of it, None when nobody was asked, and in older logs."""
 
     reference: str
     digest: str
@@ -157,6 +159,7 @@ class SourceResolved(Fact):
     manifest: str
     config: str
     recalled: bool = False
+    resolved_by: Json | None = None
 
 
 class ContextScanned(Fact):
@@ -264,10 +267,11 @@ class LayerStored(Fact):
 
 
 class SourceTried(Fact):
-    """One registry was asked once, and what came of it: `verb` pull, manifest, resolve, mount, upload or put; `name`: a
-    digest or a tag; `status` of its answer, 0 for none; `outcome` ok, refused, or the `kind` of a failure (missing,
-    auth, transport, corrupt), with `error`; `bytes` of the body that came or went; `mirror_of`: the registry and
-    repository (`host/name`) that was meant, when this is a mirror of it."""
+    """One registry was asked once, and what came of it: `verb` pull, manifest, resolve, mount, upload, put, or exists
+    (told of when it failed only); `name`: a digest or a tag; `status` of its answer, 0 for none; `outcome` ok, refused,
+    or the `kind` of a failure (missing, auth, transport, corrupt), with `error`; `bytes` of the body that came or went;
+    `mirror_of`: the registry and repository (`host/name`) that was meant, when this is a mirror of it. A part of a blob
+    is `ok` when it is complete: that it was wrong shows with the rest of the blob (PullFailed)."""
 
     verb: str
     name: str
@@ -550,13 +554,15 @@ class Pruned(Fact):
 
 
 class ExportStarted(Fact):
-    """`kind`: image, oci, docker, local or cache; `target`: name or path, of a cache as written; `layers`: digests that
-    may have to be read."""
+    """`kind`: image, index, copy, oci, docker, local, tar or cache; `target`: name or path, of a cache as written;
+    `layers`: digests that may have to be read, of an index at most 200; `compression`: what was asked for (see
+    Compression.written), "" where there is none."""
 
     kind: str
     target: str
     digest: str
     layers: tuple[str, ...] = ()
+    compression: str = ""
 
 
 class ExportProgressed(Fact):
@@ -570,14 +576,16 @@ class ExportProgressed(Fact):
 
 
 class Exported(Fact):
-    """`layers`: each `digest`, `transport` (mounted, streamed, uploaded, present, written), `bytes` moved, `source`;
-    `provider`: where the blobs can be read from now on, for a registry."""
+    """`digest` of the manifest or index, of a tar its own; `layers`: each `digest`, `transport` (mounted, streamed,
+    uploaded, present, written), `bytes` moved, `source`; `provider`: where the blobs can be read from now on, for a
+    registry; `compression` as in ExportStarted."""
 
     kind: str
     target: str
     digest: str
     layers: tuple[Json, ...]
     provider: Json | None = None
+    compression: str = ""
 
 
 # ---------------------------------------------------------------- what a step had beside its inputs

@@ -8,11 +8,27 @@ order of the calls, and a durable fact has all before it durable too.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from concurrent.futures import Future
-from typing import Protocol
+from typing import Any, Protocol
 
 from engine.events import Fact, to_data
+from storage.digest import canonical_json
 from storage.interfaces import Event, EventLog, NewEvent
+
+ROOM = 48 * 1024
+"""Bytes that a list in one event may take: an event has 64 KiB."""
+
+
+def fitting(items: Sequence[Any]) -> tuple[Any, ...]:
+    """The first of `items` (as events hold them) that one event has room for: mostly all."""
+    fit, room = [], ROOM
+    for item in items:
+        room -= len(canonical_json(item))
+        if room < 0:
+            break
+        fit.append(item)
+    return tuple(fit)
 
 
 class Facts(Protocol):
@@ -66,3 +82,14 @@ class Ledger:
     def _raise_failure(self) -> None:
         if self._failure is not None:
             raise self._failure
+
+
+class Silent:
+    """Facts that nobody keeps: those of somebody who only looks."""
+
+    async def record(self, _fact: Fact, *, vertex: str | None = None, cause: int | None = None) -> int:  # noqa: ARG002
+        """See Facts."""
+        return 0
+
+    def post(self, _fact: Fact, *, vertex: str | None = None, cause: int | None = None) -> None:
+        """See Facts."""

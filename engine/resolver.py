@@ -12,9 +12,10 @@ from engine.graph import ResolvedImage
 from engine.images.contents import platform_of, read_annotations, read_config_blob, read_layers
 from engine.images.read import ImageReader
 from engine.ledger import Facts
+from engine.refs.places import Places
 from engine.together import together
 from storage.digest import Digest
-from storage.interfaces import BlobStore, Descriptor, Reference, RegistrySource
+from storage.interfaces import BlobStore, Descriptor, Provider, Reference, RegistrySource
 from storage.platform import choose_platform, host_platform, list_platforms, parse_platform
 from storage.reference import LAYOUT, parse_layout, parse_reference
 
@@ -63,13 +64,14 @@ class ImageResolver:
     blobs: BlobStore
     facts: Facts
     names: Names | None = None
+    places: Places = field(default_factory=Places)
     bases: Bases | None = None
     _images: ImageReader = field(init=False)
-    _tops: dict[str, asyncio.Task[Descriptor]] = field(default_factory=dict)
+    _tops: dict[str, asyncio.Task[tuple[Descriptor, Provider]]] = field(default_factory=dict)
     """What a name points at: asked once a build, so that all its platforms come from one index."""
 
     def __post_init__(self) -> None:
-        self._images = ImageReader(self.registry, self.blobs)
+        self._images = ImageReader(self.registry, self.blobs, self.places)
 
     async def resolve(self, wanted: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], ResolvedImage]:
         """All of `wanted` (reference as written, platform) at once. Raises InputError, RegistryError,
@@ -81,7 +83,7 @@ class ImageResolver:
     async def _resolve(self, written: str, platform: str) -> ResolvedImage:
         reference = parse_image(written)
         provider = reference.provider
-        top = await self._top(reference, platform)
+        top, resolved_by = await self._top(reference, platform)
         where = str(reference)
         image = await self._images.manifest(provider, top.digest, where)
         if image.is_index:
@@ -99,6 +101,7 @@ class ImageResolver:
                 manifest=str(image.digest),
                 config=str(config_blob.digest),
                 recalled=self.names is not None,
+                resolved_by=resolved_by.to_json() if resolved_by else None,
             )
         )
         return ResolvedImage(
@@ -111,7 +114,7 @@ class ImageResolver:
         reference = parse_image(written)
         provider, where = reference.provider, str(reference)
         host = str(host_platform())
-        top = await self._top(reference, host)
+        top, _ = await self._top(reference, host)
         image = await self._images.manifest(provider, top.digest, where)
         if image.is_index:
             return tuple(map(str, list_platforms(image.fields))) or (host,)
@@ -122,12 +125,13 @@ class ImageResolver:
         """See Resolver.base_of."""
         return self.bases.base_of(manifest) if self.bases is not None else None
 
-    async def _top(self, reference: Reference, platform: str) -> Descriptor:
+    async def _top(self, reference: Reference, platform: str) -> tuple[Descriptor, Provider | None]:
+        """What the name is, and who says so."""
         if self.names is not None:
-            return await self.names.resolve(reference, platform)
+            return await self.names.resolve(reference, platform), None
         written = reference.written
         if written not in self._tops:
-            self._tops[written] = asyncio.ensure_future(self.registry.resolve(reference))
+            self._tops[written] = asyncio.ensure_future(self.places.resolve(reference, self.registry.resolve))
         return await self._tops[written]
 
 

@@ -54,9 +54,12 @@ async def in_thread(work: Callable[[], T]) -> T:
 
 
 @asynccontextmanager
-async def locked(locks: Locks, name: str, *, shared: bool = False) -> AsyncIterator[None]:
-    """Hold lock `name`, waiting for whoever has it, in this process or another; `shared` as in Locks."""
+async def locked(locks: Locks, name: str, *, shared: bool = False) -> AsyncIterator[bool]:
+    """Hold lock `name`, waiting for whoever has it, in this process or another: was there anybody? `shared` as in
+    Locks."""
+    waited = False
     while (lock := locks.try_acquire(name, shared=shared)) is None:
+        waited = True
         await asyncio.sleep(POLL)
     with lock:
-        yield
+        yield waited

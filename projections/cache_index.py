@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from projections.fields import integer, mapping, maybe_text, objects, size, text, texts
-from projections.runner import Projection, Views
+from projections.fields import PUSHED, integer, mapping, maybe_text, objects, size, strings, text, texts
+from projections.runner import Projection, Row, Views
 from projections.usage import Usage
 from storage.digest import canonical_json
 from storage.interfaces import Event, Provider
@@ -34,12 +35,13 @@ class CacheEntry:
 
 @dataclass(frozen=True, slots=True)
 class PackedLayer:
-    """A snapshot's layer as a blob: `diff_id` of the tar, `digest` and `bytes` of the blob."""
+    """A layer as a blob: `diff_id` of the tar, `digest` and `bytes` of the blob, `annotations` of its descriptor."""
 
     diff_id: str
     digest: str
     media_type: str
     bytes: int
+    annotations: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,24 +79,27 @@ class CacheIndex:
         return None
 
     def blob_of(self, snapshot: str) -> PackedLayer | None:
-        """The blob that holds `snapshot` as it was, or else with clamped times, the latest such."""
+        """The blob that holds `snapshot` as it was, or else with clamped times, or else with the files that an eStargz
+        adds; the latest such."""
         rows = self._views.query(
-            "SELECT diff_id, digest, media_type, bytes FROM packed WHERE snapshot = ?"
-            " ORDER BY epoch IS NOT NULL, seq DESC LIMIT 1",
+            f"SELECT {_PACKED} FROM packed WHERE name = ? AND NOT converted"  # noqa: S608  # a constant
+            " ORDER BY substr(compression, 1, 7) = 'estargz', epoch IS NOT NULL, seq DESC LIMIT 1",
             (snapshot,),
         )
-        return PackedLayer(*rows[0]) if rows else None
+        return _packed(rows[0]) if rows else None
 
     def let_go(self, name: str) -> bool:
         """Were the bytes of `name` (a diff ID, or the id of a snapshot) removed here on purpose, and not made since?"""
         return Usage(self._views).tombstone(name) is not None
 
-    def packed(self, snapshot: str, epoch: int | None) -> PackedLayer | None:
-        """The blob that `snapshot` was packed into last, with times clamped to `epoch` (None: not clamped)."""
+    def packed(self, name: str, epoch: int | None, compression: str) -> PackedLayer | None:
+        """The blob that `name` (a snapshot, or the digest of a blob that was converted) was packed into last, with
+        times clamped to `epoch` (None: not clamped) and as `compression` (Compression.written)."""
         rows = self._views.query(
-            "SELECT diff_id, digest, media_type, bytes FROM packed WHERE snapshot = ? AND epoch IS ?", (snapshot, epoch)
+            f"SELECT {_PACKED} FROM packed WHERE name = ? AND epoch IS ? AND compression = ?",  # noqa: S608  # a constant
+            (name, epoch, compression),
         )
-        return PackedLayer(*rows[0]) if rows else None
+        return _packed(rows[0]) if rows else None
 
     def providers_of(self, digest: str) -> list[Provider]:
         """Everyone known to hold blob `digest`: last seen first, those that said they lost it at the end."""
@@ -121,6 +126,14 @@ class CacheIndex:
         """Packs of contents of contexts, the newest first, at most `limit`."""
         rows = self._views.query("SELECT pack FROM packs ORDER BY seq DESC LIMIT ?", (limit,))
         return [pack for (pack,) in rows]
+
+
+_PACKED = "diff_id, digest, media_type, bytes, annotations"
+
+
+def _packed(row: Row) -> PackedLayer:
+    diff_id, digest, media_type, count, annotations = row
+    return PackedLayer(diff_id, digest, media_type, count, json.loads(annotations))
 
 
 def _context_kept(cursor: sqlite3.Cursor, event: Event) -> None:
@@ -159,14 +172,15 @@ def _cache_recorded(cursor: sqlite3.Cursor, event: Event) -> None:
 
 def _blob_created(cursor: sqlite3.Cursor, event: Event) -> None:
     data = event.data
-    snapshot = text(data, "snapshot", "") or text(data, "ref")
-    epoch = integer(data, "epoch")
-    cursor.execute("DELETE FROM packed WHERE snapshot = ? AND epoch IS ?", (snapshot, epoch))
+    source = text(data, "source", "")
+    name = text(data, "snapshot", "") or source or text(data, "ref")
+    key = name, integer(data, "epoch"), text(data, "compression", "gzip")
+    cursor.execute("DELETE FROM packed WHERE name = ? AND epoch IS ? AND compression = ?", key)
     cursor.execute(
-        "INSERT INTO packed VALUES (?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO packed VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
-            snapshot, epoch, text(data, "diff_id"), text(data, "digest"), text(data, "media_type", ""),
-            size(data, "bytes"), event.seq,
+            *key, text(data, "diff_id"), text(data, "digest"), text(data, "media_type", ""), size(data, "bytes"),
+            canonical_json(strings(data, "annotations")).decode(), bool(source), event.seq,
         ),
     )  # fmt: skip
 
@@ -189,7 +203,9 @@ def _remote_created(cursor: sqlite3.Cursor, event: Event) -> None:
 
 
 def _layer_pulled(cursor: sqlite3.Cursor, event: Event) -> None:
-    if provider := mapping(event.data, "provider"):
+    """A mirror is not remembered: whether it is asked is for registries.toml to say."""
+    provider = mapping(event.data, "provider")
+    if provider and not text(provider, "mirror_of", ""):
         _provided(cursor, event, [text(event.data, "digest")], provider)
 
 
@@ -209,7 +225,7 @@ def _provider_lost(cursor: sqlite3.Cursor, event: Event) -> None:
 
 def _exported(cursor: sqlite3.Cursor, event: Event) -> None:
     provider = mapping(event.data, "provider")
-    if provider and maybe_text(event.data, "kind") == "image":
+    if provider and maybe_text(event.data, "kind") in PUSHED:
         _provided(cursor, event, [text(layer, "digest") for layer in objects(event.data, "layers")], provider)
 
 
@@ -229,14 +245,14 @@ def _pruned(cursor: sqlite3.Cursor, event: Event) -> None:
 
 PROJECTION = Projection(
     name="cache_index",
-    version=6,
+    version=7,
     tables=("cache", "packed", "providers", "pages", "kept", "packs"),
     schema=(
         "CREATE TABLE cache (key TEXT PRIMARY KEY, ref TEXT, layers TEXT, components TEXT, build TEXT, seq INTEGER,"
         " resolved TEXT, importer TEXT) WITHOUT ROWID",
-        "CREATE TABLE packed (snapshot TEXT, epoch INTEGER, diff_id TEXT, digest TEXT, media_type TEXT, bytes INTEGER,"
-        " seq INTEGER)",
-        "CREATE INDEX packed_snapshot ON packed (snapshot)",
+        "CREATE TABLE packed (name TEXT, epoch INTEGER, compression TEXT, diff_id TEXT, digest TEXT, media_type TEXT,"
+        " bytes INTEGER, annotations TEXT, converted INTEGER, seq INTEGER)",
+        "CREATE INDEX packed_name ON packed (name)",
         "CREATE TABLE providers (digest TEXT, registry TEXT, repository TEXT, scope TEXT, mirrors TEXT, lost INTEGER,"
         " seq INTEGER, PRIMARY KEY (digest, registry, repository)) WITHOUT ROWID",
         "CREATE TABLE pages (url TEXT PRIMARY KEY, digest TEXT, bytes INTEGER, mtime INTEGER, etag TEXT,"

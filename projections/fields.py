@@ -22,6 +22,9 @@ class Malformed(ValueError):
     """A field that is missing without a default, or not of the type its event promises."""
 
 
+PUSHED = frozenset({"image", "index", "copy"})
+"""Kinds of exports that put a name into a registry."""
+
 BAD_EVENT = (Malformed, KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError, InputError)
 """What a handler may raise over an event that no version of the engine wrote."""
 
@@ -83,6 +86,14 @@ def mapping(data: Data, key: str) -> dict[str, Any]:
         return {}
     if not isinstance(value, dict):
         raise Malformed(f"{key} is not an object")
+    return value
+
+
+def strings(data: Data, key: str) -> dict[str, str]:
+    """The object `key`, whose values are strings; empty when it is absent or null. Raises Malformed."""
+    value = mapping(data, key)
+    if not all(isinstance(item, str) for item in value.values()):
+        raise Malformed(f"{key} is not an object of texts")
     return value
 
 

@@ -189,7 +189,7 @@ def _copies(views: Views) -> dict[str, list[tuple[str, Copy]]]:
     index = CacheIndex(views)
     known: dict[str, tuple[Provider, ...]] = {}
     found: dict[str, list[tuple[str, Copy]]] = defaultdict(list)
-    rows = views.query("SELECT item, digest, diff_id, media_type, bytes FROM copies ORDER BY item, digest")
+    rows = views.query("SELECT item, digest, diff_id, media_type, bytes FROM copies ORDER BY item, converted, digest")
     for item, digest, diff_id, media_type, count in rows:
         if digest not in known:
             known[digest] = tuple(index.providers_of(digest))

@@ -64,6 +64,11 @@ def _listed(*keys: str) -> Callable[[Event], list[str]]:
     return lambda event: [name for key in keys for name in texts(event.data, key)]
 
 
+def _unanswered(event: Event) -> list[str]:
+    """Requests that went well are told of by what they were made for, and there are many."""
+    return [] if maybe_text(event.data, "outcome") == "ok" else [text(event.data, "name")]
+
+
 def _layers(*keys: str) -> Callable[[Event], list[str | None]]:
     def names(event: Event) -> list[str | None]:
         layers = [text(layer, "digest", "") for layer in objects(event.data, "layers")]
@@ -78,7 +83,7 @@ def _results(event: Event) -> list[str | None]:
 
 PROJECTION = Projection(
     name="mentions",
-    version=1,
+    version=2,
     tables=("mentions",),
     schema=(
         "CREATE TABLE mentions (name TEXT, type TEXT, seq INTEGER, build TEXT, PRIMARY KEY (name, type, seq))"
@@ -97,6 +102,7 @@ PROJECTION = Projection(
         "MaterializationRequested": _keep(_fields("ref")),
         "Materialized": _keep(_fields("ref")),
         "MaterializationFailed": _keep(_fields("ref", "digest")),
+        "SourceTried": _keep(_unanswered),
         "PullStarted": _keep(_fields("digest")),
         "PullFailed": _keep(_fields("digest")),
         "LayerPulled": _keep(_fields("digest")),

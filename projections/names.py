@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from dataclasses import dataclass
 
-from projections.fields import maybe_text, text
+from projections.fields import PUSHED, maybe_text, text
 from projections.runner import Projection, Views
 from storage.errors import InputError
 from storage.interfaces import Event
@@ -56,7 +56,7 @@ def _source_resolved(cursor: sqlite3.Cursor, event: Event) -> None:
 
 
 def _exported(cursor: sqlite3.Cursor, event: Event) -> None:
-    if maybe_text(event.data, "kind") == "image":
+    if maybe_text(event.data, "kind") in PUSHED:
         _named(cursor, event, text(event.data, "target"), "")
 
 

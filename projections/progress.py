@@ -122,10 +122,13 @@ class ProgressView:
 
     def _source_resolved(self, event: Event) -> list[Step]:
         data = event.data
-        recalled = data.get("recalled") is True
+        recalled, by = data.get("recalled") is True, mapping(data, "resolved_by")
         self.sources.append(
-            Source(text(data, "reference"), text(data, "digest"), text(data, "platform", ""), event.vertex, recalled)
-        )
+            Source(
+                text(data, "reference"), text(data, "digest"), text(data, "platform", ""), event.vertex, recalled,
+                provider_name(by) if by.get("mirror_of") else "",
+            )
+        )  # fmt: skip
         return [self._steps[event.vertex]] if event.vertex in self._steps else []
 
     def _found_missing(self, event: Event) -> list[Step]:
@@ -294,7 +297,8 @@ class ProgressView:
 
     def _export(self, event: Event) -> Step:
         kind, target = text(event.data, "kind", ""), text(event.data, "target", "")
-        name = f"exporting {kind} to {target}" if kind == "cache" else f"exporting to {kind} {target}"
+        told = {"cache": "exporting cache to", "copy": "copying to", "index": "exporting index to"}
+        name = f"{told.get(kind, f'exporting to {kind}')} {target}"
         step = self._named(f"export {kind} {target}", name, "export")
         if step.state == "pending":
             step.state, step.started = "running", event.time
@@ -310,6 +314,8 @@ class ProgressView:
                 transfer = step.transfers.setdefault(digest, Transfer(digest, requested=event.time))
                 transfer.transport = text(event.data, "transport", "")
                 transfer.advance(event.time, size(event.data, "bytes"), size(event.data, "total"))
+                if transfer.done == transfer.total:
+                    transfer.finish(event.time, transfer.done)
                 return [step]
         return []
 
@@ -319,8 +325,11 @@ class ProgressView:
         for layer in objects(event.data, "layers"):
             digest = text(layer, "digest")
             transfer = step.transfers.setdefault(digest, Transfer(digest, requested=event.time))
-            transfer.transport = text(layer, "transport", "")
+            transfer.transport, transfer.provider = text(layer, "transport", ""), text(layer, "source", "")
             transfer.finish(event.time, size(layer, "bytes"))
+        for transfer in step.transfers.values():
+            if transfer.open:  # a config on its way: it is no layer, so nothing else tells its end
+                transfer.finish(event.time, transfer.done)
         return self._close(step, "done", event)
 
     def _cache_exported(self, event: Event) -> list[Step]:
@@ -331,7 +340,7 @@ class ProgressView:
         for layer in objects(event.data, "layers"):
             digest = text(layer, "digest")
             transfer = step.transfers.setdefault(digest, Transfer(digest, requested=event.time))
-            transfer.transport = text(layer, "transport", "")
+            transfer.transport, transfer.provider = text(layer, "transport", ""), text(layer, "source", "")
             transfer.finish(event.time, size(layer, "bytes"))
         step.error = text(event.data, "error", "")
         return self._close(step, "failed" if step.error else "done", event)

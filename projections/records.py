@@ -171,19 +171,20 @@ def _fold(found: Records, event: Event) -> None:
             found.first.setdefault((record.ref, build), record)
             for key in filter(None, dict.fromkeys((record.key, record.resolved))):
                 found.by_key.setdefault(key, []).append(record)
-        case "BlobCreated":
+        case "BlobCreated" if not text(data, "source", ""):
             snapshot = text(data, "snapshot", "") or text(data, "ref", "")
             found.packed.setdefault(snapshot, []).append(text(data, "digest"))
         case "LayerPulled":
-            came = provider_name(mapping(data, "provider")), tuple(texts(data, "verified"))
-            found.pulled[text(data, "digest")] = came
-            found.providers[text(data, "digest")] = came[0]
+            who = mapping(data, "provider")
+            found.pulled[text(data, "digest")] = provider_name(who), tuple(texts(data, "verified"))
+            if not text(who, "mirror_of", ""):  # a mirror serves, and is not known to have anything
+                found.providers[text(data, "digest")] = provider_name(who)
         case "LayerStored":
             layer = mapping(data, "layer")
             found.pulled[text(layer, "digest")] = f"file {text(data, 'name', '?')}", ("digest", "diff_id")
         case "Exported" | "RemoteCreated":
-            who = provider_names([mapping(data, "provider"), *objects(data, "providers")])
-            found.providers |= {text(layer, "digest"): who for layer in objects(data, "layers") if who}
+            names = provider_names([mapping(data, "provider"), *objects(data, "providers")])
+            found.providers |= {text(layer, "digest"): names for layer in objects(data, "layers") if names}
         case _ if event.type in LENT:
             found.lent.setdefault((event.build or "", event.vertex or ""), []).append(event)
         case _:

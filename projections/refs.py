@@ -20,9 +20,9 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class RefRecord:
-    """One ref. `kind`: how it came to be, remote (an image) or local (a step's result); `layers` bottom first and
-    `providers` as in the events; `build` and `seq` of its creation; `materialized`: mountable here, as far as the log
-    says; `bytes`: of a remote's blobs, of a local's own diff."""
+    """One ref. `kind`: how it came to be, remote (an image) or local (a step's result), or blob; `layers` bottom first
+    and `providers` as in the events; `build` and `seq` of its creation; `materialized`: mountable here, as far as the
+    log says; `bytes`: of a remote's blobs, of a local's own diff."""
 
     ref: str
     kind: str
@@ -65,7 +65,8 @@ class Refs:
         return [self._record(row) for row in self._views.query(sql, (-1 if limit is None else limit,))]
 
     def get(self, ref: str) -> RefRecord:
-        """The ref whose id is, or alone begins with, `ref`; `sha256:` may be left out. Raises InputError."""
+        """The ref whose id is, or alone begins with, `ref`; `sha256:` may be left out. Or the blob of a layer, as a
+        record of kind `blob`, with that layer alone. Raises InputError."""
         rows = self._views.query(
             f"SELECT {_COLUMNS} FROM refs"  # noqa: S608  # a constant
             " WHERE substr(ref, 1, length(?1)) = ?1 OR substr(ref, 1, length(?1) + 7) = 'sha256:' || ?1"
@@ -73,10 +74,33 @@ class Refs:
             (ref,),
         )
         if not ref or not rows:
+            if ref and (blob := self._blob(ref)) is not None:
+                return blob
             raise InputError(f"no ref {ref[:80]!r}", hint="`refledger refs` lists the refs of this root")
         if len(rows) > 1 and rows[0][0] != ref:
             raise InputError(f"several refs begin with {ref!r}: {', '.join(row[0] for row in rows)}")
         return self._record(rows[0])
+
+    def _blob(self, digest: str) -> RefRecord | None:
+        """The one blob whose digest is, or begins with, `digest`, as the refs that hold it tell. Raises InputError."""
+        rows = self._views.query(
+            "SELECT layer.value, refs.providers, refs.seq FROM refs, json_each(refs.layers) AS layer"
+            " WHERE substr(json_extract(layer.value, '$.digest'), 1, length(?1)) = ?1"
+            " OR substr(json_extract(layer.value, '$.digest'), 1, length(?1) + 7) = 'sha256:' || ?1 ORDER BY refs.seq",
+            (digest,),
+        )
+        layers = [json.loads(row[0]) for row in rows]
+        if len({layer["digest"] for layer in layers}) > 1:
+            raise InputError(f"several blobs begin with {digest!r}", hint="write more of the digest")
+        if not layers:
+            return None
+        providers = [provider for layer, row in zip(layers, rows, strict=True)
+                     for provider in layer.get("providers") or json.loads(row[1])]  # fmt: skip
+        unique = {canonical_json(provider): provider for provider in providers}
+        name, count = str(layers[0]["digest"]), int(layers[0].get("size", 0))
+        return RefRecord(
+            name, "blob", (layers[0],), tuple(unique.values()), None, None, rows[0][2], False, count
+        )  # fmt: skip
 
     def _record(self, row: Row) -> RefRecord:
         values = list(row)
@@ -152,7 +176,9 @@ PROJECTION = Projection(
 
 
 def _who(provider: Json) -> str:
-    return f"{text(provider, 'registry', '?')}/{text(provider, 'repository', '?')}"
+    meant = text(provider, "mirror_of", "")
+    name = f"{text(provider, 'registry', '?')}/{text(provider, 'repository', '?')}"
+    return f"{name} (mirror of {meant})" if meant else name
 
 
 def _short(digest: str) -> str:
@@ -163,6 +189,14 @@ def _export_summary(data: Json) -> str:
     layers = objects(data, "layers")
     moved = ", ".join(f"{_short(text(x, 'digest', ''))} {text(x, 'transport', '?')}" for x in layers)
     return f"exported to {text(data, 'target', '?')}" + (f": {moved}" if moved else "")
+
+
+def _blob_summary(data: Json) -> str:
+    digest, source = text(data, "digest", ""), text(data, "source", "")
+    if source == digest:
+        return f"{_short(source)} has no later times: it stays what it is"
+    made = f"converted from {_short(source)}" if source else "packed"
+    return f"{made} into {_short(digest)} ({text(data, 'compression', 'gzip')}), {size(data, 'bytes')} bytes"
 
 
 _SUMMARIES: dict[str, Callable[[Json], str]] = {
@@ -178,6 +212,11 @@ _SUMMARIES: dict[str, Callable[[Json], str]] = {
     "VertexCompleted": lambda d: f"output of {text(d, 'name', '')}",
     "MaterializationRequested": lambda d: (
         f"wanted here for {text(d, 'reason', '?')}: {len(texts(d, 'layers'))} layers, {size(d, 'bytes')} bytes to come"
+    ),
+    "SourceTried": lambda d: (
+        f"{_short(text(d, 'name', ''))}: {text(d, 'verb', '?')} at {_who(mapping(d, 'provider'))}:"
+        f" {text(d, 'outcome', '?')}, {d.get('status') or 'no answer'}"
+        + (f": {text(d, 'error', '')}" if d.get("error") else "")
     ),
     "PullStarted": lambda d: f"{_short(text(d, 'digest', ''))} asked of {_who(mapping(d, 'provider'))}",
     "PullFailed": lambda d: (
@@ -200,7 +239,7 @@ _SUMMARIES: dict[str, Callable[[Json], str]] = {
         + (f", {size(d, 'avoided')} avoided" if size(d, "avoided") else "")
     ),
     "MaterializationFailed": lambda d: f"not to be had: {text(d, 'error', '')}",
-    "BlobCreated": lambda d: f"packed into {_short(text(d, 'digest', ''))}, {size(d, 'bytes')} bytes",
+    "BlobCreated": _blob_summary,
     "Exported": _export_summary,
     "Demoted": lambda d: (
         f"{text(d, 'kind', '?')} let go, {size(d, 'bytes')} bytes, as"
@@ -258,4 +297,6 @@ def _concerns(event: Event, ref: str, blobs: set[Any]) -> bool:
         return True
     if event.type == "Exported":
         return any(text(layer, "digest", "") in blobs for layer in objects(data, "layers"))
+    if event.type == "SourceTried":
+        return data.get("name") in blobs and data.get("outcome") != "ok"
     return data.get("digest") in blobs

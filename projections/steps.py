@@ -36,18 +36,25 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What a name in the definition turned out to be; `recalled`: what it was before, as nobody was asked."""
+    """What a name in the definition turned out to be; `recalled`: what it was before, as nobody was asked;
+    `resolved_by`: the mirror that said so, "" when its own registry did."""
 
     reference: str
     digest: str
     platform: str
     vertex: str | None
     recalled: bool = False
+    resolved_by: str = ""
 
     @property
     def how(self) -> str:
         """For people."""
         return "recalled" if self.recalled else "resolved"
+
+    @property
+    def became(self) -> str:
+        """The same: the digest, and the mirror that said so."""
+        return f"{self.digest}, says {self.resolved_by}" if self.resolved_by else self.digest
 
     def to_json(self) -> Json:
         """The fields, by name."""
@@ -94,6 +101,7 @@ class Transfer:
         if self.started is None:
             self.started = time
         self.state, self.done, self.total, self.updated = "pulling", done, max(total, done), time
+        self.ended = None
 
     def fail(self, time: int, error: str) -> None:
         """One provider failed."""

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from projections.fields import integer, mapping, maybe_text, objects, size, text, texts
+from projections.fields import PUSHED, integer, mapping, maybe_text, objects, size, text, texts
 from projections.runner import Projection, Views
 from storage.digest import canonical_json
 from storage.interfaces import Event
@@ -128,10 +128,12 @@ def _ref(cursor: sqlite3.Cursor, event: Event, layers: list[Json]) -> None:
     _use_refs(cursor, event, [ref])
 
 
-def _copy(cursor: sqlite3.Cursor, item: str, blob: Json, diff_id: str, count: int) -> None:
+def _copy(
+    cursor: sqlite3.Cursor, item: str, blob: Json, diff_id: str, count: int, *, converted: bool = False
+) -> None:
     media_type = maybe_text(blob, "mediaType") or maybe_text(blob, "media_type") or ""
-    row = (item, text(blob, "digest"), diff_id, media_type, count)
-    cursor.execute("INSERT OR REPLACE INTO copies VALUES (?, ?, ?, ?, ?)", row)
+    row = (item, text(blob, "digest"), diff_id, media_type, count, converted)
+    cursor.execute("INSERT OR REPLACE INTO copies VALUES (?, ?, ?, ?, ?, ?)", row)
 
 
 def _remote_created(cursor: sqlite3.Cursor, event: Event) -> None:
@@ -152,11 +154,26 @@ def _cache_recorded(cursor: sqlite3.Cursor, event: Event) -> None:
 
 def _blob_created(cursor: sqlite3.Cursor, event: Event) -> None:
     data = event.data
+    if source := text(data, "source", ""):
+        _converted(cursor, event, source)
+        return
     snapshot = text(data, "snapshot", "") or text(data, "ref")
     digest = text(data, "digest")
     _copy(cursor, f"snapshot/{snapshot}", data, text(data, "diff_id"), size(data, "bytes"))
     cursor.execute("INSERT OR REPLACE INTO stored VALUES (?, 'packed')", (digest,))
     _use(cursor, event, [f"blob/{digest}", f"snapshot/{snapshot}"])
+    _returned(cursor, f"blob/{digest}")
+
+
+def _converted(cursor: sqlite3.Cursor, event: Event, source: str) -> None:
+    """Another blob of the layers that have blob `source`; of none, where that was found to be what it should become."""
+    data = event.data
+    if (digest := text(data, "digest")) == source:
+        return
+    for (item,) in cursor.execute("SELECT item FROM copies WHERE digest = ?", (source,)).fetchall():
+        _copy(cursor, item, data, text(data, "diff_id"), size(data, "bytes"), converted=True)
+    cursor.execute("INSERT OR REPLACE INTO stored VALUES (?, 'packed')", (digest,))
+    _use(cursor, event, [f"blob/{digest}"])
     _returned(cursor, f"blob/{digest}")
 
 
@@ -177,7 +194,8 @@ def _layer_pulled(cursor: sqlite3.Cursor, event: Event) -> None:
     if diff_id := maybe_text(event.data, "diff_id"):
         _use(cursor, event, [f"layer/{diff_id}"])
         _returned(cursor, f"layer/{diff_id}")
-        for (item,) in cursor.execute("SELECT item FROM copies WHERE diff_id = ?", (diff_id,)).fetchall():
+        same = cursor.execute("SELECT item FROM copies WHERE diff_id = ? AND NOT converted", (diff_id,))
+        for (item,) in same.fetchall():
             _returned(cursor, item)
 
 
@@ -219,8 +237,9 @@ def _export_started(cursor: sqlite3.Cursor, event: Event) -> None:
 
 
 def _exported(cursor: sqlite3.Cursor, event: Event) -> None:
-    kind = text(event.data, "kind", "")
-    if kind == "image":
+    if maybe_text(event.data, "kind") == "index":
+        _document(cursor, maybe_text(event.data, "digest"))
+    if maybe_text(event.data, "kind") in PUSHED:
         _tagged(cursor, event, [text(event.data, "target", "")])
 
 
@@ -267,7 +286,7 @@ def _cache_imported(cursor: sqlite3.Cursor, event: Event) -> None:
 
 def _completed(cursor: sqlite3.Cursor, event: Event) -> None:
     build = _build(event)
-    refs = [text(result, "ref") for result in objects(event.data, "results")]
+    refs = [ref for result in objects(event.data, "results") if (ref := maybe_text(result, "ref"))]
     _use_refs(cursor, event, refs)
     names = [name for (name,) in cursor.execute("SELECT name FROM tagged WHERE build = ?", (build,)).fetchall()]
     cursor.executemany("DELETE FROM images WHERE name = ?", [(name,) for name in names])
@@ -299,7 +318,7 @@ def _http_resolved(cursor: sqlite3.Cursor, event: Event) -> None:
 
 PROJECTION = Projection(
     name="usage",
-    version=1,
+    version=2,
     tables=("uses", "used_refs", "layers_of", "copies", "stored", "labels", "tagged", "images", "tombstones"),
     schema=(
         "CREATE TABLE uses (item TEXT, build TEXT, seq INTEGER, time INTEGER, PRIMARY KEY (item, build)) WITHOUT ROWID",
@@ -307,7 +326,7 @@ PROJECTION = Projection(
         "CREATE TABLE used_refs (ref TEXT PRIMARY KEY, layers TEXT, name TEXT) WITHOUT ROWID",
         "CREATE TABLE layers_of (item TEXT, ref TEXT, PRIMARY KEY (item, ref)) WITHOUT ROWID",
         "CREATE TABLE copies (item TEXT, digest TEXT, diff_id TEXT, media_type TEXT, bytes INTEGER,"
-        " PRIMARY KEY (item, digest)) WITHOUT ROWID",
+        " converted INTEGER, PRIMARY KEY (item, digest)) WITHOUT ROWID",
         "CREATE INDEX copies_digest ON copies (digest)",
         "CREATE INDEX copies_diff_id ON copies (diff_id)",
         "CREATE TABLE stored (digest TEXT PRIMARY KEY, role TEXT) WITHOUT ROWID",

@@ -1,4 +1,4 @@
-"""Tar archives written in one pass: complete under their name, or not there at all."""
+"""Files and tar archives written in one pass: complete under their name, or not there at all."""
 
 from __future__ import annotations
 
@@ -11,25 +11,63 @@ from typing import IO
 from storage.errors import DiskError
 
 
-class TarArchive:
-    """Writes to `dest` (`-` is standard output): first to a hidden neighbour, renamed by `commit`. Implements Archive.
-
-    Entries have mode 0644, owner 0 and time 0, so the same content gives the same archive.
-    """
+class DestFile:
+    """A file at `dest` (`-` is standard output): first a hidden neighbour, renamed by `commit`. Implements OutFile."""
 
     def __init__(self, dest: str) -> None:
+        """Raises DiskError."""
         self._dest = dest
         self._temporary: Path | None = None
         try:
             self._file: IO[bytes] = sys.stdout.buffer if dest == "-" else self._create(Path(dest))
         except OSError as error:
-            raise DiskError.of(error, f"writing {dest}") from error
-        self._left = 0
-        self._padding = 0
+            raise self._failed(error) from error
 
     def _create(self, dest: Path) -> IO[bytes]:
         self._temporary = dest.with_name(f".{dest.name}.{os.getpid()}.part")
         return self._temporary.open("xb")
+
+    def write(self, data: bytes) -> None:
+        """See OutFile.write."""
+        try:
+            self._file.write(data)
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def commit(self) -> None:
+        """See OutFile.commit."""
+        try:
+            self._file.flush()
+            if self._temporary is not None:
+                os.fsync(self._file.fileno())
+                self._file.close()
+                self._temporary.replace(self._dest)
+                self._temporary = None
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def abort(self) -> None:
+        """See OutFile.abort."""
+        if self._temporary is not None:
+            self._file.close()
+            self._temporary.unlink(missing_ok=True)
+            self._temporary = None
+
+    def _failed(self, error: OSError) -> DiskError:
+        return DiskError.of(error, f"writing {self._dest}")
+
+
+class TarArchive:
+    """Writes to `dest`, a path or `-`, by way of a DestFile. Implements Archive.
+
+    Entries have mode 0644, owner 0 and time 0, so the same content gives the same archive.
+    """
+
+    def __init__(self, dest: str) -> None:
+        """Raises DiskError."""
+        self._file = DestFile(dest)
+        self._left = 0
+        self._padding = 0
 
     def add(self, name: str, data: bytes) -> None:
         """See Archive.add."""
@@ -56,28 +94,11 @@ class TarArchive:
         """See Archive.commit."""
         assert self._left == 0, "less data than begin() announced"
         self._put(bytes(2 * tarfile.BLOCKSIZE))
-        self._publish()
-
-    def _publish(self) -> None:
-        try:
-            self._file.flush()
-            if self._temporary is not None:
-                os.fsync(self._file.fileno())
-                self._file.close()
-                self._temporary.replace(self._dest)
-                self._temporary = None
-        except OSError as error:
-            raise DiskError.of(error, f"writing {self._dest}") from error
+        self._file.commit()
 
     def abort(self) -> None:
         """See Archive.abort."""
-        if self._temporary is not None:
-            self._file.close()
-            self._temporary.unlink(missing_ok=True)
-            self._temporary = None
+        self._file.abort()
 
     def _put(self, data: bytes) -> None:
-        try:
-            self._file.write(data)
-        except OSError as error:
-            raise DiskError.of(error, f"writing {self._dest}") from error
+        self._file.write(data)

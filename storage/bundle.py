@@ -148,7 +148,7 @@ class _Compressed(TarArchive):
         self._put(bytes(2 * BLOCK))
         self.end_frame()
         self._store(trailer(self._hasher.digest()))
-        self._publish()
+        self._file.commit()
 
     def abort(self) -> None:
         """See Archive.abort."""

@@ -11,8 +11,9 @@ from __future__ import annotations
 import io
 import os
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Protocol, cast
 
 import isal
@@ -28,23 +29,62 @@ CHUNK = 256 * 1024
 BLOCK = 1 << 20
 """Bytes that are compressed at once. Who hands over this many at a time spares a copy."""
 
-_GZIP_LEVEL = 2
-_ZSTD_LEVEL = 3
 _GzipError = cast("type[Exception]", isal_zlib.error)  # its stub declares an instance
 _MOST_THREADS = 8
+STARGZ_CHUNK = 4 << 20
+"""Bytes of a file that can be read by themselves in an eStargz; what its other writers take."""
 _ZSTD_JOB = 4 << 20  # bytes that one thread compresses by itself; zstd's own choice may change with its version
+_ZSTD_WINDOW = 23  # 8 MiB: what every reader must take (RFC 8878, 3.1.1.1.2); levels from 20 on would use up to 128
 _GZIP_WINDOW = 31  # zlib's convention: 15 bits of window, +16 for a gzip wrapper
 _LARGEST_WINDOW = 1 << 27  # what the zstd command line accepts without --long=31
 
-COMPRESSOR_VERSIONS = {
-    "gzip": f"isal {isal.__version__} {os.uname().machine} blocks of {BLOCK >> 20} MiB level {_GZIP_LEVEL}",
-    "zstd": f"zstd {'.'.join(map(str, zstandard.ZSTD_VERSION))} jobs of {_ZSTD_JOB >> 20} MiB level {_ZSTD_LEVEL}",
-    "none": "none",
-}
-"""Name, version, block size and level of each compressor: what a blob's bytes depend on, beside its content."""
+_LAYER = "application/vnd.oci.image.layer.v1.tar"
 
-COMPRESSOR_VERSION = COMPRESSOR_VERSIONS["gzip"]
-"""The default compressor's."""
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One way to compress: the levels that may be asked for, the one that is meant when none is, and the highest that
+    makes a difference here (ISA-L has four: its 0 compresses too, and its 3 is the best it can do)."""
+
+    media_type: str
+    levels: range = range(1)
+    default: int = 0
+    highest: int = 0
+
+    def level(self, asked: int | None) -> int:
+        """What the library is told."""
+        return self.default if asked is None else min(asked, self.highest)
+
+
+KINDS: Mapping[str, Kind] = {
+    "gzip": Kind(f"{_LAYER}+gzip", range(10), 2, 3),
+    "estargz": Kind(f"{_LAYER}+gzip", range(10), 2, 3),
+    "zstd": Kind(f"{_LAYER}+zstd", range(1, 23), 3, 22),
+    "uncompressed": Kind(_LAYER),
+}
+"""What layers can be written as."""
+
+
+def checked(kind: str, level: int | None = None) -> Kind:
+    """The kind of that name. Raises InputError, which says what there is, also for a level that it has not."""
+    found = KINDS.get(kind)
+    if found is None or (level is not None and (level not in found.levels or not found.highest)):
+        what = f"unknown compression {kind[:40]!r}" if found is None else f"{kind} has no level {level}"
+        raise InputError(what, hint="gzip and estargz take levels 0-9 (3-9 are the same), zstd 1-22, uncompressed none")
+    return found
+
+
+def version(kind: str, level: int | None = None) -> str:
+    """Name, version, block size and level of a compressor: what a blob's bytes depend on, beside its content. Raises
+    InputError."""
+    used = checked(kind, level).level(level)
+    isa_l = f"isal {isal.__version__} {os.uname().machine}"
+    return {
+        "gzip": f"{isa_l} blocks of {BLOCK >> 20} MiB level {used}",
+        "estargz": f"{isa_l} chunks of {STARGZ_CHUNK >> 20} MiB level {used}",
+        "zstd": f"zstd {'.'.join(map(str, zstandard.ZSTD_VERSION))} jobs of {_ZSTD_JOB >> 20} MiB level {used}",
+        "uncompressed": "none",
+    }[kind]
 
 
 class Compressor(Protocol):
@@ -64,17 +104,28 @@ class Compressor(Protocol):
         ...
 
 
-def compressor(name: str, threads: int | None = None) -> Compressor:
-    """A new stream of `gzip` (one member, no name, time 0), `zstd` (one frame) or `none`, on so many `threads`
-    (default: one per core). Raises InputError for others."""
-    threads = threads or min(len(os.sched_getaffinity(0)), _MOST_THREADS)
-    if name == "gzip":
-        return _Blocks(_Gzip(threads))
-    if name == "zstd":
-        return _Blocks(_Zstd(threads))
-    if name == "none":
-        return _Plain()
-    raise InputError(f"unknown compression {name!r}", hint="gzip, zstd or none")
+def cores(threads: int | None = None) -> int:
+    """How many threads compress: `threads`, or one per core."""
+    return threads or min(len(os.sched_getaffinity(0)), _MOST_THREADS)
+
+
+def compressor(kind: str, threads: int | None = None, level: int | None = None) -> Compressor:
+    """A new stream of `gzip` (one member, no name, time 0), `zstd` (one frame) or `uncompressed`, on so many `threads`
+    (default: one per core); eStargz is no stream, as it must know what it compresses (storage/estargz.py). Raises
+    InputError for others, and for a level that there is not."""
+    used = checked(kind, level).level(level)
+    assert kind != "estargz", "an eStargz is written by storage/estargz.py"
+    if kind == "gzip":
+        return _Blocks(_Gzip(cores(threads), used))
+    if kind == "zstd":
+        return _Blocks(_Zstd(cores(threads), used))
+    return _Plain()
+
+
+def gzip_member(data: bytes, level: int) -> bytes:
+    """`data` as a gzip member of its own, without name and time; `level` as ISA-L counts them."""
+    member: bytes = isal_zlib.compress(data, level, _GZIP_WINDOW)
+    return member
 
 
 def decompress(source: ByteSource, media_type: str) -> ByteSource:
@@ -278,8 +329,9 @@ class _Blocks:
 class _Gzip:
     """A gzip member on the threads of isal's writer, which come with the first block and go with the end."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, level: int) -> None:
         self._threads = threads
+        self._level = level
         self._out = _Collected()
         self._writer: io.RawIOBase | None = None
 
@@ -302,7 +354,7 @@ class _Gzip:
             from isal import igzip_threaded  # reason: who only reads does without what it brings along
 
             start = cast("Callable[..., io.BufferedWriter]", igzip_threaded.open)
-            opened = start(self._out, "wb", _GZIP_LEVEL, threads=threads, block_size=BLOCK)
+            opened = start(self._out, "wb", self._level, threads=threads, block_size=BLOCK)
             self._writer = opened.detach()  # its buffer would cut the blocks again
         return self._writer
 
@@ -330,10 +382,14 @@ class _Collected:
 class _Zstd:
     """A zstd frame. Even one thread is a pool: without one, zstd would not cut the input into jobs."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, level: int) -> None:
         parameters = zstandard.ZstdCompressionParameters.from_level(
-            _ZSTD_LEVEL, threads=threads, job_size=_ZSTD_JOB, write_checksum=1
+            level, threads=threads, job_size=_ZSTD_JOB, write_checksum=1
         )
+        if parameters.window_log > _ZSTD_WINDOW:
+            parameters = zstandard.ZstdCompressionParameters.from_level(
+                level, threads=threads, job_size=_ZSTD_JOB, write_checksum=1, window_log=_ZSTD_WINDOW
+            )
         self._stream: zstandard.ZstdCompressionObj | None
         self._stream = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
 

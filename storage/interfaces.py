@@ -36,26 +36,38 @@ class Platform:
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:
-    """OCI descriptor of one blob; `size` in bytes (image-spec descriptor.md)."""
+    """OCI descriptor of one blob; `size` in bytes, `urls` where else it can be had: of layers that are not to be
+    distributed (image-spec descriptor.md)."""
 
     media_type: str
     digest: Digest
     size: int
     annotations: Mapping[str, str] = field(default_factory=dict)
+    urls: tuple[str, ...] = ()
 
     def to_json(self) -> Json:
-        """The OCI JSON form, keys `mediaType`, `digest`, `size` and, when there are any, `annotations`."""
+        """The OCI JSON form, keys `mediaType`, `digest`, `size` and, when there are any, `annotations` and `urls`."""
         out: Json = {"mediaType": self.media_type, "digest": str(self.digest), "size": self.size}
         if self.annotations:
             out["annotations"] = dict(self.annotations)
+        if self.urls:
+            out["urls"] = list(self.urls)
         return out
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Descriptor:
         """The inverse of `to_json`. Raises KeyError, TypeError or InputError on anything else."""
+        urls = data.get("urls") or []
+        if not isinstance(urls, list):
+            raise TypeError("urls is not a list")
         return cls(
-            str(data["mediaType"]), Digest(data["digest"]), int(data["size"]), dict(data.get("annotations") or {})
-        )
+            str(data["mediaType"]), Digest(data["digest"]), int(data["size"]), dict(data.get("annotations") or {}),
+            tuple(map(str, urls)),
+        )  # fmt: skip
+
+
+ESTARGZ = "containerd.io/snapshot/stargz/toc.digest"
+"""The annotation of a gzip layer that is an eStargz: the digest of its table of contents."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +75,15 @@ class Provider:
     """Where a blob can be read. Data, never a session: any later process can use it with its own credentials.
 
     `registry` is `host[:port]`, `repository` the path below /v2/, `scope` the token scope that reading needs
-    (`repository:<name>:pull`): a name, never a secret. `mirrors` are other `host[:port]` to ask first.
+    (`repository:<name>:pull`): a name, never a secret. `mirrors` are other `host[:port]` to ask first. `mirror_of`: the
+    provider (`host/name`) that was meant, when this one is asked before it, as a mirror.
     """
 
     registry: str
     repository: str
     scope: str
     mirrors: tuple[str, ...] = ()
+    mirror_of: str = ""
 
     @classmethod
     def of(cls, registry: str, repository: str) -> Provider:
@@ -77,19 +91,41 @@ class Provider:
         return cls(registry, repository, f"repository:{repository}:pull")
 
     def to_json(self) -> Json:
-        """`{registry, repository, scope}` and, when there are any, `mirrors`."""
+        """`{registry, repository, scope}` and, unless they are empty, `mirrors` and `mirror_of`."""
         out: Json = {"registry": self.registry, "repository": self.repository, "scope": self.scope}
         if self.mirrors:
             out["mirrors"] = list(self.mirrors)
+        if self.mirror_of:
+            out["mirror_of"] = self.mirror_of
         return out
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Provider:
         """The inverse of `to_json`."""
-        return cls(data["registry"], data["repository"], data["scope"], tuple(data.get("mirrors", ())))
+        mirrors, mirror_of = tuple(data.get("mirrors", ())), str(data.get("mirror_of", ""))
+        return cls(data["registry"], data["repository"], data["scope"], mirrors, mirror_of)
 
     def __str__(self) -> str:
         return f"{self.registry}/{self.repository}"
+
+
+@dataclass(frozen=True, slots=True)
+class Referrer:
+    """A manifest that refers to another one by its `subject` (a signature, an SBOM): the descriptor, annotations of the
+    manifest included, and what kind of artifact it says it is ("" for none)."""
+
+    manifest: Descriptor
+    artifact_type: str = ""
+
+    def to_json(self) -> Json:
+        """The descriptor as image indexes have it."""
+        out = self.manifest.to_json()
+        return {**out, "artifactType": self.artifact_type} if self.artifact_type else out
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Referrer:
+        """The inverse of `to_json`. Raises KeyError, TypeError or InputError on anything else."""
+        return cls(Descriptor.from_json(data), str(data.get("artifactType") or ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +140,7 @@ class Mirror:
 class Attempt:
     """One request to one registry, answered or not: the fields of the event SourceTried."""
 
-    verb: Literal["pull", "manifest", "resolve", "mount", "upload", "put"]
+    verb: Literal["pull", "manifest", "resolve", "exists", "mount", "upload", "put"]
     name: str
     provider: Provider
     status: int
@@ -134,7 +170,8 @@ class Reference:
     """An image name, as docker understands it, made complete.
 
     `registry` `host[:port]` (default docker.io), `repository` (with `library/` where docker adds it), and `tag` or
-    `digest` or both; `tag` is `latest` when neither was written. `written` is the text the user wrote.
+    `digest` or both; `tag` is `latest` when neither was written. `written` is the text the user wrote. `mirror_of`: as
+    in Provider.
     """
 
     registry: str
@@ -142,11 +179,12 @@ class Reference:
     tag: str
     digest: Digest | None
     written: str
+    mirror_of: str = ""
 
     @property
     def provider(self) -> Provider:
         """Where blobs of this image are read."""
-        return Provider.of(self.registry, self.repository)
+        return Provider(self.registry, self.repository, f"repository:{self.repository}:pull", (), self.mirror_of)
 
     def __str__(self) -> str:
         name = f"{self.registry}/{self.repository}"
@@ -554,12 +592,31 @@ class RegistryTarget(Protocol):
         """Cross-repository mount within one registry; False when the registry would not (any 4xx or 202)."""
         ...
 
-    async def upload(self, target: Provider, blob: Descriptor, chunks: Callable[[], ByteStream]) -> None:
-        """Upload `blob` from a stream that can be opened anew for a retry."""
+    async def upload(
+        self, target: Provider, blob: Descriptor, chunks: Callable[[], ByteStream], *,
+        resume: Callable[[int], ByteStream] | None = None,
+    ) -> None:  # fmt: skip
+        """Upload `blob` from a stream that can be opened anew for a retry. `resume` opens it from an offset on (bytes;
+        less than `blob.size`): an upload that broke off, in an earlier process maybe, may then be gone on with."""
         ...
 
     async def put_manifest(self, target: Provider, name: str, media_type: str, data: bytes) -> Digest:
-        """Put a manifest or index under `name` (a tag or its digest)."""
+        """Put a manifest or index under `name` (a tag or its digest). One that has a `subject` is among its referrers
+        then, also where the registry has no API for them."""
+        ...
+
+
+class RegistryListing(Protocol):
+    """What a repository has beside what was asked for by name. Methods raise RegistryError, VerificationError and
+    InputError as those of RegistrySource do."""
+
+    async def tags(self, provider: Provider) -> tuple[str, ...]:
+        """All tags of the repository, as the registry orders them."""
+        ...
+
+    async def referrers(self, provider: Provider, subject: Digest, artifact_type: str = "") -> tuple[Referrer, ...]:
+        """What refers to the manifest `subject`, which need not be there itself; of `artifact_type` only, when given.
+        Of a registry without the referrers API: what the tag that stands in for it lists."""
         ...
 
 
@@ -737,20 +794,52 @@ class PackedBlob:
 class LayerPacker(Protocol):
     """Turns snapshots into blobs."""
 
-    def pack(self, snapshot: str, clamp_mtime: int | None) -> PackedBlob:
-        """Write the snapshot's layer into the blob store; `clamp_mtime` as in SnapshotStore.pack. Blocking."""
+    def pack(self, snapshot: str, clamp_mtime: int | None, compression: Compression) -> PackedBlob:
+        """Write the snapshot's layer into the blob store; `clamp_mtime` as in SnapshotStore.pack. The bytes depend on
+        nothing else. Blocking. Raises DiskError, VerificationError, InputError for a level that there is not."""
         ...
 
 
-class LayerRepacker(Protocol):
-    """Turns layers of images that are laid out here into blobs, for when the blobs that they came as are not here."""
+class LayerConverter(Protocol):
+    """Turns blobs into others that hold the same layer."""
+
+    def convert(
+        self, source: ByteSource, media_type: str, diff_id: Digest, compression: Compression,
+        clamp_mtime: int | None = None, *, even_if_same: bool = True,
+    ) -> PackedBlob | None:  # fmt: skip
+        """Write what `source` decompresses to, whose digest is `diff_id`, into the blob store as `compression`; with
+        `clamp_mtime` no time in it is later than so many seconds since the epoch. The result has a diff ID of its own
+        when that changed something, and as an eStargz. Not `even_if_same`: None, and nothing is kept, when the diff ID
+        is the same. Consumes `source` to its end. Blocking. Raises VerificationError, with nothing kept, DiskError,
+        InputError, and what `source` raises."""
+        ...
+
+
+class LayerTars(Protocol):
+    """Layers of images that are laid out here such that the tar they came as can be had."""
 
     def has(self, diff_id: Digest) -> bool:
-        """Can the layer be had so?"""
+        """Can that of the layer be had?"""
         ...
 
-    def pack(self, diff_id: Digest) -> PackedBlob:
-        """Write the layer into the blob store. Blocking. Raises DiskError, VerificationError."""
+    def open(self, diff_id: Digest) -> AbstractContextManager[ByteSource]:
+        """The tar, not verified. Blocking. Raises DiskError, VerificationError."""
+        ...
+
+
+class OutFile(Protocol):
+    """A file on its way out: complete after `commit`, gone after `abort`. Methods raise DiskError."""
+
+    def write(self, data: bytes) -> None:
+        """Append `data`."""
+        ...
+
+    def commit(self) -> None:
+        """Finish the file and give it its name."""
+        ...
+
+    def abort(self) -> None:
+        """Leave nothing. Harmless after `commit`."""
         ...
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from storage.checked import CheckedOnce
 from storage.digest import Digest
 from storage.durable import FileSystemSync, fsync_directory
 from storage.errors import DiskError, VerificationError
@@ -21,10 +22,11 @@ LAYER_LIMIT = 64 << 30
 _TREE = "fs"
 
 
-class DirectoryLayers:
+class DirectoryLayers(CheckedOnce):
     """Implements LayerStore. `tmp` must lie in the same file system as `layers`."""
 
     name = "directory"
+    kind = "layer"
 
     def __init__(
         self, layers: Path, tmp: Path, owner: str, sync: FileSystemSync | None = None, *, limit: int = LAYER_LIMIT
@@ -35,7 +37,7 @@ class DirectoryLayers:
         self._limit = limit
         self._scratch = Scratch(tmp, owner)
         self._sync = sync or FileSystemSync(tmp)
-        self._sound: set[str] = set()  # made or checked by this process
+        super().__init__()
 
     def has(self, diff_id: Digest) -> bool:
         """See LayerStore.has."""
@@ -73,25 +75,11 @@ class DirectoryLayers:
             remove_tree(directory)
         return laid_out
 
-    def check(self, name: str) -> str:
-        """See Checked.check."""
-        if name in self._sound:
-            return ""
-        try:
-            problem = broken(self._layers / Digest(name).hex)
-        except OSError as error:
-            raise DiskError.of(error, "checking a layer") from error
-        if not problem:
-            self._sound.add(name)
-        return problem
+    def _problem(self, name: str) -> str:
+        return broken(self._layers / Digest(name).hex)
 
-    def discard(self, name: str) -> None:
-        """See Checked.discard."""
-        self._sound.discard(name)
-        try:
-            self._scratch.drop(self._layers / Digest(name).hex)
-        except OSError as error:
-            raise DiskError.of(error, "removing a damaged layer") from error
+    def _remove(self, name: str) -> None:
+        self._scratch.drop(self._layers / Digest(name).hex)
 
     def close(self) -> None:
         """See LayerStore.close."""

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 from storage.digest import Digest, Hasher, parse_json
 from storage.errors import InputError, RegistryError, VerificationError
 from storage.interfaces import BlobStream, Descriptor, Provider, Reference, RegistrySource
-from storage.reference import LAYOUT_REGISTRY
+from storage.reference import LAYOUT_REGISTRY, is_tag
 
 _CHUNK = 1 << 20
 _SMALL = 16 << 20
@@ -63,16 +63,32 @@ def _path(provider: Provider, digest: Digest) -> Path:
     return Path(provider.repository) / "blobs" / digest.algorithm / digest.hex
 
 
-def _find(reference: Reference) -> Descriptor:
-    where = reference.written
+def layout_entries(layout: Path, where: str) -> list[Descriptor]:
+    """What the layout's index.json lists. Raises InputError, which says `where`."""
     try:
-        with (Path(reference.repository) / "index.json").open("rb") as file:
+        with (layout / "index.json").open("rb") as file:
             index: Any = parse_json(file.read(_SMALL))
-        entries = [Descriptor.from_json(entry) for entry in index["manifests"]]
+        return [Descriptor.from_json(entry) for entry in index["manifests"]]
     except OSError as error:
         raise InputError("there is no OCI layout", where=where, hint="it is a directory with an index.json") from error
     except (ValueError, KeyError, TypeError) as error:
         raise InputError("the layout's index.json is malformed", where=where) from error
+
+
+def tag_of(entry: Descriptor) -> str:
+    """The tag that names an entry of index.json, "" for none; containerd writes whole names."""
+    names = [entry.annotations.get(key, "").partition("@")[0] for key in _NAMES]
+    return next((tag for name in names if is_tag(tag := name.rpartition(":")[2])), "")
+
+
+def read_small(layout: Path, digest: Digest) -> bytes:
+    """A manifest or index of the layout, verified. Raises RegistryError, VerificationError."""
+    return _read(Provider.of(LAYOUT_REGISTRY, str(layout)), digest)
+
+
+def _find(reference: Reference) -> Descriptor:
+    where = reference.written
+    entries = layout_entries(Path(reference.repository), where)
     if reference.digest:
         found = [entry for entry in entries if entry.digest == reference.digest]
         size = _path(reference.provider, reference.digest)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,9 @@ from storage.digest import Digest, canonical_json, parse_json
 from storage.durable import fsync_directory
 from storage.errors import DiskError, InputError, VerificationError
 from storage.interfaces import ByteStream, Descriptor, Provider, RegistryTarget
+from storage.layout_listing import read_tagged
 from storage.reference import LAYOUT_REGISTRY, is_tag
+from storage.referrers import FallbackTag, referring
 
 REF_NAME = "org.opencontainers.image.ref.name"
 
@@ -27,6 +29,7 @@ class WithLayoutTargets:
     def __init__(self, inner: RegistryTarget, owner: str) -> None:
         self._inner = inner
         self._owner = owner
+        self._fallback = FallbackTag(read_tagged, self.put_manifest)
 
     async def mount(self, target: Provider, digest: Digest, source: Provider) -> bool:
         """See RegistryTarget.mount. A layout mounts nothing."""
@@ -34,10 +37,13 @@ class WithLayoutTargets:
             return False
         return await self._inner.mount(target, digest, source)
 
-    async def upload(self, target: Provider, blob: Descriptor, chunks: Callable[[], ByteStream]) -> None:
+    async def upload(
+        self, target: Provider, blob: Descriptor, chunks: Callable[[], ByteStream], *,
+        resume: Callable[[int], ByteStream] | None = None,
+    ) -> None:  # fmt: skip
         """See RegistryTarget.upload. Raises DiskError, VerificationError."""
         if target.registry != LAYOUT_REGISTRY:
-            await self._inner.upload(target, blob, chunks)
+            await self._inner.upload(target, blob, chunks, resume=resume)
             return
         writer = await asyncio.to_thread(self._blobs(target).writer)
         try:
@@ -51,7 +57,10 @@ class WithLayoutTargets:
         """See RegistryTarget.put_manifest; a tag is an entry of index.json. Raises DiskError, VerificationError."""
         if target.registry != LAYOUT_REGISTRY:
             return await self._inner.put_manifest(target, name, media_type, data)
-        return await asyncio.to_thread(self._put, target, name, media_type, data)
+        digest = await asyncio.to_thread(self._put, target, name, media_type, data)
+        if (refers := referring(data, media_type)) is not None:
+            await self._fallback.add(target, *refers)
+        return digest
 
     def _blobs(self, target: Provider) -> DirectoryBlobs:
         return DirectoryBlobs(Path(target.repository), owner=self._owner)
@@ -67,12 +76,18 @@ class WithLayoutTargets:
 
 def _tag(layout: Path, tag: str, top: Descriptor) -> None:
     """Have `tag` name `top` in index.json, whatever else it names. Raises DiskError, InputError."""
-    entry = {**top.to_json(), "annotations": {REF_NAME: tag}}
+    enter(layout, [{**top.to_json(), "annotations": {REF_NAME: tag}}])
+
+
+def enter(layout: Path, entries: Sequence[dict[str, Any]]) -> None:
+    """Have index.json list `entries` (descriptors, as JSON) in the place of those with the same tags, or of those
+    without one where they have none. Raises DiskError, InputError."""
+    tags = {_tag_of(entry) for entry in entries}
     try:
         with _locked(layout / "index.json.lock"):
             index = _read(layout / "index.json")
-            others = [one for one in index["manifests"] if (one.get("annotations") or {}).get(REF_NAME) != tag]
-            index["manifests"] = [*others, entry]
+            others = [one for one in index["manifests"] if _tag_of(one) not in tags]
+            index["manifests"] = [*others, *entries]
             new = layout / f"index.json.{os.getpid()}.part"
             with new.open("wb") as file:
                 file.write(canonical_json(index))
@@ -81,7 +96,11 @@ def _tag(layout: Path, tag: str, top: Descriptor) -> None:
             new.replace(layout / "index.json")
             fsync_directory(layout)
     except OSError as error:
-        raise DiskError.of(error, "naming the cache in the layout") from error
+        raise DiskError.of(error, "naming the image in the layout") from error
+
+
+def _tag_of(entry: Mapping[str, Any]) -> str | None:
+    return (entry.get("annotations") or {}).get(REF_NAME)
 
 
 def _read(path: Path) -> Any:

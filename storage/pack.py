@@ -10,10 +10,12 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from storage.interfaces import ByteSource
 from storage.tar import BLOCK, BLOCK_DEVICE, CHARACTER, DIRECTORY, FIFO, HARD_LINK, REGULAR, SYMLINK, Entry, TarReader
+from storage.tarfields import pax_record
 from storage.unpack import OPAQUE_NAME, OPAQUE_XATTR, WHITEOUT
 
 _TYPES = {
@@ -29,24 +31,50 @@ def pack_tree(root: bytes, write: Callable[[bytes], Any], *, with_root: bool, cl
     """Write the tar of upper directory `root`: entries sorted by the bytes of their names, parents first; sockets
     are left out. `with_root`: begin with the root itself. `clamp_mtime`: seconds. Raises OSError."""
     latest = None if clamp_mtime is None else clamp_mtime * 10**9
-    links: dict[tuple[int, int], bytes] = {}
     if with_root:
         write(encode(_entry(root, b"./", os.lstat(root), latest)))
+    links: dict[tuple[int, int], bytes] = {}
     for path, name, status in _walk(root):
-        entry = _entry(path, name, status, latest)
         if _is_whiteout(status):
             write(encode(marker(name, WHITEOUT)))
             continue
-        if status.st_nlink > 1 and entry.type != DIRECTORY:
-            first = links.setdefault((status.st_dev, status.st_ino), name)
-            if first != name:
-                entry.type, entry.link, entry.size, entry.xattrs = HARD_LINK, first, 0, {}
-        write(encode(entry))
-        if entry.type == REGULAR:
-            _write_content(path, entry.size, write)
-        elif entry.type == DIRECTORY and is_opaque(path):
+        _write_entry(path, name, status, write, links, latest)
+        if stat.S_ISDIR(status.st_mode) and is_opaque(path):
             write(encode(marker(name + OPAQUE_NAME, b"")))
     write(bytes(2 * BLOCK))
+
+
+def write_tree(
+    root: Path, below: bytes, write: Callable[[bytes], Any], clamp_mtime: int | None, taken: set[bytes]
+) -> None:
+    """Write the members, in the order of `pack_tree` and without an end of archive, of a tar of all files in the
+    mounted tree `root`, each below the directory `below` (b"" for none). `taken`: names that the archive has, which
+    grows; directories among them are left out. Raises OSError; FileExistsError for anything else that is twice."""
+    latest = None if clamp_mtime is None else clamp_mtime * 10**9
+    links: dict[tuple[int, int], bytes] = {}
+    top = os.fsencode(root)
+    if below:
+        write(encode(_entry(top, below + b"/", os.lstat(top), latest)))
+    for path, name, status in _walk(top, below + b"/" if below else b""):
+        if name not in taken:
+            taken.add(name)
+            _write_entry(path, name, status, write, links, latest)
+        elif not stat.S_ISDIR(status.st_mode):
+            raise FileExistsError(errno.EEXIST, "two trees have it", os.fsdecode(name))
+
+
+def _write_entry(
+    path: bytes, name: bytes, status: os.stat_result, write: Callable[[bytes], Any],
+    links: dict[tuple[int, int], bytes], latest: int | None,
+) -> None:  # fmt: skip
+    entry = _entry(path, name, status, latest)
+    if status.st_nlink > 1 and entry.type != DIRECTORY:
+        first = links.setdefault((status.st_dev, status.st_ino), name)
+        if first != name:
+            entry.type, entry.link, entry.size, entry.xattrs = HARD_LINK, first, 0, {}
+    write(encode(entry))
+    if entry.type == REGULAR:
+        _write_content(path, entry.size, write)
 
 
 def pack_tar(tar: ByteSource, write: Callable[[bytes], Any], *, clamp_mtime: int | None) -> None:
@@ -74,9 +102,10 @@ def is_opaque(path: bytes) -> bool:
         return False
 
 
-def _walk(root: bytes) -> Iterator[tuple[bytes, bytes, os.stat_result]]:
-    """Path, name in the tar and status of everything below `root`; no recursion, as uppers may be deep."""
-    pending = _listing(root, b"")
+def _walk(root: bytes, below: bytes = b"") -> Iterator[tuple[bytes, bytes, os.stat_result]]:
+    """Path, name in the tar (behind `below`) and status of everything in `root`; no recursion, as uppers may be
+    deep."""
+    pending = _listing(root, below)
     while pending:
         path, name = pending.pop()
         status = os.lstat(path)
@@ -152,7 +181,7 @@ def encode(entry: Entry) -> bytes:
     header = _ustar(entry, entry.type, entry.name)
     if not records:
         return header
-    body = b"".join(_record(key, value) for key, value in records)
+    body = b"".join(pax_record(key, value) for key, value in records)
     kind = Entry(b"", b"x", mode=0o644, uid=0, gid=0, size=len(body), mtime=0)
     named = b"PaxHeaders.0/" + entry.name.rstrip(b"/").rpartition(b"/")[2]
     return _ustar(kind, b"x", named) + body + bytes(-len(body) % BLOCK) + header
@@ -175,14 +204,6 @@ def _records(entry: Entry) -> list[tuple[bytes, bytes]]:
         records.append((b"mtime", text.rstrip(b"0").rstrip(b".")))
     records += [(b"SCHILY.xattr." + name, value) for name, value in entry.xattrs.items()]
     return records
-
-
-def _record(key: bytes, value: bytes) -> bytes:
-    """The length in front counts its own digits."""
-    rest = len(key) + len(value) + 3
-    length = rest + len(str(rest))
-    length = rest + len(str(length))
-    return b"%d %s=%s\n" % (length, key, value)
 
 
 def _ustar(entry: Entry, kind: bytes, name: bytes) -> bytes:

@@ -38,7 +38,7 @@ def parse_reference(text: str) -> Reference:
     path, colon, tag = path.partition(":")
     if colon and not _TAG.fullmatch(tag):
         raise _bad(text, f"{tag[:140]!r} is not a tag", "a tag is up to 128 letters, digits, '_', '.' and '-'")
-    if not _HOST.fullmatch(registry) or not _port_fits(registry):
+    if not is_host(registry):
         raise _bad(text, f"{registry!r} is not a host name", _EXAMPLE)
     _check_path(text, path)
     if registry == DEFAULT_REGISTRY and "/" not in path:
@@ -61,8 +61,18 @@ def parse_layout(text: str) -> Reference:
 
 def check_provider(registry: str, repository: str) -> None:
     """Raises InputError when the two could not come from a reference: they may come from somebody else's log."""
-    if not (_HOST.fullmatch(registry) and _port_fits(registry) and _PATH.fullmatch(repository)):
+    if not (is_host(registry) and is_path(repository)):
         raise InputError(f"not a repository: {f'{registry}/{repository}'[:300]!r}", hint=_EXAMPLE)
+
+
+def is_host(text: str) -> bool:
+    """Is `text` a `host[:port]`, as in an image name?"""
+    return _HOST.fullmatch(text) is not None and _port_fits(text)
+
+
+def is_path(text: str) -> bool:
+    """Does `text` fit the grammar of repository names?"""
+    return _PATH.fullmatch(text) is not None
 
 
 def is_tag(text: str) -> bool:
@@ -110,7 +120,7 @@ def _port_fits(registry: str) -> bool:
 
 
 def _check_path(text: str, path: str) -> None:
-    if _PATH.fullmatch(path):
+    if is_path(path):
         return
     if not path:
         raise _bad(text, "the name is empty", _EXAMPLE)

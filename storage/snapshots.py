@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from storage.checked import CheckedOnce
 from storage.durable import FileSystemSync, fsync_directory
 from storage.erofs.header import SUFFIX, Hashing, Image
 from storage.erofs.mount import ErofsMounts
@@ -26,8 +27,10 @@ _LOOKS = "looks"  # in the scratch directory: see storage.implied
 _ROOT_CHANGED = "root-changed"  # a file beside the tree: the step changed owner or mode of the root directory itself
 
 
-class OverlaySnapshots:
+class OverlaySnapshots(CheckedOnce):
     """Implements SnapshotStore. `tmp` must lie in the same file system as `snapshots`."""
+
+    kind = "snapshot"
 
     def __init__(
         self,
@@ -47,7 +50,7 @@ class OverlaySnapshots:
         self.sync = sync or FileSystemSync(tmp)
         self._mounts = mounts
         self._as_images = as_images
-        self._sound: set[str] = set()  # made or checked by this process
+        super().__init__()
 
     def has(self, snapshot: str) -> bool:
         """See SnapshotStore.has."""
@@ -161,35 +164,22 @@ class OverlaySnapshots:
         self.directory.mkdir(parents=True, exist_ok=True)
         scratch.rename(final)
         fsync_directory(self.directory)
-        self._sound.add(final.name)
+        self.believe(final.name)
 
-    def check(self, name: str) -> str:
-        """See Checked.check."""
-        if name in self._sound:
-            return ""
+    def _problem(self, name: str) -> str:
         tree = self._tree(name)
-        try:
-            problem = broken(tree.parent)
-            if not problem and self._mounts is not None and not tree.is_dir() and os.path.lexists(self._image(name)):
-                from storage.erofs.check import check_image
+        problem = broken(tree.parent)
+        if problem or self._mounts is None or tree.is_dir() or not os.path.lexists(self._image(name)):
+            return problem
+        from storage.erofs.check import check_image
 
-                problem = check_image(self._image(name), name, self._scratch)
-        except OSError as error:
-            raise DiskError.of(error, "checking a snapshot") from error
-        if not problem:
-            self._sound.add(name)
-        return problem
+        return check_image(self._image(name), name, self._scratch)
 
-    def discard(self, name: str) -> None:
-        """See Checked.discard."""
-        self._sound.discard(name)
-        try:
-            if self._mounts is not None:
-                self._mounts.forget(self._image(name))
-                self._scratch.drop(self._image(name))
-            self._scratch.drop(self._tree(name).parent)
-        except OSError as error:
-            raise DiskError.of(error, "removing a damaged snapshot") from error
+    def _remove(self, name: str) -> None:
+        if self._mounts is not None:
+            self._mounts.forget(self._image(name))
+            self._scratch.drop(self._image(name))
+        self._scratch.drop(self._tree(name).parent)
 
     def _tree(self, snapshot: str) -> Path:
         if not _ID.fullmatch(snapshot):

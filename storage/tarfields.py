@@ -80,3 +80,11 @@ def pax_records(data: bytes) -> list[tuple[bytes, bytes]]:
         records.append((data[space + 1 : equals], data[equals + 1 : stop - 1]))
         at = stop
     return records
+
+
+def pax_record(key: bytes, value: bytes) -> bytes:
+    """A record as `pax_records` reads it. The length in front counts its own digits."""
+    rest = len(key) + len(value) + 3
+    length = rest + len(str(rest))
+    length = rest + len(str(length))
+    return b"%d %s=%s\n" % (length, key, value)

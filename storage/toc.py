@@ -18,12 +18,11 @@ from typing import Any
 from storage.compression import decompress
 from storage.digest import Digest, Hasher, parse_json
 from storage.errors import InputError, TocUnusable, VerificationError
-from storage.interfaces import Descriptor
+from storage.interfaces import ESTARGZ, Descriptor
 from storage.lookup import Own, Tree
 from storage.tar import REGULAR, Entry, TarReader
 from storage.unpack import OPAQUE_NAME, WHITEOUT
 
-ESTARGZ = "containerd.io/snapshot/stargz/toc.digest"
 _CHUNKED = ("io.github.containers.zstd-chunked.", "io.containers.zstd-chunked.")
 _POSITION, _CHECKSUM = "manifest-position", "manifest-checksum"
 
@@ -32,7 +31,9 @@ LARGEST = 32 * 1024 * 1024
 _MOST_OBJECTS = 400_000  # in one table: a short text must not become millions of objects
 _FOOTER = 51
 _TAIL = 64 * 1024  # read in one go with the footer, where that is less than 1 % of the blob
-_TOC_NAME = b"stargz.index.json"
+TOC_NAME = b"stargz.index.json"
+FOOTER_MARK = b"SG\x16\x00"
+"""How the extra field of an eStargz's footer begins (RFC 1952, 2.3.1.1): its name, and 22 bytes."""
 _AUFS = b".wh..wh."
 
 Range = tuple[int, int]
@@ -83,7 +84,7 @@ def _read_estargz(blob: Descriptor, digest: str) -> Generator[Range, bytes, Chun
         section = (yield start, begin) + section
     tar = TarReader(decompress(io.BytesIO(section), "gzip"))
     for entry in tar:
-        if entry.name != _TOC_NAME or entry.type != REGULAR or entry.segments is not None:
+        if entry.name != TOC_NAME or entry.type != REGULAR or entry.segments is not None:
             break
         if entry.size > LARGEST:
             raise VerificationError(f"a table of contents of {entry.size} bytes")
@@ -96,7 +97,7 @@ def _read_estargz(blob: Descriptor, digest: str) -> Generator[Range, bytes, Chun
 def _toc_offset(footer: bytes) -> int:
     """The offset that eStargz's footer (an empty gzip member with one extra field) has in hexadecimal."""
     digits = footer[16:32]
-    if footer[:4] != b"\x1f\x8b\x08\x04" or footer[10:16] != b"\x1a\x00SG\x16\x00" or footer[32:38] != b"STARGZ":
+    if footer[:4] != b"\x1f\x8b\x08\x04" or footer[10:16] != b"\x1a\x00" + FOOTER_MARK or footer[32:38] != b"STARGZ":
         raise VerificationError("the layer does not end with the footer of an eStargz")
     try:
         return int(digits.decode("ascii"), 16)
@@ -173,7 +174,7 @@ class ChunkedToc(Tree):
         for told, path, more in _entries(table):
             self._add(path, told, more)
         if itself is not None:
-            self._put(_TOC_NAME, Node("reg", member=itself, data=table))
+            self._put(TOC_NAME, Node("reg", member=itself, data=table))
         self._offsets = sorted({*self._offsets, start})
         for path in self.opaque:
             self._make(path)

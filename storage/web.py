@@ -38,7 +38,7 @@ class WebClient:
         transport: Transport | None = None,
     ) -> None:
         self._limits = limits or Limits()
-        self._transport = transport or Transport(user_agent, self._limits, proxies=True)
+        self._transport = transport or Transport(user_agent, self._limits)
         self._max_bytes = max_bytes
         self._max_redirects = max_redirects
 

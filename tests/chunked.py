@@ -1,5 +1,5 @@
 """Layers with a table of contents, made from the format documents: eStargz (stargz-snapshotter, docs/estargz.md) and
-zstd:chunked (containers/storage, pkg/chunked). Whole they are plain gzip or zstd layers."""
+zstd:chunked (containers/storage, pkg/chunked), and by our own writer. Whole they are plain gzip or zstd layers."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from typing import Any
 import zstandard
 from isal import isal_zlib
 
+from storage.estargz import Estargz
 from tests.registry_fixture import OCI_LAYER, digest_of
 
 OCI_ZSTD = "application/vnd.oci.image.layer.v1.tar+zstd"
@@ -107,6 +108,17 @@ def zstd_chunked(tar: bytes, *, chunk: int = 1 << 20, edit: Edit | None = None) 
         prefix + "manifest-checksum": digest_of(packed),
         prefix + "manifest-position": f"{start}:{len(packed)}:{len(data)}:1",
     })  # fmt: skip
+
+
+def ours(tar: bytes) -> Made:
+    """`tar` as eStargz, by our own writer."""
+    writer = Estargz()
+    blob = writer.write(tar) + writer.finish()
+    descriptor = {
+        "mediaType": OCI_LAYER, "digest": digest_of(blob), "size": len(blob), "annotations": dict(writer.annotations),
+        "diff_id": str(writer.diff_id),
+    }  # fmt: skip
+    return Made(blob, descriptor, {})
 
 
 MAKERS: Sequence[Callable[..., Made]] = (estargz, zstd_chunked)

@@ -59,12 +59,23 @@ class AccessLine:
 
 
 class RegistryProcess:
-    """`docker-registry serve` with its data in `directory`. `htpasswd`: contents of a password file, for basic auth."""
+    """`docker-registry serve` with its data in `directory`. `htpasswd`: contents of a password file, for basic auth;
+    `token`: its `auth.token`, for bearer tokens; `tls`: its `http.tls`. What they are counts when it starts."""
 
-    def __init__(self, directory: Path, port: int = 0, htpasswd: str | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        port: int = 0,
+        htpasswd: str | None = None,
+        *,
+        token: Mapping[str, str] | None = None,
+        tls: Mapping[str, Any] | None = None,
+    ) -> None:
         self.directory = directory
         self.port = port or free_port()
         self.htpasswd = htpasswd
+        self.token = token
+        self.tls = tls
         self.access_log = directory / "access.log"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -90,6 +101,10 @@ class RegistryProcess:
             passwords = self.directory / "htpasswd"
             passwords.write_text(self.htpasswd)
             config["auth"] = {"htpasswd": {"realm": "tests", "path": str(passwords)}}
+        if self.token is not None:
+            config["auth"] = {"token": dict(self.token)}
+        if self.tls is not None:
+            config["http"]["tls"] = dict(self.tls)
         path = self.directory / "config.yml"
         path.write_text(json.dumps(config))  # JSON is YAML
         with self.access_log.open("ab") as out, (self.directory / "service.log").open("ab") as err:

@@ -9,23 +9,38 @@ import pytest
 
 from engine.frontend.checks import RULES
 from engine.frontend.instructions import FLAGS, NAMES
+from tools.cli.outputs import KEYS, UNUSED
 
 TESTS = Path(__file__).resolve().parent
-PAGE = (TESTS.parent / "docs/dockerfile.md").read_text()
 _NAMED = re.compile(r"`([\w/]+\.py)::(\w+)`")
-ROWS = [
-    [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
-    for line in PAGE.splitlines()
-    if line.startswith("|") and not set(line) <= set("|-")
-]
-NAMED = sorted({(file, name) for row in ROWS for file, name in _NAMED.findall(row[-1])})
 
 
-def test_every_row_names_a_test() -> None:
-    heads = [row for row in ROWS if row[-1] == "test"]
-    assert len(heads) >= 6
-    assert [row for row in ROWS if row not in heads and not _NAMED.fullmatch(row[-1])] == []
-    assert [row for row in ROWS if not row[0]] == []
+def _rows(page: str) -> list[list[str]]:
+    """The cells of all tables."""
+    lines = [line for line in page.splitlines() if line.startswith("|") and not set(line) <= set("|-")]
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+
+
+PAGE, OUTPUTS = ((TESTS.parent / f"docs/{name}.md").read_text() for name in ("dockerfile", "outputs"))
+ROWS = _rows(PAGE)
+NAMED = sorted({(file, name) for row in (*ROWS, *_rows(OUTPUTS)) for file, name in _NAMED.findall(row[-1])})
+
+
+@pytest.mark.parametrize(("page", "tables"), [(PAGE, 6), (OUTPUTS, 5)])
+def test_every_row_names_a_test(page: str, tables: int) -> None:
+    rows = _rows(page)
+    heads = [row for row in rows if row[-1] == "test"]
+    assert len(heads) >= tables
+    assert [row for row in rows if row not in heads and not _NAMED.fullmatch(row[-1])] == []
+    assert [row for row in rows if not row[0]] == []
+
+
+def test_every_key_of_an_output_is_in_the_page() -> None:
+    cells = " ".join(row[0] for row in _rows(OUTPUTS))
+    for kind, keys in KEYS.items():
+        assert f"`type={kind}`" in cells
+        for key in (*keys, *UNUSED):
+            assert re.search(rf"`{re.escape(key)}\b", cells), key
 
 
 @pytest.mark.parametrize(("file", "name"), NAMED)

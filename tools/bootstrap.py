@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.build import BuildRequest, Engine
-from engine.events import Fact, LocalLost, RuntimeChosen
+from engine.events import LocalLost, RuntimeChosen
 from engine.executor import Executor, Outcome, Task
 from engine.grants import Grants
-from engine.ledger import Facts, Ledger
+from engine.ledger import Facts, Ledger, Silent
 from engine.refs.materializer import Clock, Materializer
+from engine.refs.places import Places, tried
 from engine.refs.presence import HeadPresence
 from engine.refs.ref import Layer
 from engine.resolver import Bases, ImageResolver, Resolver
@@ -28,13 +29,15 @@ from storage.blobs import DirectoryBlobs, WithMore
 from storage.digest import Digest
 from storage.erofs.layers import ErofsLayers
 from storage.erofs.mount import ErofsMounts
-from storage.errors import InputError, RefledgerError, RegistryError, VerificationError
+from storage.errors import InputError
 from storage.interfaces import (
     BlobStore,
     CheckedLayers,
-    LayerRepacker,
+    LayerTars,
     Locks,
+    Provider,
     RegistrySource,
+    RegistryTarget,
     SnapshotStore,
 )
 from storage.layers import LAYER_LIMIT, ChosenLayers, DirectoryLayers
@@ -43,7 +46,7 @@ from storage.partial import DirectoryPartials
 from storage.registry import RegistryClient
 from storage.snapshots import OverlaySnapshots
 from tools.bases import LogBases
-from tools.connecting import USER_AGENT, registry_client
+from tools.connecting import USER_AGENT, known_registries, registry_client
 from tools.known import LogAnswers, Past
 from tools.roots import Root, read_blobs, read_root, root_directory
 
@@ -52,6 +55,8 @@ if TYPE_CHECKING:
     from engine.cache.imports import CacheImports
     from engine.exporters.exporters import Exporters
     from engine.exporters.move import Mover
+    from engine.exporters.reading import BlobReader
+    from engine.exporters.transfer import Transfer
     from engine.graph import Graph
     from engine.images.intake import LayerFiles
     from engine.offline.needs import Needs
@@ -90,13 +95,13 @@ def engine(
     snapshots = OverlaySnapshots(
         root.path / "snapshots", tmp, build, mounts=mounts, as_images=lambda: layers.name == ErofsLayers.name
     )
-    client, repacker = _client(closing, offline=offline), _repacker(root, blobs, offline=offline)
-    registry = WithLayouts(client)
+    client, tars = _client(closing, ledger, offline=offline), _tars(root)
+    registry, places = WithLayouts(client), Places() if offline else _places()
     cache, names = LogAnswers(CacheIndex(root.views)), Names(root.views)
     partials = DirectoryPartials(root.path / "partial")
     materializer = Materializer(
         layers, snapshots, blobs, partials, registry, locks, ledger, clock, parallel=max(2, os.cpu_count() or 1),
-        known=cache,
+        known=cache, places=places,
     )  # fmt: skip
 
     def asked() -> AskedPaths:
@@ -106,32 +111,21 @@ def engine(
         return AskedPaths(materializer, DirectoryParts(tmp, build), registry, ledger, clock)
 
     @lru_cache(maxsize=1)
+    def reader() -> BlobReader:
+        from engine.exporters.reading import BlobReader
+
+        return BlobReader(blobs, registry, ledger, clock, places)
+
+    @lru_cache(maxsize=1)
     def movers() -> Mover:
         from engine.exporters.move import Mover
-        from engine.exporters.transfer import Transfer
         from storage.layout_target import WithLayoutTargets
-        from storage.packing import BlobPacker
 
-        packer = BlobPacker(snapshots, blobs)
-        transfer = Transfer(blobs, registry, packer, cache, locks, ledger, clock, materializer.kept, repacker)
-        return Mover(registry, WithLayoutTargets(client, build), transfer)
+        return Mover(registry, WithLayoutTargets(client, build), reader(), locks)
 
-    def exporters() -> Exporters:
-        from engine.exporters.archive import ArchiveExporter
-        from engine.exporters.exporters import Exporters
-        from engine.exporters.local import LocalExporter
-        from engine.exporters.push import Pusher
-        from storage.archive import TarArchive
-        from storage.compose import TreeWriter
-
-        mover = movers()
-        return Exporters(
-            transfer=mover.transfer,
-            pusher=Pusher(registry, client, mover, ledger),
-            archiver=ArchiveExporter(mover.transfer, ledger, TarArchive),
-            local=LocalExporter(materializer, snapshots, ledger, clock, TreeWriter),
-            clock=clock,
-        )
+    @lru_cache(maxsize=1)
+    def transfer() -> Transfer:
+        return _transfer(reader(), materializer, cache, ledger, tars, offline=offline)
 
     @lru_cache(maxsize=1)
     def sources() -> SourceFetcher:
@@ -169,7 +163,7 @@ def engine(
         from engine.cache.imports import CacheImports
 
         names, naming = BuildKitKeys(contexts), bool(request.cache_to)
-        importing.append(CacheImports(request.cache_from, registry, blobs, ledger, names, naming))
+        importing.append(CacheImports(request.cache_from, registry, blobs, ledger, names, naming, places))
         return importing[-1]
 
     def caching(graph: Graph, solution: Solution, epoch: int | None) -> CacheExporter:
@@ -178,24 +172,24 @@ def engine(
         root.views.catch_up(root.log)
         mover = movers()
         past, named = Past(History(root.views), blobs, importing), importing[-1].named
-        return CacheExporter(build, mover.transfer, mover, mover.target, ledger, past, graph, solution, epoch, named)
+        return CacheExporter(build, transfer(), mover, mover.target, ledger, past, graph, solution, epoch, named)
 
     made = Engine(
         ledger=ledger,
         blobs=blobs,
         resolver=_resolver(
-            registry, blobs, ledger, names, LogBases(log, root.views, blobs), offline=offline
+            registry, blobs, ledger, names, places, LogBases(log, root.views, blobs), offline=offline
         ),
         executor=_OnDemand(
             lambda: _executor(root, build, runtime, asked(), snapshots, sources, ledger, clock, ambient, grants, attend)
         ),
         materializer=materializer,
         cache=cache,
-        presence=_presence(registry, ledger, offline=offline),
+        presence=_presence(registry, ledger, places, offline=offline),
         sources=sources,
-        exporters=exporters,
+        exporters=lambda: _exporters(transfer(), movers(), client, materializer, snapshots, blobs, ledger, clock),
         emulation=emulation,
-        needs=lambda: _needs(root, build, materializer, registry, cache, sources, repacker),
+        needs=lambda: _needs(root, build, materializer, registry, cache, sources, tars),
         files=lambda: _files(blobs, locks, ledger, clock),
         imports=imports,
         caching=caching,
@@ -203,62 +197,94 @@ def engine(
     return made, closing
 
 
-def _client(closing: AsyncExitStack, *, offline: bool) -> RegistryClient | NoRegistry:
+def _places() -> Places:
+    """What this machine's mirrors are asked before. Raises InputError."""
+    return Places(known_registries().mirrors)
+
+
+def _exporters(
+    transfer: Transfer, mover: Mover, target: RegistryTarget, materializer: Materializer, snapshots: SnapshotStore,
+    blobs: BlobStore, ledger: Ledger, clock: Clock,
+) -> Exporters:  # fmt: skip
+    from engine.exporters.archive import ArchiveExporter
+    from engine.exporters.exporters import Exporters
+    from engine.exporters.layout import LayoutExporter
+    from engine.exporters.local import LocalExporter
+    from engine.exporters.push import Pusher
+    from engine.exporters.tar import TarExporter
+    from storage.archive import DestFile, TarArchive
+    from storage.compose import TreeWriter
+    from storage.layout_target import enter
+    from storage.pack import write_tree
+
+    return Exporters(
+        transfer=transfer,
+        blobs=blobs,
+        pusher=Pusher(mover.source, target, mover, ledger),
+        archiver=ArchiveExporter(mover.reader, ledger, TarArchive),
+        layout=LayoutExporter(mover, ledger, enter),
+        local=LocalExporter(materializer, snapshots, ledger, clock, TreeWriter),
+        tar=TarExporter(materializer, snapshots, ledger, DestFile, write_tree),
+        clock=clock,
+    )
+
+
+def _client(closing: AsyncExitStack, facts: Facts, *, offline: bool) -> RegistryClient | NoRegistry:
     if offline:
         from engine.offline.nobody import NoRegistry
 
         return NoRegistry()
-    client = registry_client()
+    client = registry_client(observe=lambda attempt: facts.post(tried(attempt)))
     closing.push_async_callback(client.aclose)
     return client
 
 
-def _repacker(root: Root, blobs: BlobStore, *, offline: bool) -> LayerRepacker | None:
-    if not offline:
-        return None
-    from storage.erofs.tars import TarPacker
+def _transfer(
+    reader: BlobReader, materializer: Materializer, cache: LogAnswers, ledger: Ledger, tars: LayerTars, *, offline: bool
+) -> Transfer:
+    from engine.exporters.conversion import Conversion
+    from engine.exporters.transfer import Transfer
+    from storage.packing import BlobConverter, BlobPacker
 
-    return TarPacker(root.path / "layers", blobs)
+    blobs, locks, clock, kept = materializer.blobs, materializer.locks, materializer.clock, materializer.kept
+    conversion = Conversion(blobs, BlobConverter(blobs), tars, materializer, cache, locks, ledger, clock, kept)
+    packer = BlobPacker(materializer.snapshots, blobs)
+    return Transfer(reader, packer, cache, locks, ledger, kept, conversion, repack=offline)
+
+
+def _tars(root: Root) -> LayerTars:
+    from storage.erofs.tars import ImageTars
+
+    return ImageTars(root.path / "layers")
 
 
 def _needs(
     root: Root, build: str, materializer: Materializer, registry: RegistrySource, cache: LogAnswers,
-    sources: Callable[[], SourceFetcher], repacker: LayerRepacker | None,
+    sources: Callable[[], SourceFetcher], tars: LayerTars,
 ) -> Needs:  # fmt: skip
     from engine.offline.needs import Needs
     from storage.parts import DirectoryParts
 
-    return Needs(materializer, registry, cache, DirectoryParts(root.tmp, build), sources, repacker)
+    return Needs(materializer, registry, cache, DirectoryParts(root.tmp, build), sources, tars)
 
 
-def _presence(registry: RegistrySource, facts: Facts, *, offline: bool) -> Presence:
+def _presence(registry: RegistrySource, facts: Facts, places: Places, *, offline: bool) -> Presence:
     if not offline:
-        return HeadPresence(registry, facts)
+        return HeadPresence(registry, facts, places)
     from engine.offline.nobody import Believed
 
     return Believed()
 
 
 def _resolver(
-    registry: RegistrySource, blobs: BlobStore, facts: Facts, names: Names, bases: Bases | None = None, *,
-    offline: bool,
+    registry: RegistrySource, blobs: BlobStore, facts: Facts, names: Names, places: Places, bases: Bases | None = None,
+    *, offline: bool,
 ) -> Resolver:  # fmt: skip
     if not offline:
-        return ImageResolver(registry, blobs, facts, bases=bases)
+        return ImageResolver(registry, blobs, facts, places=places, bases=bases)
     from engine.offline.names import OfflineResolver, RecalledNames
 
-    return OfflineResolver(ImageResolver(registry, blobs, facts, RecalledNames(names, registry), bases))
-
-
-class _Silent:
-    """Facts that nobody keeps."""
-
-    async def record(self, _fact: Fact, *, vertex: str | None = None, cause: int | None = None) -> int:  # noqa: ARG002
-        """See Facts."""
-        return 0
-
-    def post(self, _fact: Fact, *, vertex: str | None = None, cause: int | None = None) -> None:
-        """See Facts."""
+    return OfflineResolver(ImageResolver(registry, blobs, facts, RecalledNames(names, registry), places, bases))
 
 
 @asynccontextmanager
@@ -271,13 +297,15 @@ async def passing_resolver(*, offline: bool) -> AsyncIterator[Resolver]:
         from engine.offline.nobody import NoRegistry
 
         with read_root(path := root_directory()) as (_, views):
-            yield _resolver(NoRegistry(), read_blobs(path), _Silent(), Names(views), offline=True)
+            yield _resolver(NoRegistry(), read_blobs(path), Silent(), Names(views), Places(), offline=True)
         return
 
     with tempfile.TemporaryDirectory(prefix="refledger-") as directory:
         registry = registry_client()
         try:
-            yield ImageResolver(registry, DirectoryBlobs(Path(directory), owner="check"), _Silent())
+            yield ImageResolver(
+                registry, DirectoryBlobs(Path(directory), owner="check"), Silent(), places=_places()
+            )
         finally:
             await registry.aclose()
 
@@ -382,22 +410,19 @@ def fetch_blob(layer: Layer, write: Callable[[bytes], object]) -> None:
 
         async def fetch() -> None:
             client = registry_client()
-            failure: RefledgerError | None = None
+            source = WithLayouts(client)
+
+            async def copy(place: Provider) -> None:
+                file.seek(0)
+                file.truncate()
+                async with source.blob(place, blob) as stream:
+                    async for chunk in stream:
+                        file.write(chunk)
+
             try:
-                for provider in layer.providers:
-                    file.seek(0)
-                    file.truncate()
-                    try:
-                        async with WithLayouts(client).blob(provider, blob) as stream:
-                            async for chunk in stream:
-                                file.write(chunk)
-                    except (RegistryError, VerificationError) as error:
-                        failure = error
-                    else:
-                        return
+                await _places().first(layer.providers, blob.digest, copy)
             finally:
                 await client.aclose()
-            raise failure or RegistryError(f"nobody is known to have {blob.digest}", kind="missing")
 
         asyncio.run(fetch())
         file.seek(0)

@@ -127,6 +127,7 @@ async def _ask(root: Root, items: Sequence[Item], *, dry_run: bool) -> dict[str,
     limits = Limits(connect_seconds=_CONNECT_SECONDS, tries=_TRIES)
     client = registry_client(limits)
     try:
+        # reason for no mirrors of registries.toml: they may let go of what they keep, and then nobody would have it
         found = await Holders(WithLayouts(client), lost).find(
             {digest: tuple(dict.fromkeys(providers)) for digest, providers in wanted.items()}
         )

@@ -1,14 +1,56 @@
-"""The client that speaks to registries: the one place that makes it."""
+"""What speaks to registries for this user: the one place that makes it."""
 
 from __future__ import annotations
 
-from storage.credentials import DockerCredentials
+import os
+from typing import TYPE_CHECKING
+
+from storage import registries
+from storage.credentials import Credential, Credentials, DockerCredentials
+from storage.registries import Registries
 from storage.registry import Limits, RegistryClient
+from storage.registry.attempts import Observe
+from storage.uploads import UploadSessions
 from tools import __version__
+from tools.roots import root_directory
+
+if TYPE_CHECKING:
+    from storage.credential_store import CredentialStore
+    from storage.registry.login import Accepted
 
 USER_AGENT = f"refledger/{__version__}"
 
 
-def registry_client(limits: Limits | None = None) -> RegistryClient:
-    """A client with this user's credentials. The caller closes it."""
-    return RegistryClient(DockerCredentials(), user_agent=USER_AGENT, limits=limits)
+def known_registries() -> Registries:
+    """What `registries.toml` says. Raises InputError."""
+    return registries.load(registries.find(os.environ, root_directory()))
+
+
+def registry_client(
+    limits: Limits | None = None, observe: Observe | None = None, uploads: UploadSessions | None = None
+) -> RegistryClient:
+    """A client with this user's credentials and settings; `observe`, `uploads` as in RegistryClient. The caller closes
+    it. Raises InputError."""
+    return RegistryClient(
+        DockerCredentials(), user_agent=USER_AGENT, limits=limits, registries=known_registries(), observe=observe,
+        uploads=uploads,
+    )  # fmt: skip
+
+
+async def check_login(registry: str, credential: Credential) -> Accepted:
+    """Does `registry` take `credential`? Raises RegistryError, InputError."""
+    from storage.registry import login
+
+    return await login.check_login(registry, credential, user_agent=USER_AGENT, registries=known_registries())
+
+
+def kept_credentials() -> Credentials:
+    """This user's credentials."""
+    return DockerCredentials()
+
+
+def credential_store() -> CredentialStore:
+    """Where this user's credentials are kept."""
+    from storage.credential_store import CredentialStore
+
+    return CredentialStore()

@@ -33,14 +33,14 @@ class LogAnswers:
         entry = self.index.lookup(str(key))
         if entry is None:
             return None
-        layers = tuple(map(self._known, layers_from_json(entry.layers)))
+        layers = tuple(map(self.known, layers_from_json(entry.layers)))
         return Found(Remote(entry.ref, layers), entry.origin_build or "", entry.resolved, entry.importer)
 
-    def _known(self, layer: Layer) -> Layer:
+    def known(self, layer: Layer) -> Layer:
         """`layer` with all that the log has of it: the blob it was packed into, and who has that."""
         packed = self.index.blob_of(layer.snapshot) if layer.snapshot else None
         if packed is not None:
-            blob = Descriptor(packed.media_type, Digest(packed.digest), packed.bytes)
+            blob = Descriptor(packed.media_type, Digest(packed.digest), packed.bytes, packed.annotations)
             layer = replace(layer, diff_id=Digest(packed.diff_id), blob=blob)
         if layer.blob is None:
             return layer
@@ -63,14 +63,13 @@ class LogAnswers:
         """See Pages."""
         return self.index.page_of(url)
 
-    def packed(self, snapshot: str, epoch: int | None) -> PackedBlob | None:
+    def packed(self, name: str, epoch: int | None, compression: str) -> PackedBlob | None:
         """See Catalog."""
-        found = self.index.packed(snapshot, epoch)
+        found = self.index.packed(name, epoch, compression)
         if found is None:
             return None
-        return PackedBlob(
-            Digest(found.diff_id), Descriptor(found.media_type, Digest(found.digest), found.bytes), "recorded"
-        )
+        blob = Descriptor(found.media_type, Digest(found.digest), found.bytes, found.annotations)
+        return PackedBlob(Digest(found.diff_id), blob, "recorded")
 
     def providers(self, digest: Digest) -> tuple[Provider, ...]:
         """See Catalog."""

@@ -15,7 +15,8 @@ from engine.errors import MaterializationError, RefledgerError
 from engine.events import CacheExported, CacheExportFailed, ExportStarted
 from engine.exporters.exporters import Built
 from engine.exporters.move import Mover
-from engine.exporters.transfer import Transfer, of_bytes
+from engine.exporters.reading import of_bytes
+from engine.exporters.transfer import Transfer
 from engine.graph import Graph
 from engine.ledger import Facts
 from engine.record import changed
@@ -130,7 +131,9 @@ class CacheExporter:
 
         async def pack(layer: Layer, vertex: Digest) -> Layer | None:
             try:
-                (packed,) = await self.transfer.pack(Remote(layer.name, (layer,)), self.epoch, str(vertex))
+                (packed,) = await self.transfer.pack(
+                    Remote(layer.name, (layer,)), self.epoch, str(vertex), target.compression
+                )
             except RefledgerError:
                 if layer.name in needed:
                     raise

@@ -17,7 +17,9 @@ from engine.cache.manifest import CacheManifest, ImageIndex, ImageManifest
 from engine.cache.spec import CacheSource
 from engine.errors import DiskError, InputError, RefledgerError, RegistryError, VerificationError
 from engine.events import CacheImported, CacheImportFailed
+from engine.images.read import whole
 from engine.ledger import Facts
+from engine.refs.places import Places, kind_of
 from engine.refs.ref import Layer, Remote, layers_to_json
 from engine.solver.answers import Asking, Found
 from engine.solver.cache import Component
@@ -42,6 +44,7 @@ class CacheImports:
     facts: Facts
     chains: ChainKeys | None = None
     naming: bool = False
+    places: Places = field(default_factory=Places)
     named: Chains = field(default_factory=dict)
     _caches: list[Cache] = field(default_factory=list)
 
@@ -67,9 +70,9 @@ class CacheImports:
         return next((components for components in known if components), ())
 
     async def _load(self, source: CacheSource) -> list[Cache]:
-        reading = _Reading(source, self.registry, self.blobs)
+        reading = _Reading(source, self.registry, self.blobs, self.places)
         try:
-            top = await self.registry.resolve(source.reference)
+            top, _ = await self.places.resolve(source.reference, self.registry.resolve)
             caches = await reading.caches(top)
         except RefledgerError as error:
             kind = _kind(error)
@@ -90,10 +93,8 @@ class CacheImports:
 
 def _kind(error: RefledgerError) -> str:
     match error:
-        case RegistryError():
-            return error.kind
-        case VerificationError():
-            return "corrupt"
+        case RegistryError() | VerificationError():
+            return kind_of(error)
         case DiskError():
             return "disk"
         case InputError():
@@ -184,6 +185,7 @@ class _Reading:
     source: CacheSource
     registry: RegistrySource
     blobs: BlobStore
+    places: Places
     received: int = 0
     metadata: list[Digest] = field(default_factory=list)
 
@@ -208,7 +210,9 @@ class _Reading:
         where = f"{self.provider}@{digest}"
         if self.blobs.size(digest) is not None:
             return manifest.read(self.blobs.get(digest), where)
-        _, data = await self.registry.manifest(self.provider, digest)
+        (_, data), _ = await self.places.first(
+            [self.provider], digest, lambda place: self.registry.manifest(place, digest)
+        )
         self.received += len(data)
         found = manifest.read(data, where)
         self.blobs.put(data)
@@ -254,11 +258,9 @@ class _Reading:
         if not 0 < blob.size <= CONFIG_LIMIT:
             what = f"the cache cannot be used: a document of {blob.size} bytes, of at most {CONFIG_LIMIT}"
             raise VerificationError(what, where=f"{self.provider}@{blob.digest}")
-        parts = []
-        async with self.registry.blob(self.provider, blob) as stream:
-            async for chunk in stream:
-                parts.append(chunk)  # noqa: PERF401  # as in resolver.py: Descriptor.size bounds it
-        data = b"".join(parts)
+        data, _ = await self.places.first(
+            [self.provider], blob.digest, lambda place: whole(self.registry, place, blob)
+        )
         self.received += len(data)
         self.metadata.append(self.blobs.put(data))
         return data

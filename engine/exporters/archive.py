@@ -7,45 +7,63 @@ manifest.json that `docker save` writes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any
 
 from engine.events import Exported, ExportStarted
-from engine.exporters.image import INDEX, Bundle, Image, as_docker
-from engine.exporters.transfer import Transfer, drain
+from engine.exporters.image import INDEX, Bundle, Image
+from engine.exporters.reading import BlobReader, drain
 from engine.ledger import Facts
+from engine.output import Output
 from storage.digest import Digest, canonical_json
-from storage.interfaces import Archive, Reference
+from storage.interfaces import Archive, Provider, Reference
 
 
 @dataclass(slots=True)
 class ArchiveExporter:
     """`open_archive(dest)` begins the file; it gets its name only when complete."""
 
-    transfer: Transfer
+    reader: BlobReader
     facts: Facts
     open_archive: Callable[[str], Archive]
 
-    async def export(
-        self, made: Bundle, kind: Literal["oci", "docker"], dest: str, names: Sequence[Reference]
-    ) -> Digest:
-        """Write `made` to `dest`; returns the digest of what a name means. Raises DiskError, MaterializationError."""
-        if kind == "docker":
-            made = replace(made, images=tuple(map(as_docker, made.images)))
+    async def export(self, made: Bundle, output: Output) -> None:
+        """Write `made` to `output.dest`. Raises DiskError,
+        MaterializationError."""
+        kind, dest = output.kind, output.dest
+        compression = output.form.compression.written
         unique = made.layers
+        layers = tuple(map(str, unique))
         started = await self.facts.record(
-            ExportStarted(kind=kind, target=dest, digest=str(made.digest), layers=tuple(map(str, unique)))
+            ExportStarted(
+                kind=kind, target=dest, digest=str(made.digest), layers=layers, compression=compression
+            )
         )
+        if dest == "-":
+            moved = await self._write(made, output)  # what went out cannot be taken back
+        else:
+            moved = await self.reader.anew(unique.values(), lambda: self._write(made, output))
+        await self.facts.record(
+            Exported(
+                kind=kind, target=dest, digest=str(made.digest), layers=tuple(moved), compression=compression
+            ),
+            cause=started,
+        )
+
+    async def _write(self, made: Bundle, output: Output) -> list[dict[str, object]]:
+        """The archive; returns what `Exported.layers` says of it."""
+        kind, dest, names = output.kind, output.dest, output.names
         archive = self.open_archive(dest)
-        moved = []
+        moved: list[dict[str, object]] = []
         try:
             archive.add("oci-layout", canonical_json({"imageLayoutVersion": "1.0.0"}))
-            for digest, layer in unique.items():
+            for digest, layer in made.layers.items():
                 assert layer.blob is not None
                 archive.begin(_path(digest), layer.blob.size)
-                shown = self.transfer.progress(dest, layer.blob, "written", None)
-                await drain(self.transfer.read(layer, shown), archive.write)
-                source = "" if self.transfer.is_here(layer) else str(next(iter(layer.providers), ""))
+                shown = self.reader.progress(dest, layer.blob, "written", None)
+                served: list[Provider] = []
+                await drain(self.reader.read(layer, shown, served.append), archive.write)
+                source = ", ".join(map(str, served))
                 moved.append(
                     {"digest": str(digest), "transport": "written", "bytes": layer.blob.size, "source": source}
                 )
@@ -59,35 +77,32 @@ class ArchiveExporter:
             archive.commit()
         finally:
             archive.abort()
-        await self.facts.record(
-            Exported(kind=kind, target=dest, digest=str(made.digest), layers=tuple(moved)), cause=started
-        )
-        return made.digest
+        return moved
 
 
 def _path(digest: Digest) -> str:
     return f"blobs/{digest.algorithm}/{digest.hex}"
 
 
-def _index(made: Bundle, names: Sequence[Reference]) -> bytes:
-    descriptor = {"mediaType": made.media_type, "digest": str(made.digest), "size": len(made.top)}
-    entries = [
+def entries(made: Bundle, names: Sequence[Reference]) -> list[dict[str, Any]]:
+    """What the index.json of a layout says of `made`: once for each of `names`, or once."""
+    descriptor = made.descriptor.to_json()
+    noted = descriptor.get("annotations", {})
+    return [
         {
             **descriptor,
             "annotations": {
+                **noted,
                 "io.containerd.image.name": str(name),
                 "org.opencontainers.image.ref.name": name.tag or "latest",
             },
         }
         for name in names
-    ]
-    return canonical_json(
-        {
-            "schemaVersion": 2,
-            "mediaType": INDEX,
-            "manifests": entries or [descriptor],
-        }
-    )
+    ] or [descriptor]
+
+
+def _index(made: Bundle, names: Sequence[Reference]) -> bytes:
+    return canonical_json({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries(made, names)})
 
 
 def _docker_index(image: Image, names: Sequence[Reference]) -> bytes:

@@ -6,16 +6,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from engine.errors import MaterializationError
 from engine.exporters.archive import ArchiveExporter
-from engine.exporters.image import Bundle, bundle, compose
+from engine.exporters.image import Bundle, Image, bundle, compose
+from engine.exporters.layout import LayoutExporter
 from engine.exporters.local import LocalExporter
 from engine.exporters.push import Pusher
+from engine.exporters.tar import TarExporter
 from engine.exporters.transfer import Transfer
 from engine.graph import Result
-from engine.output import Output
+from engine.output import Form, Output
 from engine.refs.materializer import Clock
-from engine.refs.ref import Layer, Ref
-from storage.interfaces import Reference
+from engine.refs.ref import Layer, Ref, Remote
+from storage.digest import Digest
+from storage.interfaces import BlobStore, Compression
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,15 @@ class Built:
     base_layers: int
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """One output that is done; `made`: the images that are in it, None for files; `digest`: of those, or of a tar."""
+
+    output: Output
+    made: Bundle | None
+    digest: Digest | None
+
+
 Extra = Callable[[Built, Sequence[Layer]], Mapping[str, Any]]
 """Further fields of an image's config, given its packed layers."""
 
@@ -36,40 +49,97 @@ class Exporters:
     """Takes results out of the root."""
 
     transfer: Transfer
+    blobs: BlobStore
     pusher: Pusher
     archiver: ArchiveExporter
+    layout: LayoutExporter
     local: LocalExporter
+    tar: TarExporter
     clock: Clock
 
     async def export(
-        self,
-        built: Sequence[Built],
-        outputs: Sequence[Output],
-        names: Sequence[Reference],
-        epoch: int | None,
-        extra: Extra | None = None,
-    ) -> Bundle | None:
-        """Write what was `built` to all `outputs`, one after the other; returns the images, when one of them needed
-        them. `extra`: what else their configs hold. Raises RegistryError, MaterializationError, VerificationError,
-        DiskError."""
-        made: Bundle | None = None
-        if any(output.kind != "local" for output in outputs):
+        self, built: Sequence[Built], outputs: Sequence[Output], epoch: int | None, extra: Extra | None = None
+    ) -> tuple[Written, ...]:
+        """Write what was `built` to all `outputs`, one after the other; `extra`: what else the configs of the images
+        hold. All images are composed first, so that nothing is out when that cannot be done. Raises RegistryError,
+        MaterializationError, VerificationError, DiskError, InputError."""
+        written = []
+        try:
+            made = await self._compose(built, outputs, epoch, extra)
+            for output in outputs:
+                image = None if output.of_files else made[output.form]
+                written.append(Written(output, image, await self._write(built, output, image, epoch)))
+        except MaterializationError as error:
+            foreign = {layer.name for item in built for layer in item.ref.layers if layer.blob and layer.blob.urls}
+            if error.kind == "missing" and error.layer in foreign:
+                error.hint = "its image says who may give it out: prefer-nondist-layers=true leaves it there"
+            raise
+        return tuple(written)
+
+    async def _compose(
+        self, built: Sequence[Built], outputs: Sequence[Output], epoch: int | None, extra: Extra | None
+    ) -> dict[Form, Bundle]:
+        """The images in each form that is wanted; layers are packed once for all forms that have the same."""
+        packed: dict[tuple[Compression, bool], list[tuple[Layer, ...]]] = {}
+        made: dict[Form, Bundle] = {}
+        for form in dict.fromkeys(output.form for output in outputs if not output.of_files):
+            way = (form.compression, form.rewrite)
+            if way not in packed:
+                packed[way] = [await self._pack(item, epoch, form) for item in built]
             images = []
-            for item in built:
-                layers = await self.transfer.pack(item.ref, epoch, str(item.result.vertex))
+            for item, layers in zip(built, packed[way], strict=True):
                 fields = extra(item, layers) if extra is not None else {}
-                now = self.clock.now()
-                images.append(compose(item.result, layers, item.base_layers, epoch, now=now, extra=fields))
-            made = bundle(images, [item.result.platform for item in built])
-        for output in outputs:
-            if output.kind == "local":
-                for item in built:
-                    below = f"/{item.result.platform.replace('/', '_')}" if len(built) > 1 else ""
-                    await self.local.export(item.ref, output.dest + below)
-                continue
-            assert made is not None
-            if output.kind == "image":
-                await self.pusher.push(made, names)
-            else:
-                await self.archiver.export(made, output.kind, output.dest, names)
+                images.append(self._image(item, layers, epoch, fields, form))
+            made[form] = bundle(images, form)
         return made
+
+    async def _pack(self, item: Built, epoch: int | None, form: Form) -> tuple[Layer, ...]:
+        """The layers of `item`. The times of its base's stay (as in BuildKit since its pull request 4663): rewriting
+        them would fetch and upload all of it."""
+        ref, vertex = item.ref, str(item.result.vertex)
+        if not form.rewrite:
+            return await self.transfer.pack(ref, epoch, vertex, form.compression)
+        base = Remote(ref.id, ref.layers[: item.base_layers])
+        own = Remote(ref.id, ref.layers[item.base_layers :])
+        return (
+            *await self.transfer.pack(base, epoch, vertex, form.compression),
+            *await self.transfer.pack(own, epoch, vertex, form.compression, rewrite=True),
+        )
+
+    def _image(
+        self, item: Built, layers: Sequence[Layer], epoch: int | None, fields: Mapping[str, Any], form: Form
+    ) -> Image:
+        now = self.clock.now()
+        return compose(item.result, layers, item.base_layers, epoch, now=now, extra=fields, form=form)
+
+    async def _write(
+        self, built: Sequence[Built], output: Output, made: Bundle | None, epoch: int | None
+    ) -> Digest | None:
+        if made is None:
+            return await self._write_files(built, output, epoch)
+        if output.kind == "image" and output.push:
+            compression = output.form.compression.written
+            await self.pusher.push(made, output.names, by_digest=output.by_digest, compression=compression)
+        elif output.kind == "image":
+            self._keep(made)
+        elif output.directory:
+            await self.layout.export(made, output)
+        else:
+            await self.archiver.export(made, output)
+        return made.digest
+
+    async def _write_files(self, built: Sequence[Built], output: Output, epoch: int | None) -> Digest | None:
+        split = len(built) > 1 if output.split is None else output.split
+        trees = [(item.result.platform.replace("/", "_") if split else "", item.ref) for item in built]
+        if output.kind == "tar":
+            return await self.tar.export(trees, output.dest, epoch)
+        await self.local.export(trees, output.dest)
+        return None
+
+    def _keep(self, made: Bundle) -> None:
+        """Store what only names layers, so that the digest that is told can be looked into here."""
+        for image in made.images:
+            self.blobs.put(image.config)
+            self.blobs.put(image.manifest)
+        if made.index:
+            self.blobs.put(made.index)

@@ -1,17 +1,19 @@
-"""An image's config and manifest, made of refs. Pure: the same refs and config give the same bytes.
+"""An image's config and manifest, made of refs. Pure: the same refs, config and form give the same bytes.
 
-Sources: OCI image-spec config.md and manifest.md. Times come from the layers (when the step ran, not when it was
+Sources: OCI image-spec config.md, manifest.md and layer.md; distribution's manifest-v2-2.md (docker's media types);
+buildkit docs/annotations.md. Times come from the layers (when the step ran, not when it was
 exported), so a build that is all cached exports the same digest again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from engine.graph import Result
+from engine.output import Form, Part
 from engine.refs.ref import Layer
 from storage.digest import Digest, canonical_json, sha256
 from storage.interfaces import Descriptor
@@ -21,37 +23,52 @@ INDEX = "application/vnd.oci.image.index.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
+DOCKER_INDEX = "application/vnd.docker.distribution.manifest.list.v2+json"
+_OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"
+_OCI_FOREIGN = "application/vnd.oci.image.layer.nondistributable.v1.tar"
+_DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
+_DOCKER_FOREIGN = "application/vnd.docker.image.rootfs.foreign.diff.tar"
 _TO_OCI = {
-    "application/vnd.docker.image.rootfs.diff.tar.gzip": "application/vnd.oci.image.layer.v1.tar+gzip",
-    "application/vnd.docker.image.rootfs.diff.tar.zstd": "application/vnd.oci.image.layer.v1.tar+zstd",
-    "application/vnd.docker.image.rootfs.diff.tar": "application/vnd.oci.image.layer.v1.tar",
-    "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip":
-        "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
-}  # fmt: skip
+    f"{docker}{'.' if kind else ''}{kind}": f"{oci}{'+' if kind else ''}{kind}"
+    for docker, oci in ((_DOCKER_LAYER, _OCI_LAYER), (_DOCKER_FOREIGN, _OCI_FOREIGN))
+    for kind in ("gzip", "zstd", "")
+}
+Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """`layers` have `blob` and `diff_id`, bottom first; `manifest` and `config` are the bytes to be stored."""
+    """`layers` have `blob` and `diff_id`, bottom first; `manifest` and `config` are the bytes to be stored. `platform`
+    as `os/architecture[/variant]`; `annotations` of the manifest's descriptor."""
 
     layers: tuple[Layer, ...]
     manifest: bytes
     media_type: str
     config: bytes
     config_blob: Descriptor
+    platform: str = ""
+    annotations: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def digest(self) -> Digest:
         """The manifest's digest."""
         return sha256(self.manifest)
 
+    @property
+    def descriptor(self) -> Descriptor:
+        """Of the manifest."""
+        return Descriptor(self.media_type, self.digest, len(self.manifest), self.annotations)
+
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """What an export writes: one image, or several below `index` (bytes to be stored, b"" for one image)."""
+    """What an export writes: one image, or several below `index` (bytes to be stored, b"" for one image), which then is
+    of `index_type` and whose own descriptor has `annotations`."""
 
     images: tuple[Image, ...]
     index: bytes = b""
+    index_type: str = INDEX
+    annotations: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def top(self) -> bytes:
@@ -61,12 +78,19 @@ class Bundle:
     @property
     def media_type(self) -> str:
         """Of `top`."""
-        return INDEX if self.index else self.images[0].media_type
+        return self.descriptor.media_type
 
     @property
     def digest(self) -> Digest:
         """Of `top`."""
-        return sha256(self.top)
+        return self.descriptor.digest
+
+    @property
+    def descriptor(self) -> Descriptor:
+        """Of `top`."""
+        if not self.index:
+            return self.images[0].descriptor
+        return Descriptor(self.index_type, sha256(self.index), len(self.index), self.annotations)
 
     @property
     def config(self) -> Digest:
@@ -75,30 +99,49 @@ class Bundle:
 
     @property
     def layers(self) -> dict[Digest, Layer]:
-        """All layers by blob: one that stands twice (an empty one often does, or a base's) moves once."""
-        return {layer.blob.digest: layer for image in self.images for layer in image.layers if layer.blob}
+        """All layers by blob: one that stands twice (an empty one often does, or a base's) moves once. Those that are
+        not to be distributed are left out: they stay where their URLs say."""
+        return {
+            layer.blob.digest: layer
+            for image in self.images
+            for layer in image.layers
+            if layer.blob and not layer.blob.media_type.startswith((_OCI_FOREIGN, _DOCKER_FOREIGN))
+        }
 
 
-def bundle(images: Sequence[Image], platforms: Sequence[str]) -> Bundle:
-    """`images` for `platforms` (`os/architecture[/variant]`); an index when there are several (image-index.md)."""
+def bundle(images: Sequence[Image], form: Form) -> Bundle:
+    """The `images` of one build, below an index when there are several (image-index.md)."""
     if len(images) == 1:
         return Bundle(tuple(images))
-    manifests = [
-        {
-            "mediaType": image.media_type, "digest": str(image.digest), "size": len(image.manifest),
-            "platform": _platform(platform),
-        }
-        for image, platform in zip(images, platforms, strict=True)
-    ]  # fmt: skip
-    return Bundle(tuple(images), canonical_json({"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests}))
+    index: Json = {
+        "schemaVersion": 2,
+        "mediaType": INDEX if form.oci else DOCKER_INDEX,
+        "manifests": [{**image.descriptor.to_json(), "platform": _platform(image.platform)} for image in images],
+    }
+    if noted := _annotations(form, "index"):
+        index["annotations"] = noted
+    return Bundle(tuple(images), canonical_json(index), index["mediaType"], _annotations(form, "index-descriptor"))
 
 
 def _platform(text: str) -> dict[str, str]:
     return dict(zip(("os", "architecture", "variant"), text.split("/"), strict=False))
 
 
+def _annotations(form: Form, part: Part, platform: str = "") -> dict[str, str]:
+    """What is to be said of `part`; what is said of `platform` goes before what is said of all."""
+    found = [one for one in form.annotations if one.part == part and one.platform in ("", platform)]
+    return {one.key: one.value for one in sorted(found, key=lambda one: one.platform)}
+
+
 def compose(
-    result: Result, layers: Sequence[Layer], base_layers: int, epoch: int | None, *, now: int, extra: Mapping[str, Any]
+    result: Result,
+    layers: Sequence[Layer],
+    base_layers: int,
+    epoch: int | None,
+    *,
+    now: int,
+    extra: Mapping[str, Any],
+    form: Form = Form(),  # noqa: B008  it is immutable
 ) -> Image:
     """The image of `result` on `layers` (packed, bottom first), of which the first `base_layers` are the base's.
 
@@ -125,33 +168,49 @@ def compose(
     config["rootfs"] = {"type": "layers", "diff_ids": [str(layer.diff_id) for layer in layers]}
     config["history"] = entries
     config |= extra
-    return _image(tuple(map(_as_oci, layers)), canonical_json(config), MANIFEST, CONFIG, result.annotations)
-
-
-def as_docker(image: Image) -> Image:
-    """The same image with Docker's media types, as `docker load` expects them."""
-    layers = tuple(
-        replace(layer, blob=replace(blob, media_type=layer_type(blob.media_type, oci=False)))
-        for layer in image.layers
-        if (blob := layer.blob)
+    annotations = result.annotations
+    return _image(
+        tuple(_formed(layer, form) for layer in layers), canonical_json(config), form, result.platform, annotations
     )
-    return _image(layers, image.config, DOCKER_MANIFEST, DOCKER_CONFIG)
 
 
 def _image(
-    layers: tuple[Layer, ...], config: bytes, media_type: str, config_type: str,
-    annotations: Mapping[str, str] | None = None,
-) -> Image:  # fmt: skip
-    config_blob = Descriptor(config_type, sha256(config), len(config))
-    manifest: dict[str, Any] = {
+    layers: tuple[Layer, ...], config: bytes, form: Form, platform: str, annotations: Mapping[str, str]
+) -> Image:
+    config_blob = Descriptor(CONFIG if form.oci else DOCKER_CONFIG, sha256(config), len(config))
+    manifest: Json = {
         "schemaVersion": 2,
-        "mediaType": media_type,
+        "mediaType": MANIFEST if form.oci else DOCKER_MANIFEST,
         "config": config_blob.to_json(),
         "layers": [layer.blob.to_json() for layer in layers if layer.blob],
     }
-    if annotations:
-        manifest["annotations"] = dict(annotations)
-    return Image(layers, canonical_json(manifest), media_type, config, config_blob)
+    noted = {**(annotations if form.oci else {}), **_annotations(form, "manifest", platform)}
+    if noted:
+        manifest["annotations"] = noted
+    described = _annotations(form, "manifest-descriptor", platform)
+    data = canonical_json(manifest)
+    return Image(layers, data, manifest["mediaType"], config, config_blob, platform, described)
+
+
+def _formed(layer: Layer, form: Form) -> Layer:
+    """`layer` as an image of `form` describes it: docker's manifests have no annotations, and a layer of others stays
+    foreign only where it is said to be had (BuildKit's prefer-nondist-layers)."""
+    blob = layer.blob
+    assert blob is not None, "layers are packed before they are composed"
+    media_type = layer_type(blob.media_type, oci=True)
+    foreign = form.foreign and bool(blob.urls)
+    kind = media_type.removeprefix(_OCI_FOREIGN).removeprefix(_OCI_LAYER)
+    if media_type.startswith((_OCI_FOREIGN, _OCI_LAYER)):
+        media_type = f"{_OCI_FOREIGN if foreign else _OCI_LAYER}{kind}"
+    return replace(
+        layer,
+        blob=replace(
+            blob,
+            media_type=layer_type(media_type, oci=form.oci),
+            annotations=blob.annotations if form.oci else {},
+            urls=blob.urls if foreign else (),
+        ),
+    )
 
 
 def layer_type(media_type: str, *, oci: bool) -> str:
@@ -159,11 +218,6 @@ def layer_type(media_type: str, *, oci: bool) -> str:
     if oci:
         return _TO_OCI.get(media_type, media_type)
     return {oci: docker for docker, oci in _TO_OCI.items()}.get(media_type, media_type)
-
-
-def _as_oci(layer: Layer) -> Layer:
-    assert layer.blob is not None, "layers are packed before they are composed"
-    return replace(layer, blob=replace(layer.blob, media_type=layer_type(layer.blob.media_type, oci=True)))
 
 
 def _base_created(history: Sequence[Mapping[str, Any]]) -> str:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from engine.errors import DiskError
+from engine.errors import DiskError, InputError
 from engine.events import Exported, ExportStarted
 from engine.graph import Copy
 from engine.ledger import Facts
 from engine.ops.copy import copy_layer
-from engine.ops.select import select
+from engine.ops.select import printable, select
 from engine.refs.materializer import Clock, Materializer
-from engine.refs.ref import Ref
+from engine.refs.ref import Local, Ref
 from engine.together import in_thread
 from storage.interfaces import LayerWriter, SnapshotStore
 
@@ -29,23 +29,37 @@ class LocalExporter:
     clock: Clock
     writer: Callable[[Path], LayerWriter]
 
-    async def export(self, ref: Ref, dest: str) -> None:
-        """Write all files of `ref` below `dest`. Raises DiskError, MaterializationError."""
+    async def export(self, trees: Sequence[tuple[str, Ref]], dest: str) -> None:
+        """Write all files of `trees`, each below its directory ("" for none), to directory `dest`. Raises DiskError,
+        MaterializationError, and InputError for a path that two of the trees have, or that something else is at."""
         started = await self.facts.record(ExportStarted(kind="local", target=dest, digest=""))
         needed_by = f"the export to {dest}"
-        local = await self.materializer.materialize(ref, vertex=None, reason="export", needed_by=needed_by)
-        everything = Copy(sources=(".",), dest="/", from_context=False)
-
-        def copy() -> None:
-            target = Path(dest)
-            target.mkdir(parents=True, exist_ok=True)
-            with self.snapshots.view(local.lowers) as tree:
-                selection = select(everything, tree, hash_files=False)
-                begin = partial(self.writer, target)
-                copy_layer(everything, selection, tree, target, begin, now_ns=self.clock.now())
-
-        try:
-            await in_thread(copy)
-        except OSError as error:
-            raise DiskError.of(error, f"exporting to {dest}") from error
+        taken: set[str] = set()
+        for below, ref in trees:
+            local = await self.materializer.materialize(ref, vertex=None, reason="export", needed_by=needed_by)
+            try:
+                await in_thread(partial(self._copy, local, Path(dest) / below, taken))
+            except OSError as error:
+                raise DiskError.of(error, f"exporting to {dest}") from error
+            if below:
+                taken.clear()
         await self.facts.record(Exported(kind="local", target=dest, digest="", layers=()), cause=started)
+
+    def _copy(self, local: Local, target: Path, taken: set[str]) -> None:
+        everything = Copy(sources=(".",), dest="/", from_context=False)
+        target.mkdir(parents=True, exist_ok=True)
+        with self.snapshots.view(local.lowers) as tree:
+            selection = select(everything, tree, hash_files=False)
+            for entry in selection.entries:
+                if entry.type != "dir":
+                    if entry.path in taken:
+                        raise several(entry.path)
+                    taken.add(entry.path)
+            begin = partial(self.writer, target)
+            copy_layer(everything, selection, tree, target, begin, now_ns=self.clock.now())
+
+
+def several(path: str) -> InputError:
+    """What is said of a path that several platforms have, in an output that keeps them in one tree."""
+    hint = "leave platform-split=false out: each gets a directory of its own"
+    return InputError(f"{printable(path)!r} is there for several platforms", hint=hint)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from engine.events import Exported, ExportStarted
 from engine.exporters.image import Bundle, Image
 from engine.exporters.move import Mover
-from engine.exporters.transfer import of_bytes
+from engine.exporters.reading import of_bytes
 from engine.ledger import Facts
 from engine.together import together
 from storage.interfaces import Provider, Reference, RegistrySource, RegistryTarget
@@ -27,22 +27,28 @@ class Pusher:
     mover: Mover
     facts: Facts
 
-    async def push(self, made: Bundle, names: Sequence[Reference]) -> None:
-        """Push `made` under all `names`. Raises RegistryError, MaterializationError, VerificationError."""
+    async def push(
+        self, made: Bundle, names: Sequence[Reference], *, by_digest: bool = False, compression: str = ""
+    ) -> None:
+        """Push `made` under all `names`, or only to their repositories when `by_digest`; `compression`: what was asked
+        for. Raises RegistryError, MaterializationError, VerificationError."""
         for name in names:
             target = Provider(name.registry, name.repository, f"repository:{name.repository}:pull,push")
-            await self._push(made, name, target)
+            tag = str(made.digest) if by_digest else name.tag or "latest"
+            shown = f"{target}@{tag}" if by_digest else str(name)
+            await self._push(made, target, tag, shown, compression)
 
-    async def _push(self, made: Bundle, name: Reference, target: Provider) -> None:
+    async def _push(self, made: Bundle, target: Provider, tag: str, shown: str, compression: str) -> None:
         started = await self.facts.record(
             ExportStarted(
                 kind="image",
-                target=str(name),
+                target=shown,
                 digest=str(made.digest),
                 layers=tuple(map(str, made.layers)),
+                compression=compression,
             )
         )
-        moved = await together(self.mover.move(layer, target, str(name)) for layer in made.layers.values())
+        moved = await together(self.mover.move(layer, target, shown) for layer in made.layers.values())
         await together(self._config(image, target) for image in made.images)
         if made.index:
             await together(
@@ -50,14 +56,16 @@ class Pusher:
                 for image in made.images
             )
             await self.target.put_manifest(target, str(made.digest), made.media_type, made.index)
-        await self.target.put_manifest(target, name.tag or "latest", made.media_type, made.top)
+        if tag != str(made.digest) or not made.index:
+            await self.target.put_manifest(target, tag, made.media_type, made.top)
         await self.facts.record(
             Exported(
                 kind="image",
-                target=str(name),
+                target=shown,
                 digest=str(made.digest),
                 layers=tuple(moved),
-                provider=name.provider.to_json(),
+                provider=Provider.of(target.registry, target.repository).to_json(),
+                compression=compression,
             ),
             cause=started,
         )

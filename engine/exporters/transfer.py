@@ -1,57 +1,40 @@
-"""What exporters share: packing layers that have no blob yet, and opening a layer's blob wherever it lies."""
+"""What exporters share: layers with the blobs that they have to have, packed or converted where they have none."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
 
 from engine.errors import (
     DiskError,
-    FailureKind,
     MaterializationError,
-    RefledgerError,
-    RegistryError,
     VerificationError,
 )
-from engine.events import BlobCreated, ExportProgressed, LocalLost, ProviderLost
+from engine.events import BlobCreated, LocalLost
+from engine.exporters import conversion
+from engine.exporters.conversion import PLAIN, Conversion
+from engine.exporters.reading import BlobReader
 from engine.ledger import Facts
-from engine.refs.materializer import PROGRESS_INTERVAL, Clock
 from engine.refs.providers import unavailable
 from engine.refs.ref import Layer, Ref, Remote
 from engine.together import in_thread, locked, together
 from storage.digest import Digest
 from storage.interfaces import (
-    BlobStore,
-    ByteStream,
+    Compression,
     Descriptor,
     LayerPacker,
-    LayerRepacker,
     Locks,
     PackedBlob,
     Provider,
-    RegistrySource,
 )
 from storage.reference import LAYOUT_REGISTRY
 
-CHUNK = 1 << 20
+_DEFAULT = Compression()
 
 
-class Here(Protocol):
+class Here(conversion.Here, Protocol):
     """The layers of this root."""
-
-    async def usable(self, layer: Layer, vertex: str | None = None) -> bool:
-        """Is `layer` mountable here, and not known to be damaged?"""
-        ...
-
-    async def lose(
-        self, layer: Layer, kind: str, name: str, problem: str = "", *, vertex: str | None = None
-    ) -> None:
-        """Remove what is kept of `layer` as `name`, which is damaged."""
-        ...
 
     def miss(self, layer: Layer) -> None:
         """Say that the snapshot of `layer`, which nobody else has, is not here; unless the log says why."""
@@ -61,8 +44,9 @@ class Here(Protocol):
 class Catalog(Protocol):
     """What earlier builds left in the log about blobs: a projection answers."""
 
-    def packed(self, snapshot: str, epoch: int | None) -> PackedBlob | None:
-        """The blob that a snapshot was packed into."""
+    def packed(self, name: str, epoch: int | None, compression: str) -> PackedBlob | None:
+        """The blob that snapshot (or diff ID, or blob) `name` was packed into, with times clamped to `epoch`, as
+        `compression` (Compression.written)."""
         ...
 
     def providers(self, digest: Digest) -> tuple[Provider, ...]:
@@ -76,45 +60,62 @@ class Catalog(Protocol):
 
 @dataclass(slots=True)
 class Transfer:
-    """Reads and packs layers for exporters; with a `repacker` also those of images whose blobs are not here, as nobody
+    """Packs and converts layers for exporters; `repack` also those of images whose blobs are not here, as nobody
     may be asked for them."""
 
-    blobs: BlobStore
-    registry: RegistrySource
+    reader: BlobReader
     packer: LayerPacker
     catalog: Catalog
     locks: Locks
     facts: Facts
-    clock: Clock
     here: Here
-    repacker: LayerRepacker | None = None
-    _epochs: dict[str, int | None] = field(default_factory=dict)
+    conversion: Conversion
+    repack: bool = False
+    _asked: dict[Digest, tuple[int | None, Compression]] = field(default_factory=dict)
 
-    async def pack(self, ref: Ref, epoch: int | None, vertex: str | None) -> tuple[Layer, ...]:
-        """The layers of `ref`, each with diff ID and blob. Packs what has none yet; fetches nothing."""
-        return tuple(await together(self._pack(layer, ref, epoch, vertex) for layer in ref.layers))
+    def __post_init__(self) -> None:
+        self.reader.again = self._packed_again
 
-    async def _pack(self, layer: Layer, ref: Ref, epoch: int | None, vertex: str | None) -> Layer:
+    async def pack(
+        self, ref: Ref, epoch: int | None, vertex: str | None, compression: Compression = _DEFAULT,
+        rewrite: bool = False,
+    ) -> tuple[Layer, ...]:  # fmt: skip
+        """The layers of `ref`, each with diff ID and blob. Packs what steps made as `compression`, with times clamped
+        to `epoch`, and fetches nothing for that. Layers that are blobs already stay what they are, but for those in
+        another compression when it is forced, and for those with later times when `rewrite` says that these are to be
+        clamped too: they are converted, and what of them is not here is fetched. Raises InputError,
+        MaterializationError, DiskError, VerificationError."""
+        layers = await together(self._pack(layer, ref, epoch, vertex, compression) for layer in ref.layers)
+        done = frozenset(digest for digest, how in self._asked.items() if how == (epoch, compression))
+        return await self.conversion.convert(ref, layers, compression, epoch if rewrite else None, done)
+
+    async def _pack(
+        self, layer: Layer, ref: Ref, epoch: int | None, vertex: str | None, compression: Compression
+    ) -> Layer:
         if not layer.snapshot:
             return self._with_providers(await self._repack(layer, ref, vertex))
-        self._epochs[layer.snapshot] = epoch
         async with locked(self.locks, f"pack-{layer.snapshot}"):
-            packed = self.catalog.packed(layer.snapshot, epoch)
+            packed = self.catalog.packed(layer.snapshot, epoch, compression.written)
             if packed is None or not self._readable(packed):
                 if packed is not None and not self.catalog.let_go(str(packed.blob.digest)):
                     self.facts.post(LocalLost(kind="blob", name=str(packed.blob.digest), problem="vanished"))
                 if epoch is None and layer.blob is not None and not await self.here.usable(_step(layer)):
                     return self._with_providers(layer)  # its own times, in the blob it was packed into elsewhere
-                packed = await self._make(layer, ref, epoch, vertex)
-        return self._with_providers(replace(layer, diff_id=packed.diff_id, blob=packed.blob))
+                packed = await self._make(layer, ref, epoch, vertex, compression)
+        self._asked[packed.blob.digest] = epoch, compression
+        same = layer.blob is not None and layer.blob.digest == packed.blob.digest
+        providers = layer.providers if same else ()  # those of the blob that it had
+        return self._with_providers(replace(layer, diff_id=packed.diff_id, blob=packed.blob, providers=providers))
 
-    async def _make(self, layer: Layer, ref: Ref, epoch: int | None, vertex: str | None) -> PackedBlob:
+    async def _make(
+        self, layer: Layer, ref: Ref, epoch: int | None, vertex: str | None, compression: Compression
+    ) -> PackedBlob:
         """Pack a snapshot. Raises MaterializationError when it is gone, DiskError."""
         if not await self.here.usable(_step(layer), vertex):
             self.here.miss(layer)
             raise _gone(layer)
         try:
-            packed = await in_thread(lambda: self.packer.pack(layer.snapshot, epoch))
+            packed = await in_thread(lambda: self.packer.pack(layer.snapshot, epoch, compression))
         except VerificationError as error:
             await self.here.lose(layer, "snapshot", layer.snapshot, error.what, vertex=vertex)
             raise _gone(layer) from error
@@ -122,25 +123,32 @@ class Transfer:
             if await self.here.usable(_step(layer)):
                 raise
             raise _gone(layer) from error
-        await self._tell(packed, ref, layer.snapshot, epoch, vertex)
+        await self._tell(packed, ref, layer.snapshot, epoch, vertex, compression)
         return packed
 
     async def _repack(self, layer: Layer, ref: Ref, vertex: str | None) -> Layer:
         """A layer of an image whose blob cannot be had, with one that is made of what is here; `layer` itself where
         there is no need, or no way."""
-        repacker, diff_id = self.repacker, layer.diff_id
+        diff_id = layer.diff_id
         on_disk = any(provider.registry == LAYOUT_REGISTRY for provider in layer.providers)
-        if repacker is None or diff_id is None or on_disk or self.is_here(layer) or not repacker.has(diff_id):
+        tars = self.conversion.tars
+        if not self.repack or diff_id is None or on_disk or self.reader.is_here(layer) or not tars.has(diff_id):
             return layer
         async with locked(self.locks, f"pack-{diff_id}"):
-            packed = self.catalog.packed(str(diff_id), None)
-            if packed is None or self.blobs.size(packed.blob.digest) is None:
-                packed = await in_thread(partial(repacker.pack, diff_id))
-                await self._tell(packed, ref, str(diff_id), None, vertex)
+            packed = self.catalog.packed(str(diff_id), None, _DEFAULT.written)
+            if packed is None or self.reader.blobs.size(packed.blob.digest) is None:
+                packed = await in_thread(partial(self._of_its_tar, diff_id))
+                await self._tell(packed, ref, str(diff_id), None, vertex, _DEFAULT)
         return replace(layer, blob=packed.blob)
 
+    def _of_its_tar(self, diff_id: Digest) -> PackedBlob:
+        with self.conversion.tars.open(diff_id) as tar:
+            packed = self.conversion.converter.convert(tar, PLAIN, diff_id, _DEFAULT)
+        assert packed is not None, "kept whatever it is"
+        return packed
+
     async def _tell(
-        self, packed: PackedBlob, ref: Ref, name: str, epoch: int | None, vertex: str | None
+        self, packed: PackedBlob, ref: Ref, name: str, epoch: int | None, vertex: str | None, compression: Compression
     ) -> None:
         await self.facts.record(
             BlobCreated(
@@ -152,101 +160,31 @@ class Transfer:
                 compressor=packed.compressor,
                 snapshot=name,
                 epoch=epoch,
+                compression=compression.written,
+                annotations=dict(packed.blob.annotations) or None,
             ),
             vertex=vertex,
         )
 
     def _readable(self, packed: PackedBlob) -> bool:
-        return self.blobs.size(packed.blob.digest) is not None or bool(self.catalog.providers(packed.blob.digest))
+        digest = packed.blob.digest
+        return self.reader.blobs.size(digest) is not None or bool(self.catalog.providers(digest))
 
     def _with_providers(self, layer: Layer) -> Layer:
         assert layer.blob is not None
         known = self.catalog.providers(layer.blob.digest)
         return replace(layer, providers=tuple(dict.fromkeys((*layer.providers, *known))))
 
-    def read(self, layer: Layer, shown: Callable[[int], None]) -> ByteStream:
-        """The layer's blob: from here, else from the first provider that gives it. `shown` is told the bytes so far.
-
-        The returned iterator raises MaterializationError when nobody has it, VerificationError when bytes were wrong.
-        """
-        assert layer.blob is not None
-        return self._bytes(layer, layer.blob, shown)
-
-    def is_here(self, layer: Layer) -> bool:
-        """Does the blob lie on this disk?"""
-        return layer.blob is not None and self.blobs.size(layer.blob.digest) is not None
-
-    async def _bytes(self, layer: Layer, blob: Descriptor, shown: Callable[[int], None]) -> AsyncIterator[bytes]:
-        here = self.blobs.size(blob.digest) is not None
-        # before the first byte goes out: whoever has some of a damaged blob could not begin anew
-        if here and not await in_thread(lambda: self.blobs.sound(blob.digest)):
-            here = await self._packed_again(layer, blob)
-        async with aclosing(self._stored(blob, shown) if here else self._remote(layer, blob, shown)) as chunks:
-            async for chunk in chunks:
-                yield chunk
-
     async def _packed_again(self, layer: Layer, blob: Descriptor) -> bool:
-        """Is the blob here again, made from the snapshot it was made from before?"""
+        """Is the blob here again, made from what it was made from before?"""
+        if await self.conversion.again(blob):
+            return True
         if not layer.snapshot or not await self.here.usable(_step(layer)):
             return False
+        epoch, compression = self._asked.get(blob.digest, (None, _DEFAULT))
         async with locked(self.locks, f"pack-{layer.snapshot}"):
-            ref = Remote(layer.name, (layer,))
-            packed = await self._make(layer, ref, self._epochs.get(layer.snapshot), None)
+            packed = await self._make(layer, Remote(layer.name, (layer,)), epoch, None, compression)
         return packed.blob.digest == blob.digest
-
-    async def _stored(self, blob: Descriptor, shown: Callable[[int], None]) -> AsyncGenerator[bytes, None]:
-        done = 0
-        with self.blobs.open(blob.digest) as file:
-            while chunk := await asyncio.to_thread(file.read, CHUNK):
-                yield chunk
-                done += len(chunk)
-                shown(done)
-
-    async def _remote(
-        self, layer: Layer, blob: Descriptor, shown: Callable[[int], None]
-    ) -> AsyncGenerator[bytes, None]:
-        last: RefledgerError | None = None
-        kind: FailureKind = "missing"
-        for provider in layer.providers:
-            done = 0
-            try:
-                async with self.registry.blob(provider, blob) as stream:
-                    async for chunk in stream:
-                        yield chunk
-                        done += len(chunk)
-                        shown(done)
-                return
-            except RegistryError as error:
-                last, kind = error, error.kind
-            except VerificationError as error:
-                last, kind = error, "corrupt"
-            if kind != "transport":
-                lost = ProviderLost(
-                    ref=layer.name, digest=str(blob.digest), provider=provider.to_json(), kind=kind, error=str(last)
-                )
-                self.facts.post(lost)
-            if done:
-                break  # the reader has bytes already: it must begin anew, which is its own retry
-        what = f"layer {blob.digest.short} cannot be had: {last.what if last else 'no provider is known'}"
-        raise unavailable(what, layer, kind, last, layer.providers) from last
-
-    def progress(self, target: str, blob: Descriptor, transport: str, vertex: str | None) -> Callable[[int], None]:
-        """A `shown` that puts ExportProgressed into the log, at most four a second."""
-        last = self.clock.monotonic()
-
-        def shown(done: int) -> None:
-            nonlocal last
-            now = self.clock.monotonic()
-            if now - last >= PROGRESS_INTERVAL or done == blob.size:
-                last = now
-                self.facts.post(
-                    ExportProgressed(
-                        target=target, digest=str(blob.digest), bytes=done, total=blob.size, transport=transport
-                    ),
-                    vertex=vertex,
-                )
-
-        return shown
 
 
 def _step(layer: Layer) -> Layer:
@@ -256,18 +194,3 @@ def _step(layer: Layer) -> Layer:
 
 def _gone(layer: Layer) -> MaterializationError:
     return unavailable(f"the result of step {layer.snapshot} is not here any more", layer, "missing", None, ())
-
-
-async def drain(stream: ByteStream, write: Callable[[bytes], None]) -> int:
-    """Give every chunk of `stream` to `write`; returns the bytes."""
-    total = 0
-    async with aclosing(stream) as chunks:  # type: ignore[type-var]  # our streams are async generators
-        async for chunk in chunks:
-            write(chunk)
-            total += len(chunk)
-    return total
-
-
-async def of_bytes(data: bytes) -> AsyncIterator[bytes]:
-    """`data` as a stream of one chunk."""
-    yield data

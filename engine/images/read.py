@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from engine.errors import VerificationError
+from engine.refs.places import Places
 from storage.digest import Digest, parse_json
 from storage.interfaces import BlobStore, Descriptor, Provider, RegistrySource
 
@@ -49,13 +50,11 @@ class ImageReader:
 
     registry: RegistrySource
     blobs: BlobStore
+    places: Places = field(default_factory=Places)
 
     async def manifest(self, provider: Provider, digest: Digest, where: str) -> Manifest:
         """The manifest or index `digest`. Raises RegistryError, VerificationError, DiskError."""
-        data = self._here(digest)
-        if data is None:
-            _, data = await self.registry.manifest(provider, digest)
-            self.blobs.put(data)
+        data = self._here(digest) or await self._fetched(provider, digest)
         try:
             fields = parse_json(data)
         except ValueError as error:
@@ -72,11 +71,12 @@ class ImageReader:
             return here
         if blob.size > CONFIG_LIMIT:
             raise VerificationError(f"its config of {blob.size} bytes is larger than {CONFIG_LIMIT}", where=where)
-        parts = []
-        async with self.registry.blob(provider, blob) as stream:
-            async for chunk in stream:
-                parts.append(chunk)  # noqa: PERF401  # an async comprehension would hide the bound that Descriptor.size sets
-        data = b"".join(parts)
+        data, _ = await self.places.first([provider], blob.digest, lambda place: whole(self.registry, place, blob))
+        self.blobs.put(data)
+        return data
+
+    async def _fetched(self, provider: Provider, digest: Digest) -> bytes:
+        (_, data), _ = await self.places.first([provider], digest, lambda place: self.registry.manifest(place, digest))
         self.blobs.put(data)
         return data
 
@@ -86,3 +86,13 @@ class ImageReader:
             return self.blobs.get(digest) if self.blobs.size(digest) is not None else None
         except FileNotFoundError:
             return None
+
+
+async def whole(registry: RegistrySource, place: Provider, blob: Descriptor) -> bytes:
+    """A blob that fits into memory, as whoever asks has made sure: no more than `blob.size` bytes come. Raises
+    RegistryError, VerificationError."""
+    parts = []
+    async with registry.blob(place, blob) as stream:
+        async for chunk in stream:
+            parts.append(chunk)  # noqa: PERF401  # an async comprehension would hide the bound that Descriptor.size sets
+    return b"".join(parts)

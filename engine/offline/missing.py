@@ -7,16 +7,14 @@ from typing import Any, Literal
 
 from engine.errors import HostError
 from engine.events import FoundMissing
+from engine.ledger import fitting
 from engine.record import Record
 from engine.refs.ref import Layer
-from storage.digest import canonical_json
 
 ONLINE = "build once without --offline"
 """What brings most of what can be missing."""
 _PASSED_ON = "build without --offline, or write type=local"
 """For blobs that an archive takes: a build online writes them, and does not keep them."""
-_ROOM = 48 * 1024
-"""Bytes of items in one event, which has 64 KiB."""
 _NEEDED_BY, _TITLE = 8, 200
 """Steps that one item names at most, in an event, and characters of each."""
 
@@ -59,14 +57,8 @@ class NotHere(HostError):
     @property
     def fact(self) -> FoundMissing:
         """For the log."""
-        items, room = [], _ROOM
-        for item in self.missing:
-            told = item.to_json()
-            room -= len(canonical_json(told))
-            if room < 0:
-                break
-            items.append(told)
-        return FoundMissing(items=tuple(items), count=len(self.missing), bytes=sum(item.size for item in self.missing))
+        items = fitting([item.to_json() for item in self.missing])
+        return FoundMissing(items=items, count=len(self.missing), bytes=sum(item.size for item in self.missing))
 
 
 _TITLES = {

@@ -36,7 +36,7 @@ from engine.refs.ref import Layer, Remote, of_image, of_layer
 from engine.refs.search import Search
 from engine.together import in_thread
 from storage.digest import Digest
-from storage.interfaces import BlobStore, LayerParts, LayerRepacker, LayerTree, PackedBlob, RegistrySource
+from storage.interfaces import BlobStore, LayerParts, LayerTars, LayerTree, PackedBlob, RegistrySource
 from storage.reference import LAYOUT_REGISTRY
 
 
@@ -53,7 +53,7 @@ class Here(Protocol):
 class Packed(Protocol):
     """See engine.exporters.transfer.Catalog."""
 
-    def packed(self, snapshot: str, epoch: int | None) -> PackedBlob | None:
+    def packed(self, name: str, epoch: int | None, compression: str) -> PackedBlob | None:
         """The blob that a snapshot was packed into."""
         ...
 
@@ -67,7 +67,7 @@ class Needs:
     catalog: Packed
     parts: LayerParts
     sources: Callable[[], Here]
-    repacker: LayerRepacker | None = None
+    tars: LayerTars | None = None
 
     async def lacking(
         self,
@@ -93,7 +93,7 @@ class Needs:
         for output in outputs:
             if output.kind == "image":
                 continue  # a push needs nothing here that its target can mount or be sent
-            needed_by = f"--output type={output.kind},dest={output.dest}"
+            needed_by = f"--output {output.written}"
             for result in graph.results:
                 for layer in stack.layers(result.vertex):
                     why = await self._to_write(layer, output, epoch)
@@ -156,16 +156,16 @@ class Needs:
 
     async def _to_write(self, layer: Layer, output: Output, epoch: int | None) -> str | None:
         """Why `layer` cannot be written to `output` from what is here, "" for nothing to add; None: it can."""
-        if output.kind == "local":
+        if output.of_files:
             return None if await self._obtainable(layer) else ""
         if layer.snapshot:
-            packed = self.catalog.packed(layer.snapshot, epoch)
+            packed = self.catalog.packed(layer.snapshot, epoch, output.form.compression.written)
             packed_here = packed is not None and self.materializer.blobs.size(packed.blob.digest) is not None
             if packed_here or self.materializer.snapshots.has(layer.snapshot):
                 return None
         if await self._blob_is_here(layer):
             return None
-        if self.repacker is not None and layer.diff_id is not None and self.repacker.has(layer.diff_id):
+        if self.tars is not None and layer.diff_id is not None and self.tars.has(layer.diff_id):
             return None
         if self.materializer.kept.mountable(layer):
             return f"its files are here, but type={output.kind} takes the blob as its registry has it"

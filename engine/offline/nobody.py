@@ -50,8 +50,9 @@ class NoRegistry:
         raise Refused("nothing is pushed", f"{target}@{digest}")
 
     async def upload(
-        self, target: Provider, blob: Descriptor, chunks: Callable[[], ByteStream]
-    ) -> None:
+        self, target: Provider, blob: Descriptor, chunks: Callable[[], ByteStream], *,
+        resume: Callable[[int], ByteStream] | None = None,
+    ) -> None:  # fmt: skip
         """See RegistryTarget.upload."""
         raise Refused("nothing is pushed", f"{target}@{blob.digest}")
 

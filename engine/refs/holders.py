@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from engine.errors import RegistryError, VerificationError
+from engine.refs.places import Places, is_loss, kind_of
 from engine.refs.presence import LOST, PARALLEL, UNREACHABLE
 from engine.together import together
 from storage.digest import Digest
@@ -27,6 +28,7 @@ class Holders:
 
     registry: RegistrySource
     lost: Lost
+    places: Places = field(default_factory=Places)
     _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PARALLEL))
     _silent: set[str] = field(default_factory=set)
 
@@ -38,12 +40,12 @@ class Holders:
 
     async def _first(self, digest: Digest, providers: Iterable[Provider]) -> Provider | str:
         reason = LOST
-        for provider in providers:
+        for place in self.places.of(providers, digest):
             async with self._slots:
-                answer = await self._has(digest, provider)
+                answer = await self._has(digest, place)
             if answer:
-                return provider
-            if answer is None:
+                return place
+            if answer is None and not place.mirror_of:
                 reason = UNREACHABLE
         return reason
 
@@ -55,13 +57,13 @@ class Holders:
                 return True
             kind: FailureKind = "missing"
             error = ""
-        except RegistryError as failure:
-            kind, error = failure.kind, str(failure)
-        except VerificationError as failure:
-            kind, error = "corrupt", str(failure)
+        except (RegistryError, VerificationError) as failure:
+            self.places.failed(provider, digest, failure)
+            kind, error = kind_of(failure), str(failure)
         if kind == "transport":
             self._silent.add(provider.registry)
         if kind != "missing":
             return None
-        await self.lost(digest, provider, kind, error)
+        if is_loss(provider, kind):
+            await self.lost(digest, provider, kind, error)
         return False

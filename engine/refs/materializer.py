@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -36,6 +37,7 @@ from engine.events import (
 from engine.ledger import Facts
 from engine.refs.fill import FetchLimits
 from engine.refs.kept import Kept, Known, NothingKnown
+from engine.refs.places import Places, is_loss, kind_of
 from engine.refs.providers import providers_of, unavailable
 from engine.refs.pull import Pull
 from engine.refs.ref import Layer, Local, Ref
@@ -75,6 +77,15 @@ class _Flight:
 
 
 @dataclass(frozen=True, slots=True)
+class _Use:
+    """What is done with the bytes of a blob while they come: `read` takes them to their end; `makes` the diff ID of the
+    layer that is mountable then, "" for none."""
+
+    read: Callable[[ByteSource], int]
+    makes: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class _Failure:
     """Why one layer could not be had. `again`: the same provider may yet give it; `final`: no other one can, as another
     one's bytes would not fit either, or are the same."""
@@ -86,13 +97,16 @@ class _Failure:
 
 
 class LayerUnavailable(Exception):
-    """Internal: no provider could give the layer; the waiter says for which step."""
+    """Internal: none of the places that were `asked` could give the layer; the waiter says for which step."""
 
-    def __init__(self, layer: Layer, kind: FailureKind, error: RefledgerError | None) -> None:
+    def __init__(
+        self, layer: Layer, kind: FailureKind, error: RefledgerError | None, asked: Sequence[Provider] = ()
+    ) -> None:
         super().__init__(str(error))
         self.layer = layer
         self.kind = kind
         self.error = error
+        self.asked = tuple(asked)
 
 
 @dataclass(slots=True)
@@ -110,6 +124,7 @@ class Materializer:
     parallel: int = 4
     fetching: FetchLimits = field(default_factory=FetchLimits)
     known: Known = field(default_factory=NothingKnown)
+    places: Places = field(default_factory=Places)
     kept: Kept = field(init=False)
     _flights: dict[str, _Flight] = field(default_factory=dict)
     _slots: asyncio.Semaphore | None = None
@@ -184,6 +199,19 @@ class Materializer:
         waited = tuple(str(layer.blob.digest) for layer, size in pairs if size is None and layer.blob)
         return sum(size or 0 for size in fetched), waited
 
+    async def read(
+        self, ref: Ref, layer: Layer, use: Callable[[ByteSource], int], *, vertex: str | None, cause: int
+    ) -> int:
+        """Have `use` read the blob of `layer`, of which nothing stays here, for the request `cause` in the log; the
+        bytes that came for it. `use` begins anew with each provider. Raises MaterializationError, which is in the log
+        then."""
+        assert layer.blob is not None, "a layer without a blob cannot be read"
+        try:
+            async with self._fetching(layer.blob):
+                return await self._fetch(layer, layer.blob, _Use(use), vertex, cause)
+        except LayerUnavailable as failure:
+            raise await self._failed(ref, failure, vertex, cause, "the export") from failure.error
+
     async def _failed(
         self, ref: Ref, failure: LayerUnavailable, vertex: str | None, cause: int, needed_by: str
     ) -> MaterializationError:
@@ -194,14 +222,15 @@ class Materializer:
             what += f": {failure.error.what}"
         if needed_by:
             what += f"; needed by {needed_by}"
-        error = unavailable(what, layer, failure.kind, failure.error, tuple(self.providers(layer)))
+        asked = failure.asked or tuple(self.providers(layer))
+        error = unavailable(what, layer, failure.kind, failure.error, asked)
         await self.facts.record(
             MaterializationFailed(
                 ref=ref.id,
                 digest=str(blob.digest) if blob else layer.name,
                 kind=failure.kind,
                 error=str(error),
-                providers=tuple(provider.to_json() for provider in self.providers(layer)),
+                providers=tuple(provider.to_json() for provider in asked),
             ),
             vertex=vertex,
             cause=cause,
@@ -236,20 +265,28 @@ class Materializer:
             self.kept.miss(layer)
             if layer.diff_id is None or layer.blob is None:
                 raise LayerUnavailable(layer, "missing", None)
-            if self._slots is None:
-                self._slots = asyncio.Semaphore(self.parallel)
-                self._connections = asyncio.Semaphore(max(self.fetching.connections, self.parallel))
-                self._threads = ThreadPoolExecutor(self.parallel, thread_name_prefix="unpack")
-            # The same blob may be two layers, when a config names another diff ID for it.
-            async with locked(self.locks, f"partial-{layer.blob.digest}"), self._slots:
-                return await self._fetch(layer, layer.blob, vertex, cause)
+            diff_id, media_type = layer.diff_id, layer.blob.media_type
+            use = _Use(lambda source: self.layers.unpack(diff_id, media_type, source), str(diff_id))
+            async with self._fetching(layer.blob):
+                return await self._fetch(layer, layer.blob, use, vertex, cause)
 
-    async def _fetch(self, layer: Layer, blob: Descriptor, vertex: str | None, cause: int) -> int:
-        """Try the blob that lies here, then each provider. Returns the bytes that came over a wire."""
-        last = _Failure(RegistryError("no provider is known", kind="missing"), "missing")
+    @asynccontextmanager
+    async def _fetching(self, blob: Descriptor) -> AsyncIterator[None]:
+        """One fetch of `blob` at a time, also across processes, and only so many of all blobs in this one."""
+        if self._slots is None:
+            self._slots = asyncio.Semaphore(self.parallel)
+            self._connections = asyncio.Semaphore(max(self.fetching.connections, self.parallel))
+            self._threads = ThreadPoolExecutor(self.parallel, thread_name_prefix="unpack")
+        # The same blob may be two layers, when a config names another diff ID for it.
+        async with locked(self.locks, f"partial-{blob.digest}"), self._slots:
+            yield
+
+    async def _fetch(self, layer: Layer, blob: Descriptor, use: _Use, vertex: str | None, cause: int) -> int:
+        """Try the blob that lies here, then each place. Returns the bytes that came over a wire."""
+        last: _Failure | None = None
         if self.blobs.size(blob.digest) is not None:
             try:
-                await self._unpack_stored(layer, blob)
+                await self._use_stored(blob, use)
             except FileNotFoundError:
                 pass
             except VerificationError as error:
@@ -257,24 +294,30 @@ class Materializer:
                 await in_thread(lambda: self.blobs.sound(blob.digest))  # not if it is the layer that was promised wrong
             else:
                 return 0
-        for provider in self.providers(layer):
-            outcome = await self._pull(layer, blob, provider, vertex, cause)
+        asked = []
+        for provider in self.places.of(self.providers(layer), blob.digest):
+            asked.append(provider)
+            outcome = await self._pull(blob, provider, use, vertex, cause)
             if isinstance(outcome, _Failure) and outcome.again:
-                outcome = await self._pull(layer, blob, provider, vertex, cause)
+                outcome = await self._pull(blob, provider, use, vertex, cause)
             if not isinstance(outcome, _Failure):
                 return outcome
             last = outcome
             self.lost_by(provider, layer, blob, last.kind, str(last.error), vertex, cause)
             if last.final:
-                break
-        raise LayerUnavailable(layer, last.kind, last.error)
+                break  # before anybody is blamed
+            self.places.failed(provider, blob.digest, last.error)
+        if last is None:
+            refusal = self.places.refusal(blob.digest)
+            last = _Failure(refusal, kind_of(refusal))
+        raise LayerUnavailable(layer, last.kind, last.error, asked)
 
     def lost_by(
         self, provider: Provider, layer: Layer, blob: Descriptor, kind: FailureKind, error: str, vertex: str | None,
         cause: int | None,
     ) -> None:  # fmt: skip
-        """Say that `provider` has the blob no longer; not for what may pass, or is no fault of its."""
-        if kind in {"missing", "auth", "corrupt"}:
+        """Say that `provider` has the blob no longer, if that is what the failure says."""
+        if is_loss(provider, kind):
             self.facts.post(
                 ProviderLost(
                     ref=layer.name, digest=str(blob.digest), provider=provider.to_json(), kind=kind, error=error
@@ -283,25 +326,22 @@ class Materializer:
                 cause=cause,
             )
 
-    async def _unpack_stored(self, layer: Layer, blob: Descriptor) -> None:
-        assert layer.diff_id is not None
+    async def _use_stored(self, blob: Descriptor, use: _Use) -> None:
         with self.blobs.open(blob.digest) as stored:
             source = io.BufferedReader(stored, 1 << 20) if isinstance(stored, io.RawIOBase) else stored
-            await self._in_thread(lambda: self.layers.unpack(layer.diff_id, blob.media_type, source))  # type: ignore[arg-type]
+            await self._in_thread(lambda: use.read(source))
 
     async def _pull(
-        self, layer: Layer, blob: Descriptor, provider: Provider, vertex: str | None, cause: int
+        self, blob: Descriptor, provider: Provider, use: _Use, vertex: str | None, cause: int
     ) -> int | _Failure:
-        """Bring what is missing of the blob from `provider` while it is unpacked. The bytes that came over the wire, or
+        """Bring what is missing of the blob from `provider` while it is used. The bytes that came over the wire, or
         what broke it: then nothing of the layer is left, and of the blob what the next pull can go on with."""
-        assert layer.diff_id is not None
-        diff_id = layer.diff_id
         started = self.clock.monotonic()
         digest, source = str(blob.digest), provider.to_json()
         self.facts.post(PullStarted(digest=digest, total=blob.size, provider=source), vertex=vertex, cause=cause)
 
         def unpack(spool: ByteSource) -> Coroutine[Any, Any, int]:
-            return self._in_thread(lambda: self.layers.unpack(diff_id, blob.media_type, spool))
+            return self._in_thread(lambda: use.read(spool))
 
         pull: Pull | None = None
         try:
@@ -327,7 +367,7 @@ class Materializer:
                 seconds=round(self.clock.monotonic() - started, 6),
                 verified=("digest", "diff_id"),
                 resumed_from=pull.resumed_from,
-                diff_id=str(diff_id),
+                diff_id=use.makes,
             )
             await self.facts.record(pulled, vertex=vertex, cause=cause)
             return pull.wire_bytes

@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from engine.errors import RegistryError, VerificationError
 from engine.events import ProviderLost
 from engine.ledger import Facts
+from engine.refs.places import Places, is_loss, kind_of
 from engine.refs.ref import Layer
 from engine.together import together
-from storage.interfaces import Provider, RegistrySource
+from storage.errors import FailureKind
+from storage.interfaces import Descriptor, Provider, RegistrySource
 
 PARALLEL = 16
 """Questions at once."""
@@ -25,6 +27,7 @@ class HeadPresence:
 
     registry: RegistrySource
     facts: Facts
+    places: Places = field(default_factory=Places)
     _answers: dict[str, str] = field(default_factory=dict)
     _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PARALLEL))
 
@@ -35,31 +38,32 @@ class HeadPresence:
         return {layer.name: answer for layer in layers if (answer := self._answers[layer.name])}
 
     async def _ask(self, layer: Layer) -> None:
-        reason = LOST
-        for provider in layer.providers if layer.blob else ():
-            found = await self._holds(layer, provider)
-            if found is None:
+        blob, reason = layer.blob, LOST
+        for place in self.places.of(layer.providers, blob.digest) if blob else ():
+            assert blob is not None
+            found = await self._holds(place, layer, blob)
+            if found is None and not place.mirror_of:
                 reason = UNREACHABLE
             elif found:
                 reason = ""
                 break
         self._answers[layer.name] = reason
 
-    async def _holds(self, layer: Layer, provider: Provider) -> bool | None:
-        assert layer.blob is not None
-        digest = layer.blob.digest
+    async def _holds(self, place: Provider, layer: Layer, blob: Descriptor) -> bool | None:
+        kind: FailureKind = "missing"
+        error = ""
         try:
             async with self._slots:
-                if await self.registry.exists(provider, digest):
+                if await self.registry.exists(place, blob.digest):
                     return True
-            kind, error = "missing", ""
-        except RegistryError as failure:
-            kind, error = failure.kind, str(failure)
-        except VerificationError as failure:
-            kind, error = "corrupt", str(failure)
+        except (RegistryError, VerificationError) as failure:
+            self.places.failed(place, blob.digest, failure)
+            kind, error = kind_of(failure), str(failure)
         if kind == "transport":
             return None
-        self.facts.post(
-            ProviderLost(ref=layer.name, digest=str(digest), provider=provider.to_json(), kind=kind, error=error)
-        )
+        if is_loss(place, kind):
+            lost = ProviderLost(
+                ref=layer.name, digest=str(blob.digest), provider=place.to_json(), kind=kind, error=error
+            )
+            self.facts.post(lost)
         return False

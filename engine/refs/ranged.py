@@ -16,6 +16,7 @@ from engine.errors import DiskError, RefledgerError, RegistryError, Verification
 from engine.events import FilesFetched, LayerTocRead, MaterializationFailed, PullFailed
 from engine.ledger import Facts
 from engine.refs.materializer import Clock, Materializer
+from engine.refs.places import kind_of
 from engine.refs.ref import Layer
 from engine.together import in_thread
 from storage.errors import TocUnusable
@@ -111,11 +112,13 @@ class RangeReader:
     ) -> tuple[T, Provider, int] | None:
         """What `read` makes of the first provider that can give it, that provider, and the bytes it sent."""
         async with self.slots:
-            for provider in self.materializer.providers(layer):
+            materializer = self.materializer
+            for provider in materializer.places.of(materializer.providers(layer), blob.digest):
                 wire = _Wire()
                 try:
                     return await read(provider, wire), provider, wire.bytes
                 except (RegistryError, VerificationError) as error:
+                    materializer.places.failed(provider, blob.digest, error, part=True)
                     self.failed(layer, blob, provider, error, wire.bytes, request)
                     if isinstance(error, TocUnusable):
                         break
@@ -137,7 +140,8 @@ class RangeReader:
             before = wire.bytes
             async with self.registry.blob(provider, blob, start=start, end=end) as stream:
                 if not stream.ranged:
-                    raise RegistryError("the registry sends blobs whole only", kind="transport", where=str(provider))
+                    what = "the registry sends blobs whole only"
+                    raise RegistryError(what, kind="transport", status=200, where=str(provider))
                 try:
                     async for chunk in stream:
                         await take(chunk)
@@ -150,7 +154,7 @@ class RangeReader:
     ) -> None:  # fmt: skip
         """Log that `provider`, after `count` bytes, could not give what was asked for."""
         what = f"its table of contents cannot be used: {error}" if isinstance(error, TocUnusable) else str(error)
-        kind = error.kind if isinstance(error, RegistryError) else "corrupt"
+        kind = kind_of(error)
         cause = request.seq if request else None
         self.facts.post(
             PullFailed(digest=str(blob.digest), provider=provider.to_json(), kind=kind, error=what, bytes=count),

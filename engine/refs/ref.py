@@ -35,8 +35,9 @@ class Layer:
 
     @property
     def name(self) -> str:
-        """What identifies it here: the snapshot id of a step's layer, else the diff ID."""
-        return self.snapshot or str(self.diff_id)
+        """What identifies it here: the snapshot id of a step's layer, else the diff ID; the blob's digest of one that
+        only passes through, whose diff ID nobody asked for."""
+        return self.snapshot or str(self.diff_id or (self.blob.digest if self.blob else ""))
 
     def to_json(self) -> Json:
         """The descriptor (when known), and `diff_id`, `providers`, `snapshot`, `created` unless they are empty."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from storage.checked import CheckedOnce
 from storage.digest import Digest
 from storage.durable import fsync_directory
 from storage.erofs.header import SUFFIX
@@ -14,13 +15,14 @@ from storage.layers import LAYER_LIMIT
 from storage.scratch import Scratch, remove_tree
 
 
-class ErofsLayers:
+class ErofsLayers(CheckedOnce):
     """Implements LayerStore. `tmp` must lie in the same file system as `layers`.
 
     What makes images is imported when one is made: a build that is all cached only asks what is here.
     """
 
     name = KIND
+    kind = "layer"
 
     def __init__(self, layers: Path, tmp: Path, owner: str, mounts: ErofsMounts, *, limit: int = LAYER_LIMIT) -> None:
         """`owner` names unfinished layers; `limit` as for DirectoryLayers. Raises InputError when `owner` is not
@@ -29,7 +31,7 @@ class ErofsLayers:
         self._scratch = Scratch(tmp, owner)
         self._mounts = mounts
         self._limit = limit
-        self._sound: set[str] = set()  # made or checked by this process
+        super().__init__()
 
     def has(self, diff_id: Digest) -> bool:
         """See LayerStore.has."""
@@ -47,7 +49,7 @@ class ErofsLayers:
             self._layers.mkdir(parents=True, exist_ok=True)
             path.rename(self._image(diff_id))  # another process may have published the same layer: the same bytes
             fsync_directory(self._layers)
-            self._sound.add(diff_id)
+            self.believe(diff_id)
         except VerificationError as error:
             raise VerificationError(error.what, where=f"layer {diff_id.short}", hint=error.hint) from error
         except OSError as error:
@@ -56,29 +58,15 @@ class ErofsLayers:
             remove_tree(path)
         return laid_out
 
-    def check(self, name: str) -> str:
-        """See Checked.check."""
-        if name in self._sound:
-            return ""
+    def _problem(self, name: str) -> str:
         from storage.erofs.check import check_image
 
-        try:
-            problem = check_image(self._image(Digest(name)), name, self._scratch)
-        except OSError as error:
-            raise DiskError.of(error, "checking a layer") from error
-        if not problem:
-            self._sound.add(name)
-        return problem
+        return check_image(self._image(Digest(name)), name, self._scratch)
 
-    def discard(self, name: str) -> None:
-        """See Checked.discard."""
-        self._sound.discard(name)
+    def _remove(self, name: str) -> None:
         image = self._image(Digest(name))
-        try:
-            self._mounts.forget(image)
-            self._scratch.drop(image)
-        except OSError as error:
-            raise DiskError.of(error, "removing a damaged layer") from error
+        self._mounts.forget(image)
+        self._scratch.drop(image)
 
     def close(self) -> None:
         """See LayerStore.close. Unmounts snapshots too, where they share the mounts."""

@@ -1,47 +1,36 @@
-"""Layers of images that lie here as EROFS images, as blobs again: the tar that they came as is inside.
-
-The blob is not the one that their registry has, as nobody compresses as somebody else does; the diff ID is the same.
-"""
+"""Layers of images that lie here as EROFS images: the tar that they came as is inside."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from storage.digest import Digest
 from storage.erofs.header import SUFFIX, Image
 from storage.errors import DiskError
-from storage.interfaces import BlobStore, PackedBlob
-from storage.packing import pack_tar
-
-_CHUNK = 1 << 20
+from storage.interfaces import ByteSource
 
 
 @dataclass(frozen=True, slots=True)
-class TarPacker:
-    """Implements LayerRepacker for the images in `layers`."""
+class ImageTars:
+    """Implements LayerTars for the images in `layers`."""
 
     layers: Path
-    blobs: BlobStore
 
     def has(self, diff_id: Digest) -> bool:
-        """See LayerRepacker.has."""
+        """See LayerTars.has."""
         return self._image(diff_id).is_file()
 
-    def pack(self, diff_id: Digest) -> PackedBlob:
-        """See LayerRepacker.pack."""
-
-        def give(write: Callable[[bytes], Any]) -> None:
-            with Image.open(self._image(diff_id)).open_tar() as tar:
-                while data := tar.read(_CHUNK):
-                    write(data)
-
+    @contextmanager
+    def open(self, diff_id: Digest) -> Iterator[ByteSource]:
+        """See LayerTars.open."""
         try:
-            return pack_tar(self.blobs, give, diff_id)
+            with Image.open(self._image(diff_id)).open_tar() as tar:
+                yield tar
         except OSError as error:
-            raise DiskError.of(error, f"packing layer {diff_id.short}") from error
+            raise DiskError.of(error, f"reading layer {diff_id.short}") from error
 
     def _image(self, diff_id: Digest) -> Path:
         return self.layers / (diff_id.hex + SUFFIX)

@@ -4,8 +4,9 @@ Sources: distribution "Token Authentication Specification" and "OAuth2 Token Aut
 
 Where secrets go. A credential belongs to one registry. It is sent to that registry's own origin (Basic), or to the
 `realm` that this registry named when it refused a request, as docker does: Docker Hub's registry-1.docker.io names
-auth.docker.io, and there is no other way to learn of it. A realm must be https, or a loopback host. Nothing is sent
-to hosts that a redirect or an upload location leads to.
+auth.docker.io, and there is no other way to learn of it. A realm must be https, unless its host is one that is spoken
+to in plain http (loopback, or `http = true` in registries.toml). Nothing is sent to hosts that a redirect or an upload
+location leads to.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ import base64
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from storage.credentials import Credential, Credentials
 from storage.errors import RegistryError
-from storage.reference import is_loopback
+from storage.registry.clients import load_httpx
 from storage.registry.failures import refused
-from storage.registry.transport import Transport, host_of, load_httpx
+from storage.registry.transport import Transport, host_of
 
 if TYPE_CHECKING:
     import httpx
@@ -44,10 +45,13 @@ class Challenge:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """An `Authorization` header that is good until `expires` (seconds since the epoch)."""
+    """An `Authorization` header that is good for `scopes` until `expires` (seconds since the epoch). `refresh`: the
+    identity token that came with it."""
 
     header: str = field(repr=False)
     expires: float = float("inf")
+    scopes: Scopes = ()
+    refresh: str = field(default="", repr=False)
 
 
 def parse_challenges(headers: Sequence[str]) -> list[Challenge]:
@@ -77,16 +81,34 @@ def merge_scopes(ours: Scopes, challenged: str) -> Scopes:
     return tuple(f"{resource}:{','.join(wanted)}" if resource else wanted[0] for resource, wanted in actions.items())
 
 
-class Authenticator:
-    """`Authorization` headers by registry and scopes; a token is fetched once and kept until shortly before it ends."""
+def covers(granted: Scopes, wanted: Scopes) -> bool:
+    """Are all actions of `wanted` among those of `granted`?"""
+    return merge_scopes(granted, " ".join(wanted)) == merge_scopes(granted, "")
 
-    def __init__(self, credentials: Credentials, transport: Transport, client_id: str) -> None:
+
+class Authenticator:
+    """`Authorization` headers by registry and scopes; a token is fetched once and kept until shortly before it ends.
+    `offline`: token servers are asked for an identity token, too, as a login does."""
+
+    def __init__(
+        self, credentials: Credentials, transport: Transport, client_id: str, *, offline: bool = False
+    ) -> None:
         self._credentials = credentials
         self._transport = transport
         self._client_id = client_id
+        self._offline = offline
         self._challenges: dict[str, Challenge] = {}
-        self._grants: dict[tuple[str, Scopes], Grant] = {}
+        self._grants: dict[str, dict[Scopes, Grant]] = {}
         self._locks: dict[tuple[str, Scopes], asyncio.Lock] = {}
+
+    def asked_by(self, registry: str) -> bool:
+        """Did `registry` ask for credentials?"""
+        return registry in self._challenges
+
+    def identity_token(self, registry: str) -> str:
+        """The identity token that came with a token for `registry`; "" for none."""
+        grants = self._grants.get(registry, {}).values()
+        return next((grant.refresh for grant in grants if grant.refresh), "")
 
     async def header(self, registry: str, scopes: Scopes, where: str) -> str:
         """The header to send at once; "" while `registry` never asked for one. Raises RegistryError."""
@@ -108,24 +130,36 @@ class Authenticator:
         return await self._grant(registry, scopes, challenge, where, rejected=rejected)
 
     async def _grant(self, registry: str, scopes: Scopes, challenge: Challenge, where: str, *, rejected: str) -> str:
-        key = (registry, () if challenge.scheme == "basic" else tuple(sorted(scopes)))
-        async with self._locks.setdefault(key, asyncio.Lock()):
-            have = self._grants.get(key)
-            if have and have.header != rejected and have.expires > self._transport.clock():
+        if challenge.scheme == "basic":
+            scopes = ()
+        wanted = tuple(sorted(scopes))
+        grants = self._grants.setdefault(registry, {})
+        async with self._locks.setdefault((registry, wanted), asyncio.Lock()):
+            have = self._usable(grants, wanted)
+            if have and have.header != rejected:
                 return have.header
-            self._grants.pop(key, None)
+            grants.pop(wanted, None)
             credential = await self._credentials.lookup(registry)
             grant = await self._new_grant(registry, scopes, challenge, credential, where)
             if grant is None or grant.header == rejected:
                 return ""
-            self._grants[key] = grant
+            grants[wanted] = grant
             return grant.header
+
+    def _usable(self, grants: Mapping[Scopes, Grant], wanted: Scopes) -> Grant | None:
+        """The grant for `wanted`, or else a wider one. Reason for this order: some servers give less than they are
+        asked for; who was refused with the wider grant has one of its own since."""
+        now = self._transport.clock()
+        if wanted in grants:
+            return grants[wanted] if grants[wanted].expires > now else None
+        alive = (grant for grant in grants.values() if grant.expires > now)
+        return next((grant for grant in alive if covers(grant.scopes, wanted)), None)
 
     async def _new_grant(
         self, registry: str, scopes: Scopes, challenge: Challenge, credential: Credential | None, where: str
     ) -> Grant | None:
         if credential and credential.registry_token:
-            return Grant(f"Bearer {credential.registry_token}")
+            return Grant(f"Bearer {credential.registry_token}", scopes=scopes)
         if challenge.scheme == "basic":
             return Grant(_basic(credential)) if credential and credential.username else None
         return await self._fetch_token(registry, scopes, challenge, credential, where)
@@ -133,7 +167,7 @@ class Authenticator:
     async def _fetch_token(
         self, registry: str, scopes: Scopes, challenge: Challenge, credential: Credential | None, where: str
     ) -> Grant:
-        realm = _checked_realm(challenge, registry, where)
+        realm = self._checked_realm(challenge, registry, where)
         scopes = merge_scopes(scopes, challenge.parameters.get("scope", ""))
         service = challenge.parameters.get("service", "")
         if credential and credential.identity_token:
@@ -149,7 +183,7 @@ class Authenticator:
                 response, body, registry=registry, where=where, asked="a token", who=who, secrets=secrets,
                 retry_after=transport.retry_after(response),
             )  # fmt: skip
-        return _granted(body, transport.clock(), who, where)
+        return replace(_granted(body, transport.clock(), who, where), scopes=scopes)
 
     async def _ask_plainly(
         self, realm: str, service: str, scopes: Scopes, credential: Credential | None, where: str
@@ -157,6 +191,8 @@ class Authenticator:
         """GET, with Basic when there is a credential; also what must not be repeated in an error."""
         query = [("service", service)] if service else []
         query += [("scope", scope) for scope in scopes]
+        if self._offline and credential:
+            query += [("account", credential.username), ("client_id", self._client_id), ("offline_token", "true")]
         url = load_httpx().URL(realm)
         url = url.copy_with(params=[*url.params.multi_items(), *query])
         headers: dict[str, str] = {}
@@ -164,7 +200,7 @@ class Authenticator:
         if credential and credential.username:
             headers["Authorization"] = _basic(credential)
             secrets = (credential.password, headers["Authorization"].partition(" ")[2])
-        return await self._transport.send("GET", str(url), headers, where=where), secrets
+        return await self._transport.send("GET", str(url), headers, where=where, aside=True), secrets
 
     async def _ask_oauth2(self, realm: str, service: str, scopes: Scopes, refresh: str, where: str) -> httpx.Response:
         """POST the identity token."""
@@ -174,22 +210,22 @@ class Authenticator:
         }  # fmt: skip
         body = str(load_httpx().QueryParams(form)).encode()
         headers = {"Content-Type": "application/x-www-form-urlencoded"}
-        return await self._transport.send("POST", realm, headers, where=where, body=body)
+        return await self._transport.send("POST", realm, headers, where=where, body=body, aside=True)
 
-
-def _checked_realm(challenge: Challenge, registry: str, where: str) -> str:
-    realm = challenge.parameters.get("realm", "")
-    lib = load_httpx()
-    try:
-        scheme, host = lib.URL(realm).scheme, lib.URL(realm).host
-    except lib.InvalidURL:
-        scheme, host = "", ""
-    safe = scheme == "https" or (scheme == "http" and is_loopback(f"[{host}]" if ":" in host else host))
-    if not (host and safe):
-        what = "the registry names a token server that is not https: no credentials were sent"
-        hint = f"ask who runs {registry}"
-        raise RegistryError(what, kind="auth", status=401, where=where, hint=hint)
-    return realm
+    def _checked_realm(self, challenge: Challenge, registry: str, where: str) -> str:
+        realm = challenge.parameters.get("realm", "")
+        lib = load_httpx()
+        try:
+            url = lib.URL(realm)
+        except lib.InvalidURL:
+            url = lib.URL("")
+        host = url.netloc.decode("ascii")
+        plain = url.scheme == "http" and self._transport.registries.settings(host, url.port or 80).http
+        if not (host and (url.scheme == "https" or plain)):
+            what = "the registry names a token server that is not https: no credentials were sent"
+            hint = f"ask who runs {registry}"
+            raise RegistryError(what, kind="auth", status=401, where=where, hint=hint)
+        return realm
 
 
 def _basic(credential: Credential) -> str:
@@ -201,10 +237,12 @@ def _granted(body: bytes, now: float, who: str, where: str) -> Grant:
     try:
         answer: Any = json.loads(body)
         token = answer.get("token") or answer.get("access_token")
+        refresh = answer.get("refresh_token")
         seconds = float(answer.get("expires_in") or _DEFAULT_SECONDS)
     except (ValueError, AttributeError, TypeError, RecursionError):
-        token, seconds = None, 0.0
+        token, refresh, seconds = None, None, 0.0
     if not (isinstance(token, str) and token.isascii() and token.isprintable()):
         raise RegistryError(f"{who} gave no token", kind="auth", where=where, hint="try again later")
     lasts = max(seconds, _DEFAULT_SECONDS)  # token specification: never less than 60 seconds
-    return Grant(f"Bearer {token}", now + lasts - _LEEWAY_SECONDS)
+    refresh = refresh if isinstance(refresh, str) and refresh.isascii() and refresh.isprintable() else ""
+    return Grant(f"Bearer {token}", now + lasts - _LEEWAY_SECONDS, refresh=refresh)

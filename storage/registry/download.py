@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
 from storage.digest import Hasher
 from storage.errors import RefledgerError, RegistryError, VerificationError
 from storage.interfaces import Descriptor
+from storage.registry.attempts import over
 from storage.registry.failures import Unavailable
 from storage.registry.session import Call, Session
 
@@ -24,14 +25,14 @@ _CONTENT_RANGE = re.compile(r"bytes\s+([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\
 
 class Download:
     """`BlobStream` of `blob` from `start` to `end` (half open; all offsets are bytes from the blob's own start).
-    `calls` are the places to ask, mirrors first, each given the headers to send. Without `hasher` only the length is
-    checked. Raises ValueError for a range that the blob does not have."""
+    `ask` makes the request from the headers to send. Without `hasher` only the length is checked. Raises ValueError
+    for a range that the blob does not have."""
 
     def __init__(
         self,
         session: Session,
         blob: Descriptor,
-        calls: Sequence[Callable[[dict[str, str]], Call]],
+        ask: Callable[[dict[str, str]], Call],
         start: int,
         end: int,
         hasher: Hasher | None,
@@ -40,14 +41,15 @@ class Download:
             raise ValueError(f"no range {start} to {end} in {blob.size} bytes")
         self._session = session
         self._blob = blob
-        self._calls = list(calls)
-        self._call = calls[0]({})
+        self._ask = ask
+        self._call = ask({})
         self._response: httpx.Response | None = None
         self._hasher = hasher
         self._offset = start
         self._end = end
         self._answer_end = end
         self._ranged = False
+        self._whole = False
         self._skip = 0
         self._wire_bytes = 0
         self._resumed_from = 0
@@ -68,27 +70,36 @@ class Download:
         return self._ranged
 
     async def connect(self) -> None:
-        """Ask for what is missing yet; a place that fails is not asked again while there is another.
-        Raises RegistryError, VerificationError."""
-        while True:
-            self._call = self._calls[0](self._range())
-            try:
-                self._response = await self._session.send(self._call)
-                await self._check_answer(self._response)
-            except (RegistryError, VerificationError):
-                await self.aclose()
-                if len(self._calls) == 1:
-                    raise
-                del self._calls[0]
-            except BaseException:
-                await self.aclose()
-                raise
-            else:
+        """Ask for what is missing yet; for all of the blob where ranges go wrong. Raises RegistryError,
+        VerificationError."""
+        try:
+            if await self._connected():
                 return
+            self._whole = True
+            await self.aclose()
+            await self._connected()
+        except RefledgerError as error:
+            over(self._response, error)
+            await self.aclose()
+            raise
+        except BaseException:
+            await self.aclose()
+            raise
+
+    async def _connected(self) -> bool:
+        """Ask. False when the answer is another range than the one that was asked for, or that there is none."""
+        self._call = self._ask(self._range())
+        self._response = response = await self._session.send(self._call)
+        status = response.status_code
+        if self._range() and (status == 416 or (status == 206 and not self._fits(response))):
+            return False
+        await self._check_answer(response)
+        return True
 
     async def aclose(self) -> None:
         """Let go of the connection."""
         response, self._response = self._response, None
+        over(response)
         if response is not None:
             await response.aclose()
 
@@ -105,12 +116,17 @@ class Download:
                         await hashing
                 if self._offset == self._end:
                     break
+                if start < self._offset == self._answer_end:
+                    await self.aclose()
+                    await self.connect()  # reason: no failure, the answer was to less than the question
+                    continue
                 # reason: an answer without Content-Length ends like this, whole or broken; asking on tells which
                 failure: RefledgerError = self._corrupt(f"it ends after {self._offset} of {self._end} bytes")
             except Unavailable as error:
                 failure = error
+                over(self._response, error)
             barren = 0 if self._offset - start >= limits.progress_bytes else barren + 1
-            if barren >= limits.tries:
+            if barren >= limits.tries_of(hurried=self._call.hurried):
                 raise failure
             await self.aclose()
             await self._session.transport.pause(max(barren, 1))
@@ -121,6 +137,8 @@ class Download:
 
     def _range(self) -> dict[str, str]:
         """The header that asks for what is missing yet; none for all of the blob."""
+        if self._whole:
+            return {}
         if self._end < self._blob.size:
             return {"Range": f"bytes={self._offset}-{self._end - 1}"}
         return {"Range": f"bytes={self._offset}-"} if self._offset else {}
@@ -134,13 +152,9 @@ class Download:
     async def _check_answer(self, response: httpx.Response) -> None:
         """Does the answer give the missing bytes, as many as there must be?"""
         size, status = self._blob.size, response.status_code
-        if status == 416:
-            raise self._corrupt(f"it has no byte {self._offset} of {size}")
         if status not in {200, 206} or (status == 206 and not self._range()):
             raise await self._session.failure(self._call, response)
-        begin, end = 0, size
-        if status == 206:
-            begin, end = self._answered_range(response)
+        begin, end = self._answered_range(response) if status == 206 else (0, size)
         self._ranged = status == 206
         self._skip = self._offset - begin
         self._answer_end = end
@@ -148,18 +162,19 @@ class Download:
         if length.isdigit() and int(length) != end - begin:
             raise self._corrupt(f"the registry has {begin + int(length)} bytes where {end} are promised")
 
-    def _answered_range(self, response: httpx.Response) -> tuple[int, int]:
-        """Where the bytes of a 206 begin and end. They may begin before what is asked for, as many servers only keep
-        whole blocks, and end before it (RFC 9110 section 15.3.7)."""
+    def _fits(self, response: httpx.Response) -> bool:
+        """Does a 206 say that it begins where it was asked to? It may begin before, as many servers only keep whole
+        blocks, and end before it (RFC 9110 section 15.3.7)."""
         matched = _CONTENT_RANGE.match(response.headers.get("content-range", ""))
-        begin, end = (int(matched[1]), int(matched[2]) + 1) if matched else (-1, -1)
-        if not 0 <= begin <= self._offset < end <= self._blob.size:
-            what = "the registry answered with another range than asked for"
-            raise RegistryError(what, kind="transport", status=206, where=self._call.where)
-        assert matched is not None
+        return matched is not None and int(matched[1]) <= self._offset <= int(matched[2]) < self._blob.size
+
+    def _answered_range(self, response: httpx.Response) -> tuple[int, int]:
+        """Where the bytes of a 206 begin and end."""
+        matched = _CONTENT_RANGE.match(response.headers.get("content-range", ""))
+        assert matched is not None  # see `_fits`
         if matched[3] not in {"*", str(self._blob.size)}:
             raise self._corrupt(f"the registry has {matched[3]} bytes where {self._blob.size} are promised")
-        return begin, end
+        return int(matched[1]), int(matched[2]) + 1
 
     async def _chunks(self) -> AsyncIterator[bytes]:
         """New bytes in pieces of about `limits.chunk_bytes`, or less when they come slowly: whoever keeps them loses
@@ -205,4 +220,6 @@ class Download:
     def _corrupt(self, why: str) -> VerificationError:
         what = f"the registry's blob is not what its digest promises: {why}"
         hint = "the copy in the registry is damaged: push the image again"
-        return VerificationError(what, where=self._call.where, hint=hint)
+        error = VerificationError(what, where=self._call.where, hint=hint)
+        over(self._response, error)
+        return error

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import httpx
 
 PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
+# reason: alerts of RFC 8446 section 6.2, as OpenSSL writes them; before TLS 1.3 there was none for "required"
+_CERTIFICATE_ALERTS = ("CERTIFICATE_REQUIRED", "ALERT_BAD_CERTIFICATE", "ALERT_UNKNOWN_CA", "ALERT_CERTIFICATE_UNKNOWN")
 
 
 class Unavailable(RegistryError):
@@ -28,6 +30,10 @@ class Unavailable(RegistryError):
         super().__init__(what, kind="transport", status=status, where=where, hint=hint)
         self.retry_after = retry_after
 
+    def final(self) -> RegistryError:
+        """The same, once nobody is to try again."""
+        return RegistryError(self.what, kind=self.kind, status=self.status, where=self.where, hint=self.hint)
+
 
 def broken(error: Exception, host: str, where: str) -> RegistryError:
     """The error for a request to `host` that got no answer, or whose answer broke off."""
@@ -38,11 +44,15 @@ def broken(error: Exception, host: str, where: str) -> RegistryError:
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
             what = f"the certificate of {host} is not trusted: {printable(cause.verify_message)}"
-            hint = "add its authority to this system's certificates, or name a file of them in SSL_CERT_FILE"
+            hint = "name its authority's file as `ca` in registries.toml, or add it to the system's (or SSL_CERT_FILE)"
             return RegistryError(what, kind="transport", where=where, hint=hint)
+        if isinstance(cause, ssl.SSLError) and any(word in (cause.reason or "") for word in _CERTIFICATE_ALERTS):
+            what = f"{host} does not accept this client's certificate, or wants one: {printable(cause.reason)}"
+            hint = "name one as `client_certificate` in registries.toml, with `client_key`"
+            return RegistryError(what, kind="auth", where=where, hint=hint)
         if isinstance(cause, ssl.SSLError) and name == "ConnectError":
             what = f"no TLS connection to {host}: {printable(cause.reason or 'handshake failed')}"
-            hint = "only loopback registries are spoken to in plain http"
+            hint = "a registry that speaks plain http needs `http = true` in registries.toml, unless it is on loopback"
             return RegistryError(what, kind="transport", where=where, hint=hint)
         if isinstance(cause, socket.gaierror):
             what = f"the host name {host} cannot be resolved: {printable(cause.strerror or '')}"
@@ -51,7 +61,7 @@ def broken(error: Exception, host: str, where: str) -> RegistryError:
             return Unavailable(f"{host} refused the connection", where=where, hint=f"is a registry running at {host}?")
     if name == "ConnectTimeout":
         return Unavailable(f"{host} did not accept a connection in time", where=where, hint="check the network")
-    if name.endswith("Timeout"):
+    if name.endswith("Timeout") or isinstance(error, TimeoutError):
         return Unavailable(f"{host} stopped answering", where=where, hint="check the network, or try again later")
     detail = printable(str(error)) or name
     return Unavailable(f"the connection to {host} broke: {detail}", where=where, hint="check the network")
@@ -84,7 +94,7 @@ def refused(
 
 def login_hint(registry: str) -> str:
     """The command that gives credentials for `registry`."""
-    return "docker login" if registry == DEFAULT_REGISTRY else f"docker login {registry}"
+    return "refledger login" if registry == DEFAULT_REGISTRY else f"refledger login {registry}"
 
 
 def printable(text: str, limit: int = 300) -> str:

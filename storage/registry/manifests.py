@@ -14,7 +14,9 @@ OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
 KNOWN = (OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_LIST)
-ACCEPT = ", ".join(KNOWN)
+OCI_ARTIFACT = "application/vnd.oci.artifact.manifest.v1+json"
+"""Of the release candidates of image-spec 1.1 only; some registries keep such signatures and SBOMs."""
+ACCEPT = ", ".join((*KNOWN, OCI_ARTIFACT))
 
 
 def media_type_of(data: bytes, served_as: str, where: str) -> str:

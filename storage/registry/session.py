@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from storage.errors import RegistryError
+from storage.errors import RefledgerError, RegistryError
+from storage.registry.attempts import Exchange, Observe, Topic, over
 from storage.registry.auth import Authenticator, Scopes
-from storage.registry.failures import PASSING, refused
-from storage.registry.transport import Transport, base_url, locate, origin
+from storage.registry.failures import PASSING, Unavailable, broken, refused
+from storage.registry.transport import Transport, base_url, host_of, locate, origin
 
 if TYPE_CHECKING:
     import httpx
@@ -21,7 +23,8 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 @dataclass(frozen=True, slots=True)
 class Call:
     """One request. `target` is a path or, for upload locations, a URL; `asked` names what is asked for in errors;
-    `body` opens the body anew for every try. `repeat` is False for what the caller repeats as a whole."""
+    `body` opens the body anew for every try. `repeat` is False for what the caller repeats as a whole; `topic`: what is
+    told of it, None for what goes without saying."""
 
     method: str
     registry: str
@@ -32,19 +35,23 @@ class Call:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: Callable[[], bytes | AsyncIterator[bytes]] | None = None
     repeat: bool = True
+    topic: Topic | None = None
 
     @property
-    def url(self) -> str:
-        """The absolute URL."""
-        return locate(base_url(self.registry), self.target, self.where)
+    def hurried(self) -> bool:
+        """Is a mirror asked? Then there are others."""
+        return self.topic is not None and bool(self.topic.provider.mirror_of)
 
 
 class Session:
     """Requests to any number of registries, over one transport."""
 
-    def __init__(self, transport: Transport, authenticator: Authenticator) -> None:
+    def __init__(
+        self, transport: Transport, authenticator: Authenticator, observe: Observe | None = None
+    ) -> None:
         self.transport = transport
         self._auth = authenticator
+        self._observe = observe
 
     @asynccontextmanager
     async def open(self, call: Call) -> AsyncIterator[httpx.Response]:
@@ -53,14 +60,19 @@ class Session:
         response = await self.send(call)
         try:
             yield response
+        except RefledgerError as error:
+            over(response, error)
+            raise
+        else:
+            over(response)
         finally:
             await response.aclose()
 
     async def send(self, call: Call) -> httpx.Response:
         """As `open`; the caller closes the answer."""
         if call.repeat:
-            return await self.transport.persist(lambda: self._once(call))
-        return await self._once(call)
+            return await self.transport.persist(lambda: self._told(call), hurried=call.hurried)
+        return await self._told(call)
 
     async def failure(self, call: Call, response: httpx.Response) -> RegistryError:
         """The error for a refusal; reads the rest of the answer."""
@@ -75,16 +87,31 @@ class Session:
             retry_after=transport.retry_after(response), secrets=(shown,) if shown else (),
         )  # fmt: skip
 
-    async def _once(self, call: Call) -> httpx.Response:
+    async def _told(self, call: Call) -> httpx.Response:
+        exchange = Exchange(call.topic, self._observe)
+        try:
+            response = await self._once(call, exchange)
+        except RefledgerError as error:
+            exchange.unanswered(error)
+            raise
+        exchange.answered(response)
+        return response
+
+    async def _once(self, call: Call, exchange: Exchange) -> httpx.Response:
         header = await self._auth.header(call.registry, call.scopes, call.where)
-        response = await self._follow(call, header)
-        home = origin(base_url(call.registry))
+        response = await self._follow(call, header, exchange)
+        home = origin(base_url(call.registry, self.transport.registries))
         if response.status_code == 401 and origin(str(response.url)) == home:
             challenges = response.headers.get_list("www-authenticate")
             answer = await self._answer(call, challenges, response, header)
             if answer:
                 await response.aclose()
-                response = await self._follow(call, answer)
+                response = await self._follow(call, answer, exchange)
+        if response.status_code in {401, 403} and origin(str(response.url)) != home:
+            # reason: links to object stores are signed, and expire; the registry gives another one
+            await response.aclose()
+            what = f"{host_of(str(response.url))}, which has {call.asked} for the registry, denies access to it"
+            raise Unavailable(f"{what} ({response.status_code})", status=response.status_code, where=call.where)
         if response.status_code in PASSING:
             raise await self.failure(call, response)
         return response
@@ -96,17 +123,32 @@ class Session:
             await response.aclose()
             raise
 
-    async def _follow(self, call: Call, header: str) -> httpx.Response:
+    async def _answer_to(
+        self, call: Call, url: str, headers: Mapping[str, str], body: bytes | AsyncIterator[bytes] | None
+    ) -> httpx.Response:
+        """One exchange. Whoever sends a byte of its head now and then does not hold us for ever; how long a body takes
+        is another question."""
+        limits = self.transport.limits
+        patience = None if body else limits.connect_seconds + limits.commit_seconds
+        try:
+            async with asyncio.timeout(patience):
+                return await self.transport.send(
+                    call.method, url, headers, where=call.where, body=body, hurried=call.hurried
+                )
+        except TimeoutError as error:
+            raise broken(error, host_of(url), call.where) from error
+
+    async def _follow(self, call: Call, header: str, exchange: Exchange) -> httpx.Response:
         """Send `call`; follow redirects of GET and HEAD. The header goes to the registry's own origin only, and is
         not shown again once a redirect has left it."""
-        home = origin(base_url(call.registry))
-        url = call.url
+        home = base_url(call.registry, self.transport.registries)
+        url = locate(home, call.target, call.where)
         at_home = True
         for _ in range(self.transport.limits.redirects + 1):
-            at_home = at_home and origin(url) == home
+            at_home = at_home and origin(url) == origin(home)
             headers = {**call.headers, "Authorization": header} if header and at_home else call.headers
-            body = call.body() if call.body else None
-            response = await self.transport.send(call.method, url, headers, where=call.where, body=body)
+            body = exchange.body(call.body() if call.body else None)
+            response = await self._answer_to(call, url, headers, body)
             location = response.headers.get("location")
             if response.status_code not in _REDIRECTS or call.method not in {"GET", "HEAD"} or not location:
                 return response

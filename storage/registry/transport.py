@@ -1,61 +1,34 @@
-"""One HTTP exchange at a time, on httpx, and the patience for several.
-
-httpx is loaded by the first request: a command that asks no registry does not pay for it.
-"""
+"""One HTTP exchange at a time, on httpx, and the patience for several."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
-import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from email.utils import parsedate_to_datetime
-from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from storage.errors import RegistryError
 from storage.reference import DEFAULT_REGISTRY, is_loopback
+from storage.registries import HostSettings, Registries
+from storage.registry.clients import Clients, load_httpx
 from storage.registry.failures import Unavailable, broken
 from storage.registry.limits import Limits
+from storage.registry.throttle import Throttle
 
 if TYPE_CHECKING:
-    import ssl
-
     import httpx
 
 T = TypeVar("T")
 Sleep = Callable[[float], Awaitable[None]]
 
 
-@cache
-def load_httpx() -> Any:
-    """The httpx module, without its command line: that would load rich, pygments and click (0.1 s) for nothing."""
-    hidden = "httpx" not in sys.modules
-    if hidden:
-        # reason: makes httpx's own `from ._main import main` fail, which it is prepared for
-        sys.modules["httpx._main"] = None  # type: ignore[assignment]
-    try:
-        import httpcore
-        import httpx
-    finally:
-        if hidden:
-            del sys.modules["httpx._main"]
-    # reason: at its 64 KiB a read, a pull spends half its time in the HTTP library; asyncio reads 256 KiB at once
-    httpcore.AsyncHTTP11Connection.READ_NUM_BYTES = 256 * 1024
-    for name in ("httpx", "httpcore"):
-        # reason: at INFO and below they write URLs and headers, which may be signed or hold tokens
-        logging.getLogger(name).setLevel(logging.WARNING)
-    return httpx
-
-
-def base_url(registry: str) -> str:
-    """Where the API of `registry` is served. Plain http for loopback hosts (but port 443), as docker does."""
-    if registry == DEFAULT_REGISTRY:
-        return "https://registry-1.docker.io"
-    plain = is_loopback(registry) and not registry.endswith(":443")
-    return f"{'http' if plain else 'https'}://{registry}"
+def base_url(registry: str, registries: Registries) -> str:
+    """Where the API of `registry` is served. Plain http for loopback hosts (but port 443), as docker does, and where
+    the settings say so."""
+    name = "registry-1.docker.io" if registry == DEFAULT_REGISTRY else registry
+    return f"{'http' if registries.settings(registry).http else 'https'}://{name}"
 
 
 def origin(url: str) -> tuple[str, str, int]:
@@ -91,16 +64,16 @@ class Transport:
         sleep: Sleep = asyncio.sleep,
         clock: Callable[[], float] = time.time,
         jitter: Callable[[], float] = random.random,
-        proxies: bool = False,
+        registries: Registries | None = None,
     ) -> None:
-        """`proxies`: plain http to other machines goes through the proxies that the environment names, too."""
         self.limits = limits
-        self._proxies = proxies
         self.clock = clock
+        self.registries = registries or Registries()
         self._user_agent = user_agent
         self._sleep = sleep
         self._jitter = jitter
-        self._clients: dict[str, httpx.AsyncClient] = {}
+        self._clients = Clients()
+        self._throttles: dict[str, Throttle] = {}
 
     async def send(
         self,
@@ -110,29 +83,57 @@ class Transport:
         *,
         where: str,
         body: bytes | AsyncIterator[bytes] | None = None,
+        aside: bool = False,
+        hurried: bool = False,
     ) -> httpx.Response:
-        """One exchange, no redirect followed; the body of the answer is still to be read, and to be closed.
-        Raises Unavailable or RegistryError when there is no answer."""
+        """One exchange by the settings of the URL's host, no redirect followed; the body of the answer is still to be
+        read, and to be closed. `aside`: on behalf of a request that holds its connection (see Throttle); `hurried`: as
+        in `persist`. Raises Unavailable or RegistryError when there is no answer."""
         lib = load_httpx()
         limits = self.limits
         read = limits.stall_seconds if method in {"GET", "HEAD"} else limits.commit_seconds
-        timeout = lib.Timeout(limits.stall_seconds, connect=limits.connect_seconds, read=read, pool=None)
+        connect = limits.mirror_connect_seconds if hurried else limits.connect_seconds
+        timeout = lib.Timeout(limits.stall_seconds, connect=connect, read=read, pool=None)
         # reason for identity: digests are of the bytes as stored, and Range counts them
         fixed = {"User-Agent": self._user_agent, "Accept-Encoding": "identity"}
         parsed = lib.URL(url)
-        client = self._client(parsed.scheme, proxied=self._proxies and not is_loopback(parsed.host))
-        request = client.build_request(method, parsed, headers={**headers, **fixed}, content=body, timeout=timeout)
+        secure = parsed.scheme == "https"
+        port = parsed.port or (443 if secure else 80)
+        settings = self.registries.settings(parsed.netloc.decode("ascii"), port)
+        release = await self._enter(f"{parsed.host}:{port}", settings, method, aside=aside)
+        response = None
         try:
-            return await client.send(request, stream=True, follow_redirects=False)
+            client = self._clients.take(settings, secure=secure, proxied=not is_loopback(parsed.host))
+            request = client.build_request(method, parsed, headers={**headers, **fixed}, content=body, timeout=timeout)
+            response = await client.send(request, stream=True, follow_redirects=False)
         except (lib.HTTPError, lib.StreamError, OSError) as error:
             raise broken(error, host_of(url), where) from error
+        finally:
+            if release is not None and response is None:
+                release()
+        if release is not None:
+            from storage.registry.held import Held
+
+            assert isinstance(response.stream, lib.AsyncByteStream)
+            response.stream = Held(response.stream, release)
+        return response
 
     async def pieces(self, response: httpx.Response, where: str) -> AsyncIterator[bytes]:
-        """The body of `response` as it comes off the wire. Raises Unavailable when it breaks off."""
+        """The body of `response` as it comes off the wire. Raises Unavailable when it breaks off, or but trickles."""
         lib = load_httpx()
+        limits, now = self.limits, asyncio.get_running_loop().time
+        waited, came, asked = 0.0, 0, now()
         try:
             async for piece in response.aiter_raw():
+                waited += now() - asked  # reason: not the time that the reader took
+                came += len(piece)
+                if waited >= limits.stall_seconds:
+                    if came < limits.stall_bytes:
+                        what = f"{host_of(str(response.url))} sends almost nothing"
+                        raise Unavailable(what, where=where, hint="check the network, or try again later")
+                    waited, came = 0.0, 0
                 yield piece
+                asked = now()
         except (lib.HTTPError, lib.StreamError, OSError) as error:
             raise broken(error, host_of(str(response.url)), where) from error
 
@@ -148,15 +149,16 @@ class Transport:
             await response.aclose()
         return bytes(data)
 
-    async def persist(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        """`attempt()`, again after a growing pause while it raises Unavailable, `limits.tries` times in all."""
+    async def persist(self, attempt: Callable[[], Awaitable[T]], *, hurried: bool = False) -> T:
+        """`attempt()`, again after a growing pause while it raises Unavailable, `limits.tries` times in all. `hurried`:
+        a mirror is asked, so less often, and not once it says when to come again."""
         failures = 0
         while True:
             try:
                 return await attempt()
             except Unavailable as error:
                 failures += 1
-                if failures >= self.limits.tries:
+                if failures >= self.limits.tries_of(hurried=hurried) or (hurried and error.retry_after):
                     raise
                 await self.pause(failures, error.retry_after)
 
@@ -183,48 +185,19 @@ class Transport:
 
     async def aclose(self) -> None:
         """Close all connections."""
-        clients, self._clients = list(self._clients.values()), {}
-        for client in clients:
-            await client.aclose()
+        await self._clients.aclose()
 
-    def _client(self, scheme: str, *, proxied: bool) -> httpx.AsyncClient:
-        """The client for `scheme`. Reason for several: loading the certificates takes longer than a loopback pull."""
-        secure = scheme == "https"
-        name = f"{scheme} by proxy" if proxied and not secure else scheme
-        if name not in self._clients:
-            self._clients[name] = _new_client(secure=secure, trust_env=secure or proxied)
-        return self._clients[name]
+    async def _enter(
+        self, host: str, settings: HostSettings, method: str, *, aside: bool
+    ) -> Callable[[], None] | None:
+        """Wait as the settings of `host` ask; None when they ask nothing."""
+        if settings.requests_per_second is None and settings.connections is None:
+            return None
+        if host not in self._throttles:
+            self._throttles[host] = Throttle(settings, self.clock, self._sleep)
+        return await self._throttles[host].enter(method, aside=aside)
 
 
 def host_of(url: str) -> str:
     """`host[:port]` of `url`, for messages: a whole URL may hold a signature."""
     return str(load_httpx().URL(url).netloc.decode("ascii", "replace")).rpartition("@")[2]
-
-
-def _new_client(*, secure: bool, trust_env: bool) -> httpx.AsyncClient:
-    import ssl  # reason: comes with httpx, so that importing this module stays cheap
-    from http.cookiejar import CookieJar, DefaultCookiePolicy
-
-    lib = load_httpx()
-    context = _trusting_context() if secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    client: httpx.AsyncClient = lib.AsyncClient(
-        verify=context,
-        trust_env=trust_env,  # reason: proxies are for hosts elsewhere, plain http is mostly for this machine
-        # reason: copying from registry to registry holds one connection while it asks for another; a bound deadlocks
-        limits=lib.Limits(max_connections=None, max_keepalive_connections=32, keepalive_expiry=30.0),
-        # reason: some registries answer a session cookie with CSRF checks
-        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-    )
-    return client
-
-
-def _trusting_context() -> ssl.SSLContext:
-    """The system's certificate authorities (`SSL_CERT_FILE`, `SSL_CERT_DIR` honoured), as docker trusts them."""
-    import ssl
-
-    paths = ssl.get_default_verify_paths()
-    if paths.cafile or paths.capath:
-        return ssl.create_default_context()
-    import certifi  # reason: a slim image without the system's certificates
-
-    return ssl.create_default_context(cafile=certifi.where())

@@ -1,18 +1,23 @@
-"""A blob on its way out: one PUT where the registry takes it, PATCHes of bounded size where it does not.
+"""A blob on its way out: one PUT where the registry takes it, PATCHes of bounded size where it does not, or where the
+connection breaks in the middle of a large one: pieces can be gone on with.
 
-Source: OCI distribution-spec ("Pushing blobs": POST then PUT; in chunks).
+Source: OCI distribution-spec ("Pushing blobs": POST then PUT; in chunks; `OCI-Chunk-Min-Length`).
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing, suppress
+import asyncio
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 from storage.errors import RefledgerError, RegistryError, VerificationError
 from storage.interfaces import ByteStream, Descriptor, Provider
+from storage.registry.attempts import Topic
 from storage.registry.auth import Scopes
+from storage.registry.body import Body
 from storage.registry.failures import Unavailable, codes, refused
 from storage.registry.session import Call, Session
 
@@ -20,8 +25,11 @@ if TYPE_CHECKING:
     import httpx
 
 # reason: servers that want another way of uploading, or a proxy that bounds bodies, say it in one of these ways
-_NOT_IN_ONE_PIECE = frozenset({404, 405, 411, 413, 415, 416, 501})
+_OTHER_WAY = frozenset({404, 405, 411, 413, 415, 416, 501})
 _BAD_BYTES = frozenset({"DIGEST_INVALID", "SIZE_INVALID"})
+_RANGE = re.compile(r"(?:bytes=)?[0-9]{1,18}-([0-9]{1,18})")
+_SMALLEST = 1 << 16
+"""Bytes; a proxy that refuses pieces of this size takes none."""
 
 
 def push_scope(repository: str) -> str:
@@ -30,85 +38,154 @@ def push_scope(repository: str) -> str:
 
 
 class Upload:
-    """One blob to one repository."""
+    """One blob to one repository. `stored` asks whether the repository has the blob."""
 
     def __init__(
-        self, session: Session, target: Provider, blob: Descriptor, chunks: Callable[[], ByteStream], where: str
-    ) -> None:
+        self, session: Session, target: Provider, blob: Descriptor, chunks: Callable[[], ByteStream], where: str,
+        stored: Callable[[], Awaitable[bool]],
+    ) -> None:  # fmt: skip
         self._session = session
+        self._limits = session.transport.limits
         self._target = target
         self._blob = blob
         self._chunks = chunks
         self._where = where
+        self._stored = stored
         self._scopes: Scopes = (push_scope(target.repository),)
+        self._in_doubt = False  # bytes went out, and nobody said what became of them
+        self._ways = [self._in_one_piece]  # the one that is tried next stands last
 
     async def run(self) -> None:
         """Upload, from the start again while a failure may pass. Raises RegistryError, VerificationError, and what
         the source of the bytes raises (that one is not repeated: the source has its own patience)."""
-        in_pieces = await self._session.transport.persist(self._in_one_piece)
-        if in_pieces:
-            await self._session.transport.persist(self._in_pieces)
+        await self._session.transport.persist(self._try)
 
-    async def _in_one_piece(self) -> bool:
-        """POST, PUT. True when the registry wants it in pieces."""
-        location = await self._begin()
-        body = _Body(self._chunks, self._blob.size, self._where)
-        call = self._call("PUT", self._with_digest(location), {"Content-Length": str(self._blob.size)}, body.whole)
-        try:
-            async with body, self._session.open(call) as response:
-                if response.status_code not in _NOT_IN_ONE_PIECE:
-                    await self._confirm(call, response)
-                    return False
-        except RefledgerError as error:
-            await self._give_up(location, error)
-            raise
-        await self._cancel(location)
-        return True
-
-    async def _in_pieces(self) -> None:
-        """POST, PATCH as often as needed, PUT."""
-        location = await self._begin()
-        body = _Body(self._chunks, self._blob.size, self._where)
-        bound = self._session.transport.limits.patch_bytes
+    async def _try(self) -> None:
+        if self._in_doubt and await self._stored():
+            return
+        self._in_doubt = False
+        body = Body(self._chunks, self._blob.size, self._where)
+        way = self._ways[-1]
         try:
             async with body:
-                for begin in range(0, self._blob.size, bound):
-                    location = await self._patch(location, body, begin, min(bound, self._blob.size - begin))
-                await body.finish()
-            call = self._call("PUT", self._with_digest(location), {"Content-Length": "0"})
+                await way(body)
+        except RegistryError as error:
+            sent, size = body.position, self._blob.size
+            if sent and body.failure is None and error.status in _OTHER_WAY and self._turn(way):
+                await self._try()
+                return
+            if isinstance(error, Unavailable) and sent:
+                self._in_doubt = True
+                if not error.status and size > self._limits.patch_bytes:
+                    self._turn(self._in_one_piece)
+            raise
+
+    def _turn(self, way: object) -> bool:
+        """Try the other way next; False when both have been turned away from."""
+        if way == self._in_one_piece and len(self._ways) == 1:
+            self._ways.append(self._in_pieces)
+            return True
+        if way == self._in_pieces and len(self._ways) == 2:
+            self._ways.append(self._in_one_piece)
+            return True
+        return False
+
+    async def _in_one_piece(self, body: Body) -> None:
+        """POST, PUT."""
+        location, _ = await self._begin()
+        call = self._call("PUT", self._with_digest(location), {"Content-Length": str(self._blob.size)}, body.whole)
+        try:
             async with self._session.open(call) as response:
                 await self._confirm(call, response)
         except RefledgerError as error:
             await self._give_up(location, error)
             raise
 
-    async def _give_up(self, location: str, error: RefledgerError) -> None:
-        """Cancel the upload, unless nobody answers there."""
-        if not isinstance(error, Unavailable) or error.status:
-            await self._cancel(location)
+    async def _in_pieces(self, body: Body) -> None:
+        """POST, PATCH as often as needed, PUT. What breaks is gone on with where the registry says that it ended."""
+        location, least = await self._begin()
+        pieces = _Pieces(max(self._limits.patch_bytes, least), least)
+        transport, failures, offset = self._session.transport, 0, 0
+        try:
+            while True:
+                reached = offset
+                try:
+                    while offset < self._blob.size:
+                        location, offset = await self._patch(location, body, offset, pieces)
+                    await body.finish()
+                    await self._close(location)
+                except Unavailable as error:
+                    failures = 1 if offset > reached else failures + 1
+                    if body.failure is not None or failures >= self._limits.tries:
+                        raise error.final() from error
+                    await transport.pause(failures, error.retry_after)
+                    if offset == self._blob.size and await self._stored():
+                        return
+                    kept = await self._kept(location)
+                    if kept is None:
+                        raise
+                    location, offset = kept
+                else:
+                    return
+        except RefledgerError as error:
+            await self._give_up(location, error)
+            raise
 
-    async def _cancel(self, location: str) -> None:
-        await cancel_upload(self._session, self._call("DELETE", location))
-
-    async def _patch(self, location: str, body: _Body, begin: int, count: int) -> str:
-        """Send `count` bytes from offset `begin`; the location for what follows."""
+    async def _patch(self, location: str, body: Body, begin: int, pieces: _Pieces) -> tuple[str, int]:
+        """Send a piece from offset `begin` on; the location for what follows, and its offset."""
+        end = min(begin + pieces.bytes, self._blob.size)
         headers = {
-            "Content-Length": str(count), "Content-Range": f"{begin}-{begin + count - 1}",
+            "Content-Length": str(end - begin), "Content-Range": f"{begin}-{end - 1}",
             "Content-Type": "application/octet-stream",
         }  # fmt: skip
-        call = self._call("PATCH", location, headers, lambda: body.take(begin, count))
+        call = self._call("PATCH", location, headers, lambda: body.take(begin, end - begin))
         async with self._session.open(call) as response:
+            if response.status_code == 413 and pieces.shrink():
+                return location, begin
+            if response.status_code == 416:
+                raise Unavailable("the registry has another part of the upload", status=416, where=self._where)
             if response.status_code not in {202, 204}:
-                raise await self._session.failure(call, response)
-            return _location(response, self._where)
+                error = await self._session.failure(call, response)
+                if response.status_code == 404 and begin:
+                    raise Unavailable(error.what, status=404, where=error.where)  # it has forgotten the upload
+                raise error
+            taken = _ends(response)
+            if 0 < taken == begin:
+                raise Unavailable("the registry took nothing of a part of the upload", where=self._where)
+            return _location(response, location), taken if begin < taken < end else end
 
-    async def _begin(self) -> str:
+    async def _kept(self, location: str) -> tuple[str, int] | None:
+        """Where an upload that broke can be gone on with; None when the registry has given it up."""
+        call = self._call("GET", location, repeat=True)
+        async with self._session.open(call) as response:
+            if response.status_code not in {200, 202, 204}:
+                return None
+            offset = _ends(response)
+            return (_location(response, location), offset) if 0 <= offset <= self._blob.size else None
+
+    async def _close(self, location: str) -> None:
+        call = self._call("PUT", self._with_digest(location), {"Content-Length": "0"})
+        async with self._session.open(call) as response:
+            await self._confirm(call, response)
+
+    async def _give_up(self, location: str, error: RefledgerError) -> None:
+        """Cancel the upload, unless nobody answers there."""
+        if not isinstance(error, RegistryError) or error.status:
+            await cancel_upload(self._session, self._call("DELETE", location))
+
+    async def _begin(self) -> tuple[str, int]:
+        """The location of a new upload, and the bytes that each of its pieces but the last must have."""
         path = f"/v2/{self._target.repository}/blobs/uploads/"
         call = self._call("POST", path, {"Content-Length": "0"}, repeat=True)
         async with self._session.open(call) as response:
             if response.status_code != 202:
                 raise await self._session.failure(call, response)
-            return _location(response, self._where)
+            location = _location(response, "")
+            if not location:
+                raise RegistryError("the registry opened an upload without a location", kind="transport",
+                                    where=self._where)  # fmt: skip
+            least = response.headers.get("oci-chunk-min-length", "")
+            return location, int(least) if least.isascii() and least.isdigit() and len(least) < 12 else 0
 
     async def _confirm(self, call: Call, response: httpx.Response) -> None:
         """Did the registry take the blob, under our digest?"""
@@ -136,101 +213,44 @@ class Upload:
         if body is not None:
             sent.setdefault("Content-Type", "application/octet-stream")
         registry = self._target.registry
-        return Call(method, registry, target, self._where, "the upload", self._scopes, sent, body, repeat)
+        # reason: what carries the bytes tells of the upload; the rest of it only matters when it failed
+        told = Topic("upload", self._blob.digest, self._target, failures_only=method not in {"PUT", "PATCH"})
+        topic = None if method == "DELETE" else told  # a courtesy
+        return Call(method, registry, target, self._where, "the upload", self._scopes, sent, body, repeat, topic)
+
+
+class _Pieces:
+    """How large the pieces of an upload are: `bytes`, of which the registry wants at least `least`."""
+
+    def __init__(self, size: int, least: int) -> None:
+        self.bytes = size
+        self._least = max(least, 1)
+
+    def shrink(self) -> bool:
+        """Make them smaller, for a proxy that bounds requests; False when that is no use."""
+        smaller = max(self.bytes // 4, min(self.bytes, _SMALLEST), self._least)
+        shrunk = smaller < self.bytes
+        self.bytes = smaller
+        return shrunk
 
 
 async def cancel_upload(session: Session, call: Call) -> None:
-    """Tell the registry that an upload session will not be used. A courtesy: failures do not matter."""
-    with suppress(RegistryError):
-        async with session.open(call):
+    """Tell the registry that an upload session will not be used. A courtesy: failures do not matter, and nobody waits
+    long for them."""
+    with suppress(RegistryError, TimeoutError):
+        async with asyncio.timeout(session.transport.limits.connect_seconds), session.open(call):
             pass
 
 
-def _location(response: httpx.Response, where: str) -> str:
+def _location(response: httpx.Response, default: str) -> str:
     location: str = response.headers.get("location", "")
-    if not location:
-        raise RegistryError("the registry opened an upload without a location", kind="transport", where=where)
-    return str(response.url.join(location))
+    return str(response.url.join(location)) if location else default
 
 
-class _Body:
-    """The blob's bytes for requests, counted. As a context it closes the source, and raises the source's own failure
-    in place of whatever that failure did to the request."""
-
-    def __init__(self, chunks: Callable[[], ByteStream], size: int, where: str) -> None:
-        self._chunks = chunks
-        self._size = size
-        self._where = where
-        self._streams: list[ByteStream] = []
-        self._position = 0
-        self._rest = b""
-        self._failure: BaseException | None = None
-
-    async def __aenter__(self) -> None:
-        return None
-
-    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        for stream in self._streams:
-            close = getattr(stream, "aclose", None)
-            if close is not None:
-                await close()
-        if self._failure is not None and error is not self._failure and not isinstance(error, GeneratorExit):
-            raise self._failure
-
-    async def whole(self) -> AsyncIterator[bytes]:
-        """All bytes, from the start each time. The last piece is held back until the source has ended and so verified
-        them: a request that lacks it makes no blob."""
-        self._streams.append(aiter(self._chunks()))
-        self._rest, self._position = b"", 0
-        held = b""
-        async with aclosing(self.take(0, self._size)) as pieces:
-            async for piece in pieces:
-                if held:
-                    yield held
-                held = piece
-        await self.finish()
-        if held:
-            yield held
-
-    async def take(self, begin: int, count: int) -> AsyncGenerator[bytes, None]:
-        """`count` bytes from offset `begin`, which must be where the last call ended."""
-        if begin != self._position:
-            # reason: a rejected token makes the session ask for a body twice, and a stream cannot go back
-            raise Unavailable("a part of the upload had to be sent again", where=self._where)
-        while count:
-            piece = self._rest or await self._next()
-            if not piece:
-                raise self._wrong_length(f"ends after {self._position}")
-            now, self._rest = piece[:count], piece[count:]
-            count -= len(now)
-            self._position += len(now)
-            yield now
-
-    async def finish(self) -> None:
-        """Let the source end. Raises what it raises, VerificationError when it has more."""
-        if self._rest or await self._next():
-            raise self._wrong_length("goes on after the")
-
-    async def _next(self) -> bytes:
-        """The next piece that is not empty; b"" at the end."""
-        if not self._streams:
-            self._streams.append(aiter(self._chunks()))
-        try:
-            async for piece in self._streams[-1]:
-                if piece:
-                    return piece
-        except Unavailable as error:
-            # reason: the source has run out of tries; as Unavailable it would use up those of the target too
-            self._failure = RegistryError(
-                error.what, kind=error.kind, status=error.status, where=error.where, hint=error.hint
-            )
-            raise self._failure from error
-        except Exception as error:
-            self._failure = error
-            raise
-        return b""
-
-    def _wrong_length(self, how: str) -> VerificationError:
-        what = f"the source of the blob {how} bytes where {self._size} are promised"
-        self._failure = VerificationError(what, where=self._where, hint="the source is damaged")
-        return self._failure
+def _ends(response: httpx.Response) -> int:
+    """How many bytes the `Range` of an answer to an upload says that the registry has; -1 when it says nothing. `0-0`
+    stands for none: registries give it for an upload that has just begun."""
+    matched = _RANGE.fullmatch(response.headers.get("range", "").strip())
+    if matched is None:
+        return -1
+    return int(matched[1]) + 1 if int(matched[1]) else 0

@@ -5,10 +5,12 @@ Both keep everything in a directory of their own: no other daemon, storage or co
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import subprocess
+import tarfile
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -64,6 +66,23 @@ class BuildKit:
         """Those of an image's layers, bottom first."""
         shown = _run([*self._docker, "image", "inspect", "--format", "{{json .RootFS.Layers}}", tag])
         return [str(item) for item in json.loads(shown)]
+
+    def load(self, archive: Path) -> tuple[str, str]:
+        """Load the image in `archive`: what it is called (its id when it has no name), and its id."""
+        called = _run([*self._docker, "load", "-q", "-i", str(archive)]).strip().partition(": ")[2]
+        return called, _run([*self._docker, "image", "inspect", "--format", "{{.Id}}", called]).strip()
+
+    def read_file(self, image: str, path: str) -> str:
+        """The file at `path` of a container of `image`, which is not started."""
+        container = _run([*self._docker, "create", "--network", "none", image, "x"]).strip()
+        try:
+            tar = subprocess.run([*self._docker, "cp", f"{container}:{path}", "-"], capture_output=True, check=True)
+            with tarfile.open(fileobj=io.BytesIO(tar.stdout)) as opened:
+                member = opened.extractfile(opened.getmembers()[0])
+                assert member is not None
+                return member.read().decode()
+        finally:
+            _run([*self._docker, "rm", "-f", container])
 
     def version(self) -> str:
         """Of the daemon."""

@@ -129,6 +129,45 @@ def test_bytes_that_are_only_elsewhere_are_counted_once(views: Views) -> None:
     assert look(views).remote_only == 0
 
 
+def converted(name: str, diff: str, **more: object) -> e.BlobCreated:
+    return e.BlobCreated(
+        ref=digest("chain"), diff_id=diff, digest=name, media_type="m+zstd", bytes=70, compressor="zstd",
+        compression="zstd", source=story.BLOBS[0], **more,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def test_a_converted_blob_is_known_by_the_layer_that_it_was_made_of(log: ListLog, views: Views) -> None:
+    log.add(converted(digest("zstd"), DIFFS[0]), "b1")
+    log.add(converted(digest("stargz"), digest("another diff"), epoch=5), "b1")
+    views.catch_up(log)
+    here = {**HERE, f"blob/{digest('zstd')}": 70, f"blob/{digest('stargz')}": 71}
+    inventory = look(views, here=here)
+    for name in ("zstd", "stargz"):
+        item = inventory.by_key[f"blob/{digest(name)}"]
+        assert (item.kind, item.label, item.elsewhere) == ("blob", "FROM debian:12", ())
+    # the layer's own blob says where the layer can be had, and what it needs to be here
+    layer = inventory.by_key[f"layer/{DIFFS[0]}"]
+    assert [copy.digest for copy in layer.copies] == [story.BLOBS[0]]
+    assert inventory.forms[f"layer/{DIFFS[0]}"] == (f"layer/{DIFFS[0]}",)
+    assert set(inventory.blobs[f"layer/{DIFFS[0]}"]) == {f"blob/{digest('stargz')}", f"blob/{digest('zstd')}"}
+    assert "blob/" + digest("zstd") in Usage(views).claims(["b1"])
+
+    log.add(e.Exported(kind="image", target=TAG, digest="m", layers=({"digest": digest("zstd")},),
+                       provider=story.TARGET), "b1")  # fmt: skip
+    views.catch_up(log)
+    pushed = look(views, here=here).by_key[f"blob/{digest('zstd')}"]
+    assert [str(provider) for provider in pushed.elsewhere] == ["127.0.0.1:5000/app"]
+
+
+def test_a_layer_that_needed_no_conversion_makes_no_blob(log: ListLog, views: Views) -> None:
+    before = views.query("SELECT * FROM copies"), views.query("SELECT * FROM stored")
+    log.add(converted(story.BLOBS[0], DIFFS[0], epoch=9), "b1")
+    views.catch_up(log)
+    assert (views.query("SELECT * FROM copies"), views.query("SELECT * FROM stored")) == before
+    told = [event.summary for event in life(log, Refs(views).get(digest("chain"))) if event.type == "BlobCreated"]
+    assert told == [f"{story.BLOBS[0].removeprefix('sha256:')[:12]} has no later times: it stays what it is"]
+
+
 def test_a_tombstone_tells_when_why_and_by_whom_until_it_comes_back(log: ListLog, views: Views) -> None:
     usage = Usage(views)
     assert usage.tombstone(DIFFS[0]) is None

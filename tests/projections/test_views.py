@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from projections.refs import Refs, life
 from projections.runner import Views
 from projections.standard import STANDARD
 from storage.errors import InputError
+from storage.interfaces import NewEvent
 from tests.projections import story
 from tests.projections.support import ListLog, digest
 
@@ -47,16 +49,65 @@ def test_the_latest_record_of_a_key_wins(log: ListLog, views: Views) -> None:
 
 def test_packed_layers_are_found_by_snapshot_and_epoch(log: ListLog, views: Views) -> None:
     index = CacheIndex(views)
-    packed = index.packed("b1-run", None)
+    packed = index.packed("b1-run", None, "gzip")
     assert packed is not None
     assert (packed.digest, packed.diff_id, packed.bytes) == (digest("blobr"), digest("diffr"), 900)
-    assert index.packed("b1-run", 0) is None
+    assert index.packed("b1-run", 0, "gzip") is None
     for name, epoch in (("z", 0), ("zz", 0), ("plain", None)):
         log.add(e.BlobCreated(ref="b1-run", snapshot="b1-run", diff_id=digest("d"), digest=digest(name),
                               media_type="m", bytes=1, compressor="x", epoch=epoch), "b1")  # fmt: skip
     views.catch_up(log)
-    found = [index.packed("b1-run", epoch) for epoch in (0, None)]
+    found = [index.packed("b1-run", epoch, "gzip") for epoch in (0, None)]
     assert [packed and packed.digest for packed in found] == [digest("zz"), digest("plain")]
+
+
+def test_I7_a_layer_packed_in_two_ways_is_two_blobs(log: ListLog, views: Views) -> None:
+    index = CacheIndex(views)
+
+    def packed(name: str, compression: str, **more: Any) -> None:
+        fact = e.BlobCreated(
+            ref="b1-run", diff_id=digest(f"diff {name}"), digest=digest(name), media_type="m", bytes=1, compressor="x",
+            compression=compression, **more,
+        )  # fmt: skip
+        log.add(fact, "b1")
+
+    def found(name: str, epoch: int | None, compression: str) -> str | None:
+        blob = index.packed(name, epoch, compression)
+        return blob and blob.digest
+
+    notes = {"containerd.io/snapshot/stargz/toc.digest": digest("toc")}
+    packed("zstd", "zstd", snapshot="b1-run")
+    packed("zstd 19", "zstd:19", snapshot="b1-run")
+    packed("clamped", "zstd", snapshot="b1-run", epoch=7)
+    packed("stargz", "estargz", snapshot="b1-run", annotations=notes)
+    packed("of base", "zstd", source=story.BLOBS[0])
+    packed("of base, clamped", "gzip", source=story.BLOBS[0], epoch=7)
+    views.catch_up(log)
+    assert found("b1-run", None, "gzip") == digest("blobr")
+    assert found("b1-run", None, "zstd") == digest("zstd")
+    assert found("b1-run", None, "zstd:19") == digest("zstd 19")
+    assert found("b1-run", 7, "zstd") == digest("clamped")
+    assert found(story.BLOBS[0], None, "zstd") == digest("of base")
+    assert found(story.BLOBS[0], 7, "gzip") == digest("of base, clamped")
+    assert found(story.BLOBS[0], None, "gzip") is None
+    stargz = index.packed("b1-run", None, "estargz")
+    assert stargz is not None
+    assert stargz.annotations == notes
+    # what a cache hit is given: the latest that is the step's layer and nothing more, however old the event's schema
+    best = index.blob_of("b1-run")
+    assert best is not None
+    assert best.digest == digest("zstd 19")
+
+
+def test_I10_a_log_from_before_there_were_compressions_has_gzip(log: ListLog, views: Views) -> None:
+    log.append(NewEvent("ref/r", "BlobCreated", {
+        "ref": "old", "snapshot": "old", "diff_id": "d", "digest": digest("old"), "media_type": "m", "bytes": 1,
+        "compressor": "isal 1.7 level 2",
+    }, "b1"))  # fmt: skip
+    views.catch_up(log)
+    packed = CacheIndex(views).packed("old", None, "gzip")
+    assert packed is not None
+    assert (packed.digest, packed.annotations) == (digest("old"), {})
 
 
 def test_providers_of_a_blob_newest_first_and_the_one_that_lost_it_last(log: ListLog, views: Views) -> None:

@@ -8,13 +8,14 @@ import os
 import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.compression import COMPRESSOR_VERSION, COMPRESSOR_VERSIONS, compressor, decompress
+from storage.compression import KINDS, compressor, decompress, version
 from storage.errors import InputError, VerificationError
 from storage.interfaces import ByteSource
 
@@ -48,7 +49,7 @@ def packed(name: str, data: bytes, cut: int = 65_536) -> bytes:
     return b"".join(stream.compress(data[at : at + cut]) for at in range(0, len(data), cut)) + stream.flush()
 
 
-@pytest.mark.parametrize("name", ["gzip", "zstd", "none"])
+@pytest.mark.parametrize("name", ["gzip", "zstd", "uncompressed"])
 @pytest.mark.parametrize("data", [b"", b"x", TEXT, NOISE], ids=["empty", "one", "text", "noise"])
 @pytest.mark.parametrize("most", [1 << 20, 997])
 def test_what_is_compressed_comes_back(name: str, data: bytes, most: int) -> None:
@@ -72,14 +73,52 @@ def test_gzip_has_neither_name_nor_time_and_standard_tools_read_it() -> None:
 
 
 def test_the_version_names_library_and_level() -> None:
-    assert COMPRESSOR_VERSIONS["gzip"] == COMPRESSOR_VERSION
-    assert COMPRESSOR_VERSION.startswith("isal ")
-    assert COMPRESSOR_VERSION.endswith("level 2")
+    assert version("gzip").startswith("isal ")
+    assert version("gzip").endswith("level 2")
+    assert version("zstd", 19).endswith("level 19")
+    assert version("uncompressed") == "none"
 
 
-def test_an_unknown_compressor_is_refused() -> None:
-    with pytest.raises(InputError, match="brotli"):
-        compressor("brotli")
+@pytest.mark.parametrize(
+    ("kind", "level", "says"),
+    [("brotli", None, "unknown compression 'brotli'"), ("gzip", 10, "gzip has no level 10"), ("gzip", -1, "no level"),
+     ("zstd", 0, "zstd has no level 0"), ("zstd", 23, "no level 23"), ("uncompressed", 0, "no level 0"),
+     ("estargz", 10, "estargz has no level 10")],
+)  # fmt: skip
+def test_what_there_is_not_is_refused_and_the_error_says_what_there_is(kind: str, level: int | None, says: str) -> None:
+    with pytest.raises(InputError, match=says) as raised:
+        version(kind, level)
+    assert "gzip and estargz take levels 0-9" in raised.value.hint
+    assert "zstd 1-22" in raised.value.hint
+
+
+LEVELS = [(kind, level) for kind in ("gzip", "zstd") for level in KINDS[kind].levels]
+
+
+@pytest.mark.parametrize(("kind", "level"), LEVELS)
+def test_every_level_gives_what_others_read(kind: str, level: int) -> None:
+    stream = compressor(kind, level=level)
+    data = stream.compress(TEXT) + stream.flush()
+    command = ["gzip", "-dc"] if kind == "gzip" else ["zstd", "-dcq"]
+    assert subprocess.run(command, input=data, capture_output=True, check=True).stdout == TEXT
+
+
+def test_a_higher_level_is_smaller_as_far_as_the_levels_differ() -> None:
+    program = b"".join(path.read_bytes() for path in sorted(Path(os.__file__).parent.glob("[a-t]*.py")))
+
+    def size(kind: str, level: int | None = None) -> int:
+        stream = compressor(kind, level=level)
+        return len(stream.compress(program) + stream.flush())
+
+    assert size("gzip", 0) > size("gzip", 1) > size("gzip", 3) == size("gzip", 9)
+    assert size("gzip") == size("gzip", 2)
+    assert size("zstd", 1) > size("zstd") == size("zstd", 3) > size("zstd", 19)
+
+
+def test_no_zstd_needs_a_window_that_readers_need_not_have() -> None:
+    stream = compressor("zstd", level=22)
+    head = stream.compress(NOISE) + stream.flush()
+    assert zstandard.get_frame_parameters(head).window_size <= 8 << 20
 
 
 def test_gzip_of_many_members_and_zero_padding() -> None:
@@ -98,7 +137,7 @@ def test_zstd_of_many_frames_and_skippable_ones() -> None:
 
 
 @pytest.mark.parametrize("said", [TAR, TAR + "+gzip", TAR + "+zstd", "application/octet-stream"])
-@pytest.mark.parametrize("name", ["gzip", "zstd", "none"])
+@pytest.mark.parametrize("name", ["gzip", "zstd", "uncompressed"])
 def test_the_bytes_win_over_a_wrong_media_type(name: str, said: str) -> None:
     assert all_of(decompress(Dribble(packed(name, TEXT), 2), said), 50_000) == TEXT
 

@@ -33,7 +33,9 @@ class Elsewhere:
         self.asked.append("mount")
         return True
 
-    async def upload(self, _target: Provider, _blob: Descriptor, _chunks: Callable[[], ByteStream]) -> None:
+    async def upload(
+        self, _target: Provider, _blob: Descriptor, _chunks: Callable[[], ByteStream], *, resume: object = None
+    ) -> None:
         self.asked.append("upload")
 
     async def put_manifest(self, _target: Provider, _name: str, _media_type: str, data: bytes) -> Digest:

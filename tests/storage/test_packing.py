@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from storage.blobs import DirectoryBlobs
-from storage.compression import BLOCK, COMPRESSOR_VERSION, compressor
+from storage.compression import BLOCK, compressor, version
 from storage.digest import Digest, sha256
 from storage.errors import DiskError
-from storage.interfaces import BlobWriter
+from storage.interfaces import BlobWriter, Compression
 from storage.overlay import detach_below
-from storage.packing import LAYER_GZIP, BlobPacker
+from storage.packing import BlobPacker
 from storage.snapshots import OverlaySnapshots
-from tests.storage.trees import members
+from tests.storage.trees import GZIP, members
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
 
@@ -53,12 +53,12 @@ def test_the_blob_holds_the_tar_that_the_diff_id_names(
 ) -> None:
     step(snapshots, tmp_path / "lower", files)
     blobs = DirectoryBlobs(tmp_path / "blobs", owner="b1")
-    packed = BlobPacker(snapshots, blobs).pack("s", None)
+    packed = BlobPacker(snapshots, blobs).pack("s", None, Compression())
     blob = blobs.get(packed.blob.digest)
     tar = gzip.decompress(blob)
     assert sha256(tar) == packed.diff_id
     assert members(tar) == list(files)
-    assert (packed.blob.size, packed.blob.media_type, packed.compressor) == (len(blob), LAYER_GZIP, COMPRESSOR_VERSION)
+    assert (packed.blob.size, packed.blob.media_type, packed.compressor) == (len(blob), GZIP, version("gzip"))
     one = compressor("gzip", 1)
     assert one.compress(tar) + one.flush() == blob
 
@@ -103,7 +103,7 @@ def test_when_a_write_fails_or_is_interrupted_nothing_runs_on_and_nothing_stays(
     blobs = FailingBlobs(tmp_path / "blobs", good, error)
     before = threading.active_count()
     with pytest.raises(type(error)) as raised:
-        BlobPacker(snapshots, blobs).pack("s", None)
+        BlobPacker(snapshots, blobs).pack("s", None, Compression())
     assert raised.value is error
     assert threading.active_count() == before
     assert not list((tmp_path / "blobs" / "tmp").iterdir())
@@ -115,6 +115,6 @@ def test_a_snapshot_that_cannot_be_read_is_an_error_and_leaves_nothing(
 ) -> None:
     before = threading.active_count()
     with pytest.raises(DiskError, match="packing snapshot gone"):
-        BlobPacker(snapshots, DirectoryBlobs(tmp_path / "blobs", owner="b1")).pack("gone", None)
+        BlobPacker(snapshots, DirectoryBlobs(tmp_path / "blobs", owner="b1")).pack("gone", None, Compression())
     assert threading.active_count() == before
     assert not list((tmp_path / "blobs" / "tmp").iterdir())

@@ -9,6 +9,7 @@ import pytest
 from engine.cache.spec import CacheSource, CacheTarget
 from storage.digest import sha256
 from storage.errors import InputError
+from storage.interfaces import Compression
 from storage.reference import LAYOUT_REGISTRY, parse_reference
 from tools.cli.caches import read_sources, read_targets
 
@@ -46,6 +47,14 @@ def test_what_is_left_out_is_as_buildx_has_it(tmp_path: Path, monkeypatch: pytes
     assert len(read_sources(["type=registry,ref=x,ignore-error=true"])) == 1
 
 
+def test_a_compression_is_asked_for_as_for_an_image() -> None:
+    written = "type=registry,ref=reg.io/c,compression=zstd,compression-level=19,force-compression=true"
+    assert read_targets([written])[0].compression == Compression("zstd", 19, force=True)
+    assert read_targets(["type=local,dest=/c,compression=estargz"])[0].compression == Compression("estargz")
+    assert read_targets(["type=local,dest=/c,compression-level=9"])[0].compression == Compression("gzip", 9)
+    assert read_targets(["type=local,dest=/c"])[0].compression == Compression()
+
+
 @pytest.mark.parametrize(
     ("flag", "value", "why"),
     [
@@ -64,6 +73,10 @@ def test_what_is_left_out_is_as_buildx_has_it(tmp_path: Path, monkeypatch: pytes
         ("--cache-to", "type=registry,ref=x,image-manifest=maybe", "neither true nor false"),
         ("--cache-to", "type=registry,ref=x,oci-mediatypes=false,image-manifest=true", "is OCI's"),
         ("--cache-to", "type=registry,ref=x@sha256:" + "0" * 64, "names a digest"),
+        ("--cache-to", "type=registry,ref=x,compression=lz4", "zstd 1-22"),
+        ("--cache-to", "type=registry,ref=x,compression=zstd,compression-level=0", "zstd has no level 0"),
+        ("--cache-to", "type=registry,ref=x,compression-level=best", "gzip has no level -1"),
+        ("--cache-to", "type=inline,compression=zstd", "has no 'compression'"),
         ("--cache-to", 'type=registry,"ref=x', "not a list of key=value"),
         ("--cache-to", "type=registry,ref=x,password:hunter2", "no key=value"),
     ],

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.builder import Builder, Done
-from tests.chunked import MAKERS, Made
+from tests.chunked import MAKERS, Made, ours
 from tests.engine.refs.kit import push_layers
 from tests.faulty import Fault, FaultyProxy
 from tests.registry_fixture import RegistryProcess, push_image
@@ -60,7 +60,7 @@ def _layers(layout: Path) -> list[str]:
     return [layer["digest"] for layer in blob(index["manifests"][0]["digest"])["layers"]]
 
 
-@pytest.mark.parametrize("maker", MAKERS)
+@pytest.mark.parametrize("maker", [*MAKERS, ours])
 def test_a_copy_by_range_makes_the_same_layer_as_one_from_the_whole_image(
     builder: Builder, registry: RegistryProcess, repository: str, tmp_path: Path, maker: Any
 ) -> None:

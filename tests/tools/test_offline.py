@@ -261,7 +261,7 @@ def test_a_context_that_the_log_does_not_know_is_told(builder: Builder) -> None:
 
 def test_pushing_is_refused_before_anything_happens(builder: Builder) -> None:
     builder.write({"Dockerfile": "FROM scratch\n"})
-    for how in (["--push"], ["--output", "type=image"], ["--output", "type=registry"]):
+    for how in (["--push"], ["--output", "type=image,push=true"], ["--output", "type=registry"]):
         done = offline(builder, str(builder.context), "-t", "a/b", *how)
         assert (done.code, "--offline pushes nothing" in done.err) == (2, True)
     assert not (builder.root / "log.db").exists()

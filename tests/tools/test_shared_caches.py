@@ -137,6 +137,32 @@ def test_a_cache_beside_the_image_is_mounted_from_it_and_only_what_it_has_more_i
     assert mounted >= {layer["digest"] for layer in two.head("app").json()["layers"]}
 
 
+@pytest.mark.parametrize("kind", ["zstd", "estargz"])
+def test_a_cache_in_another_compression_serves_and_the_image_stays_what_it_is(two: Two, kind: str) -> None:
+    wish = f"compression={kind},force-compression=true"
+    two.export("--cache-to", f"type=registry,ref={two.cache},mode=max,{wish}")
+    url = f"http://{two.registry.host}/v2/{two.repository}/cache/manifests/main"
+    manifest = httpx.get(url, headers={"Accept": "application/vnd.oci.image.manifest.v1+json"}).raise_for_status()
+    layers = [layer for layer in manifest.json()["layers"] if "image.layer" in layer["mediaType"]]
+    toc = "containerd.io/snapshot/stargz/toc.digest"
+    assert {(layer["mediaType"].rpartition("+")[2], toc in layer["annotations"]) for layer in layers} == {
+        ("zstd", False) if kind == "zstd" else ("gzip", True)
+    }
+    image = two.head("app").json()["layers"]
+    assert {layer["mediaType"].rpartition("+")[2] for layer in image} == {"gzip"}
+    base = {line.blob for line in two.registry.layer_gets(layer_digests(two.image))}
+    assert base <= set(layer_digests(two.image)), "the base was fetched to be converted"
+
+    mark = two.registry.mark()
+    two.reuse("--cache-from", two.cache)
+    assert outcomes(two.other) == {"cached": STEPS, "ran": 0}
+    assert two.registry.layer_gets([layer["digest"] for layer in layers], since=mark) == []
+    two.other.write({"file": b"changed"})
+    two.reuse("--cache-from", two.cache)
+    assert outcomes(two.other)["ran"] == 3, "on the layers that the cache has"
+    assert two.registry.layer_gets([layer["digest"] for layer in layers], since=mark) != []
+
+
 def test_a_full_hit_costs_each_of_its_requests_once(two: Two) -> None:
     two.export("--cache-to", f"type=registry,ref={two.cache},mode=max")
     mark = two.registry.mark()

@@ -16,10 +16,11 @@ from projections.history import History
 from projections.mentions import Mentions
 from projections.records import read_records, records_of
 from storage.eventlog import SqliteEventLog
+from storage.interfaces import NewEvent
 from tests.builder import PROJECT
 from tests.projections import story
 from tests.projections.support import ListLog
-from tools import bootstrap, roots
+from tools import roots
 from tools.long_log import make
 
 LOGS = Path(__file__).parents[1] / "fixtures" / "logs"
@@ -217,7 +218,7 @@ def test_a_damaged_event_is_named_and_those_before_it_are_read(tmp_path: Path) -
     story.whole(log)
     real = SqliteEventLog(tmp_path / "log.db")
     for event in log.events:
-        real.append(bootstrap.NewEvent(event.stream, event.type, event.data, event.build, event.vertex))
+        real.append(NewEvent(event.stream, event.type, event.data, event.build, event.vertex))
     real.close()
     db = sqlite3.connect(tmp_path / "log.db")
     db.execute("DROP TRIGGER events_no_update")

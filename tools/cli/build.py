@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 @click.option("--build-context", "build_contexts", multiple=True, metavar="NAME=…", help="Another context, by name.")
 @output_option
 @push_option
+@click.option("--annotation", "annotations", multiple=True, metavar="KEY=VALUE", help="Annotate the image's manifest.")
 @click.option("--no-cache", is_flag=True, help="Run every step.")
 @click.option("--offline", is_flag=True, help="Ask nobody: build from what is here. Does not cut the network of RUN.")
 @click.option("--cache-from", multiple=True, metavar="type=…", help="Another cache: registry,ref=… or local,src=….")
@@ -72,6 +73,7 @@ def build(
     build_contexts: tuple[str, ...],
     outputs: tuple[str, ...],
     push: bool,
+    annotations: tuple[str, ...],
     no_cache: bool,
     offline: bool,
     cache_from: tuple[str, ...],
@@ -110,6 +112,7 @@ def build(
         platforms=platforms,
         build_contexts=build_contexts,
         outputs=outputs,
+        annotations=annotations,
         push=push,
         no_cache=no_cache,
         offline=offline,
@@ -133,6 +136,8 @@ def build(
         return
     machine = Machine(runtime, proxies, snapshotter, offline)
     progress = "quiet" if quiet else progress
+    if any(output.dest == "-" for output in request.outputs):
+        _check_stdout(progress)
     attend: Attend | None = None
     if on_failure == "shell":
         from tools.cli.shell import Leaving, Terminal
@@ -140,6 +145,14 @@ def build(
         attend = Terminal(before=False, leaving=Leaving())
         progress = "plain" if progress in {"auto", "tty"} else progress  # a display would draw over the shell
     run_request(request, machine, lent, progress, Report(iidfile, metadata_file, as_json), attend, bundle_on_failure)
+
+
+def _check_stdout(progress: str) -> None:
+    """Raises InputError when standard output is no place for an archive."""
+    if progress in ("quiet", "json"):
+        raise InputError(f"dest=- and --progress {progress} both want standard output", hint="write to a file")
+    if sys.stdout.isatty():
+        raise InputError("dest=-: an archive is not for a terminal", hint="redirect standard output, or name a file")
 
 
 class Machine(NamedTuple):
@@ -253,23 +266,33 @@ def _summary(root: roots.Root, build_id: str, result: BuildResult) -> str:
 def _report(
     result: BuildResult, build_id: str, progress: str, request: BuildRequest, report: Report
 ) -> None:
-    import json
-
     for warning in result.warnings:
         sys.stderr.write(f"WARNING: {warning}\n")
-    if not request.outputs and progress not in ("quiet", "json"):
-        sys.stderr.write("No output was asked for: the result stays in the cache (--push or --output takes it out)\n")
+    if progress not in ("quiet", "json"):
+        _say(result, request)
     if progress == "quiet":
         sys.stdout.write(f"{result.digest or result.ref}\n")
     try:
         if report.iidfile:
             Path(report.iidfile).write_text(str(result.config or result.ref))
         if report.metadata_file:
-            facts = {
-                "refledger.build.id": build_id, "refledger.ref": result.ref,
-                "containerimage.digest": result.digest, "containerimage.config.digest": result.config,
-                "image.name": ",".join(str(name) for name in request.names),
-            }  # fmt: skip
-            Path(report.metadata_file).write_text(json.dumps({k: v for k, v in facts.items() if v}, indent=2) + "\n")
+            import json
+
+            from tools.cli.made import metadata
+
+            facts = metadata(result, build_id, request.names)
+            Path(report.metadata_file).write_text(json.dumps(facts, indent=2) + "\n")
     except OSError as error:
         raise DiskError.of(error, "the build is done, but its digest could not be written") from error
+
+
+def _say(result: BuildResult, request: BuildRequest) -> None:
+    if not request.outputs:
+        sys.stderr.write("No output was asked for: the result stays in the cache (--push or --output takes it out)\n")
+        return
+    from tools.cli.made import differing
+
+    for line in differing(result):
+        sys.stderr.write(f"{line}\n")
+    if any(output.kind == "image" and not output.push for output in request.outputs):
+        sys.stderr.write("type=image without push=true: the image was composed, and went nowhere\n")

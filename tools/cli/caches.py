@@ -11,13 +11,15 @@ from storage.digest import Digest
 from storage.errors import InputError
 from storage.interfaces import Reference
 from storage.reference import LAYOUT_REGISTRY, is_tag, parse_reference
+from tools.cli.compression import KEYS, compression_of
+from tools.cli.fields import truth
 
 _FROM, _TO = "--cache-from", "--cache-to"
 _KNOWN = {
     (_FROM, "registry"): {"ref"},
     (_FROM, "local"): {"src", "digest", "tag"},
-    (_TO, "registry"): {"ref", "mode", "image-manifest", "oci-mediatypes"},
-    (_TO, "local"): {"dest", "tag", "mode", "image-manifest", "oci-mediatypes"},
+    (_TO, "registry"): {"ref", "mode", "image-manifest", "oci-mediatypes", *KEYS},
+    (_TO, "local"): {"dest", "tag", "mode", "image-manifest", "oci-mediatypes", *KEYS},
     (_TO, "inline"): {"mode"},
 }
 """Keys besides `type` and `ignore-error`."""
@@ -59,7 +61,7 @@ def _entries(flag: str, text: str) -> list[dict[str, str]]:
         raise InputError(f"{flag} {_shown(text)} has {what}", hint=_hint(flag))
     if unknown := sorted(fields.keys() - _KNOWN[flag, kind] - {"type", "ignore-error"}):
         raise InputError(f"{flag} type={kind} has no {unknown[0][:40]!r}", hint=_hint(flag))
-    _flag(flag, fields, "ignore-error", default=False)
+    truth(flag, fields, "ignore-error", default=False)
     return [fields]
 
 
@@ -77,20 +79,19 @@ def _target(text: str, fields: Mapping[str, str]) -> CacheTarget:
     mode = fields.get("mode", "min").lower()
     if mode not in ("min", "max"):
         raise InputError(f"{_TO} has no mode {mode[:40]!r}", hint="the modes are min and max")
-    ignore = _flag(_TO, fields, "ignore-error", default=False)
+    ignore = truth(_TO, fields, "ignore-error", default=False)
     if fields["type"] == "inline":
         return CacheTarget(written, "inline", ignore_error=ignore)
-    oci = _flag(_TO, fields, "oci-mediatypes", default=True)
-    as_image = _flag(_TO, fields, "image-manifest", default=oci)
+    oci = truth(_TO, fields, "oci-mediatypes", default=True)
+    as_image = truth(_TO, fields, "image-manifest", default=oci)
     if as_image and not oci:
         raise InputError(f"{_TO}: an image manifest of a cache is OCI's", hint="leave oci-mediatypes=false out")
-    if fields["type"] == "local":
-        where = _layout(_TO, fields, "dest", None)
-        return CacheTarget(written, "local", where, mode, as_image, oci, ignore)  # type: ignore[arg-type]  # checked above
-    where = _reference(_TO, fields)
-    if where.digest:
+    kind = fields["type"]
+    where = _layout(_TO, fields, "dest", None) if kind == "local" else _reference(_TO, fields)
+    if kind == "registry" and where.digest:
         raise InputError(f"{_TO} {_shown(where.written)} names a digest", hint="a cache is written under a tag")
-    return CacheTarget(written, "registry", where, mode, as_image, oci, ignore)  # type: ignore[arg-type]  # checked above
+    compression = compression_of(_TO, fields)
+    return CacheTarget(written, kind, where, mode, as_image, oci, ignore, compression)  # type: ignore[arg-type]  # checked
 
 
 def _reference(flag: str, fields: Mapping[str, str]) -> Reference:
@@ -107,18 +108,6 @@ def _layout(flag: str, fields: Mapping[str, str], key: str, digest: Digest | Non
         raise InputError(f"{flag}: {tag[:140]!r} is not a tag", hint="up to 128 letters, digits, '_', '.' and '-'")
     path = str(Path(directory).absolute())
     return Reference(LAYOUT_REGISTRY, path, tag or ("" if digest or flag == _FROM else "latest"), digest, directory)
-
-
-def _flag(flag: str, fields: Mapping[str, str], key: str, *, default: bool) -> bool:
-    """A boolean, in the spellings that Go's ParseBool knows."""
-    text = fields.get(key)
-    if text is None:
-        return default
-    if text in ("1", "t", "T", "TRUE", "true", "True"):
-        return True
-    if text in ("0", "f", "F", "FALSE", "false", "False"):
-        return False
-    raise InputError(f"{flag}: {key}={text[:20]} is neither true nor false")
 
 
 def _shown(text: str) -> str:

@@ -155,13 +155,13 @@ def _with_named(given: Given, build_contexts: Sequence[str]) -> Given:
             directories[name] = str(path.absolute())
             found = ContextSource(name, _ignore(path / ".dockerignore"))
         elif isinstance(found, ImageContext) and found.reference.startswith(LAYOUT):
-            found = ImageContext(LAYOUT + _absolute_layout(found.reference.removeprefix(LAYOUT)))
+            found = ImageContext(LAYOUT + absolute_layout(found.reference.removeprefix(LAYOUT)))
         named[name] = found
         described[name] = redacted(value)
     return replace(given, named=named, directories=directories, described_named=described)
 
 
-def _absolute_layout(text: str) -> str:
+def absolute_layout(text: str) -> str:
     """`path[:tag][@digest]` with an absolute path."""
     found = _LAYOUT.fullmatch(text)
     assert found is not None  # the path takes what the rest does not

@@ -11,7 +11,8 @@ from storage.interfaces import Reference
 from tools import __version__, roots
 from tools.cli.build import Machine, Report, run_request
 from tools.cli.grants import read_grants
-from tools.cli.options import _epoch, _outputs, _platforms
+from tools.cli.options import read_epoch, read_platforms
+from tools.cli.outputs import read_outputs
 from tools.cli.result_options import (
     iidfile_option,
     metadata_option,
@@ -25,7 +26,6 @@ from tools.cli.result_options import (
 
 if TYPE_CHECKING:
     from engine.images.definition import Definition
-    from engine.output import Output
 
 _OPTIONS = (
     tag_option, output_option, push_option, snapshotter_option, iidfile_option, metadata_option, progress_option,
@@ -55,7 +55,7 @@ def edit_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def platforms(given: Sequence[str]) -> tuple[str, ...]:
     """All of `--platform A,B --platform C`, each once; none: not said. Raises InputError."""
-    return _platforms(given, ())
+    return read_platforms(given)
 
 
 def edit(definition: Definition, name: str, asked: Sequence[str], wanted: Wanted, *, replaces: str = "") -> None:
@@ -66,12 +66,12 @@ def edit(definition: Definition, name: str, asked: Sequence[str], wanted: Wanted
     from engine.images.definition import FILENAME
 
     names = _names(wanted, replaces)
-    outputs = _outputs(wanted.outputs, wanted.push, names)
+    epoch = read_epoch(os.environ.get("SOURCE_DATE_EPOCH"))
+    outputs = read_outputs(wanted.outputs, push=wanted.push, names=names, platforms=asked or None, epoch=epoch)
     if not outputs:
         hint = "write -t NAME --push, or --output type=oci,dest=FILE"
         hint += "; --push alone moves its own tag" if replaces else ""
         raise InputError("it is not said where the image goes", hint=hint)
-    epoch = _epoch(os.environ.get("SOURCE_DATE_EPOCH"))
     request = BuildRequest(
         dockerfile=None,
         frontend=FrontendOptions(filename=FILENAME),
@@ -80,7 +80,7 @@ def edit(definition: Definition, name: str, asked: Sequence[str], wanted: Wanted
         outputs=outputs,
         jobs=os.cpu_count() or 1,
         epoch=epoch,
-        options={"outputs": _written(outputs), "platforms": list(asked), "epoch": epoch},
+        options={"outputs": [item.written for item in outputs], "platforms": list(asked), "epoch": epoch},
         name=name,
         version=__version__,
         host=roots.host_facts(),
@@ -100,7 +100,3 @@ def _names(wanted: Wanted, replaces: str) -> tuple[Reference, ...]:
     if found.digest is not None:
         raise InputError(f"{replaces} is no tag that could be moved", hint="name the result with -t REGISTRY/NAME:TAG")
     return (found,)
-
-
-def _written(outputs: Sequence[Output]) -> list[str]:
-    return [f"type={item.kind}" + (f",dest={item.dest}" if item.dest else "") for item in outputs]

@@ -31,7 +31,8 @@ def all_steps(found: Why, known: Mapping[str, BuildRecord], width: int) -> Itera
     build = found.build
     yield named(build.record)
     if not found.verdicts:
-        yield f"the cache was not asked: no step was reached ({build.record.status})"
+        reached = "it has no steps" if build.record.status == "completed" else "no step was reached"
+        yield f"the cache was not asked: {reached} ({build.record.status})"
         return
     hits = [item for item in found.verdicts if item.outcome == "hit"]
     rest = "would run" if build.dry else "not"

@@ -117,7 +117,7 @@ def _header(view: ProgressView, steps: Sequence[Step], look: Look) -> Row:
 def _sources(view: ProgressView, look: Look) -> list[Row]:
     known = {step.vertex for step in view.steps}
     said = dict.fromkeys(  # reason: each platform of a build resolves the same name
-        f" {source.how} {clean(source.reference)} {look.glyphs.arrow} {clean(source.digest)}"
+        f" {source.how} {clean(source.reference)} {look.glyphs.arrow} {clean(source.became)}"
         for source in view.sources
         if source.vertex not in known
     )
@@ -138,9 +138,10 @@ def _step(step: Step, planned: int, view: ProgressView, look: Look) -> list[Row]
     right = _right(step, look)
     name = shortened(label(step, planned) + again, look.width - cells(right) - 5, look.glyphs.ellipsis)
     rows = [_line(look, glyph, name, right, _STYLES[step.state])]
+    arrow = look.glyphs.arrow
     if look.detail:
         rows += [
-            _dim(look, f"{_INDENT}{source.how} {clean(source.reference)} {look.glyphs.arrow} {clean(source.digest)}")
+            _dim(look, f"{_INDENT}{source.how} {clean(source.reference)} {arrow} {clean(source.became)}")
             for source in view.sources
             if source.vertex == step.vertex
         ]

@@ -29,6 +29,7 @@ def read_request(
     platforms: Sequence[str],
     build_contexts: Sequence[str],
     outputs: Sequence[str],
+    annotations: Sequence[str],
     push: bool,
     no_cache: bool,
     offline: bool,
@@ -51,13 +52,13 @@ def read_request(
     given = read_contexts(context, file, build_contexts, keep_git_dir=keep_git_dir)
     proxies = proxy_environment(args)
     names = tuple(parse_reference(tag) for tag in tags)
-    wanted = _outputs(outputs, push, names)
+    host = str(host_platform())
+    targets = read_platforms(platforms) or (host,)
+    epoch = read_epoch(args.get("SOURCE_DATE_EPOCH") or os.environ.get("SOURCE_DATE_EPOCH"))
+    wanted = _outputs(outputs, annotations, push=push, names=names, platforms=targets, epoch=epoch)
     sources, kept = _caches(cache_from, cache_to)
     if offline and not cache_check:
         _refuse_pushes(wanted, kept)
-    host = str(host_platform())
-    targets = _platforms(platforms, wanted) or (host,)
-    epoch = _epoch(args.get("SOURCE_DATE_EPOCH") or os.environ.get("SOURCE_DATE_EPOCH"))
     request = BuildRequest(
         dockerfile=given.dockerfile,
         frontend=FrontendOptions(
@@ -89,7 +90,7 @@ def read_request(
             "secrets": list(offered.secrets), "ssh": list(offered.agents), "allow": list(offered.allowed),
             "context": given.described, "directory": given.directories.get("context", ""),
             "contexts": dict(given.described_named),
-            "outputs": [f"type={item.kind}" + (f",dest={item.dest}" if item.dest else "") for item in wanted],
+            "outputs": [item.written for item in wanted],
             "cache_from": [source.written for source in sources], "cache_to": [target.written for target in kept],
             "no_cache": no_cache, "network": network, "epoch": epoch, "jobs": jobs or os.cpu_count() or 1,
             **({"offline": True} if offline else {}), **({"cache_check": True} if cache_check else {}),
@@ -116,7 +117,7 @@ def _caches(
 
 def _refuse_pushes(outputs: Sequence[Output], caches: Sequence[CacheTarget]) -> None:
     """Raises InputError for what only a build that may ask others can do."""
-    if any(output.kind == "image" for output in outputs):
+    if any(output.kind == "image" and output.push for output in outputs):
         hint = "take the image out with --output type=oci, or push it from a build online"
         raise InputError("--offline pushes nothing", hint=hint)
     for cache in caches:
@@ -137,7 +138,7 @@ def _assignments(given: Sequence[str], flag: str) -> dict[str, str]:
     return out
 
 
-def _epoch(text: str | None) -> int | None:
+def read_epoch(text: str | None) -> int | None:
     if not text:
         return None
     if not text.isascii() or not text.isdigit():
@@ -145,48 +146,19 @@ def _epoch(text: str | None) -> int | None:
     return int(text)
 
 
-def _platforms(given: Sequence[str], outputs: Sequence[Output]) -> tuple[str, ...]:
+def read_platforms(given: Sequence[str]) -> tuple[str, ...]:
     """All of `--platform A,B --platform C`, each once."""
     from storage.platform import parse_platform
 
-    found = tuple(dict.fromkeys(str(parse_platform(part)) for text in given for part in text.split(",") if part))
-    if len(found) > 1 and any(output.kind == "docker" for output in outputs):
-        raise InputError("type=docker holds one platform", hint="use type=oci for several")
-    return found
+    return tuple(dict.fromkeys(str(parse_platform(part)) for text in given for part in text.split(",") if part))
 
 
-def _outputs(given: Sequence[str], push: bool, names: Sequence[Reference]) -> tuple[Output, ...]:
-    from engine.output import Output
+def _outputs(
+    given: Sequence[str], annotations: Sequence[str], *, push: bool, names: Sequence[Reference],
+    platforms: Sequence[str], epoch: int | None,
+) -> tuple[Output, ...]:  # fmt: skip
+    if not given and not push and not annotations:
+        return ()
+    from tools.cli.outputs import read_outputs
 
-    out: list[Output] = []
-    for text in given:
-        kind, dest = _output(text)
-        if kind == "image":
-            push = True
-        elif kind in ("oci", "docker", "local"):
-            if not dest:
-                raise InputError(f"--output {text} has no dest", hint=f"write --output type={kind},dest=PATH")
-            if dest == "-" and kind == "local":
-                raise InputError("a directory cannot go to standard output", hint="use type=oci or type=docker")
-            out.append(Output(kind, dest))  # type: ignore[arg-type]  # checked in the line above
-        else:
-            raise InputError(f"no output type {kind!r}", hint="the types are image, oci, docker and local")
-    if push:
-        if not names:
-            raise InputError("there is no name to push to", hint="name the image with -t REGISTRY/NAME:TAG")
-        out.insert(0, Output("image"))
-    return tuple(out)
-
-
-def _output(text: str) -> tuple[str, str]:
-    """Kind and destination; a bare path is a local directory, as docker has it."""
-    if "=" not in text:
-        return ("docker", "-") if text == "-" else ("local", text)
-    fields = {}
-    for part in text.split(","):
-        key, equals, value = part.partition("=")
-        if not equals or key not in ("type", "dest", "push"):
-            raise InputError(f"--output {text} has an unknown part {part!r}", hint="it takes type and dest")
-        fields[key] = value
-    kind = fields.get("type", "local" if "dest" in fields else "")
-    return ("image" if kind == "registry" else kind), fields.get("dest", "")
+    return read_outputs(given, annotations, push=push, names=names, platforms=platforms, epoch=epoch)

@@ -39,7 +39,7 @@ class PlainRenderer:
             self._step(step, event.time)
         for source in self._view.sources[self._sources :]:
             self._sources += 1
-            text = f"{source.how} {clean(source.reference)} -> {clean(source.digest)}"
+            text = f"{source.how} {clean(source.reference)} -> {clean(source.became)}"
             if text not in self._resolved:  # each platform of a build resolves the same name
                 self._resolved.add(text)
                 self._out.line(text)

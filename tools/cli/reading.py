@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
+from typing import Any
 
 import click
 
@@ -18,10 +20,12 @@ from projections.mentions import Mentions
 from projections.moments import event_at
 from projections.refs import Refs, life
 from projections.runner import Views
+from projections.served import Served, served
+from projections.steps import provider_name
 from storage.errors import VerificationError
 from storage.interfaces import Event
 from tools import roots
-from tools.cli.format import human_bytes
+from tools.cli.format import human_bytes, short_id
 from tools.cli.moment import log_moment
 from tools.cli.text import clean
 from tools.cli.writing import as_json_option, columns, local_time, print_cut, print_json, print_line, table
@@ -57,9 +61,18 @@ def events(build_id: str | None, types: tuple[str, ...], after: int, follow: boo
 
 
 def _event_line(event: Event) -> str:
-    shown = {key: value for key, value in event.data.items() if value not in (None, [], {}, "")}
+    """One line, in which a provider is no more than its name."""
+    shown = {key: _named(value) for key, value in event.data.items() if value not in (None, [], {}, "")}
     text = clean(json.dumps(shown, ensure_ascii=False))
     return f"{event.seq:>6}  {local_time(event.time)[11:]}  {event.build or '-':12}  {event.type:<24} {text}"
+
+
+def _named(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_named(item) for item in value]
+    if isinstance(value, dict) and value.keys() <= {"registry", "repository", "scope", "mirrors", "mirror_of"}:
+        return provider_name(value)
+    return value
 
 
 @click.command()
@@ -67,7 +80,8 @@ def _event_line(event: Event) -> str:
 @click.option("--at", "moment", metavar="SEQ|TIME", help="As it was after event SEQ, or at TIME (or 90m ago: 90m).")
 @as_json_option
 def refs(ref: str | None, moment: str | None, as_json: bool) -> None:
-    """List refs, or tell the life of REF (an id or the beginning of one) from the log."""
+    """List refs, or tell the life of REF (an id, or the digest of a layer's blob, or the beginning of one) from the
+    log: also which registry served each layer."""
     path = roots.root_directory()
     with roots.read_root(path) as (log, head), ExitStack() as stack:
         at = None if moment is None else log_moment(log, moment, time.time_ns())
@@ -79,13 +93,26 @@ def refs(ref: str | None, moment: str | None, as_json: bool) -> None:
             return
         record = Refs(views).get(ref)
         story = life(log, record, until=at, mentions=Mentions(head))
+        digests = [layer["digest"] for layer in record.layers if isinstance(layer.get("digest"), str)]
+        givers = served(log, Mentions(head), digests, until=at)
         if as_json:
-            print_json({**record.to_json(), "life": [asdict(item) for item in story]})
+            given = [item.to_json() for item in givers]
+            print_json({**record.to_json(), "life": [asdict(item) for item in story], "served": given})
             return
         print_line(f"{record.ref}  {record.kind}, {_layers(len(record.layers))}, {human_bytes(record.bytes)}")
         limit = columns(10_000)
+        for digest in dict.fromkeys(digests):
+            print_cut(f"  layer {short_id(digest)}  {_last_served(givers, digest)}", limit)
         for item in story:
             print_cut(f"{item.seq:>6}  {local_time(item.time)[11:]}  {item.type:<24} {clean(item.summary)}", limit)
+
+
+def _last_served(givers: Sequence[Served], digest: str) -> str:
+    """Who served a blob last, in words."""
+    last = next((item for item in reversed(givers) if item.digest == digest), None)
+    if last is None:
+        return "never served to this root"
+    return f"{last.how} from {clean(last.whom)}, {human_bytes(last.bytes)}, for build {last.build or '-'}"
 
 
 def _layers(count: int) -> str:

@@ -105,6 +105,7 @@ def _run(
     with roots.open_root(roots.root_directory()) as root, roots.owning(root, build_id):
         roots.recover(root, build_id)
         with _recorded(root, source, build_id) as recorded:
+            _must_have_steps(recorded)
             choice = choose(recorded, which)
             renderer = make_renderer(progress, build_id, sys.stderr if progress != "json" else sys.stdout)
             first = root.log.last_seq()
@@ -129,6 +130,14 @@ def _run(
     wrong = {"different result", "nothing to compare with"} if which.verify else {"different result"}
     code = done.now.exit_code or (4 if done.verdict.kind in wrong else 0)
     raise click.exceptions.Exit(code)
+
+
+def _must_have_steps(recorded: Recorded) -> None:
+    """Raises InputError for what was no build of steps: a copy, say."""
+    if recorded.story.started.get("frontend") not in {"copy.v0", "index.v0"}:
+        return
+    record = recorded.story.record
+    raise InputError(f"build {record.id} had no steps: {record.name}", hint="run it again as it was run before")
 
 
 @contextmanager

@@ -10,9 +10,9 @@ tag_option = click.option(
     "-t", "--tag", "tags", multiple=True, metavar="NAME", help="Name of the image; may be given again."
 )
 output_option = click.option(
-    "-o", "--output", "outputs", multiple=True, metavar="type=…,dest=…", help="image, oci, docker or local."
+    "-o", "--output", "outputs", multiple=True, metavar="type=…", help="registry, oci, docker, local, tar…."
 )
-push_option = click.option("--push", is_flag=True, help="Push to the registries of all names: --output type=image.")
+push_option = click.option("--push", is_flag=True, help="Push to the registries of all names: --output type=registry.")
 snapshotter_option = click.option(
     "--snapshotter", type=click.Choice(bootstrap.SNAPSHOTTERS), default="auto", envvar="REFLEDGER_SNAPSHOTTER",
     help="How layers are laid out.  [default: erofs where the kernel can, else directory]",

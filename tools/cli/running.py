@@ -39,10 +39,11 @@ class Run(NamedTuple):
 
 
 @contextlib.contextmanager
-def running(progress: str, *, silent: bool = False) -> Iterator[Run]:
-    """Open the root for one build, shown as `progress` says; `silent`: nothing is said of what is collected after it.
-    Raises InputError, DiskError, LogError."""
-    roots.prepare_process()
+def running(progress: str, *, silent: bool = False, mounts: bool = True) -> Iterator[Run]:
+    """Open the root for one build, shown as `progress` says; `silent`: nothing is said of what is collected after it;
+    `mounts`: it may mount something, which needs root. Raises InputError, DiskError, LogError."""
+    if mounts:
+        roots.prepare_process()
     build_id = roots.new_build_id()
     renderer = make_renderer(progress, build_id, sys.stderr if progress != "json" else sys.stdout)
     with (

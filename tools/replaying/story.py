@@ -148,7 +148,9 @@ def _learn(story: Story, event: Event) -> None:
         case "CacheRecorded":
             story.refs.setdefault(data["ref"], layers_from_json(data["layers"]))
         case "BlobCreated" if data.get("snapshot") and data.get("epoch") is None:
-            story.packed[data["snapshot"]] = data
+            # an eStargz has files beside the step's: only where there is nothing else
+            if not str(data.get("compression", "")).startswith("estargz") or data["snapshot"] not in story.packed:
+                story.packed[data["snapshot"]] = data
         case "ContextKept":
             story.kept.setdefault(data["listing"], []).append(data)
         case _:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,10 +13,8 @@ from engine.cache.chain import ChainKeys
 from engine.cache.export import CacheExporter
 from engine.cache.imports import CacheImports
 from engine.exporters.move import Mover
-from engine.exporters.transfer import Transfer
 from engine.graph import Graph, ImageLayer, ImageSource, Result, Run, Vertex, vertex
 from engine.ledger import Ledger
-from engine.refs.materializer import Clock
 from engine.refs.ref import Layer, Remote, of_image
 from engine.solver.answers import Asking, Found, Solution
 from engine.solver.cache import CacheKey, cache_key
@@ -25,7 +22,7 @@ from storage.digest import Digest, sha256
 from storage.interfaces import Descriptor, PackedBlob, Provider
 from storage.layout import WithLayouts
 from storage.layout_target import WithLayoutTargets
-from storage.packing import BlobPacker
+from tests.engine.exporters.kit import transfer_in
 from tests.engine.refs.kit import Kit, kit
 from tests.registry_fixture import RegistryProcess, push_image
 from tools.cli.caches import read_sources, read_targets
@@ -91,7 +88,7 @@ def project(registry: RegistryProcess, repository: str, *, salt: str = "") -> Pr
 class NothingKnown:
     """A Catalog of a root without a past."""
 
-    def packed(self, _snapshot: str, _epoch: int | None) -> PackedBlob | None:
+    def packed(self, _name: str, _epoch: int | None, _compression: str) -> PackedBlob | None:
         return None
 
     def providers(self, _digest: Digest) -> tuple[Provider, ...]:
@@ -118,13 +115,11 @@ class Caches:
     parts: Kit
 
     def exporter(self, made: Project, chains: Chains | None = None) -> CacheExporter:
-        ledger, clock = Ledger(self.parts.root.log, "b0"), Clock(time.time_ns, time.monotonic)
+        ledger = Ledger(self.parts.root.log, "b0")
         source, target = WithLayouts(self.parts.registry), WithLayoutTargets(self.parts.registry, "b0")
-        blobs = self.parts.materializer.blobs
-        packer, kept = BlobPacker(self.parts.snapshots, blobs), self.parts.materializer.kept
-        transfer = Transfer(blobs, source, packer, NothingKnown(), self.parts.root.locks, ledger, clock, kept)
+        transfer = transfer_in(self.parts, NothingKnown(), "b0")
         return CacheExporter(
-            "b0", transfer, Mover(source, target, transfer), target, ledger, Before(),
+            "b0", transfer, Mover(source, target, transfer.reader, transfer.locks), target, ledger, Before(),
             made.graph, made.solution, None, chains or {},
         )  # fmt: skip
 

@@ -29,7 +29,7 @@ def _export(tmp_path: Path) -> None:
     async def run() -> None:
         made, registry = engine(root, "b1", None, {}, "directory", Grants())
         try:
-            await made.exporters().local.export(of_step("s", scratch(), 0), str(tmp_path / "out"))
+            await made.exporters().local.export([("", of_step("s", scratch(), 0))], str(tmp_path / "out"))
         finally:
             made.materializer.close()
             await registry.aclose()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ class Machine:
         *,
         limits: FetchLimits = SMALL,
         tries: int = 1,
-        client: type[RegistryClient] = RegistryClient,
+        client: Callable[..., RegistryClient] = RegistryClient,
         store: type[DirectoryLayers] = DirectoryLayers,
         known: Known | None = None,
     ) -> Local:
@@ -82,14 +82,14 @@ class Machine:
         return [str(path) for where in ("tmp/*", "locks/*") for path in self.root.glob(where)]
 
 
-def layer_of(image: dict[str, Any], *hosts: str, index: int = -1, mirrors: tuple[str, ...] = ()) -> Layer:
+def layer_of(image: dict[str, Any], *hosts: str, index: int = -1) -> Layer:
     """A layer of what `push_image` made, to be had at `hosts`."""
     found = image["layers"][index]
     name = image["reference"].partition("/")[2].rpartition(":")[0]
     return Layer(
         diff_id=Digest(found["diff_id"]),
         blob=Descriptor(found["mediaType"], Digest(found["digest"]), found["size"]),
-        providers=tuple(Provider(host, name, f"repository:{name}:pull", mirrors) for host in hosts),
+        providers=tuple(Provider.of(host, name) for host in hosts),
     )
 
 

@@ -9,7 +9,9 @@ from typing import Any, TypeVar
 from storage.credentials import Anonymous, Credential, Credentials
 from storage.digest import Digest, sha256
 from storage.interfaces import Descriptor, Provider
+from storage.registries import Registries
 from storage.registry import Limits, RegistryClient
+from storage.uploads import UploadSessions
 
 T = TypeVar("T")
 OCTETS = "application/octet-stream"
@@ -35,6 +37,8 @@ def use(
     credentials: Credentials | None = None,
     slept: list[float] | None = None,
     clock: Callable[[], float] | None = None,
+    registries: Registries | None = None,
+    uploads: UploadSessions | None = None,
     **limits: Any,
 ) -> T:
     """Run `work` with a client that waits for nothing; the pauses it would have made are appended to `slept`."""
@@ -44,10 +48,10 @@ def use(
             slept.append(seconds)
 
     async def main() -> T:
-        options = {"clock": clock} if clock else {}
+        options: dict[str, Any] = {"clock": clock} if clock else {}
         client = RegistryClient(
             credentials or Anonymous(), user_agent="refledger/test", limits=Limits(**limits), sleep=sleep,
-            jitter=lambda: 1.0, **options,
+            jitter=lambda: 1.0, registries=registries, uploads=uploads, **options,
         )  # fmt: skip
         try:
             return await work(client)

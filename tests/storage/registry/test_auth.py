@@ -166,7 +166,7 @@ def test_credentials_that_stay_refused_end_it(registry: RegistryProcess, reposit
         assert len(tokens.seen) == 1
         assert len(server.seen) == 2
     assert (caught.value.kind, caught.value.status) == ("auth", 401)
-    assert caught.value.hint == f"docker login {server.host}"
+    assert caught.value.hint == f"refledger login {server.host}"
 
 
 @pytest.mark.parametrize("user", ["me", "nobody"])
@@ -179,7 +179,7 @@ def test_I9_refused_credentials_are_one_line_without_the_secret(registry: Regist
     assert error.kind == "auth"
     assert "token server" in error.what
     assert "bad [31m credentials" in error.what
-    assert error.hint == f"docker login {proxy.host}"
+    assert error.hint == f"refledger login {proxy.host}"
     assert SECRET not in str(error)
     assert BASIC.partition(" ")[2] not in str(error)
 
@@ -236,7 +236,7 @@ def test_basic_against_a_real_registry_through_a_helper(tmp_path: Path) -> None:
             with pytest.raises(RegistryError) as caught:
                 use(lambda client: client.exists(provider, missing_digest()), credentials=credentials)
             assert caught.value.kind == "auth"
-            assert caught.value.hint == f"docker login {process.host}"
+            assert caught.value.hint == f"refledger login {process.host}"
 
 
 def test_I9_upload_location_elsewhere_gets_no_credentials(registry: RegistryProcess, repository: str) -> None:

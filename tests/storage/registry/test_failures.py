@@ -13,6 +13,7 @@ import pytest
 from storage.errors import InputError, RegistryError
 from storage.interfaces import Provider
 from storage.reference import parse_reference
+from storage.registries import Registries
 from storage.registry import RegistryClient
 from storage.registry.transport import base_url, locate
 from tests.faulty import Answering, Fault, FaultyProxy
@@ -77,7 +78,7 @@ def test_any_refusal_is_one_line(body: bytes) -> None:
     with Answering(lambda seen: (403, {}, body)) as server, pytest.raises(RegistryError) as caught:
         use(lambda client: client.manifest(Provider.of(server.host, "a/b"), missing_digest()))
     assert caught.value.kind == "auth"
-    assert f"docker login {server.host}" in one_line(caught.value)
+    assert f"refledger login {server.host}" in one_line(caught.value)
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
@@ -137,7 +138,7 @@ def test_server_that_says_nothing_http_is_one_line() -> None:
     ],
 )
 def test_only_loopback_is_spoken_to_in_plain_http(registry: str, url: str) -> None:
-    assert base_url(registry) == url
+    assert base_url(registry, Registries()) == url
 
 
 def test_locations_never_leave_https() -> None:
@@ -159,7 +160,7 @@ def test_providers_from_elsewhere_cannot_bend_the_request() -> None:
 def test_importing_the_package_loads_no_http_library() -> None:
     script = (
         "import sys, storage.registry; early = {'httpx', 'httpcore', 'anyio'} & set(sys.modules);"
-        "from storage.registry.transport import load_httpx; load_httpx();"
+        "from storage.registry.clients import load_httpx; load_httpx();"
         "late = {'rich', 'click', 'pygments'} & set(sys.modules); print(early, late, 'httpx._main' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)

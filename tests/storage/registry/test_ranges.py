@@ -114,16 +114,35 @@ def test_an_answer_that_ends_early_is_asked_for_the_rest() -> None:
         f"bytes 2000-{len(BIG)}/{len(BIG) + 1}", f"bytes -1-2999/{len(BIG)}",
     ],
 )  # fmt: skip
-def test_another_range_than_asked_for_is_refused(said: str) -> None:
-    with pytest.raises(RegistryError, match="another range") as caught:
-        answered(206, {"Content-Range": said}, BIG[2000:3000], 2000, 3000)
+def test_whoever_answers_with_another_range_is_asked_for_the_whole(said: str) -> None:
+    def answer(seen: Any) -> tuple[int, Mapping[str, str], bytes]:
+        if "range" in seen.headers:
+            return 206, {"Content-Range": said}, BIG[2000:3000]
+        return 200, {}, BIG
+
+    with Answering(answer) as server:
+        data, _, _, known = ranged(server.host, "a/b", described(BIG), 2000, 3000)
+        assert [seen.headers.get("range") for seen in server.seen] == ["bytes=2000-2999", None]
+    assert (data, known) == (BIG[2000:3000], False)
+
+
+def test_a_range_that_nobody_asked_for_is_refused() -> None:
+    with pytest.raises(RegistryError, match="answered 206") as caught:
+        answered(206, {"Content-Range": f"bytes 0-1999/{len(BIG)}"}, BIG[:2000], 2000, 3000)
     assert caught.value.kind == "transport"
+
+
+def test_I3_no_such_range_is_checked_with_the_whole() -> None:
+    def answer(seen: Any) -> tuple[int, Mapping[str, str], bytes]:
+        return (416, {}, b"") if "range" in seen.headers else (200, {}, BIG[:1500])
+
+    with Answering(answer) as server, pytest.raises(VerificationError, match="1500 bytes where"):
+        ranged(server.host, "a/b", described(BIG), 2000, 3000)
 
 
 @pytest.mark.parametrize(
     ("status", "headers", "body", "why"),
     [
-        (416, {}, b"", "has no byte 2000"),
         (206, {"Content-Range": f"bytes 2000-2999/{len(BIG) - 1}"}, BIG[2000:3000], "promised"),
         (206, {"Content-Range": f"bytes 2000-2999/{len(BIG)}"}, BIG[2000:2999], "promised"),
         (200, {}, BIG[:-1], "promised"),
@@ -134,15 +153,3 @@ def test_I3_a_blob_of_another_length_is_refused(
 ) -> None:
     with pytest.raises(VerificationError, match=why):
         answered(status, headers, body, 2000, 3000)
-
-
-def test_mirrors_are_asked_for_ranges_first(registry: RegistryProcess, repository: str, blob: Descriptor) -> None:
-    async def read(client: RegistryClient, provider: Provider) -> bytes:
-        async with client.blob(provider, blob, start=1000, end=2000) as stream:
-            return b"".join([chunk async for chunk in stream])
-
-    with FaultyProxy(registry.host) as good, FaultyProxy(registry.host, Fault(".*", status=404)) as bad:
-        for mirror in (good, bad):
-            provider = Provider(registry.host, repository, f"repository:{repository}:pull", (mirror.host,))
-            assert use(lambda client, asked=provider: read(client, asked)) == BIG[1000:2000]
-            assert len(mirror.seen) == 1

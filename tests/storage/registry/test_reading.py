@@ -242,22 +242,6 @@ def test_existence_is_asked_by_head(registry: RegistryProcess, repository: str, 
         assert use(lambda client: client.exists(behind, missing_digest())) is False
 
 
-def test_mirrors_come_first_and_their_failure_does_not_matter(
-    registry: RegistryProcess, repository: str, blob: Descriptor
-) -> None:
-    def behind(proxy: FaultyProxy) -> Provider:
-        return Provider(registry.host, repository, f"repository:{repository}:pull", (proxy.host,))
-
-    mark = registry.mark()
-    with FaultyProxy(registry.host) as proxy:
-        assert use(lambda client: fetched(client, behind(proxy), blob))[0] == BIG
-        assert len(proxy.seen) == 1
-    assert len(registry.layer_gets([blob.digest], since=mark)) == 1
-    with FaultyProxy(registry.host, Fault(".*", status=404)) as proxy:
-        assert use(lambda client: fetched(client, behind(proxy), blob))[0] == BIG
-        assert use(lambda client: client.exists(behind(proxy), blob.digest)) is True
-
-
 def test_redirected_blob_is_read_without_showing_credentials(
     registry: RegistryProcess, repository: str, blob: Descriptor
 ) -> None:

@@ -1,0 +1,63 @@
+"""OCI image layouts in a directory (`type=oci,tar=false`; image-spec image-layout.md): what is there already stays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.events import Exported, ExportStarted
+from engine.exporters.archive import entries
+from engine.exporters.image import Bundle
+from engine.exporters.move import Mover
+from engine.exporters.reading import of_bytes
+from engine.ledger import Facts
+from engine.output import Output
+from engine.together import in_thread, together
+from storage.interfaces import Descriptor, Provider
+from storage.reference import LAYOUT_REGISTRY
+
+Enter = Callable[[Path, Sequence[dict[str, Any]]], None]
+
+
+@dataclass(slots=True)
+class LayoutExporter:
+    """Writes images into layouts, as into a registry; `enter` adds entries to the index.json of one."""
+
+    mover: Mover
+    facts: Facts
+    enter: Enter
+
+    async def export(self, made: Bundle, output: Output) -> None:
+        """Write `made` to the directory `output.dest`. Raises DiskError,
+        MaterializationError, VerificationError, InputError for a layout that is none."""
+        dest, compression = output.dest, output.form.compression.written
+        target = _layout(dest)
+        layers = tuple(map(str, made.layers))
+        started = await self.facts.record(
+            ExportStarted(
+                kind="oci", target=dest, digest=str(made.digest), layers=layers, compression=compression
+            )
+        )
+        moved = await together(self.mover.move(layer, target, dest) for layer in made.layers.values())
+        for image in made.images:
+            await self._put(target, image.config_blob, image.config)
+            await self._put(target, image.descriptor, image.manifest)
+        if made.index:
+            await self._put(target, made.descriptor, made.index)
+        await in_thread(lambda: self.enter(Path(target.repository), entries(made, output.names)))
+        await self.facts.record(
+            Exported(
+                kind="oci", target=dest, digest=str(made.digest), layers=tuple(moved), compression=compression
+            ),
+            cause=started,
+        )
+
+    async def _put(self, target: Provider, blob: Descriptor, data: bytes) -> None:
+        if not await self.mover.source.exists(target, blob.digest):
+            await self.mover.target.upload(target, blob, lambda: of_bytes(data))
+
+
+def _layout(dest: str) -> Provider:
+    return Provider(LAYOUT_REGISTRY, str(Path(dest).absolute()), "")

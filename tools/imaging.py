@@ -1,0 +1,78 @@
+"""Puts together what work on images in registries needs: no engine, no layers, no mounts."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.exporters.move import Mover
+from engine.exporters.reading import BlobReader
+from engine.images.place import Placer
+from engine.images.read import ImageReader
+from engine.ledger import Facts, Ledger, Silent
+from engine.refs.kept import Known, NothingKnown
+from engine.refs.materializer import Clock
+from engine.refs.places import Places, tried
+from projections.cache_index import CacheIndex
+from storage.blobs import DirectoryBlobs
+from storage.interfaces import BlobStore, Locks, RegistryListing
+from storage.layout import WithLayouts
+from storage.layout_listing import WithLayoutListing
+from storage.layout_target import WithLayoutTargets
+from storage.locks import FileLocks
+from storage.uploads import UploadSessions
+from tools.connecting import known_registries, registry_client
+from tools.known import LogAnswers
+from tools.roots import Root
+
+
+@dataclass(frozen=True, slots=True)
+class Imaging:
+    """The collaborators of one operation on images. `facts` go into the log; `placer` reads, moves and puts."""
+
+    facts: Facts
+    images: ImageReader
+    placer: Placer
+    listing: RegistryListing
+
+
+@asynccontextmanager
+async def imaging(root: Root, build: str) -> AsyncIterator[tuple[Ledger, Imaging]]:
+    """For a build that is recorded in `root`, with its ledger."""
+    ledger = Ledger(root.log, build)
+    blobs = DirectoryBlobs(root.path, owner=build)
+    uploads = UploadSessions(root.path / "uploads")
+    uploads.sweep()
+    async with _imaging(ledger, blobs, LogAnswers(CacheIndex(root.views)), root.locks, build, uploads) as made:
+        yield ledger, made
+
+
+@asynccontextmanager
+async def passing_imaging() -> AsyncIterator[Imaging]:
+    """For those who only look: nothing is recorded, nothing stays."""
+    with tempfile.TemporaryDirectory(prefix="refledger-") as name:
+        path = Path(name)
+        blobs, locks = DirectoryBlobs(path, owner="look"), FileLocks(path / "locks")
+        async with _imaging(Silent(), blobs, NothingKnown(), locks, "look") as made:
+            yield made
+
+
+@asynccontextmanager
+async def _imaging(
+    facts: Facts, blobs: BlobStore, known: Known, locks: Locks, owner: str, uploads: UploadSessions | None = None
+) -> AsyncIterator[Imaging]:
+    client = registry_client(observe=lambda attempt: facts.post(tried(attempt)), uploads=uploads)
+    try:
+        registry = WithLayouts(client)
+        clock = Clock(time.time_ns, time.monotonic)
+        places = Places(known_registries().mirrors)
+        reader = BlobReader(blobs, registry, facts, clock, places)
+        images = ImageReader(registry, blobs, places)
+        placer = Placer(images, Mover(registry, WithLayoutTargets(client, owner), reader, locks), known)
+        yield Imaging(facts, images, placer, WithLayoutListing(client))
+    finally:
+        await client.aclose()
