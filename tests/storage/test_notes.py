@@ -65,7 +65,8 @@ def test_no_other_bytes_pass_for_the_note(data: st.DataObject) -> None:
 @pytest.mark.parametrize(
     "text",
     ["", "text\n", "text\n\n", "text\n\nno line\n", "text\n\n— name\n", "text\n\n— name AAAA\n",
-     "text\n\n— name A=A=\n", "\n\n— name AAAAAAAAAAAA\n", "te\0xt\n\n— name AAAAAAAAAAAA\n", "text\n\n— name AAAAAAAAAAAA",
+     "text\n\n— name A=A=\n", "\n\n— name AAAAAAAAAAAA\n",
+     "te\0xt\n\n— name AAAAAAAAAAAA\n", "text\n\n— name AAAAAAAAAAAA",
      "text\n\n" + "— name AAAAAAAAAAAA\n" * 101],
 )  # fmt: skip
 def test_what_is_no_note_is_said_so(text: str) -> None:
