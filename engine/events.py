@@ -19,7 +19,7 @@ Json = dict[str, Any]
 class Fact(Record):
     """Base of all facts. Fields hold primitives, tuples of primitives and plain dicts, and are given by keyword."""
 
-    STREAM: ClassVar[Literal["build", "ref", "cache"]] = "build"
+    STREAM: ClassVar[Literal["build", "ref", "cache", "log"]] = "build"
 
 
 # ---------------------------------------------------------------- builds
@@ -589,6 +589,40 @@ class Exported(Fact):
     compression: str = ""
 
 
+# ---------------------------------------------------------------- the log itself
+
+
+class CheckpointSigned(Fact):
+    """The log's first `size` events were vouched for: `root` of their tree (hexadecimal; storage/leaves.py), and the
+    signed `note`, complete (C2SP tlog-checkpoint), whose origin is `origin`."""
+
+    STREAM: ClassVar[Literal["build", "ref", "cache", "log"]] = "log"
+    origin: str
+    size: int
+    root: str
+    note: str
+
+
+class CheckpointPublished(Fact):
+    """The checkpoint of `size` and `root` was sent to `target` (a file or a repository), where `digest` names it."""
+
+    STREAM: ClassVar[Literal["build", "ref", "cache", "log"]] = "log"
+    size: int
+    root: str
+    target: str
+    digest: str = ""
+
+
+class CheckpointPublishFailed(Fact):
+    """The checkpoint of `size` and `root` could not be sent to `target`: where it is missing, this says why."""
+
+    STREAM: ClassVar[Literal["build", "ref", "cache", "log"]] = "log"
+    size: int
+    root: str
+    target: str
+    error: str
+
+
 # ---------------------------------------------------------------- what a step had beside its inputs
 
 
@@ -641,6 +675,7 @@ TYPES: dict[str, type[Fact]] = {
         BlobCreated, CacheQueried, CacheRecorded, CacheImported, CacheImportFailed, CacheExported, CacheExportFailed,
         ProviderLost, HitRevoked, LocalLost, Demoted, Pruned, ExportStarted, ExportProgressed, Exported,
         CacheMountUsed, SecretMounted, AgentForwarded, SecurityLifted,
+        CheckpointSigned, CheckpointPublished, CheckpointPublishFailed,
     )
 }  # fmt: skip
 """The closed table of what may be decoded: a stored name never imports anything."""

@@ -53,7 +53,7 @@ class Ledger:
         self.build = build
 
     def _submit(self, fact: Fact, vertex: str | None, cause: int | None) -> Future[list[Event]]:
-        stream = {"build": f"build/{self.build}", "cache": "cache"}.get(fact.STREAM)
+        stream = {"build": f"build/{self.build}", "cache": "cache", "log": "log"}.get(fact.STREAM)
         if stream is None:
             stream = f"ref/{fact.ref}"  # type: ignore[attr-defined]  # every fact of a ref stream has `ref`
         event = NewEvent(stream, type(fact).__name__, to_data(fact), self.build, vertex, cause)

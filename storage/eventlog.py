@@ -209,6 +209,15 @@ class SqliteEventLog:
         if self._damage is not None:
             yield from self._read_sound(after, until, types)
 
+    def rows(self, after: int, until: int) -> Iterator[codec.Row]:
+        """See StoredRows. Raises LogError, also for a damaged file; gaps and states that are none are the caller's."""
+        while after < until:
+            rows = self._reader.query(f"{_SELECT} ORDER BY rowid LIMIT {PAGE}", (after, until))
+            if not rows:
+                return
+            yield from rows
+            after = rows[-1][0]
+
     def _read_sound(self, after: int, until: int | None, types: frozenset[str] | None) -> Iterator[Event]:
         """What lies before the damage."""
         assert self._damage is not None

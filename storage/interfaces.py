@@ -263,6 +263,19 @@ class EventLog(Protocol):
         ...
 
 
+class StoredRows(Protocol):
+    """The log as it is stored, for those who check it."""
+
+    def rows(self, after: int, until: int) -> Iterator[tuple[int, str, int, str, bytes]]:
+        """Stored events (seq, stream, version, type, state) with `after < seq <= until` in order, read in pages and
+        decoded by nobody (see storage.codec)."""
+        ...
+
+    def last_seq(self) -> int:
+        """The highest `seq`, 0 for an empty log."""
+        ...
+
+
 # ---------------------------------------------------------------- bytes on this disk
 
 
