@@ -64,7 +64,8 @@ def limit_of(kind: str) -> int:
 def packages(kind: str, data: bytes) -> tuple[list[Package], int]:
     """The packages that a database tells of, and how many entries could not be read."""
     reader = {"deb": _dpkg, "apk": _apk, "pypi": _pip, "npm": _npm}[kind]
-    found, bad = [], 0
+    found: list[Package] = []
+    bad = 0
     for fields in reader(data):
         name, version, arch, license_ = fields
         if len(found) >= PACKAGES or not _TEXT.fullmatch(name) or not _TEXT.fullmatch(version):

@@ -28,12 +28,15 @@ EMPTY_TYPE, EMPTY = "application/vnd.oci.empty.v1+json", b"{}"
 _KIND, _SUBJECT = "vnd.docker.reference.type", "vnd.docker.reference.digest"
 
 
-def statement(image: Digest, platform: str, predicate_type: str, predicate: Mapping[str, Any]) -> bytes:
-    """What is said of the image manifest `image`, as its bytes."""
+def statement(images: Mapping[Digest, str], predicate_type: str, predicate: Mapping[str, Any]) -> bytes:
+    """What is said of `images`, digests of their manifests with their platforms, as its bytes."""
     return canonical_json(
         {
             "_type": STATEMENT,
-            "subject": [{"name": f"image ({platform})", "digest": {image.algorithm: image.hex}}],
+            "subject": [
+                {"name": f"image ({platform})" if platform else "image", "digest": {image.algorithm: image.hex}}
+                for image, platform in images.items()
+            ],
             "predicateType": predicate_type,
             "predicate": predicate,
         }
