@@ -589,6 +589,35 @@ class Exported(Fact):
     compression: str = ""
 
 
+# ---------------------------------------------------------------- what is attested
+
+
+class LayerScanned(Fact):
+    """Layer `diff_id` was looked through: `scan` is the digest of what it tells of packages and hides, stored;
+    `databases` of packages in it, and the `packages` they have; `problems`: reasons why that may not be all."""
+
+    STREAM: ClassVar[Literal["build", "ref", "cache", "log"]] = "cache"
+    diff_id: str
+    scan: str
+    databases: int
+    packages: int
+    problems: int = 0
+
+
+class Attested(Fact):
+    """Something is said of the manifest `image` for `platform`, before that is exported: `statement` is the digest of
+    the stored in-toto statement, of `predicate_type`; `envelope`: of the DSSE envelope that `key` signed, "" for none;
+    `referrer`: of the manifest that attaches it."""
+
+    image: str
+    platform: str
+    predicate_type: str
+    statement: str
+    envelope: str = ""
+    referrer: str = ""
+    key: str = ""
+
+
 # ---------------------------------------------------------------- the log itself
 
 
@@ -675,6 +704,7 @@ TYPES: dict[str, type[Fact]] = {
         BlobCreated, CacheQueried, CacheRecorded, CacheImported, CacheImportFailed, CacheExported, CacheExportFailed,
         ProviderLost, HitRevoked, LocalLost, Demoted, Pruned, ExportStarted, ExportProgressed, Exported,
         CacheMountUsed, SecretMounted, AgentForwarded, SecurityLifted,
+        LayerScanned, Attested,
         CheckpointSigned, CheckpointPublished, CheckpointPublishFailed,
     )
 }  # fmt: skip

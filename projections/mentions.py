@@ -83,7 +83,7 @@ def _results(event: Event) -> list[str | None]:
 
 PROJECTION = Projection(
     name="mentions",
-    version=2,
+    version=3,
     tables=("mentions",),
     schema=(
         "CREATE TABLE mentions (name TEXT, type TEXT, seq INTEGER, build TEXT, PRIMARY KEY (name, type, seq))"
@@ -112,6 +112,8 @@ PROJECTION = Projection(
         "Exported": _keep(_layers("digest")),
         "Demoted": _keep(_fields("name", "digest")),
         "Pruned": _keep(_fields("name")),
+        "LayerScanned": _keep(_fields("diff_id")),
+        "Attested": _keep(_fields("image", "referrer")),
         "BuildCompleted": _keep(_results),
         **{name: _keep(lambda event: [event.vertex]) for name in GIVEN},
     },

@@ -51,6 +51,7 @@ from tools.known import LogAnswers, Past
 from tools.roots import Root, read_blobs, read_root, root_directory
 
 if TYPE_CHECKING:
+    from engine.attest.attester import Attester
     from engine.cache.export import CacheExporter
     from engine.cache.imports import CacheImports
     from engine.exporters.exporters import Exporters
@@ -193,6 +194,7 @@ def engine(
         files=lambda: _files(blobs, locks, ledger, clock),
         imports=imports,
         caching=caching,
+        attester=lambda: _attester(root, build, ledger, blobs, materializer),
     )
     return made, closing
 
@@ -225,6 +227,19 @@ def _exporters(
         local=LocalExporter(materializer, snapshots, ledger, clock, lambda to, latest: TreeWriter(to, latest=latest)),
         tar=TarExporter(materializer, snapshots, ledger, DestFile, write_tree),
         clock=clock,
+    )
+
+
+def _attester(root: Root, build: str, ledger: Ledger, blobs: BlobStore, materializer: Materializer) -> Attester:
+    from engine.attest.attester import Attester
+    from storage.parts import DirectoryParts
+    from tools import __version__
+    from tools.auditing.attesting import LogFacts
+    from tools.auditing.keys import find_signer
+
+    tree = DirectoryParts(root.tmp, build).tree
+    return Attester(
+        ledger, blobs, materializer, tree, LogFacts(root, blobs), find_signer(root.path), __version__
     )
 
 

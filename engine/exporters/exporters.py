@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import MaterializationError
 from engine.exporters.archive import ArchiveExporter
@@ -20,6 +20,9 @@ from engine.refs.materializer import Clock
 from engine.refs.ref import Layer, Ref, Remote
 from storage.digest import Digest
 from storage.interfaces import Compression
+
+if TYPE_CHECKING:
+    from engine.attest.statement import Attested
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,8 @@ class Written:
     digest: Digest | None
 
 
+Attach = Callable[[Built, Image], Awaitable["Attested"]]
+"""What is attested of an image."""
 Extra = Callable[[Built, Sequence[Layer]], Mapping[str, Any]]
 """Further fields of an image's config, given its packed layers."""
 
@@ -57,14 +62,15 @@ class Exporters:
     clock: Clock
 
     async def export(
-        self, built: Sequence[Built], outputs: Sequence[Output], epoch: int | None, extra: Extra | None = None
-    ) -> tuple[Written, ...]:
+        self, built: Sequence[Built], outputs: Sequence[Output], epoch: int | None, extra: Extra | None = None,
+        attach: Attach | None = None,
+    ) -> tuple[Written, ...]:  # fmt: skip
         """Write what was `built` to all `outputs`, one after the other; `extra`: what else the configs of the images
-        hold. All images are composed first, so that nothing is out when that cannot be done. Raises RegistryError,
-        MaterializationError, VerificationError, DiskError, InputError."""
+        hold, `attach` what is attested of them. All images are composed first, so that nothing is out when that cannot
+        be done. Raises RegistryError, MaterializationError, VerificationError, DiskError, LogError, InputError."""
         written = []
         try:
-            made = await self._compose(built, outputs, epoch, extra)
+            made = await self._compose(built, outputs, epoch, extra, attach)
             for output in outputs:
                 image = None if output.of_files else made[output.form]
                 written.append(Written(output, image, await self._write(built, output, image, epoch)))
@@ -76,8 +82,9 @@ class Exporters:
         return tuple(written)
 
     async def _compose(
-        self, built: Sequence[Built], outputs: Sequence[Output], epoch: int | None, extra: Extra | None
-    ) -> dict[Form, Bundle]:
+        self, built: Sequence[Built], outputs: Sequence[Output], epoch: int | None, extra: Extra | None,
+        attach: Attach | None,
+    ) -> dict[Form, Bundle]:  # fmt: skip
         """The images in each form that is wanted; layers are packed once for all forms that have the same."""
         packed: dict[tuple[Compression, bool], list[tuple[Layer, ...]]] = {}
         made: dict[Form, Bundle] = {}
@@ -89,7 +96,9 @@ class Exporters:
             for item, layers in zip(built, packed[way], strict=True):
                 fields = extra(item, layers) if extra is not None else {}
                 images.append(self._image(item, layers, epoch, fields, form))
-            made[form] = bundle(images, form)
+            attested = [await attach(*pair) for pair in zip(built, images, strict=True)] if attach else []
+            referrers = [one for item in attested for one in item.referrers]
+            made[form] = bundle(images, form, [item.manifest for item in attested], referrers)
         return made
 
     async def _pack(self, item: Built, epoch: int | None, form: Form) -> tuple[Layer, ...]:

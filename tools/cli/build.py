@@ -12,6 +12,7 @@ import click
 
 from storage.errors import DiskError, InputError, RefledgerError
 from tools import bootstrap, roots
+from tools.cli.attests import attest_option, provenance_option, sbom_option, shorthands
 from tools.cli.grants import Lent, granted, read_grants
 from tools.cli.options import read_request
 from tools.cli.result_options import (
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
 @output_option
 @push_option
 @click.option("--annotation", "annotations", multiple=True, metavar="KEY=VALUE", help="Annotate the image's manifest.")
+@attest_option
+@provenance_option
+@sbom_option
 @click.option("--no-cache", is_flag=True, help="Run every step.")
 @click.option("--offline", is_flag=True, help="Ask nobody: build from what is here. Does not cut the network of RUN.")
 @click.option("--cache-from", multiple=True, metavar="type=…", help="Another cache: registry,ref=… or local,src=….")
@@ -74,6 +78,9 @@ def build(
     outputs: tuple[str, ...],
     push: bool,
     annotations: tuple[str, ...],
+    attests: tuple[str, ...],
+    provenance: str | None,
+    sbom: str | None,
     no_cache: bool,
     offline: bool,
     cache_from: tuple[str, ...],
@@ -113,6 +120,7 @@ def build(
         build_contexts=build_contexts,
         outputs=outputs,
         annotations=annotations,
+        attests=(*attests, *shorthands(provenance, sbom)),
         push=push,
         no_cache=no_cache,
         offline=offline,

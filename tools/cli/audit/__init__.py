@@ -9,7 +9,9 @@ import click
 _COMMANDS = {
     "checkpoint": "tools.cli.audit.checkpoint",
     "keygen": "tools.cli.audit.keygen",
+    "provenance": "tools.cli.audit.provenance",
     "prove": "tools.cli.audit.prove",
+    "verify-image": "tools.cli.audit.verify_image",
 }
 
 
