@@ -1,0 +1,115 @@
+"""`refledger audit verify`: is a root, a bundle or a proof what was signed?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from storage.errors import InputError, VerificationError
+from tools import roots
+from tools.auditing.keys import read_verifier
+from tools.cli.text import clean
+from tools.cli.writing import as_json_option, print_json, print_line
+
+if TYPE_CHECKING:
+    from projections.wellformed import Fault
+    from storage.notes import Verifier
+    from tools.auditing.verify import Verdict
+
+SHOWN = 20
+"""Faults that are told to people one by one."""
+
+
+@click.command()
+@click.argument("what", metavar="[ROOT|BUNDLE]", required=False, type=click.Path(path_type=Path))
+@click.option("--key", "keys", multiple=True, metavar="KEY",
+              help="Whose signatures count: a verifier key, or a file with one. May be given again.")  # fmt: skip
+@click.option("--against", multiple=True, metavar="FILE|REF", help="Checkpoints that were published there must agree.")
+@click.option("--quick", is_flag=True, help="Do not read the contents of blobs, layers and snapshots.")
+@as_json_option
+def verify(what: Path | None, keys: tuple[str, ...], against: tuple[str, ...], quick: bool, as_json: bool) -> None:
+    """Check a root (by default this one), or a bundle: nothing of it is trusted but what KEY signed.
+
+    Nothing is written and, but for a registry named with --against, nobody is asked.
+    """
+    verifiers = [read_verifier(key) for key in keys]
+    target = what or roots.root_directory()
+    if target.is_dir():
+        _root(target, verifiers, against, quick=quick, as_json=as_json)
+    elif target.is_file():
+        raise InputError("neither a root nor a bundle", where=str(target))
+    else:
+        raise InputError("there is nothing to check", where=str(target), hint="name a root, or a bundle")
+
+
+def _root(root: Path, keys: list[Verifier], against: tuple[str, ...], *, quick: bool, as_json: bool) -> None:
+    from tools.auditing.verify import verify_root
+
+    if not (root / "log.db").exists():
+        raise InputError("nothing was built here yet", where=str(root), hint="name a root, or set REFLEDGER_ROOT")
+    assert not against
+    verdict = verify_root(root, keys=keys, quick=quick)
+    if as_json:
+        print_json(verdict.to_json())
+    else:
+        for line in _lines(verdict):
+            print_line(clean(line))
+    _judge(verdict.faults)
+
+
+def _judge(faults: list[Fault]) -> None:
+    """Raises VerificationError for the first of `faults`, if there is any."""
+    if not faults:
+        return
+    first, more = faults[0], len(faults) - 1
+    others = f"; {more} more {'fault' if more == 1 else 'faults'}" if more else ""
+    raise VerificationError(f"{first.what}: {first.meaning}{others}", where=first.where)
+
+
+def _lines(verdict: Verdict) -> list[str]:
+    lines = [f"log        {verdict.events:,} events of {verdict.builds:,} builds"]
+    if verdict.unknown:
+        kinds = ", ".join(f"{name} ({count})" for name, count in sorted(verdict.unknown.items())[:5])
+        lines.append(f"           of types that this version does not know: {kinds}")
+    lines.append(f"tree       {verdict.root}")
+    lines += _signatures(verdict)
+    lines += _bytes(verdict)
+    lines.append(f"views      {verdict.views}")
+    for fault in verdict.faults[:SHOWN]:
+        lines.append(f"WRONG      {fault.where}: {fault.what}: {fault.meaning}")
+    if len(verdict.faults) > SHOWN:
+        lines.append(f"           and {len(verdict.faults) - SHOWN} more")
+    if not verdict.faults:
+        lines.append("nothing is wrong with it")
+    return lines
+
+
+def _signatures(verdict: Verdict) -> list[str]:
+    if not verdict.checkpoints:
+        lines = ["signed     no checkpoint is in it: whoever can write to it could have written all of it"]
+    elif verdict.trusted:
+        names = ", ".join(key.rpartition("+")[0] for key in verdict.keys)
+        lines = [f"signed     {verdict.covered:,} of {verdict.events:,} events, by {names}; log {verdict.origin}"]
+    else:
+        count = "1 checkpoint" if verdict.checkpoints == 1 else f"{verdict.checkpoints:,} checkpoints"
+        lines = [f"signed     {verdict.covered:,} of {verdict.events:,} events lie under {count}; log {verdict.origin}",
+                 "           signatures were not checked: say with --key whose count"]  # fmt: skip
+    left = verdict.events - verdict.covered
+    if verdict.checkpoints and left:
+        lines.append(f"           nothing vouches for the last {left:,} yet")
+    if verdict.published:
+        lines.append(f"published  {verdict.published:,} checkpoints from elsewhere were compared")
+    return lines
+
+
+def _bytes(verdict: Verdict) -> list[str]:
+    words = {"blob": "blobs", "layer": "layers", "snapshot": "snapshots"}
+    here = ", ".join(f"{count:,} {words[kind]}" for kind, count in sorted(verdict.named.items())) or "nothing"
+    read = "" if verdict.contents else ", whose contents were not read (--quick)"
+    lines = [f"bytes      {here} should be here{read}; {verdict.gone:,} were let go"]
+    if verdict.remote:
+        count = "1 layer" if verdict.remote == 1 else f"{verdict.remote:,} layers"
+        lines.append(f"           {count} known by digest lie at registries, which were not asked")
+    return lines
