@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Json = Mapping[str, Any]
+IMAGE = "image document"
 Item = tuple[str, str]
 """Kind (blob, layer or snapshot) and name (digest, diff ID or id)."""
 
@@ -17,11 +18,13 @@ Item = tuple[str, str]
 @dataclass(slots=True)
 class Named:
     """`here`: what should be here, with the event that says so and, for a blob, what it is there for; `gone`: what was
-    let go or lost, by event; `remote`: blobs of layers that lie at providers."""
+    let go or lost, by event; `remote`: blobs of layers that lie at providers; `elsewhere`: documents of `here` that need
+    not be, as the event names a provider that has them."""
 
     here: dict[Item, tuple[int, str]] = field(default_factory=dict)
     gone: dict[Item, int] = field(default_factory=dict)
     remote: set[str] = field(default_factory=set)
+    elsewhere: set[Item] = field(default_factory=set)
 
     def look(self, seq: int, name: str, data: Json) -> None:
         """One more event. Raises TypeError, AttributeError, KeyError for data of another shape."""
@@ -30,6 +33,8 @@ class Named:
             if self.here.pop(item, None) is not None:
                 self.gone[item] = seq
             return
+        if name == "HitRevoked" and self.here.pop(("snapshot", data["digest"]), None) is not None:
+            self.gone["snapshot", data["digest"]] = seq
         names = _NAMES.get(name)
         if names is None:
             return
@@ -38,6 +43,8 @@ class Named:
                 self.remote.add(value)
             elif value:
                 item = (kind, value)
+                if role == IMAGE:
+                    self.elsewhere.add(item)
                 # the first event that names it, since it came (back): that one's claim is what is checked
                 self.here.setdefault(item, (seq, role))
                 self.gone.pop(item, None)
@@ -89,7 +96,7 @@ _NAMES: Mapping[str, Callable[[Json], Iterator[tuple[str, str, str]]]] = {
     "BuildStarted": _blobs("definition", "definition", "context"),
     "DefinitionRead": _blobs("definition", "definition"),
     "GraphDefined": _blobs("graph", "graph"),
-    "SourceResolved": _blobs("image document", "manifest", "config"),
+    "SourceResolved": _blobs(IMAGE, "manifest", "config"),
     "HttpResolved": _blobs("download", "digest"),
     "ContextScanned": _blobs("list of context files", "listing"),
     "ContextKept": _blobs("context files", "listing", "packs"),

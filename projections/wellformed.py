@@ -39,6 +39,7 @@ MEANING = {
     "layer": "steps that stand on it would see something else",
     "snapshot": "steps that stand on it would see something else",
     "views": "history, refs, why and du may tell something else than the log: run refledger rebuild",
+    "kept": "it cannot say where the log was changed: delete it, it is made anew",
     "proof": "the events are not those of a log that was signed, or not all that it had there",
 }
 """The closed list of faults, and what each means."""
@@ -63,7 +64,7 @@ class Fault:
     def where(self) -> str:
         """The position in words."""
         if not self.seq:
-            return "log.db" if self.kind != "views" else "views.db"
+            return {"views": "views.db", "kept": "tree.db"}.get(self.kind, "log.db")
         return f"event {self.seq}" if self.seq == self.until else f"events {self.seq} to {self.until}"
 
     def to_json(self) -> Json:

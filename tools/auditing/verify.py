@@ -4,6 +4,7 @@ signatures, the bytes that its events name, and its projections. Reads only, and
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -21,11 +22,11 @@ from storage.examine import examine_blob, examine_layer, examine_snapshot
 from storage.leaves import leaf_hashes
 from storage.notes import Checkpoint, Note, Verifier
 from storage.tree import Tree
-from storage.treecheck import Claim, Leaves, Misfit, check_claims
+from storage.treecheck import Claim, Leaves, Misfit, check_claims, root_of
 
 Json = dict[str, Any]
 PAGE = 2_000
-TREE = "tree.db"
+TREE, SEEN = "tree.db", "checkpoint"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +85,8 @@ class Verdict:
 def verify_root(
     root: Path, *, keys: Sequence[Verifier], outside: Sequence[Outside] = (), quick: bool = False
 ) -> Verdict:
-    """Check the root at `root`. `keys`: whose signatures count; `outside`: checkpoints from elsewhere; `quick`: contents
-    of blobs, layers and snapshots are not read. Raises LogTooNew, LogError (there is no log), DiskError."""
+    """Check the root at `root`. `keys`: whose signatures count; `outside`: checkpoints from elsewhere; `quick`: what
+    blobs, layers and snapshots hold is not read. Raises LogTooNew, LogError (there is no log), DiskError."""
     verdict = Verdict(contents=not quick, keys=tuple(map(str, keys)), published=len(outside))
     log = SqliteEventLog(root / "log.db", read_only=True)
     try:
@@ -97,7 +98,9 @@ def verify_root(
         broken = bool(faults)
         signed, wrong = read_checkpoints(reading.checkpoints, keys)
         faults += wrong
-        faults += _tree(verdict, reading.leaves, signed, keys, outside, root / TREE)
+        seen, wrong = _last_seen(root, keys)
+        faults += wrong
+        faults += _tree(verdict, reading.leaves, signed, keys, [*outside, *seen], root / TREE)
         faults += _contents(verdict, root, reading.named, quick=quick)
         if broken:
             verdict.views = "not compared: the log is damaged"
@@ -196,10 +199,34 @@ def read_checkpoints(events: Sequence[tuple[int, Json]], keys: Sequence[Verifier
         except (KeyError, TypeError, AttributeError):
             faults.append(at(seq, "checkpoint", "the checkpoint has fields of another shape"))
     origins = [one.checkpoint.origin for one in found if one.keys or not keys]
-    for one in found:
-        if origins and one.checkpoint.origin != origins[0]:
-            faults.append(at(one.seq, "origin", f"the checkpoint is one of {one.checkpoint.origin}, not {origins[0]}"))
-    return found, faults
+    strange = [one for one in found if origins and identity(one.checkpoint.origin) != identity(origins[0])]
+    faults += [
+        at(one.seq, "origin", f"the checkpoint is of the log {one.checkpoint.origin}, and this is {origins[0]}")
+        for one in strange
+    ]
+    return [one for one in found if one not in strange], faults
+
+
+def identity(origin: str) -> str:
+    """Which log an origin is of (tools/auditing/checkpoints.py): keys change, this does not."""
+    return origin.rpartition("/")[2]
+
+
+def _last_seen(root: Path, keys: Sequence[Verifier]) -> tuple[list[Outside], list[Fault]]:
+    """The checkpoint that lies beside the log."""
+    try:
+        text = (root / SEEN).read_bytes()[: 1 << 20].decode()
+        note = Note.parse(text)
+        checkpoint = Checkpoint.parse(note.text)
+        if keys and not note.verified_by(keys):
+            raise VerificationError("it is not signed by a key that was given")
+    except FileNotFoundError:
+        return [], []
+    except (OSError, UnicodeDecodeError) as error:
+        return [], [Fault(0, 0, "checkpoint", f"the checkpoint beside the log cannot be read: {error}")]
+    except VerificationError as error:
+        return [], [Fault(0, 0, "checkpoint", f"the checkpoint beside the log is wrong: {error.what}")]
+    return [Outside(f"the file {SEEN} beside the log", "tree", checkpoint)], []
 
 
 def _tree(
@@ -212,29 +239,33 @@ def _tree(
     reach = max((one.checkpoint.size for one in counted), default=0)
     verdict.origin = counted[0].checkpoint.origin if counted else ""
     faults = _unsigned(signed, counted, keys, reach, len(leaves))
+    here = identity(verdict.origin) if verdict.origin else leaves[0][:8].hex()
     own = {Claim(one.checkpoint.size, one.checkpoint.root): one for one in reversed(counted)}
     others: dict[Claim, Outside] = {}
-    for one in outside:
-        if verdict.origin and one.checkpoint.origin != verdict.origin:
-            what = f"the checkpoint of {one.source} is one of {one.checkpoint.origin}, this log is {verdict.origin}"
+    for other in outside:
+        if identity(other.checkpoint.origin) != here:
+            what = f"{other.source} has a checkpoint of the log {other.checkpoint.origin}, and this is {here}"
             faults.append(Fault(0, 0, "origin", what))
-        claim = Claim(one.checkpoint.size, one.checkpoint.root)
-        others.setdefault(claim, one)
+            continue
+        claim = Claim(other.checkpoint.size, other.checkpoint.root)
+        others.setdefault(claim, other)
         if claim.size > len(leaves):
-            what = f"the log ends at event {len(leaves)}, and {one.source} has a checkpoint of {claim.size} events"
+            what = f"the log ends at event {len(leaves)}, and {other.source} has a checkpoint of {claim.size} events"
             faults.append(Fault(len(leaves) + 1, claim.size, "rollback", what))
     misfits, root = check_claims(leaves, {*own, *others}, _kept(kept))
     verdict.root = root.hex()
     if misfits:
         faults.append(_changed(misfits[0], own, others))
         reach = min(reach, misfits[0].start)
+    elif not _tree_kept(kept, leaves):
+        faults.append(Fault(0, 0, "kept", "the kept tree is not that of the log"))
     verdict.covered = min(max([reach, *(one.size for one in others if not misfits)], default=0), len(leaves))
     return faults
 
 
 def _unsigned(
     signed: Sequence[Signed], counted: Sequence[Signed], keys: Sequence[Verifier], reach: int, events: int
-) -> Iterator[Fault] | list[Fault]:
+) -> list[Fault]:
     """What nobody who is trusted signed."""
     if not keys:
         return []
@@ -259,8 +290,6 @@ def _changed(misfit: Misfit, own: dict[Claim, Signed], others: dict[Claim, Outsi
 
 def _kept(path: Path) -> Callable[[int, int], Sequence[bytes] | None]:
     def kept(start: int, end: int) -> Sequence[bytes] | None:
-        import sqlite3
-
         try:
             with Tree(path, read_only=True) as tree:
                 return list(islice(tree.leaves(start), end - start))
@@ -270,11 +299,23 @@ def _kept(path: Path) -> Callable[[int, int], Sequence[bytes] | None]:
     return kept
 
 
+def _tree_kept(path: Path, leaves: Leaves) -> bool:
+    """Is the tree that is kept, if one is, that of the log? It may be behind."""
+    if not path.exists():
+        return True
+    try:
+        with Tree(path, read_only=True) as tree:
+            same = all(one == other for one, other in zip(tree.leaves(), leaves.between(0, tree.size), strict=True))
+            return same and (not tree.size or tree.root() == root_of(leaves, tree.size))
+    except (LookupError, sqlite3.Error, TypeError, ValueError):
+        return False
+
+
 # ---------------------------------------------------------------- bytes and projections
 
 
 def _contents(verdict: Verdict, root: Path, named: Named, *, quick: bool) -> list[Fault]:
-    faults = []
+    faults, absent = [], 0
     examine = {"blob": examine_blob, "layer": examine_layer, "snapshot": examine_snapshot}
     for (kind, name), (seq, role) in named.here.items():
         verdict.named[kind] = verdict.named.get(kind, 0) + 1
@@ -283,12 +324,16 @@ def _contents(verdict: Verdict, root: Path, named: Named, *, quick: bool) -> lis
             problem = examine[kind](root, name, quick=quick)
         except OSError as error:
             problem = f"it cannot be read: {error.strerror or error}"
-        if problem is None:
+        if problem is None and (kind, name) in named.elsewhere:
+            absent += 1
+        elif problem is None:
             faults.append(at(seq, kind, f"{what}, is not here, and nothing says that it was let go"))
         elif problem:
             faults.append(at(seq, kind, f"{what}, is not what it was: {problem}"))
     here = {name for kind, name in named.here if kind == "blob"}
-    verdict.remote, verdict.gone = len(named.remote - here), len(named.gone)
+    verdict.remote, verdict.gone = len(named.remote - here) + absent, len(named.gone)
+    if absent:
+        verdict.named["blob"] -= absent
     return faults
 
 

@@ -110,6 +110,6 @@ def _bytes(verdict: Verdict) -> list[str]:
     read = "" if verdict.contents else ", whose contents were not read (--quick)"
     lines = [f"bytes      {here} should be here{read}; {verdict.gone:,} were let go"]
     if verdict.remote:
-        count = "1 layer" if verdict.remote == 1 else f"{verdict.remote:,} layers"
-        lines.append(f"           {count} known by digest lie at registries, which were not asked")
+        count = "1 blob" if verdict.remote == 1 else f"{verdict.remote:,} blobs"
+        lines.append(f"           {count} known by digest only: at registries, which were not asked")
     return lines
