@@ -12,6 +12,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from hashlib import sha256
+from itertools import chain, repeat
 from pathlib import Path
 from types import TracebackType
 
@@ -150,9 +151,26 @@ class Tree:
         except (LookupError, sqlite3.Error):
             return b""
 
-    def leaf(self, seq: int) -> bytes:
-        """The leaf hash of event `seq`. Raises LookupError, sqlite3.Error when the file lacks it."""
-        return self.node(0, seq - 1)
+    def agrees(self, log: StoredRows, seq: int) -> bool:
+        """Is event `seq` what it was when it was folded? Raises LogError."""
+        try:
+            return next(leaf_hashes(log.rows(seq - 1, seq)), b"") == self.node(0, seq - 1)
+        except (LookupError, sqlite3.Error):
+            return False
+
+    def first_change(self, log: StoredRows, root: bytes) -> int | None:
+        """The first event that is not what it was when it was folded, by the hashes kept here if they lead to `root`,
+        which somebody vouches for; None when they do not, and when there is none. Raises LogError."""
+        try:
+            whole = merkle.Frontier()
+            whole.extend(self.leaves())
+            if whole.size != self.size or whole.root() != root:
+                return None
+            there = chain(leaf_hashes(log.rows(0, self.size)), repeat(b""))
+            pairs = enumerate(zip(self.leaves(), there, strict=False), 1)
+            return next((seq for seq, (was, is_now) in pairs if was != is_now), None)
+        except (LookupError, sqlite3.Error):
+            return None
 
     def leaves(self, after: int = 0) -> Iterator[bytes]:
         """Leaf hashes of the events behind `after`, in order. Raises LookupError, sqlite3.Error."""
