@@ -18,8 +18,8 @@ Item = tuple[str, str]
 @dataclass(slots=True)
 class Named:
     """`here`: what should be here, with the event that says so and, for a blob, what it is there for; `gone`: what was
-    let go or lost, by event; `remote`: blobs of layers that lie at providers; `elsewhere`: documents of `here` that need
-    not be, as the event names a provider that has them."""
+    let go or lost, by event; `remote`: blobs of layers that lie at providers; `elsewhere`: documents that need not be
+    here, as the event names a provider that has them."""
 
     here: dict[Item, tuple[int, str]] = field(default_factory=dict)
     gone: dict[Item, int] = field(default_factory=dict)

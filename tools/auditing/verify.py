@@ -23,10 +23,11 @@ from storage.leaves import leaf_hashes
 from storage.notes import Checkpoint, Note, Verifier
 from storage.tree import Tree
 from storage.treecheck import Claim, Leaves, Misfit, check_claims, root_of
+from tools.auditing import checkpoints
+from tools.auditing.checkpoints import is_of
 
 Json = dict[str, Any]
 PAGE = 2_000
-TREE, SEEN = "tree.db", "checkpoint"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ def verify_root(
 ) -> Verdict:
     """Check the root at `root`. `keys`: whose signatures count; `outside`: checkpoints from elsewhere; `quick`: what
     blobs, layers and snapshots hold is not read. Raises LogTooNew, LogError (there is no log), DiskError."""
-    verdict = Verdict(contents=not quick, keys=tuple(map(str, keys)), published=len(outside))
+    verdict = Verdict(contents=not quick, keys=tuple(map(str, keys)))
     log = SqliteEventLog(root / "log.db", read_only=True)
     try:
         reading = _Reading(log)
@@ -100,7 +101,7 @@ def verify_root(
         faults += wrong
         seen, wrong = _last_seen(root, keys)
         faults += wrong
-        faults += _tree(verdict, reading.leaves, signed, keys, [*outside, *seen], root / TREE)
+        faults += _tree(verdict, reading.leaves, signed, keys, [*outside, *seen], root / checkpoints.TREE)
         faults += _contents(verdict, root, reading.named, quick=quick)
         if broken:
             verdict.views = "not compared: the log is damaged"
@@ -192,14 +193,14 @@ def read_checkpoints(events: Sequence[tuple[int, Json]], keys: Sequence[Verifier
                 raise VerificationError("the event and the note in it differ")
             if not 0 < checkpoint.size < seq:
                 raise VerificationError(f"it covers {checkpoint.size} events, of which event {seq} is one")
-            found.append(Signed(seq, checkpoint, note.verified_by(keys)))
+            found.append(Signed(seq, checkpoint, _signers(note, checkpoint, keys)))
         except VerificationError as error:
             kind = "signature" if "signature" in error.what else "checkpoint"
             faults.append(at(seq, kind, f"the checkpoint is wrong: {error.what}"))
         except (KeyError, TypeError, AttributeError):
             faults.append(at(seq, "checkpoint", "the checkpoint has fields of another shape"))
     origins = [one.checkpoint.origin for one in found if one.keys or not keys]
-    strange = [one for one in found if origins and identity(one.checkpoint.origin) != identity(origins[0])]
+    strange = [one for one in found if origins and not is_of(one.checkpoint, _identity(origins[0]))]
     faults += [
         at(one.seq, "origin", f"the checkpoint is of the log {one.checkpoint.origin}, and this is {origins[0]}")
         for one in strange
@@ -207,18 +208,22 @@ def read_checkpoints(events: Sequence[tuple[int, Json]], keys: Sequence[Verifier
     return [one for one in found if one not in strange], faults
 
 
-def identity(origin: str) -> str:
-    """Which log an origin is of (tools/auditing/checkpoints.py): keys change, this does not."""
+def _identity(origin: str) -> str:
     return origin.rpartition("/")[2]
+
+
+def _signers(note: Note, checkpoint: Checkpoint, keys: Sequence[Verifier]) -> tuple[Verifier, ...]:
+    """Those of `keys` that signed it as a checkpoint of a log of theirs. Raises VerificationError."""
+    return tuple(key for key in note.verified_by(keys) if checkpoint.origin.rpartition("/")[0] == key.name)
 
 
 def _last_seen(root: Path, keys: Sequence[Verifier]) -> tuple[list[Outside], list[Fault]]:
     """The checkpoint that lies beside the log."""
     try:
-        text = (root / SEEN).read_bytes()[: 1 << 20].decode()
+        text = (root / checkpoints.FILE).read_bytes()[: 1 << 20].decode()
         note = Note.parse(text)
         checkpoint = Checkpoint.parse(note.text)
-        if keys and not note.verified_by(keys):
+        if keys and not _signers(note, checkpoint, keys):
             raise VerificationError("it is not signed by a key that was given")
     except FileNotFoundError:
         return [], []
@@ -226,7 +231,7 @@ def _last_seen(root: Path, keys: Sequence[Verifier]) -> tuple[list[Outside], lis
         return [], [Fault(0, 0, "checkpoint", f"the checkpoint beside the log cannot be read: {error}")]
     except VerificationError as error:
         return [], [Fault(0, 0, "checkpoint", f"the checkpoint beside the log is wrong: {error.what}")]
-    return [Outside(f"the file {SEEN} beside the log", "tree", checkpoint)], []
+    return [Outside(f"the file {checkpoints.FILE} beside the log", "tree", checkpoint)], []
 
 
 def _tree(
@@ -239,14 +244,15 @@ def _tree(
     reach = max((one.checkpoint.size for one in counted), default=0)
     verdict.origin = counted[0].checkpoint.origin if counted else ""
     faults = _unsigned(signed, counted, keys, reach, len(leaves))
-    here = identity(verdict.origin) if verdict.origin else leaves[0][:8].hex()
+    here = _identity(verdict.origin) if verdict.origin else leaves[0][:8].hex()
     own = {Claim(one.checkpoint.size, one.checkpoint.root): one for one in reversed(counted)}
     others: dict[Claim, Outside] = {}
-    for other in outside:
-        if identity(other.checkpoint.origin) != here:
-            what = f"{other.source} has a checkpoint of the log {other.checkpoint.origin}, and this is {here}"
-            faults.append(Fault(0, 0, "origin", what))
-            continue
+    mine = [other for other in outside if is_of(other.checkpoint, here)]
+    verdict.published = sum(other.kind == "fork" for other in mine)
+    known = {other.source for other in mine}
+    for source in dict.fromkeys(other.source for other in outside if other.source not in known):
+        faults.append(Fault(0, 0, "origin", f"no checkpoint of {source} is of the log {here}, which this is"))
+    for other in mine:
         claim = Claim(other.checkpoint.size, other.checkpoint.root)
         others.setdefault(claim, other)
         if claim.size > len(leaves):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from storage.errors import InputError, VerificationError
+from storage.errors import DiskError, InputError, VerificationError
 from tools import roots
 from tools.auditing.keys import read_verifier
 from tools.cli.text import clean
@@ -15,7 +15,7 @@ from tools.cli.writing import as_json_option, print_json, print_line
 
 if TYPE_CHECKING:
     from projections.wellformed import Fault
-    from storage.notes import Verifier
+    from storage.notes import Checkpoint, Verifier
     from tools.auditing.verify import Verdict
 
 SHOWN = 20
@@ -23,40 +23,78 @@ SHOWN = 20
 
 
 @click.command()
-@click.argument("what", metavar="[ROOT|BUNDLE]", required=False, type=click.Path(path_type=Path))
+@click.argument("what", metavar="[ROOT|BUNDLE|FILE]", required=False, type=click.Path(path_type=Path))
 @click.option("--key", "keys", multiple=True, metavar="KEY",
               help="Whose signatures count: a verifier key, or a file with one. May be given again.")  # fmt: skip
 @click.option("--against", multiple=True, metavar="FILE|REF", help="Checkpoints that were published there must agree.")
 @click.option("--quick", is_flag=True, help="Do not read the contents of blobs, layers and snapshots.")
+@click.option("--proof", type=click.Path(path_type=Path), metavar="FILE", help="Check what audit prove wrote.")
 @as_json_option
-def verify(what: Path | None, keys: tuple[str, ...], against: tuple[str, ...], quick: bool, as_json: bool) -> None:
-    """Check a root (by default this one), or a bundle: nothing of it is trusted but what KEY signed.
+def verify(
+    what: Path | None, keys: tuple[str, ...], against: tuple[str, ...], quick: bool, proof: Path | None, as_json: bool
+) -> None:
+    """Check a root (by default this one), a bundle, or a proof: nothing of it is trusted but what KEY signed.
 
     Nothing is written and, but for a registry named with --against, nobody is asked.
     """
     verifiers = [read_verifier(key) for key in keys]
-    target = what or roots.root_directory()
-    if target.is_dir():
-        _root(target, verifiers, against, quick=quick, as_json=as_json)
-    elif target.is_file():
-        raise InputError("neither a root nor a bundle", where=str(target))
+    target = proof or what or roots.root_directory()
+    try:
+        if target.is_dir():
+            _root(target, verifiers, against, quick=quick, as_json=as_json)
+        elif target.is_file():
+            _file(target, verifiers, as_json=as_json)
+        else:
+            raise InputError("there is nothing to check", where=str(target), hint="name a root, a bundle, or a proof")
+    except OSError as error:
+        raise DiskError.of(error, "checking") from error
+
+
+def _file(path: Path, keys: list[Verifier], *, as_json: bool) -> None:
+    from tools.auditing.proofs import is_proof
+
+    with path.open("rb") as file:
+        proof = is_proof(file.read(1000))
+    if proof:
+        _proof(path, keys)
     else:
-        raise InputError("there is nothing to check", where=str(target), hint="name a root, or a bundle")
+        raise InputError("neither a root, nor a bundle, nor a proof", where=str(path))
 
 
 def _root(root: Path, keys: list[Verifier], against: tuple[str, ...], *, quick: bool, as_json: bool) -> None:
-    from tools.auditing.verify import verify_root
+    from tools.auditing.verify import Outside, verify_root
 
     if not (root / "log.db").exists():
         raise InputError("nothing was built here yet", where=str(root), hint="name a root, or set REFLEDGER_ROOT")
-    assert not against
-    verdict = verify_root(root, keys=keys, quick=quick)
+    outside = [Outside(one, "fork", checkpoint) for one in against for checkpoint in _published(one, keys)]
+    verdict = verify_root(root, keys=keys, outside=outside, quick=quick)
     if as_json:
         print_json(verdict.to_json())
     else:
         for line in _lines(verdict):
             print_line(clean(line))
     _judge(verdict.faults)
+
+
+def _published(source: str, keys: list[Verifier]) -> list[Checkpoint]:
+    """Raises InputError where nothing was published."""
+    from tools.auditing.published import published
+
+    found = published(source, keys)
+    if not found:
+        raise InputError("no checkpoint was published there", where=source, hint="name what --publish named")
+    return found
+
+
+def _proof(path: Path, keys: list[Verifier]) -> None:
+    from tools.auditing.proofs import MAX_BYTES, check_proof
+
+    if not keys:
+        raise InputError("a proof is one to holders of a key", hint="name the verifier key with --key")
+    with path.open("rb") as file:
+        lines = check_proof(file.read(MAX_BYTES + 1), keys, str(path))
+    for line in lines:
+        print_line(clean(line))
 
 
 def _judge(faults: list[Fault]) -> None:
