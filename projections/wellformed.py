@@ -178,6 +178,12 @@ _ENDS = frozenset({"BuildCompleted", "BuildFailed", "BuildCancelled", "BuildInte
 
 
 def ordered(faults: list[Fault]) -> Iterator[Fault]:
-    """The earliest first; what belongs to no event last. Of one event, what says most of it."""
+    """The earliest first, what belongs to no event last; before all, that the file is damaged or is another log. Of one
+    event, what says most of it."""
     kinds = list(MEANING)
-    yield from sorted(faults, key=lambda fault: (not fault.seq, fault.seq, fault.until, kinds.index(fault.kind)))
+
+    def place(fault: Fault) -> tuple[bool, bool, int, int, int]:
+        whole = fault.kind == "file" or (fault.kind == "origin" and fault.seq == 1)
+        return not whole, not fault.seq, fault.until, kinds.index(fault.kind), fault.seq
+
+    yield from sorted(faults, key=place)

@@ -126,6 +126,7 @@ class _Reading:
     def run(self) -> None:
         rows = self._rows()
         look, note = self.form.look, self.named.look
+        said: set[tuple[object, str]] = set()
         while page := list(islice(rows, PAGE)):
             for row in page:
                 data = look(row)
@@ -137,6 +138,9 @@ class _Reading:
                     self.form.faults.append(at(row[0], "state", f"the {row[3]} has fields of another shape"))
                 if row[3] == "CheckpointSigned":
                     self.checkpoints.append((row[0], data))
+                    said.add((data.get("size"), str(data.get("root"))))
+                elif row[3] == "CheckpointPublished" and (data.get("size"), str(data.get("root"))) not in said:
+                    self.form.faults.append(at(row[0], "checkpoint", "what it says was published was never signed"))
             self.leaves.add(_hashes(page))
 
     def _rows(self) -> Iterator[Row]:
@@ -191,8 +195,9 @@ def read_checkpoints(events: Sequence[tuple[int, Json]], keys: Sequence[Verifier
             said = (data["origin"], data["size"], data["root"])
             if said != (checkpoint.origin, checkpoint.size, checkpoint.root.hex()):
                 raise VerificationError("the event and the note in it differ")
-            if not 0 < checkpoint.size < seq:
-                raise VerificationError(f"it covers {checkpoint.size} events, of which event {seq} is one")
+            if checkpoint.size >= seq:
+                missing = checkpoint.size - seq + 1
+                faults.append(at(seq, "gap", f"the checkpoint is of {missing} more events than stand before it"))
             found.append(Signed(seq, checkpoint, _signers(note, checkpoint, keys)))
         except VerificationError as error:
             kind = "signature" if "signature" in error.what else "checkpoint"
@@ -251,7 +256,8 @@ def _tree(
     verdict.published = sum(other.kind == "fork" for other in mine)
     known = {other.source for other in mine}
     for source in dict.fromkeys(other.source for other in outside if other.source not in known):
-        faults.append(Fault(0, 0, "origin", f"no checkpoint of {source} is of the log {here}, which this is"))
+        what = f"no checkpoint of {source} is of the log {here}, which this is"
+        faults.append(Fault(1, max(len(leaves), 1), "origin", what))
     for other in mine:
         claim = Claim(other.checkpoint.size, other.checkpoint.root)
         others.setdefault(claim, other)

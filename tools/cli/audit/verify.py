@@ -56,7 +56,7 @@ def _file(path: Path, keys: list[Verifier], *, as_json: bool) -> None:
     with path.open("rb") as file:
         proof = is_proof(file.read(1000))
     if proof:
-        _proof(path, keys)
+        _proof(path, keys, as_json=as_json)
     else:
         raise InputError("neither a root, nor a bundle, nor a proof", where=str(path))
 
@@ -86,13 +86,16 @@ def _published(source: str, keys: list[Verifier]) -> list[Checkpoint]:
     return found
 
 
-def _proof(path: Path, keys: list[Verifier]) -> None:
+def _proof(path: Path, keys: list[Verifier], *, as_json: bool) -> None:
     from tools.auditing.proofs import MAX_BYTES, check_proof
 
     if not keys:
         raise InputError("a proof is one to holders of a key", hint="name the verifier key with --key")
     with path.open("rb") as file:
         lines = check_proof(file.read(MAX_BYTES + 1), keys, str(path))
+    if as_json:
+        print_json({"sound": True, "proves": lines})
+        return
     for line in lines:
         print_line(clean(line))
 
