@@ -132,7 +132,7 @@ class Wellformed:
         except (ValueError, KeyError, TypeError):
             self._fault("state", f"the {name} cannot be read")
             return None
-        if type(time) is not int or type(data) is not dict or len(said) != sum(key in said for key in "tbvcd"):
+        if type(time) is not int or type(data) is not dict or len(said) != sum(key in said for key in "tbvcdx"):
             self._fault("state", f"the {name} is no event")
             return None
         if time < self.time:
@@ -145,21 +145,29 @@ class Wellformed:
         self._place(name, stream, version, said.get("b"), data)
         return data
 
-    def _place(self, name: str, stream: str, version: int, build: Any, data: Json) -> None:
-        """Is it in its stream, with its fields, and of a build that began?"""
+    def fits(self, name: str, stream: str, build: Any, data: Json) -> tuple[str, str] | None:
+        """Kind and what, when it is not in its stream, or lacks fields."""
         fact = TYPES.get(name)
         if fact is None:
             self.unknown[name] = self.unknown.get(name, 0) + 1
         elif missing := _needed(name, fact) - data.keys():
-            self._fault("state", f"the {name} lacks {', '.join(sorted(missing))}")
-            return
+            return "state", f"the {name} lacks {', '.join(sorted(missing))}"
         kind, _, own = stream.partition("/")
         if fact is not None and kind != fact.STREAM:
-            self._fault("stream", f"a {name} is in stream {stream}")
-        elif kind == "build" and own != build:
-            self._fault("stream", f"an event of build {build!r:.30} is in stream {stream}")
-        elif kind == "ref" and fact is not None and data.get("ref") != own:
-            self._fault("stream", f"a {name} of {data.get('ref')!r:.90} is in stream {stream}")
+            return "stream", f"a {name} is in stream {stream}"
+        if kind == "build" and own != build:
+            return "stream", f"an event of build {build!r:.30} is in stream {stream}"
+        if kind == "ref" and fact is not None and data.get("ref") != own:
+            return "stream", f"a {name} of {data.get('ref')!r:.90} is in stream {stream}"
+        return None
+
+    def _place(self, name: str, stream: str, version: int, build: Any, data: Json) -> None:
+        """Is it in its stream, with its fields, and of a build that began?"""
+        if problem := self.fits(name, stream, build, data):
+            self._fault(*problem)
+            if problem[0] == "state":
+                return
+        own = stream.partition("/")[2]
         if name == "BuildStarted":
             if version != 1:
                 self._fault("build", f"build {build} begins a second time")

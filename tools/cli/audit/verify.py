@@ -58,7 +58,26 @@ def _file(path: Path, keys: list[Verifier], *, as_json: bool) -> None:
     if proof:
         _proof(path, keys, as_json=as_json)
     else:
-        raise InputError("neither a root, nor a bundle, nor a proof", where=str(path))
+        _bundle(path, keys, as_json=as_json)
+
+
+def _bundle(path: Path, keys: list[Verifier], *, as_json: bool) -> None:
+    from tools.auditing.bundles import verify_bundle
+
+    verdict = verify_bundle(path, keys)
+    if as_json:
+        print_json(verdict.to_json())
+    else:
+        print_line(f"build      {verdict.build}: {verdict.events:,} events, {verdict.blobs:,} blobs, all as named")
+        if not verdict.proof:
+            print_line("signed     no proofs are in it: whoever sent it could have written it")
+        elif verdict.proven:
+            by = "checked" if verdict.signed else "not checked: say with --key whose count"
+            log = f"in the log {verdict.origin} of {verdict.size:,}"
+            print_line(clean(f"signed     {verdict.proven:,} of {verdict.events:,} events are {log}; signature {by}"))
+        for line in _wrong(verdict.faults):
+            print_line(clean(line))
+    _judge(verdict.faults)
 
 
 def _root(root: Path, keys: list[Verifier], against: tuple[str, ...], *, quick: bool, as_json: bool) -> None:
@@ -118,13 +137,14 @@ def _lines(verdict: Verdict) -> list[str]:
     lines += _signatures(verdict)
     lines += _bytes(verdict)
     lines.append(f"views      {verdict.views}")
-    for fault in verdict.faults[:SHOWN]:
-        lines.append(f"WRONG      {fault.where}: {fault.what}: {fault.meaning}")
-    if len(verdict.faults) > SHOWN:
-        lines.append(f"           and {len(verdict.faults) - SHOWN} more")
-    if not verdict.faults:
-        lines.append("nothing is wrong with it")
-    return lines
+    return lines + _wrong(verdict.faults)
+
+
+def _wrong(faults: list[Fault]) -> list[str]:
+    lines = [f"WRONG      {fault.where}: {fault.what}: {fault.meaning}" for fault in faults[:SHOWN]]
+    if len(faults) > SHOWN:
+        lines.append(f"           and {len(faults) - SHOWN} more")
+    return lines or ["nothing is wrong with it"]
 
 
 def _signatures(verdict: Verdict) -> list[str]:
