@@ -58,6 +58,19 @@ def stamp(body: bytes, time: int) -> bytes:
     return b'{"t":%d,%b' % (time, body[1:])
 
 
+def stored_state(event: Event) -> bytes:
+    """The state that an event has in the log, all of whose data is in there: the members of `encode`, in that order."""
+    state: Json = {"t": event.time}
+    if event.build is not None:
+        state["b"] = event.build
+    if event.vertex is not None:
+        state["v"] = event.vertex
+    if event.cause is not None:
+        state["c"] = event.cause
+    state["d"] = event.data
+    return orjson.dumps(state)
+
+
 def time_of(state: bytes) -> int:
     """The time (UTC, ns) of a stored state. Raises one of UNREADABLE when it is no state."""
     return int(orjson.loads(state)["t"])
