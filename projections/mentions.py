@@ -33,7 +33,9 @@ class Mentions:
 
     def beginning(self, prefix: str) -> list[tuple[str, int]]:
         """The first few names that begin with `prefix`, as they are kept, each with an event that has it."""
-        sql = "SELECT name, min(seq) FROM mentions WHERE name >= ?1 AND name < ?1 || char(1114111) GROUP BY name LIMIT 4"
+        sql = (
+            "SELECT name, min(seq) FROM mentions WHERE name >= ?1 AND name < ?1 || char(1114111) GROUP BY name LIMIT 4"
+        )
         return [(name, seq) for name, seq in self._views.query(sql, (short(prefix),))]
 
     def seqs(

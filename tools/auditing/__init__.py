@@ -1,0 +1,1 @@
+"""Auditing a root: what the log proves, and whether it holds."""
