@@ -10,6 +10,7 @@ from projections.audit.told import Told
 from projections.fields import mapping, maybe_text, objects, size, text
 from projections.mentions import GAVE, GIVEN, events_at
 from projections.steps import provider_name
+from storage.errors import InputError
 from storage.interfaces import Event
 
 Json = dict[str, Any]
@@ -113,7 +114,10 @@ def _made_here(told: Told, event: Event, digests: set[str]) -> tuple[str, tuple[
         gave = next(events_at(told.log, (seq,)))
         if gave.data.get("digest") not in digests or gave.data.get("kind") == "copy":
             continue
-        record = told.history.get(build)
+        try:
+            record = told.history.get(build)
+        except InputError:
+            return build, (), (seq,)  # the log was begun in the midst of it
         lent = told.log.read(after=record.first_seq - 1, until=record.last_seq, types=GIVEN)
         taint = tuple(
             Taint(_LENT[item.type], text(item.data, "id", text(item.data, "security", "")),
@@ -126,7 +130,8 @@ def _made_here(told: Told, event: Event, digests: set[str]) -> tuple[str, tuple[
 
 def _context(_told: Told, event: Event) -> Input:
     data = event.data
-    detail = f"{size(data, 'files')} files, {size(data, 'bytes')} bytes that a step takes"
+    files = size(data, "files")
+    detail = f"{files} file{'' if files == 1 else 's'}, {size(data, 'bytes')} bytes that a step takes"
     return _plain("context", text(data, "name", ""), text(data, "listing"), event, detail)
 
 

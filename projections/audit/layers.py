@@ -89,17 +89,20 @@ def _uses(told: Told, results: set[str], digests: set[str]) -> list[_Use]:
             use = blobs.get(digest) or uses.setdefault(digest, _Use({"digest": digest}, result=True))
             use.moved = moved
             use.named.add(event.seq)
+    _pack(told, {name: use for name, use in uses.items() if not use.packed})
     return list(uses.values())
 
 
 def _pack(told: Told, uses: dict[str, _Use]) -> None:
-    """Which blobs the snapshots became, and which blobs were made of others."""
-    seqs = told.mentions.seqs(uses, {"BlobCreated"}, until=told.record.last_seq)
-    for event in events_at(told.log, seqs):
-        use = uses.get(text(event.data, "snapshot", "") or text(event.data, "ref", ""))
-        use = uses.get(text(event.data, "digest", "")) if text(event.data, "source", "") else use
-        if use is not None:
-            use.packed.append(event)
+    """Which blobs the snapshots became, and which blobs were made here, of a snapshot or of another blob."""
+    for event in events_at(told.log, told.mentions.seqs(uses, {"BlobCreated"}, until=told.record.last_seq)):
+        data = event.data
+        names = [text(data, "digest")]
+        if not text(data, "source", ""):
+            names.append(text(data, "snapshot", "") or text(data, "ref", ""))
+        for name in names:
+            if name in uses:
+                uses[name].packed.append(event)
 
 
 def _exports(told: Told, digests: set[str]) -> list[Event]:
@@ -142,8 +145,8 @@ def _looked_at(told: Told, known: Layer, use: _Use, given: list[Given]) -> Layer
         if best is not None:
             later = "" if best.seq <= (told.record.last_seq or best.seq) else ", after this build"
             return replace(
-                known, state=state, build=best.build, provider=best.provider, seqs=(best.seq,),
-                detail=f"{best.how}{later}",
+                known, state=state, build=best.build, provider=best.provider,
+                seqs=tuple(sorted({*known.seqs, best.seq})), detail=f"{best.how}{later}",
             )  # fmt: skip
     done = str(use.moved.get("transport") or "")
     source = str(use.moved.get("source") or "")

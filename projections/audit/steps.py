@@ -105,8 +105,9 @@ def _taint(told: Told, vertex: Vertex, verdict: Verdict | None, record: Record |
         lent = told.of(vertex.vertex, *GIVEN)
         build = told.record.id if verdict.state else ""
     graph = tuple(event.seq for event in told.all("GraphDefined"))
+    first = (record.seq,) if record and made else ()
     return tuple(
-        Taint(item.kind, item.id, item.target, item.seen, build, _proof(item, lent) or graph)
+        Taint(item.kind, item.id, item.target, item.seen, build, _proof(item, lent) or (*first, *graph))
         for item in verdict.taint
     )  # fmt: skip
 

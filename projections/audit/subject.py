@@ -55,7 +55,7 @@ def makers(log: EventLog, views: Views, name: str) -> tuple[list[Maker], int]:
     rows = Mentions(views).naming({name}, _MAKES)
     builds = list(dict.fromkeys(build for _, _, build, _ in rows if build))
     told = {*builds[: MAKERS // 2], *builds[-MAKERS // 2 :]}
-    found = []
+    found: list[Maker] = []
     for event in exactly(log, [row for row in rows if row[2] in told], name):
         data = event.data
         if event.type == "Exported" and data.get("digest") != name:
@@ -66,6 +66,8 @@ def makers(log: EventLog, views: Views, name: str) -> tuple[list[Maker], int]:
             continue
         how = text(data, "kind", "") if event.type == "Exported" else _HOW[event.type]
         target = text(data, "target", "")
+        if how == "result" and any(item.build == event.build and item.target for item in found):
+            continue  # it is what was exported
         found.append(_maker(log, views, event.build or "", how, target, event.time, event.seq))
     return found, len(builds)
 

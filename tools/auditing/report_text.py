@@ -25,6 +25,8 @@ Section = tuple[str, list[str]]
 _FULL = 100
 """Columns from which on digests are written whole."""
 _SEQS = 6
+_STUCK = "\u00a0"
+"""A blank at which no line ends."""
 _KINDS = {"cache": "cache mount", "ssh": "ssh agent", "security": "privilege"}
 
 
@@ -41,12 +43,13 @@ class _Page:
 
     def say(self, text: str, seqs: Sequence[int] = (), indent: int = 0) -> None:
         """One statement, from cleaned `text`, and its proof."""
-        proof = f" (seq {_numbers(seqs)})" if seqs else ""
+        proof = f" (seq{_STUCK}{_numbers(seqs)})" if seqs else ""
         first, rest = " " * indent, " " * (indent + 2)
-        self.lines += wrap(
+        lines = wrap(
             text + proof, self.width, initial_indent=first, subsequent_indent=rest, break_long_words=False,
             break_on_hyphens=False,
         )  # fmt: skip
+        self.lines += [line.replace(_STUCK, " ") for line in lines]
 
     def taken(self) -> list[str]:
         """The lines so far, which are its no more."""
