@@ -35,13 +35,12 @@ def identity(told: Told) -> Identity:
 
 def results(told: Told) -> list[Result]:
     """What was exported, and the results that were not."""
-    found = [
-        Result(
-            text(event.data, "kind", "cache"), text(event.data, "target"), text(event.data, "digest", ""),
-            *_ref(told, text(event.data, "digest", "")), (event.seq,),
-        )
-        for event in told.all("Exported", "CacheExported")
-    ]  # fmt: skip
+    found = []
+    for event in told.all("Exported", "CacheExported"):
+        digest = text(event.data, "digest", "")
+        ref, platform, seqs = _ref(told, digest)
+        kind, target = text(event.data, "kind", "cache"), text(event.data, "target")
+        found.append(Result(kind, target, digest, ref, platform, (event.seq, *seqs)))
     known = {(item.ref, item.digest) for item in found}
     for event in told.all("BuildCompleted"):
         for item in objects(event.data, "results"):
@@ -52,12 +51,13 @@ def results(told: Told) -> list[Result]:
     return found
 
 
-def _ref(told: Told, digest: str) -> tuple[str, str]:
+def _ref(told: Told, digest: str) -> tuple[str, str, tuple[int, ...]]:
+    """The ref and platform of an exported digest, and what says so."""
     for event in told.all("BuildCompleted"):
         for item in objects(event.data, "results"):
             if digest and item.get("digest") == digest:
-                return text(item, "ref", ""), text(item, "platform", "")
-    return "", ""
+                return text(item, "ref", ""), text(item, "platform", ""), (event.seq,)
+    return "", "", ()
 
 
 def inputs(told: Told) -> list[Input]:

@@ -58,7 +58,8 @@ def _step(told: Told, vertex: Vertex, verdict: Verdict | None) -> Step:
         integer(last.data, "exit_code") if last and last.type != "VertexCached" else None,
         asked.key if asked else "", _reason(asked, verdict), tuple(texts(last.data, "outputs")) if last else (),
         _origin(told, asked, record, verdict) if outcome == "cached" else None,
-        _taint(told, vertex, verdict, record), (), tuple(event.seq for event in mine),
+        _taint(told, vertex, verdict, record), (),
+        tuple(event.seq for event in mine or told.all("GraphDefined")),
     )  # fmt: skip
 
 

@@ -142,7 +142,8 @@ def _use(search: _Search, depth: int, seq: int, type_: str, build: str, name: st
         return set()
     results = objects({"results": list(record.results)}, "results")
     digests = tuple(dict.fromkeys(text(item, "digest", "") for item in results if item.get("digest")))
+    seqs = {record.first_seq, seq, record.last_seq or seq}
     search.found.append(
-        Descendant(build, record.name, record.status, depth, how, whole, event.time, digests, (seq,))
+        Descendant(build, record.name, record.status, depth, how, whole, event.time, digests, tuple(sorted(seqs)))
     )  # fmt: skip
     return {*digests, *(text(item, "ref", "") for item in results)}
