@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
-from projections.fields import maybe_text, objects, text, texts
+from projections.fields import mapping, maybe_text, objects, text, texts
 from projections.runner import Projection, Views
 from storage.interfaces import Event, EventLog
 
@@ -14,12 +14,29 @@ SHORT = 20
 GIVEN = frozenset({"CacheMountUsed", "SecretMounted", "AgentForwarded", "SecurityLifted"})
 """What a step had beside its inputs: found by the vertex."""
 
+READ, GAVE, HOLDS = "Exported, read", "Exported, gave", "LocalCreated, holds"
+"""In place of a type, what an event names a digest as: a layer that an export read somewhere, the digest it gave, a
+layer or snapshot that a step's result stands on. Many other events only name it."""
+
 
 class Mentions:
     """Look-ups in views that hold `PROJECTION`. They see what was folded: `Views.catch_up` first."""
 
     def __init__(self, views: Views) -> None:
         self._views = views
+
+    def naming(self, names: Collection[str], types: Collection[str]) -> list[tuple[int, str, str, str]]:
+        """Seq, type, build and name as it is kept, of each event of `types` that names one of `names`, in order."""
+        sql = "SELECT seq, type, build, name FROM mentions WHERE name = ? AND type = ?"
+        kept = set(map(short, names))
+        return sorted(row for name in kept for type_ in types for row in self._views.query(sql, (name, type_)))
+
+    def beginning(self, prefix: str) -> list[tuple[str, int]]:
+        """The first few names that begin with `prefix`, as they are kept, each with an event that has it."""
+        sql = (
+            "SELECT name, min(seq) FROM mentions WHERE name >= ?1 AND name < ?1 || char(1114111) GROUP BY name LIMIT 4"
+        )
+        return [(name, seq) for name, seq in self._views.query(sql, (short(prefix),))]
 
     def seqs(
         self, names: Iterable[str], types: Collection[str], *, until: int | None = None, last: int | None = None
@@ -77,6 +94,34 @@ def _layers(*keys: str) -> Callable[[Event], list[str | None]]:
     return names
 
 
+def _also(cursor: sqlite3.Cursor, event: Event, role: str, names: Iterable[str]) -> None:
+    rows = [(short(name), role, event.seq, event.build or "") for name in names if name]
+    cursor.executemany("INSERT OR IGNORE INTO mentions VALUES (?, ?, ?, ?)", rows)
+
+
+def _exported(cursor: sqlite3.Cursor, event: Event) -> None:
+    _keep(_layers("digest"))(cursor, event)
+    _also(cursor, event, GAVE, [text(event.data, "digest", "")])
+    read = [text(layer, "digest", "") for layer in objects(event.data, "layers") if streamed_from(layer)]
+    _also(cursor, event, READ, read)
+
+
+def streamed_from(layer: Mapping[str, object]) -> str:
+    """Who gave the bytes of a layer that an export (Exported.layers) read elsewhere; "" when it read none."""
+    moved = layer.get("transport") in {"streamed", "written"}
+    return text(layer, "source", "") if moved else ""
+
+
+def _local_created(cursor: sqlite3.Cursor, event: Event) -> None:
+    _keep(_fields("ref"))(cursor, event)
+    layers = objects(event.data, "layers")
+    _also(cursor, event, HOLDS, [text(layer, key, "") for layer in layers for key in ("digest", "snapshot")])
+
+
+def _layer_stored(event: Event) -> list[str]:
+    return [text(event.data, "ref"), text(mapping(event.data, "layer"), "digest", "")]
+
+
 def _results(event: Event) -> list[str | None]:
     return [maybe_text(item, key) for item in objects(event.data, "results") for key in ("ref", "digest")]
 
@@ -90,10 +135,16 @@ PROJECTION = Projection(
         " WITHOUT ROWID",
     ),
     handlers={
-        "SourceResolved": _keep(_fields("digest", "manifest")),
+        "BuildStarted": _keep(_fields("definition", "context")),
+        "DefinitionRead": _keep(_fields("definition")),
+        "ContextScanned": _keep(_fields("listing")),
+        "HttpResolved": _keep(_fields("digest")),
+        "GitResolved": _keep(_fields("commit")),
+        "SourceResolved": _keep(_fields("digest", "manifest", "config")),
+        "CacheImported": _keep(_fields("digest")),
         "RemoteCreated": _keep(_layers("ref")),
-        "LocalCreated": _keep(_fields("ref")),
-        "LayerStored": _keep(_fields("ref")),
+        "LocalCreated": _local_created,
+        "LayerStored": _keep(_layer_stored),
         "CacheQueried": _keep(_fields("ref")),
         "CacheRecorded": _keep(_fields("key", "resolved", "ref")),
         "VertexStarted": _keep(_listed("inputs")),
@@ -109,7 +160,7 @@ PROJECTION = Projection(
         "LayerTocRead": _keep(_fields("digest")),
         "FilesFetched": _keep(_fields("digest")),
         "BlobCreated": _keep(_fields("ref", "snapshot", "digest")),
-        "Exported": _keep(_layers("digest")),
+        "Exported": _exported,
         "Demoted": _keep(_fields("name", "digest")),
         "Pruned": _keep(_fields("name")),
         "LayerScanned": _keep(_fields("diff_id")),

@@ -6,20 +6,23 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from projections.fields import BAD_EVENT, malformed, mapping, objects, size, text
-from projections.mentions import Mentions, events_at
+from projections.fields import BAD_EVENT, malformed, mapping, objects, size, text, texts
+from projections.mentions import READ, Mentions, events_at, streamed_from
 from projections.steps import provider_name
 from storage.interfaces import Event, EventLog
 
 Json = dict[str, Any]
 _HOW = {"LayerPulled": "pulled", "LayerTocRead": "its table of contents read", "FilesFetched": "parts of it read"}
+_CHECKED = {"LayerTocRead": ("toc",), "FilesFetched": ("chunks",)}
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
     """`provider` (`host/name`; several with commas, where one went on when another broke off), which was asked as a
     mirror of `mirror_of`, "" when it was not, gave `bytes` of blob `digest` to `build`. `how`: for people; `seq` and
-    `time` (UTC ns) of the event."""
+    `time` (UTC ns) of the event. `verified` on the way: `digest` and `diff_id` of the whole blob; of parts of it its
+    `toc` (by the digest in the manifest) or `chunks` (by those in the table of contents). What is streamed to another
+    place is not unpacked here, so nobody looks at its diff ID."""
 
     digest: str
     provider: str
@@ -29,6 +32,7 @@ class Served:
     build: str
     seq: int
     time: int
+    verified: tuple[str, ...] = ()
 
     def to_json(self) -> Json:
         """The fields, by name."""
@@ -44,7 +48,7 @@ def served(log: EventLog, mentions: Mentions, blobs: Iterable[str], *, until: in
     """Who served `blobs` (digests), in order, up to `until`. Raises LogError."""
     wanted = set(blobs)
     found: list[Served] = []
-    for event in events_at(log, mentions.seqs(wanted, {*_HOW, "Exported"}, until=until)):
+    for event in events_at(log, mentions.seqs(wanted, {*_HOW, READ}, until=until)):
         try:
             found += [one for one in _served(event) if one.digest in wanted]
         except BAD_EVENT as error:
@@ -56,12 +60,15 @@ def _served(event: Event) -> Iterator[Served]:
     data, build = event.data, event.build or ""
     if event.type == "Exported":
         for layer in objects(data, "layers"):
-            if (source := text(layer, "source", "")) and text(layer, "transport", "") in {"streamed", "written"}:
+            if source := streamed_from(layer):
                 count, how = size(layer, "bytes"), f"streamed to {text(data, 'target', '?')}"
-                yield Served(text(layer, "digest"), source, "", how, count, build, event.seq, event.time)
+                yield Served(
+                    text(layer, "digest"), source, "", how, count, build, event.seq, event.time, ("digest",)
+                )  # fmt: skip
         return
     who = mapping(data, "provider")
+    checked = _CHECKED.get(event.type) or tuple(texts(data, "verified"))
     yield Served(
         text(data, "digest"), provider_name(who), text(who, "mirror_of", ""), _HOW[event.type], size(data, "bytes"),
-        build, event.seq, event.time,
+        build, event.seq, event.time, checked,
     )  # fmt: skip

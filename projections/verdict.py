@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from projections.asked import Build, Step
 from projections.changes import Change
 from projections.origin import Origin
+from projections.records import Records
 from projections.taint import Taint
 
 Json = dict[str, Any]
@@ -75,11 +76,12 @@ class Verdict:
 @dataclass(frozen=True, slots=True)
 class Why:
     """One build, compared with `against` (None: there is none); `verdicts` of the steps that the cache was asked for,
-    in the graph's order."""
+    in the graph's order; `records`: what the log says of the results by their keys."""
 
     build: Build
     against: Build | None
     verdicts: tuple[Verdict, ...]
+    records: Records = field(default_factory=Records)
 
     @property
     def causes(self) -> list[Verdict]:

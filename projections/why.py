@@ -52,7 +52,7 @@ def explain(
     else:
         records = records_of(log, mentions, _keys(build, old), record.last_seq)
     explainer = _Explainer(blobs, build, old, hides, records, builds)
-    return Why(build, old, tuple(explainer.verdicts()))
+    return Why(build, old, tuple(explainer.verdicts()), records)
 
 
 def _keys(*builds: Build | None) -> set[str]:

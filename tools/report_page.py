@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from projections.asked import Step as Vertex
+from projections.audit.statements import BuildReport
 from projections.history import BuildRecord
 from projections.progress import ProgressView
 from projections.steps import Step
 from projections.verdict import Verdict, Why
+from tools.auditing.report_text import build_sections
 from tools.cli.explained import one_step
 from tools.cli.failure import LAST_LINES, excerpt
 from tools.cli.format import human_bytes, human_duration, short_id
@@ -39,13 +41,15 @@ class Printed:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a page is made of. `printed` by vertex; `definition`: the Dockerfile, None when it is not here."""
+    """What a page is made of. `printed` by vertex; `definition`: the Dockerfile, None when it is not here; `audit`:
+    what the log proves, None to leave that out."""
 
     record: BuildRecord
     view: ProgressView
     why: Why
     definition: str | None = None
     printed: Mapping[str, Printed] = field(default_factory=dict)
+    audit: BuildReport | None = None
 
 
 def page(facts: Facts) -> str:
@@ -58,6 +62,7 @@ def page(facts: Facts) -> str:
     body += ["<h2>Steps</h2>"] if view.steps else []
     for step in view.steps:
         body += _step(facts, step, anchors[step.vertex])
+    body += _audit(facts)
     return "\n".join([
         "<!DOCTYPE html>", '<html lang="en">', "<head>", '<meta charset="utf-8">',
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
@@ -154,6 +159,18 @@ def _graph(facts: Facts, anchors: Mapping[str, str]) -> Iterator[str]:
 
 def _input(step: Vertex) -> str:
     return f"#{step.number}" if step.number else step.name or str(step.op.get("op", ""))
+
+
+def _audit(facts: Facts) -> Iterator[str]:
+    """What the log proves, each statement with the numbers of its events."""
+    if facts.audit is None:
+        return
+    yield '<section id="audit"><h2>Audit</h2>'
+    yield '<p class="dim">Behind each statement stand the numbers of the events that say so (refledger events).</p>'
+    for title, lines in build_sections(facts.audit, WIDTH):
+        yield f"<details><summary>{safe(title)}</summary>{_pre([line.removeprefix('  ') for line in lines], 'prose')}"
+        yield "</details>"
+    yield "</section>"
 
 
 # ---------------------------------------------------------------- steps

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from projections.audit.report import build_report
 from projections.history import BuildRecord, History
 from projections.mentions import Mentions
 from projections.progress import fold
@@ -45,7 +46,8 @@ def report(build_id: str, dest: str | None) -> None:
                 definition = roots.stored_text(root, found.build.definition)
             except (OSError, VerificationError, InputError):
                 definition = None  # an old definition may be gone; the story is told without it
-        text = page(Facts(record, view, found, definition, _printed(log, record)))
+        audit = build_report(log, blobs, views, record, hides, found)
+        text = page(Facts(record, view, found, definition, _printed(log, record), audit))
         # reason for within: of a damaged log there is a page of what lies before the damage, and then the error
         if dest == "-":
             sys.stdout.buffer.write(text.encode())

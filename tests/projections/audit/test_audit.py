@@ -1,0 +1,201 @@
+"""The audit of logs that no quick build writes: other versions, other roots, checkpoints, old fixtures."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine import events as e
+from projections.audit.index import AuditIndex
+from projections.audit.report import report
+from projections.audit.statements import Report
+from projections.runner import Views
+from projections.standard import STANDARD
+from storage.errors import InputError, LogError
+from storage.eventlog import SqliteEventLog
+from tests.projections.asking import MemoryBlobs, Story, hides, vertex
+from tests.projections.audit.proving import unproved
+from tests.projections.story import BLOBS, begin, finish, pull, started, whole
+from tests.projections.support import ListLog, digest
+
+LOGS = Path(__file__).parents[2] / "fixtures" / "logs"
+
+
+def audit(log: ListLog, name: str, *, reverse: bool = False, blobs: MemoryBlobs | None = None) -> Report:
+    with Views(None, STANDARD) as views:
+        views.catch_up(log)
+        told = report(log, blobs or MemoryBlobs(), views, name, hides, reverse=reverse)
+    assert unproved(asdict(told), [event.to_json() for event in log.read()]) == []
+    return told
+
+
+def gaps(told: Report) -> dict[str, tuple[int, ...]]:
+    assert told.report
+    return {gap.what: gap.seqs for gap in told.report.gaps}
+
+
+def sign(log: ListLog, size: int) -> int:
+    data = {"origin": "ci.example.com/log", "size": size, "root": digest(size)[7:], "note": "n"}
+    return log.add_raw("CheckpointSigned", data).seq
+
+
+def test_a_build_is_covered_by_the_first_checkpoint_that_reaches_its_end() -> None:
+    log = ListLog()
+    whole(log)
+    end = log.last_seq()
+    assert gaps(audit(log, "b1"))["checkpoint"] == (end,)
+    sign(log, end - 1)
+    assert gaps(audit(log, "b1"))["checkpoint"] == (end,)
+    signed = sign(log, end + 1)
+    sign(log, end + 2)
+    told = audit(log, "b1")
+    assert told.report
+    assert told.report.checkpoint
+    assert (told.report.checkpoint.size, told.report.checkpoint.seqs) == (end + 1, (signed,))
+    assert gaps(told)["publication"] == (signed,)
+    sent = log.add_raw("CheckpointPublished", {"size": end + 2, "root": "r", "target": "cp.txt", "digest": ""}).seq
+    told = audit(log, "b1")
+    assert told.report
+    assert told.report.checkpoint
+    assert told.report.checkpoint.published == ("cp.txt",)
+    assert told.report.checkpoint.seqs == (signed, sent)
+    assert not {"checkpoint", "publication"} & set(gaps(told))
+
+
+def test_what_the_log_does_not_tell_is_told() -> None:
+    log = ListLog()
+    begin(log)
+    dropped = log.add(e.VertexOutput(fd=1, offset=9, text="x", dropped=4096), "b1", "v2").seq
+    other = log.add_raw("StepDreamt", {"of": "sheep"}, "b1", "v2").seq
+    pull(log)
+    assert gaps(audit(log, "b1"))["unfinished"] == (1,)
+    died = log.add(e.BuildInterrupted(error="its process ended without a word"), "b1").seq
+    told = gaps(audit(log, "b1"))
+    assert (told["output"], told["unknown-event"], told["interrupted"]) == ((dropped,), (other,), (died,))
+    assert told["graph"] == (3,)  # the story's graph is stored nowhere
+    assert "unfinished" not in told
+
+
+def test_a_name_is_told_as_it_changed_and_for_how_long_it_stayed() -> None:
+    log, seqs = ListLog(), []
+    for build, what in (("b1", "one"), ("b2", "one"), ("b3", "two"), ("b4", "one")):
+        log.add(started(build), build)
+        seqs.append(log.add(e.SourceResolved(
+            reference="debian:12", digest=digest(what), platform="linux/amd64", provider={}, manifest=digest(what),
+            config=digest("c")), build).seq)  # fmt: skip
+        log.add(e.BuildCompleted(results=()), build)
+    told = audit(log, "b3")
+    assert told.report
+    assert [(item.digest, item.count, item.seqs) for item in told.report.resolutions] == [
+        (digest("one"), 2, tuple(seqs[:2])), (digest("two"), 1, (seqs[2],)), (digest("one"), 1, (seqs[3],)),
+    ]  # fmt: skip
+    with Views(None, STANDARD) as views:
+        views.catch_up(log)
+        assert AuditIndex(views).resolutions("image", "debian:12", "linux/arm64") == []
+
+
+def test_a_result_of_a_build_elsewhere_is_told_to_be_without_its_record() -> None:
+    story = Story()
+    story.begin("b1", vertex("one"), vertex("two", "one"))
+    for step in ("one", "two"):
+        story.ask("b1", step, story.key(("argv", step)), "hit", origin_build="far", importer="type=registry,ref=x")
+        story.cached("b1", step)
+        story.recorded("b1", step, story.key(("argv", step)), importer="type=registry,ref=x", origin_build="far")
+    story.end("b1")
+    told = audit(story.log, "b1", blobs=story.blobs)
+    assert told.report
+    assert [(step.outcome, step.origin and (step.origin.build, step.origin.here)) for step in told.report.steps] == [
+        ("cached", ("far", False)), ("cached", ("far", False)),
+    ]  # fmt: skip
+    assert [gap.what for gap in told.report.gaps].count("origin") == 2
+    # whether the network was used there is in no log here, and is inherited all the same
+    assert [(item.kind, item.seen) for item in told.report.steps[0].taint] == [("network", "")]
+    assert told.report.steps[1].inherits == (1,)
+
+
+def test_every_attempt_failure_and_cancellation_is_told() -> None:
+    log = ListLog()
+    begin(log)
+    provider = {"registry": "r.example.com", "repository": "base"}
+    failed = log.add(e.PullFailed(digest=BLOBS[0], provider=provider, kind="transport", error="reset"), "b1", "v2").seq
+    tried = log.add(e.SourceTried(verb="pull", name=BLOBS[0], provider=provider, status=503, outcome="transport",
+                                  bytes=0, seconds=0.1, error="busy"), "b1").seq  # fmt: skip
+    off = log.add(e.VertexCancelled(name="RUN make", reason="bytes lost"), "b1", "v2").seq
+    again = log.add(e.VertexStarted(name="RUN make", inputs=(digest("chain"),), attempt=2), "b1", "v2").seq
+    resumed = log.add(e.LayerPulled(digest=BLOBS[0], bytes=5, provider=provider, seconds=0.5, verified=("digest",),
+                                    resumed_from=7), "b1", "v2").seq  # fmt: skip
+    over = log.add(e.BuildCancelled(vertex="v2"), "b1").seq
+    told = audit(log, "b1")
+    assert told.report
+    assert [(item.what, item.seqs[0]) for item in told.report.attempts] == [
+        ("PullFailed", failed), ("SourceTried", tried), ("VertexCancelled", off), ("VertexStarted", again),
+        ("LayerPulled", resumed), ("BuildCancelled", over),
+    ]  # fmt: skip
+    assert "503" in told.report.attempts[1].detail
+    assert told.report.steps[1].outcome == "interrupted"
+
+
+def test_bytes_let_go_while_a_build_ran_are_told_apart_from_those_let_go_later() -> None:
+    log = ListLog()
+    begin(log)
+    pull(log)
+    policy: dict[str, Any] = {"policy": "prune", "by": "root@ci", "bytes": 10}
+    early = log.add(e.Demoted(kind="layer", name=digest("diff1"), digest=BLOBS[0], providers=({"registry": "r"},),
+                              **policy)).seq  # fmt: skip
+    finish(log)
+    log.add(e.Pruned(kind="layer", name=digest("strange"), **policy))
+    late = log.add(e.Pruned(kind="snapshot", name="b1-run", **policy)).seq
+    told = audit(log, "b1")
+    assert told.report
+    assert [(item.name, item.in_use, item.seqs) for item in told.report.let_go] == [
+        (digest("diff1"), True, (early,)), ("b1-run", False, (late,)),
+    ]  # fmt: skip
+
+
+def test_a_digest_is_found_by_its_beginning_and_told_by_its_makers() -> None:
+    log = ListLog()
+    whole(log)
+    image = digest("img")
+    for name in (image, image[:19], image[7:15]):
+        told = audit(log, name)
+        assert (told.subject, told.kind) == (image, "digest")
+        assert [(item.build, item.how, item.target) for item in told.made] == [
+            ("b1", "image", "127.0.0.1:5000/app:latest")
+        ]
+    assert [item.how for item in audit(log, digest("blobr")).made] == ["layer"]
+    assert audit(log, BLOBS[0]).made == ()
+    with pytest.raises(InputError, match="no event of this log names"):
+        audit(log, digest("nothing"))
+    with pytest.raises(InputError, match="no event of this log names 'sha256:'"):
+        audit(log, "sha256:")
+
+
+def test_an_event_that_cannot_be_read_is_an_error_that_says_so() -> None:
+    log = ListLog()
+    begin(log)
+    log.add_raw("SourceTried", {"verb": "pull", "name": "x", "outcome": {"a": 1}}, "b1")
+    with pytest.raises(LogError, match="malformed"):
+        audit(log, "b1")
+
+
+@pytest.mark.parametrize("name", ["1-first", "1-language", "1-caches"])
+def test_I10_builds_in_logs_of_old_versions_have_a_report(name: str, tmp_path: Path) -> None:
+    shutil.copy(LOGS / f"{name}.db", tmp_path / "log.db")
+    log = SqliteEventLog(tmp_path / "log.db", read_only=True)
+    try:
+        events = [event.to_json() for event in log.read()]
+        with Views(None, STANDARD) as views:
+            views.catch_up(log)
+            builds = {event["build"] for event in events if event["type"] == "BuildStarted"}
+            for build in builds:
+                told = report(log, MemoryBlobs(), views, build, hides, reverse=True)
+                assert unproved(asdict(told), events) == []
+                assert told.report
+                assert told.report.steps
+    finally:
+        log.close()
+    assert builds
