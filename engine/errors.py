@@ -32,8 +32,8 @@ from storage.errors import (
 
 __all__ = [
     "BuildError", "Cancelled", "ChecksFailed", "DiskError", "DockerfileError", "FailureKind", "HostError", "InputError",
-    "LogError", "MaterializationError", "NotGranted", "PolicyViolation", "RefledgerError", "RegistryError", "SandboxError", "StepFailed",
-    "VerificationError",
+    "LogError", "MaterializationError", "NotGranted", "PolicyViolation", "RefledgerError", "RegistryError",
+    "SandboxError", "StepFailed", "VerificationError",
 ]  # fmt: skip
 
 

@@ -568,7 +568,7 @@ class PolicyDecided(Fact):
     kind: str = ""
     name: str = ""
     rules: tuple[str, ...] = ()
-    evidence: Json = {}
+    evidence: Json | None = None
     file: str = ""
     line: int = 0
 

@@ -26,7 +26,7 @@ from engine.policy.subjects import (
 )
 from engine.refs.ref import Layer
 from storage.digest import Digest
-from storage.interfaces import BlobStore, Provider, Reference
+from storage.interfaces import Provider, Reference
 
 Signers = Callable[[Provider, Sequence[Digest], Sequence[str]], Awaitable[tuple[str, ...]]]
 """Those of the verifier keys (the last argument) that signed something which vouches for one of the manifests."""
@@ -45,11 +45,6 @@ class Gate:
     signers: Signers | None
     verified: Callable[[Sequence[Layer]], Sequence[bool]]
     _asked: dict[tuple[str, Subject], Decision | None] = field(default_factory=dict)
-
-    def keep(self, blobs: BlobStore) -> None:
-        """Store what the policies say, before an event names it. Raises DiskError."""
-        for policy in self.policies:
-            blobs.put(policy.text)
 
     @property
     def described(self) -> list[dict[str, str]]:
@@ -122,7 +117,7 @@ class Gate:
         """`layers` are to go out. Raises PolicyViolation."""
         if not self.minds_layers:
             return
-        unique = list(dict.fromkeys(layers))
+        unique = list({layer.name: layer for layer in layers}.values())
         known = self.verified(unique)
         await self.check(result_layer(one, verified=sure) for one, sure in zip(unique, known, strict=True))
 

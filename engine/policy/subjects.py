@@ -109,16 +109,13 @@ def read_time(written: object) -> int:
 
 def fetched(op: FetchedSource) -> Subject | None:
     """A file or a repository; None for an archive that came on standard input."""
-    match op:
-        case GitSource():
-            scheme, name = _located(op.remote)
-            return Subject("git", name.removesuffix(".git"), f"{scheme}://{name}", scheme=scheme)
-        case HttpSource() | ArchiveSource():
-            if not op.url:
-                return None
-            scheme, name = _located(op.url)
-            return Subject("url", name, f"{scheme}://{name}", scheme=scheme)
-    return None
+    if isinstance(op, GitSource):
+        scheme, name = _located(op.remote)
+        return Subject("git", name.removesuffix(".git"), f"{scheme}://{name}", scheme=scheme)
+    if not op.url:
+        return None
+    scheme, name = _located(op.url)
+    return Subject("url", name, f"{scheme}://{name}", scheme=scheme)
 
 
 def _located(url: str) -> tuple[str, str]:
@@ -153,8 +150,8 @@ def asked_by(vertex: Vertex) -> Iterator[Subject]:
         yield Subject("privilege", f"security.{op.security}", f"security.{op.security} of {vertex.name}")
     for mount in op.mounts:
         if mount.kind in ("secret", "ssh"):
-            kind: Kind = "secret" if mount.kind == "secret" else "ssh"
-            yield Subject(kind, mount.id, f"{'secret' if kind == 'secret' else 'ssh agent'} {mount.id} of {vertex.name}")
+            what = "secret" if mount.kind == "secret" else "ssh agent"
+            yield Subject(mount.kind, mount.id, f"{what} {mount.id} of {vertex.name}")
 
 
 def of_graph(graph: Graph) -> Iterator[tuple[Vertex, Subject]]:

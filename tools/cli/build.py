@@ -14,6 +14,7 @@ from storage.errors import DiskError, InputError, RefledgerError
 from tools import bootstrap, roots
 from tools.cli.grants import Lent, granted, read_grants
 from tools.cli.options import read_request
+from tools.cli.policy_option import policy_option
 from tools.cli.result_options import (
     iidfile_option,
     metadata_option,
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 @click.option("--secret", "secrets", multiple=True, metavar="id=…", help="Lend RUN a secret: ,src=FILE or ,env=NAME.")
 @click.option("--ssh", multiple=True, metavar="ID[=…]", help="Lend an ssh agent: default, or ID=SOCKET or ID=KEY.")
 @click.option("--allow", multiple=True, metavar="NAME", help="Let steps ask for more: security.insecure.")
+@policy_option
 @click.option("--jobs", type=click.IntRange(1), metavar="N", help="Steps at once.  [default: number of cores]")
 @click.option("--runtime", metavar="NAME", help="OCI runtime.  [default: crun or runc, whichever works here]")
 @snapshotter_option
@@ -85,6 +87,7 @@ def build(
     secrets: tuple[str, ...],
     ssh: tuple[str, ...],
     allow: tuple[str, ...],
+    policies: tuple[str, ...],
     jobs: int | None,
     runtime: str | None,
     snapshotter: str,
@@ -134,7 +137,7 @@ def build(
             raise InputError("--check needs a Dockerfile that is here", hint="name it with -f FILE")
         check_only(request.dockerfile, request.frontend, as_json=as_json, offline=offline)
         return
-    machine = Machine(runtime, proxies, snapshotter, offline)
+    machine = Machine(runtime, proxies, snapshotter, offline, policies)
     progress = "quiet" if quiet else progress
     attend: Attend | None = None
     if on_failure == "shell":
@@ -160,6 +163,7 @@ class Machine(NamedTuple):
     ambient: Mapping[str, str]
     snapshotter: str
     offline: bool
+    policies: tuple[str, ...] = ()
 
 
 class Report(NamedTuple):
@@ -214,7 +218,7 @@ async def _build(
         async with granted(lent, roots.secret_places(root, build_id)) as grants:
             engine, connections = bootstrap.engine(
                 root, build_id, machine.runtime, machine.ambient, machine.snapshotter, grants, offline=machine.offline,
-                attend=attend,
+                attend=attend, policies=machine.policies,
             )  # fmt: skip
             try:
                 return await engine.build(request)
