@@ -551,6 +551,28 @@ class Pruned(Fact):
     by: str = ""
 
 
+# ---------------------------------------------------------------- policies
+
+
+class PolicyDecided(Fact):
+    """The build policy whose file is the blob `policy` (named `file` then) speaks of `subject` (as people know it; of
+    `kind` image, pin, created, signature, url, git, network, privilege, secret, ssh, cache, layer or export, called
+    `name` in patterns): `decision` allowed or denied, by `rule`, "" when allowed, at `line` of the file, for the reason
+    in `detail`; `rules`: all that speak of it; `evidence`: what is decided on beside the name. Once a subject."""
+
+    rule: str
+    subject: str
+    decision: str
+    detail: str
+    policy: str
+    kind: str = ""
+    name: str = ""
+    rules: tuple[str, ...] = ()
+    evidence: Json | None = None
+    file: str = ""
+    line: int = 0
+
+
 # ---------------------------------------------------------------- exports
 
 
@@ -703,7 +725,7 @@ TYPES: dict[str, type[Fact]] = {
         PullProgressed, PullFailed, LayerPulled, LayerTocRead, FilesFetched, Materialized, MaterializationFailed,
         BlobCreated, CacheQueried, CacheRecorded, CacheImported, CacheImportFailed, CacheExported, CacheExportFailed,
         ProviderLost, HitRevoked, LocalLost, Demoted, Pruned, ExportStarted, ExportProgressed, Exported,
-        CacheMountUsed, SecretMounted, AgentForwarded, SecurityLifted,
+        CacheMountUsed, SecretMounted, AgentForwarded, SecurityLifted, PolicyDecided,
         LayerScanned, Attested,
         CheckpointSigned, CheckpointPublished, CheckpointPublishFailed,
     )
