@@ -383,13 +383,13 @@ class _Zstd:
     """A zstd frame. Even one thread is a pool: without one, zstd would not cut the input into jobs."""
 
     def __init__(self, threads: int, level: int) -> None:
+        usual = zstandard.ZstdCompressionParameters.from_level(level)
         parameters = zstandard.ZstdCompressionParameters.from_level(
-            level, threads=threads, job_size=_ZSTD_JOB, write_checksum=1
-        )
-        if parameters.window_log > _ZSTD_WINDOW:
-            parameters = zstandard.ZstdCompressionParameters.from_level(
-                level, threads=threads, job_size=_ZSTD_JOB, write_checksum=1, window_log=_ZSTD_WINDOW
-            )
+            level, threads=threads, job_size=_ZSTD_JOB, write_checksum=1,
+            window_log=min(usual.window_log, _ZSTD_WINDOW),
+            # what is larger than the window finds nothing more, and each thread has tables of its own
+            chain_log=min(usual.chain_log, _ZSTD_WINDOW + 1), hash_log=min(usual.hash_log, _ZSTD_WINDOW),
+        )  # fmt: skip
         self._stream: zstandard.ZstdCompressionObj | None
         self._stream = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
 
