@@ -164,8 +164,8 @@ class LogWriter:
             raise
 
     def redact(self, now: int, said: Sequence[tuple[codec.Encoded, Sequence[Payload]]]) -> list[Event]:
-        """Append these events at `now` (UTC ns), and erase what each tells of, in one transaction; then see that the file has
-        it no more. Raises LogError, DiskError."""
+        """Append these events at `now` (UTC ns), and erase what each tells of, in one transaction; then see that the
+        file has it no more. Raises LogError, DiskError."""
         group = [(now, [event for event, _ in said])]
         gone = [payloads for _, payloads in said]
         try:
