@@ -613,6 +613,16 @@ class CheckpointPublished(Fact):
     digest: str = ""
 
 
+class CheckpointPublishFailed(Fact):
+    """The checkpoint of `size` and `root` could not be sent to `target`: where it is missing, this says why."""
+
+    STREAM: ClassVar[Literal["build", "ref", "cache", "log"]] = "log"
+    size: int
+    root: str
+    target: str
+    error: str
+
+
 # ---------------------------------------------------------------- what a step had beside its inputs
 
 
@@ -665,7 +675,7 @@ TYPES: dict[str, type[Fact]] = {
         BlobCreated, CacheQueried, CacheRecorded, CacheImported, CacheImportFailed, CacheExported, CacheExportFailed,
         ProviderLost, HitRevoked, LocalLost, Demoted, Pruned, ExportStarted, ExportProgressed, Exported,
         CacheMountUsed, SecretMounted, AgentForwarded, SecurityLifted,
-        CheckpointSigned, CheckpointPublished,
+        CheckpointSigned, CheckpointPublished, CheckpointPublishFailed,
     )
 }  # fmt: skip
 """The closed table of what may be decoded: a stored name never imports anything."""

@@ -16,6 +16,7 @@ from tools.cli.text import clean
 
 _COMMANDS = {
     "append": "tools.cli.append",
+    "audit": "tools.cli.audit",
     "browse": "tools.cli.browse",
     "build": "tools.cli.build",
     "bundle": "tools.cli.bundle",
