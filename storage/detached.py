@@ -20,14 +20,11 @@ from typing import Any
 
 import orjson
 
-from storage.interfaces import Json, Payload
+from storage.interfaces import REDACTED, Json, Payload
 
 SALT = 32  # bytes
 ROOM = 1024
 """Values that one event may have detached at most: the id of a payload is ROOM × seq + its place among the pointers."""
-REDACTED = "$redacted"
-"""The only key of what stands for an erased value when its event is read: an object with `digest`, and of the event
-that tells of it `seq`, `time` (UTC ns), `by` and `reason`."""
 
 REDACTION = "PayloadRedacted"
 """The type of the events that tell who erased values, `by` and `reason`, of which `digests`."""

@@ -252,6 +252,28 @@ class Payload:
     erased: int = 0
 
 
+REDACTED = "$redacted"
+"""The only key of what stands for an erased value when its event is read: an object with `digest`, and of the event
+that tells of it `seq`, `time` (UTC ns), `by` and `reason`."""
+
+
+def redacted(value: Any) -> str:
+    """What to show for a value of an event that was erased, `[redacted by NAME on DATE: REASON]`; "" for any other."""
+    if not isinstance(value, dict) or not isinstance(told := value.get(REDACTED), dict) or len(value) != 1:
+        return ""
+    from datetime import UTC, datetime  # reason: few logs have any, and starting up must be quick
+
+    day = datetime.fromtimestamp(int(told.get("time", 0)) // 10**9, UTC)
+    return f"[redacted by {told.get('by')} on {day:%Y-%m-%d}: {told.get('reason')}]"
+
+
+def worded(value: Any) -> Any:
+    """`value`, in which words stand for what was erased (see `redacted`)."""
+    if not isinstance(value, dict):
+        return value
+    return redacted(value) or {key: worded(item) for key, item in value.items()}
+
+
 class EventLog(Protocol):
     """The append-only log of one root. Thread-safe; several processes may append to the same log."""
 

@@ -25,6 +25,7 @@ from storage.layout_listing import WithLayoutListing
 from storage.layout_target import WithLayoutTargets
 from storage.locks import FileLocks
 from storage.uploads import UploadSessions
+from tools.auditing.sensitive import sensitive_args
 from tools.connecting import known_registries, registry_client
 from tools.known import LogAnswers
 from tools.roots import Root
@@ -43,7 +44,7 @@ class Imaging:
 @asynccontextmanager
 async def imaging(root: Root, build: str) -> AsyncIterator[tuple[Ledger, Imaging]]:
     """For a build that is recorded in `root`, with its ledger."""
-    ledger = Ledger(root.log, build)
+    ledger = Ledger(root.log, build, sensitive_args(root.path))
     blobs = DirectoryBlobs(root.path, owner=build)
     uploads = UploadSessions(root.path / "uploads")
     uploads.sweep()

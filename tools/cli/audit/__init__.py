@@ -10,6 +10,7 @@ _COMMANDS = {
     "checkpoint": "tools.cli.audit.checkpoint",
     "keygen": "tools.cli.audit.keygen",
     "prove": "tools.cli.audit.prove",
+    "redact": "tools.cli.audit.redact",
 }
 
 
