@@ -47,6 +47,7 @@ from storage.layout_listing import WithLayoutListing
 from storage.partial import DirectoryPartials
 from storage.registry import RegistryClient
 from storage.snapshots import OverlaySnapshots
+from tools.auditing.sensitive import sensitive_args
 from tools.bases import LogBases
 from tools.connecting import USER_AGENT, known_registries, registry_client
 from tools.known import LogAnswers, Past
@@ -88,7 +89,7 @@ def engine(
     closing = AsyncExitStack()
     log, locks, tmp = root.log, root.locks, root.tmp
     clock = Clock(time.time_ns, time.monotonic)
-    ledger = Ledger(log, build)
+    ledger = Ledger(log, build, sensitive_args(root.path))
     own = DirectoryBlobs(
         root.path,
         owner=build,

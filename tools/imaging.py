@@ -26,6 +26,7 @@ from storage.layout_listing import WithLayoutListing
 from storage.layout_target import WithLayoutTargets
 from storage.locks import FileLocks
 from storage.uploads import UploadSessions
+from tools.auditing.sensitive import sensitive_args
 from tools.connecting import known_registries, registry_client
 from tools.known import LogAnswers
 from tools.policing import make_gate
@@ -51,7 +52,7 @@ class Imaging:
 async def imaging(root: Root, build: str, policies: Sequence[str] = ()) -> AsyncIterator[tuple[Ledger, Imaging]]:
     """For a build that is recorded in `root`, with its ledger; `policies`: files of rules that hold beside this
     machine's. Raises InputError, DiskError."""
-    ledger = Ledger(root.log, build)
+    ledger = Ledger(root.log, build, sensitive_args(root.path))
     blobs = DirectoryBlobs(root.path, owner=build)
     uploads = UploadSessions(root.path / "uploads")
     uploads.sweep()
