@@ -43,9 +43,11 @@ from storage.interfaces import BlobStore, Reference
 
 if TYPE_CHECKING:
     # reason: what only some builds need is not loaded for all
+    from engine.attest.attester import Attester
+    from engine.attest.spec import Attest
     from engine.cache.export import CacheExporter
     from engine.cache.spec import CacheSource, CacheTarget
-    from engine.exporters.exporters import Built, Exporters, Written
+    from engine.exporters.exporters import Attach, Built, Exporters, Written
     from engine.images.definition import Definition
     from engine.images.intake import LayerFiles
     from engine.offline.needs import Needs
@@ -64,7 +66,7 @@ class BuildRequest:
     ContextSource, "" for an empty directory; `archive`: a context that comes on this stream (`frontend.context` says of
     others where they are); `platforms`: one image for each; `options` go into the log as they are (secrets by id only);
     `epoch` SOURCE_DATE_EPOCH in seconds; `offered`: the names of what the executor may lend; `offline`: nobody may be
-    asked; `check`: only tell what would be done."""
+    asked; `check`: only tell what would be done; `attest`: what is to be said of the images."""
 
     dockerfile: str | None
     frontend: FrontendOptions
@@ -86,6 +88,7 @@ class BuildRequest:
     offline: bool = False
     check: bool = False
     definition: Definition | None = None
+    attest: tuple[Attest, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +132,7 @@ class Engine:
     files: Callable[[], LayerFiles]
     imports: Callable[[BuildRequest, Mapping[Digest, Path]], Imports]
     caching: Callable[[Graph, Solution, int | None], CacheExporter]
+    attester: Callable[[], Attester]
     _pinned: dict[Any, Op] = field(default_factory=dict)
 
     async def build(self, request: BuildRequest) -> BuildResult:
@@ -309,7 +313,9 @@ class Engine:
             built = [Built(item, refs[item.vertex], _base_layers(graph, item.vertex)) for item in graph.results]
             inline = caching is not None and any(target.kind == "inline" for target in request.cache_to)
             extra = caching.inline if caching is not None and inline else None
-            written = await self.exporters().export(built, request.outputs, request.epoch, extra)
+            written = await self.exporters().export(
+                built, request.outputs, request.epoch, extra, self._attach(request)
+            )
             warnings += _told_repacked(graph, built, written)
         if caching is not None:
             warnings += await caching.export(request.cache_to)
@@ -321,6 +327,9 @@ class Engine:
         first = refs[graph.results[0].vertex].id
         digest, config = (made.digest, made.config) if made else (None, None)
         return BuildResult(first, digest, config, tuple(warnings), written=written)
+
+    def _attach(self, request: BuildRequest) -> Attach | None:
+        return partial(self.attester().attest, request.attest) if request.attest else None
 
     async def _failed(self, error: RefledgerError, vertex: Vertex | None) -> None:
         where = None if vertex is None else str(vertex.digest)

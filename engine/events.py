@@ -270,7 +270,8 @@ class SourceTried(Fact):
     """One registry was asked once, and what came of it: `verb` pull, manifest, resolve, mount, upload, put, or exists
     (told of when it failed only); `name`: a digest or a tag; `status` of its answer, 0 for none; `outcome` ok, refused,
     or the `kind` of a failure (missing, auth, transport, corrupt), with `error`; `bytes` of the body that came or went;
-    `mirror_of`: the registry and repository (`host/name`) that was meant, when this is a mirror of it."""
+    `mirror_of`: the registry and repository (`host/name`) that was meant, when this is a mirror of it. A part of a blob
+    is `ok` when it is complete: that it was wrong shows with the rest of the blob (PullFailed)."""
 
     verb: str
     name: str
@@ -285,7 +286,8 @@ class SourceTried(Fact):
 
 class MaterializationRequested(Fact):
     """`reason`: run, copy, export, shell or inspect; `layers`: digests of the blobs to come, whole or in part; `bytes`:
-    the sizes of what is to come, as far as they are known (not of a table of contents)."""
+    the sizes of what is to come, as far as they are known (not of a table of contents); `snapshotter`: how they are
+    laid out, "" when they are not, as for an export that converts them."""
 
     STREAM: ClassVar[Literal["build", "ref", "cache"]] = "ref"
     ref: str
@@ -587,6 +589,35 @@ class Exported(Fact):
     compression: str = ""
 
 
+# ---------------------------------------------------------------- what is attested
+
+
+class LayerScanned(Fact):
+    """Layer `diff_id` was looked through: `scan` is the digest of what it tells of packages and hides, stored;
+    `databases` of packages in it, and the `packages` they have; `problems`: reasons why that may not be all."""
+
+    STREAM: ClassVar[Literal["build", "ref", "cache", "log"]] = "cache"
+    diff_id: str
+    scan: str
+    databases: int
+    packages: int
+    problems: int = 0
+
+
+class Attested(Fact):
+    """Something is said of the manifest `image` for `platform`, before that is exported: `statement` is the digest of
+    the stored in-toto statement, of `predicate_type`; `envelope`: of the DSSE envelope that `key` signed, "" for none;
+    `referrer`: of the manifest that attaches it."""
+
+    image: str
+    platform: str
+    predicate_type: str
+    statement: str
+    envelope: str = ""
+    referrer: str = ""
+    key: str = ""
+
+
 # ---------------------------------------------------------------- the log itself
 
 
@@ -609,6 +640,16 @@ class CheckpointPublished(Fact):
     root: str
     target: str
     digest: str = ""
+
+
+class CheckpointPublishFailed(Fact):
+    """The checkpoint of `size` and `root` could not be sent to `target`: where it is missing, this says why."""
+
+    STREAM: ClassVar[Literal["build", "ref", "cache", "log"]] = "log"
+    size: int
+    root: str
+    target: str
+    error: str
 
 
 # ---------------------------------------------------------------- what a step had beside its inputs
@@ -663,7 +704,8 @@ TYPES: dict[str, type[Fact]] = {
         BlobCreated, CacheQueried, CacheRecorded, CacheImported, CacheImportFailed, CacheExported, CacheExportFailed,
         ProviderLost, HitRevoked, LocalLost, Demoted, Pruned, ExportStarted, ExportProgressed, Exported,
         CacheMountUsed, SecretMounted, AgentForwarded, SecurityLifted,
-        CheckpointSigned, CheckpointPublished,
+        LayerScanned, Attested,
+        CheckpointSigned, CheckpointPublished, CheckpointPublishFailed,
     )
 }  # fmt: skip
 """The closed table of what may be decoded: a stored name never imports anything."""

@@ -163,6 +163,8 @@ PROJECTION = Projection(
         "Exported": _exported,
         "Demoted": _keep(_fields("name", "digest")),
         "Pruned": _keep(_fields("name")),
+        "LayerScanned": _keep(_fields("diff_id")),
+        "Attested": _keep(_fields("image", "referrer")),
         "BuildCompleted": _keep(_results),
         **{name: _keep(lambda event: [event.vertex]) for name in GIVEN},
     },

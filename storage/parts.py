@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from storage.compression import decompress
+from storage.decompression import decompress
 from storage.digest import Hasher
 from storage.errors import DiskError, TocUnusable, VerificationError
 from storage.implied import read_implied, write_implied
@@ -97,6 +97,8 @@ class Member:
     entry: Entry
     chunks: Sequence[Chunk] = ()
     data: bytes = b""
+    implied: bool = False
+    """A directory that the layer does not tell of, though it has something in it."""
 
 
 class DirectoryPart:
@@ -135,7 +137,7 @@ class DirectoryPart:
             if self._spool is not None:
                 self._spool.flush()
             _, implied = unpack_tree(_Content(self._members, self.ranges, self._spool), tree)
-            write_implied(self._directory, implied)
+            write_implied(self._directory, implied | {one.entry.name for one in self._members if one.implied})
             self._drop_spool()
         except OSError as error:
             raise DiskError.of(error, "laying out a part of a layer") from error
@@ -178,6 +180,10 @@ def merge(ranges: Iterable[Range]) -> list[Range]:
 # ---------------------------------------------------------------- what is laid out
 
 
+_IMPLIED = {"mode": 0o755, "uid": 0, "gid": 0}
+"""How a directory looks until a lower layer tells (storage/unpack.py)."""
+
+
 def _members(table: ChunkedToc, part: Part) -> Iterator[Member]:
     """Parents first, whiteouts where the layer has them."""
     wanted = _chosen(table, part)
@@ -191,8 +197,9 @@ def _members(table: ChunkedToc, part: Part) -> Iterator[Member]:
                 yield Member(_entry(HARD_LINK, path, {}, link=first))
             else:
                 yield _member(table, path, node, with_content=id(node) in full)
-        elif node is not None and node.told is not None:
-            yield Member(_entry(DIRECTORY, path, node.told))
+        elif node is not None:
+            # also what is implied: of all that is in it, nothing else may be wanted
+            yield Member(_entry(DIRECTORY, path, node.told or _IMPLIED), implied=node.told is None)
         if path in table.opaque:
             yield Member(_entry(REGULAR, path + b"/" + OPAQUE_NAME if path else OPAQUE_NAME, {}))
         if path in table.whiteouts:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import MaterializationError
 from engine.exporters.archive import ArchiveExporter
@@ -19,7 +19,10 @@ from engine.output import Form, Output
 from engine.refs.materializer import Clock
 from engine.refs.ref import Layer, Ref, Remote
 from storage.digest import Digest
-from storage.interfaces import BlobStore, Compression
+from storage.interfaces import Compression
+
+if TYPE_CHECKING:
+    from engine.attest.statement import Attested
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,8 @@ class Written:
     digest: Digest | None
 
 
+Attach = Callable[[Built, Image], Awaitable["Attested"]]
+"""What is attested of an image."""
 Extra = Callable[[Built, Sequence[Layer]], Mapping[str, Any]]
 """Further fields of an image's config, given its packed layers."""
 
@@ -49,7 +54,6 @@ class Exporters:
     """Takes results out of the root."""
 
     transfer: Transfer
-    blobs: BlobStore
     pusher: Pusher
     archiver: ArchiveExporter
     layout: LayoutExporter
@@ -58,14 +62,15 @@ class Exporters:
     clock: Clock
 
     async def export(
-        self, built: Sequence[Built], outputs: Sequence[Output], epoch: int | None, extra: Extra | None = None
-    ) -> tuple[Written, ...]:
+        self, built: Sequence[Built], outputs: Sequence[Output], epoch: int | None, extra: Extra | None = None,
+        attach: Attach | None = None,
+    ) -> tuple[Written, ...]:  # fmt: skip
         """Write what was `built` to all `outputs`, one after the other; `extra`: what else the configs of the images
-        hold. All images are composed first, so that nothing is out when that cannot be done. Raises RegistryError,
-        MaterializationError, VerificationError, DiskError, InputError."""
+        hold, `attach` what is attested of them. All images are composed first, so that nothing is out when that cannot
+        be done. Raises RegistryError, MaterializationError, VerificationError, DiskError, LogError, InputError."""
         written = []
         try:
-            made = await self._compose(built, outputs, epoch, extra)
+            made = await self._compose(built, outputs, epoch, extra, attach)
             for output in outputs:
                 image = None if output.of_files else made[output.form]
                 written.append(Written(output, image, await self._write(built, output, image, epoch)))
@@ -77,8 +82,9 @@ class Exporters:
         return tuple(written)
 
     async def _compose(
-        self, built: Sequence[Built], outputs: Sequence[Output], epoch: int | None, extra: Extra | None
-    ) -> dict[Form, Bundle]:
+        self, built: Sequence[Built], outputs: Sequence[Output], epoch: int | None, extra: Extra | None,
+        attach: Attach | None,
+    ) -> dict[Form, Bundle]:  # fmt: skip
         """The images in each form that is wanted; layers are packed once for all forms that have the same."""
         packed: dict[tuple[Compression, bool], list[tuple[Layer, ...]]] = {}
         made: dict[Form, Bundle] = {}
@@ -90,7 +96,9 @@ class Exporters:
             for item, layers in zip(built, packed[way], strict=True):
                 fields = extra(item, layers) if extra is not None else {}
                 images.append(self._image(item, layers, epoch, fields, form))
-            made[form] = bundle(images, form)
+            attested = [await attach(*pair) for pair in zip(built, images, strict=True)] if attach else []
+            referrers = [one for item in attested for one in item.referrers]
+            made[form] = bundle(images, form, [item.manifest for item in attested], referrers)
         return made
 
     async def _pack(self, item: Built, epoch: int | None, form: Form) -> tuple[Layer, ...]:
@@ -120,11 +128,9 @@ class Exporters:
         if output.kind == "image" and output.push:
             compression = output.form.compression.written
             await self.pusher.push(made, output.names, by_digest=output.by_digest, compression=compression)
-        elif output.kind == "image":
-            self._keep(made)
         elif output.directory:
             await self.layout.export(made, output)
-        else:
+        elif output.kind != "image":
             await self.archiver.export(made, output)
         return made.digest
 
@@ -133,13 +139,5 @@ class Exporters:
         trees = [(item.result.platform.replace("/", "_") if split else "", item.ref) for item in built]
         if output.kind == "tar":
             return await self.tar.export(trees, output.dest, epoch)
-        await self.local.export(trees, output.dest)
+        await self.local.export(trees, output.dest, epoch)
         return None
-
-    def _keep(self, made: Bundle) -> None:
-        """Store what only names layers, so that the digest that is told can be looked into here."""
-        for image in made.images:
-            self.blobs.put(image.config)
-            self.blobs.put(image.manifest)
-        if made.index:
-            self.blobs.put(made.index)

@@ -63,12 +63,14 @@ class Image:
 @dataclass(frozen=True, slots=True)
 class Bundle:
     """What an export writes: one image, or several below `index` (bytes to be stored, b"" for one image), which then is
-    of `index_type` and whose own descriptor has `annotations`."""
+    of `index_type` and whose own descriptor has `annotations`; `referrers` refer to some of them (by `subject`): they
+    go where these go, but into no archive, which has no place for them."""
 
     images: tuple[Image, ...]
     index: bytes = b""
     index_type: str = INDEX
     annotations: Mapping[str, str] = field(default_factory=dict)
+    referrers: tuple[Image, ...] = ()
 
     @property
     def top(self) -> bytes:
@@ -101,16 +103,29 @@ class Bundle:
     def layers(self) -> dict[Digest, Layer]:
         """All layers by blob: one that stands twice (an empty one often does, or a base's) moves once. Those that are
         not to be distributed are left out: they stay where their URLs say."""
-        return {
-            layer.blob.digest: layer
-            for image in self.images
-            for layer in image.layers
-            if layer.blob and not layer.blob.media_type.startswith((_OCI_FOREIGN, _DOCKER_FOREIGN))
-        }
+        return _layers(self.images)
+
+    @property
+    def everything(self) -> dict[Digest, Layer]:
+        """The same, and what the referrers are made of."""
+        return _layers((*self.images, *self.referrers))
 
 
-def bundle(images: Sequence[Image], form: Form) -> Bundle:
-    """The `images` of one build, below an index when there are several (image-index.md)."""
+def _layers(images: Sequence[Image]) -> dict[Digest, Layer]:
+    return {
+        layer.blob.digest: layer
+        for image in images
+        for layer in image.layers
+        if layer.blob and not layer.blob.media_type.startswith((_OCI_FOREIGN, _DOCKER_FOREIGN))
+    }
+
+
+def bundle(
+    images: Sequence[Image], form: Form, attests: Sequence[Image] = (), referrers: Sequence[Image] = ()
+) -> Bundle:
+    """The `images` of one build, below an index when there are several, or something `attests` one: that comes behind
+    them (image-index.md; BuildKit docs/attestations/attestation-storage.md)."""
+    images = [*images, *attests]
     if len(images) == 1:
         return Bundle(tuple(images))
     index: Json = {
@@ -120,7 +135,8 @@ def bundle(images: Sequence[Image], form: Form) -> Bundle:
     }
     if noted := _annotations(form, "index"):
         index["annotations"] = noted
-    return Bundle(tuple(images), canonical_json(index), index["mediaType"], _annotations(form, "index-descriptor"))
+    noted = _annotations(form, "index-descriptor")
+    return Bundle(tuple(images), canonical_json(index), index["mediaType"], noted, tuple(referrers))
 
 
 def _platform(text: str) -> dict[str, str]:

@@ -40,12 +40,15 @@ class LayoutExporter:
                 kind="oci", target=dest, digest=str(made.digest), layers=layers, compression=compression
             )
         )
-        moved = await together(self.mover.move(layer, target, dest) for layer in made.layers.values())
+        moved = await together(self.mover.move(layer, target, dest) for layer in made.everything.values())
         for image in made.images:
             await self._put(target, image.config_blob, image.config)
             await self._put(target, image.descriptor, image.manifest)
         if made.index:
             await self._put(target, made.descriptor, made.index)
+        for one in made.referrers:
+            await self._put(target, one.config_blob, one.config)
+            await self.mover.target.put_manifest(target, str(one.digest), one.media_type, one.manifest)
         await in_thread(lambda: self.enter(Path(target.repository), entries(made, output.names)))
         await self.facts.record(
             Exported(

@@ -1,7 +1,8 @@
 """Push: mount first, stream registry to registry second, upload what lies here last.
 
-Order (I11): layers, configs, manifests by digest, index by digest, tags. An interrupted push leaves no tag that points
-at a hole. The one manifest that a tag points at is put under the tag alone: registries store it before they name it.
+Order (I11): layers, configs, manifests by digest, index by digest, what refers to them, tags. An interrupted push
+leaves no tag that points at a hole. The one manifest that a tag points at is put under the tag alone: registries store
+it before they name it.
 """
 
 from __future__ import annotations
@@ -48,14 +49,17 @@ class Pusher:
                 compression=compression,
             )
         )
-        moved = await together(self.mover.move(layer, target, shown) for layer in made.layers.values())
-        await together(self._config(image, target) for image in made.images)
+        moved = await together(self.mover.move(layer, target, shown) for layer in made.everything.values())
+        await together(self._config(image, target) for image in (*made.images, *made.referrers))
         if made.index:
             await together(
                 self.target.put_manifest(target, str(image.digest), image.media_type, image.manifest)
                 for image in made.images
             )
             await self.target.put_manifest(target, str(made.digest), made.media_type, made.index)
+        await together(
+            self.target.put_manifest(target, str(one.digest), one.media_type, one.manifest) for one in made.referrers
+        )
         if tag != str(made.digest) or not made.index:
             await self.target.put_manifest(target, tag, made.media_type, made.top)
         await self.facts.record(

@@ -1,1 +1,1 @@
-"""Auditing a root: what the log proves, and whether it holds."""
+"""The audit trail: who signs the log, what was signed, and whether it still holds."""

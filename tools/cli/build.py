@@ -12,6 +12,7 @@ import click
 
 from storage.errors import DiskError, InputError, RefledgerError
 from tools import bootstrap, roots
+from tools.cli.attests import attest_option, provenance_option, sbom_option, shorthands
 from tools.cli.grants import Lent, granted, read_grants
 from tools.cli.options import read_request
 from tools.cli.result_options import (
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
 @output_option
 @push_option
 @click.option("--annotation", "annotations", multiple=True, metavar="KEY=VALUE", help="Annotate the image's manifest.")
+@attest_option
+@provenance_option
+@sbom_option
 @click.option("--no-cache", is_flag=True, help="Run every step.")
 @click.option("--offline", is_flag=True, help="Ask nobody: build from what is here. Does not cut the network of RUN.")
 @click.option("--cache-from", multiple=True, metavar="type=…", help="Another cache: registry,ref=… or local,src=….")
@@ -74,6 +78,9 @@ def build(
     outputs: tuple[str, ...],
     push: bool,
     annotations: tuple[str, ...],
+    attests: tuple[str, ...],
+    provenance: str | None,
+    sbom: str | None,
     no_cache: bool,
     offline: bool,
     cache_from: tuple[str, ...],
@@ -113,6 +120,7 @@ def build(
         build_contexts=build_contexts,
         outputs=outputs,
         annotations=annotations,
+        attests=(*attests, *shorthands(provenance, sbom)),
         push=push,
         no_cache=no_cache,
         offline=offline,
@@ -136,8 +144,6 @@ def build(
         return
     machine = Machine(runtime, proxies, snapshotter, offline)
     progress = "quiet" if quiet else progress
-    if any(output.dest == "-" for output in request.outputs):
-        _check_stdout(progress)
     attend: Attend | None = None
     if on_failure == "shell":
         from tools.cli.shell import Leaving, Terminal
@@ -178,6 +184,8 @@ def run_request(
 ) -> None:  # fmt: skip
     """Build `request` in the root, shown as `progress` says, and tell what came of it; `bundle`: where to put it when
     it fails. Raises RefledgerError."""
+    if any(output.dest == "-" for output in request.outputs):
+        _check_stdout(progress)
     drawn = "quiet" if request.check and progress == "auto" else progress  # the answer is what a check is for
     silent = request.check or progress in ("json", "quiet")
     with running(drawn, silent=silent) as run:

@@ -10,6 +10,7 @@ from engine.grants import Offered
 from storage.errors import InputError
 from storage.interfaces import Reference
 from tools import __version__, roots
+from tools.cli.attests import read_attests
 from tools.cli.contexts import read_contexts
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def read_request(
     build_contexts: Sequence[str],
     outputs: Sequence[str],
     annotations: Sequence[str],
+    attests: Sequence[str],
     push: bool,
     no_cache: bool,
     offline: bool,
@@ -56,6 +58,7 @@ def read_request(
     targets = read_platforms(platforms) or (host,)
     epoch = read_epoch(args.get("SOURCE_DATE_EPOCH") or os.environ.get("SOURCE_DATE_EPOCH"))
     wanted = _outputs(outputs, annotations, push=push, names=names, platforms=targets, epoch=epoch)
+    said = read_attests(attests, wanted)
     sources, kept = _caches(cache_from, cache_to)
     if offline and not cache_check:
         _refuse_pushes(wanted, kept)
@@ -94,6 +97,7 @@ def read_request(
             "cache_from": [source.written for source in sources], "cache_to": [target.written for target in kept],
             "no_cache": no_cache, "network": network, "epoch": epoch, "jobs": jobs or os.cpu_count() or 1,
             **({"offline": True} if offline else {}), **({"cache_check": True} if cache_check else {}),
+            **({"attest": [one.written for one in said]} if said else {}),
         },
         name=given.name,
         version=__version__,
@@ -101,6 +105,7 @@ def read_request(
         offered=offered,
         offline=offline,
         check=cache_check,
+        attest=said,
     )  # fmt: skip
     return request, proxies
 

@@ -165,6 +165,25 @@ def test_paths_have_what_all_layers_would_give(
         shutil.rmtree(directory)
 
 
+@pytest.mark.parametrize("form", list(FORMS))
+def test_a_directory_that_is_only_implied_is_there_when_nothing_in_it_matches(
+    registry: RegistryProcess, repository: str, tmp_path: Path, form: str
+) -> None:
+    made = [FORMS[form](make_tar(file("a/a/a", b"x")))]
+    op = Copy(("a/./*/c",), "/", from_context=False, parents=True)
+    push_layers(registry.host, repository, made)
+    with kit(tmp_path, erofs=True) as parts:
+
+        async def run() -> tuple[object, object]:
+            try:
+                return await both_ways(parts, remote([registry.host], repository, made), op)
+            finally:
+                await parts.registry.aclose()
+
+        ours, theirs = asyncio.run(run())
+    assert ours == theirs == [b"a\tdir\t0755\t\n", ("a", "a", 0), 0]
+
+
 # ---------------------------------------------------------------- only what is asked
 
 

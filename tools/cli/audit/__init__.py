@@ -1,4 +1,4 @@
-"""`refledger audit`: what the log proves, and whether it holds. Subcommands are imported when they run."""
+"""`refledger audit`: what a third party can check. Subcommands are imported when they run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ import importlib
 import click
 
 _COMMANDS = {
+    "checkpoint": "tools.cli.audit.checkpoint",
+    "keygen": "tools.cli.audit.keygen",
+    "provenance": "tools.cli.audit.provenance",
+    "prove": "tools.cli.audit.prove",
     "report": "tools.cli.audit.report",
+    "verify-image": "tools.cli.audit.verify_image",
 }
 
 
@@ -25,4 +30,4 @@ class _Lazy(click.Group):
 
 @click.group(cls=_Lazy)
 def audit() -> None:
-    """Prove what the log says, and check that it holds."""
+    """Sign what the log says, prove it, and check it."""

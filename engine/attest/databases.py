@@ -1,0 +1,136 @@
+"""Package databases, read within bounds: whoever made the image wrote them. Pure.
+
+Sources: dpkg's status (deb-status, deb822) and distroless' status.d, apk-tools' installed database (apk-installed),
+Python's core metadata (`*.dist-info/METADATA`), npm's package.json, os-release(5).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from engine.record import Record
+from storage.digest import parse_json
+
+Json = dict[str, Any]
+LARGE, SMALL = 64 << 20, 1 << 20
+"""Bytes of a database of many packages, and of a file about one, at most."""
+PACKAGES = 100_000
+"""Packages of one layer at most."""
+_FIXED = {
+    b"var/lib/dpkg/status": "deb", b"lib/apk/db/installed": "apk", b"usr/lib/apk/db/installed": "apk",
+    b"etc/os-release": "os", b"usr/lib/os-release": "os",
+}  # fmt: skip
+_STATUS_D = b"var/lib/dpkg/status.d/"
+_NPM = re.compile(rb"(?:.*/)?node_modules/(?:@[^/]+/)?[^/@]+/package\.json", re.DOTALL)
+_PIP = re.compile(rb"(?:.*/)?[^/]+\.dist-info/METADATA", re.DOTALL)
+_TEXT = re.compile(r"[^\x00-\x20\x7f-\x9f]{1,214}")
+_WORDS = re.compile(r"[^\x00-\x1f\x7f-\x9f]{1,200}")
+
+
+class Package(Record):
+    """`kind`: deb, apk, pypi or npm (the types of package URLs); `arch` and `license` "" where nobody says."""
+
+    kind: str
+    name: str
+    version: str
+    arch: str = ""
+    license: str = ""
+
+
+def kind_of(path: bytes) -> str:
+    """What the file at `path` tells of packages: deb, apk, pypi, npm, os; "" for all other files."""
+    if path in _FIXED:
+        return _FIXED[path]
+    if path.startswith(_STATUS_D):
+        name = path[len(_STATUS_D) :]
+        return "deb" if b"/" not in name and not name.endswith(b".md5sums") else ""
+    if _PIP.fullmatch(path):
+        return "pypi"
+    return "npm" if path.endswith(b"/package.json") and _NPM.fullmatch(path) else ""
+
+
+def leads_to_fixed(path: bytes) -> bool:
+    """Is `path` one of a database, or a directory on the way to one?"""
+    return any(known == path or known.startswith(path + b"/") for known in (*_FIXED, _STATUS_D))
+
+
+def limit_of(kind: str) -> int:
+    """Bytes of such a file at most."""
+    return LARGE if kind in ("deb", "apk") else SMALL
+
+
+def packages(kind: str, data: bytes) -> tuple[list[Package], int]:
+    """The packages that a database tells of, and how many entries could not be read."""
+    reader = {"deb": _dpkg, "apk": _apk, "pypi": _pip, "npm": _npm}[kind]
+    found: list[Package] = []
+    bad = 0
+    for fields in reader(data):
+        name, version, arch, license_ = fields
+        if len(found) >= PACKAGES or not _TEXT.fullmatch(name) or not _TEXT.fullmatch(version):
+            bad += 1
+            continue
+        arch = arch if _TEXT.fullmatch(arch) else ""
+        found.append(Package(kind, name, version, arch, license_ if _WORDS.fullmatch(license_) else ""))
+    return found, bad
+
+
+def distribution(data: bytes) -> dict[str, str]:
+    """`ID` and `VERSION_ID` of os-release(5)."""
+    found = {}
+    for line in data.decode("utf-8", "replace").splitlines():
+        key, equals, value = line.partition("=")
+        value = value.strip().strip("\"'")
+        if equals and key in ("ID", "VERSION_ID") and _TEXT.fullmatch(value):
+            found[key] = value
+    return found
+
+
+_Fields = tuple[str, str, str, str]
+
+
+def _stanzas(data: bytes, colon: str) -> Iterator[dict[str, str]]:
+    """Paragraphs of `Key: value` lines; what continues a line is passed over."""
+    fields: dict[str, str] = {}
+    for line in data.decode("utf-8", "replace").split("\n"):
+        if not line.strip():
+            if fields:
+                yield fields
+            fields = {}
+        elif not line.startswith((" ", "\t")):
+            key, found, value = line.partition(colon)
+            if found:
+                fields.setdefault(key, value.strip())
+    if fields:
+        yield fields
+
+
+def _dpkg(data: bytes) -> Iterator[_Fields]:
+    for one in _stanzas(data, ":"):
+        state = one.get("Status", "install ok installed").split()
+        if state[-1:] == ["installed"]:
+            yield one.get("Package", ""), one.get("Version", ""), one.get("Architecture", ""), ""
+
+
+def _apk(data: bytes) -> Iterator[_Fields]:
+    for one in _stanzas(data, ":"):
+        if "P" in one or "V" in one:
+            yield one.get("P", ""), one.get("V", ""), one.get("A", ""), one.get("L", "")
+
+
+def _pip(data: bytes) -> Iterator[_Fields]:
+    head = data.replace(b"\r\n", b"\n").partition(b"\n\n")[0]
+    for one in _stanzas(head, ":"):
+        yield one.get("Name", ""), one.get("Version", ""), "", one.get("License-Expression", "")
+
+
+def _npm(data: bytes) -> Iterator[_Fields]:
+    try:
+        fields = parse_json(data)
+    except ValueError:
+        yield "", "", "", ""
+        return
+    if isinstance(fields, dict) and ("name" in fields or "version" in fields):
+        texts = [value if isinstance(value := fields.get(key), str) else "" for key in ("name", "version", "license")]
+        yield texts[0], texts[1], "", texts[2]

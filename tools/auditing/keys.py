@@ -1,0 +1,89 @@
+"""Where the key is that signs checkpoints.
+
+`$REFLEDGER_AUDIT_KEY` (the key itself), else `$REFLEDGER_AUDIT_KEY_FILE`, else `audit.key` in the root, when it is
+there. The format is that of storage/notes.py.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+from storage.durable import fsync_directory
+from storage.errors import DiskError, InputError
+from storage.notes import Signer, Verifier, new_signer
+
+FILE = "audit.key"
+_MAX_BYTES = 4096
+_KEYGEN = "make one with: refledger audit keygen"
+
+
+def find_signer(root: Path) -> Signer | None:
+    """The key of `root`; None when none is configured. Raises InputError (it is no key), DiskError."""
+    if text := os.environ.get("REFLEDGER_AUDIT_KEY"):
+        return _parse(text, "$REFLEDGER_AUDIT_KEY")
+    if name := os.environ.get("REFLEDGER_AUDIT_KEY_FILE"):
+        return read_signer(Path(name))
+    path = root / FILE
+    return read_signer(path) if path.exists() else None
+
+
+def read_signer(path: Path) -> Signer:
+    """The private key in a file. Raises InputError, DiskError."""
+    return _parse(_read(path, "reading the audit key"), str(path))
+
+
+def read_verifier(text: str) -> Verifier:
+    """A verifier key: the key itself, or the name of a file that holds it. Raises InputError, DiskError."""
+    if text.count("+") < 2 and Path(text).is_file():
+        try:
+            return Verifier.parse(_read(Path(text), "reading the verifier key"))
+        except InputError as error:
+            raise InputError(error.what, where=text, hint=error.hint) from error
+    return Verifier.parse(text)
+
+
+def generate(path: Path, name: str) -> Verifier:
+    """Write a new private key called `name` to `path` (0600); returns its public half. Raises InputError when there
+    is a file already, DiskError."""
+    signer = new_signer(name, secrets.token_bytes(32))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except FileExistsError:
+        hint = "what an old key signed can only be checked with that one: keep it, and name another file with -o"
+        raise InputError("there is a key already, and it is not overwritten", where=str(path), hint=hint) from None
+    except OSError as error:
+        raise DiskError.of(error, "writing the audit key") from error
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(f"{signer.encode()}\n".encode())
+            file.flush()
+            os.fsync(file.fileno())
+        fsync_directory(path.parent)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise DiskError.of(error, "writing the audit key") from error
+    return signer.verifier
+
+
+def _parse(text: str, where: str) -> Signer:
+    try:
+        return Signer.parse(text)
+    except InputError as error:
+        raise InputError(error.what, where=where, hint=error.hint) from error
+
+
+def _read(path: Path, doing: str) -> str:
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise InputError("there is no such key file", where=str(path), hint=_KEYGEN) from None
+    except OSError as error:
+        raise DiskError.of(error, doing) from error
+    try:
+        return data[:_MAX_BYTES].decode()
+    except UnicodeDecodeError:
+        raise InputError("this is no key", where=str(path), hint=_KEYGEN) from None
