@@ -174,6 +174,28 @@ def test_a_digest_is_found_by_its_beginning_and_told_by_its_makers() -> None:
         audit(log, "sha256:")
 
 
+def test_what_policies_and_attestations_say_and_what_was_erased_is_told() -> None:
+    log = ListLog()
+    begin(log)
+    denied = {"rule": "no-network", "subject": "RUN make", "decision": "denied", "detail": "net", "policy": digest("p")}
+    said = {"image": digest("img"), "platform": "linux/amd64", "predicate_type": "https://slsa.dev/provenance/v1",
+            "statement": digest("s"), "envelope": "", "referrer": "", "key": "ci"}  # fmt: skip
+    seqs = [log.add_raw(name, data, "b1").seq for name, data in (("PolicyDecided", denied), ("Attested", said))]
+    finish(log)
+    erased = {"digests": [digest("x"), digest("y")], "by": "root@ci", "reason": "a token", "build": "b1", "vertex": ""}
+    log.add_raw("PayloadRedacted", {**erased, "build": "b2"})
+    seqs.append(log.add_raw("PayloadRedacted", erased).seq)
+    told = audit(log, "b1")
+    assert told.report
+    (decision,), (attested,) = told.report.decisions, told.report.attestations
+    assert (decision.rule, decision.decision, decision.seqs) == ("no-network", "denied", (seqs[0],))
+    assert (attested.statement, attested.key, attested.seqs) == (digest("s"), "ci", (seqs[1],))
+    (gap,) = [gap for gap in told.report.gaps if gap.what == "redacted"]
+    assert gap.seqs == (seqs[2],)
+    assert gap.detail.startswith("2 values were redacted by root@ci at 2023-11-14")
+    assert gap.detail.endswith(": a token")
+
+
 def test_an_event_that_cannot_be_read_is_an_error_that_says_so() -> None:
     log = ListLog()
     begin(log)
