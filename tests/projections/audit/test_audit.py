@@ -117,6 +117,26 @@ def test_a_result_of_a_build_elsewhere_is_told_to_be_without_its_record() -> Non
     assert told.report.steps[1].inherits == (1,)
 
 
+def test_privilege_and_ssh_are_taint_and_what_was_not_given_is_told() -> None:
+    story = Story()
+    mounts = [{"kind": "ssh", "id": "default", "target": "/agent"}, {"kind": "secret", "id": "no", "target": "/no"}]
+    story.begin("b1", vertex("one", security="insecure", network="none", mounts=mounts), vertex("two", "one"))
+    key = story.key(("argv", "one"))
+    story.ask("b1", "one", key, "never-built")
+    lifted = story.log.add(e.SecurityLifted(), "b1", "one").seq
+    signed = story.log.add(e.AgentForwarded(id="default", target="/agent"), "b1", "one").seq
+    story.ran("b1", "one")
+    story.recorded("b1", "one", key)
+    story.end("b1")
+    told = audit(story.log, "b1", blobs=story.blobs)
+    assert told.report
+    one, two = told.report.steps
+    assert {(item.kind, item.seen, item.seqs) for item in one.taint} == {
+        ("ssh", "used", (signed,)), ("secret", "absent", (2,)), ("security", "used", (lifted,)),
+    }  # fmt: skip
+    assert (two.outcome, two.inherits) == ("not needed", (one.number,))
+
+
 def test_every_attempt_failure_and_cancellation_is_told() -> None:
     log = ListLog()
     begin(log)
