@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from engine.offline.needs import Needs
     from engine.ops.emulation import Emulation
     from engine.ops.sources import SourceFetcher
+    from engine.policy.gate import Gate
 
 DOCKERFILE = "dockerfile.v0"
 """The frontend of builds that are not edits of images (Definition.frontend)."""
@@ -116,7 +117,8 @@ class BuildResult:
 
 @dataclass(slots=True)
 class Engine:
-    """The collaborators of one build, put together by tools/bootstrap.py."""
+    """The collaborators of one build, put together by tools/bootstrap.py; `gate`: what keeps it to its policies, if it
+    has any."""
 
     ledger: Ledger
     blobs: BlobStore
@@ -133,6 +135,7 @@ class Engine:
     imports: Callable[[BuildRequest, Mapping[Digest, Path]], Imports]
     caching: Callable[[Graph, Solution, int | None], CacheExporter]
     attester: Callable[[], Attester]
+    gate: Gate | None = None
     _pinned: dict[Any, Op] = field(default_factory=dict)
 
     async def build(self, request: BuildRequest) -> BuildResult:
@@ -140,6 +143,10 @@ class Engine:
         vertex: Vertex | None = None
         try:
             self._start(request)
+            if self.gate is not None:
+                from engine.policy.building import check_request
+
+                await check_request(self.gate, request)
             request = await self._fetch_context(request)
             graph = await self._define(request)
             result = await self._solve(request, graph)
@@ -169,7 +176,7 @@ class Engine:
             BuildStarted(
                 frontend=DOCKERFILE if edit is None else edit.frontend,
                 definition=definition,
-                options=dict(request.options),
+                options={**request.options, **({"policies": self.gate.described} if self.gate else {})},
                 context=None,
                 engine_version=request.version,
                 host=dict(request.host),
@@ -183,6 +190,10 @@ class Engine:
         graph = await self._compile(request)
         if len(graph.results) > 1 and any(output.kind == "docker" for output in request.outputs):
             raise InputError("type=docker holds one platform", hint="use type=oci for several, or name one: --platform")
+        if self.gate is not None:
+            from engine.policy.building import check_steps
+
+            await check_steps(self.gate, graph)
         if any(isinstance(vertex.op, FETCHED) for vertex in graph.vertices):
             from engine.pin import pin_graph
 
@@ -306,6 +317,10 @@ class Engine:
         written: tuple[Written, ...] = ()
         refs = solution.refs
         warnings = list(graph.warnings)
+        if self.gate is not None and self.gate.minds_layers and (request.outputs or request.cache_to):
+            from engine.policy.building import check_layers
+
+            await check_layers(self.gate, graph, refs, self.materializer)
         caching = self.caching(graph, solution, request.epoch) if request.cache_to else None
         if request.outputs:
             from engine.exporters.exporters import Built

@@ -11,6 +11,7 @@
     │   ├── SandboxError          no OCI runtime, or it could not start the container
     │   └── MaterializationError  no provider could give a layer; says which, and for which step
     ├── VerificationError      4
+    ├── PolicyViolation        4  a rule of a build policy forbids something; nothing was asked or done
     └── Cancelled            130  interrupted by the user
 """
 
@@ -31,8 +32,8 @@ from storage.errors import (
 
 __all__ = [
     "BuildError", "Cancelled", "ChecksFailed", "DiskError", "DockerfileError", "FailureKind", "HostError", "InputError",
-    "LogError", "MaterializationError", "NotGranted", "RefledgerError", "RegistryError", "SandboxError", "StepFailed",
-    "VerificationError",
+    "LogError", "MaterializationError", "NotGranted", "PolicyViolation", "RefledgerError", "RegistryError",
+    "SandboxError", "StepFailed", "VerificationError",
 ]  # fmt: skip
 
 
@@ -103,6 +104,16 @@ class MaterializationError(HostError):
         self.kind: FailureKind = kind
         self.layer = layer
         self.exit_code = 4 if kind == "corrupt" else 3
+
+
+class PolicyViolation(RefledgerError):
+    """What a build wants is forbidden by `rule` of a build policy; `where` is the line of it."""
+
+    exit_code = 4
+
+    def __init__(self, what: str, *, rule: str, where: str, hint: str) -> None:
+        super().__init__(what, where=where, hint=hint)
+        self.rule = rule
 
 
 class Cancelled(RefledgerError):

@@ -7,10 +7,12 @@ UTC nanoseconds, digests text.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Literal, dataclass_transform
 
 from engine.record import Record
+from storage.interfaces import worded
 
 Json = dict[str, Any]
 
@@ -551,6 +553,28 @@ class Pruned(Fact):
     by: str = ""
 
 
+# ---------------------------------------------------------------- policies
+
+
+class PolicyDecided(Fact):
+    """The build policy whose file is the blob `policy` (named `file` then) speaks of `subject` (as people know it; of
+    `kind` image, pin, created, signature, url, git, network, privilege, secret, ssh, cache, layer or export, called
+    `name` in patterns): `decision` allowed or denied, by `rule`, "" when allowed, at `line` of the file, for the reason
+    in `detail`; `rules`: all that speak of it; `evidence`: what is decided on beside the name. Once a subject."""
+
+    rule: str
+    subject: str
+    decision: str
+    detail: str
+    policy: str
+    kind: str = ""
+    name: str = ""
+    rules: tuple[str, ...] = ()
+    evidence: Json | None = None
+    file: str = ""
+    line: int = 0
+
+
 # ---------------------------------------------------------------- exports
 
 
@@ -652,6 +676,18 @@ class CheckpointPublishFailed(Fact):
     error: str
 
 
+class PayloadRedacted(Fact):
+    """Values that had been stored apart from their events (detached) were erased, for good, by `by` because of
+    `reason`: those whose salted digests are `digests`, of `build`; `vertex`: when all are of one step."""
+
+    STREAM: ClassVar[Literal["build", "ref", "cache", "log"]] = "log"
+    digests: tuple[str, ...]
+    by: str
+    reason: str
+    build: str = ""
+    vertex: str = ""
+
+
 # ---------------------------------------------------------------- what a step had beside its inputs
 
 
@@ -703,9 +739,9 @@ TYPES: dict[str, type[Fact]] = {
         PullProgressed, PullFailed, LayerPulled, LayerTocRead, FilesFetched, Materialized, MaterializationFailed,
         BlobCreated, CacheQueried, CacheRecorded, CacheImported, CacheImportFailed, CacheExported, CacheExportFailed,
         ProviderLost, HitRevoked, LocalLost, Demoted, Pruned, ExportStarted, ExportProgressed, Exported,
-        CacheMountUsed, SecretMounted, AgentForwarded, SecurityLifted,
+        CacheMountUsed, SecretMounted, AgentForwarded, SecurityLifted, PolicyDecided,
         LayerScanned, Attested,
-        CheckpointSigned, CheckpointPublished, CheckpointPublishFailed,
+        CheckpointSigned, CheckpointPublished, CheckpointPublishFailed, PayloadRedacted,
     )
 }  # fmt: skip
 """The closed table of what may be decoded: a stored name never imports anything."""
@@ -726,10 +762,30 @@ def to_data(fact: Fact) -> Json:
     return out
 
 
+SENSITIVE = ("*PASSWORD*", "*PASSWD*", "*TOKEN*", "*SECRET*", "*KEY*", "*CREDENTIAL*", "*AUTH*")
+"""Patterns of the names of build args whose values are stored apart, in upper or lower case."""
+_MANY = 500  # detached values an event
+
+
+def detached(fact: Fact, sensitive: Sequence[str] = SENSITIVE) -> tuple[str, ...]:
+    """Where in the data of `fact` are values that somebody may have to erase (see NewEvent.detached): what a step
+    printed, and build args whose names match one of `sensitive`, in upper or lower case."""
+    if isinstance(fact, VertexOutput):
+        return ("/text",)
+    if not isinstance(fact, BuildStarted) or not isinstance(args := fact.options.get("args"), dict):
+        return ()
+    patterns = [pattern.upper() for pattern in sensitive]
+    names = [name for name in args if any(fnmatchcase(name.upper(), pattern) for pattern in patterns)]
+    if len(names) > _MANY:
+        return ("/options/args",)
+    return tuple("/options/args/" + name.replace("~", "~0").replace("/", "~1") for name in names)
+
+
 def from_data(name: str, data: Mapping[str, Any]) -> Fact | None:
     """The fact an event holds; None for a type this version does not know (it changes no view of this version).
 
     Unknown fields are left out and missing ones take their defaults, so logs of other versions stay readable (I10).
+    Words stand for what was erased (see `worded`).
     """
     cls = TYPES.get(name)
     if cls is None:
@@ -739,6 +795,6 @@ def from_data(name: str, data: Mapping[str, Any]) -> Fact | None:
     for key in cls.FIELDS:
         stored = renamed.get(key, key)
         if stored in data:
-            value = data[stored]
+            value = worded(data[stored])
             values[key] = tuple(value) if isinstance(value, list) else value
     return cls(**values)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol
 
-from engine.events import Fact, to_data
+from engine.events import SENSITIVE, Fact, detached, to_data
 from storage.digest import canonical_json
 from storage.interfaces import Event, EventLog, NewEvent
 
@@ -44,10 +44,11 @@ class Facts(Protocol):
 
 
 class Ledger:
-    """Facts of one build."""
+    """Facts of one build; values of build args whose names match `sensitive` can be erased later."""
 
-    def __init__(self, log: EventLog, build: str) -> None:
+    def __init__(self, log: EventLog, build: str, sensitive: Sequence[str] = SENSITIVE) -> None:
         self._log = log
+        self._sensitive = sensitive
         self._last: Future[list[Event]] | None = None
         self._failure: BaseException | None = None
         self.build = build
@@ -56,7 +57,8 @@ class Ledger:
         stream = {"build": f"build/{self.build}", "cache": "cache", "log": "log"}.get(fact.STREAM)
         if stream is None:
             stream = f"ref/{fact.ref}"  # type: ignore[attr-defined]  # every fact of a ref stream has `ref`
-        event = NewEvent(stream, type(fact).__name__, to_data(fact), self.build, vertex, cause)
+        apart = detached(fact, self._sensitive)
+        event = NewEvent(stream, type(fact).__name__, to_data(fact), self.build, vertex, cause, apart)
         self._last = self._log.submit([event])
         return self._last
 

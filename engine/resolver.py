@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from engine.events import SourceResolved
 from engine.graph import ResolvedImage
@@ -18,6 +18,9 @@ from storage.digest import Digest
 from storage.interfaces import BlobStore, Descriptor, Provider, Reference, RegistrySource
 from storage.platform import choose_platform, host_platform, list_platforms, parse_platform
 from storage.reference import LAYOUT, parse_layout, parse_reference
+
+if TYPE_CHECKING:
+    from engine.policy.gate import Gate  # reason: what only builds with a policy need is not loaded for all
 
 
 class Resolver(Protocol):
@@ -57,8 +60,8 @@ class Names(Protocol):
 
 @dataclass(slots=True)
 class ImageResolver:
-    """Resolves names through `registry`, or as `names` recalls them; `bases` knows images that were made here.
-    Manifests and configs stay in `blobs`: an unchanged tag costs one HEAD."""
+    """Resolves names through `registry`, or as `names` recalls them; `bases` knows images that were made here; `gate`
+    says which may be used. Manifests and configs stay in `blobs`: an unchanged tag costs one HEAD."""
 
     registry: RegistrySource
     blobs: BlobStore
@@ -66,6 +69,7 @@ class ImageResolver:
     names: Names | None = None
     places: Places = field(default_factory=Places)
     bases: Bases | None = None
+    gate: Gate | None = None
     _images: ImageReader = field(init=False)
     _tops: dict[str, asyncio.Task[tuple[Descriptor, Provider]]] = field(default_factory=dict)
     """What a name points at: asked once a build, so that all its platforms come from one index."""
@@ -75,13 +79,13 @@ class ImageResolver:
 
     async def resolve(self, wanted: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], ResolvedImage]:
         """All of `wanted` (reference as written, platform) at once. Raises InputError, RegistryError,
-        VerificationError."""
+        VerificationError, PolicyViolation."""
         unique = list(dict.fromkeys(wanted))
         images = await together(self._resolve(reference, platform) for reference, platform in unique)
         return dict(zip(unique, images, strict=True))
 
     async def _resolve(self, written: str, platform: str) -> ResolvedImage:
-        reference = parse_image(written)
+        reference = await self._let_in(written)
         provider = reference.provider
         top, resolved_by = await self._top(reference, platform)
         where = str(reference)
@@ -104,6 +108,8 @@ class ImageResolver:
                 resolved_by=resolved_by.to_json() if resolved_by else None,
             )
         )
+        if self.gate is not None:
+            await self.gate.resolved(reference, top.digest, image.digest, provider, config)
         return ResolvedImage(
             written, top.digest, image.digest, platform, provider, layers, config_blob.digest, config,
             read_annotations(image.fields),
@@ -111,7 +117,7 @@ class ImageResolver:
 
     async def platforms(self, written: str) -> tuple[str, ...]:
         """See Resolver.platforms."""
-        reference = parse_image(written)
+        reference = await self._let_in(written)
         provider, where = reference.provider, str(reference)
         host = str(host_platform())
         top, _ = await self._top(reference, host)
@@ -124,6 +130,13 @@ class ImageResolver:
     def base_of(self, manifest: Digest) -> tuple[str, Digest] | None:
         """See Resolver.base_of."""
         return self.bases.base_of(manifest) if self.bases is not None else None
+
+    async def _let_in(self, written: str) -> Reference:
+        """What `written` says, once it is known that it may be asked for."""
+        reference = parse_image(written)
+        if self.gate is not None:
+            await self.gate.named(reference)
+        return reference
 
     async def _top(self, reference: Reference, platform: str) -> tuple[Descriptor, Provider | None]:
         """What the name is, and who says so."""

@@ -15,7 +15,7 @@ from projections.history import BuildRecord
 from projections.steps import provider_names
 from storage.digest import Digest, parse_json
 from storage.errors import VerificationError
-from storage.interfaces import Event, EventLog
+from storage.interfaces import Event, EventLog, worded
 
 Json = dict[str, Any]
 Component = tuple[str, str]
@@ -160,7 +160,7 @@ def _fold(build: Build, event: Event, blobs: Blobs) -> None:
     data, vertex = event.data, event.vertex or ""
     match event.type:
         case "BuildStarted":
-            build.options, build.definition = mapping(data, "options"), text(data, "definition", "")
+            build.options, build.definition = worded(mapping(data, "options")), text(data, "definition", "")
         case "DefinitionRead":
             build.definition = text(data, "definition", "")
         case "GraphDefined":

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from storage.errors import InputError, LogError
-from storage.interfaces import Event
+from storage.interfaces import Event, redacted
 
 Data = Mapping[str, Any]
 
@@ -39,8 +39,10 @@ def malformed(event: Event, error: Exception) -> LogError:
 
 
 def text(data: Data, key: str, default: str | None = None) -> str:
-    """The string `key`; `default` when it is absent or null. Raises Malformed."""
+    """The string `key`; `default` when it is absent or null; words for one that was erased. Raises Malformed."""
     value = data.get(key)
+    if type(value) is dict:
+        value = redacted(value) or value
     if value is None:
         value = default
     if not isinstance(value, str):

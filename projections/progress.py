@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from projections.fields import BAD_EVENT, integer, malformed, mapping, maybe_text, objects, size, text, texts
 from projections.steps import Line, Source, Step, Transfer, provider_name
-from storage.interfaces import Event, EventLog
+from storage.interfaces import Event, EventLog, redacted
 
 Json = dict[str, Any]
 
@@ -183,7 +183,7 @@ class ProgressView:
 
     def _vertex_output(self, event: Event) -> list[Step]:
         step = self._step(event)
-        step.print(event.time, integer(event.data, "fd", 1) or 1, text(event.data, "text"), size(event.data, "dropped"))
+        _print(step, event)
         return [step]
 
     # ------------------------------------------------------------ bytes
@@ -456,13 +456,19 @@ def output(
                 lines = _printed(step, step.flush())
                 step.attempt = integer(event.data, "attempt", 1) or 1
             else:
-                fd, dropped = integer(event.data, "fd", 1) or 1, size(event.data, "dropped")
-                lines = _printed(step, step.print(event.time, fd, text(event.data, "text"), dropped))
+                lines = _printed(step, _print(step, event))
         except BAD_EVENT as error:
             raise malformed(event, error) from error
         yield from lines
     for step in steps.values():
         yield from _printed(step, step.flush())
+
+
+def _print(step: Step, event: Event) -> list[Line]:
+    data = event.data
+    if words := redacted(data.get("text")):
+        return step.redact(event.time, words)
+    return step.print(event.time, integer(data, "fd", 1) or 1, text(data, "text"), size(data, "dropped"))
 
 
 def _printed(step: Step, lines: list[Line]) -> list[tuple[str, Printed]]:

@@ -149,6 +149,7 @@ class Step:
     transfers: dict[str, Transfer] = field(default_factory=dict)
     output: deque[Line] = field(default_factory=deque)
     _rest: dict[int, Line] = field(default_factory=dict)
+    _redacted: str = ""
 
     def __post_init__(self) -> None:
         self.output = deque(self.output, maxlen=self.tail)
@@ -173,6 +174,7 @@ class Step:
     def print(self, time: int, fd: int, chunk: str, dropped: int) -> list[Line]:
         """Take in `chunk` of stream `fd`, before which `dropped` bytes were left out; returns the lines it ends."""
         lines = []
+        self._redacted = ""
         if dropped:
             self.dropped += dropped
             lines += [rest for rest in (self._rest.pop(fd, None),) if rest is not None]
@@ -185,6 +187,15 @@ class Step:
         elif rest:
             self._rest[fd] = Line(time, fd, rest)
         self.output.extend(lines)
+        return lines
+
+    def redact(self, time: int, words: str) -> list[Line]:
+        """Take in a chunk that was erased: `words`, once for all that lie together; returns the lines."""
+        lines = self.flush()
+        if words != self._redacted:
+            self._redacted = words
+            self.remark(time, words)
+            lines.append(Line(time, 0, words))
         return lines
 
     def remark(self, time: int, text: str) -> None:

@@ -1,7 +1,8 @@
 """The file format of a bundle: one build, in a tar, compressed with zstd.
 
     index.json                what is in it (below); everything else is named, sized and hashed here
-    events.jsonl              the build's slice of a log, each line as `refledger events --json` prints it
+    events.jsonl              the build's slice of a log, each line as `refledger events --json` prints it, keys of
+                              `data` in the order that the log has: its leaves can be made of them (storage/leaves.py)
     blobs/sha256/<hex>        blobs, small ones first
 
 Nothing in a bundle says when or where it was made, so the same build gives the same bytes. Whoever reads one trusts
@@ -24,7 +25,7 @@ from typing import Any, BinaryIO, Protocol
 from storage.archive import TarArchive
 from storage.compression import compressor
 from storage.decompression import ZstdFrames
-from storage.digest import Digest, Hasher, canonical_json, parse_json, sha256
+from storage.digest import Digest, Hasher, canonical_json, parse_json, plain_json, sha256
 from storage.errors import DiskError, InputError, LogError, VerificationError
 from storage.interfaces import BlobWriter, ByteSource, Event, NewEvent
 from storage.tar import BLOCK, REGULAR, TarReader
@@ -32,7 +33,7 @@ from storage.tar import BLOCK, REGULAR, TarReader
 FORMAT, VERSION = "refledger-bundle", 1
 LIMIT = 64 << 30
 """Bytes that all members may have together."""
-SMALL = frozenset({"definition", "graph", "components", "listing", "files", "manifest", "config"})
+SMALL = frozenset({"definition", "graph", "components", "listing", "files", "manifest", "config", "proof"})
 """Roles of blobs that are held in memory when a bundle is read."""
 _SMALL_LIMIT = 64 << 20
 _INDEX_LIMIT = 32 << 20
@@ -96,7 +97,7 @@ def write_bundle(
 ) -> int:
     """Write the bundle `dest` (complete, or not there at all); returns its size in bytes. Raises DiskError,
     VerificationError when a blob is not what the index says, and what `open_blob` raises."""
-    lines = b"".join(canonical_json(event.to_json()) + b"\n" for event in events)
+    lines = b"".join(plain_json(event.to_json()) + b"\n" for event in events)
     about = {"count": lines.count(b"\n"), "bytes": len(lines), "digest": str(sha256(lines))}
     tar = _Compressed(dest)
     try:

@@ -1,7 +1,8 @@
 """Events as the log stores them: columns `(seq, stream, version, type)` and one blob, the *state*.
 
 The state is a JSON object with short keys, `t` first: `t` time (UTC, ns), `b` build, `v` vertex, `c` cause
-(each only when there is one), `d` data. A type name is data: nothing is ever imported by a stored name.
+(each only when there is one), `d` data, `x` the digests of what is detached from the data, where that is null (only
+when something is, see storage.detached). A type name is data: nothing is ever imported by a stored name.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any, NoReturn
 
 import orjson
 
+from storage.detached import detach
 from storage.interfaces import Event, Json, NewEvent
 
 MAX_STATE = 64 * 1024  # bytes, DESIGN section 4: what is larger is a blob, and the event carries its digest
@@ -19,15 +21,16 @@ _STAMP = len('"t":18446744073709551615,')  # bytes that `stamp` adds at most
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError)  # what decoding damaged bytes can raise
 
 Row = tuple[int, str, int, str, bytes]  # seq, stream, version, type, state
-Encoded = tuple[str, str, bytes, Json]  # stream, type, state without its time, the same decoded
+Encoded = tuple[str, str, bytes, Json, tuple[tuple[bytes, bytes], ...]]
+"""Stream, type, state without its time, the same decoded and with nothing detached, salt and bytes of what is."""
 
 
 def encode(event: NewEvent) -> Encoded:
     """`event`, checked and ready to be stored but for its time, which `stamp` adds.
 
-    The last member is a private copy, so that the caller may reuse `event.data`. Raises ValueError (a bug of the
+    The decoded state is a private copy, so that the caller may reuse `event.data`. Raises ValueError (a bug of the
     caller) when the payload is not made of str, int (64 bit), finite float, bool, None, list and str-keyed dict, or is
-    too large.
+    too large, and KeyError when what is to be detached is not in it.
     """
     state: Json = {}
     if event.build is not None:
@@ -50,7 +53,10 @@ def encode(event: NewEvent) -> Encoded:
     copy: Json = orjson.loads(body)
     if copy != state:
         _refuse(event, "it would be read back as something else")
-    return event.stream, event.type, body, copy
+    if not event.detached:
+        return event.stream, event.type, body, copy, ()
+    state["d"], state["x"], payloads = detach(event.data, event.detached)
+    return event.stream, event.type, orjson.dumps(state), copy, payloads
 
 
 def stamp(body: bytes, time: int) -> bytes:
@@ -58,16 +64,33 @@ def stamp(body: bytes, time: int) -> bytes:
     return b'{"t":%d,%b' % (time, body[1:])
 
 
+def stored_state(event: Event) -> bytes:
+    """The state that an event has in the log, all of whose data is in there: the members of `encode`, in that order."""
+    state: Json = {"t": event.time}
+    if event.build is not None:
+        state["b"] = event.build
+    if event.vertex is not None:
+        state["v"] = event.vertex
+    if event.cause is not None:
+        state["c"] = event.cause
+    state["d"] = event.data
+    return orjson.dumps(state)
+
+
 def time_of(state: bytes) -> int:
     """The time (UTC, ns) of a stored state. Raises one of UNREADABLE when it is no state."""
     return int(orjson.loads(state)["t"])
 
 
-def decode(row: Row) -> Event:
-    """The event of one stored row. Raises one of UNREADABLE when the state is no state."""
+def decode(row: Row, detached: list[tuple[Event, dict[str, str]]] | None = None) -> Event:
+    """The event of one stored row; put into `detached`, with the digests by pointer, when it has not all its data.
+    Raises one of UNREADABLE when the state is no state."""
     seq, stream, version, name, blob = row
     state = orjson.loads(blob)
-    return event_of(seq, state["t"], stream, version, name, state)
+    event = event_of(seq, state["t"], stream, version, name, state)
+    if "x" in state and detached is not None:
+        detached.append((event, state["x"]))
+    return event
 
 
 def event_of(seq: int, time: int, stream: str, version: int, name: str, state: Json) -> Event:

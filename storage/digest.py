@@ -76,6 +76,11 @@ def canonical_json(value: Any) -> bytes:
     return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
 
 
+def plain_json(value: Any) -> bytes:
+    """The same, but for the order of the keys, which stays as it is."""
+    return orjson.dumps(value)
+
+
 def digest_json(value: Any) -> Digest:
     """The sha256 digest of `canonical_json(value)`."""
     return sha256(canonical_json(value))

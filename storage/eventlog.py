@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 
 from storage import codec
 from storage.errors import DiskError, InputError, LogDamaged, LogError
-from storage.interfaces import Event, EventLog, NewEvent
+from storage.interfaces import Event, EventLog, NewEvent, Payload
 from storage.logfile import LogReader, check_writable
+from storage.payloads import BadPayload, Payloads
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -76,6 +77,7 @@ class SqliteEventLog:
         self._damage: LogDamaged | None = None
         self._quiet = False
         self._reader = LogReader(path, read_only=read_only)
+        self._payloads = Payloads(self._reader.query)
         try:
             self._prepare()
         except BaseException:
@@ -138,6 +140,15 @@ class SqliteEventLog:
     def append(self, *events: NewEvent) -> list[Event]:
         """See EventLog."""
         return self.submit(events).result()
+
+    def redact(self, *said: tuple[NewEvent, Sequence[Payload]]) -> list[Event]:
+        """See StoredPayloads. What was submitted before may land later."""
+        if self._read_only:
+            raise LogError("the event log is open for reading only", where=str(self._path))
+        from storage.recorder import LogWriter  # reason: slow to import
+
+        encoded = [(codec.encode(event), payloads) for event, payloads in said]
+        return LogWriter(self._path).redact(self._clock(), encoded) if encoded else []
 
     def _write(self) -> None:
         """The writer thread: one transaction after the other, until the log is closed and the queue empty."""
@@ -218,6 +229,19 @@ class SqliteEventLog:
             yield from rows
             after = rows[-1][0]
 
+    def payloads(self, after: int, until: int) -> Iterator[Payload]:
+        """See StoredPayloads. Raises LogError, also for a damaged file."""
+        while after < until:
+            rows = self._reader.query(f"{_SELECT} ORDER BY rowid LIMIT {PAGE}", (after, until))
+            if not rows:
+                return
+            try:
+                yield from self._payloads.of(rows)
+            except codec.UNREADABLE as error:
+                what = f"an event between {after} and {rows[-1][0] + 1} is damaged"
+                raise LogError(what, where=str(self._path), hint=_KEEP) from error
+            after = rows[-1][0]
+
     def _read_sound(self, after: int, until: int | None, types: frozenset[str] | None) -> Iterator[Event]:
         """What lies before the damage."""
         assert self._damage is not None
@@ -234,17 +258,24 @@ class SqliteEventLog:
 
     def _decode(self, rows: list[codec.Row]) -> Iterator[Event]:
         try:
-            events = [codec.decode(row) for row in rows]
+            events = self._joined(rows)
         except codec.UNREADABLE:
             for row in rows:
                 try:
-                    event = codec.decode(row)
+                    yield from self._joined([row])
                 except codec.UNREADABLE as error:
-                    what = f"event {row[0]} is damaged"
+                    what = f"event {row[0]} is damaged" + (f": {error}" if isinstance(error, BadPayload) else "")
                     raise LogDamaged(what, sound=row[0] - 1, where=str(self._path), hint=_KEEP) from error
-                yield event
         else:
             yield from events
+
+    def _joined(self, rows: list[codec.Row]) -> list[Event]:
+        """The events of stored rows with all their data. Raises one of codec.UNREADABLE."""
+        detached: list[tuple[Event, dict[str, str]]] = []
+        events = [codec.decode(row, detached) for row in rows]
+        if detached:
+            self._payloads.join(detached)
+        return events
 
     @property
     def damage(self) -> LogDamaged | None:

@@ -198,7 +198,9 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class NewEvent:
-    """An event to be appended. `data` holds primitives, lists and string-keyed dicts only, 64 KiB encoded at most."""
+    """An event to be appended. `data` holds primitives, lists and string-keyed dicts only, 64 KiB encoded at most.
+    `detached`: places in it (JSON pointers, RFC 6901, through objects only) whose values are stored apart, so that they
+    can be erased (see storage.detached)."""
 
     stream: str
     type: str
@@ -206,6 +208,7 @@ class NewEvent:
     build: str | None = None
     vertex: str | None = None
     cause: int | None = None
+    detached: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +235,43 @@ class Event:
             "seq": self.seq, "time": stamp, "stream": self.stream, "version": self.version, "type": self.type,
             "build": self.build, "vertex": self.vertex, "cause": self.cause, "data": self.data,
         }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """A detached value of event `seq`: `digest` is what the event has in its place, `salt` and `data` what that is of
+    (see storage.detached). An erased one has neither, and `erased` is the event that says so, 0 for none. `id` is its
+    place in the log's file."""
+
+    id: int
+    seq: int
+    pointer: str
+    digest: str
+    salt: bytes = b""
+    data: bytes = b""
+    erased: int = 0
+
+
+REDACTED = "$redacted"
+"""The only key of what stands for an erased value when its event is read: an object with `digest`, and of the event
+that tells of it `seq`, `time` (UTC ns), `by` and `reason`."""
+
+
+def redacted(value: Any) -> str:
+    """What to show for a value of an event that was erased, `[redacted by NAME on DATE: REASON]`; "" for any other."""
+    if not isinstance(value, dict) or not isinstance(told := value.get(REDACTED), dict) or len(value) != 1:
+        return ""
+    from datetime import UTC, datetime  # reason: few logs have any, and starting up must be quick
+
+    day = datetime.fromtimestamp(int(told.get("time", 0)) // 10**9, UTC)
+    return f"[redacted by {told.get('by')} on {day:%Y-%m-%d}: {told.get('reason')}]"
+
+
+def worded(value: Any) -> Any:
+    """`value`, in which words stand for what was erased (see `redacted`)."""
+    if not isinstance(value, dict):
+        return value
+    return redacted(value) or {key: worded(item) for key, item in value.items()}
 
 
 class EventLog(Protocol):
@@ -273,6 +313,20 @@ class StoredRows(Protocol):
 
     def last_seq(self) -> int:
         """The highest `seq`, 0 for an empty log."""
+        ...
+
+
+class StoredPayloads(Protocol):
+    """The detached values of a log (see storage.detached)."""
+
+    def payloads(self, after: int, until: int) -> Iterator[Payload]:
+        """Every detached value of the events with `after < seq <= until`, in order, unverified, read in pages: one
+        that is not there at all has neither data nor `erased`. Raises LogError."""
+        ...
+
+    def redact(self, *said: tuple[NewEvent, Sequence[Payload]]) -> list[Event]:
+        """Append every event, and erase the payloads that it tells of, for good and at once: after a crash there is
+        both or neither. Raises LogError, DiskError."""
         ...
 
 

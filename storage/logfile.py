@@ -20,7 +20,7 @@ from storage.errors import DiskError, InputError, LogDamaged, LogError, LogTooNe
 if TYPE_CHECKING:
     from tempfile import TemporaryDirectory
 
-FORMAT = 1  # PRAGMA user_version: raise it when older versions could no longer read what is written
+FORMAT = 2  # PRAGMA user_version: raise it when older versions could no longer read what is written; 2: payloads
 APPLICATION = 0x52464C47  # PRAGMA application_id ("RFLG"): tells a log from any other SQLite file
 LOCK_TIMEOUT = 5  # seconds that SQLite itself waits for a lock
 PATIENCE = 180.0  # seconds after which a held lock is an error; a commit takes milliseconds, so its holder is stuck

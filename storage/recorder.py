@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,12 +22,14 @@ from eventsourcing.sqlite import (
 )
 
 from storage import codec
+from storage.detached import SCHEMA, erased, ids
 from storage.errors import DiskError, LogError
-from storage.interfaces import Event
+from storage.interfaces import Event, Payload
 from storage.logfile import APPLICATION, FORMAT, LOCK_TIMEOUT, check_format, patiently, sync_directory, uri
 
 _WRITING = "writing the event log"
 _ROWS = 25  # rows a statement
+_READERS = 10.0  # seconds that a reader may need to end a query
 _STREAMS = 20_000  # streams whose last version is kept in memory
 
 StoredRow = tuple[str, int, str, bytes]  # stream, version, type, state
@@ -58,6 +61,7 @@ class LogRecorder(SQLiteApplicationRecorder):
             "BEGIN SELECT RAISE(ABORT, 'the event log is append-only'); END",
             "CREATE TRIGGER events_no_delete BEFORE DELETE ON events "
             "BEGIN SELECT RAISE(ABORT, 'the event log is append-only'); END",
+            *SCHEMA,
             f"PRAGMA application_id = {APPLICATION}",
             f"PRAGMA user_version = {FORMAT}",
         ]
@@ -88,6 +92,26 @@ class LogRecorder(SQLiteApplicationRecorder):
         cursor.execute("SELECT last_insert_rowid()")
         return int(cursor.fetchone()[0])
 
+    def insert_payloads(self, cursor: SQLiteCursor, rows: Sequence[tuple[int, bytes, bytes]]) -> None:
+        """Insert `(id, salt, data)` within `transaction`, in a log of an older format after making it one of ours."""
+        cursor.execute("PRAGMA user_version")
+        if cursor.fetchone()[0] < FORMAT:
+            for statement in (*SCHEMA, f"PRAGMA user_version = {FORMAT}"):
+                cursor.execute(statement)
+        for start in range(0, len(rows), _ROWS):
+            some = rows[start : start + _ROWS]
+            statement = "INSERT INTO payloads VALUES (?,?,?)" + ",(?,?,?)" * (len(some) - 1)
+            cursor.execute(statement, [value for row in some for value in row])
+
+    def erase(self, cursor: SQLiteCursor, event: int, payload: Payload) -> None:
+        """Write over `payload`, within `transaction`; `event` tells of it. One that is gone stays as it is."""
+        cursor.execute("SELECT data FROM payloads WHERE id = ?", (payload.id,))
+        row = cursor.fetchone()
+        if row is not None and row[0][:1] != b"\0":
+            cursor.execute(
+                "UPDATE payloads SET salt = ?, data = ? WHERE id = ?", (*erased(row[0], event), payload.id)
+            )
+
 
 class _Pool(SQLiteConnectionPool):
     """A pool of one connection (reading goes through LogReader, where a queued writer does not block it), which keeps
@@ -105,6 +129,7 @@ class _Pool(SQLiteConnectionPool):
         try:
             journal = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
             connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA secure_delete = ON")  # of what is written over and freed, nothing stays
             synchronous = connection.execute("PRAGMA synchronous").fetchone()[0]
             if (journal, synchronous) != ("wal", 2):
                 raise LogError(
@@ -138,6 +163,37 @@ class LogWriter:
             self.close()  # a connection that met a full or failing disk is not to be trusted
             raise
 
+    def redact(self, now: int, said: Sequence[tuple[codec.Encoded, Sequence[Payload]]]) -> list[Event]:
+        """Append these events at `now` (UTC ns), and erase what each tells of, in one transaction; then see that the
+        file has it no more. Raises LogError, DiskError."""
+        group = [(now, [event for event, _ in said])]
+        gone = [payloads for _, payloads in said]
+        try:
+            events = patiently(self._path, _WRITING, lambda: self._commit(group, gone)[0])
+            self._truncate()
+        finally:
+            self.close()
+        return events
+
+    def _truncate(self) -> None:
+        """Bring the file up to date and empty its `-wal`, where earlier states of pages may lie. A process that dies
+        before leaves that to whoever closes the log next, as SQLite does it then."""
+        assert self._recorder is not None
+        until = time.monotonic() + _READERS
+        with self._recorder.datastore.get_connection(commit=False) as connection:
+            cursor = connection.cursor()
+            while True:
+                cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                if not cursor.fetchone()[0]:
+                    return
+                if time.monotonic() > until:
+                    raise LogError(
+                        "erased, but another process reads an earlier state of the file, which keeps that on the disk",
+                        where=str(self._path),
+                        hint="it is gone when that process has ended and the log is opened again",
+                    )
+                time.sleep(0.05)
+
     def close(self) -> None:
         """Let go of the file; `commit` opens it again."""
         self._head = -1
@@ -145,11 +201,15 @@ class LogWriter:
             self._recorder.datastore.close()
             self._recorder = None
 
-    def _commit(self, group: Sequence[tuple[int, Sequence[codec.Encoded]]]) -> list[list[Event]]:
+    def _commit(
+        self, group: Sequence[tuple[int, Sequence[codec.Encoded]]], gone: Sequence[Sequence[Payload]] = ()
+    ) -> list[list[Event]]:
+        """`gone`: what the first of the events tell of."""
         if self._recorder is None:
             self._recorder = LogRecorder(self._path, "rw")
         results: list[list[Event]] = []
         rows: list[StoredRow] = []
+        apart: list[tuple[int, bytes, bytes]] = []
         with self._recorder.transaction() as cursor:
             self._catch_up(cursor)
             seq, last, versions = self._head, self._time, self._versions
@@ -157,15 +217,22 @@ class LogWriter:
             for submitted, events in group:
                 last = max(last, submitted)
                 result: list[Event] = []
-                for stream, name, body, state in events:
+                for stream, name, body, state, payloads in events:
                     seq += 1
                     version = (versions.get(stream) or self._version(cursor, stream)) + 1
                     versions[stream] = version
                     rows.append((stream, version, name, codec.stamp(body, last)))
                     result.append(codec.event_of(seq, last, stream, version, name, state))
+                    if payloads:
+                        apart += [(number, *payload) for number, payload in enumerate(payloads, ids(seq))]
                 results.append(result)
             if (stored := self._recorder.insert(cursor, rows)) != seq:
                 raise LogError(f"event {stored} would follow event {seq - len(rows)}", where=str(self._path))
+            if apart:
+                self._recorder.insert_payloads(cursor, apart)
+            told = (event for result in results for event in result)
+            for event, payload in ((event, one) for event, some in zip(told, gone, strict=False) for one in some):
+                self._recorder.erase(cursor, event.seq, payload)
         self._head, self._time = seq, last
         return results
 

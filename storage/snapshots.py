@@ -27,6 +27,11 @@ _LOOKS = "looks"  # in the scratch directory: see storage.implied
 _ROOT_CHANGED = "root-changed"  # a file beside the tree: the step changed owner or mode of the root directory itself
 
 
+def is_snapshot_id(name: str) -> bool:
+    """Can a snapshot be called so?"""
+    return type(name) is str and _ID.fullmatch(name) is not None
+
+
 class OverlaySnapshots(CheckedOnce):
     """Implements SnapshotStore. `tmp` must lie in the same file system as `snapshots`."""
 
@@ -182,7 +187,7 @@ class OverlaySnapshots(CheckedOnce):
         self._scratch.drop(self._tree(name).parent)
 
     def _tree(self, snapshot: str) -> Path:
-        if not _ID.fullmatch(snapshot):
+        if not is_snapshot_id(snapshot):
             raise InputError(f"not a snapshot id: {snapshot[:100]!r}")
         return self.directory / snapshot / _TREE
 

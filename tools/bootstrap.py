@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -15,6 +15,7 @@ from engine.build import BuildRequest, Engine
 from engine.events import LocalLost, RuntimeChosen
 from engine.executor import Executor, Outcome, Task
 from engine.grants import Grants
+from engine.images.read import ImageReader
 from engine.ledger import Facts, Ledger, Silent
 from engine.refs.materializer import Clock, Materializer
 from engine.refs.places import Places, tried
@@ -42,12 +43,15 @@ from storage.interfaces import (
 )
 from storage.layers import LAYER_LIMIT, ChosenLayers, DirectoryLayers
 from storage.layout import WithLayouts
+from storage.layout_listing import WithLayoutListing
 from storage.partial import DirectoryPartials
 from storage.registry import RegistryClient
 from storage.snapshots import OverlaySnapshots
+from tools.auditing.sensitive import sensitive_args
 from tools.bases import LogBases
 from tools.connecting import USER_AGENT, known_registries, registry_client
 from tools.known import LogAnswers, Past
+from tools.policing import make_gate
 from tools.roots import Root, read_blobs, read_root, root_directory
 
 if TYPE_CHECKING:
@@ -65,6 +69,7 @@ if TYPE_CHECKING:
     from engine.ops.attend import Attend
     from engine.ops.emulation import Emulation
     from engine.ops.sources import SourceFetcher
+    from engine.policy.gate import Gate
     from engine.refs.asked import AskedPaths
     from engine.solver.answers import Imports, Solution
 
@@ -76,15 +81,15 @@ SNAPSHOTTERS = ("auto", "erofs", "directory")
 
 def engine(
     root: Root, build: str, runtime: str | None, ambient: Mapping[str, str], snapshotter: str, grants: Grants, *,
-    offline: bool = False, more: BlobStore | None = None, attend: Attend | None = None,
+    offline: bool = False, more: BlobStore | None = None, attend: Attend | None = None, policies: Sequence[str] = (),
 ) -> tuple[Engine, AsyncExitStack]:  # fmt: skip
     """The engine of one build, and its connections, to be closed by the caller. `ambient`, `attend`: see LocalExecutor;
     `snapshotter`: how layers are laid out, one of SNAPSHOTTERS; `offline`: nobody is asked; `more`: blobs that lie
-    elsewhere. Raises InputError."""
+    elsewhere; `policies`: files of rules that hold beside this machine's. Raises InputError, DiskError."""
     closing = AsyncExitStack()
     log, locks, tmp = root.log, root.locks, root.tmp
     clock = Clock(time.time_ns, time.monotonic)
-    ledger = Ledger(log, build)
+    ledger = Ledger(log, build, sensitive_args(root.path))
     own = DirectoryBlobs(
         root.path,
         owner=build,
@@ -99,6 +104,8 @@ def engine(
     client, tars = _client(closing, ledger, offline=offline), _tars(root)
     registry, places = WithLayouts(client), Places() if offline else _places()
     cache, names = LogAnswers(CacheIndex(root.views)), Names(root.views)
+    listing = WithLayoutListing(client) if isinstance(client, RegistryClient) else None
+    gate = make_gate(policies, log, ledger, ImageReader(registry, blobs, places), listing)
     partials = DirectoryPartials(root.path / "partial")
     materializer = Materializer(
         layers, snapshots, blobs, partials, registry, locks, ledger, clock, parallel=max(2, os.cpu_count() or 1),
@@ -179,7 +186,7 @@ def engine(
         ledger=ledger,
         blobs=blobs,
         resolver=_resolver(
-            registry, blobs, ledger, names, places, LogBases(log, root.views, blobs), offline=offline
+            registry, blobs, ledger, names, places, LogBases(log, root.views, blobs), offline=offline, gate=gate
         ),
         executor=_OnDemand(
             lambda: _executor(root, build, runtime, asked(), snapshots, sources, ledger, clock, ambient, grants, attend)
@@ -195,6 +202,7 @@ def engine(
         imports=imports,
         caching=caching,
         attester=lambda: _attester(root, build, ledger, blobs, materializer),
+        gate=gate,
     )
     return made, closing
 
@@ -292,13 +300,13 @@ def _presence(registry: RegistrySource, facts: Facts, places: Places, *, offline
 
 def _resolver(
     registry: RegistrySource, blobs: BlobStore, facts: Facts, names: Names, places: Places, bases: Bases | None = None,
-    *, offline: bool,
+    *, offline: bool, gate: Gate | None = None,
 ) -> Resolver:  # fmt: skip
     if not offline:
-        return ImageResolver(registry, blobs, facts, places=places, bases=bases)
+        return ImageResolver(registry, blobs, facts, places=places, bases=bases, gate=gate)
     from engine.offline.names import OfflineResolver, RecalledNames
 
-    return OfflineResolver(ImageResolver(registry, blobs, facts, RecalledNames(names, registry), places, bases))
+    return OfflineResolver(ImageResolver(registry, blobs, facts, RecalledNames(names, registry), places, bases, gate))
 
 
 @asynccontextmanager

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engine.exporters.move import Mover
 from engine.exporters.reading import BlobReader
@@ -25,30 +26,39 @@ from storage.layout_listing import WithLayoutListing
 from storage.layout_target import WithLayoutTargets
 from storage.locks import FileLocks
 from storage.uploads import UploadSessions
+from tools.auditing.sensitive import sensitive_args
 from tools.connecting import known_registries, registry_client
 from tools.known import LogAnswers
+from tools.policing import make_gate
 from tools.roots import Root
+
+if TYPE_CHECKING:
+    from engine.policy.gate import Gate
 
 
 @dataclass(frozen=True, slots=True)
 class Imaging:
-    """The collaborators of one operation on images. `facts` go into the log; `placer` reads, moves and puts."""
+    """The collaborators of one operation on images. `facts` go into the log; `placer` reads, moves and puts; `gate`
+    keeps it to its policies, if there are any."""
 
     facts: Facts
     images: ImageReader
     placer: Placer
     listing: RegistryListing
+    gate: Gate | None = None
 
 
 @asynccontextmanager
-async def imaging(root: Root, build: str) -> AsyncIterator[tuple[Ledger, Imaging]]:
-    """For a build that is recorded in `root`, with its ledger."""
-    ledger = Ledger(root.log, build)
+async def imaging(root: Root, build: str, policies: Sequence[str] = ()) -> AsyncIterator[tuple[Ledger, Imaging]]:
+    """For a build that is recorded in `root`, with its ledger; `policies`: files of rules that hold beside this
+    machine's. Raises InputError, DiskError."""
+    ledger = Ledger(root.log, build, sensitive_args(root.path))
     blobs = DirectoryBlobs(root.path, owner=build)
     uploads = UploadSessions(root.path / "uploads")
     uploads.sweep()
     async with _imaging(ledger, blobs, LogAnswers(CacheIndex(root.views)), root.locks, build, uploads) as made:
-        yield ledger, made
+        gate = make_gate(policies, root.log, ledger, made.images, made.listing)
+        yield ledger, replace(made, gate=gate)
 
 
 @asynccontextmanager

@@ -108,6 +108,16 @@ def read_root(path: Path) -> Iterator[tuple[SqliteEventLog, Views]]:
         log.close()
 
 
+@contextmanager
+def open_log(path: Path) -> Iterator[SqliteEventLog]:
+    """The log of the root at `path`, which is there, to be written to. Raises LogError, DiskError."""
+    log = SqliteEventLog(path / "log.db")
+    try:
+        yield log
+    finally:
+        log.close()
+
+
 def past(path: Path) -> Moments:
     """The views of a root as they were."""
     return Moments(path / "moments", TRAVELLED)

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import InputError, VerificationError
 from engine.events import Exported, ExportStarted, SourceResolved
@@ -25,6 +25,9 @@ from storage.digest import Digest
 from storage.interfaces import Descriptor, Platform, Provider, Reference, RegistryListing
 from storage.reference import LAYOUT_REGISTRY
 from storage.referrers import is_fallback_tag
+
+if TYPE_CHECKING:
+    from engine.policy.gate import Gate
 
 PARALLEL = 4
 """Tags that are copied at once."""
@@ -98,17 +101,22 @@ class Load:
 
 @dataclass(slots=True)
 class Copier:
-    """Copies; `host`: the platform that is meant when none is said."""
+    """Copies; `host`: the platform that is meant when none is said; `gate` says what may be copied, and where to."""
 
     placer: Placer
     listing: RegistryListing
     facts: Facts
     host: Platform
+    gate: Gate | None = None
     _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PARALLEL))
     _asking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(ASKING))
 
     async def copy(self, request: CopyRequest) -> list[Copied]:
-        """Do as `request` says; one result a tag. Raises InputError, RegistryError, VerificationError, DiskError."""
+        """Do as `request` says; one result a tag. Raises InputError, RegistryError, VerificationError, DiskError,
+        PolicyViolation."""
+        if self.gate is not None:
+            await self.gate.named(request.source)
+            await self.gate.targets([request.destination])
         pairs = await self.pairs(request)
         return await together(self._copy_soon(request, source, destination) for source, destination in pairs)
 
@@ -180,7 +188,11 @@ class Copier:
             )
         )
         target = destination.provider
+        if self.gate is not None:
+            await self.gate.resolved(source, named.digest, top.digest, provider, None)
         image = await self.placer.gather([Wanted(top.descriptor, (provider,))], target)
+        if self.gate is not None:
+            await self.gate.layers(image.layers)
         referring = await self._referring(image, top, provider, target) if request.referrers else ()
         return Load(top, image, referring)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import InputError, RegistryError, VerificationError
 from engine.events import Exported, ExportStarted, SourceResolved
@@ -24,6 +24,9 @@ from engine.ledger import Facts
 from engine.together import together
 from storage.digest import Digest, parse_json
 from storage.interfaces import Descriptor, Platform, Provider, Reference
+
+if TYPE_CHECKING:
+    from engine.policy.gate import Gate
 
 Json = dict[str, Any]
 TOLD = 200
@@ -78,13 +81,18 @@ class _Found:
 
 @dataclass(frozen=True, slots=True)
 class Assembler:
-    """Makes an index's bytes. Reads manifests, and configs where nothing else tells a platform; writes nothing."""
+    """Makes an index's bytes. Reads manifests, and configs where nothing else tells a platform; writes nothing. `gate`
+    says which images may be listed."""
 
     images: ImageReader
+    gate: Gate | None = None
     _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PARALLEL))
 
     async def assemble(self, request: IndexRequest) -> Assembled:
-        """What `request` asks for. Raises InputError, RegistryError, VerificationError, DiskError."""
+        """What `request` asks for. Raises InputError, RegistryError, VerificationError, DiskError, PolicyViolation."""
+        if self.gate is not None:
+            for reference in request.sources:
+                await self.gate.named(reference)
         found = await together(
             self._find(reference, appended=request.append and number == 0)
             for number, reference in enumerate(request.sources)
@@ -129,6 +137,8 @@ class Assembler:
             reference=reference.written, digest=str(manifest.digest), platform=platform, provider=provider.to_json(),
             manifest=str(manifest.digest), config=config, resolved_by=resolved_by.to_json(),
         )  # fmt: skip
+        if self.gate is not None:
+            await self.gate.resolved(reference, manifest.digest, manifest.digest, provider, None)
         return _Found(member, provider, resolved)
 
     async def _platforms(self, entries: Sequence[Json], provider: Provider) -> dict[str, Json]:
@@ -181,15 +191,18 @@ class Created:
 
 @dataclass(frozen=True, slots=True)
 class Indexer:
-    """Puts indexes into registries."""
+    """Puts indexes into registries; `gate` says of what, and where."""
 
     placer: Placer
     facts: Facts
+    gate: Gate | None = None
 
     async def create(self, request: IndexRequest) -> Created:
         """Have the index under all its names. An interruption leaves none of them changed that was not done. Raises
-        InputError, RegistryError, MaterializationError, VerificationError, DiskError."""
-        made = await Assembler(self.placer.images).assemble(request)
+        InputError, RegistryError, MaterializationError, VerificationError, DiskError, PolicyViolation."""
+        if self.gate is not None:
+            await self.gate.targets(request.names)
+        made = await Assembler(self.placer.images, self.gate).assemble(request)
         for resolved in made.resolved:
             self.facts.post(resolved)
         self.placer.images.blobs.put(made.index.data)
@@ -204,6 +217,8 @@ class Indexer:
 
     async def _put(self, index: Manifest, wanted: Sequence[Wanted], name: Reference, target: Provider) -> list[Json]:
         cargo = await self.placer.gather(wanted, target)
+        if self.gate is not None:
+            await self.gate.layers(cargo.layers)
         layers = tuple(str(layer.blob.digest) for layer in cargo.layers if layer.blob)
         started = await self.facts.record(
             ExportStarted(kind="index", target=str(name), digest=str(index.digest), layers=layers[:TOLD])

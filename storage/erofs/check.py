@@ -41,13 +41,31 @@ def check_image(path: Path, name: str, scratch: Scratch) -> str:
         raise
 
 
-def _problem(image: Image, status: os.stat_result, name: str) -> str:
-    if image.name not in {"", name}:
-        return f"it is the image of {image.name}"
+def examine_image(path: Path, name: str) -> str:
+    """What is wrong with the image at `path` that should be `name`'s, "" when nothing is: all of it is read, whatever
+    its time says, and nothing is changed. Raises OSError."""
+    status = path.lstat()
+    if not stat.S_ISREG(status.st_mode):
+        return "something else stands in the place of its file"
+    try:
+        image = Image.open(path)
+    except DiskError as error:
+        return error.what
+    return _not_of(image, status, name) or (_misfit(image) if image.rest else "")
+
+
+def _not_of(image: Image, status: os.stat_result, name: str) -> str:
+    if image.name not in {"", name} or (":" in name and name != image.diff_id):
+        return f"it is the image of {image.name or image.diff_id}"
     if status.st_size != image.size:
         return f"its file has {status.st_size} bytes, not {image.size}"
-    if status.st_mtime_ns == SEAL or not image.rest:
-        return ""
+    return ""
+
+
+def _problem(image: Image, status: os.stat_result, name: str) -> str:
+    problem = _not_of(image, status, name)
+    if problem or status.st_mtime_ns == SEAL or not image.rest:
+        return problem
     problem = _misfit(image)
     if not problem:
         os.utime(image.path, ns=(SEAL, SEAL))

@@ -15,6 +15,7 @@ from tools import bootstrap, roots
 from tools.cli.attests import attest_option, provenance_option, sbom_option, shorthands
 from tools.cli.grants import Lent, granted, read_grants
 from tools.cli.options import read_request
+from tools.cli.policy_option import policy_option
 from tools.cli.result_options import (
     iidfile_option,
     metadata_option,
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
 @click.option("--secret", "secrets", multiple=True, metavar="id=…", help="Lend RUN a secret: ,src=FILE or ,env=NAME.")
 @click.option("--ssh", multiple=True, metavar="ID[=…]", help="Lend an ssh agent: default, or ID=SOCKET or ID=KEY.")
 @click.option("--allow", multiple=True, metavar="NAME", help="Let steps ask for more: security.insecure.")
+@policy_option
 @click.option("--jobs", type=click.IntRange(1), metavar="N", help="Steps at once.  [default: number of cores]")
 @click.option("--runtime", metavar="NAME", help="OCI runtime.  [default: crun or runc, whichever works here]")
 @snapshotter_option
@@ -92,6 +94,7 @@ def build(
     secrets: tuple[str, ...],
     ssh: tuple[str, ...],
     allow: tuple[str, ...],
+    policies: tuple[str, ...],
     jobs: int | None,
     runtime: str | None,
     snapshotter: str,
@@ -142,7 +145,7 @@ def build(
             raise InputError("--check needs a Dockerfile that is here", hint="name it with -f FILE")
         check_only(request.dockerfile, request.frontend, as_json=as_json, offline=offline)
         return
-    machine = Machine(runtime, proxies, snapshotter, offline)
+    machine = Machine(runtime, proxies, snapshotter, offline, policies)
     progress = "quiet" if quiet else progress
     attend: Attend | None = None
     if on_failure == "shell":
@@ -168,6 +171,7 @@ class Machine(NamedTuple):
     ambient: Mapping[str, str]
     snapshotter: str
     offline: bool
+    policies: tuple[str, ...] = ()
 
 
 class Report(NamedTuple):
@@ -222,7 +226,7 @@ async def _build(
         async with granted(lent, roots.secret_places(root, build_id)) as grants:
             engine, connections = bootstrap.engine(
                 root, build_id, machine.runtime, machine.ambient, machine.snapshotter, grants, offline=machine.offline,
-                attend=attend,
+                attend=attend, policies=machine.policies,
             )  # fmt: skip
             try:
                 return await engine.build(request)

@@ -185,4 +185,5 @@ _ROLES = {
     "pack": ("pack of context files", "packs"),
     "layer": ("layer", "layers"), "files": ("list of a step's files", "lists of steps' files"),
     "manifest": ("manifest", "manifests"), "config": ("image config", "image configs"),
+    "proof": ("proof that the events were signed", "proofs"),
 }  # fmt: skip

@@ -19,6 +19,7 @@ from storage.reference import LAYOUT_REGISTRY
 from tools import roots
 from tools.cli.format import human_bytes, human_duration
 from tools.cli.names import image_name
+from tools.cli.policy_option import policy_option
 from tools.cli.running import interruptible, running
 from tools.cli.text import clean
 from tools.cli.writing import as_json_option, print_json
@@ -34,13 +35,14 @@ if TYPE_CHECKING:
 @click.option("--platform", "platforms", multiple=True, metavar="OS/ARCH,…", help="Platforms.  [default: this one]")
 @click.option("--referrers", is_flag=True, help="Also what refers to the image (signatures, SBOMs), and to that.")
 @click.option("--tags", default="", metavar="GLOB", help="All tags of the repository SRC that fit: 'v1.*'. As --all.")
+@policy_option
 @click.option("--dry-run", is_flag=True, help="Copy nothing: tell what would move.")
 @click.option("--progress", default="auto", metavar="MODE", help="auto, tty, plain, json or quiet.  [default: auto]")
 @click.option("-q", "--quiet", is_flag=True, help="Print the digest only: --progress quiet.")
 @as_json_option
 def copy(
     source: str, destination: str, every: bool, platforms: tuple[str, ...], referrers: bool, tags: str, dry_run: bool,
-    progress: str, quiet: bool, as_json: bool,
+    policies: tuple[str, ...], progress: str, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Copy an image from SRC to DST: names in registries, or oci-layout://PATH[:TAG].
 
@@ -56,7 +58,7 @@ def copy(
         with running(progress, silent=progress in ("json", "quiet"), mounts=False) as run:
             try:
                 with run.watched():
-                    made = asyncio.run(_copy(run.root, run.build, request))
+                    made = asyncio.run(_copy(run.root, run.build, request, policies))
             except RefledgerError as error:
                 if progress not in ("json", "quiet"):
                     from tools.cli.failure import explain
@@ -105,7 +107,7 @@ async def _foresee(request: CopyRequest) -> list[Copied]:
         return await interruptible(copier.foresee(request))
 
 
-async def _copy(root: roots.Root, build: str, request: CopyRequest) -> list[Copied]:
+async def _copy(root: roots.Root, build: str, request: CopyRequest, policies: Sequence[str]) -> list[Copied]:
     from engine.events import BuildStarted
     from engine.images.copy import Copier
     from engine.ledger import fitting
@@ -114,8 +116,8 @@ async def _copy(root: roots.Root, build: str, request: CopyRequest) -> list[Copi
     from tools.imaging import imaging
 
     copied: list[Copied] = []
-    async with imaging(root, build) as (ledger, made):
-        copier = Copier(made.placer, made.listing, ledger, host_platform())
+    async with imaging(root, build, policies) as (ledger, made):
+        copier = Copier(made.placer, made.listing, ledger, host_platform(), made.gate)
 
         async def work() -> tuple[dict[str, object], ...]:
             copied.extend(await copier.copy(request))
@@ -124,7 +126,7 @@ async def _copy(root: roots.Root, build: str, request: CopyRequest) -> list[Copi
         started = BuildStarted(
             frontend="copy.v0",
             definition="",
-            options=request.options,
+            options={**request.options, **({"policies": made.gate.described} if made.gate else {})},
             context=None,
             engine_version=__version__,
             host=roots.host_facts(),

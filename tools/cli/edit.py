@@ -13,6 +13,7 @@ from tools.cli.build import Machine, Report, run_request
 from tools.cli.grants import read_grants
 from tools.cli.options import read_epoch, read_platforms
 from tools.cli.outputs import read_outputs
+from tools.cli.policy_option import policy_option
 from tools.cli.result_options import (
     iidfile_option,
     metadata_option,
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     from engine.images.definition import Definition
 
 _OPTIONS = (
-    tag_option, output_option, push_option, snapshotter_option, iidfile_option, metadata_option, progress_option,
-    quiet_option,
+    tag_option, output_option, push_option, policy_option, snapshotter_option, iidfile_option, metadata_option,
+    progress_option, quiet_option,
 )  # fmt: skip
 
 
@@ -39,6 +40,7 @@ class Wanted(NamedTuple):
     tags: tuple[str, ...]
     outputs: tuple[str, ...]
     push: bool
+    policies: tuple[str, ...]
     snapshotter: str
     iidfile: str | None
     metadata_file: str | None
@@ -86,7 +88,7 @@ def edit(definition: Definition, name: str, asked: Sequence[str], wanted: Wanted
         host=roots.host_facts(),
         definition=definition,
     )
-    machine = Machine(None, {}, wanted.snapshotter, offline=False)
+    machine = Machine(None, {}, wanted.snapshotter, offline=False, policies=wanted.policies)
     report = Report(wanted.iidfile, wanted.metadata_file, as_json=False)
     run_request(request, machine, read_grants((), (), ()), "quiet" if wanted.quiet else wanted.progress, report)
 

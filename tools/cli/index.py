@@ -21,6 +21,7 @@ from storage.platform import parse_platform
 from tools import __version__, roots
 from tools.cli.format import human_bytes, human_duration
 from tools.cli.names import image_name
+from tools.cli.policy_option import policy_option
 from tools.cli.running import interruptible, running
 from tools.cli.text import clean
 
@@ -50,13 +51,15 @@ def index() -> None:
     "--annotation", "annotations", multiple=True, metavar="LEVEL:KEY=VALUE",
     help="Annotate the index (index:…) or what it lists (manifest-descriptor:… or manifest-descriptor[OS/ARCH]:…).",
 )
+@policy_option
 @click.option("--dry-run", is_flag=True, help="Print the JSON that would be put, and put nothing.")
 @click.option("--metadata-file", metavar="FILE", help="Write build id and digest here, as JSON.")
 @click.option("--progress", default="auto", metavar="MODE", help="auto, tty, plain, json or quiet.  [default: auto]")
 @click.option("-q", "--quiet", is_flag=True, help="Print the digest only: --progress quiet.")
 def create(
     names_and_refs: tuple[str, ...], tags: tuple[str, ...], append: bool, platforms: tuple[str, ...],
-    annotations: tuple[str, ...], dry_run: bool, metadata_file: str | None, progress: str, quiet: bool,
+    annotations: tuple[str, ...], policies: tuple[str, ...], dry_run: bool, metadata_file: str | None, progress: str,
+    quiet: bool,
 ) -> None:  # fmt: skip
     """Make NAME an index of all REFs: images, indexes (what they list is taken over), artifacts; in registries, or in
     layouts (oci-layout://PATH). Prints its digest.
@@ -74,7 +77,7 @@ def create(
     with running(progress, silent=progress in ("json", "quiet"), mounts=False) as run:
         try:
             with run.watched():
-                created = asyncio.run(_create(run.root, run.build, request))
+                created = asyncio.run(_create(run.root, run.build, request, policies))
         except RefledgerError as error:
             if progress not in ("json", "quiet"):
                 from tools.cli.failure import explain
@@ -157,7 +160,7 @@ async def _assemble(request: IndexRequest) -> Manifest:
         return (await interruptible(Assembler(made.images).assemble(request))).index
 
 
-async def _create(root: roots.Root, build: str, request: IndexRequest) -> Created:
+async def _create(root: roots.Root, build: str, request: IndexRequest, policies: Sequence[str]) -> Created:
     from engine.events import BuildStarted
     from engine.images.index import Indexer
     from engine.operation import operate
@@ -165,8 +168,8 @@ async def _create(root: roots.Root, build: str, request: IndexRequest) -> Create
     from tools.imaging import imaging
 
     done: list[Created] = []
-    async with imaging(root, build) as (ledger, made):
-        indexer = Indexer(made.placer, ledger)
+    async with imaging(root, build, policies) as (ledger, made):
+        indexer = Indexer(made.placer, ledger, made.gate)
 
         async def work() -> list[dict[str, object]]:
             done.append(await indexer.create(request))
@@ -176,7 +179,7 @@ async def _create(root: roots.Root, build: str, request: IndexRequest) -> Create
         started = BuildStarted(
             frontend="index.v0",
             definition=str(made.images.blobs.put(canonical_json(request.options))),
-            options=request.options,
+            options={**request.options, **({"policies": made.gate.described} if made.gate else {})},
             context=None,
             engine_version=__version__,
             host=roots.host_facts(),

@@ -10,8 +10,9 @@ from pathlib import Path
 from projections.runner import Views
 from storage.bundle import Index, write_bundle
 from storage.errors import DiskError, InputError
-from storage.interfaces import EventLog
 from tools import __version__, bootstrap, known, roots
+from tools.auditing.bundles import prove_events
+from tools.auditing.checkpoints import AuditedLog
 from tools.replaying.gather import Gathering, Wish
 from tools.replaying.story import read_graph, read_story
 
@@ -25,9 +26,9 @@ class Bundled:
     events: int
 
 
-def bundle_build(root: Path, log: EventLog, views: Views, build: str, dest: str, wish: Wish) -> Bundled:
+def bundle_build(root: Path, log: AuditedLog, views: Views, build: str, dest: str, wish: Wish) -> Bundled:
     """Write build `build` (its whole id) of `root` to `dest`. The root is only read. Raises InputError, DiskError,
-    VerificationError, RegistryError (`wish.full` may have to fetch)."""
+    VerificationError (also when the log is not what was signed), RegistryError (`wish.full` may have to fetch)."""
     from projections.history import History
 
     record = History(views).get(build)
@@ -45,8 +46,8 @@ def bundle_build(root: Path, log: EventLog, views: Views, build: str, dest: str,
             story, read_graph(story, blobs.get), blobs, roots.stored_tars(root, staging / "scratch"), staging, wish,
             lambda digest: known.known_providers(views, digest), bootstrap.fetch_blob,
         )  # fmt: skip
-        index = gathering.gather(__version__)
         events = sorted((*story.events, *story.behind), key=lambda event: event.seq)
+        index = gathering.gather(__version__, prove_events(root, log, events))
         size = write_bundle(dest, index, events, gathering.open)
     except OSError as error:
         raise DiskError.of(error, f"writing {dest}") from error

@@ -60,8 +60,9 @@ class Gathering:
     _secret: set[str] = field(default_factory=set)
     _patterns: IgnoreMatcher | None = None
 
-    def gather(self, version: str) -> Index:
-        """Everything but the events. Blocking. Raises DiskError, VerificationError, RegistryError, InputError."""
+    def gather(self, version: str, proof: bytes | None = None) -> Index:
+        """Everything but the events; `proof` of these. Blocking. Raises DiskError, VerificationError, RegistryError,
+        InputError."""
         self._patterns = IgnoreMatcher(self.wish.redact) if self.wish.redact else None
         self._documents()
         self._contexts()
@@ -69,6 +70,10 @@ class Gathering:
             self._layer(layer)
         if self.story.record.status == "completed":
             self._lists()
+        if proof is not None:
+            path = self.staging / "proof"
+            path.write_bytes(proof)
+            self._stage(path, "proof")
         order = {"layer": 2, "pack": 1}
         members = sorted(self._members.values(), key=lambda m: (order.get(m.role, 0), m.role, m.digest))
         return Index(

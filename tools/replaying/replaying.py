@@ -31,7 +31,7 @@ from projections.progress import output as output_lines
 from storage.digest import Digest, canonical_json
 from storage.errors import InputError
 from storage.filelist import FileFact, list_tar
-from storage.interfaces import EventLog
+from storage.interfaces import EventLog, redacted, worded
 from tools import __version__, known, roots
 from tools.replaying.recorded import Recorded, restore_contexts
 from tools.replaying.story import closure
@@ -95,7 +95,7 @@ class Replay:
         story = self.recorded.story
         lent = self.offered
         options = {
-            **story.started.get("options", {}), "replay_of": story.record.id, "bundle": self.recorded.source,
+            **worded(story.started.get("options", {})), "replay_of": story.record.id, "bundle": self.recorded.source,
             "secrets": list(lent.secrets), "ssh": list(lent.agents), "allow": list(lent.allowed),
         }  # fmt: skip
         self.engine.ledger.post(
@@ -129,6 +129,12 @@ class Replay:
 
     async def _compile(self, options: Mapping[str, Any]) -> None:
         story, text = self.recorded.story, self.recorded.dockerfile
+        args = options.get("args", {})
+        for words in filter(None, (redacted(args), *map(redacted, args.values()))):
+            raise InputError(
+                f"build {story.record.id} had a build arg that is not in its record any more: {words}",
+                hint="it ended before it had a graph: build it anew, with that arg",
+            )
         frontend = str(story.started.get("frontend", ""))
         if frontend != DOCKERFILE:
             from engine.images.definition import parse_definition

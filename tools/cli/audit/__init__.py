@@ -11,7 +11,9 @@ _COMMANDS = {
     "keygen": "tools.cli.audit.keygen",
     "provenance": "tools.cli.audit.provenance",
     "prove": "tools.cli.audit.prove",
+    "redact": "tools.cli.audit.redact",
     "report": "tools.cli.audit.report",
+    "verify": "tools.cli.audit.verify",
     "verify-image": "tools.cli.audit.verify_image",
 }
 

@@ -1,0 +1,50 @@
+"""When a build asks its policies: before it asks anybody for anything, before a step runs, and before an export."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from engine.errors import PolicyViolation
+from engine.graph import Graph
+from engine.policy.gate import Gate
+from engine.policy.subjects import fetched, imported_cache, of_graph
+from engine.refs.materializer import Materializer
+from engine.refs.ref import Ref
+from engine.solver.scheduler import VertexError
+from storage.digest import Digest
+
+if TYPE_CHECKING:
+    from engine.build import BuildRequest
+
+
+async def check_request(gate: Gate, request: BuildRequest) -> None:
+    """What is known before anything is read: where results go, which caches are believed, where the context is. Raises
+    PolicyViolation."""
+    pushed = [name for one in request.outputs if one.kind == "image" and one.push for name in one.names]
+    caches = [one.reference for one in request.cache_to if one.reference is not None]
+    await gate.targets([*pushed, *caches], [one.kind for one in request.outputs if one.kind != "image"])
+    await gate.check(imported_cache(one.reference) for one in request.cache_from)
+    if request.frontend.context is not None and (context := fetched(request.frontend.context)) is not None:
+        await gate.check([context])
+
+
+async def check_steps(gate: Gate, graph: Graph) -> None:
+    """What the steps fetch and ask for, whether the cache has their results or not. Raises VertexError."""
+    for vertex, subject in of_graph(graph):
+        try:
+            await gate.check([subject], str(vertex.digest))
+        except PolicyViolation as error:
+            raise VertexError(vertex, error) from error
+
+
+async def check_layers(gate: Gate, graph: Graph, refs: Mapping[Digest, Ref], materializer: Materializer) -> None:
+    """What is about to be given out. Raises PolicyViolation, and MaterializationError where layers are fetched for
+    this."""
+    for result in graph.results:
+        ref = refs[result.vertex]
+        if gate.fetches and not all(gate.verified(ref.layers)):
+            await materializer.materialize(
+                ref, vertex=str(result.vertex), reason="export", needed_by="a rule of the policy"
+            )
+        await gate.layers(ref.layers)

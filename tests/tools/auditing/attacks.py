@@ -1,0 +1,192 @@
+"""What somebody who can write to a root may do to it, and what `refledger audit verify` says of that.
+
+A real root, whose log was signed at the end of each build, is made once; every attack works on a copy.
+`python -m tests.tools.auditing.attacks` writes docs/audit-attacks.md.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.builder import PROJECT, Builder, base_image
+from tests.registry_fixture import RegistryProcess
+
+Json = dict[str, Any]
+PAGE = PROJECT / "docs/audit-attacks.md"
+DOCKERFILE = """\
+FROM {base}
+COPY greeting /greeting
+RUN cat /greeting > /copy
+RUN echo {word} > /word
+"""
+
+
+@dataclass(slots=True)
+class Scene:
+    """The root of several builds, honest: `old` is a copy of it as it was before the last two; `other` another root
+    that the same key signs; `published` the file that got every checkpoint of both; `builds` by what they are."""
+
+    root: Path
+    old: Path
+    other: Path
+    key: str
+    published: Path
+    builder: Builder
+    builds: dict[str, str] = field(default_factory=dict)
+
+
+def make_scene(directory: Path, registry: RegistryProcess, repository: str) -> Scene:
+    """Real builds: one that runs and pushes, one that is cached, one that fails, one that pushes another image."""
+    builder, other = Builder(directory / "one"), Builder(directory / "two")
+    published = directory / "published"
+    key = directory / "key"
+    made = builder.run("audit", "keygen", "--name", "ci.example/refledger", "-o", str(key))
+    assert made.code == 0, made.err
+    verifier = next(word for word in made.out.split() if word.startswith("ci.example/refledger+"))
+    image = base_image(registry, f"{repository}/base")
+    for one in (builder, other):
+        one.env |= {"REFLEDGER_AUDIT_KEY_FILE": str(key), "REFLEDGER_AUDIT_PUBLISH": f"file:{published}"}
+        one.write({"greeting": "hello\n"})
+    scene = Scene(builder.root, directory / "old", other.root, verifier, published, builder)
+
+    def build(name: str, word: str, *args: str, fails: bool = False) -> None:
+        text = DOCKERFILE.format(base=image["reference"], word=word)
+        done = builder.build(text + ("RUN false\n" if fails else ""), *args)
+        assert done.code == (1 if fails else 0), done.err
+        scene.builds[name] = builder.builds()[0]["id"]
+
+    build("first", "one", "-t", f"{registry.host}/{repository}/app:1", "--push")
+    build("cached", "one")
+    copy_root(builder.root, scene.old)
+    build("failed", "one", fails=True)
+    build("last", "two", "-t", f"{registry.host}/{repository}/app:2", "--push")
+    other.must_build(DOCKERFILE.format(base=image["reference"], word="three"))
+    return scene
+
+
+def copy_root(source: Path, dest: Path) -> None:
+    """As `cp -a` does it: times and owners are kept."""
+    subprocess.run(["cp", "-a", str(source), str(dest)], check=True)
+
+
+# ---------------------------------------------------------------- a copy under attack
+
+
+@dataclass(slots=True)
+class Copy:
+    """A copy of the scene's root that somebody writes to."""
+
+    scene: Scene
+    path: Path
+    events: list[Json]
+
+    @contextmanager
+    def log(self) -> Iterator[sqlite3.Connection]:
+        """The log without what makes it append-only."""
+        with closing(sqlite3.connect(self.path / "log.db", isolation_level=None)) as db:
+            triggers = [name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'trigger'")]
+            for name in triggers:
+                db.execute(f'DROP TRIGGER "{name}"')
+            yield db
+
+    def row(self, seq: int) -> list[Any]:
+        """Stream, version, type and state of an event."""
+        with self.log() as db:
+            sql = "SELECT originator_id, originator_version, topic, state FROM events WHERE rowid = ?"
+            return list(db.execute(sql, (seq,)).fetchone())
+
+    def put(self, seq: int, row: list[Any]) -> None:
+        """Write it back."""
+        with self.log() as db:
+            db.execute("DELETE FROM events WHERE rowid = ?", (seq,))
+            db.execute("INSERT INTO events (rowid, originator_id, originator_version, topic, state)"
+                       " VALUES (?, ?, ?, ?, ?)", (seq, *row))  # fmt: skip
+
+    def edit(self, seq: int, change: Callable[[Json], object]) -> int:
+        """Change the state of an event; returns `seq`."""
+        row = self.row(seq)
+        state = json.loads(row[3])
+        change(state)
+        row[3] = json.dumps(state, separators=(",", ":"), ensure_ascii=False).encode()
+        self.put(seq, row)
+        return seq
+
+    def find(self, name: str, build: str = "", last: bool = False) -> int:
+        """The `seq` of the first (or `last`) event of type `name` (of that build)."""
+        wanted = self.scene.builds.get(build)
+        found = [one["seq"] for one in self.events if one["type"] == name and wanted in (None, one["build"])]
+        return int(found[-1 if last else 0])
+
+    @property
+    def head(self) -> int:
+        """The last event."""
+        return int(self.events[-1]["seq"])
+
+    @property
+    def checkpoints(self) -> list[int]:
+        """Events that are checkpoints."""
+        return [one["seq"] for one in self.events if one["type"] == "CheckpointSigned"]
+
+    def renumber(self, start: int, by: int) -> None:
+        """Move the events from `start` on."""
+        with self.log() as db:
+            order = "DESC" if by > 0 else "ASC"
+            rows = db.execute(f"SELECT rowid FROM events WHERE rowid >= ? ORDER BY rowid {order}", (start,)).fetchall()
+            for (seq,) in rows:
+                db.execute("UPDATE events SET rowid = ? WHERE rowid = ?", (seq + by, seq))
+
+    def forget(self) -> None:
+        """Throw away all that is kept beside the log."""
+        for name in ("tree.db", "checkpoint", "views.db"):
+            (self.path / name).unlink(missing_ok=True)
+
+
+def open_copy(scene: Scene, path: Path) -> Copy:
+    """A fresh copy at `path`."""
+    copy_root(scene.root, path)
+    return Copy(scene, path, _events(scene))
+
+
+_known: dict[Path, list[Json]] = {}
+
+
+def _events(scene: Scene) -> list[Json]:
+    if scene.root not in _known:
+        _known[scene.root] = scene.builder.events()
+    return _known[scene.root]
+
+
+# ---------------------------------------------------------------- what verify says
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Exit code, the first line of the error, and the object that --json prints."""
+
+    code: int
+    error: str
+    found: Json
+
+
+def verify(path: Path, *args: str) -> Outcome:
+    """`refledger audit verify PATH --json ARGS` in another process, without key or root in its environment."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tools.cli.main", "audit", "verify", str(path), "--json", *args],
+        cwd=PROJECT, env={"PATH": "/usr/bin:/bin", "HOME": "/"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr, done.stderr
+    return Outcome(done.returncode, done.stderr.strip(), json.loads(done.stdout) if done.stdout.strip() else {})
+
+
+def clear(path: Path) -> None:
+    """Remove a copy."""
+    shutil.rmtree(path, ignore_errors=True)

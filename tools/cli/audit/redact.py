@@ -1,0 +1,84 @@
+"""`refledger audit redact`."""
+
+from __future__ import annotations
+
+import getpass
+import re
+import socket
+import sys
+from contextlib import suppress
+
+import click
+
+from projections.history import History
+from storage.errors import InputError
+from tools import roots
+from tools.auditing.redaction import Found, erase, find
+from tools.cli.moment import find_step, whole_view
+from tools.cli.text import clean
+from tools.cli.writing import print_line
+
+_LONGEST = 500  # characters of a reason
+
+
+@click.command()
+@click.argument("build_id", metavar="BUILD")
+@click.argument("step", required=False)
+@click.option("--args", "names", multiple=True, metavar="NAME", help="The value of this build arg; may be given again.")
+@click.option("--match", "pattern", metavar="REGEX", help="Only values, or pieces of output, in which this is found.")
+@click.option("--reason", required=True, metavar="TEXT", help="Why: it stays in the log.")
+@click.option("--by", metavar="NAME", help="Who: it stays in the log.  [default: user@host]")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def redact(
+    build_id: str, step: str | None, names: tuple[str, ...], pattern: str | None, reason: str, by: str | None, yes: bool
+) -> None:  # fmt: skip
+    """Erase, for good, what BUILD's steps printed (or only STEP's), or with --args the values of build args.
+
+    The log says that it was erased, by whom, when and why; checkpoints and proofs stay valid. Only the root is changed:
+    bundles, backups and copies of it keep what they have, and so do images, and blobs that hold what an arg became.
+    """
+    if not reason.strip() or len(reason) > _LONGEST:
+        raise InputError(f"--reason is to be a text of at most {_LONGEST} characters", hint="say why")
+    if names and step:
+        raise InputError("--args are the build's, and not of a step", hint="name a step, or args")
+    wanted = _pattern(pattern)
+    path = roots.root_directory()
+    with roots.read_root(path) as (log, views):
+        record = History(views).get(build_id)
+        vertex = None if step is None else find_step(whole_view(log, record).steps, record, step).vertex
+    if record.status == "running" and roots.is_running(path, record.id):
+        raise InputError(f"build {record.id} has not ended", hint="redact it when it has")
+    with roots.open_log(path) as stored:
+        found = find(stored, stored, record, vertex, names, wanted, output=not names)
+        if not found.payloads:
+            raise InputError(f"build {record.id} has nothing to erase{_rest(found)}")
+        what = f"{len(found.output)} pieces of output" if not names else f"{len(found.args)} values of build args"
+        told = f"{what} of build {record.id}{_rest(found)}"
+        if not yes:
+            click.confirm(f"erase {told}, for good?", abort=True, err=True)
+        seqs = erase(stored, record, vertex, found.payloads, clean(by or _user()), clean(reason.strip()))
+    events = f"event {seqs[0]}" if len(seqs) == 1 else f"events {seqs[0]} to {seqs[-1]}"
+    print_line(f"erased {told}: {events}")
+    sys.stderr.write("bundles, backups and copies that were made earlier keep what they have\n")
+    if names:
+        sys.stderr.write("what steps, images and the blobs of graphs and cache keys made of a value is not erased\n")
+
+
+def _rest(found: Found) -> str:
+    said = [f"{found.gone} were erased before"] if found.gone else []
+    said += [f"{found.fixed} lie in the events themselves and stay"] if found.fixed else []
+    return f" ({', '.join(said)})" if said else ""
+
+
+def _pattern(text: str | None) -> re.Pattern[str] | None:
+    try:
+        return None if text is None else re.compile(text)
+    except re.error as error:
+        raise InputError(f"--match {(text or '')[:80]!r}: {error}", hint="give a regular expression") from error
+
+
+def _user() -> str:
+    name = "unknown"
+    with suppress(KeyError, OSError):
+        name = getpass.getuser()
+    return f"{name}@{socket.gethostname()}"

@@ -1,0 +1,176 @@
+"""`refledger audit verify`: is a root, a bundle or a proof what was signed?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from storage.errors import DiskError, InputError, VerificationError
+from tools import roots
+from tools.auditing.keys import read_verifier
+from tools.cli.text import clean
+from tools.cli.writing import as_json_option, print_json, print_line
+
+if TYPE_CHECKING:
+    from projections.wellformed import Fault
+    from storage.notes import Checkpoint, Verifier
+    from tools.auditing.verify import Verdict
+
+SHOWN = 20
+"""Faults that are told to people one by one."""
+
+
+@click.command()
+@click.argument("what", metavar="[ROOT|BUNDLE|FILE]", required=False, type=click.Path(path_type=Path))
+@click.option("--key", "keys", multiple=True, metavar="KEY",
+              help="Whose signatures count: a verifier key, or a file with one. May be given again.")  # fmt: skip
+@click.option("--against", multiple=True, metavar="FILE|REF", help="Checkpoints that were published there must agree.")
+@click.option("--quick", is_flag=True, help="Do not read the contents of blobs, layers and snapshots.")
+@click.option("--proof", type=click.Path(path_type=Path), metavar="FILE", help="Check what audit prove wrote.")
+@as_json_option
+def verify(
+    what: Path | None, keys: tuple[str, ...], against: tuple[str, ...], quick: bool, proof: Path | None, as_json: bool
+) -> None:
+    """Check a root (by default this one), a bundle, or a proof: nothing of it is trusted but what KEY signed.
+
+    Nothing is written and, but for a registry named with --against, nobody is asked.
+    """
+    verifiers = [read_verifier(key) for key in keys]
+    target = proof or what or roots.root_directory()
+    try:
+        if target.is_dir():
+            _root(target, verifiers, against, quick=quick, as_json=as_json)
+        elif target.is_file():
+            _file(target, verifiers, as_json=as_json)
+        else:
+            raise InputError("there is nothing to check", where=str(target), hint="name a root, a bundle, or a proof")
+    except OSError as error:
+        raise DiskError.of(error, "checking") from error
+
+
+def _file(path: Path, keys: list[Verifier], *, as_json: bool) -> None:
+    from tools.auditing.proofs import is_proof
+
+    with path.open("rb") as file:
+        proof = is_proof(file.read(1000))
+    if proof:
+        _proof(path, keys, as_json=as_json)
+    else:
+        _bundle(path, keys, as_json=as_json)
+
+
+def _bundle(path: Path, keys: list[Verifier], *, as_json: bool) -> None:
+    from tools.auditing.bundles import verify_bundle
+
+    verdict = verify_bundle(path, keys)
+    if as_json:
+        print_json(verdict.to_json())
+    else:
+        print_line(f"build      {verdict.build}: {verdict.events:,} events, {verdict.blobs:,} blobs, all as named")
+        if not verdict.proof:
+            print_line("signed     no proofs are in it: whoever sent it could have written it")
+        elif verdict.proven:
+            by = "checked" if verdict.signed else "not checked: say with --key whose count"
+            log = f"in the log {verdict.origin} of {verdict.size:,}"
+            print_line(clean(f"signed     {verdict.proven:,} of {verdict.events:,} events are {log}; signature {by}"))
+        for line in _wrong(verdict.faults):
+            print_line(clean(line))
+    _judge(verdict.faults)
+
+
+def _root(root: Path, keys: list[Verifier], against: tuple[str, ...], *, quick: bool, as_json: bool) -> None:
+    from tools.auditing.verify import Outside, verify_root
+
+    if not (root / "log.db").exists():
+        raise InputError("nothing was built here yet", where=str(root), hint="name a root, or set REFLEDGER_ROOT")
+    outside = [Outside(one, "fork", checkpoint) for one in against for checkpoint in _published(one, keys)]
+    verdict = verify_root(root, keys=keys, outside=outside, quick=quick)
+    if as_json:
+        print_json(verdict.to_json())
+    else:
+        for line in _lines(verdict):
+            print_line(clean(line))
+    _judge(verdict.faults)
+
+
+def _published(source: str, keys: list[Verifier]) -> list[Checkpoint]:
+    """Raises InputError where nothing was published."""
+    from tools.auditing.published import published
+
+    found = published(source, keys)
+    if not found:
+        raise InputError("no checkpoint was published there", where=source, hint="name what --publish named")
+    return found
+
+
+def _proof(path: Path, keys: list[Verifier], *, as_json: bool) -> None:
+    from tools.auditing.proofs import MAX_BYTES, check_proof
+
+    if not keys:
+        raise InputError("a proof is one to holders of a key", hint="name the verifier key with --key")
+    with path.open("rb") as file:
+        lines = check_proof(file.read(MAX_BYTES + 1), keys, str(path))
+    if as_json:
+        print_json({"sound": True, "proves": lines})
+        return
+    for line in lines:
+        print_line(clean(line))
+
+
+def _judge(faults: list[Fault]) -> None:
+    """Raises VerificationError for the first of `faults`, if there is any."""
+    if not faults:
+        return
+    first, more = faults[0], len(faults) - 1
+    others = f"; {more} more {'fault' if more == 1 else 'faults'}" if more else ""
+    raise VerificationError(f"{first.what}: {first.meaning}{others}", where=first.where)
+
+
+def _lines(verdict: Verdict) -> list[str]:
+    lines = [f"log        {verdict.events:,} events of {verdict.builds:,} builds"]
+    if verdict.unknown:
+        kinds = ", ".join(f"{name} ({count})" for name, count in sorted(verdict.unknown.items())[:5])
+        lines.append(f"           of types that this version does not know: {kinds}")
+    lines.append(f"tree       {verdict.root}")
+    lines += _signatures(verdict)
+    lines += _bytes(verdict)
+    lines.append(f"views      {verdict.views}")
+    return lines + _wrong(verdict.faults)
+
+
+def _wrong(faults: list[Fault]) -> list[str]:
+    lines = [f"WRONG      {fault.where}: {fault.what}: {fault.meaning}" for fault in faults[:SHOWN]]
+    if len(faults) > SHOWN:
+        lines.append(f"           and {len(faults) - SHOWN} more")
+    return lines or ["nothing is wrong with it"]
+
+
+def _signatures(verdict: Verdict) -> list[str]:
+    if not verdict.checkpoints:
+        lines = ["signed     no checkpoint is in it: whoever can write to it could have written all of it"]
+    elif verdict.trusted:
+        names = ", ".join(key.rpartition("+")[0] for key in verdict.keys)
+        lines = [f"signed     {verdict.covered:,} of {verdict.events:,} events, by {names}; log {verdict.origin}"]
+    else:
+        count = "1 checkpoint" if verdict.checkpoints == 1 else f"{verdict.checkpoints:,} checkpoints"
+        lines = [f"signed     {verdict.covered:,} of {verdict.events:,} events lie under {count}; log {verdict.origin}",
+                 "           signatures were not checked: say with --key whose count"]  # fmt: skip
+    left = verdict.events - verdict.covered
+    if verdict.checkpoints and left:
+        lines.append(f"           nothing vouches for the last {left:,} yet")
+    if verdict.published:
+        lines.append(f"published  {verdict.published:,} checkpoints from elsewhere were compared")
+    return lines
+
+
+def _bytes(verdict: Verdict) -> list[str]:
+    words = {"blob": "blobs", "layer": "layers", "snapshot": "snapshots"}
+    here = ", ".join(f"{count:,} {words[kind]}" for kind, count in sorted(verdict.named.items())) or "nothing"
+    read = "" if verdict.contents else ", whose contents were not read (--quick)"
+    lines = [f"bytes      {here} should be here{read}; {verdict.gone:,} were let go"]
+    if verdict.remote:
+        count = "1 blob" if verdict.remote == 1 else f"{verdict.remote:,} blobs"
+        lines.append(f"           {count} known by digest only: at registries, which were not asked")
+    return lines
