@@ -6,7 +6,7 @@ import sqlite3
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from projections.fields import integer, text
+from projections.fields import integer, text, texts
 from projections.runner import Projection, Views
 from storage.interfaces import Event
 
@@ -49,6 +49,17 @@ class Checkpoint:
         return {**asdict(self), "seqs": list(self.seqs), "published": list(self.published)}
 
 
+@dataclass(frozen=True, slots=True)
+class Redaction:
+    """`count` values of events of a build were erased at `time` (UTC ns), for good, by whom and why."""
+
+    by: str
+    reason: str
+    count: int
+    time: int
+    seq: int
+
+
 class AuditIndex:
     """Look-ups in views that hold `PROJECTION`. They see what was folded: `Views.catch_up` first."""
 
@@ -79,6 +90,13 @@ class AuditIndex:
         sent = self._views.query("SELECT target, seq FROM published WHERE size >= ? ORDER BY seq LIMIT 1", (seq,))
         origin, size, root, own = rows[0]
         return Checkpoint(origin, size, root, (own, *(at for _, at in sent)), tuple(target for target, _ in sent))
+
+    def redactions(self, build: str) -> list[Redaction]:
+        """What was erased of the events of a build, in order."""
+        rows = self._views.query(
+            "SELECT \"by\", reason, count, time, seq FROM redactions WHERE build = ? ORDER BY seq", (build,)
+        )
+        return [Redaction(*row) for row in rows]
 
 
 # ---------------------------------------------------------------- folding
@@ -132,16 +150,28 @@ def _published(cursor: sqlite3.Cursor, event: Event) -> None:
     cursor.execute("INSERT OR IGNORE INTO published VALUES (?, ?, ?)", row)
 
 
+def _redacted(cursor: sqlite3.Cursor, event: Event) -> None:
+    data = event.data
+    row = (
+        event.seq, text(data, "build", ""), text(data, "by", ""), text(data, "reason", ""),
+        len(texts(data, "digests")), event.time,
+    )  # fmt: skip
+    cursor.execute("INSERT OR IGNORE INTO redactions VALUES (?, ?, ?, ?, ?, ?)", row)
+
+
 PROJECTION = Projection(
     name="audit",
     version=1,
-    tables=("resolutions", "checkpoints", "published"),
+    tables=("resolutions", "checkpoints", "published", "redactions"),
     schema=(
         "CREATE TABLE resolutions (kind TEXT, name TEXT, platform TEXT, seq INTEGER, digest TEXT, count INTEGER,"
         " began INTEGER, ended INTEGER, recalled INTEGER, last_seq INTEGER, PRIMARY KEY (kind, name, platform, seq))"
         " WITHOUT ROWID",
         "CREATE TABLE checkpoints (seq INTEGER PRIMARY KEY, size INTEGER, origin TEXT, root TEXT)",
         "CREATE TABLE published (seq INTEGER PRIMARY KEY, size INTEGER, target TEXT)",
+        'CREATE TABLE redactions (seq INTEGER PRIMARY KEY, build TEXT, "by" TEXT, reason TEXT, count INTEGER,'
+        " time INTEGER)",
+        "CREATE INDEX redactions_build ON redactions (build)",
     ),
     handlers={
         "SourceResolved": _image,
@@ -149,5 +179,6 @@ PROJECTION = Projection(
         "GitResolved": _git,
         "CheckpointSigned": _signed,
         "CheckpointPublished": _published,
+        "PayloadRedacted": _redacted,
     },
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from projections.audit.index import AuditIndex, Resolution, git_name
-from projections.audit.statements import Identity, Input, Result, Taint
+from projections.audit.statements import Attestation, Decision, Identity, Input, Result, Taint
 from projections.audit.told import Told
 from projections.fields import mapping, maybe_text, objects, size, text
 from projections.mentions import GAVE, GIVEN, events_at
@@ -162,6 +162,20 @@ _FOUND = {
     "DefinitionRead": _definition, "SourceResolved": _image, "HttpResolved": _http, "GitResolved": _git,
     "ContextScanned": _context, "LayerStored": _layer, "CacheImported": _cache,
 }  # fmt: skip
+
+
+def decisions(told: Told) -> list[Decision]:
+    """What the policy said, in order; nothing for a build without one."""
+    names = ("subject", "decision", "rule", "detail", "policy")
+    found = told.all("PolicyDecided")
+    return [Decision(**{name: text(event.data, name, "") for name in names}, seqs=(event.seq,)) for event in found]
+
+
+def attestations(told: Told) -> list[Attestation]:
+    """What was said of the build's images, in order."""
+    names = ("image", "platform", "predicate_type", "statement", "envelope", "referrer", "key")
+    found = told.all("Attested")
+    return [Attestation(**{name: text(event.data, name, "") for name in names}, seqs=(event.seq,)) for event in found]
 
 
 def resolutions(told: Told) -> list[Resolution]:

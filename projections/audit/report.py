@@ -68,6 +68,8 @@ def build_report(
             steps=tuple(ran),
             layers=tuple(known.layers),
             served=tuple(known.served),
+            decisions=tuple(inputs.decisions(told)),
+            attestations=tuple(inputs.attestations(told)),
             attempts=tuple(trouble.attempts(told)),
             let_go=tuple(known.let_go),
             against=why.against.id if why.against else "",

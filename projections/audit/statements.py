@@ -164,6 +164,34 @@ class Served:
 
 
 @dataclass(frozen=True, slots=True)
+class Decision:
+    """What the build's policy (`policy`: the digest of its file) said of `subject`: `decision` allowed or denied, by
+    `rule`."""
+
+    subject: str
+    decision: str
+    rule: str
+    detail: str
+    policy: str
+    seqs: Seqs
+
+
+@dataclass(frozen=True, slots=True)
+class Attestation:
+    """A statement of `predicate_type` about the manifest `image`: `statement` and `envelope` are digests of stored
+    documents, `key` the name of the key that signed, "" when none did; `referrer` attaches it."""
+
+    image: str
+    platform: str
+    predicate_type: str
+    statement: str
+    envelope: str
+    referrer: str
+    key: str
+    seqs: Seqs
+
+
+@dataclass(frozen=True, slots=True)
 class Attempt:
     """Something that was tried again, failed or was called off: `what` is the event's type, `name` a digest, tag, cache
     or step; `step` its number (0: none)."""
@@ -206,7 +234,7 @@ class Difference:
 @dataclass(frozen=True, slots=True)
 class Gap:
     """Where the record is incomplete, or proves less than one may think. `what`: unfinished, interrupted, output,
-    unknown-event, graph, origin, believed, digest-only, part, recalled, runtime, checkpoint or publication."""
+    unknown-event, graph, origin, believed, digest-only, part, recalled, redacted, runtime, checkpoint, publication."""
 
     what: str
     detail: str
@@ -240,6 +268,8 @@ class BuildReport:
     steps: tuple[Step, ...]
     layers: tuple[Layer, ...]
     served: tuple[Served, ...]
+    decisions: tuple[Decision, ...]
+    attestations: tuple[Attestation, ...]
     attempts: tuple[Attempt, ...]
     let_go: tuple[LetGo, ...]
     against: str

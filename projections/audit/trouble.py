@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 
 from engine.events import TYPES
 from projections.asked import Blobs, Build
-from projections.audit.index import Checkpoint, git_name
+from projections.audit.index import AuditIndex, Checkpoint, git_name
 from projections.audit.statements import DIGEST_ONLY, NEVER, PART, Attempt, Difference, Gap, Layer, Step
 from projections.audit.told import Told
 from projections.changes import Change, Hides
@@ -141,7 +142,8 @@ def _proofs(events: Sequence[Event]) -> Mapping[str, list[int]]:
 
 def gaps(told: Told, steps: Sequence[Step], layers: Sequence[Layer], checkpoint: Checkpoint | None) -> list[Gap]:
     """Where the record is incomplete, or proves less than one may think. Raises LogError."""
-    return [*_ends(told), *_unread(told), *_unproven(told, steps, layers), *_uncovered(told, checkpoint)]
+    believed = _unproven(told, steps, layers)
+    return [*_ends(told), *_redacted(told), *_unread(told), *believed, *_uncovered(told, checkpoint)]
 
 
 def _ends(told: Told) -> Iterator[Gap]:
@@ -154,6 +156,13 @@ def _ends(told: Told) -> Iterator[Gap]:
         count = sum(size(event.data, "dropped") for event in events)
         what = f"step {told.number(vertex)} printed {count} bytes too fast to be kept"
         yield Gap("output", what, tuple(event.seq for event in events))
+
+
+def _redacted(told: Told) -> Iterator[Gap]:
+    for item in AuditIndex(told.views).redactions(told.record.id):
+        values = "1 value was" if item.count == 1 else f"{item.count} values were"
+        when = datetime.fromtimestamp(item.time / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S")
+        yield Gap("redacted", f"{values} redacted by {item.by or '?'} at {when} UTC: {item.reason}", (item.seq,))
 
 
 def _unread(told: Told) -> Iterator[Gap]:

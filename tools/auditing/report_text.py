@@ -89,6 +89,8 @@ def build_sections(told: BuildReport, width: int) -> Iterator[Section]:
         ("Taint", _taints, "no step had network, secrets, ssh, privilege or cache mounts"),
         ("Layers", _layers, "none"),
         ("Served by", _served, "nothing came from anywhere"),
+        ("Policy", _decisions, ""),
+        ("Attestations", _attestations, ""),
         ("Tried again, failed, called off", _attempts, "nothing"),
         ("Let go", _let_go, "nothing"),
         ("Against the build before", _differences, ""),
@@ -238,6 +240,20 @@ def _served(page: _Page, told: BuildReport) -> None:
             f" {clean(item.build)}: {clean(item.how)}, {human_bytes(item.bytes)}, {checked}",
             item.seqs, 2,
         )  # fmt: skip
+
+
+def _decisions(page: _Page, told: BuildReport) -> None:
+    for item in told.decisions:
+        rule = f" by rule {clean(item.rule)}" if item.rule else ""
+        detail = f": {clean(item.detail)}" if item.detail else ""
+        page.say(f"{clean(item.decision)}{rule} {page.id(item.subject)}{detail}", item.seqs, 2)
+
+
+def _attestations(page: _Page, told: BuildReport) -> None:
+    for item in told.attestations:
+        signed = f"signed by {clean(item.key)}" if item.key else "not signed"
+        of = " ".join(filter(None, (page.id(item.image), clean(item.platform))))
+        page.say(f"{clean(item.predicate_type)} of {of}: {page.id(item.statement)}, {signed}", item.seqs, 2)
 
 
 def _attempts(page: _Page, told: BuildReport) -> None:

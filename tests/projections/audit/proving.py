@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 Json = dict[str, Any]
-_STATED = ("digest", "diff_id", "snapshot", "ref", "key", "target", "value", "name", "reference", "root", "of", "id")
+_STATED = ("digest", "diff_id", "snapshot", "ref", "key", "target", "value", "name", "image",
+           "statement", "policy", "rule", "reference", "root", "of", "id")
 _OF_SEVERAL = frozenset({"/differences/name", "/steps/name"})
 """Put together, or told by the stored graph."""
 

@@ -117,6 +117,26 @@ def test_a_result_of_a_build_elsewhere_is_told_to_be_without_its_record() -> Non
     assert told.report.steps[1].inherits == (1,)
 
 
+def test_privilege_and_ssh_are_taint_and_what_was_not_given_is_told() -> None:
+    story = Story()
+    mounts = [{"kind": "ssh", "id": "default", "target": "/agent"}, {"kind": "secret", "id": "no", "target": "/no"}]
+    story.begin("b1", vertex("one", security="insecure", network="none", mounts=mounts), vertex("two", "one"))
+    key = story.key(("argv", "one"))
+    story.ask("b1", "one", key, "never-built")
+    lifted = story.log.add(e.SecurityLifted(), "b1", "one").seq
+    signed = story.log.add(e.AgentForwarded(id="default", target="/agent"), "b1", "one").seq
+    story.ran("b1", "one")
+    story.recorded("b1", "one", key)
+    story.end("b1")
+    told = audit(story.log, "b1", blobs=story.blobs)
+    assert told.report
+    one, two = told.report.steps
+    assert {(item.kind, item.seen, item.seqs) for item in one.taint} == {
+        ("ssh", "used", (signed,)), ("secret", "absent", (2,)), ("security", "used", (lifted,)),
+    }  # fmt: skip
+    assert (two.outcome, two.inherits) == ("not needed", (one.number,))
+
+
 def test_every_attempt_failure_and_cancellation_is_told() -> None:
     log = ListLog()
     begin(log)
@@ -172,6 +192,28 @@ def test_a_digest_is_found_by_its_beginning_and_told_by_its_makers() -> None:
         audit(log, digest("nothing"))
     with pytest.raises(InputError, match="no event of this log names 'sha256:'"):
         audit(log, "sha256:")
+
+
+def test_what_policies_and_attestations_say_and_what_was_erased_is_told() -> None:
+    log = ListLog()
+    begin(log)
+    denied = {"rule": "no-network", "subject": "RUN make", "decision": "denied", "detail": "net", "policy": digest("p")}
+    said = {"image": digest("img"), "platform": "linux/amd64", "predicate_type": "https://slsa.dev/provenance/v1",
+            "statement": digest("s"), "envelope": "", "referrer": "", "key": "ci"}  # fmt: skip
+    seqs = [log.add_raw(name, data, "b1").seq for name, data in (("PolicyDecided", denied), ("Attested", said))]
+    finish(log)
+    erased = {"digests": [digest("x"), digest("y")], "by": "root@ci", "reason": "a token", "build": "b1", "vertex": ""}
+    log.add_raw("PayloadRedacted", {**erased, "build": "b2"})
+    seqs.append(log.add_raw("PayloadRedacted", erased).seq)
+    told = audit(log, "b1")
+    assert told.report
+    (decision,), (attested,) = told.report.decisions, told.report.attestations
+    assert (decision.rule, decision.decision, decision.seqs) == ("no-network", "denied", (seqs[0],))
+    assert (attested.statement, attested.key, attested.seqs) == (digest("s"), "ci", (seqs[1],))
+    (gap,) = [gap for gap in told.report.gaps if gap.what == "redacted"]
+    assert gap.seqs == (seqs[2],)
+    assert gap.detail.startswith("2 values were redacted by root@ci at 2023-11-14")
+    assert gap.detail.endswith(": a token")
 
 
 def test_an_event_that_cannot_be_read_is_an_error_that_says_so() -> None:
