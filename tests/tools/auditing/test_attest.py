@@ -453,3 +453,41 @@ def test_verify_image_convicts_a_statement_that_nobody_signed_beside_one_that_is
     push_manifest(registry.host, repository, "forged", top, index["mediaType"])
     code, _, err = verify(builder, f"{name}:forged", key)
     assert (code, "did not sign" in err) == (4, True)
+
+
+def test_each_platform_s_image_is_attested_and_verified(
+    builder: Builder, registry: RegistryProcess, repository: str
+) -> None:
+    key = keygen(builder)
+    builder.write({"app": b"app", "status": STATUS})
+    name = f"{registry.host}/{repository}:1"
+    builder.must_build(
+        "FROM scratch\nARG TARGETARCH\nCOPY app /app-$TARGETARCH\nCOPY status /var/lib/dpkg/status\n",
+        "--platform", "linux/amd64,linux/arm64", "-t", name, "--push", "--attest", "type=sbom",
+        "--provenance", "mode=min",
+    )  # fmt: skip
+    listed = manifest_of(registry, repository)["manifests"]
+    images, attests = listed[:2], listed[2:]
+    assert [one["platform"]["architecture"] for one in images] == ["amd64", "arm64"]
+    about = [one["annotations"]["vnd.docker.reference.digest"] for one in attests]
+    assert about == [one["digest"] for one in images]
+    code, out, err = verify(builder, name, key, "--json")
+    assert code == 0, err
+    told = [json.loads(line) for line in out.splitlines()]
+    assert [one["image"] for one in told] == about
+    assert all({claim["in_index"] for claim in one["claims"]} == {True} for one in told)
+    code, out, _ = verify(builder, name, key, "--json", "--platform", "linux/arm64")
+    assert [json.loads(line)["image"] for line in out.splitlines()] == about[1:]
+    code, out, err = verify(builder, name, key, "--platform", "linux/s390x")
+    assert (code, out, "no image for linux/s390x" in err) == (4, "", True)
+
+
+def test_an_image_without_attest_is_a_manifest_with_no_referrers(
+    builder: Builder, registry: RegistryProcess, repository: str
+) -> None:
+    keygen(builder)
+    builder.must_build("FROM scratch\nLABEL a=1\n", "-t", f"{registry.host}/{repository}:1", "--push")
+    assert manifest_of(registry, repository)["mediaType"] == OCI_MANIFEST
+    tags = httpx.get(f"http://{registry.host}/v2/{repository}/tags/list").json()["tags"]
+    assert tags == ["1"]
+    assert builder.events("Attested", "LayerScanned") == []
