@@ -60,7 +60,7 @@ def provenance(
     started = next((event for event in events if event.type == "BuildStarted"), None)
     assert started is not None, "a build of the history was started"
     options = mapping(started.data, "options")
-    reasons = _gaps(build, events, made)
+    reasons = _gaps(build, events, made, whole=whole)
     dependencies = [one for event in events if (one := _dependency(event)) is not None]
     definition: Json = {"filename": record.filename}
     if build.definition:
@@ -133,8 +133,9 @@ def _step(made: _Made) -> Json:
     return out
 
 
-def _gaps(build: Build, events: Sequence[Event], made: Sequence[_Made]) -> list[Json]:
-    """Why this is not all there is to know. `about`: dependencies or steps."""
+def _gaps(build: Build, events: Sequence[Event], made: Sequence[_Made], *, whole: bool) -> list[Json]:
+    """Why this is not all there is to know. `about`: dependencies or steps. Without `whole` a step is named by its line
+    only: its text holds values of arguments."""
     found: list[Json] = []
 
     def tell(about: str, reason: str, step: str = "") -> None:
@@ -143,7 +144,7 @@ def _gaps(build: Build, events: Sequence[Event], made: Sequence[_Made]) -> list[
     if not build.steps:
         tell("steps", "the stored graph of the build is not here")
     for one in made:
-        name = one.step.title
+        name = one.step.title if whole else f"step {one.step.number}, line {one.step.lines[0]}"
         if not one.known:
             who = one.origin.build if one.origin and one.origin.build else "unknown"
             tell("steps", f"cached: made by build {who}, which is not in this log", name)
@@ -210,7 +211,7 @@ def image_purl(reference: str, platform: str) -> str:
     version = f"@{quote(tag, safe='')}" if tag or not digest else ""
     if not tag and not digest:
         version = "@latest"
-    return f"pkg:docker/{quote(full, safe='/')}{version}" + (f"?{'&'.join(query)}" if query else "")
+    return f"pkg:docker/{quote(full, safe='/:')}{version}" + (f"?{'&'.join(query)}" if query else "")
 
 
 def _digest_text(events: Sequence[Event]) -> Json:

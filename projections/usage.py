@@ -276,6 +276,11 @@ def _scanned(cursor: sqlite3.Cursor, event: Event) -> None:
     _document(cursor, maybe_text(event.data, "listing"))
 
 
+def _attested(cursor: sqlite3.Cursor, event: Event) -> None:
+    """What was found in a layer, so that nobody fetches it to look once more; and what was said of an image."""
+    _document(cursor, *(maybe_text(event.data, key) for key in ("scan", "statement", "envelope")))
+
+
 def _source_resolved(cursor: sqlite3.Cursor, event: Event) -> None:
     _document(cursor, *(maybe_text(event.data, key) for key in ("digest", "manifest", "config")))
 
@@ -318,7 +323,7 @@ def _http_resolved(cursor: sqlite3.Cursor, event: Event) -> None:
 
 PROJECTION = Projection(
     name="usage",
-    version=2,
+    version=3,
     tables=("uses", "used_refs", "layers_of", "copies", "stored", "labels", "tagged", "images", "tombstones"),
     schema=(
         "CREATE TABLE uses (item TEXT, build TEXT, seq INTEGER, time INTEGER, PRIMARY KEY (item, build)) WITHOUT ROWID",
@@ -347,6 +352,8 @@ PROJECTION = Projection(
         "RemoteCreated": _remote_created,
         "LocalCreated": _local_created,
         "LayerStored": _layer_stored,
+        "LayerScanned": _attested,
+        "Attested": _attested,
         "CacheQueried": _queried,
         "CacheRecorded": _cache_recorded,
         "CacheImported": _cache_imported,

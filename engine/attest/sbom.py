@@ -27,9 +27,8 @@ def cyclonedx(image: Digest, created: str, contents: Contents, version: str) -> 
 
     bom = Bom(serial_number=uuid5(NAMESPACE_URL, f"refledger:sbom:{image}"))
     bom.metadata.timestamp = _time(created)
-    bom.metadata.component = Component(
-        name="image", version=str(image), type=ComponentType.CONTAINER, bom_ref=str(image)
-    )
+    whole = Component(name="image", version=str(image), type=ComponentType.CONTAINER, bom_ref=str(image))
+    bom.metadata.component = whole
     bom.metadata.tools.components.add(Component(name="refledger", version=version, type=ComponentType.APPLICATION))
     for problem in contents.problems:
         bom.metadata.properties.add(Property(name=f"{_NOTED}incomplete", value=problem))
@@ -46,6 +45,7 @@ def cyclonedx(image: Digest, created: str, contents: Contents, version: str) -> 
                 bom_ref=f"{purl}#{path}", properties=_told(package, path),
             )
         )  # fmt: skip
+    bom.register_dependency(whole, bom.components)
     made: Json = parse_json(JsonV1Dot6(bom).output_as_string().encode())
     return made
 

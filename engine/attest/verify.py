@@ -135,14 +135,17 @@ class ImageVerifier:
 
     async def _claims(self, provider: Provider, image: Digest, beside: Sequence[Entry]) -> tuple[Claim, ...]:
         where = f"{provider}@{image}"
+        referrers = [
+            one for one in await self.listing.referrers(provider, image) if one.artifact_type in (ENVELOPE, IN_TOTO)
+        ]
+        if len(beside) > MOST or len(referrers) > MOST:  # to pass some over would be to believe them
+            raise VerificationError(f"more than {MOST} attestations are attached to it", where=where)
         plain: dict[Digest, bytes] = {}
-        for entry in beside[:MOST]:
+        for entry in beside:
             manifest = await self.images.manifest(provider, entry.blob.digest, where)
             plain |= await self._statements(provider, manifest, where, IN_TOTO)
         envelopes: dict[Digest, bytes] = {}
-        for one in (await self.listing.referrers(provider, image))[:MOST]:
-            if one.artifact_type not in (ENVELOPE, IN_TOTO):
-                continue
+        for one in referrers:
             manifest = await self.images.manifest(provider, one.manifest.digest, where)
             subject = manifest.fields.get("subject")
             if not isinstance(subject, dict) or subject.get("digest") != image:
@@ -185,7 +188,10 @@ class ImageVerifier:
     ) -> dict[Digest, bytes]:
         """Blobs of `media_type` that a manifest lists, by digest."""
         found: dict[Digest, bytes] = {}
-        for blob, fields in descriptors(manifest.fields, "layers", where)[:MOST]:
+        listed = descriptors(manifest.fields, "layers", where)
+        if len(listed) > MOST:
+            raise VerificationError(f"{manifest.digest} lists more than {MOST} attestations", where=where)
+        for blob, fields in listed:
             if blob.media_type == media_type:
                 data = await self._blob(provider, blob, where)
                 if media_type == IN_TOTO and _annotated(fields) not in ("", Statement.parse(data).predicate_type):

@@ -68,8 +68,8 @@ class ArchiveExporter:
                 moved.append(
                     {"digest": str(digest), "transport": "written", "bytes": layer.blob.size, "source": source}
                 )
-            small = {_path(image.config_blob.digest): image.config for image in made.images}
-            small |= {_path(image.digest): image.manifest for image in made.images}
+            small = {_path(image.config_blob.digest): image.config for image in made.listed}
+            small |= {_path(image.digest): image.manifest for image in made.listed}
             for path, data in (small | {_path(made.digest): made.top}).items():
                 archive.add(path, data)
             archive.add("index.json", _index(made, names))

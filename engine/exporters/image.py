@@ -63,14 +63,21 @@ class Image:
 @dataclass(frozen=True, slots=True)
 class Bundle:
     """What an export writes: one image, or several below `index` (bytes to be stored, b"" for one image), which then is
-    of `index_type` and whose own descriptor has `annotations`; `referrers` refer to some of them (by `subject`): they
-    go where these go, but into no archive, which has no place for them."""
+    of `index_type` and whose own descriptor has `annotations`; `attests` are listed behind the images, of which they
+    say something; `referrers` refer to those (by `subject`): they go where they go, but into no archive, which has no
+    place for them."""
 
     images: tuple[Image, ...]
     index: bytes = b""
     index_type: str = INDEX
     annotations: Mapping[str, str] = field(default_factory=dict)
+    attests: tuple[Image, ...] = ()
     referrers: tuple[Image, ...] = ()
+
+    @property
+    def listed(self) -> tuple[Image, ...]:
+        """All that the index lists."""
+        return (*self.images, *self.attests)
 
     @property
     def top(self) -> bytes:
@@ -96,19 +103,19 @@ class Bundle:
 
     @property
     def config(self) -> Digest:
-        """The digest of the one image's config; of the index, when there are several."""
-        return self.digest if self.index else self.images[0].config_blob.digest
+        """The digest of the one image's config; of the index, when there are several images."""
+        return self.digest if len(self.images) > 1 else self.images[0].config_blob.digest
 
     @property
     def layers(self) -> dict[Digest, Layer]:
         """All layers by blob: one that stands twice (an empty one often does, or a base's) moves once. Those that are
         not to be distributed are left out: they stay where their URLs say."""
-        return _layers(self.images)
+        return _layers(self.listed)
 
     @property
     def everything(self) -> dict[Digest, Layer]:
         """The same, and what the referrers are made of."""
-        return _layers((*self.images, *self.referrers))
+        return _layers((*self.listed, *self.referrers))
 
 
 def _layers(images: Sequence[Image]) -> dict[Digest, Layer]:
@@ -125,18 +132,19 @@ def bundle(
 ) -> Bundle:
     """The `images` of one build, below an index when there are several, or something `attests` one: that comes behind
     them (image-index.md; BuildKit docs/attestations/attestation-storage.md)."""
-    images = [*images, *attests]
-    if len(images) == 1:
+    if len(images) == 1 and not attests:
         return Bundle(tuple(images))
     index: Json = {
         "schemaVersion": 2,
         "mediaType": INDEX if form.oci else DOCKER_INDEX,
-        "manifests": [{**image.descriptor.to_json(), "platform": _platform(image.platform)} for image in images],
+        "manifests": [
+            {**image.descriptor.to_json(), "platform": _platform(image.platform)} for image in (*images, *attests)
+        ],
     }
     if noted := _annotations(form, "index"):
         index["annotations"] = noted
     noted = _annotations(form, "index-descriptor")
-    return Bundle(tuple(images), canonical_json(index), index["mediaType"], noted, tuple(referrers))
+    return Bundle(tuple(images), canonical_json(index), index["mediaType"], noted, tuple(attests), tuple(referrers))
 
 
 def _platform(text: str) -> dict[str, str]:

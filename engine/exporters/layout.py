@@ -41,7 +41,7 @@ class LayoutExporter:
             )
         )
         moved = await together(self.mover.move(layer, target, dest) for layer in made.everything.values())
-        for image in made.images:
+        for image in made.listed:
             await self._put(target, image.config_blob, image.config)
             await self._put(target, image.descriptor, image.manifest)
         if made.index:

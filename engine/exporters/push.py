@@ -50,11 +50,11 @@ class Pusher:
             )
         )
         moved = await together(self.mover.move(layer, target, shown) for layer in made.everything.values())
-        await together(self._config(image, target) for image in (*made.images, *made.referrers))
+        await together(self._config(image, target) for image in (*made.listed, *made.referrers))
         if made.index:
             await together(
                 self.target.put_manifest(target, str(image.digest), image.media_type, image.manifest)
-                for image in made.images
+                for image in made.listed
             )
             await self.target.put_manifest(target, str(made.digest), made.media_type, made.index)
         await together(

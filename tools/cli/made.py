@@ -23,7 +23,7 @@ def metadata(result: BuildResult, build: str, names: Sequence[Reference]) -> Jso
     if first is not None and first.made is not None:
         made = first.made
         facts |= {"containerimage.digest": str(made.digest), "containerimage.descriptor": made.descriptor.to_json()}
-        if not made.index:
+        if len(made.images) == 1:
             facts["containerimage.config.digest"] = str(made.config)
         else:
             for image in made.images:

@@ -1,0 +1,162 @@
+"""Scans of layers, and what their combination says of the file system that an overlay of them is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.attest.databases import Package, distribution, kind_of, limit_of, packages
+from engine.attest.sbom import cyclonedx
+from engine.attest.scan import Scan, combine, scan_layer
+from storage.digest import sha256
+from storage.lookup import Own, Tree
+
+GONE, OPAQUE = "gone", "opaque"
+DPKG = "var/lib/dpkg/status"
+
+
+class Layer(Tree):
+    """A layer in memory: contents by path, GONE for a whiteout; `opaque` directories."""
+
+    def __init__(self, files: Mapping[str, bytes | str], opaque: frozenset[str] = frozenset()) -> None:
+        super().__init__()
+        self.files = {path.encode(): data for path, data in files.items()}
+        self.opaque = {path.encode() for path in opaque}
+        self.directories = {b""} | self.opaque
+        for path in (*self.files, *self.opaque):
+            parts = path.split(b"/")
+            self.directories |= {b"/".join(parts[:count]) for count in range(1, len(parts))}
+
+    def names(self, path: bytes) -> set[bytes]:
+        inside = path + b"/" if path else b""
+        known = {*self.files, *self.directories} - {b""}
+        return {one[len(inside) :].partition(b"/")[0] for one in known if one.startswith(inside)} - {b""}
+
+    def _own(self, path: bytes) -> Own:
+        if path in self.directories:
+            return Own("directory", opaque=path in self.opaque)
+        if path not in self.files:
+            return Own("missing")
+        return Own("whiteout") if self.files[path] == GONE else Own("other")
+
+    def read(self, path: bytes, most: int) -> bytes | None:
+        data = self.files[path]
+        return data[:most] if isinstance(data, bytes) else None
+
+    def scan(self) -> Scan:
+        return scan_layer(self, self.read)
+
+
+def deb(*names: str) -> bytes:
+    return "\n".join(f"Package: {name}\nVersion: 1\nStatus: install ok installed\n" for name in names).encode()
+
+
+def pip(name: str) -> dict[str, bytes]:
+    return {f"usr/lib/site-packages/{name}-1.dist-info/METADATA": f"Name: {name}\nVersion: 1\n\n".encode()}
+
+
+def names(*layers: Layer) -> list[str]:
+    return [package.name for package, _ in combine([layer.scan() for layer in layers]).packages]
+
+
+@pytest.mark.parametrize(("layers", "seen"), [
+    ([Layer({DPKG: deb("a", "b")})], ["a", "b"]),
+    ([Layer({DPKG: deb("a")}), Layer({DPKG: deb("b")})], ["b"]),
+    ([Layer({DPKG: deb("a")}), Layer({DPKG: GONE})], []),
+    ([Layer({DPKG: deb("a")}), Layer({"var/lib": GONE})], []),
+    ([Layer({DPKG: deb("a")}), Layer({}, frozenset({"var/lib"}))], []),
+    ([Layer({DPKG: deb("a")}), Layer({"var/lib": b"a file"})], []),
+    ([Layer({DPKG: deb("a")}), Layer({"var/lib": GONE}), Layer({DPKG: deb("c")})], ["c"]),
+    ([Layer({DPKG: deb("a")}), Layer({DPKG: deb("b")}, frozenset({"var"}))], ["b"]),
+    ([Layer({**pip("a"), **pip("b")}), Layer({"usr/lib/site-packages/a-1.dist-info": GONE})], ["b"]),
+    ([Layer(pip("a")), Layer({"usr/lib/site-packages": b"a file"})], []),
+    ([Layer(pip("a")), Layer({"usr/lib/site": GONE})], ["a"]),
+])  # fmt: skip
+def test_the_combination_is_what_an_overlay_shows(layers: list[Layer], seen: list[str]) -> None:
+    assert names(*layers) == seen
+
+
+_PATHS = st.sampled_from([
+    DPKG, "var/lib/dpkg", "var/lib", "var", *pip("a"), "usr/lib/site-packages/a-1.dist-info", "usr/lib/site-packages",
+])  # fmt: skip
+
+
+@given(st.lists(st.dictionaries(_PATHS, st.sampled_from([GONE, "file"]), max_size=3), min_size=1, max_size=4))
+def test_the_combination_equals_a_fold_of_all_files(layers: list[dict[str, str]]) -> None:
+    """A plain model: paths that exist, one layer after the other."""
+    made, model = [], {}
+    for number, given_ in enumerate(layers):
+        files: dict[str, bytes | str] = {}
+        for path, what in given_.items():
+            if not any(path.startswith(other + "/") or other.startswith(path + "/") for other in files):
+                data = deb(f"p{number}") if path == DPKG else f"Name: q{number}\nVersion: 1\n\n".encode()
+                files[path] = GONE if what == GONE else data
+        for path, content in files.items():
+            parents = {path.rsplit("/", count)[0] for count in range(path.count("/") + 1)}
+            model = {one: old for one, old in model.items() if one not in parents and not one.startswith(path + "/")}
+            if isinstance(content, bytes):
+                model[path] = number
+        made.append(Layer(files))
+    expected = sorted(
+        f"{'p' if path == DPKG else 'q'}{number}" for path, number in model.items() if kind_of(path.encode())
+    )
+    assert sorted(names(*made)) == expected
+
+
+def test_a_scan_is_stored_and_read_again() -> None:
+    scan = Layer({DPKG: deb("a"), "etc/os-release": b"ID=debian\n", "x": GONE, **pip("b")}, frozenset({"o"})).scan()
+    assert Scan.decode(scan.encode()) == scan
+    assert Scan.decode(scan.encode().replace(b'"version":1', b'"version":2')) is None
+    assert Scan.decode(b"[]") is None
+
+
+# ---------------------------------------------------------------- databases
+
+
+def test_what_tells_of_packages_is_known_by_its_path() -> None:
+    kinds = {path: kind_of(path.encode()) for path in (
+        DPKG, "var/lib/dpkg/status.d/base", "var/lib/dpkg/status.d/base.md5sums", "lib/apk/db/installed",
+        "a/node_modules/b/package.json", "a/node_modules/@b/c/package.json", "a/node_modules/b/lib/package.json",
+        "package.json", "x/b-1.dist-info/METADATA", "x/METADATA", "etc/os-release",
+    )}  # fmt: skip
+    assert list(kinds.values()) == ["deb", "deb", "", "apk", "npm", "npm", "", "", "pypi", "", "os"]
+
+
+@given(st.sampled_from(["deb", "apk", "pypi", "npm"]), st.binary(max_size=300))
+def test_hostile_databases_give_packages_or_nothing(kind: str, data: bytes) -> None:
+    found, bad = packages(kind, data)
+    assert bad >= 0
+    for one in found:
+        assert one.name.isprintable()
+        assert one.version
+
+
+def test_names_that_are_none_are_counted_and_left_out() -> None:
+    status = b"Package: a b\nVersion: 1\n\nPackage: \x1b[31m\nVersion: 1\n\nPackage: ok\nVersion: 1\n"
+    found, bad = packages("deb", status)
+    assert ([one.name for one in found], bad) == (["ok"], 2)
+    assert packages("npm", b"[" * 100_000) == ([], 1)
+    scan = Layer({DPKG: b"Package: x\n"}).scan()
+    assert combine([scan]).problems == (f"{DPKG}: 1 entries cannot be read",)
+
+
+def test_a_database_that_is_too_large_is_told_of() -> None:
+    path = next(iter(pip("a")))
+    scan = Layer({path: b"x" * (limit_of("pypi") + 1)}).scan()
+    assert scan.databases == ()
+    assert scan.problems == (f"{path} is no file, or too large",)
+
+
+def test_a_bom_is_the_same_each_time_and_says_where_it_is_incomplete(tmp_path: Path) -> None:
+    contents = combine([Layer({DPKG: deb("a") + b"\n\nPackage: bad\n"}).scan()])
+    image = sha256(b"image")
+    made = cyclonedx(image, "2024-01-01T00:00:00Z", contents, "1")
+    assert made == cyclonedx(image, "2024-01-01T00:00:00Z", contents, "1")
+    assert made["components"][0]["purl"] == "pkg:deb/debian/a@1"
+    assert made["metadata"]["properties"][0]["name"] == "refledger:incomplete"
+    assert distribution(b'ID="x y"\nVERSION_ID=3\n') == {"VERSION_ID": "3"}
+    assert Package("deb", "a", "1") == contents.packages[0][0]
