@@ -160,3 +160,12 @@ def test_a_leaf_is_all_that_is_stored_of_an_event() -> None:
     begin = '{"seq":7,"stream":"ref/\\"a\\"—","version":2,'
     assert text.decode() == begin + '"type":"LayerPulled","state":{"t":5,"d":{"x":"—"}}}'
     assert list(leaf_hashes([row, row])) == [merkle.leaf_hash(text)] * 2
+
+
+@pytest.mark.parametrize(
+    "row", [(1, "s", 1, "T", "text"), (1, "s", 1, "T", None), (1, "s", 1.0, "T", b"{}"), (1, b"s", 1, "T", b"{}"),
+            (1, "s", 1, b"T", b"{}"), (1, "s", "1", "T", b"{}"), (1, "\udc00", 1, "T", b"{}")],
+)  # fmt: skip
+def test_a_row_that_is_no_event_has_the_leaf_of_none(row: Row) -> None:
+    assert leaf(row) == b""
+    assert list(leaf_hashes([row])) == [merkle.leaf_hash(b"")]
