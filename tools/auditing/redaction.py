@@ -7,12 +7,18 @@ from bisect import bisect_right
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from engine.events import PayloadRedacted, to_data
+from engine.events import PayloadRedacted, Pruned, to_data
 from projections.history import BuildRecord
-from storage.digest import parse_json
+from storage.blobs import DirectoryBlobs
+from storage.digest import Digest, canonical_json, parse_json
+from storage.durable import fsync_directory
+from storage.errors import DiskError, InputError
 from storage.interfaces import EventLog, NewEvent, Payload, StoredPayloads
 
 _EVENT = 500  # digests that one event has room for
+_SHORTEST = 4  # characters of a value that is looked for in blobs: shorter ones are everywhere
+_TOLD = (("GraphDefined", "graph"), ("BuildStarted", "definition"), ("DefinitionRead", "definition"),
+         ("CacheQueried", "components"), ("CacheRecorded", "components"))  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -116,3 +122,50 @@ def erase(
         )  # fmt: skip
         said.append((NewEvent(fact.STREAM, type(fact).__name__, to_data(fact), record.id, vertex), some))
     return [event.seq for event in payloads.redact(*said)]
+
+
+# ---------------------------------------------------------------- blobs
+
+
+def holding(log: EventLog, record: BuildRecord, blobs: DirectoryBlobs, gone: Sequence[Payload]) -> list[Digest]:
+    """The blobs that tell of the build (its graph, its definition, the components of its cache keys) and have one of
+    these values in them. Raises LogError, VerificationError, InputError for a value that is too short."""
+    needles = []
+    for value in _values([parse_json(payload.data) for payload in gone]):
+        if len(value) < _SHORTEST:
+            raise InputError("a value of so few characters is in blobs by chance", hint="leave out --blobs")
+        needles += [value.encode(), canonical_json(value)[1:-1]]
+    told: dict[str, None] = {}
+    kinds = frozenset(kind for kind, _ in _TOLD)
+    for event in log.read(after=record.first_seq - 1, until=record.last_seq, types=kinds):
+        if event.build == record.id:
+            names = (event.data.get(field) for kind, field in _TOLD if kind == event.type)
+            told |= {name: None for name in names if isinstance(name, str) and name}
+    here = (digest for digest in map(Digest, told) if blobs.size(digest) is not None)
+    return [digest for digest in here if (data := blobs.get(digest)) and any(needle in data for needle in needles)]
+
+
+def _values(items: Sequence[object]) -> Iterator[str]:
+    """Every text in them: of all args, when they were too many to be stored one by one."""
+    for item in items:
+        if isinstance(item, dict):
+            yield from _values(list(item.values()))
+        elif item:
+            yield str(item)
+
+
+def erase_blobs(log: EventLog, blobs: DirectoryBlobs, digests: Sequence[Digest], by: str) -> None:
+    """Remove these blobs, which the log says first: a later command that misses one is told. Raises LogError,
+    DiskError."""
+    facts = [
+        Pruned(kind="blob", name=str(digest), policy="redaction", bytes=blobs.size(digest) or 0, by=by)
+        for digest in digests
+    ]  # fmt: skip
+    log.append(*(NewEvent(fact.STREAM, type(fact).__name__, to_data(fact)) for fact in facts))
+    try:
+        for digest in digests:
+            path = blobs.path(digest)
+            path.unlink(missing_ok=True)
+            fsync_directory(path.parent)
+    except OSError as error:
+        raise DiskError.of(error, "erasing a blob") from error

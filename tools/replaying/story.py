@@ -177,7 +177,10 @@ def read_graph(story: Story, blob: Callable[[Digest], bytes]) -> Graph | None:
     try:
         graph = Graph.from_json(parse_json(blob(Digest(story.graph))))
     except FileNotFoundError as error:
-        raise VerificationError(f"the graph of build {story.record.id} is not here: {story.graph}") from error
+        raise VerificationError(
+            f"the graph of build {story.record.id} is not here: {story.graph}",
+            hint="if it was redacted or pruned, `refledger events --type Pruned` says by whom",
+        ) from error
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, InputError) as error:
         raise VerificationError(f"the graph of build {story.record.id} is damaged: {error!r}") from error
     seen: set[Digest] = set()

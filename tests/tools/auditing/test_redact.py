@@ -106,18 +106,35 @@ def test_values_of_build_args_are_erased_by_name(builder: Builder, tmp_path: Pat
     assert (done.code, "1 lie in the events themselves and stay" in done.err) == (2, True)
     done = builder.run("audit", "redact", build, "--args", "DB_PASSWORD", *WHY)
     assert done.code == 0, done.err
-    assert "blobs of graphs" in done.err
+    assert "not erased: what the blobs of graphs" in done.err
     args = builder.events("BuildStarted")[0]["data"]["options"]["args"]
     assert args["COLOR"] == "ultraviolet"
     assert args["DB_PASSWORD"]["$redacted"]["by"] == "ann"
     left = holders(builder, "hunter2-hunter2")
-    print("LEFT", left, [(builder.root / name).read_bytes()[:3000] for name in left])
+    assert left, "its graph, and what cache keys were made of"
     assert all(name.startswith("blobs/") for name in left), left
     bundle = tmp_path / "b.bundle"
     for command in (("why", build), ("bundle", build, "-o", str(bundle)), ("rebuild", "--check")):
         done = builder.run(*command)
         assert done.code == 0, (command, done.err)
     assert builder.run("replay", str(bundle)).code == 1
+
+
+def test_blobs_that_have_the_value_go_when_asked(builder: Builder, tmp_path: Path) -> None:
+    build = builder.builds()[0]["id"]
+    assert len(holders(builder, "hunter2-hunter2")) > 2
+    done = builder.run("audit", "redact", build, "--args", "DB_PASSWORD", "--blobs", *WHY)
+    assert done.code == 0, done.err
+    assert holders(builder, "hunter2-hunter2") == []
+    gone = {event["data"]["name"] for event in builder.events("Pruned") if event["data"]["policy"] == "redaction"}
+    assert builder.events("GraphDefined")[0]["data"]["graph"] in gone
+    for command in (("why", build), ("show", build), ("output", build), ("rebuild", "--check")):
+        done = builder.run(*command)
+        assert done.code == 0, (command, done.err)
+    for command in (("bundle", build, "-o", str(tmp_path / "b.bundle")), ("replay", build)):
+        done = builder.run(*command)
+        assert (done.code, "graph of build" in done.err) == (4, True)
+        assert "events --type Pruned` says by whom" in done.err
 
 
 def test_settings_of_the_root_say_which_args(builder: Builder) -> None:
