@@ -228,6 +228,15 @@ def test_a_url_that_is_not_allowed_is_not_asked_for(builder: Policed, web: WebSe
     assert builder.build(f"FROM scratch\nADD {web.url}/a/file /file\n", "--policy", allowed).code == 0
 
 
+def test_a_redirect_to_what_is_not_allowed_is_not_followed(builder: Policed, web: WebServer) -> None:
+    host = web.url.removeprefix("http://")
+    web.pages["/in/file"] = Page(status=302, headers={"Location": "/out/file"})
+    web.pages["/out/file"] = Page(b"data")
+    policy = builder.policy(rule("urls", f'allow = ["{host}/in/**"]'))
+    refused(builder.build(f"FROM scratch\nADD {web.url}/in/file /f\n", "--policy", policy), f"forbids http://{host}/out")
+    assert [request.path for request in web.requests] == ["/in/file"]
+
+
 def test_a_repository_that_is_not_allowed_is_not_asked_for_as_context_or_in_a_step(builder: Policed) -> None:
     policy = builder.policy(rule("git", 'allow = ["git.example/ours/*"]'))
     remote = f"http://127.0.0.1:{free_port()}/theirs/app.git"  # where nobody listens: asking would be code 3
