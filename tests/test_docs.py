@@ -26,7 +26,8 @@ PAGE, OUTPUTS, POLICY = (
     (TESTS.parent / f"docs/{name}.md").read_text() for name in ("dockerfile", "outputs", "policy")
 )
 ROWS = _rows(PAGE)
-NAMED = sorted({(file, name) for row in (*ROWS, *_rows(OUTPUTS), *_rows(POLICY)) for file, name in _NAMED.findall(row[-1])})
+TABLES = (*ROWS, *_rows(OUTPUTS), *_rows(POLICY))
+NAMED = sorted({(file, name) for row in TABLES for file, name in _NAMED.findall(row[-1])})
 
 
 @pytest.mark.parametrize(("page", "tables"), [(PAGE, 6), (OUTPUTS, 5), (POLICY, 1)])
