@@ -408,7 +408,7 @@ def fetch_blob(layer: Layer, write: Callable[[bytes], object]) -> None:
     import asyncio
     import tempfile
 
-    from storage.compression import decompress
+    from storage.decompression import decompress
 
     blob = layer.blob
     assert blob is not None
