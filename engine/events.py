@@ -1,8 +1,8 @@
 """Every fact that can be in the log: frozen, past tense, without behaviour (DESIGN section 4).
 
 Field names are public interface: people `jq` them. Schemas grow by new fields with defaults (I10). A fact's `STREAM`
-says which stream it belongs to: `build` (`build/<id>`), `ref` (`ref/<id>`) or `cache`. Sizes are bytes, times
-UTC nanoseconds, digests text.
+says which stream it belongs to: `build` (`build/<id>`), `ref` (`ref/<id>`), `cache` or `log`. Sizes are bytes,
+times UTC nanoseconds, digests text.
 """
 
 from __future__ import annotations
@@ -635,6 +635,16 @@ class CheckpointPublished(Fact):
     digest: str = ""
 
 
+class CheckpointPublishFailed(Fact):
+    """The checkpoint of `size` and `root` could not be sent to `target`: where it is missing, this says why."""
+
+    STREAM: ClassVar[Literal["build", "ref", "cache", "log"]] = "log"
+    size: int
+    root: str
+    target: str
+    error: str
+
+
 # ---------------------------------------------------------------- what a step had beside its inputs
 
 
@@ -687,7 +697,7 @@ TYPES: dict[str, type[Fact]] = {
         BlobCreated, CacheQueried, CacheRecorded, CacheImported, CacheImportFailed, CacheExported, CacheExportFailed,
         ProviderLost, HitRevoked, LocalLost, Demoted, Pruned, ExportStarted, ExportProgressed, Exported,
         CacheMountUsed, SecretMounted, AgentForwarded, SecurityLifted, PolicyDecided,
-        CheckpointSigned, CheckpointPublished,
+        CheckpointSigned, CheckpointPublished, CheckpointPublishFailed,
     )
 }  # fmt: skip
 """The closed table of what may be decoded: a stored name never imports anything."""

@@ -44,7 +44,7 @@ class Root:
     """An open root: `log` to append to, `views` caught up when opened, `locks` of all its processes."""
 
     path: Path
-    log: EventLog
+    log: SqliteEventLog
     views: Views
     locks: FileLocks
 
@@ -88,7 +88,7 @@ def _leave(path: Path, log: EventLog, views: Views) -> None:
 
 
 @contextmanager
-def read_root(path: Path) -> Iterator[tuple[EventLog, Views]]:
+def read_root(path: Path) -> Iterator[tuple[SqliteEventLog, Views]]:
     """Open a root for reading only: nothing below it changes, also when it is on a read-only disk (I13). Of a damaged
     log what lies before the damage can be read; then LogDamaged is raised at the end. Raises LogError, InputError."""
     if not (path / "log.db").exists():

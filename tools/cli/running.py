@@ -14,6 +14,7 @@ from engine.errors import Cancelled
 from storage.errors import RefledgerError
 from storage.interfaces import EventLog
 from tools import roots
+from tools.auditing.signing import signing_after
 from tools.cli.render import Renderer, make_renderer
 from tools.policy import collecting_after
 
@@ -48,6 +49,7 @@ def running(progress: str, *, silent: bool = False, mounts: bool = True) -> Iter
     renderer = make_renderer(progress, build_id, sys.stderr if progress != "json" else sys.stdout)
     with (
         roots.open_root(roots.root_directory()) as root,
+        signing_after(root),
         collecting_after(root, quiet=silent),
         roots.owning(root, build_id),
     ):

@@ -1,0 +1,41 @@
+"""`refledger audit prove`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from storage.errors import DiskError, InputError
+from tools import roots
+from tools.auditing import proofs
+
+
+@click.command()
+@click.argument("seq", type=click.IntRange(1), required=False)
+@click.option("--from", "older", metavar="CP", help="Prove that a larger checkpoint continues this one.")
+@click.option("--to", "newer", metavar="CP", help="The larger one.  [default: latest]")
+@click.option("-o", "--output", metavar="FILE", help="Write it here.  [default: standard output]")
+def prove(seq: int | None, older: str | None, newer: str | None, output: str | None) -> None:
+    """Prove that event SEQ is in the log that was signed, or (--from, --to) that nothing signed before was changed.
+
+    CP is the size of a signed checkpoint, a file that holds one, or latest. The proof is a small JSON file:
+    refledger audit verify --proof FILE --key KEY checks it anywhere.
+    """
+    if (seq is None) == (older is None) or (newer is not None and older is None):
+        raise InputError("give SEQ, or --from and --to", hint="see refledger audit prove --help")
+    path = roots.root_directory()
+    with roots.read_root(path) as (log, _):
+        if seq is not None:
+            proof = proofs.prove_inclusion(path, log, seq)
+        else:
+            proof = proofs.prove_consistency(path, log, str(older), newer or "latest")
+    data = proofs.encode(proof)
+    if output is None:
+        sys.stdout.buffer.write(data)
+        return
+    try:
+        Path(output).write_bytes(data)
+    except OSError as error:
+        raise DiskError.of(error, "writing the proof") from error
