@@ -146,7 +146,7 @@ class Engine:
             if self.gate is not None:
                 from engine.policy.building import check_request
 
-                await check_request(self.gate, request)
+                check_request(self.gate, request)
             request = await self._fetch_context(request)
             graph = await self._define(request)
             result = await self._solve(request, graph)
@@ -193,7 +193,7 @@ class Engine:
         if self.gate is not None:
             from engine.policy.building import check_steps
 
-            await check_steps(self.gate, graph)
+            check_steps(self.gate, graph)
         if any(isinstance(vertex.op, FETCHED) for vertex in graph.vertices):
             from engine.pin import pin_graph
 

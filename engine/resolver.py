@@ -85,7 +85,7 @@ class ImageResolver:
         return dict(zip(unique, images, strict=True))
 
     async def _resolve(self, written: str, platform: str) -> ResolvedImage:
-        reference = await self._let_in(written)
+        reference = self._let_in(written)
         provider = reference.provider
         top, resolved_by = await self._top(reference, platform)
         where = str(reference)
@@ -117,7 +117,7 @@ class ImageResolver:
 
     async def platforms(self, written: str) -> tuple[str, ...]:
         """See Resolver.platforms."""
-        reference = await self._let_in(written)
+        reference = self._let_in(written)
         provider, where = reference.provider, str(reference)
         host = str(host_platform())
         top, _ = await self._top(reference, host)
@@ -131,11 +131,11 @@ class ImageResolver:
         """See Resolver.base_of."""
         return self.bases.base_of(manifest) if self.bases is not None else None
 
-    async def _let_in(self, written: str) -> Reference:
+    def _let_in(self, written: str) -> Reference:
         """What `written` says, once it is known that it may be asked for."""
         reference = parse_image(written)
         if self.gate is not None:
-            await self.gate.named(reference)
+            self.gate.named(reference)
         return reference
 
     async def _top(self, reference: Reference, platform: str) -> tuple[Descriptor, Provider | None]:

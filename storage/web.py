@@ -26,7 +26,8 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
 class WebClient:
-    """Implements Web. Use it in one event loop; `aclose` it there."""
+    """Implements Web. Use it in one event loop; `aclose` it there. `redirected` is told of each place that a server
+    sends to before that is asked, and raises where it must not be."""
 
     def __init__(
         self,
@@ -36,7 +37,9 @@ class WebClient:
         max_bytes: int = MAX_BYTES,
         max_redirects: int = 10,
         transport: Transport | None = None,
+        redirected: Callable[[str], None] | None = None,
     ) -> None:
+        self._redirected = redirected
         self._limits = limits or Limits()
         self._transport = transport or Transport(user_agent, self._limits)
         self._max_bytes = max_bytes
@@ -94,6 +97,8 @@ class WebClient:
             if not location:
                 raise RegistryError("the server redirects to nowhere", kind="transport", where=where)
             url = locate(url, location, where)
+            if self._redirected is not None:
+                self._redirected(url)
         raise RegistryError(f"more than {self._max_redirects} redirects", kind="transport", where=where)
 
     async def _read(self, response: httpx.Response, sink: Sink, where: str) -> Hasher:

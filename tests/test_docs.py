@@ -9,6 +9,7 @@ import pytest
 
 from engine.frontend.checks import RULES
 from engine.frontend.instructions import FLAGS, NAMES
+from engine.policy.rules import SPEAKS
 from tools.cli.outputs import KEYS, UNUSED
 
 TESTS = Path(__file__).resolve().parent
@@ -21,12 +22,15 @@ def _rows(page: str) -> list[list[str]]:
     return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
 
 
-PAGE, OUTPUTS = ((TESTS.parent / f"docs/{name}.md").read_text() for name in ("dockerfile", "outputs"))
+PAGE, OUTPUTS, POLICY = (
+    (TESTS.parent / f"docs/{name}.md").read_text() for name in ("dockerfile", "outputs", "policy")
+)
 ROWS = _rows(PAGE)
-NAMED = sorted({(file, name) for row in (*ROWS, *_rows(OUTPUTS)) for file, name in _NAMED.findall(row[-1])})
+TABLES = (*ROWS, *_rows(OUTPUTS), *_rows(POLICY))
+NAMED = sorted({(file, name) for row in TABLES for file, name in _NAMED.findall(row[-1])})
 
 
-@pytest.mark.parametrize(("page", "tables"), [(PAGE, 6), (OUTPUTS, 5)])
+@pytest.mark.parametrize(("page", "tables"), [(PAGE, 6), (OUTPUTS, 5), (POLICY, 1)])
 def test_every_row_names_a_test(page: str, tables: int) -> None:
     rows = _rows(page)
     heads = [row for row in rows if row[-1] == "test"]
@@ -64,3 +68,8 @@ def test_every_option_of_a_mount_is_in_the_page() -> None:
         "sharing=private", "sharing=locked", "`required`", "`mode`", "`uid`", "`gid`", "`size`", "`env`",
     ):  # fmt: skip
         assert option in text, option
+
+
+def test_every_kind_of_rule_is_documented() -> None:
+    told = {kind for row in _rows(POLICY) for kind in re.findall(r"`(\w+)`", row[0])}
+    assert told == set(SPEAKS)

@@ -152,7 +152,7 @@ def engine(
             )
         from storage.web import WebClient
 
-        web = WebClient(USER_AGENT)
+        web = WebClient(USER_AGENT, redirected=gate.redirected if gate else None)
         closing.push_async_callback(web.aclose)
         return SourceFetcher(
             web, GitClient(tmp, build, os.environ), trees, write, blobs, cache, locks, ledger, clock

@@ -115,8 +115,8 @@ class Copier:
         """Do as `request` says; one result a tag. Raises InputError, RegistryError, VerificationError, DiskError,
         PolicyViolation."""
         if self.gate is not None:
-            await self.gate.named(request.source)
-            await self.gate.targets([request.destination])
+            self.gate.named(request.source)
+            self.gate.targets([request.destination])
         pairs = await self.pairs(request)
         return await together(self._copy_soon(request, source, destination) for source, destination in pairs)
 
@@ -192,7 +192,7 @@ class Copier:
             await self.gate.resolved(source, named.digest, top.digest, provider, None)
         image = await self.placer.gather([Wanted(top.descriptor, (provider,))], target)
         if self.gate is not None:
-            await self.gate.layers(image.layers)
+            self.gate.layers(image.layers)
         referring = await self._referring(image, top, provider, target) if request.referrers else ()
         return Load(top, image, referring)
 

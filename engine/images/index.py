@@ -92,7 +92,7 @@ class Assembler:
         """What `request` asks for. Raises InputError, RegistryError, VerificationError, DiskError, PolicyViolation."""
         if self.gate is not None:
             for reference in request.sources:
-                await self.gate.named(reference)
+                self.gate.named(reference)
         found = await together(
             self._find(reference, appended=request.append and number == 0)
             for number, reference in enumerate(request.sources)
@@ -201,7 +201,7 @@ class Indexer:
         """Have the index under all its names. An interruption leaves none of them changed that was not done. Raises
         InputError, RegistryError, MaterializationError, VerificationError, DiskError, PolicyViolation."""
         if self.gate is not None:
-            await self.gate.targets(request.names)
+            self.gate.targets(request.names)
         made = await Assembler(self.placer.images, self.gate).assemble(request)
         for resolved in made.resolved:
             self.facts.post(resolved)
@@ -218,7 +218,7 @@ class Indexer:
     async def _put(self, index: Manifest, wanted: Sequence[Wanted], name: Reference, target: Provider) -> list[Json]:
         cargo = await self.placer.gather(wanted, target)
         if self.gate is not None:
-            await self.gate.layers(cargo.layers)
+            self.gate.layers(cargo.layers)
         layers = tuple(str(layer.blob.digest) for layer in cargo.layers if layer.blob)
         started = await self.facts.record(
             ExportStarted(kind="index", target=str(name), digest=str(index.digest), layers=layers[:TOLD])

@@ -18,22 +18,22 @@ if TYPE_CHECKING:
     from engine.build import BuildRequest
 
 
-async def check_request(gate: Gate, request: BuildRequest) -> None:
+def check_request(gate: Gate, request: BuildRequest) -> None:
     """What is known before anything is read: where results go, which caches are believed, where the context is. Raises
     PolicyViolation."""
     pushed = [name for one in request.outputs if one.kind == "image" and one.push for name in one.names]
     caches = [one.reference for one in request.cache_to if one.reference is not None]
-    await gate.targets([*pushed, *caches], [one.kind for one in request.outputs if one.kind != "image"])
-    await gate.check(imported_cache(one.reference) for one in request.cache_from)
+    gate.targets([*pushed, *caches], [one.kind for one in request.outputs if one.kind != "image"])
+    gate.check(imported_cache(one.reference) for one in request.cache_from)
     if request.frontend.context is not None and (context := fetched(request.frontend.context)) is not None:
-        await gate.check([context])
+        gate.check([context])
 
 
-async def check_steps(gate: Gate, graph: Graph) -> None:
+def check_steps(gate: Gate, graph: Graph) -> None:
     """What the steps fetch and ask for, whether the cache has their results or not. Raises VertexError."""
     for vertex, subject in of_graph(graph):
         try:
-            await gate.check([subject], str(vertex.digest))
+            gate.check([subject], str(vertex.digest))
         except PolicyViolation as error:
             raise VertexError(vertex, error) from error
 
@@ -47,4 +47,4 @@ async def check_layers(gate: Gate, graph: Graph, refs: Mapping[Digest, Ref], mat
             await materializer.materialize(
                 ref, vertex=str(result.vertex), reason="export", needed_by="a rule of the policy"
             )
-        await gate.layers(ref.layers)
+        gate.layers(ref.layers)

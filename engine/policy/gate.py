@@ -18,6 +18,7 @@ from engine.policy.subjects import (
     Subject,
     created_image,
     export_target,
+    located,
     named_image,
     named_target,
     pinned_image,
@@ -56,33 +57,29 @@ class Gate:
         """Are layers that were never verified here to be fetched before an export?"""
         return any(policy.fetches for policy in self.policies)
 
-    async def check(self, subjects: Iterable[Subject], vertex: str | None = None) -> None:
-        """Raises PolicyViolation for the first of `subjects`, wanted by `vertex`, that is forbidden: that is durable in
-        the log then."""
+    def check(self, subjects: Iterable[Subject], vertex: str | None = None) -> None:
+        """Raises PolicyViolation for the first of `subjects`, wanted by `vertex`, that is forbidden. The end of the
+        build, which is recorded before anybody is told of it, makes the decision durable, too."""
         for subject in subjects:
             for policy in self.policies:
-                await self._decide(policy, subject, vertex)
+                key = (policy.digest, subject)
+                if key not in self._asked:
+                    self._asked[key] = policy.decide(subject, self.now())
+                    if (made := self._asked[key]) is not None:
+                        self.facts.post(_fact(policy, subject, made), vertex=vertex)
+                decision = self._asked[key]
+                if decision is not None and decision.against is not None:
+                    raise violation(policy, subject, decision)
 
-    async def _decide(self, policy: Policy, subject: Subject, vertex: str | None) -> None:
-        key = (policy.digest, subject)
-        if key not in self._asked:
-            decision = self._asked[key] = policy.decide(subject, self.now())
-            if decision is None:
-                return
-            fact = _fact(policy, subject, decision)
-            if decision.against is None:
-                self.facts.post(fact, vertex=vertex)
-                return
-            await self.facts.record(fact, vertex=vertex)
-        decision = self._asked[key]
-        if decision is not None and decision.against is not None:
-            raise violation(policy, subject, decision)
+    def redirected(self, url: str) -> None:
+        """A server says that what was asked for is at `url`. Raises PolicyViolation."""
+        self.check([located(url)])
 
     # ------------------------------------------------------------ images
 
-    async def named(self, reference: Reference) -> None:
+    def named(self, reference: Reference) -> None:
         """An image is to be asked for. Raises PolicyViolation."""
-        await self.check([named_image(reference)])
+        self.check([named_image(reference)])
 
     async def resolved(
         self, reference: Reference, top: Digest, manifest: Digest, provider: Provider, config: Mapping[str, Any] | None
@@ -92,7 +89,7 @@ class Gate:
         subjects = [pinned_image(reference, str(top))]
         if config is not None:
             subjects.append(created_image(reference, str(manifest), config))
-        await self.check(subjects)
+        self.check(subjects)
         unsigned = signed_image(reference, str(top), ())
         keys = tuple(dict.fromkeys(key for policy in self.policies for key in policy.keys(unsigned)))
         if not keys:
@@ -100,26 +97,26 @@ class Gate:
         signers: tuple[str, ...] = ()
         if self.signers is not None:
             signers = await self.signers(provider, tuple(dict.fromkeys([top, manifest])), keys)
-        await self.check([signed_image(reference, str(top), signers)])
+        self.check([signed_image(reference, str(top), signers)])
 
     # ------------------------------------------------------------ exports
 
-    async def targets(self, names: Iterable[Reference], kinds: Iterable[str] = ()) -> None:
+    def targets(self, names: Iterable[Reference], kinds: Iterable[str] = ()) -> None:
         """Results are to go to `names`, and into files of `kinds`. Raises PolicyViolation."""
-        await self.check([*map(named_target, names), *map(export_target, kinds)])
+        self.check([*map(named_target, names), *map(export_target, kinds)])
 
     @property
     def minds_layers(self) -> bool:
         """Does a rule speak of layers?"""
         return any(policy.has("layers") for policy in self.policies)
 
-    async def layers(self, layers: Sequence[Layer]) -> None:
+    def layers(self, layers: Sequence[Layer]) -> None:
         """`layers` are to go out. Raises PolicyViolation."""
         if not self.minds_layers:
             return
         unique = list({layer.name: layer for layer in layers}.values())
         known = self.verified(unique)
-        await self.check(result_layer(one, verified=sure) for one, sure in zip(unique, known, strict=True))
+        self.check(result_layer(one, verified=sure) for one, sure in zip(unique, known, strict=True))
 
 
 def _fact(policy: Policy, subject: Subject, decision: Decision) -> PolicyDecided:

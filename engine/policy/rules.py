@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 
 from engine.policy.subjects import Kind, Subject
 from engine.record import Record
@@ -165,17 +164,32 @@ def place_fits(pattern: str, name: str) -> bool:
     with all that it has, or a word as `local`."""
     if "/" not in pattern:
         name = name.partition("/")[0]
-    return _compiled(pattern).fullmatch(name) is not None
+    return _fits(pattern, name)
 
 
 def word_fits(pattern: str, name: str) -> bool:
     """Does a name fit, whose `*` stands for anything?"""
-    return _compiled(pattern.replace("*", "**")).fullmatch(name) is not None
+    return _fits(pattern.replace("*", "**"), name)
 
 
-@lru_cache(maxsize=1000)
-def _compiled(pattern: str) -> re.Pattern[str]:
-    # reason for runs of stars as one: a pattern must not take exponential time on a hostile name
-    parts = re.findall(r"\*+|\?|[^*?]+", pattern)
-    ways = {"*": "[^/]*", "?": "[^/]"}
-    return re.compile("".join(ways.get(one, ".*" if one[0] == "*" else re.escape(one)) for one in parts), re.DOTALL)
+def _fits(pattern: str, name: str) -> bool:
+    # reason for no regular expression: a pattern of several stars would take for ever on a hostile name
+    reached = {0}
+    for part in re.findall(r"\*+|\?|[^*?]+", pattern):
+        if part == "?":
+            reached = {at + 1 for at in reached if at < len(name) and name[at] != "/"}
+        elif part[0] != "*":
+            reached = {at + len(part) for at in reached if name.startswith(part, at)}
+        elif reached:
+            reached = _beyond(reached, name, slashes=len(part) > 1)
+    return len(name) in reached
+
+
+def _beyond(reached: set[int], name: str, *, slashes: bool) -> set[int]:
+    """Where a star leads to from the places `reached`."""
+    found, on = set(), False
+    for at in range(min(reached), len(name) + 1):
+        on = at in reached or (on and (slashes or name[at - 1] != "/"))
+        if on:
+            found.add(at)
+    return found

@@ -112,9 +112,12 @@ def fetched(op: FetchedSource) -> Subject | None:
     if isinstance(op, GitSource):
         scheme, name = _located(op.remote)
         return Subject("git", name.removesuffix(".git"), f"{scheme}://{name}", scheme=scheme)
-    if not op.url:
-        return None
-    scheme, name = _located(op.url)
+    return located(op.url) if op.url else None
+
+
+def located(url: str) -> Subject:
+    """A file of the web."""
+    scheme, name = _located(url)
     return Subject("url", name, f"{scheme}://{name}", scheme=scheme)
 
 

@@ -1,0 +1,113 @@
+"""A policy is read strictly: what is not understood is an error that says in which line."""
+
+from __future__ import annotations
+
+import pytest
+
+from engine.policy.parse import parse_policy
+from storage.digest import sha256
+from storage.errors import InputError
+from storage.notes import new_signer
+
+KEY = str(new_signer("ours.example", b"k" * 32).verifier)
+HOUR = 3_600_000_000_000
+HEAD = '[[rule]]\nname = "a"\n'
+
+
+def test_every_kind_of_rule_is_read_with_all_it_takes() -> None:
+    text = f"""# a policy
+[[rule]]
+name = "ours"
+kind = "images"
+allow = [
+    "registry.example",
+    "docker.io/library/*",
+]
+deny = ["registry.example/old/**"]
+
+[[rule]]  # with a comment
+name = "pinned"
+kind = "digests"
+images = ["docker.io"]
+
+[[rule]]
+name = "young"
+kind = "age"
+max = "36h"
+
+[[rule]]
+name = "signed"
+kind = "signatures"
+keys = ["{KEY}"]
+
+[[ rule ]]
+name = "web"
+kind = "urls"
+schemes = ["https"]
+
+[[rule]]
+name = "checked"
+kind = "layers"
+fetch = true
+""".encode()
+    policy = parse_policy(text, "p.toml")
+    assert (policy.file, policy.digest, policy.text) == ("p.toml", str(sha256(text)), text)
+    ours, pinned, young, signed, web, checked = policy.rules
+    assert [rule.line for rule in policy.rules] == [2, 11, 16, 21, 26, 31]
+    assert (ours.allow, ours.deny) == (("registry.example", "docker.io/library/*"), ("registry.example/old/**",))
+    assert (pinned.images, pinned.digests, pinned.allow) == (("docker.io",), (), None)
+    assert (young.max_age, signed.keys, web.schemes, checked.fetch) == (36 * HOUR, (KEY,), ("https",), True)
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "says"),
+    [
+        ("", 1, "tables headed"),
+        ("rule = 3\n", 1, "tables headed"),
+        ('rule = [{name = "a", kind = "digests"}]\n', 1, "tables headed"),
+        ("[[collect]]\nall = true\n", 1, "unknown key 'collect'"),
+        (f'{HEAD}kind = "digests"\n\n[images]\nallow = []\n', 5, "unknown key 'images'"),
+        ('[[rule]]\nkind = "digests"\n', 1, "needs name"),
+        ('[[rule]]\nname = ""\nkind = "digests"\n', 2, "a rule's name"),
+        ('[[rule]]\nname = "a\\u001bb"\nkind = "digests"\n', 2, "a rule's name"),
+        ("[[rule]]\nname = 3\n", 2, "name is not a string"),
+        (HEAD, 1, "needs kind"),
+        (f'{HEAD}kind = "image"\n', 3, "no kind of rule"),
+        (f'{HEAD}kind = "images"\nalow = []\n', 4, "unknown key 'alow'"),
+        (f'{HEAD}kind = "images"\n"max" = "3d"\nallow = []\n', 4, "unknown key 'max'"),
+        (f'{HEAD}kind = "images"\n', 3, "forbids nothing"),
+        (f'{HEAD}kind = "images"\nallow = "x"\n', 4, "not a list of strings"),
+        (f'{HEAD}kind = "images"\nallow = [1]\n', 4, "not a list of strings"),
+        (f'{HEAD}kind = "images"\nallow = [""]\n', 4, "not a list of strings"),
+        (f'{HEAD}kind = "images"\nallow.x = 1\n', 4, "not a list of strings"),
+        (f'{HEAD}kind = "digests"\nimages = []\n', 4, "images is empty"),
+        (f'{HEAD}kind = "digests"\ndigests = []\n', 4, "digests is empty"),
+        (f'{HEAD}kind = "digests"\ndigests = ["sha256:12"]\n', 4, "is not a digest"),
+        (f'{HEAD}kind = "age"\n', 3, "needs max"),
+        (f'{HEAD}kind = "age"\nmax = "soon"\n', 4, "not an age"),
+        (f'{HEAD}kind = "age"\nmax = 30\n', 4, "max is not a string"),
+        (f'{HEAD}kind = "signatures"\n', 3, "needs keys"),
+        (f'{HEAD}kind = "signatures"\nkeys = ["ours"]\n', 4, "no Ed25519 key"),
+        (f'{HEAD}kind = "signatures"\nkeys = ["{KEY.replace("ours", "hers")}"]\n', 4, "key is damaged"),
+        (f'{HEAD}kind = "network"\nallow = ["bridge"]\n', 4, "cannot stand in allow"),
+        (f'{HEAD}kind = "privileges"\nallow = ["root"]\n', 4, "cannot stand in allow"),
+        (f'{HEAD}kind = "urls"\nschemes = ["ftp"]\n', 4, "cannot stand in schemes"),
+        (f'{HEAD}kind = "layers"\nfetch = "yes"\n', 4, "not true or false"),
+        (f'{HEAD}kind = "digests"\n{HEAD}kind = "digests"\n', 4, "line 1 is called 'a', too"),
+        (f'{HEAD}kind = "digests"\nkind = "age"\n', 4, "not TOML"),
+        (f"{HEAD}kind = \n", 3, "not TOML"),
+        ('[[rule]]\nname = """\n[[rule]]\n"""\nkind = "digests"\n', 2, "several lines"),
+    ],
+)
+def test_what_is_not_understood_is_one_line_that_says_where(text: str, line: int, says: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse_policy(text.encode(), "p.toml")
+    assert str(caught.value).startswith(f"p.toml:{line}: ")
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_no_text_or_too_large_is_refused() -> None:
+    for data in (b"\xff\xfe", b"#" * (2 << 20), HEAD.encode() + b'kind = "digests"\n#' + b"\xff"):
+        with pytest.raises(InputError):
+            parse_policy(data, "p.toml")
