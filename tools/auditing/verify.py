@@ -331,7 +331,7 @@ def _contents(verdict: Verdict, root: Path, named: Named, *, quick: bool) -> lis
     examine = {"blob": examine_blob, "layer": examine_layer, "snapshot": examine_snapshot}
     for (kind, name), (seq, role) in named.here.items():
         verdict.named[kind] = verdict.named.get(kind, 0) + 1
-        what = f"its {role}, blob {name}" if role else f"{kind} {name}"
+        what = f"its {role}, blob {name}," if role else f"{kind} {name}"
         try:
             problem = examine[kind](root, name, quick=quick)
         except OSError as error:
@@ -339,9 +339,9 @@ def _contents(verdict: Verdict, root: Path, named: Named, *, quick: bool) -> lis
         if problem is None and (kind, name) in named.elsewhere:
             absent += 1
         elif problem is None:
-            faults.append(at(seq, kind, f"{what}, is not here, and nothing says that it was let go"))
+            faults.append(at(seq, kind, f"{what} is not here, and nothing says that it was let go"))
         elif problem:
-            faults.append(at(seq, kind, f"{what}, is not what it was: {problem}"))
+            faults.append(at(seq, kind, f"{what} is not what it was: {problem}"))
     here = {name for kind, name in named.here if kind == "blob"}
     verdict.remote, verdict.gone = len(named.remote - here) + absent, len(named.gone)
     if absent:

@@ -610,7 +610,7 @@ def _without_views(copy: Copy) -> Expected:
 _OTHER = "sha256:" + "ab" * 32
 ATTACKS = (
     Attack("changes the first event: the Dockerfile's digest", _change("definition", _OTHER, "BuildStarted")),
-    Attack("changes an event in the middle: what a step printed to the cache", _change("ref", "x", "CacheQueried")),
+    Attack("changes an event in the middle: what the cache answered", _change("ref", "x", "CacheQueried")),
     Attack("changes the last signed event: the digest of the result", _change("results", [], "BuildCompleted", "last")),
     Attack("changes the error of a failed build", _change("error", "the network", "BuildFailed")),
     Attack("swaps a descriptor's digest in an event", _change("digest", _OTHER, "BlobCreated")),
@@ -665,7 +665,7 @@ ATTACKS = (
     Attack("exchanges two blobs", _exchange_blobs),
     Attack("deletes a blob", _delete_blob),
     Attack("flips a bit of a packed layer", _swap_packed),
-    Attack("flips a bit of a snapshot, and resets the time", _edit_snapshot),
+    Attack("flips a bit of a snapshot", _edit_snapshot),
     Attack("deletes a snapshot", _delete_snapshot),
     Attack("edits the seal of a snapshot", _edit_seal),
     Attack("flips a bit of a layer, and resets the time", _edit_layer),

