@@ -270,7 +270,8 @@ class SourceTried(Fact):
     """One registry was asked once, and what came of it: `verb` pull, manifest, resolve, mount, upload, put, or exists
     (told of when it failed only); `name`: a digest or a tag; `status` of its answer, 0 for none; `outcome` ok, refused,
     or the `kind` of a failure (missing, auth, transport, corrupt), with `error`; `bytes` of the body that came or went;
-    `mirror_of`: the registry and repository (`host/name`) that was meant, when this is a mirror of it."""
+    `mirror_of`: the registry and repository (`host/name`) that was meant, when this is a mirror of it. A part of a blob
+    is `ok` when it is complete: that it was wrong shows with the rest of the blob (PullFailed)."""
 
     verb: str
     name: str
@@ -285,7 +286,8 @@ class SourceTried(Fact):
 
 class MaterializationRequested(Fact):
     """`reason`: run, copy, export, shell or inspect; `layers`: digests of the blobs to come, whole or in part; `bytes`:
-    the sizes of what is to come, as far as they are known (not of a table of contents)."""
+    the sizes of what is to come, as far as they are known (not of a table of contents); `snapshotter`: how they are
+    laid out, "" when they are not, as for an export that converts them."""
 
     STREAM: ClassVar[Literal["build", "ref", "cache"]] = "ref"
     ref: str

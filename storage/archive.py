@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tarfile
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -12,7 +13,8 @@ from storage.errors import DiskError
 
 
 class DestFile:
-    """A file at `dest` (`-` is standard output): first a hidden neighbour, renamed by `commit`. Implements OutFile."""
+    """A file at `dest` (`-` is standard output): first a hidden neighbour, renamed by `commit`. What stands there and
+    is no regular file (a pipe, /dev/null) is written to. Implements OutFile."""
 
     def __init__(self, dest: str) -> None:
         """Raises DiskError."""
@@ -24,6 +26,8 @@ class DestFile:
             raise self._failed(error) from error
 
     def _create(self, dest: Path) -> IO[bytes]:
+        if dest.exists() and not dest.is_file():
+            return dest.open("wb")
         self._temporary = dest.with_name(f".{dest.name}.{os.getpid()}.part")
         return self._temporary.open("xb")
 
@@ -43,6 +47,8 @@ class DestFile:
                 self._file.close()
                 self._temporary.replace(self._dest)
                 self._temporary = None
+            elif self._file is not sys.stdout.buffer:
+                self._file.close()
         except OSError as error:
             raise self._failed(error) from error
 
@@ -52,6 +58,9 @@ class DestFile:
             self._file.close()
             self._temporary.unlink(missing_ok=True)
             self._temporary = None
+        elif self._file is not sys.stdout.buffer:
+            with suppress(OSError):  # reason: what could not be written before cannot be now
+                self._file.close()
 
     def _failed(self, error: OSError) -> DiskError:
         return DiskError.of(error, f"writing {self._dest}")

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from storage.archive import TarArchive
-from storage.compression import ZstdFrames, compressor
+from storage.compression import compressor
+from storage.decompression import ZstdFrames
 from storage.digest import Digest, Hasher, canonical_json, parse_json, plain_json, sha256
 from storage.errors import DiskError, InputError, LogError, VerificationError
 from storage.interfaces import BlobWriter, ByteSource, Event, NewEvent

@@ -30,9 +30,11 @@ class TreeWriter:
     """Implements LayerWriter in an existing directory. Links in it are never followed; where something of the same
     name is there already, directories are merged and anything else gives way, unless it is a directory: DiskError."""
 
-    def __init__(self, root: Path, *, empty: bool = False) -> None:
-        """`empty`: `root` is new, root's own, and nobody else writes to it. Raises DiskError."""
+    def __init__(self, root: Path, *, empty: bool = False, latest: int | None = None) -> None:
+        """`empty`: `root` is new, root's own, and nobody else writes to it; `latest`: no time is later, in ns since the
+        epoch. Raises DiskError."""
         self._empty = empty
+        self._latest = latest
         self._root = _open_root(root)
         self._open: dict[bytes, int] = {}
         self._looks: dict[bytes, Look] = {}  # of directories, until they get them
@@ -98,7 +100,7 @@ class TreeWriter:
                 os.chmod(name, look.mode, dir_fd=parent)
             for key, value in look.xattrs.items():  # by way of its directory: it cannot be opened itself
                 os.setxattr(b"/proc/self/fd/%d/%s" % (parent, name), key, value, follow_symlinks=False)
-            os.utime(name, ns=(look.mtime, look.mtime), dir_fd=parent, follow_symlinks=False)
+            os.utime(name, ns=self._times(look), dir_fd=parent, follow_symlinks=False)
         except OSError as error:
             raise _failed(error, path) from error
 
@@ -129,7 +131,7 @@ class TreeWriter:
                 os.fchmod(fd, look.mode)
                 for key, value in look.xattrs.items():
                     os.setxattr(fd, key, value)
-                os.utime(fd, ns=(look.mtime, look.mtime))
+                os.utime(fd, ns=self._times(look))
             except OSError as error:
                 raise _failed(error, path) from error
         return self._bytes
@@ -201,7 +203,12 @@ class TreeWriter:
             os.fchmod(fd, look.mode)
         for key, value in look.xattrs.items():
             os.setxattr(fd, key, value)
-        os.utime(fd, ns=(look.mtime, look.mtime))
+        os.utime(fd, ns=self._times(look))
+
+    def _times(self, look: Look) -> tuple[int, int]:
+        """Of access and of change."""
+        time = look.mtime if self._latest is None else min(look.mtime, self._latest)
+        return time, time
 
 
 class NewTree(TreeWriter):

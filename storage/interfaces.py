@@ -336,12 +336,24 @@ class StoredLayer:
     newest: int
 
 
+class StagedLayer(Protocol):
+    """A layer that was read and checked, and is not to be seen yet. Methods block."""
+
+    def commit(self) -> StoredLayer:
+        """Make it durable and visible. Raises DiskError."""
+        ...
+
+    def abort(self) -> None:
+        """Drop it. Harmless after `commit`."""
+        ...
+
+
 class LayerIntake(Protocol):
     """Takes layers in that come as files."""
 
-    def store(self, file: BinaryIO, now: int) -> StoredLayer:
-        """Store the layer that `file` gives, to its end, when all of it was read and checked; `now`: seconds since the
-        epoch. Blocking. Raises VerificationError, keeping nothing, for what is no layer, DiskError."""
+    def read(self, file: BinaryIO, now: int) -> StagedLayer:
+        """Read the layer that `file` gives, to its end; `now`: seconds since the epoch. Blocking. Raises
+        VerificationError, keeping nothing, for what is no layer, DiskError."""
         ...
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import BinaryIO
 
-from storage.digest import Hasher
+from storage.digest import Digest, Hasher
 from storage.erofs.tree import LayerTree
 from storage.errors import DiskError, VerificationError
-from storage.interfaces import BlobStore, BlobWriter, Descriptor, StoredLayer
+from storage.interfaces import BlobStore, BlobWriter, Descriptor, StagedLayer, StoredLayer
 from storage.readahead import ReadAhead
 from storage.tar import TarReader
 
@@ -24,28 +25,55 @@ class BlobIntake:
         self._blobs = blobs
         self._limit = limit
 
-    def store(self, file: BinaryIO, now: int) -> StoredLayer:
-        """See LayerIntake.store."""
+    def read(self, file: BinaryIO, now: int) -> StagedLayer:
+        """See LayerIntake.read."""
         writer = self._blobs.writer()
+        source = _Kept(file, writer)
         try:
-            source = _Kept(file, writer)
-            hasher, newest = Hasher(), 0
-            with ReadAhead(source, "", hasher, self._limit) as tar:
-                newest = _newest(tar, now)
-            if not hasher.size:
-                raise VerificationError("the file is empty")
-            digest, size = writer.commit()
+            return self._read(source, now)
         except VerificationError as error:
-            kind = next((kind for start, kind in _OTHERS.items() if source.start.startswith(start)), "")
-            if kind:
-                what, hint = f"it is {kind}, which no layer can be in", "compress it with gzip or zstd, or not at all"
-                raise VerificationError(what, hint=hint) from None
-            raise VerificationError(f"it is no layer: {error.what}", hint=error.hint) from error
-        except OSError as error:
-            raise DiskError.of(error, "storing the layer") from error
-        finally:
             writer.abort()
-        return StoredLayer(Descriptor(source.media_type, digest, size), hasher.digest(), newest)
+            raise _no_layer(error, source.start) from error
+        except BaseException as error:
+            writer.abort()
+            if isinstance(error, OSError):
+                raise DiskError.of(error, "reading the layer") from error
+            raise
+
+    def _read(self, source: _Kept, now: int) -> _Staged:
+        hasher = Hasher()
+        with ReadAhead(source, "", hasher, self._limit) as tar:
+            newest = _newest(tar, now)
+        if not hasher.size:
+            raise VerificationError("the file is empty")
+        return _Staged(source.writer, source.media_type, hasher.digest(), newest)
+
+
+def _no_layer(error: VerificationError, start: bytes) -> VerificationError:
+    kind = next((kind for beginning, kind in _OTHERS.items() if start.startswith(beginning)), "")
+    if kind:
+        hint = "compress it with gzip or zstd, or not at all"
+        return VerificationError(f"it is {kind}, which no layer can be in", hint=hint)
+    return VerificationError(f"it is no layer: {error.what}", hint=error.hint)
+
+
+@dataclass(frozen=True, slots=True)
+class _Staged:
+    """Implements StagedLayer."""
+
+    writer: BlobWriter
+    media_type: str
+    diff_id: Digest
+    newest: int
+
+    def commit(self) -> StoredLayer:
+        """See StagedLayer.commit."""
+        digest, size = self.writer.commit()
+        return StoredLayer(Descriptor(self.media_type, digest, size), self.diff_id, self.newest)
+
+    def abort(self) -> None:
+        """See StagedLayer.abort."""
+        self.writer.abort()
 
 
 def _newest(source: ReadAhead, now: int) -> int:
@@ -67,7 +95,7 @@ class _Kept:
 
     def __init__(self, file: BinaryIO, writer: BlobWriter) -> None:
         self._file = file
-        self._writer = writer
+        self.writer = writer
         self.start = b""
 
     @property
@@ -83,5 +111,5 @@ class _Kept:
         """See ByteSource."""
         data = self._file.read(size)
         self.start = self.start or data[:16]
-        self._writer.write(data)
+        self.writer.write(data)
         return data

@@ -14,23 +14,38 @@ import orjson
 
 from storage.codec import Row
 
+NOTHING = b""
+"""The leaf of a row that is no event: stored with other types than events are, as only tampering does."""
+
 
 def leaf(row: Row) -> bytes:
-    """The canonical bytes of a stored event."""
+    """The canonical bytes of a stored event, or NOTHING."""
     seq, stream, version, name, state = row
-    return b'{"seq":%d,"stream":%b,"version":%d,"type":%b,"state":%b}' % (
-        seq, orjson.dumps(stream), version, orjson.dumps(name), state,
-    )  # fmt: skip
+    if type(version) is not int or type(state) is not bytes:
+        return NOTHING
+    try:
+        return b'{"seq":%d,"stream":%b,"version":%d,"type":%b,"state":%b}' % (
+            seq, orjson.dumps(stream), version, orjson.dumps(name), state,
+        )  # fmt: skip
+    except TypeError:
+        return NOTHING
 
 
 def leaf_hashes(rows: Iterable[Row]) -> Iterator[bytes]:
     """The leaf hashes (RFC 9162 section 2.1.1) of stored events, in order."""
     names: dict[str, bytes] = {}  # reason: a log has few types, and quoting one costs as much as hashing it
-    for seq, stream, version, name, state in rows:
-        quoted = names.get(name)
-        if quoted is None:
-            quoted = names[name] = orjson.dumps(name)
-        yield sha256(
-            b'\0{"seq":%d,"stream":%b,"version":%d,"type":%b,"state":%b}'
-            % (seq, orjson.dumps(stream), version, quoted, state)
-        ).digest()
+    for row in rows:
+        seq, stream, version, name, state = row
+        try:
+            quoted = names.get(name)
+            if quoted is None:
+                quoted = names[name] = orjson.dumps(name)
+            if type(version) is int and type(state) is bytes:
+                yield sha256(
+                    b'\0{"seq":%d,"stream":%b,"version":%d,"type":%b,"state":%b}'
+                    % (seq, orjson.dumps(stream), version, quoted, state)
+                ).digest()
+                continue
+        except TypeError:
+            pass
+        yield sha256(b"\0" + leaf(row)).digest()

@@ -11,7 +11,8 @@ from functools import partial
 from typing import Any, Protocol
 
 from storage.clamp import Clamped
-from storage.compression import BLOCK, checked, compressor, decompress, version
+from storage.compression import BLOCK, checked, compressor, version
+from storage.decompression import decompress
 from storage.digest import Digest, Hasher
 from storage.erofs.header import Hashing
 from storage.errors import VerificationError

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from storage.compression import decompress
+from storage.decompression import decompress
 from storage.digest import Hasher
 from storage.errors import DiskError, TocUnusable, VerificationError
 from storage.implied import read_implied, write_implied

@@ -106,7 +106,7 @@ class ReadAhead:
             raise VerificationError(f"the layer's content has diff ID {found}, not {diff_id}{but}")
 
     def _run(self) -> None:
-        from storage.compression import decompress
+        from storage.decompression import decompress
 
         try:
             plain = decompress(self._source, self._media_type)

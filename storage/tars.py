@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from storage.compression import decompress
+from storage.decompression import decompress
 from storage.digest import Digest
 from storage.erofs.header import SUFFIX, Image
 from storage.errors import DiskError

@@ -15,7 +15,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any
 
-from storage.compression import decompress
+from storage.decompression import decompress
 from storage.digest import Digest, Hasher, parse_json
 from storage.errors import InputError, TocUnusable, VerificationError
 from storage.interfaces import ESTARGZ, Descriptor

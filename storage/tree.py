@@ -12,12 +12,11 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from hashlib import sha256
-from itertools import chain, repeat
+from itertools import chain, islice, repeat
 from pathlib import Path
 from types import TracebackType
 
 from storage import merkle
-from storage.codec import Row
 from storage.errors import LogError
 from storage.interfaces import StoredRows
 from storage.leaves import leaf_hashes
@@ -88,23 +87,27 @@ class Tree:
 
     def extend(self, log: StoredRows, until: int) -> None:
         """Fold events of `log` up to `until` that are not in the tree yet. Raises LogError, also where one is
-        missing."""
-        if until > self.size:
-            self.add(leaf_hashes(_gapless(log.rows(self.size, until), self.size, until)))
+        missing: the tree is of no use then."""
+        if until <= self.size:
+            return
+        after = self.size
+        self.add(leaf_hashes(log.rows(after, until)))
+        if self.size != until:  # reason: rows come in order, so that none is missing when their number is right
+            there = (row[0] for row in log.rows(after, until))
+            sound = next((seq for seq, found in enumerate(there, after + 1) if seq != found), self.size + 1) - 1
+            raise LogError(f"events are missing after event {sound}", hint="refledger audit verify tells more")
 
     def add(self, leaves: Iterable[bytes]) -> None:
         """Append leaf hashes."""
         number, rest = divmod(self.size, TILE)
-        tile = bytearray(self._tile(0, number)) if rest else bytearray()
-        full = TILE * HASH
-        for one in leaves:
-            tile += one
-            if len(tile) == full:
-                self._finish(0, number, bytes(tile))
-                number, tile = number + 1, bytearray()
-                self.size = number * TILE
-        if tile:
-            self._put(0, number, bytes(tile))
+        tile, source = self._tile(0, number) if rest else b"", iter(leaves)
+        while more := b"".join(islice(source, TILE - rest)):
+            tile, rest = tile + more, 0
+            if len(tile) == TILE * HASH:
+                self._finish(0, number, tile)
+                number, tile = number + 1, b""
+            else:
+                self._put(0, number, tile)
             self.size = number * TILE + len(tile) // HASH
 
     def _finish(self, level: int, number: int, tile: bytes) -> None:
@@ -220,14 +223,3 @@ def _perfect(hashes: bytes) -> bytes:
         pairs = range(0, len(hashes), 2 * HASH)
         hashes = b"".join([sha256(b"\1" + hashes[i : i + 2 * HASH]).digest() for i in pairs])
     return hashes
-
-
-def _gapless(rows: Iterable[Row], after: int, until: int) -> Iterator[Row]:
-    seq = after
-    for row in rows:
-        if row[0] != seq + 1:
-            break
-        seq += 1
-        yield row
-    if seq != until:
-        raise LogError(f"events are missing after event {seq}", hint="refledger audit verify tells more")

@@ -1,28 +1,19 @@
-"""Servers that misbehave on purpose: a small HTTP server in a thread, and on it a proxy before a real registry."""
+"""A proxy before a real registry that misbehaves on purpose, and the servers that it is one of."""
 
 from __future__ import annotations
 
 import asyncio
 import re
 import socket
-import ssl
 import struct
-import threading
 from asyncio import StreamReader as Reader
 from asyncio import StreamWriter as Writer
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Self
 
+from tests.local_server import MANY, Answering, LocalServer, Seen, read_body, read_head, write_answer
 
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """A request as it came in; header names in lower case."""
-
-    method: str
-    path: str
-    headers: Mapping[str, str]
-    body: bytes = b""
+__all__ = ["Answer", "Answering", "Fault", "FaultyProxy", "LocalServer", "Request", "Seen", "read_head", "write_answer"]
 
 
 @dataclass(slots=True)
@@ -123,79 +114,6 @@ class Answer:
     body: bytes
 
 
-class LocalServer:
-    """An HTTP server on 127.0.0.1 in a thread of its own; one request a connection. `respond(request, writer)`."""
-
-    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
-        self._tls = tls
-        self.seen: list[Seen] = []
-        self.port = 0
-        self._loop = asyncio.new_event_loop()
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    @property
-    def host(self) -> str:
-        """`127.0.0.1:PORT`."""
-        return f"127.0.0.1:{self.port}"
-
-    async def respond(self, seen: Seen, writer: Writer) -> None:
-        raise NotImplementedError
-
-    async def handle(self, head: Seen, reader: Reader, writer: Writer) -> None:
-        """A request whose body is still to be read."""
-        seen = replace(head, body=await reader.readexactly(int(head.headers.get("content-length", 0))))
-        self.seen.append(seen)
-        await self.respond(seen, writer)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        assert self._ready.wait(10)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
-
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        server = self._loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls))
-        self.port = server.sockets[0].getsockname()[1]
-        self._ready.set()
-        self._loop.run_forever()
-        server.close()
-        tasks = asyncio.all_tasks(self._loop)
-        for task in tasks:
-            task.cancel()
-        self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-        self._loop.close()
-
-    async def _serve(self, reader: Reader, writer: Writer) -> None:
-        try:
-            first, headers = await read_head(reader)
-            method, path, _ = first.split(" ", 2)
-            await self.handle(Seen(method, path, headers), reader, writer)
-            await writer.drain()
-        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass  # the client went away, which is its right, or the server is stopped
-        finally:
-            writer.close()
-
-
-class Answering(LocalServer):
-    """Answers with what `answer(request)` gives: status, headers, body."""
-
-    def __init__(
-        self, answer: Callable[[Seen], tuple[int, Mapping[str, str], bytes]], tls: ssl.SSLContext | None = None
-    ) -> None:
-        super().__init__(tls)
-        self._answer = answer
-
-    async def respond(self, seen: Seen, writer: Writer) -> None:
-        status, headers, body = self._answer(seen)
-        write_answer(writer, status, headers, body)
-
-
 class FaultyProxy(LocalServer):
     """Before the registry at `upstream`; behaves as the first of `faults` that fits each request says."""
 
@@ -208,9 +126,10 @@ class FaultyProxy(LocalServer):
     async def handle(self, head: Seen, reader: Reader, writer: Writer) -> None:
         """See LocalServer.handle."""
         fault = next((one for one in self.faults if one.fits(head)), Fault())
-        length = int(head.headers.get("content-length", 0))
-        wanted = _place(fault.ends_at, length) if fault.inbound else length
-        seen = replace(head, body=await reader.readexactly(wanted))
+        most = None
+        if fault.inbound and fault.ends_at is not None:
+            most = _place(fault.ends_at, int(head.headers.get("content-length", MANY)))
+        seen = replace(head, body=await read_body(reader, head.headers, most))
         self.seen.append(seen)
         if fault.inbound:
             if fault.forward or fault.keep is not None:
@@ -241,8 +160,8 @@ class FaultyProxy(LocalServer):
         bare = seen.path.partition("?")[0]
         path = self._moved.get(bare, seen.path) if seen.method == "GET" else seen.path
         request = Request(path, headers, seen.body[: fault.keep])
-        if fault.keep is not None:
-            headers["content-length"] = str(len(request.body))
+        if headers.pop("transfer-encoding", "") or fault.keep is not None:
+            headers["content-length"] = str(len(request.body) + broken)
         if fault.edit_request is not None:
             fault.edit_request(request)
         try:
@@ -258,7 +177,10 @@ class FaultyProxy(LocalServer):
             if fault.keep is not None:
                 self._moved[bare] = "/" + got["location"].split("/", 3)[3]
             bodiless = seen.method == "HEAD" or status in {204, 304}
-            return Answer(status, got, b"" if bodiless else await read_body(reader, got))
+            content = b"" if bodiless else await read_body(reader, got)
+            if got.pop("transfer-encoding", ""):
+                got["content-length"] = str(len(content))
+            return Answer(status, got, content)
         finally:
             upstream.close()
 
@@ -323,29 +245,3 @@ def _place(end: int | None, length: int) -> int:
 
 def _chunked(body: bytes, *, whole: bool) -> bytes:
     return f"{len(body):x}\r\n".encode() + body + (b"\r\n0\r\n\r\n" if whole else b"")
-
-
-async def read_head(reader: Reader) -> tuple[str, dict[str, str]]:
-    """The first line of a request or answer and its headers, names in lower case."""
-    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-    first, *lines = head.rstrip("\r\n").split("\r\n")
-    return first, {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-
-
-async def read_body(reader: Reader, headers: dict[str, str]) -> bytes:
-    """The body of an answer; a chunked one is given a length."""
-    if headers.get("transfer-encoding") != "chunked":
-        return await reader.readexactly(int(headers.get("content-length", 0)))
-    body = b""
-    while size := int(await reader.readuntil(b"\r\n"), 16):
-        body += (await reader.readexactly(size + 2))[:-2]
-    del headers["transfer-encoding"]
-    headers["content-length"] = str(len(body))
-    return body
-
-
-def write_answer(writer: Writer, status: int, headers: Mapping[str, str], body: bytes) -> None:
-    """A whole answer."""
-    lines = [f"{name}: {value}" for name, value in headers.items()]
-    head = [f"HTTP/1.1 {status} Because", *lines, f"Content-Length: {len(body)}", "Connection: close", "", ""]
-    writer.write("\r\n".join(head).encode("latin-1") + body)

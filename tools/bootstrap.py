@@ -34,6 +34,7 @@ from storage.interfaces import (
     BlobStore,
     CheckedLayers,
     LayerTars,
+    Locks,
     Provider,
     RegistrySource,
     RegistryTarget,
@@ -186,10 +187,10 @@ def engine(
         cache=cache,
         presence=_presence(registry, ledger, places, offline=offline),
         sources=sources,
-        exporters=lambda: _exporters(transfer(), movers(), client, materializer, snapshots, blobs, ledger, clock),
+        exporters=lambda: _exporters(transfer(), movers(), client, materializer, snapshots, ledger, clock),
         emulation=emulation,
         needs=lambda: _needs(root, build, materializer, registry, cache, sources, tars),
-        files=lambda: _files(blobs, ledger, clock),
+        files=lambda: _files(blobs, locks, ledger, clock),
         imports=imports,
         caching=caching,
     )
@@ -203,7 +204,7 @@ def _places() -> Places:
 
 def _exporters(
     transfer: Transfer, mover: Mover, target: RegistryTarget, materializer: Materializer, snapshots: SnapshotStore,
-    blobs: BlobStore, ledger: Ledger, clock: Clock,
+    ledger: Ledger, clock: Clock,
 ) -> Exporters:  # fmt: skip
     from engine.exporters.archive import ArchiveExporter
     from engine.exporters.exporters import Exporters
@@ -218,11 +219,10 @@ def _exporters(
 
     return Exporters(
         transfer=transfer,
-        blobs=blobs,
         pusher=Pusher(mover.source, target, mover, ledger),
         archiver=ArchiveExporter(mover.reader, ledger, TarArchive),
         layout=LayoutExporter(mover, ledger, enter),
-        local=LocalExporter(materializer, snapshots, ledger, clock, TreeWriter),
+        local=LocalExporter(materializer, snapshots, ledger, clock, lambda to, latest: TreeWriter(to, latest=latest)),
         tar=TarExporter(materializer, snapshots, ledger, DestFile, write_tree),
         clock=clock,
     )
@@ -327,11 +327,11 @@ def _layers(root: Root, build: str, mounts: ErofsMounts, snapshotter: str) -> Ch
     return ChosenLayers((images, directories), lambda: images if mounts.works else directories)
 
 
-def _files(blobs: BlobStore, facts: Facts, clock: Clock) -> LayerFiles:
+def _files(blobs: BlobStore, locks: Locks, facts: Facts, clock: Clock) -> LayerFiles:
     from engine.images.intake import LayerFiles
     from storage.layerfile import BlobIntake
 
-    return LayerFiles(BlobIntake(blobs, _layer_limit()), facts, clock)
+    return LayerFiles(BlobIntake(blobs, _layer_limit()), locks, facts, clock)
 
 
 def _layer_limit() -> int:
@@ -401,7 +401,7 @@ def fetch_blob(layer: Layer, write: Callable[[bytes], object]) -> None:
     import asyncio
     import tempfile
 
-    from storage.compression import decompress
+    from storage.decompression import decompress
 
     blob = layer.blob
     assert blob is not None

@@ -14,7 +14,7 @@ from typing import IO, Any, Protocol
 
 from storage.blobs import DirectoryBlobs
 from storage.bundle import Bundle, Member, read_bundle
-from storage.compression import decompress
+from storage.decompression import decompress
 from storage.digest import Digest, Hasher
 from storage.erofs.header import SUFFIX, Image
 from storage.errors import DiskError, InputError, VerificationError

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from engine.events import Exported, ExportStarted
@@ -39,7 +40,7 @@ class ArchiveExporter:
                 kind=kind, target=dest, digest=str(made.digest), layers=layers, compression=compression
             )
         )
-        if dest == "-":
+        if _is_stream(dest):
             moved = await self._write(made, output)  # what went out cannot be taken back
         else:
             moved = await self.reader.anew(unique.values(), lambda: self._write(made, output))
@@ -78,6 +79,12 @@ class ArchiveExporter:
         finally:
             archive.abort()
         return moved
+
+
+def _is_stream(dest: str) -> bool:
+    """Standard output, a pipe, a device."""
+    path = Path(dest)
+    return dest == "-" or (path.exists() and not path.is_file())
 
 
 def _path(digest: Digest) -> str:

@@ -19,7 +19,7 @@ from engine.output import Form, Output
 from engine.refs.materializer import Clock
 from engine.refs.ref import Layer, Ref, Remote
 from storage.digest import Digest
-from storage.interfaces import BlobStore, Compression
+from storage.interfaces import Compression
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,6 @@ class Exporters:
     """Takes results out of the root."""
 
     transfer: Transfer
-    blobs: BlobStore
     pusher: Pusher
     archiver: ArchiveExporter
     layout: LayoutExporter
@@ -120,11 +119,9 @@ class Exporters:
         if output.kind == "image" and output.push:
             compression = output.form.compression.written
             await self.pusher.push(made, output.names, by_digest=output.by_digest, compression=compression)
-        elif output.kind == "image":
-            self._keep(made)
         elif output.directory:
             await self.layout.export(made, output)
-        else:
+        elif output.kind != "image":
             await self.archiver.export(made, output)
         return made.digest
 
@@ -133,13 +130,5 @@ class Exporters:
         trees = [(item.result.platform.replace("/", "_") if split else "", item.ref) for item in built]
         if output.kind == "tar":
             return await self.tar.export(trees, output.dest, epoch)
-        await self.local.export(trees, output.dest)
+        await self.local.export(trees, output.dest, epoch)
         return None
-
-    def _keep(self, made: Bundle) -> None:
-        """Store what only names layers, so that the digest that is told can be looked into here."""
-        for image in made.images:
-            self.blobs.put(image.config)
-            self.blobs.put(image.manifest)
-        if made.index:
-            self.blobs.put(made.index)

@@ -21,31 +21,33 @@ from storage.interfaces import LayerWriter, SnapshotStore
 
 @dataclass(slots=True)
 class LocalExporter:
-    """Copies the files of a ref into a directory, over what is there. `writer` writes into an existing directory."""
+    """Copies the files of a ref into a directory, over what is there. `writer` writes into an existing directory, with
+    no time later than so many ns since the epoch, if any."""
 
     materializer: Materializer
     snapshots: SnapshotStore
     facts: Facts
     clock: Clock
-    writer: Callable[[Path], LayerWriter]
+    writer: Callable[[Path, int | None], LayerWriter]
 
-    async def export(self, trees: Sequence[tuple[str, Ref]], dest: str) -> None:
-        """Write all files of `trees`, each below its directory ("" for none), to directory `dest`. Raises DiskError,
-        MaterializationError, and InputError for a path that two of the trees have, or that something else is at."""
+    async def export(self, trees: Sequence[tuple[str, Ref]], dest: str, epoch: int | None = None) -> None:
+        """Write all files of `trees`, each below its directory ("" for none), to directory `dest`. `epoch`: no file is
+        later (SOURCE_DATE_EPOCH, in seconds). Raises DiskError, MaterializationError, and InputError for a path that
+        two of the trees have, or that something else is at."""
         started = await self.facts.record(ExportStarted(kind="local", target=dest, digest=""))
         needed_by = f"the export to {dest}"
         taken: set[str] = set()
         for below, ref in trees:
             local = await self.materializer.materialize(ref, vertex=None, reason="export", needed_by=needed_by)
             try:
-                await in_thread(partial(self._copy, local, Path(dest) / below, taken))
+                await in_thread(partial(self._copy, local, Path(dest) / below, epoch, taken))
             except OSError as error:
                 raise DiskError.of(error, f"exporting to {dest}") from error
             if below:
                 taken.clear()
         await self.facts.record(Exported(kind="local", target=dest, digest="", layers=()), cause=started)
 
-    def _copy(self, local: Local, target: Path, taken: set[str]) -> None:
+    def _copy(self, local: Local, target: Path, epoch: int | None, taken: set[str]) -> None:
         everything = Copy(sources=(".",), dest="/", from_context=False)
         target.mkdir(parents=True, exist_ok=True)
         with self.snapshots.view(local.lowers) as tree:
@@ -55,7 +57,7 @@ class LocalExporter:
                     if entry.path in taken:
                         raise several(entry.path)
                     taken.add(entry.path)
-            begin = partial(self.writer, target)
+            begin = partial(self.writer, target, None if epoch is None else epoch * 10**9)
             copy_layer(everything, selection, tree, target, begin, now_ns=self.clock.now())
 
 

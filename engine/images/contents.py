@@ -38,8 +38,11 @@ def read_descriptor(data: object) -> Descriptor:
         raise ValueError(f"a blob of {str(size)[:40]!r} bytes")
     if not isinstance(annotations, dict) or not _is_text(annotations):
         raise ValueError("annotations of a blob that are no texts")
+    urls = data.get("urls") or []
+    if not isinstance(urls, list) or not all(isinstance(url, str) for url in urls):
+        raise ValueError("URLs of a blob that are no texts")
     try:
-        return Descriptor(media_type, Digest(digest if isinstance(digest, str) else ""), size, annotations)
+        return Descriptor(media_type, Digest(digest if isinstance(digest, str) else ""), size, annotations, tuple(urls))
     except InputError as error:
         raise ValueError(f"{str(digest)[:100]!r} is no digest") from error
 

@@ -211,7 +211,7 @@ class Copier:
                 target=name,
                 digest=str(digest),
                 layers=fitting(moved),
-                provider=destination.provider.to_json(),
+                provider=None if destination.registry == LAYOUT_REGISTRY else destination.provider.to_json(),
             ),
             cause=started,
         )

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from engine.errors import InputError, RegistryError, VerificationError
 from engine.events import Exported, ExportStarted, SourceResolved
 from engine.images.combine import CONFIGS, Annotation, Member, combine, config_platform, image_entry, subject_of
-from engine.images.place import MANIFEST_TYPES, Placer, Wanted, descriptors, same_place
+from engine.images.place import (
+    COUNT_LIMIT,
+    MANIFEST_TYPES,
+    PARALLEL,
+    Placer,
+    Wanted,
+    descriptors,
+    same_place,
+)
 from engine.images.read import ImageReader, Manifest
 from engine.ledger import Facts
 from engine.together import together
@@ -72,6 +81,7 @@ class Assembler:
     """Makes an index's bytes. Reads manifests, and configs where nothing else tells a platform; writes nothing."""
 
     images: ImageReader
+    _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PARALLEL))
 
     async def assemble(self, request: IndexRequest) -> Assembled:
         """What `request` asks for. Raises InputError, RegistryError, VerificationError, DiskError."""
@@ -128,9 +138,13 @@ class Assembler:
             if not entry.get("platform") and not subject_of(entry) and entry["mediaType"] in MANIFEST_TYPES
         ]  # fmt: skip
 
+        if len(silent) > COUNT_LIMIT:
+            raise VerificationError(f"an index of {len(silent)} images that are for no platform", where=str(provider))
+
         async def ask(digest: Digest) -> Json | None:
             where = f"{provider}@{digest}"
-            return await self._platform(await self.images.manifest(provider, digest, where), provider, where)
+            async with self._slots:
+                return await self._platform(await self.images.manifest(provider, digest, where), provider, where)
 
         said = await together(ask(Digest(digest)) for digest in silent)
         return {digest: platform for digest, platform in zip(silent, said, strict=True) if platform}

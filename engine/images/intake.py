@@ -14,8 +14,9 @@ from engine.images.definition import Given
 from engine.ledger import Facts
 from engine.refs.materializer import Clock
 from engine.refs.ref import of_layer
-from engine.together import in_thread
-from storage.interfaces import LayerIntake, StoredLayer
+from engine.solver.solve import COLLECT
+from engine.together import in_thread, locked
+from storage.interfaces import LayerIntake, Locks, StagedLayer
 
 STDIN = "-"
 
@@ -25,6 +26,7 @@ class LayerFiles:
     """Implements Take, by its method `take`."""
 
     intake: LayerIntake
+    locks: Locks
     facts: Facts
     clock: Clock
 
@@ -33,31 +35,45 @@ class LayerFiles:
         step, shown = f"[internal] store layer {name}", f"store:{name}"
         self.facts.post(VertexStarted(name=step, inputs=()), vertex=shown)
         try:
-            stored = await in_thread(lambda: self._store(name))
+            given = await self._store(name, shown)
         except asyncio.CancelledError:
             self.facts.post(VertexCancelled(name=step), vertex=shown)
             raise
         except RefledgerError as error:
             await self.facts.record(VertexFailed(name=step, error=str(error)), vertex=shown)
             raise
-        layer = ImageLayer(stored.diff_id, stored.blob)
-        ref = of_layer(layer, 0).id
-        await self.facts.record(LayerStored(ref=ref, name=name, layer=layer.to_json()), vertex=shown)
-        self.facts.post(VertexCompleted(name=step, outputs=(ref,)), vertex=shown)
+        self.facts.post(VertexCompleted(name=step, outputs=(of_layer(given.layer, 0).id,)), vertex=shown)
+        return given
+
+    async def _store(self, name: str, shown: str) -> Given:
+        """The layer, durable, and that in the log: nothing is removed between the two."""
+        held: list[StagedLayer] = []
+        try:
+            await in_thread(lambda: held.append(self._read(name)))
+            async with locked(self.locks, COLLECT, shared=True):
+                stored = await in_thread(held[0].commit)
+                layer = ImageLayer(stored.diff_id, stored.blob)
+                ref = of_layer(layer, 0).id
+                await self.facts.record(LayerStored(ref=ref, name=name, layer=layer.to_json()), vertex=shown)
+        finally:
+            for staged in held:
+                staged.abort()
         return Given(name, layer, stored.newest)
 
-    def _store(self, name: str) -> StoredLayer:
+    def _read(self, name: str) -> StagedLayer:
         now = self.clock.now() // 10**9
         where = "standard input" if name == STDIN else name
         try:
             if name == STDIN:
-                return self.intake.store(sys.stdin.buffer, now)
+                if sys.stdin.isatty():
+                    raise InputError("standard input is a terminal", hint="pipe the layer into it, or name a file")
+                return self.intake.read(sys.stdin.buffer, now)
             try:
                 file = Path(name).open("rb")  # noqa: SIM115 - what is wrong with it is the user's to mend
             except OSError as error:
                 raise InputError(f"the layer cannot be read: {error.strerror}", where=where) from error
             with file:
-                return self.intake.store(file, now)
+                return self.intake.read(file, now)
         except VerificationError as error:
             raise InputError(error.what, where=where, hint=error.hint) from error
         except DiskError as error:

@@ -28,7 +28,7 @@ MANIFEST_TYPES = frozenset({
 })  # fmt: skip
 """What an index lists beside blobs (which BuildKit's caches list); one that does not say is a manifest."""
 PARALLEL = 8
-"""Manifests that are read at once."""
+"""Manifests that are read, or put, at once."""
 DEPTH_LIMIT, COUNT_LIMIT = 8, 5000
 """Indexes in indexes, and manifests in all: whoever wrote them must not keep us busy for ever."""
 
@@ -83,7 +83,8 @@ class Placer:
         return moved
 
     async def _put(self, manifest: Manifest, target: Provider) -> None:
-        await self.mover.target.put_manifest(target, manifest.digest, manifest.media_type, manifest.data)
+        async with self._slots:
+            await self.mover.target.put_manifest(target, manifest.digest, manifest.media_type, manifest.data)
 
     async def manifest(self, digest: Digest, provider: Provider) -> Manifest:
         """Read one, not too many at once."""

@@ -126,7 +126,9 @@ class Authenticator:
         challenge = next((one for scheme in ("bearer", "basic") for one in parsed if one.scheme == scheme), None)
         if challenge is None:
             return ""
-        self._challenges[registry] = challenge
+        # reason for without: the scope in it is that of this one request, and no later token is to have it, too
+        lasting = {name: value for name, value in challenge.parameters.items() if name != "scope"}
+        self._challenges[registry] = replace(challenge, parameters=lasting)
         return await self._grant(registry, scopes, challenge, where, rejected=rejected)
 
     async def _grant(self, registry: str, scopes: Scopes, challenge: Challenge, where: str, *, rejected: str) -> str:

@@ -23,6 +23,7 @@ from storage.registries import Registries
 from storage.registry.attempts import Observe, Topic, Verb
 from storage.registry.auth import Authenticator
 from storage.registry.download import Download
+from storage.registry.failures import Unavailable
 from storage.registry.lasting import LastingUpload
 from storage.registry.limits import Limits
 from storage.registry.listing import Listing
@@ -173,7 +174,8 @@ class RegistryClient:
         upload = Upload(*given)
         if resume is not None and self._uploads is not None and blob.size >= self._limits.lasting_bytes:
             upload = LastingUpload(*given, resume=resume, sessions=self._uploads)
-        await upload.run()
+        async with self._transport.writing(target.registry):
+            await upload.run()
 
     async def put_manifest(self, target: Provider, name: str, media_type: str, data: bytes) -> Digest:
         """See `RegistryTarget.put_manifest`. Raises InputError for a name that is neither tag nor digest."""
@@ -218,7 +220,13 @@ class RegistryClient:
                     raise await self._session.failure(call, response)
                 served_as = response.headers.get("content-type", "").partition(";")[0].strip()
                 data = await self._transport.read(response, self._limits.manifest_bytes, where)
-                _check_manifest(data, digest, where)
+                try:
+                    _check_manifest(data, digest, where)
+                except VerificationError as error:
+                    if "content-length" in response.headers or "transfer-encoding" in response.headers:
+                        raise
+                    # reason: such an answer ends like this, whole or broken; asking again tells which
+                    raise Unavailable(f"{error.what}, or it broke off", where=where, hint=error.hint) from error
                 return media_type_of(data, served_as, where), data
 
         return await self._transport.persist(attempt, hurried=call.hurried)

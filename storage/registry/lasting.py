@@ -66,7 +66,7 @@ class LastingUpload(Upload):
                 if feed.failure is not None or failures >= transport.limits.tries:
                     raise
                 await transport.pause(failures, error.retry_after)
-                if begin + feed.sent == self._blob.size and await self._stored():
+                if await self._is_there():
                     self._sessions.forget(self._target, self._blob)
                     return
                 if failures < _BARREN or begin:

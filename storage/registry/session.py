@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 from storage.errors import RefledgerError, RegistryError
 from storage.registry.attempts import Exchange, Observe, Topic, over
 from storage.registry.auth import Authenticator, Scopes
-from storage.registry.failures import PASSING, Unavailable, broken, refused
+from storage.registry.failures import PASSING, Unavailable, refused
 from storage.registry.transport import Transport, base_url, host_of, locate, origin
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 class Call:
     """One request. `target` is a path or, for upload locations, a URL; `asked` names what is asked for in errors;
     `body` opens the body anew for every try. `repeat` is False for what the caller repeats as a whole; `topic`: what is
-    told of it, None for what goes without saying."""
+    told of it, None for what goes without saying; `aside`: it is of an upload that has its place (see Throttle)."""
 
     method: str
     registry: str
@@ -36,6 +35,7 @@ class Call:
     body: Callable[[], bytes | AsyncIterator[bytes]] | None = None
     repeat: bool = True
     topic: Topic | None = None
+    aside: bool = False
 
     @property
     def hurried(self) -> bool:
@@ -123,21 +123,6 @@ class Session:
             await response.aclose()
             raise
 
-    async def _answer_to(
-        self, call: Call, url: str, headers: Mapping[str, str], body: bytes | AsyncIterator[bytes] | None
-    ) -> httpx.Response:
-        """One exchange. Whoever sends a byte of its head now and then does not hold us for ever; how long a body takes
-        is another question."""
-        limits = self.transport.limits
-        patience = None if body else limits.connect_seconds + limits.commit_seconds
-        try:
-            async with asyncio.timeout(patience):
-                return await self.transport.send(
-                    call.method, url, headers, where=call.where, body=body, hurried=call.hurried
-                )
-        except TimeoutError as error:
-            raise broken(error, host_of(url), call.where) from error
-
     async def _follow(self, call: Call, header: str, exchange: Exchange) -> httpx.Response:
         """Send `call`; follow redirects of GET and HEAD. The header goes to the registry's own origin only, and is
         not shown again once a redirect has left it."""
@@ -148,7 +133,9 @@ class Session:
             at_home = at_home and origin(url) == origin(home)
             headers = {**call.headers, "Authorization": header} if header and at_home else call.headers
             body = exchange.body(call.body() if call.body else None)
-            response = await self._answer_to(call, url, headers, body)
+            response = await self.transport.send(
+                call.method, url, headers, where=call.where, body=body, aside=call.aside, hurried=call.hurried
+            )
             location = response.headers.get("location")
             if response.status_code not in _REDIRECTS or call.method not in {"GET", "HEAD"} or not location:
                 return response

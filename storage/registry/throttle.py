@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 from storage.registries import HostSettings
 
@@ -11,9 +12,10 @@ from storage.registries import HostSettings
 class Throttle:
     """The bounds of one host.
 
-    `connections` bounds the answers that are being read, and beside them as many requests that write. Reason for two
-    counts: an upload reads its bytes, perhaps from the same host, while it writes. Whoever writes may so wait for who
-    reads; nobody who reads waits for a write, so that all of them end.
+    `connections` bounds the answers that are being read, and beside them as many writers. Reason for two counts: an
+    upload reads its bytes, perhaps from the same host, while it writes. Reason for writers in place of requests that
+    write: an upload may take several, and keeps its source open between them. So whoever has a place to write may wait
+    for a place to read; nobody who has a place to read waits for another place, so that all of them end.
     """
 
     def __init__(
@@ -29,9 +31,18 @@ class Throttle:
         self._reads = asyncio.Semaphore(count) if count else None
         self._writes = asyncio.Semaphore(count) if count else None
 
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[None]:
+        """A place to write, for all requests of one upload: those are `aside`."""
+        if self._writes is None:
+            yield
+            return
+        async with self._writes:
+            yield
+
     async def enter(self, method: str, *, aside: bool) -> Callable[[], None]:
         """Wait until a request may be sent; what is returned is called once, when its answer is closed. `aside`: it
-        waits for its turn only, for others who hold a connection wait for it."""
+        waits for its turn only, as it belongs to somebody who has a place."""
         lane = None if aside else self._reads if method in {"GET", "HEAD"} else self._writes
         if lane is not None:
             await lane.acquire()

@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, nullcontext
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, TypeVar
 
@@ -34,7 +35,7 @@ def base_url(registry: str, registries: Registries) -> str:
 def origin(url: str) -> tuple[str, str, int]:
     """Scheme, host and port of `url`: credentials for one origin are never sent to another."""
     parsed = load_httpx().URL(url)
-    return parsed.scheme, parsed.host, parsed.port or (443 if parsed.scheme == "https" else 80)
+    return parsed.scheme, parsed.host, _port(parsed)
 
 
 def locate(base: str, location: str, where: str) -> str:
@@ -87,8 +88,8 @@ class Transport:
         hurried: bool = False,
     ) -> httpx.Response:
         """One exchange by the settings of the URL's host, no redirect followed; the body of the answer is still to be
-        read, and to be closed. `aside`: on behalf of a request that holds its connection (see Throttle); `hurried`: as
-        in `persist`. Raises Unavailable or RegistryError when there is no answer."""
+        read, and to be closed. `aside`: for somebody who has a place (see Throttle); `hurried`: as in `persist`. Raises
+        Unavailable or RegistryError when there is no answer."""
         lib = load_httpx()
         limits = self.limits
         read = limits.stall_seconds if method in {"GET", "HEAD"} else limits.commit_seconds
@@ -96,16 +97,20 @@ class Transport:
         timeout = lib.Timeout(limits.stall_seconds, connect=connect, read=read, pool=None)
         # reason for identity: digests are of the bytes as stored, and Range counts them
         fixed = {"User-Agent": self._user_agent, "Accept-Encoding": "identity"}
+        # reason: whoever sends a byte of its head now and then does not hold us for ever; how long a body takes is
+        # another question
+        patience = None if body else limits.connect_seconds + limits.commit_seconds
         parsed = lib.URL(url)
-        secure = parsed.scheme == "https"
-        port = parsed.port or (443 if secure else 80)
-        settings = self.registries.settings(parsed.netloc.decode("ascii"), port)
-        release = await self._enter(f"{parsed.host}:{port}", settings, method, aside=aside)
+        settings = self._settings(parsed)
+        throttle = self._throttle(parsed)
+        release = None if throttle is None else await throttle.enter(method, aside=aside)
         response = None
         try:
-            client = self._clients.take(settings, secure=secure, proxied=not is_loopback(parsed.host))
+            secure, proxied = parsed.scheme == "https", not is_loopback(parsed.host)
+            client = self._clients.take(settings, secure=secure, proxied=proxied)
             request = client.build_request(method, parsed, headers={**headers, **fixed}, content=body, timeout=timeout)
-            response = await client.send(request, stream=True, follow_redirects=False)
+            async with asyncio.timeout(patience):
+                response = await client.send(request, stream=True, follow_redirects=False)
         except (lib.HTTPError, lib.StreamError, OSError) as error:
             raise broken(error, host_of(url), where) from error
         finally:
@@ -117,6 +122,13 @@ class Transport:
             assert isinstance(response.stream, lib.AsyncByteStream)
             response.stream = Held(response.stream, release)
         return response
+
+    @asynccontextmanager
+    async def writing(self, registry: str) -> AsyncIterator[None]:
+        """A place to write to `registry` (see Throttle)."""
+        throttle = self._throttle(load_httpx().URL(base_url(registry, self.registries)))
+        async with nullcontext() if throttle is None else throttle.writing():
+            yield
 
     async def pieces(self, response: httpx.Response, where: str) -> AsyncIterator[bytes]:
         """The body of `response` as it comes off the wire. Raises Unavailable when it breaks off, or but trickles."""
@@ -187,15 +199,22 @@ class Transport:
         """Close all connections."""
         await self._clients.aclose()
 
-    async def _enter(
-        self, host: str, settings: HostSettings, method: str, *, aside: bool
-    ) -> Callable[[], None] | None:
-        """Wait as the settings of `host` ask; None when they ask nothing."""
+    def _settings(self, url: httpx.URL) -> HostSettings:
+        return self.registries.settings(url.netloc.decode("ascii"), _port(url))
+
+    def _throttle(self, url: httpx.URL) -> Throttle | None:
+        """What bounds requests to the host of `url`; None when nothing does."""
+        settings, host = self._settings(url), f"{url.host}:{_port(url)}"
         if settings.requests_per_second is None and settings.connections is None:
             return None
         if host not in self._throttles:
             self._throttles[host] = Throttle(settings, self.clock, self._sleep)
-        return await self._throttles[host].enter(method, aside=aside)
+        return self._throttles[host]
+
+
+def _port(url: httpx.URL) -> int:
+    return url.port or (443 if url.scheme == "https" else 80)
+
 
 
 def host_of(url: str) -> str:

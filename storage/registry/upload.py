@@ -61,7 +61,7 @@ class Upload:
         await self._session.transport.persist(self._try)
 
     async def _try(self) -> None:
-        if self._in_doubt and await self._stored():
+        if self._in_doubt and await self._is_there():
             return
         self._in_doubt = False
         body = Body(self._chunks, self._blob.size, self._where)
@@ -89,6 +89,13 @@ class Upload:
             self._ways.append(self._in_one_piece)
             return True
         return False
+
+    async def _is_there(self) -> bool:
+        """Is the blob there already? When an answer was lost, it may be. Who cannot say so can still take it."""
+        try:
+            return await self._stored()
+        except RegistryError:
+            return False
 
     async def _in_one_piece(self, body: Body) -> None:
         """POST, PUT."""
@@ -119,7 +126,7 @@ class Upload:
                     if body.failure is not None or failures >= self._limits.tries:
                         raise error.final() from error
                     await transport.pause(failures, error.retry_after)
-                    if offset == self._blob.size and await self._stored():
+                    if offset == self._blob.size and await self._is_there():
                         return
                     kept = await self._kept(location)
                     if kept is None:
@@ -213,10 +220,12 @@ class Upload:
         if body is not None:
             sent.setdefault("Content-Type", "application/octet-stream")
         registry = self._target.registry
-        # reason: what carries the bytes tells of the upload; how it was begun only matters when that failed
-        topic = Topic("upload", self._blob.digest, self._target, failures_only=method == "POST")
-        return Call(method, registry, target, self._where, "the upload", self._scopes, sent, body, repeat,
-                    topic if method != "DELETE" else None)  # fmt: skip
+        # reason: what carries the bytes tells of the upload; the rest of it only matters when it failed
+        told = Topic("upload", self._blob.digest, self._target, failures_only=method not in {"PUT", "PATCH"})
+        topic = None if method == "DELETE" else told  # a courtesy
+        return Call(
+            method, registry, target, self._where, "the upload", self._scopes, sent, body, repeat, topic, aside=True
+        )
 
 
 class _Pieces:

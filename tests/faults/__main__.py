@@ -6,8 +6,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.faults.image import put_image
 from tests.faults.page import PAGE, ROWS, line, page
-from tests.faults.scene import play, put_image
+from tests.faults.scene import play
 from tests.registry_fixture import RegistryProcess
 
 

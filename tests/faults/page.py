@@ -7,10 +7,9 @@ from itertools import groupby
 
 from tests.builder import PROJECT
 from tests.faults import pulls, pushes
-from tests.faults.scene import CHUNKS, MANIFEST, MOUNT, PULL, PUSH, RANGES, Outcome, Row
+from tests.faults.scene import CHUNKS, LASTING, LIST, MANIFEST, MOUNT, PULL, PUSH, RANGES, Outcome, Row
 
 PAGE = PROJECT / "docs/registry-faults.md"
-ROWS: tuple[Row, ...] = (*pulls.ROWS, *pushes.ROWS)
 _HEAD = """# Registries on a bad day
 
 What the registry client makes of each fault, and what was left when it gave up. A proxy (`tests/faulty.py`) stands
@@ -31,11 +30,16 @@ _SIDES = {
     PULL: ("Pull of a layer", "A layer of 200 KB through the materializer, unpacked while it comes."),
     RANGES: ("Pull in ranges", "The same in ranges of 64 KiB, as large layers are."),
     MANIFEST: ("Manifests", "A tag is resolved, then its manifest is asked for."),
+    LIST: ("Lists of tags", "Three tags are listed."),
     PUSH: ("Push", "A layer, a config, and a manifest under a tag, where none of them is."),
     CHUNKS: ("Push in pieces", "A proxy before the registry refuses large requests (413), so that the layer goes in "
              "pieces of 64 KiB. The second one meets the fault."),
+    LASTING: ("Push of a large layer", "As blobs from 8 MiB on are pushed: one PATCH that says no length, and that "
+              "another process could go on with."),
     MOUNT: ("Mount", "Another repository of the registry has the layer."),
 }  # fmt: skip
+
+ROWS: tuple[Row, ...] = tuple(sorted((*pulls.ROWS, *pushes.ROWS), key=lambda row: list(_SIDES).index(row.side)))
 
 
 def page(outcomes: Sequence[tuple[Row, Outcome]]) -> str:

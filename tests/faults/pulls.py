@@ -3,15 +3,19 @@ in, and to a manifest."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from email.utils import formatdate
 from typing import Any
 
 from storage.digest import sha256
-from tests.faults.scene import LAYER, MANIFEST, MIDDLE, NOW, PLACES, PULL, RANGES, RIGHT, Row, Scene
+from tests.faults.image import LAYER, MIDDLE, PLACES
+from tests.faults.scene import LIST, MANIFEST, NOW, PULL, RANGES, RIGHT, Row, Scene
 from tests.faulty import Answer, Fault, Request, Seen
 
 SIZE = len(LAYER)
+TAG_LIST = "/tags/list"
 BACKOFF = (0.25, 0.75, 1.75, 3.75)
 """Seconds that one, two, … pauses of the client take, when no server asks for longer ones."""
 Play = Callable[[Scene], Iterable[Fault]]
@@ -83,6 +87,32 @@ def _ranged(seen: Seen) -> bool:
     return "range" in seen.headers
 
 
+def _tags_from(first: int) -> Callable[[Answer], None]:
+    """A page of a list: the tag at `first`, and where the next one is."""
+
+    def edit(answer: Answer) -> None:
+        tags = sorted(json.loads(answer.body)["tags"])
+        answer.body = json.dumps({"tags": tags[first : first + 1]}).encode()
+        answer.headers["content-length"] = str(len(answer.body))
+        if first + 1 < len(tags):
+            answer.headers["link"] = f'<?n=1&last={tags[first]}>; rel="next"'
+
+    return edit
+
+
+def _pages(**second: Any) -> Play:
+    """The tags come one a page; the second page meets something first."""
+    return lambda scene: [
+        Fault(path=TAG_LIST, times=1, edit_answer=_tags_from(0)),
+        *([Fault(path=TAG_LIST, times=1, **second)] if second else []),
+        *(Fault(path=TAG_LIST, times=1, edit_answer=_tags_from(number)) for number in (1, 2)),
+    ]  # fmt: skip
+
+
+def _again(answer: Answer) -> None:
+    answer.headers["link"] = '<?last=1>; rel="next"'
+
+
 def _compressed(answer: Answer) -> None:
     answer.headers["content-encoding"] = "gzip"
     answer.body = b"\x1f\x8b" + answer.body[:100]
@@ -101,7 +131,7 @@ def store(*faults: Fault, times: int = -1) -> Play:
     """Blobs are redirected to another origin, which has `faults`."""
 
     def play(scene: Scene) -> list[Fault]:
-        scene.other.faults = list(faults)
+        scene.other.faults = [replace(fault) for fault in faults]
         challenge = {"WWW-Authenticate": 'Basic realm="tests"'}
         demanded = "Basic bWU6dGhlIHBhc3N3b3Jk"  # me:the password
         return [
@@ -112,12 +142,12 @@ def store(*faults: Fault, times: int = -1) -> Play:
     return play
 
 
-def tokens(grant: Callable[[int], tuple[int, str]], *faults: Fault, wanted: str = "token-1") -> Play:
-    """The registry wants a token. `grant` as in Scene; `faults` come first; the token `wanted` is taken."""
+def tokens(grant: Callable[[int], tuple[int, str]], *, wanted: str = "token-1") -> Play:
+    """The registry wants a token. `grant` as in Scene; the token `wanted` is taken."""
 
     def play(scene: Scene) -> list[Fault]:
         scene.grant = grant
-        return [*faults, Fault(".*", demand=f"Bearer {wanted}", headers=scene.challenge)]
+        return [Fault(".*", demand=f"Bearer {wanted}", headers=scene.challenge)]
 
     return play
 
@@ -248,7 +278,7 @@ ROWS: list[Row] = [
           lambda scene, place=place: [Fault("GET", "/manifests/", 1, reset_after=place)])
       for at, place in (("first byte", 0), ("middle", 100), ("last byte", -1))],
     *[Row(MANIFEST, "body cut without a length", at, lambda scene, place=place: [
-          Fault("GET", "/manifests/", 1, cut_after=place, hide=("content-length",))], "corrupt: has the digest")
+          Fault("GET", "/manifests/", 1, cut_after=place, hide=("content-length",))])
       for at, place in (("first byte", 0), ("middle", 100), ("last byte", -1))],
     Row(MANIFEST, "stall", "middle", lambda scene: [Fault("GET", "/manifests/", 1, stall_after=100)]),
     Row(MANIFEST, "one wrong bit", "middle", lambda scene: [Fault("GET", "/manifests/", edit_answer=damage(100))],
@@ -261,4 +291,18 @@ ROWS: list[Row] = [
     Row(MANIFEST, "no end", "", lambda scene: [
         Fault("GET", "/manifests/", hide=("content-length",), extra=b" " * 5000)],
         limits={"manifest_bytes": 4096}, ends="transport: longer than 4096"),
+    # lists
+    Row(LIST, "no fault", "", lambda scene: []),
+    Row(LIST, "a page for each tag", "", _pages()),
+    Row(LIST, "503 for the second page", "", _pages(status=503)),
+    Row(LIST, "connection reset in the second page", "middle", _pages(reset_after=20)),
+    Row(LIST, "`Link` to another host", "", lambda scene: [
+        Fault(path=TAG_LIST, edit_answer=_header("link", '<http://127.0.0.1:1/v2/x/tags/list>; rel="next"'))],
+        "transport: refers to NOWHERE for the next page"),
+    Row(LIST, "`Link` to a file", "", lambda scene: [
+        Fault(path=TAG_LIST, edit_answer=_header("link", '<file:///etc/passwd>; rel="next"'))],
+        "transport: over file, not https"),
+    Row(LIST, "`Link` to the page itself", "", lambda scene: [Fault(path=TAG_LIST, edit_answer=_again)],
+        "transport: go in circles"),
+    Row(LIST, "an HTML page", "", lambda scene: [Fault(path=TAG_LIST, edit_answer=_html)], "transport: list of tags"),
 ]  # fmt: skip

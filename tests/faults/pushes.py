@@ -6,11 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 from storage.digest import sha256
+from tests.faults.image import LAYER, PLACES
 from tests.faults.pulls import Play
-from tests.faults.scene import CHUNKS, LAYER, MOUNT, PLACES, PUSH, Row, Scene
+from tests.faults.scene import CHUNKS, LASTING, MOUNT, PUSH, Row, Scene
 from tests.faulty import Answer, Fault, Request, Seen
 
 UPLOADS = "/blobs/uploads/"
+LARGE = {**PLACES, "last byte": len(LAYER) - 1}
+"""Of an upload that says no length."""
 PIECES = {"first byte": 0, "middle": 30_000, "last byte": -1}
 """Of a piece of a chunked upload."""
 
@@ -83,14 +86,14 @@ def _elsewhere(scene: Scene) -> list[Fault]:
 
 
 def _expired(method: str, *, skip: int = 0) -> Play:
-    """A token is asked for, and after `skip` requests of `method` only the second one is taken."""
+    """The token to push with, which is the second one, is not taken any more after `skip` requests of `method`."""
 
     def play(scene: Scene) -> list[Fault]:
         scene.grant = lambda asked: (200, f"token-{asked}")
-        bounded = [Fault("PUT", UPLOADS, 1, status=413)] if method == "PATCH" else []
+        bounded = [Fault("PUT", UPLOADS, 1, status=413)] if skip else []
         return [
             Fault("HEAD", times=1, demand="Bearer token-1", headers=scene.challenge), *bounded,
-            Fault(method, UPLOADS, 1, skip=skip, demand="Bearer token-2", headers=scene.challenge),
+            Fault(method, UPLOADS, 1, skip=skip, demand="Bearer token-3", headers=scene.challenge),
         ]  # fmt: skip
 
     return play
@@ -118,9 +121,9 @@ ROWS: list[Row] = [
     *[Row(PUSH, "PUT: connection reset always", at, always("PUT", inbound=True, reset_after=place),
         "transport: broke")
       for at, place in PLACES.items()],
-    *[Row(PUSH, "PUT of a large layer: connection reset, in pieces then", at,
+    *[Row(PUSH, "PUT of more than a piece: connection reset, in pieces then", at,
           to("PUT", inbound=True, reset_after=place), limits={"patch_bytes": 1 << 16}) for at, place in PLACES.items()],
-    Row(PUSH, "PUT of a large layer: connection reset, PATCH 405", "middle", lambda scene: [
+    Row(PUSH, "PUT of more than a piece: connection reset, PATCH 405", "middle", lambda scene: [
         Fault("PUT", UPLOADS, 1, inbound=True, reset_after=PLACES["middle"]), Fault("PATCH", UPLOADS, status=405)],
         limits={"patch_bytes": 1 << 16}),
     *[Row(PUSH, "PUT: connection closed", at, to("PUT", inbound=True, cut_after=place))
@@ -185,6 +188,29 @@ ROWS: list[Row] = [
         Fault("PUT", UPLOADS, 1, status=413), Fault("PUT", UPLOADS, 1, status=503)]),
     Row(CHUNKS, "closing PUT: connection reset, stored", "", lambda scene: [
         Fault("PUT", UPLOADS, 1, status=413), Fault("PUT", UPLOADS, 1, swallow=True)]),
+    Row(LASTING, "no fault", "", lambda scene: []),
+    *[Row(LASTING, "PATCH: connection reset", at, to("PATCH", inbound=True, reset_after=place))
+      for at, place in LARGE.items()],
+    *[Row(LASTING, "PATCH: connection reset always", at, always("PATCH", inbound=True, reset_after=place))
+      for at, place in LARGE.items()],
+    *[Row(LASTING, "PATCH: connection reset, the registry drops the upload", at,
+          to("PATCH", inbound=True, forward=True, reset_after=place)) for at, place in LARGE.items()],
+    *[Row(LASTING, "PATCH: connection reset, the registry keeps what came", at,
+          to("PATCH", inbound=True, keep=1 << 20, reset_after=place))
+      for at, place in LARGE.items() if place],
+    Row(LASTING, "PATCH: connection reset after the last byte, kept", "", to("PATCH", keep=1 << 20, swallow=True)),
+    Row(LASTING, "PATCH: nobody reads on", "middle", to("PATCH", inbound=True, stall_after=LARGE["middle"])),
+    *[Row(LASTING, f"PATCH: {status} once", "", to("PATCH", status=status)) for status in (500, 503)],
+    Row(LASTING, "PATCH: 429 with `Retry-After: 7` once", "", to("PATCH", status=429, headers={"Retry-After": "7"})),
+    Row(LASTING, "PATCH: 401, the token has expired", "", _expired("PATCH")),
+    *[Row(LASTING, f"PATCH: {status}, in one piece then", "", to("PATCH", status=status))
+      for status in (404, 405, 411, 413, 416, 501)],
+    Row(LASTING, "closing PUT: 503, not stored", "", to("PUT", status=503)),
+    Row(LASTING, "closing PUT: 503, stored", "", to("PUT", status=503, swallow=True)),
+    Row(LASTING, "closing PUT: connection reset, stored", "", to("PUT", swallow=True)),
+    Row(LASTING, "closing PUT: 503 always", "", always("PUT", status=503), "transport: answered 503"),
+    Row(LASTING, "one wrong bit on the way", "", lambda scene: [Fault("PATCH", UPLOADS, 1, edit_request=_damage)],
+        "corrupt: that arrived at the registry"),
     Row(MOUNT, "no fault", "", lambda scene: []),
     *[Row(MOUNT, f"refused with {status}", "", lambda scene, status=status: [Fault("POST", "mount=", status=status)])
       for status in (400, 401, 403, 404, 405, 422)],

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import gzip
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -24,43 +23,21 @@ from storage.digest import sha256
 from storage.errors import RefledgerError
 from storage.interfaces import Descriptor, Provider, Reference
 from storage.registry import Limits, RegistryClient
+from storage.uploads import UploadSessions
 from tests.engine.refs.machine import Machine
+from tests.faults.image import BLOBS, CONTENT, IMAGE, LAYER, TAGS, TAR
 from tests.faulty import Answering, Fault, FaultyProxy, LocalServer, Seen
-from tests.registry_fixture import (
-    OCI_CONFIG,
-    OCI_LAYER,
-    OCI_MANIFEST,
-    RegistryProcess,
-    layer_tar,
-    push_blob,
-    push_manifest,
-)
-from tests.storage.registry.kit import Known, noise, stream_of
+from tests.registry_fixture import OCI_MANIFEST, RegistryProcess, push_blob
+from tests.storage.registry.kit import Known, stream_of
 
 NOW = 1_000_000.0
 """When every row begins, in seconds since the epoch; its pauses are what makes time pass."""
-CONTENT = noise(200_000, seed=11)
-TAR = layer_tar({"data": CONTENT})
-LAYER = gzip.compress(TAR, 1, mtime=0)
-MIDDLE = 100_000
-PLACES = {"first byte": 0, "middle": MIDDLE, "last byte": -1}
-"""Of a layer's bytes: the fault comes before the first, in the middle, before the last."""
 RIGHT = "right"
-PULL, RANGES, MANIFEST, PUSH, CHUNKS, MOUNT = "pull", "pull in ranges", "manifest", "push", "push in chunks", "mount"
+PULL, RANGES, MANIFEST, LIST = "pull", "pull in ranges", "manifest", "list"
+PUSH, CHUNKS, LASTING, MOUNT = "push", "push in pieces", "push of a large layer", "mount"
 _SHORT: Mapping[str, Any] = {"stall_seconds": 0.3, "commit_seconds": 0.4, "connect_seconds": 0.4}
 """Limits of the client where somebody is silent; elsewhere a busy machine must not look like that."""
 _PATCH = 1 << 16
-_CONFIG = json.dumps({
-    "architecture": "amd64", "os": "linux", "config": {},
-    "rootfs": {"type": "layers", "diff_ids": [sha256(TAR)]},
-}).encode()  # fmt: skip
-_BLOBS = {
-    data: Descriptor(kind, sha256(data), len(data)) for data, kind in ((LAYER, OCI_LAYER), (_CONFIG, OCI_CONFIG))
-}
-IMAGE = json.dumps({
-    "schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": _BLOBS[_CONFIG].to_json(),
-    "layers": [_BLOBS[LAYER].to_json()],
-}).encode()  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +55,7 @@ class Row:
     @property
     def pushes(self) -> bool:
         """Does it write to the registry?"""
-        return self.side in {PUSH, CHUNKS, MOUNT}
+        return self.side in {PUSH, CHUNKS, LASTING, MOUNT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +81,7 @@ class Scene:
         self.directory = directory
         self._stack = stack
         self.proxy = stack.enter_context(FaultyProxy(registry.host))
+        self._uploads = UploadSessions(directory / "uploads" / repository.replace("/", "-"))
         self.slept: list[float] = []
         self.grant: Callable[[int], tuple[int, str]] = lambda asked: (200, f"token-{asked}")
 
@@ -128,15 +106,16 @@ class Scene:
         """The header that sends a client to the token server."""
         return {"WWW-Authenticate": f'Bearer realm="http://{self.tokens.host}/token",service="tests"'}
 
-    def _faults(self) -> list[Fault]:
+    def faults(self) -> list[Fault]:
+        """All that were to be met."""
         return [*self.proxy.faults, *(self.other.faults if "other" in self.__dict__ else [])]
 
     def silences(self) -> int:
         """How often a server fell silent."""
-        return sum(fault.fired for fault in self._faults() if fault.silent)
+        return sum(fault.fired for fault in self.faults() if fault.silent)
 
     def _silent(self) -> bool:
-        return any(fault.silent for fault in self._faults())
+        return any(fault.silent for fault in self.faults())
 
     @property
     def provider(self) -> Provider:
@@ -151,7 +130,7 @@ class Scene:
 
         return RegistryClient(
             Known(**{self.proxy.host: Credential("me", "the password")}), user_agent="refledger/test",
-            limits=Limits(**{**(_SHORT if self._silent() else {}), **limits}), sleep=sleep,
+            limits=Limits(**{**(_SHORT if self._silent() else {}), **limits}), uploads=self._uploads, sleep=sleep,
             clock=lambda: NOW + sum(self.slept), jitter=lambda: 1.0,
         )  # fmt: skip
 
@@ -166,6 +145,7 @@ class Scene:
             text = text.replace(host, name)
         text = text.replace(self.repository, "repo")
         text = re.sub(r"127\.0\.0\.1:\d+", "NOWHERE", text)
+        text = re.sub(r"(corrupt gzip data: )[^()]+", r"\1… ", text)  # in the words of whichever library reads it
         return re.sub(r"sha256:[0-9a-f]{64}|\b[0-9a-f]{12}\b", "DIGEST", text)
 
 
@@ -174,8 +154,10 @@ def play(row: Row, registry: RegistryProcess, repository: str, directory: Path) 
     with ExitStack() as stack:
         scene = Scene(registry, repository, directory, stack)
         scene.proxy.faults = list(row.play(scene))
-        act = _push if row.pushes else _manifest if row.side == MANIFEST else _pull
+        act = _push if row.pushes else {MANIFEST: _manifest, LIST: _list}.get(row.side, _pull)
         error, kept = act(scene, row)
+        idle = [fault for fault in scene.faults() if not fault.fired and not fault.when]
+        assert not idle, f"it never came to {idle}"
         result = f"{getattr(error, 'kind', 'corrupt')}: {scene.masked(str(error))}" if error else RIGHT
         if "other" in scene.__dict__:
             assert scene.other.seen
@@ -186,13 +168,6 @@ def play(row: Row, registry: RegistryProcess, repository: str, directory: Path) 
 
 
 # ---------------------------------------------------------------- pulls
-
-
-def put_image(registry: RegistryProcess, repository: str) -> None:
-    """The image that is pulled, where a row finds it."""
-    for data in _BLOBS:
-        push_blob(registry.host, repository, data)
-    push_manifest(registry.host, repository, "1", IMAGE, OCI_MANIFEST)
 
 
 def _pull(scene: Scene, row: Row) -> tuple[RefledgerError | None, str]:
@@ -215,7 +190,7 @@ def _pull(scene: Scene, row: Row) -> tuple[RefledgerError | None, str]:
 
 
 def _materialize(scene: Scene, machine: Machine, row: Row, provider: Provider) -> RefledgerError | None:
-    layer = Layer(diff_id=sha256(TAR), blob=_BLOBS[LAYER], providers=(provider,))
+    layer = Layer(diff_id=sha256(TAR), blob=BLOBS[LAYER], providers=(provider,))
     limits = FetchLimits(range_bytes=1 << 16, parallel_bytes=1 << 30) if row.side == RANGES else FetchLimits()
     try:
         asyncio.run(machine.pull([layer], limits=limits, client=lambda *_, **__: scene.client(**row.limits)))
@@ -257,6 +232,24 @@ def _manifest(scene: Scene, row: Row) -> tuple[RefledgerError | None, str]:
     return None, "the manifest"
 
 
+def _list(scene: Scene, row: Row) -> tuple[RefledgerError | None, str]:
+    """List the tags."""
+
+    async def work() -> tuple[str, ...]:
+        client = scene.client(**row.limits)
+        try:
+            return await client.tags(scene.provider)
+        finally:
+            await client.aclose()
+
+    try:
+        found = asyncio.run(work())
+    except RefledgerError as error:
+        return error, "nothing"
+    assert sorted(found) == sorted(TAGS)
+    return None, "the tags"
+
+
 # ---------------------------------------------------------------- pushes
 
 
@@ -266,7 +259,8 @@ def _push(scene: Scene, row: Row) -> tuple[RefledgerError | None, str]:
     if row.side == MOUNT:
         push_blob(scene.registry.host, other, LAYER)
     source = Provider.of(scene.proxy.host, other) if row.side == MOUNT else None
-    limits = {"patch_bytes": _PATCH, **row.limits} if row.side == CHUNKS else row.limits
+    sides = {CHUNKS: {"patch_bytes": _PATCH}, LASTING: {"lasting_bytes": len(LAYER)}}
+    limits = {**sides.get(row.side, {}), **row.limits}
     error = asyncio.run(_pushed(scene.client(**limits), scene.provider, source))
     kept = _stored(scene)
     assert (kept == "the image") == (error is None), kept
@@ -282,18 +276,22 @@ def _push(scene: Scene, row: Row) -> tuple[RefledgerError | None, str]:
 async def _pushed(client: RegistryClient, target: Provider, source: Provider | None) -> RefledgerError | None:
     """Layers, config, manifest by tag: what is there is not sent, what can be mounted neither."""
     try:
-        for data, blob in _BLOBS.items():
+        for data, blob in BLOBS.items():
             if await client.exists(target, blob.digest):
                 continue
             if source and data is LAYER and await _mounted(client, target, blob, source):
                 continue
-            await client.upload(target, blob, stream_of(data, 30_000))
+            await client.upload(target, blob, stream_of(data, 30_000), resume=partial(_rest, data))
         await client.put_manifest(target, "1", OCI_MANIFEST, IMAGE)
     except RefledgerError as error:
         return error
     finally:
         await client.aclose()
     return None
+
+
+def _rest(data: bytes, start: int) -> AsyncIterator[bytes]:
+    return stream_of(data[start:], 30_000)()
 
 
 async def _mounted(client: RegistryClient, target: Provider, blob: Descriptor, source: Provider) -> bool:
@@ -308,13 +306,13 @@ def _stored(scene: Scene) -> str:
     """What the registry has of the image, asked without the proxy; every blob that it has is right."""
     base = f"http://{scene.registry.host}/v2/{scene.repository}"
     have = {}
-    for data, blob in _BLOBS.items():
+    for data, blob in BLOBS.items():
         status, content = _get(f"{base}/blobs/{blob.digest}")
         assert status == 404 or content == data
         have[data] = status == 200
     status, content = _get(f"{base}/manifests/1")
     links = scene.registry.directory.glob(f"data/docker/registry/v2/repositories/{scene.repository}/_layers/sha256/*")
-    assert {path.name for path in links} <= {blob.digest.hex for blob in _BLOBS.values()}
+    assert {path.name for path in links} <= {blob.digest.hex for blob in BLOBS.values()}
     if status == 200:
         assert content == IMAGE
         assert all(have.values()), "a tag that points at a hole"

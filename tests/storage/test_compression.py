@@ -15,7 +15,8 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.compression import KINDS, compressor, decompress, version
+from storage.compression import KINDS, compressor, version
+from storage.decompression import decompress
 from storage.errors import InputError, VerificationError
 from storage.interfaces import ByteSource
 
@@ -193,7 +194,8 @@ def test_the_error_of_a_source_passes_through() -> None:
 def test_memory_stays_small_when_little_expands_to_much(name: str) -> None:
     program = f"""
 import io, resource
-from storage.compression import compressor, decompress
+from storage.compression import compressor
+from storage.decompression import decompress
 stream, zeros = compressor({name!r}), bytes(1 << 20)
 bomb = b"".join(stream.compress(zeros) for _ in range(600)) + stream.flush()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

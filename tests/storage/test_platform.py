@@ -8,7 +8,14 @@ import pytest
 
 from storage.errors import InputError
 from storage.interfaces import Platform
-from storage.platform import choose_platform, host_platform, normalise, parse_platform
+from storage.platform import (
+    NoPlatformError,
+    choose_platform,
+    host_platform,
+    list_platforms,
+    normalise,
+    parse_platform,
+)
 
 
 def entry(platform: str | None, number: int) -> dict[str, Any]:
@@ -40,6 +47,14 @@ def chosen(platforms: list[str | None], wanted: str) -> int:
 )
 def test_the_best_entry_is_chosen(platforms: list[str | None], wanted: str, index: int) -> None:
     assert chosen(platforms, wanted) == index
+
+
+def test_platforms_of_an_index_are_those_of_its_images() -> None:
+    listed = ["linux/arm64/v8", "unknown/unknown", None, "linux/aarch64", "linux/arm"]
+    found = list_platforms({"manifests": [entry(one, number) for number, one in enumerate(listed)]})
+    assert list(map(str, found)) == ["linux/arm64", "linux/arm/v7"]
+    with pytest.raises(NoPlatformError):
+        choose_platform({"manifests": [entry("linux/arm64", 1)]}, parse_platform("linux/amd64"))
 
 
 def test_what_there_is_is_named_when_nothing_fits() -> None:

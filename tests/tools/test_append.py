@@ -8,6 +8,7 @@ import io
 import json
 import lzma
 import os
+import signal
 import subprocess
 import sys
 import tarfile
@@ -340,3 +341,17 @@ def test_a_layer_that_nobody_has_any_more_is_said_so(builder: Builder, layer: Pa
     assert done.code == 2
     assert "the layer is not here any more" in done.out + done.err
     assert "append it again" in done.out + done.err
+
+
+def test_what_was_interrupted_leaves_nothing(builder: Builder, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    process = builder.start("append", "scratch", str(tmp_path / "pipe"), "-o", f"type=oci,dest={tmp_path / 'out'}")
+    with (tmp_path / "pipe").open("wb") as pipe:  # somebody reads it now
+        pipe.write(layer_tar({"a": os.urandom(3_000_000)})[:2_000_000])
+        pipe.flush()
+        process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert builder.leftovers() == []
+    assert builder.builds()[0]["status"] == "cancelled"
+    assert not (tmp_path / "out").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -19,7 +20,7 @@ from storage.digest import Digest
 from storage.interfaces import Provider
 from storage.referrers import fallback_tag
 from tests.builder import Builder, layer_digests
-from tests.faulty import Answering, Fault, FaultyProxy
+from tests.faulty import Answering, Fault, FaultyProxy, Seen
 from tests.registry_fixture import (
     HTPASSWD,
     OCI_MANIFEST,
@@ -141,6 +142,30 @@ def test_copy_to_another_registry_streams_and_then_skips_what_is_there(
     assert [line.path for line in second_registry.requests()[there:] if line.method != "HEAD"] == [
         f"/v2/{repository}/manifests/1"
     ]
+
+
+def test_what_was_copied_to_a_registry_is_mounted_there_the_next_time(
+    registry: RegistryProcess, second_registry: RegistryProcess, repository: str, builder: Builder
+) -> None:
+    made = image(registry, repository)
+    source, there = f"{registry.host}/{repository}", f"{second_registry.host}/{repository}"
+    assert ways(copied(builder, source, f"{there}:1")) == ["streamed"]
+    mark = registry.mark()
+    told = copied(builder, source, f"{there}/other:1")
+    assert (ways(told), told["bytes"]) == (["mounted"], 0)
+    assert not registry.layer_gets(layer_digests(made), since=mark)
+
+
+def test_destination_by_digest_must_be_what_comes(
+    registry: RegistryProcess, second_registry: RegistryProcess, repository: str, builder: Builder
+) -> None:
+    made, other = image(registry, repository), image(registry, repository, tag="other")
+    source, there = f"{registry.host}/{repository}", f"{second_registry.host}/{repository}"
+    done = builder.run("copy", source, f"{there}@{other['digest']}")
+    assert (done.code, f"the copy has the digest {made['digest']}" in done.err) == (2, True)
+    copied(builder, source, f"{there}@{made['digest']}")
+    assert digest_of(raw(second_registry.host, repository, made["digest"])) == made["digest"]
+    assert not has(second_registry.host, repository, "manifests", "latest")
 
 
 def test_I2_no_byte_is_asked_for_before_the_log_says_so(
@@ -396,6 +421,60 @@ def test_missing_source_is_told_in_one_line(registry: RegistryProcess, repositor
     done = builder.run("copy", f"{registry.host}/{repository}:nope", f"{registry.host}/{repository}/b")
     assert done.code == 3
     assert f"{registry.host}/{repository}:nope: the registry does not have the manifest" in done.err.splitlines()[-1]
+
+
+SOUND = {"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": digest_of(b"x"), "size": 1}
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        {"layers": [{**SOUND, "digest": "sha256:12"}]},
+        {"layers": [{**SOUND, "size": -1}]},
+        {"layers": [{**SOUND, "size": "many"}]},
+        {"layers": [{**SOUND, "annotations": 7}]},
+        {"layers": ["x"]},
+        {"layers": {"a": 1}},
+        {"layers": 7},
+        {"config": []},
+        {"config": "x\u001b[31m"},
+        {"config": [SOUND, SOUND]},
+        {"manifests": 7},
+        {"manifests": [7]},
+        {"manifests": [{**SOUND, "mediaType": OCI_MANIFEST, "platform": {"os": 7}}]},
+        {"manifests": [{**SOUND, "mediaType": OCI_MANIFEST, "annotations": [1]}]},
+        {"manifests": []},
+        {"subject": 7},
+        {"mediaType": 7, "config": SOUND, "layers": []},
+        {"schemaVersion": 1},
+    ],
+)
+def test_whatever_a_manifest_holds_it_is_copied_or_refused(
+    tmp_path: Path, manifest: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this process: a start of Python for each would take longer than all of it."""
+    from click import ClickException
+
+    from storage.errors import RefledgerError
+    from tools.cli.copy import copy
+
+    data = json.dumps({"schemaVersion": 2, **manifest}).encode()
+    kind = INDEX if "manifests" in manifest else OCI_MANIFEST
+    headers = {"Content-Type": kind, "Docker-Content-Digest": digest_of(data)}
+
+    def answer(seen: Seen) -> tuple[int, dict[str, str], bytes]:
+        if "/manifests/sha256" in seen.path and seen.path.endswith(digest_of(data)):
+            return 200, headers, data
+        if "/manifests/1" in seen.path:
+            return 200, headers, b"" if seen.method == "HEAD" else data
+        return 404, {}, b""
+
+    monkeypatch.setenv("REFLEDGER_ROOT", str(tmp_path / "root"))
+    with Answering(answer) as server:
+        names = f"{server.host}/a:1", f"oci-layout://{tmp_path}/copy:1"
+        for args in (["--all", "--referrers"], ["--platform", "linux/amd64,linux/arm64"], ["--dry-run"]):
+            with contextlib.suppress(RefledgerError, ClickException):
+                copy.main([*args, "--progress", "quiet", *names], standalone_mode=False)
 
 
 def test_I3_wrong_bytes_of_the_source_reach_nobody(

@@ -93,6 +93,30 @@ def test_a_copy_by_range_makes_the_same_layer_as_one_from_the_whole_image(
     assert ours == theirs
 
 
+def test_one_file_of_an_estargz_that_we_pushed_is_all_that_moves(
+    builder: Builder, registry: RegistryProcess, repository: str, tmp_path: Path
+) -> None:
+    files = {"usr/": b"", "usr/big": noise(3_000_000, 7), "usr/other": noise(500_000, 8)}
+    base = push_image(registry.host, f"{repository}/base", [files])
+    builder.write({"wanted": noise(40_000, 9), "unwanted": noise(900_000, 10)})
+    made = f"{registry.host}/{repository}/made:1"
+    builder.must_build(
+        f"FROM {base['reference']}\nCOPY wanted unwanted /\n", "-t", made, "-o",
+        "type=image,push=true,compression=estargz,force-compression=true",
+    )  # fmt: skip
+    layers = {event["data"]["digest"]: event["data"]["bytes"] for event in builder.events("BlobCreated")}
+    assert len(layers) == 2
+
+    other, mark = Builder(tmp_path / "other"), registry.mark()
+    out = tmp_path / "out"
+    other.must_build(f"FROM scratch\nCOPY --from={made} /wanted /usr/other /\n", "-o", str(out))
+    assert (out / "wanted").read_bytes() == noise(40_000, 9)
+    assert (out / "other").read_bytes() == noise(500_000, 8)
+    lines = registry.layer_gets(layers, since=mark)
+    assert {line.status for line in lines} == {206}
+    assert 540_000 < sum(line.bytes for line in lines) < 640_000 < sum(layers.values()) / 6
+
+
 def test_layers_below_the_answer_are_never_fetched_and_the_last_line_says_so(
     builder: Builder, registry: RegistryProcess, repository: str
 ) -> None:

@@ -90,6 +90,46 @@ def test_I12_kill_9_at_any_moment_of_a_materialization_then_the_same_build_is_ri
     assert killed >= MOMENTS // 4  # the others were done by then: this machine was quicker than when it was measured
 
 
+@pytest.mark.parametrize("kind", ["zstd", "estargz"])
+def test_I12_kill_9_at_any_moment_of_a_conversion_then_the_same_export_is_right(
+    tmp_path: Path, registry: RegistryProcess, proxy: FaultyProxy, repository: str, kind: str
+) -> None:
+    reference = push_layers(registry.host, repository).replace(registry.host, proxy.host)
+    proxy.faults.append(Fault(path=BLOBS, rate=RATE))
+
+    def export(builder: Builder, *, kill_after: float | None = None) -> bytes:
+        """The archive; b"" when it was killed."""
+        dest = builder.root.parent / "out.tar"
+        dest.unlink(missing_ok=True)
+        builder.write({"Dockerfile": f"FROM {reference}\nLABEL a=b\n"})
+        asked = len(layer_requests(proxy))
+        process = builder.start(
+            "build", str(builder.context), "--progress=quiet", "-o",
+            f"type=oci,dest={dest},compression={kind},force-compression=true", env={"SOURCE_DATE_EPOCH": "1700000000"},
+        )  # fmt: skip
+        while kill_after is not None and len(layer_requests(proxy)) <= asked and process.poll() is None:
+            time.sleep(0.005)
+        if kill_after is not None:
+            time.sleep(kill_after)
+            process.send_signal(signal.SIGKILL)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode in {0, -signal.SIGKILL}, err
+        return dest.read_bytes() if process.returncode == 0 else b""
+
+    wanted = export(Builder(tmp_path / "undisturbed"))
+    killed = 0
+    for number, after in enumerate((0.0, 0.2, 0.5)):
+        builder = Builder(tmp_path / str(number))
+        killed += not export(builder, kill_after=after)
+        assert export(builder) == wanted, f"killed after {after} s"
+        assert builder.leftovers() == [], f"killed after {after} s"
+    assert builder.run("rebuild", "--check").code == 0
+    assert killed >= 1  # the others were done by then: this machine was quicker than when it was measured
+    mark = len(layer_requests(proxy))
+    assert export(builder) == wanted
+    assert len(layer_requests(proxy)) == mark, "what was converted once is remembered"
+
+
 def layer_requests(proxy: FaultyProxy) -> list[str]:
     return [seen.path for seen in proxy.seen if seen.method == "GET" and "/blobs/" in seen.path]
 

@@ -22,10 +22,10 @@ COMMANDS = (
     "why {new}", "why {new} {step}", "why {old}", "why {new} --against {old}", "why {new} --json", "diff {old} {new}",
     "diff {old} {new} --json", "refs", "refs --json", "refs {ref}", "show {new}", "show {new} --json", "history",
     "history --json", "events --build {new}", "events --json", "output {new}", "output {new} {step}", "rebuild --check",
-    "du", "du --json", "report {new} -o -",
+    "du", "du --json", "report {new} -o -", "inspect {ref}", "inspect {ref} --offline --json",
 )  # fmt: skip
 """Every command that reads, where there is one; names in braces are those of `Told`."""
-BUILDING = {"browse", "build", "bundle", "copy", "index", "prune", "replay"}
+BUILDING = {"append", "browse", "build", "bundle", "copy", "index", "login", "logout", "prune", "rebase", "replay"}
 """Commands that write, or need more than a root: tests/tools/test_browse.py tries `browse`, which needs a terminal."""
 
 SCRIPT = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && ! touch "$0/x" 2>/dev/null && exec "$@"'

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.builder import Builder, base_image
+from tests.builder import Builder, base_image, layer_digests
 from tests.certificates import Authority
 from tests.registry_fixture import RegistryProcess
 from tests.relay import Relay
@@ -78,6 +78,19 @@ def test_build_keeps_to_the_bounds_of_a_registry(
         env={"REFLEDGER_REGISTRIES": str(file)},
     )  # fmt: skip
     assert done.code == 0, done.err
+
+
+def test_copy_between_registries_of_one_connection_ends(
+    builder: Builder, registry: RegistryProcess, second_registry: RegistryProcess, repository: str
+) -> None:
+    image = base_image(registry, repository, size=9_000_000, layers=4)
+    builder.root.mkdir()
+    (builder.root / "registries.toml").write_text(
+        "".join(f'[registry."{one.host}"]\nconnections = 1\n' for one in (registry, second_registry))
+    )
+    done = builder.run("copy", f"{registry.host}/{repository}", f"{second_registry.host}/{repository}")
+    assert done.code == 0, done.err
+    assert all(second_registry.blob_path(digest).exists() for digest in layer_digests(image))
 
 
 def test_mistake_in_the_file_is_wrong_input_before_anything_else(builder: Builder) -> None:

@@ -61,11 +61,11 @@ def prove_consistency(root: Path, log: AuditedLog, older: str, newer: str) -> Js
     checkpoint, or `latest`. Raises InputError, VerificationError (a fork, a rollback), LogError."""
     seen = _newest(root, log)
     first, second = (find_checkpoint(root, log, one) for one in (older, newer))
-    if first.checkpoint.size > second.checkpoint.size:
-        raise InputError("--from is the larger checkpoint", hint="exchange --from and --to")
     identity = log_id(log)
     for one in (first, second):
         must_hold(one.checkpoint, identity, seen.checkpoint.size)
+    if first.checkpoint.size > second.checkpoint.size:
+        raise InputError("--from is the larger checkpoint", hint="exchange --from and --to")
     sizes = first.checkpoint.size, second.checkpoint.size
 
     def asked(tree: Tree) -> list[bytes]:

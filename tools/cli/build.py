@@ -136,8 +136,6 @@ def build(
         return
     machine = Machine(runtime, proxies, snapshotter, offline)
     progress = "quiet" if quiet else progress
-    if any(output.dest == "-" for output in request.outputs):
-        _check_stdout(progress)
     attend: Attend | None = None
     if on_failure == "shell":
         from tools.cli.shell import Leaving, Terminal
@@ -178,6 +176,8 @@ def run_request(
 ) -> None:  # fmt: skip
     """Build `request` in the root, shown as `progress` says, and tell what came of it; `bundle`: where to put it when
     it fails. Raises RefledgerError."""
+    if any(output.dest == "-" for output in request.outputs):
+        _check_stdout(progress)
     drawn = "quiet" if request.check and progress == "auto" else progress  # the answer is what a check is for
     silent = request.check or progress in ("json", "quiet")
     with running(drawn, silent=silent) as run:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
+from typing import Any
 
 import click
 
@@ -20,6 +21,7 @@ from projections.moments import event_at
 from projections.refs import Refs, life
 from projections.runner import Views
 from projections.served import Served, served
+from projections.steps import provider_name
 from storage.errors import VerificationError
 from storage.interfaces import Event
 from tools import roots
@@ -59,9 +61,18 @@ def events(build_id: str | None, types: tuple[str, ...], after: int, follow: boo
 
 
 def _event_line(event: Event) -> str:
-    shown = {key: value for key, value in event.data.items() if value not in (None, [], {}, "")}
+    """One line, in which a provider is no more than its name."""
+    shown = {key: _named(value) for key, value in event.data.items() if value not in (None, [], {}, "")}
     text = clean(json.dumps(shown, ensure_ascii=False))
     return f"{event.seq:>6}  {local_time(event.time)[11:]}  {event.build or '-':12}  {event.type:<24} {text}"
+
+
+def _named(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_named(item) for item in value]
+    if isinstance(value, dict) and value.keys() <= {"registry", "repository", "scope", "mirrors", "mirror_of"}:
+        return provider_name(value)
+    return value
 
 
 @click.command()

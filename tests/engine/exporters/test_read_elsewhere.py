@@ -52,6 +52,7 @@ def runroot() -> Iterator[str]:
 def podman(tmp_path: Path, runroot: str) -> Iterator[list[str]]:
     """The command, with a store of its own."""
     places = ["--root", str(tmp_path / "podman"), "--runroot", runroot, "--storage-driver", "vfs"]
+    places += ["--tmpdir", f"{runroot}/tmp"]  # reason: a reset removes it, by default everybody's
     yield ["podman", *places]
     run("podman", *places, "system", "reset", "--force")
 

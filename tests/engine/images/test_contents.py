@@ -39,10 +39,11 @@ def read(manifest: dict[str, Any], config: Any) -> Any:
 
 def test_layers_have_their_diff_ids_and_annotations() -> None:
     manifest, config = image()
-    manifest["layers"][1]["annotations"] = {"a": "b"}
+    manifest["layers"][1] |= {"annotations": {"a": "b"}, "urls": ["https://elsewhere.test/x"]}
     layers, fields = read(manifest, config)
     assert [str(layer.diff_id) for layer in layers] == config["rootfs"]["diff_ids"]
     assert [dict(layer.blob.annotations) for layer in layers] == [{}, {"a": "b"}]
+    assert [layer.blob.urls for layer in layers] == [(), ("https://elsewhere.test/x",)]
     assert fields == config
     assert str(read_config_blob(manifest, "example").digest) == manifest["config"]["digest"]
 
@@ -56,6 +57,8 @@ HOSTILE: dict[str, Callable[[dict[str, Any], dict[str, Any]], None]] = {
     "huge size": change(size=1 << 60),
     "larger than an event holds": change(size=1 << 70),
     "size as text": change(size="9"),
+    "URLs as text": change(urls="https://elsewhere.test/x"),
+    "URLs as numbers": change(urls=[7]),
     "size as truth": change(size=True),
     "size as fraction": change(size=9.5),
     "no size": lambda m, _: m["layers"][0].pop("size"),

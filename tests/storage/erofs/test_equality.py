@@ -23,7 +23,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from storage.compression import decompress
+from storage.decompression import decompress
 from storage.digest import Digest, Hasher, sha256
 from storage.interfaces import LayerStore
 from tests.storage.erofs.readers import fsck, fsck_unpack

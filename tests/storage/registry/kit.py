@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from storage.credentials import Anonymous, Credential, Credentials
 from storage.digest import Digest, sha256
 from storage.interfaces import Descriptor, Provider
-from storage.registries import Registries
+from storage.registries import HostSettings, Registries
 from storage.registry import Limits, RegistryClient
 from storage.uploads import UploadSessions
 
@@ -59,6 +59,11 @@ def use(
             await client.aclose()
 
     return asyncio.run(main())
+
+
+def settings(**hosts: HostSettings) -> Registries:
+    """Registries with these settings, by host."""
+    return Registries(hosts)
 
 
 def described(data: bytes) -> Descriptor:

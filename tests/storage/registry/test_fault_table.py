@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.image import put_image
 from tests.faults.page import PAGE, ROWS, line, page
-from tests.faults.scene import RIGHT, Outcome, play, put_image
+from tests.faults.scene import RIGHT, Outcome, play
 from tests.registry_fixture import RegistryProcess
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="unpacking needs root")

@@ -59,6 +59,17 @@ def test_mount_needs_pull_on_the_source_and_push_on_the_target(tokens: TokenServ
     assert use(lambda client: client.mount(target, digest, source), credentials=reader) is False
 
 
+def test_each_token_is_for_what_its_own_request_needs(tokens: TokenServer, guarded: RegistryProcess) -> None:
+    source, target = Provider.of(guarded.host, "base"), Provider.of(guarded.host, "team/app")
+
+    async def work(client: RegistryClient) -> None:
+        assert (await fetched(client, source, described(BIG)))[0] == BIG
+        await client.upload(target, described(b"more"), stream_of(b"more"))
+
+    use(work, credentials=as_user(guarded.host, "writer"))
+    assert [scopes for _, scopes in tokens.asked] == [["repository:base:pull"], ["repository:team/app:pull,push"]]
+
+
 def test_token_that_covers_more_is_used_again(tokens: TokenServer, guarded: RegistryProcess) -> None:
     source, target = Provider.of(guarded.host, "base"), Provider.of(guarded.host, "team/app")
 

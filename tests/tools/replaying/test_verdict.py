@@ -61,3 +61,11 @@ def test_times_count_below_the_epoch_only() -> None:
 
 def test_no_result_is_called_the_same_unseen() -> None:
     assert judge(End(0), End(0, files={"v": [file("a")]}), None).kind == "nothing to compare with"
+
+
+def test_what_only_stacks_layers_is_compared_by_them() -> None:
+    before, same = End(0, merges={"v": "merge-1"}), End(0, merges={"v": "merge-1"})
+    assert judge(before, same, None).kind == "same result"
+    assert judge(before, same, None).compared == 1
+    other = judge(before, End(0, merges={"v": "merge-2"}), None)
+    assert (other.kind, [step.vertex for step in other.changed]) == ("different result", ["v"])
