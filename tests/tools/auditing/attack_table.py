@@ -486,7 +486,7 @@ def _exchange_layers(copy: Copy) -> Expected:
 # ---------------------------------------------------------------- bundles
 
 
-def _rebundle(path: Path, change: Callable[[Bundle, list[Event], dict[Digest, bytes]], Index]) -> None:
+def rebundle(path: Path, change: Callable[[Bundle, list[Event], dict[Digest, bytes]], Index]) -> None:
     """Write the bundle anew, with all its digests made to fit. `change` gets its events and blobs, to change them."""
     found = read_bundle(path)
     assert found.damage is None
@@ -504,7 +504,7 @@ def _bundled_event(copy: Copy) -> Expected:
         events[at] = replace(events[at], data={**events[at].data, "error": "it was the network"})
         return found.index
 
-    _rebundle(path, change)
+    rebundle(path, change)
     return Expected(1, "proof", until=copy.head)
 
 
@@ -518,7 +518,7 @@ def _bundled_taken_out(copy: Copy) -> Expected:
         gone.append(events.pop(at).seq)
         return _with_proof(copy, found.index, events, blobs)
 
-    _rebundle(path, change)
+    rebundle(path, change)
     return Expected(gone[0] + 1, "version")
 
 
@@ -531,7 +531,7 @@ def _bundled_without_end(copy: Copy) -> Expected:
         last.append(events[-1].seq)
         return _with_proof(copy, found.index, events, blobs)
 
-    _rebundle(path, change)
+    rebundle(path, change)
     return Expected(last[0], "build")
 
 
@@ -560,17 +560,17 @@ def _bundled_other_proof(copy: Copy) -> Expected:
         members = [member for member in found.index.blobs if member.role != "proof"]
         return replace(found.index, blobs=(*members, Member(sha256(other), len(other), "proof")))
 
-    _rebundle(path, change)
+    rebundle(path, change)
     return Expected(1, "proof", until=copy.head)
 
 
+def without_proof(found: Bundle, _: list[Event], __: dict[Digest, bytes]) -> Index:
+    """The index of the bundle as one of a root that was never signed has it."""
+    return replace(found.index, blobs=tuple(one for one in found.index.blobs if one.role != "proof"))
+
+
 def _bundled_no_proof(copy: Copy) -> Expected:
-    path = copy.make_bundle("failed")
-
-    def change(found: Bundle, _: list[Event], __: dict[Digest, bytes]) -> Index:
-        return replace(found.index, blobs=tuple(one for one in found.index.blobs if one.role != "proof"))
-
-    _rebundle(path, change)
+    rebundle(copy.make_bundle("failed"), without_proof)
     return Expected(1, "signature", until=copy.head)
 
 
@@ -581,7 +581,7 @@ def _bundled_blob(copy: Copy) -> Expected:
     def change(found: Bundle, _: list[Event], __: dict[Digest, bytes]) -> Index:
         return replace(found.index, blobs=tuple(one for one in found.index.blobs if one.role != "definition"))
 
-    _rebundle(path, change)
+    rebundle(path, change)
     return Expected(copy.find("BuildStarted", "failed"), "blob")
 
 
