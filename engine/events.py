@@ -1,8 +1,8 @@
 """Every fact that can be in the log: frozen, past tense, without behaviour (DESIGN section 4).
 
 Field names are public interface: people `jq` them. Schemas grow by new fields with defaults (I10). A fact's `STREAM`
-says which stream it belongs to: `build` (`build/<id>`), `ref` (`ref/<id>`) or `cache`. Sizes are bytes, times
-UTC nanoseconds, digests text.
+says which stream it belongs to: `build` (`build/<id>`), `ref` (`ref/<id>`), `cache` or `log`. Sizes are bytes,
+times UTC nanoseconds, digests text.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from storage.errors import DiskError, InputError
 from storage.scratch import Scratch, remove_tree
 
 REMOVABLE = ("layer", "snapshot", "blob", "partial", "cachemount")
-_DATABASES = {"log.db": "log", "views.db": "views"}
+_DATABASES = {"log.db": "log", "views.db": "views", "tree.db": "views"}
 _PLAIN = ("locks", "tmp", "run")
 _LONGEST = 3000
 """Bytes of a path that the kernel takes for certain (PATH_MAX is 4096): longer ones are opened in pieces."""

@@ -23,6 +23,7 @@ COMMANDS = (
     "diff {old} {new} --json", "refs", "refs --json", "refs {ref}", "show {new}", "show {new} --json", "history",
     "history --json", "events --build {new}", "events --json", "output {new}", "output {new} {step}", "rebuild --check",
     "du", "du --json", "report {new} -o -", "inspect {ref}", "inspect {ref} --offline --json",
+    "audit prove 3", "audit prove --from {signed}",
 )  # fmt: skip
 """Every command that reads, where there is one; names in braces are those of `Told`."""
 BUILDING = {"append", "browse", "build", "bundle", "copy", "index", "login", "logout", "prune", "rebase", "replay"}
@@ -56,6 +57,7 @@ def told(tmp_path_factory: pytest.TempPathFactory, registry: RegistryProcess) ->
     directory = tmp_path_factory.mktemp("offline")
     builder = Builder(directory)
     base = base_image(registry, "t/offline/base", layers=2)["reference"]
+    builder.run("audit", "keygen")
     dockerfile = f"FROM {base} AS made\nCOPY a /a\nRUN echo made; cat /a > /b\nFROM {base}\nCOPY --from=made /b /b\n"
     for content in ("one", "two"):
         builder.write({"a": content})
@@ -64,7 +66,8 @@ def told(tmp_path_factory: pytest.TempPathFactory, registry: RegistryProcess) ->
     copy = directory / "copy"
     subprocess.run(["cp", "-a", str(builder.root), str(copy)], check=True)
     ref = builder.run("refs").out.splitlines()[1].split()[0]
-    return Told(builder, copy, state_of(copy), {"old": old, "new": new, "step": "RUN", "ref": ref})
+    signed = str(builder.events("CheckpointSigned")[0]["data"]["size"])
+    return Told(builder, copy, state_of(copy), {"old": old, "new": new, "step": "RUN", "ref": ref, "signed": signed})
 
 
 @pytest.mark.parametrize("command", [item for item in COMMANDS if item.split()[0] in _COMMANDS])

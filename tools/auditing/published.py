@@ -206,15 +206,19 @@ async def _fetch(target: Target) -> list[tuple[str, str]]:
     assert target.reference is not None
     slots = asyncio.Semaphore(_PARALLEL)
     async with passing_imaging() as made:
-        place = target.reference.provider
+        place, named = target.reference.provider, target.reference
+        digests: list[Digest] = []
         if target.named:
-            top, _ = await made.images.places.resolve(target.reference, made.images.registry.resolve)
+            top, _ = await made.images.places.resolve(named, made.images.registry.resolve)
             digests = [one.manifest.digest for one in await made.listing.referrers(place, top.digest, CHECKPOINT)]
         else:
-            digests = []
-            for tag in sorted(tag for tag in await made.listing.tags(place) if tag.startswith(_TAG)):
-                named = replace(target.reference, tag=tag)
-                digests.append((await made.images.registry.resolve(named)).digest)
+
+            async def tagged(tag: str) -> Digest:
+                async with slots:
+                    return (await made.images.registry.resolve(replace(named, tag=tag))).digest
+
+            tags = sorted(tag for tag in await made.listing.tags(place) if tag.startswith(_TAG))
+            digests = list(await together(tagged(tag) for tag in tags))
 
         async def one(digest: Digest) -> tuple[str, str]:
             async with slots:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import sqlite3
 import stat
 from collections.abc import Iterator
@@ -17,7 +18,8 @@ from storage.errors import InputError, VerificationError
 from storage.interfaces import NewEvent
 from storage.leaves import leaf_hashes
 from storage.notes import Checkpoint, Note, Signer, Verifier, new_signer
-from tests.builder import Builder
+from tests.builder import Builder, base_image
+from tests.registry_fixture import RegistryProcess
 from tools import roots
 from tools.auditing.checkpoints import FILE, TREE, Signed, log_id, sign_checkpoint
 
@@ -295,3 +297,22 @@ def test_without_a_key_a_build_does_not_import_what_signs(builder: Builder) -> N
     done = builder.must_build(DOCKERFILE, env={"PYTHONPROFILEIMPORTTIME": "1"})
     assert "tools.auditing.keys" in done.err
     assert "cryptography" not in done.err and "tools.auditing.checkpoints" not in done.err
+
+
+def test_a_build_that_is_interrupted_is_signed_with_its_end(
+    builder: Builder, registry: RegistryProcess, repository: str
+) -> None:
+    base = base_image(registry, repository, layers=1)["reference"]
+    builder.run("audit", "keygen")
+    builder.write({"Dockerfile": f"FROM {base}\nRUN echo begun; sleep 60\n"})
+    process = builder.start("build", str(builder.context), "--progress", "plain")
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.rstrip().endswith(" begun"):
+            break
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    events = builder.events("BuildCancelled", "CheckpointSigned")
+    assert [event["type"] for event in events] == ["BuildCancelled", "CheckpointSigned"]
+    assert events[1]["data"]["size"] >= events[0]["seq"]
