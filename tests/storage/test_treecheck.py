@@ -1,4 +1,4 @@
-"""Where a log differs from what was vouched for: exactly where the kept hashes are as good as the root, else a range."""
+"""Where a log differs from what was vouched for: exactly, where kept hashes are as good as the root, else a range."""
 
 from __future__ import annotations
 

@@ -141,7 +141,7 @@ class _Reading:
                     said.add((data.get("size"), str(data.get("root"))))
                 elif row[3] == "CheckpointPublished" and (data.get("size"), str(data.get("root"))) not in said:
                     self.form.faults.append(at(row[0], "checkpoint", "what it says was published was never signed"))
-            self.leaves.add(_hashes(page))
+            self.leaves.add(leaf_hashes(page))
 
     def _rows(self) -> Iterator[Row]:
         """All that can be read; where the file is damaged, up to there."""
@@ -168,17 +168,6 @@ class _Reading:
 
     def _unreadable(self, seq: int, error: LogError) -> None:
         self.form.faults.append(at(seq, "file", error.what))
-
-
-def _hashes(rows: Sequence[Row]) -> Iterator[bytes]:
-    try:
-        yield from list(leaf_hashes(rows))
-    except (TypeError, UnicodeEncodeError):
-        for row in rows:  # said by Wellformed; what has no leaf cannot have that of a signed tree
-            try:
-                yield from list(leaf_hashes([row]))
-            except (TypeError, UnicodeEncodeError):
-                yield bytes(32)
 
 
 # ---------------------------------------------------------------- signatures and the tree
