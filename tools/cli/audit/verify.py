@@ -16,7 +16,7 @@ from tools.cli.writing import as_json_option, print_json, print_line
 if TYPE_CHECKING:
     from projections.wellformed import Fault
     from storage.notes import Checkpoint, Verifier
-    from tools.auditing.verify import Verdict
+    from tools.auditing.verdict import Verdict
 
 SHOWN = 20
 """Faults that are told to people one by one."""
@@ -81,7 +81,8 @@ def _bundle(path: Path, keys: list[Verifier], *, as_json: bool) -> None:
 
 
 def _root(root: Path, keys: list[Verifier], against: tuple[str, ...], *, quick: bool, as_json: bool) -> None:
-    from tools.auditing.verify import Outside, verify_root
+    from tools.auditing.verdict import Outside
+    from tools.auditing.verify import verify_root
 
     if not (root / "log.db").exists():
         raise InputError("nothing was built here yet", where=str(root), hint="name a root, or set REFLEDGER_ROOT")
