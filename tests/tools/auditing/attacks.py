@@ -249,7 +249,7 @@ def _steady(text: str) -> str:
     text = re.sub(r"'sha256:[0-9a-f]+", "'DIGEST", text)
     text = re.sub(r"\b[0-9a-f]{12}(-[0-9a-f]{12}-[0-9]+)?\b", lambda found: "SNAPSHOT" if found[1] else "BUILD", text)
     text = re.sub(r"\b[0-9a-f]{16}\b", "LOG", text)
-    text = re.sub(r"/\S*/published", "PUBLISHED", text)
+    text = re.sub(r"/.*?/published", "PUBLISHED", text)
     return re.sub(r"\b[0-9]+(\.[0-9]+)?\b", "N", text)
 
 
