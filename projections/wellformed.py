@@ -62,9 +62,9 @@ class Fault:
 
     @property
     def where(self) -> str:
-        """The position in words."""
+        """The position in words; "" for the whole."""
         if not self.seq:
-            return {"views": "views.db", "kept": "tree.db"}.get(self.kind, "log.db")
+            return {"views": "views.db", "kept": "tree.db"}.get(self.kind, "")
         return f"event {self.seq}" if self.seq == self.until else f"events {self.seq} to {self.until}"
 
     def to_json(self) -> Json:

@@ -44,13 +44,14 @@ class _Project:
     pulled: bool = False
 
 
-def make(root: Path, events: int, builds: int, seed: int = 7) -> None:
+def make(root: Path, events: int, builds: int, seed: int = 7, *, whole: bool = False) -> None:
     """Fill the new directory `root` with a log of exactly `events` events and `builds` builds, its stored documents and
-    no projections. Raises LogError, DiskError."""
+    no projections; `whole`: also with small things in the place of all that the log says is here. Raises LogError,
+    DiskError."""
     blobs = root / "blobs" / "sha256"
     blobs.mkdir(parents=True)
     (root / "format").write_text("1\n")
-    maker = _Maker(blobs, Random(seed))  # noqa: S311  reason: the same log every time
+    maker = _Maker(blobs, Random(seed), whole)  # noqa: S311  reason: the same log every time
     flying: deque[Future[list[Event]]] = deque()
     ticks = count(_BEGIN, _TICK)
     log = SqliteEventLog(root / "log.db", clock=lambda: next(ticks))
@@ -73,6 +74,7 @@ def make(root: Path, events: int, builds: int, seed: int = 7) -> None:
 class _Maker:
     blobs: Path
     random: Random
+    whole: bool
     projects: list[_Project] = field(default_factory=lambda: [_Project(n) for n in range(PROJECTS)])
 
     def build(self, number: int, events: int, *, last: bool) -> list[NewEvent]:
@@ -138,6 +140,8 @@ class _Maker:
                 return
             parent, ref = ref, f"{build}-{step}"
             top = ({"snapshot": ref},)
+            if self.whole:
+                (self.blobs.parents[1] / "snapshots" / ref / "fs").mkdir(parents=True)
             yield e.LocalCreated(ref=ref, parent=parent, bytes=4096 * step, layers=(*layers, *top)), vertices[step]
             yield e.VertexCompleted(name=name, outputs=(ref,), exit_code=0), vertices[step]
             yield e.CacheRecorded(key=key, components=key, ref=ref, layers=(*layers, *top)), vertices[step]
@@ -162,7 +166,7 @@ class _Maker:
         yield e.Materialized(ref=base, bytes=10_000_000 * LAYERS, seconds=2.0), vertex
 
     def _export(self, target: str, image: str, ref: str, layers: list[Json]) -> Iterator[Told]:
-        blob = _digest(f"packed {ref}")
+        blob = self._store(f"packed {ref}".encode()) if self.whole else _digest(f"packed {ref}")
         yield e.ExportStarted(kind="image", target=target, digest=image), None
         yield e.BlobCreated(ref=ref, snapshot=ref, diff_id=_digest(f"diff {ref}"), digest=blob, bytes=900,
                             media_type=str(layers[0]["mediaType"]), compressor="isal 1.7"), None  # fmt: skip

@@ -85,8 +85,7 @@ def verify_bundle(path: Path, keys: Sequence[Verifier]) -> BundleVerdict:
     verdict = BundleVerdict(bundle.index.build, len(bundle.events), len(bundle.index.blobs))
     verdict.withheld = len(bundle.index.withheld)
     if bundle.damage is not None:
-        last = bundle.events[-1].seq if bundle.events else 0
-        verdict.faults = [Fault(0 if bundle.events else 1, last, "file", bundle.damage.what)]
+        verdict.faults = [Fault(0, 0, "file", bundle.damage.what)]
         return verdict
     faults = [*_story(bundle), *_blobs(bundle), *_proof(verdict, bundle, keys)]
     verdict.faults = list(ordered(faults))
@@ -138,7 +137,7 @@ def _blobs(bundle: Bundle) -> list[Fault]:
 
 def _proof(verdict: BundleVerdict, bundle: Bundle, keys: Sequence[Verifier]) -> list[Fault]:
     data = next((bundle.small[member.digest] for member in bundle.index.blobs if member.role == "proof"), None)
-    first, last = bundle.events[0].seq, bundle.events[-1].seq
+    first, last = (bundle.events[0].seq, bundle.events[-1].seq) if bundle.events else (1, 1)
     if data is None:
         return [Fault(first, last, "signature", "the bundle has no proofs in it")] if keys else []
     verdict.proof = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -9,17 +10,21 @@ import sqlite3
 from base64 import b64encode
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from storage.bundle import Bundle, Index, Member, read_bundle, write_bundle
 from storage.codec import Row
+from storage.digest import Digest, sha256
 from storage.eventlog import SqliteEventLog
+from storage.interfaces import Event, NewEvent
 from storage.leaves import leaf_hashes
 from storage.merkle import Frontier
 from storage.notes import Checkpoint, Note, Signer, sign_note
 from storage.tree import Tree
 from tests.tools.auditing.attacks import Copy, copy_root
+from tools.auditing.bundles import prove_events
 
 Json = dict[str, Any]
 
@@ -131,8 +136,6 @@ def _insert(copy: Copy) -> Expected:
 def _append(copy: Copy, stream: str, name: str, data: Json, build: str | None) -> int:
     log = SqliteEventLog(copy.path / "log.db")
     try:
-        from storage.interfaces import NewEvent
-
         return log.append(NewEvent(stream, name, data, build))[0].seq
     finally:
         log.close()
@@ -480,6 +483,116 @@ def _exchange_layers(copy: Copy) -> Expected:
     return Expected(pulled[0][0], "layer")
 
 
+# ---------------------------------------------------------------- bundles
+
+
+def rebundle(path: Path, change: Callable[[Bundle, list[Event], dict[Digest, bytes]], Index]) -> None:
+    """Write the bundle anew, with all its digests made to fit. `change` gets its events and blobs, to change them."""
+    found = read_bundle(path)
+    assert found.damage is None
+    events, blobs = list(found.events), dict(found.small)
+    index = change(found, events, blobs)
+    kept = [member for member in index.blobs if member.digest in blobs]
+    write_bundle(str(path), replace(index, blobs=tuple(kept), kept={}), events, lambda one: io.BytesIO(blobs[one]))
+
+
+def _bundled_event(copy: Copy) -> Expected:
+    path = copy.make_bundle("failed")
+
+    def change(found: Bundle, events: list[Event], _: dict[Digest, bytes]) -> Index:
+        at = next(at for at, event in enumerate(events) if event.type == "BuildFailed")
+        events[at] = replace(events[at], data={**events[at].data, "error": "it was the network"})
+        return found.index
+
+    rebundle(path, change)
+    return Expected(1, "proof", until=copy.head)
+
+
+def _bundled_taken_out(copy: Copy) -> Expected:
+    """With a proof of the rest, which anybody who has the log can make."""
+    path = copy.make_bundle("failed")
+    gone: list[int] = []
+
+    def change(found: Bundle, events: list[Event], blobs: dict[Digest, bytes]) -> Index:
+        at = next(at for at, event in enumerate(events) if event.type == "VertexFailed")
+        gone.append(events.pop(at).seq)
+        return _with_proof(copy, found.index, events, blobs)
+
+    rebundle(path, change)
+    return Expected(gone[0] + 1, "version")
+
+
+def _bundled_without_end(copy: Copy) -> Expected:
+    path = copy.make_bundle("failed")
+    last: list[int] = []
+
+    def change(found: Bundle, events: list[Event], blobs: dict[Digest, bytes]) -> Index:
+        events.pop()
+        last.append(events[-1].seq)
+        return _with_proof(copy, found.index, events, blobs)
+
+    rebundle(path, change)
+    return Expected(last[0], "build")
+
+
+def _with_proof(copy: Copy, index: Index, events: list[Event], blobs: dict[Digest, bytes]) -> Index:
+    log = SqliteEventLog(copy.path / "log.db", read_only=True)
+    try:
+        proof = prove_events(copy.path, log, events)
+    finally:
+        log.close()
+    assert proof is not None
+    blobs[sha256(proof)] = proof
+    members = [member for member in index.blobs if member.role != "proof"]
+    return replace(index, blobs=(*members, Member(sha256(proof), len(proof), "proof")))
+
+
+def _proof_of(found: Bundle) -> bytes:
+    return next(found.small[member.digest] for member in found.index.blobs if member.role == "proof")
+
+
+def _bundled_other_proof(copy: Copy) -> Expected:
+    other = _proof_of(read_bundle(copy.make_bundle("last")))
+    path = copy.make_bundle("failed")
+
+    def change(found: Bundle, _: list[Event], blobs: dict[Digest, bytes]) -> Index:
+        blobs[sha256(other)] = other
+        members = [member for member in found.index.blobs if member.role != "proof"]
+        return replace(found.index, blobs=(*members, Member(sha256(other), len(other), "proof")))
+
+    rebundle(path, change)
+    return Expected(1, "proof", until=copy.head)
+
+
+def without_proof(found: Bundle, _: list[Event], __: dict[Digest, bytes]) -> Index:
+    """The index of the bundle as one of a root that was never signed has it."""
+    return replace(found.index, blobs=tuple(one for one in found.index.blobs if one.role != "proof"))
+
+
+def _bundled_no_proof(copy: Copy) -> Expected:
+    rebundle(copy.make_bundle("failed"), without_proof)
+    return Expected(1, "signature", until=copy.head)
+
+
+def _bundled_blob(copy: Copy) -> Expected:
+    """The Dockerfile left out, without a word."""
+    path = copy.make_bundle("failed")
+
+    def change(found: Bundle, _: list[Event], __: dict[Digest, bytes]) -> Index:
+        return replace(found.index, blobs=tuple(one for one in found.index.blobs if one.role != "definition"))
+
+    rebundle(path, change)
+    return Expected(copy.find("BuildStarted", "failed"), "blob")
+
+
+def _bundled_bit(copy: Copy) -> Expected:
+    path = copy.make_bundle("failed")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    return Expected(0, "file")
+
+
 # ---------------------------------------------------------------- nothing wrong
 
 
@@ -497,7 +610,7 @@ def _without_views(copy: Copy) -> Expected:
 _OTHER = "sha256:" + "ab" * 32
 ATTACKS = (
     Attack("changes the first event: the Dockerfile's digest", _change("definition", _OTHER, "BuildStarted")),
-    Attack("changes an event in the middle: what a step printed to the cache", _change("ref", "x", "CacheQueried")),
+    Attack("changes an event in the middle: what the cache answered", _change("ref", "x", "CacheQueried")),
     Attack("changes the last signed event: the digest of the result", _change("results", [], "BuildCompleted", "last")),
     Attack("changes the error of a failed build", _change("error", "the network", "BuildFailed")),
     Attack("swaps a descriptor's digest in an event", _change("digest", _OTHER, "BlobCreated")),
@@ -552,11 +665,18 @@ ATTACKS = (
     Attack("exchanges two blobs", _exchange_blobs),
     Attack("deletes a blob", _delete_blob),
     Attack("flips a bit of a packed layer", _swap_packed),
-    Attack("flips a bit of a snapshot, and resets the time", _edit_snapshot),
+    Attack("flips a bit of a snapshot", _edit_snapshot),
     Attack("deletes a snapshot", _delete_snapshot),
     Attack("edits the seal of a snapshot", _edit_seal),
     Attack("flips a bit of a layer, and resets the time", _edit_layer),
     Attack("exchanges two layers", _exchange_layers),
+    Attack("changes an event of a bundle, and its digests", _bundled_event),
+    Attack("takes an event out of a bundle, and proves the rest", _bundled_taken_out),
+    Attack("takes the end out of a bundle, and proves the rest", _bundled_without_end),
+    Attack("gives a bundle the proof of another one", _bundled_other_proof),
+    Attack("takes the proof out of a bundle", _bundled_no_proof),
+    Attack("leaves the Dockerfile out of a bundle, and its entry in the index", _bundled_blob),
+    Attack("flips a bit of a bundle", _bundled_bit),
     Attack("drops the triggers and runs VACUUM", _vacuum),
     Attack("deletes views, kept tree and the checkpoint beside the log", _without_views),
 )  # fmt: skip

@@ -7,11 +7,12 @@ A real root, whose log was signed at the end of each build, is made once; every 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,6 +89,20 @@ class Copy:
     scene: Scene
     path: Path
     events: list[Json]
+    bundle: Path | None = None
+
+    @property
+    def target(self) -> Path:
+        """What is to be checked."""
+        return self.bundle or self.path
+
+    def make_bundle(self, build: str) -> Path:
+        """An honest bundle of a build, which is the target from now on."""
+        self.bundle = self.path.with_name(f"{build}.bundle")
+        args = "--root", str(self.path), "bundle", self.scene.builds[build], "-o", str(self.bundle)
+        done = self.scene.builder.run(*args)
+        assert done.code == 0, done.err
+        return self.bundle
 
     @contextmanager
     def log(self) -> Iterator[sqlite3.Connection]:
@@ -152,6 +167,7 @@ class Copy:
 
 def open_copy(scene: Scene, path: Path) -> Copy:
     """A fresh copy at `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     copy_root(scene.root, path)
     return Copy(scene, path, _events(scene))
 
@@ -187,6 +203,84 @@ def verify(path: Path, *args: str) -> Outcome:
     return Outcome(done.returncode, done.stderr.strip(), json.loads(done.stdout) if done.stdout.strip() else {})
 
 
+# ---------------------------------------------------------------- the page
+
+_HEAD = """# Attacks on a log, and what finds them
+
+What somebody who can write to a root, or to a bundle, may do, and what `refledger audit verify --key KEY` says first.
+Each was done to a copy of a root of four real builds (one that ran and pushed, one cached, one failed, one that pushed
+again), whose log was signed at the end of each and published to a file. `python -m tests.tools.auditing.attacks` did
+them all and made this page; `tests/tools/auditing/test_attacks.py` checks every row. Where two checkpoints vouch for
+what is between them only, the position is that range (`to`). N are numbers. See [the threat model](audit.md).
+
+| somebody | with | found at | `audit verify` says |
+|---|---|---|---|
+"""
+
+
+def page(rows: Sequence[str]) -> str:
+    """docs/audit-attacks.md."""
+    return _HEAD + "".join(f"{row}\n" for row in rows)
+
+
+def row(what: str, against: bool, expected: Any, outcome: Outcome) -> str:
+    """Its line of the table."""
+    first = outcome.found.get("first")
+    if first is None:
+        where, said = "–", "nothing is wrong with it"
+        if expected.uncovered > HONEST_TAIL:
+            said += f"; nothing vouches for the last {expected.uncovered}"
+    else:
+        where = "no event"
+        if first["seq"]:
+            where = "the event" if first["seq"] == first["until"] else "a range of events"
+        said = f"{first['what']}: {first['meaning']}"
+    cells = [what, "`--against`" if against else "", where, f"`` {_steady(said)} ``"]
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+HONEST_TAIL = 2
+"""Events behind the last checkpoint of an honest root: that one, and that it was published."""
+
+
+def _steady(text: str) -> str:
+    """Without what differs from run to run."""
+    text = re.sub(r"sha256:[0-9a-f]{64}", "DIGEST", text)
+    text = re.sub(r"'sha256:[0-9a-f]+", "'DIGEST", text)
+    text = re.sub(r"\b[0-9a-f]{12}(-[0-9a-f]{12}-[0-9]+)?\b", lambda found: "SNAPSHOT" if found[1] else "BUILD", text)
+    text = re.sub(r"\b[0-9a-f]{16}\b", "LOG", text)
+    text = re.sub(r"/.*?/published", "PUBLISHED", text)
+    return re.sub(r"\b[0-9]+(\.[0-9]+)?\b", "N", text)
+
+
+def main() -> None:
+    """Do them all and write the page."""
+    import tempfile
+
+    from tests.tools.auditing.attack_table import ATTACKS
+
+    with tempfile.TemporaryDirectory() as name, RegistryProcess(Path(name) / "hub") as registry:
+        scene = make_scene(Path(name), registry, "attacks")
+        rows = []
+        for number, attack in enumerate(ATTACKS):
+            copy = open_copy(scene, Path(name) / str(number) / "root")
+            expected = attack.do(copy)
+            outcome = attempt(scene, copy.target, against=attack.against)
+            rows.append(row(attack.what, attack.against, expected, outcome))
+            print(rows[-1], file=sys.stderr)  # progress, for who waits
+            clear(copy.path.parent)
+        PAGE.write_text(page(rows))
+
+
+def attempt(scene: Scene, path: Path, *, against: bool) -> Outcome:
+    """As somebody checks it who has the key, and the published checkpoints if the table says so."""
+    return verify(path, "--key", scene.key, *(["--against", str(scene.published)] if against else []))
+
+
 def clear(path: Path) -> None:
     """Remove a copy."""
     shutil.rmtree(path, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -10,7 +10,7 @@ import pytest
 
 from tests.registry_fixture import RegistryProcess
 from tests.tools.auditing.attack_table import ATTACKS, Attack
-from tests.tools.auditing.attacks import Outcome, Scene, clear, make_scene, open_copy, verify
+from tests.tools.auditing.attacks import PAGE, Scene, attempt, clear, make_scene, open_copy, page, row, verify
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="builds need root")
 
@@ -34,8 +34,12 @@ def test_an_honest_root_is_sound_and_all_but_its_tail_is_signed(scene: Scene) ->
 def test_what_somebody_does_to_a_root_is_found_where_it_was_done(scene: Scene, tmp_path: Path, attack: Attack) -> None:
     copy = open_copy(scene, tmp_path / "root")
     expected = attack.do(copy)
-    found = attempt(scene, copy.path, attack)
+    found = attempt(scene, copy.target, against=attack.against)
     clear(tmp_path)
+    line, rows = row(attack.what, attack.against, expected, found), PAGE.read_text().splitlines()
+    if expected.kind in {"layer", "snapshot", "file"}:  # in the words of how this machine lays layers out, or of zstd
+        line, rows = line.partition(" | `` ")[0], [one.partition(" | `` ")[0] for one in rows]
+    assert line in rows
     if not expected.kind:
         assert (found.code, found.error) == (0, "")
         assert found.found["uncovered"] == expected.uncovered
@@ -50,6 +54,8 @@ def test_what_somebody_does_to_a_root_is_found_where_it_was_done(scene: Scene, t
     assert first["what"] in found.error
 
 
-def attempt(scene: Scene, path: Path, attack: Attack) -> Outcome:
-    """As somebody checks it who has the key, and, where the table says so, the published checkpoints."""
-    return verify(path, "--key", scene.key, *(["--against", str(scene.published)] if attack.against else []))
+def test_the_page_has_a_row_for_every_attack_and_no_other() -> None:
+    text = PAGE.read_text()
+    assert text.startswith(page(()))
+    rows = text.removeprefix(page(())).splitlines()
+    assert [line.split(" | ")[0].removeprefix("| ") for line in rows] == [attack.what for attack in ATTACKS]

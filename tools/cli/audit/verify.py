@@ -16,7 +16,7 @@ from tools.cli.writing import as_json_option, print_json, print_line
 if TYPE_CHECKING:
     from projections.wellformed import Fault
     from storage.notes import Checkpoint, Verifier
-    from tools.auditing.verify import Verdict
+    from tools.auditing.verdict import Verdict
 
 SHOWN = 20
 """Faults that are told to people one by one."""
@@ -77,11 +77,12 @@ def _bundle(path: Path, keys: list[Verifier], *, as_json: bool) -> None:
             print_line(clean(f"signed     {verdict.proven:,} of {verdict.events:,} events are {log}; signature {by}"))
         for line in _wrong(verdict.faults):
             print_line(clean(line))
-    _judge(verdict.faults)
+    _judge(verdict.faults, str(path))
 
 
 def _root(root: Path, keys: list[Verifier], against: tuple[str, ...], *, quick: bool, as_json: bool) -> None:
-    from tools.auditing.verify import Outside, verify_root
+    from tools.auditing.verdict import Outside
+    from tools.auditing.verify import verify_root
 
     if not (root / "log.db").exists():
         raise InputError("nothing was built here yet", where=str(root), hint="name a root, or set REFLEDGER_ROOT")
@@ -92,7 +93,7 @@ def _root(root: Path, keys: list[Verifier], against: tuple[str, ...], *, quick: 
     else:
         for line in _lines(verdict):
             print_line(clean(line))
-    _judge(verdict.faults)
+    _judge(verdict.faults, "log.db")
 
 
 def _published(source: str, keys: list[Verifier]) -> list[Checkpoint]:
@@ -119,13 +120,13 @@ def _proof(path: Path, keys: list[Verifier], *, as_json: bool) -> None:
         print_line(clean(line))
 
 
-def _judge(faults: list[Fault]) -> None:
+def _judge(faults: list[Fault], where: str) -> None:
     """Raises VerificationError for the first of `faults`, if there is any."""
     if not faults:
         return
     first, more = faults[0], len(faults) - 1
     others = f"; {more} more {'fault' if more == 1 else 'faults'}" if more else ""
-    raise VerificationError(f"{first.what}: {first.meaning}{others}", where=first.where)
+    raise VerificationError(f"{first.what}: {first.meaning}{others}", where=first.where or where)
 
 
 def _lines(verdict: Verdict) -> list[str]:
@@ -141,7 +142,7 @@ def _lines(verdict: Verdict) -> list[str]:
 
 
 def _wrong(faults: list[Fault]) -> list[str]:
-    lines = [f"WRONG      {fault.where}: {fault.what}: {fault.meaning}" for fault in faults[:SHOWN]]
+    lines = [f"WRONG      {fault.where or 'all of it'}: {fault.what}: {fault.meaning}" for fault in faults[:SHOWN]]
     if len(faults) > SHOWN:
         lines.append(f"           and {len(faults) - SHOWN} more")
     return lines or ["nothing is wrong with it"]

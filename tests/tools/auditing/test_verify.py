@@ -1,0 +1,102 @@
+"""`refledger audit verify` as a person meets it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.builder import PROJECT
+from tests.registry_fixture import RegistryProcess
+from tests.tools.auditing.attack_table import rebundle, without_proof
+from tests.tools.auditing.attacks import Scene, clear, copy_root, make_scene, open_copy, verify
+from tools.auditing.bundles import verify_bundle
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="builds need root")
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory, registry: RegistryProcess) -> Iterator[Scene]:
+    directory = tmp_path_factory.mktemp("verified root")
+    yield make_scene(directory, registry, "t/verify")
+    clear(directory)
+
+
+def test_without_a_key_it_says_that_signatures_were_not_checked(scene: Scene) -> None:
+    done = scene.builder.run("audit", "verify")
+    assert done.code == 0, done.err
+    assert "signatures were not checked" in done.out
+    assert "nothing vouches for the last 2 yet" in done.out
+    assert "signatures were not checked" not in scene.builder.run("audit", "verify", "--key", scene.key).out
+
+
+def test_I13_it_changes_nothing_and_works_on_a_read_only_copy_without_network(scene: Scene, tmp_path: Path) -> None:
+    copy_root(scene.root, tmp_path / "a copy")
+    before = sorted((str(path), path.lstat().st_mtime_ns) for path in (tmp_path / "a copy").rglob("*"))
+    script = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"'
+    command = ["unshare", "--net", "--mount", "sh", "-c", script, str(tmp_path / "a copy")]
+    command += [sys.executable, "-m", "tools.cli.main", "audit", "verify", str(tmp_path / "a copy"), "--key", scene.key]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    assert sorted((str(path), path.lstat().st_mtime_ns) for path in (tmp_path / "a copy").rglob("*")) == before
+
+
+def test_several_faults_are_counted_and_the_first_is_told(scene: Scene, tmp_path: Path) -> None:
+    copy = open_copy(scene, tmp_path / "root")
+    first, second = copy.find("VertexStarted", "first"), copy.find("VertexCached", "cached")
+    for seq in (second, first):
+        copy.edit(seq, lambda state: state.update(c=10_000))
+    found = verify(copy.path, "--key", scene.key)
+    assert found.code == 4
+    assert found.error.startswith(f"ERROR: event {first}: ")
+    assert found.error.endswith(f"; {len(found.found['faults']) - 1} more faults")
+    assert {fault["seq"] for fault in found.found["faults"]} >= {first, second}
+
+
+def test_quick_does_not_read_contents_and_says_so(scene: Scene, tmp_path: Path) -> None:
+    copy = open_copy(scene, tmp_path / "root")
+    digest = json.loads(copy.row(1)[3])["d"]["definition"].partition(":")[2]
+    (copy.path / "blobs" / "sha256" / digest).write_text("FROM scratch\n")
+    assert verify(copy.path, "--key", scene.key).code == 4
+    found = verify(copy.path, "--key", scene.key, "--quick")
+    assert (found.code, found.found["contents_read"]) == (0, False)
+
+
+def test_what_is_no_root_no_bundle_and_no_proof_is_refused(scene: Scene, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("hello\n")
+    for path, code in ((tmp_path, 2), (tmp_path / "nothing", 2)):
+        assert verify(path).code == code
+    assert verify(tmp_path / "file").code in {2, 4}
+    assert verify(scene.root, "--key", "no key").code == 2
+
+
+def test_a_key_that_signed_nothing_of_it_convicts(scene: Scene, tmp_path: Path) -> None:
+    made = scene.builder.run("audit", "keygen", "--name", "other", "-o", str(tmp_path / "key"))
+    other = next(word for word in made.out.split() if word.startswith("other+"))
+    found = verify(scene.root, "--key", other)
+    assert (found.code, found.found["first"]["kind"]) == (4, "signature")
+    assert verify(scene.root, "--key", other, "--key", scene.key).code == 0
+
+
+def test_a_bundle_carries_a_proof_that_is_checked(scene: Scene, tmp_path: Path) -> None:
+    copy = open_copy(scene, tmp_path / "root")
+    for build in scene.builds:
+        found = verify(copy.make_bundle(build), "--key", scene.key)
+        assert (found.code, found.error) == (0, "")
+        assert found.found["proven"] == found.found["events"] > 20
+        assert found.found["signatures_checked"]
+
+
+def test_a_bundle_without_proof_is_read_and_the_proof_costs_less_than_a_fifth(scene: Scene, tmp_path: Path) -> None:
+    path = open_copy(scene, tmp_path / "root").make_bundle("last")
+    rebundle(path, lambda found, _events, _blobs: found.index)
+    with_proof = path.stat().st_size
+    rebundle(path, without_proof)
+    assert path.stat().st_size < with_proof < 1.2 * path.stat().st_size
+    verdict = verify_bundle(path, [])
+    assert (verdict.faults, verdict.proof) == ([], False)
