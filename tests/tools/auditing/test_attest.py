@@ -322,7 +322,7 @@ def test_libraries_of_others_accept_statement_and_envelope(
     assert known.build_definition.resolved_dependencies[0].digest
 
 
-def test_the_sbom_is_valid_by_the_published_schema(
+def test_the_sbom_is_read_back_by_its_library(
     builder: Builder, registry: RegistryProcess, repository: str
 ) -> None:
     from cyclonedx.model.bom import Bom
