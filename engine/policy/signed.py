@@ -6,8 +6,6 @@ Sources: OCI distribution-spec 1.1 (referrers), DSSE protocol.md (PAE, envelope)
 
 from __future__ import annotations
 
-import binascii
-from base64 import b64decode, urlsafe_b64decode
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,17 +13,15 @@ from typing import Any
 from engine.errors import RegistryError, VerificationError
 from engine.images.read import ImageReader, whole
 from storage.digest import Digest, parse_json
+from storage.dsse import ENVELOPE, IN_TOTO, Envelope
 from storage.errors import InputError
 from storage.interfaces import Descriptor, Provider, Referrer, RegistryListing
 from storage.notes import Verifier
 
-ENVELOPE = "application/vnd.dsse.envelope.v1+json"
-STATEMENT = "application/vnd.in-toto+json"
 _STATEMENTS = frozenset({"https://in-toto.io/Statement/v1", "https://in-toto.io/Statement/v0.1"})
 _REFERRERS = 100
 _LAYERS = 20
 _ENVELOPE_LIMIT = 8 << 20
-_SIGNATURES = 20
 _SUBJECTS = 1000
 
 
@@ -84,32 +80,16 @@ def signed_by(envelope: bytes, subject: Digest, verifiers: Sequence[Verifier]) -
     """Those of `verifiers`, as text, that signed `envelope` (DSSE), if what it holds is an in-toto statement about the
     manifest `subject`. The payload is parsed only when a known key signed it."""
     try:
-        data = parse_json(envelope)
-        payload, kind = _decode(data["payload"]), data["payloadType"]
-        signatures = [_decode(one["sig"]) for one in data["signatures"][:_SIGNATURES]]
-        if kind != STATEMENT:
+        found = Envelope.parse(envelope)
+        if found.payload_type != IN_TOTO:
             return []
-        signed = pae(kind, payload)
-        found = [str(one) for one in verifiers if any(one.verifies(signed, signature) for signature in signatures)]
-        return found if found and _is_about(parse_json(payload), subject) else []
-    except (KeyError, TypeError, ValueError, AttributeError):
+        signers = [str(one) for one in verifiers if found.signed_by(one)]
+        return signers if signers and _is_about(parse_json(found.payload), subject) else []
+    except (VerificationError, KeyError, TypeError, ValueError, AttributeError):
         return []
-
-
-def pae(kind: str, payload: bytes) -> bytes:
-    """What DSSE signs: the pre-authentication encoding."""
-    return b"DSSEv1 %d %s %d %s" % (len(kind.encode()), kind.encode(), len(payload), payload)
 
 
 def _is_about(statement: Any, subject: Digest) -> bool:
     return statement["_type"] in _STATEMENTS and any(
         one["digest"].get(subject.algorithm) == subject.hex for one in statement["subject"][:_SUBJECTS]
     )
-
-
-def _decode(text: str) -> bytes:
-    """DSSE allows both alphabets of base64."""
-    try:
-        return b64decode(text, validate=True)
-    except binascii.Error:
-        return urlsafe_b64decode(text)

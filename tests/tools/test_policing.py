@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from engine.policy.signed import ENVELOPE, STATEMENT, pae
 from storage.digest import Digest
+from storage.dsse import ENVELOPE, IN_TOTO, sign
 from storage.interfaces import Provider
 from storage.notes import Signer, new_signer
 from tests.builder import Builder, Done, base_image, layer_digests
@@ -174,11 +173,7 @@ def attest(registry: RegistryProcess, name: str, image: dict[str, Any], signer: 
         "_type": "https://in-toto.io/Statement/v1", "predicateType": "https://example.com/reviewed/v1",
         "subject": [{"name": "base", "digest": {"sha256": about.removeprefix("sha256:")}}], "predicate": {},
     }  # fmt: skip
-    payload = json.dumps(statement).encode()
-    signature = b64encode(signer.sign(pae(STATEMENT, payload))).decode()
-    envelope = json.dumps(
-        {"payloadType": STATEMENT, "payload": b64encode(payload).decode(), "signatures": [{"sig": signature}]}
-    ).encode()
+    envelope = sign(IN_TOTO, json.dumps(statement).encode(), signer)
     made = {
         "schemaVersion": 2, "mediaType": OCI_MANIFEST, "artifactType": ENVELOPE,
         "config": {"mediaType": "application/vnd.oci.empty.v1+json", "size": 2,
