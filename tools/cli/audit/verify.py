@@ -152,7 +152,7 @@ def _signatures(verdict: Verdict) -> list[str]:
     if not verdict.checkpoints:
         lines = ["signed     no checkpoint is in it: whoever can write to it could have written all of it"]
     elif verdict.trusted:
-        names = ", ".join(key.rpartition("+")[0] for key in verdict.keys)
+        names = ", ".join("+".join(key.split("+", 2)[:2]) for key in verdict.keys)
         lines = [f"signed     {verdict.covered:,} of {verdict.events:,} events, by {names}; log {verdict.origin}"]
     else:
         count = "1 checkpoint" if verdict.checkpoints == 1 else f"{verdict.checkpoints:,} checkpoints"
