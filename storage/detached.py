@@ -125,3 +125,17 @@ def join(data: Json, payload: Payload, told: Mapping[str, Any] | None) -> None:
         value = {REDACTED: {"digest": payload.digest, **told}}
     if _swap(data, payload.pointer, value) is not None:
         raise BadPayload(f"its {payload.pointer} is there twice")
+
+
+def part(data: Json, digests: Mapping[str, str], salts: Mapping[str, bytes]) -> None:
+    """Undo `join`, where the values came with their `salts` by pointer: null at each place, once its value is found to
+    be the one of the digest. What is told of an erased one is believed when it names that. Raises BadPayload, and
+    KeyError, TypeError or AttributeError for an event that has no such place."""
+    for place, digest in digests.items():
+        value = _swap(data, place, None)
+        if isinstance(value, dict) and isinstance(told := value.get(REDACTED), dict):
+            same = told.get("digest") == digest
+        else:
+            same = salted(salts.get(place, b""), orjson.dumps(value)) == digest
+        if not same:
+            raise BadPayload(f"its {place} is not what it was: the digest differs")

@@ -2,7 +2,8 @@
 
 The proof is a blob of role `proof`, a JSON object: `checkpoint`, the signed note; `hashes`, base64 of 32 bytes each,
 which lead from the leaves of the bundle's events up to its size to its root (storage/multiproof.py); `states`: by
-`seq`, what the log stores of an event where that is not the JSON of what it says (values that are kept apart).
+`seq`, what the log stores of an event where that is not the JSON of what it says; `salts`: of values that are kept
+apart (storage/detached.py), by `seq` and pointer, so that the digests that are stored in their places prove them.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 from projections.wellformed import Fault, Wellformed, at, ordered
 from storage.bundle import Bundle, read_bundle
 from storage.codec import Row, stored_state
+from storage.detached import BadPayload, part
 from storage.digest import canonical_json, parse_json
 from storage.errors import VerificationError
 from storage.interfaces import Event
@@ -39,13 +41,18 @@ def prove_events(root: Path, log: AuditedLog, events: Sequence[Event]) -> bytes 
     if signed is None or not covered:
         return None
     states: dict[str, str] = {}
+    salts: dict[str, dict[str, str]] = {}
     for event in covered:
         [row] = log.rows(event.seq - 1, event.seq)
         if stored_state(event) != row[4]:
             states[str(event.seq)] = row[4].decode()
+            here = [one for one in log.payloads(event.seq - 1, event.seq) if one.data]
+            if here:
+                salts[str(event.seq)] = {one.pointer: b64encode(one.salt).decode() for one in here}
     with settled_tree(root, log, signed) as tree:
         hashes = multiproof(tree.node, [event.seq - 1 for event in covered], size)
     said = {"checkpoint": signed.note, "hashes": b64encode(b"".join(hashes)).decode(), "states": states}
+    said |= {"salts": salts} if salts else {}
     return canonical_json(said)
 
 
@@ -146,11 +153,12 @@ def _proof(verdict: BundleVerdict, bundle: Bundle, keys: Sequence[Verifier]) -> 
         note = Note.parse(said["checkpoint"])
         checkpoint = Checkpoint.parse(note.text)
         hashes, states = b64decode(said["hashes"], validate=True), said["states"]
-        if len(hashes) % _HASH or not isinstance(states, dict):
+        salts = said.get("salts") or {}
+        if len(hashes) % _HASH or not isinstance(states, dict) or not isinstance(salts, dict):
             raise ValueError("the hashes are cut off")
         signers = [key for key in note.verified_by(keys) if checkpoint.origin.rpartition("/")[0] == key.name]
         covered = [event for event in bundle.events if event.seq <= checkpoint.size]
-        rows = [_row(event, states) for event in covered]
+        rows = [_row(event, states, salts) for event in covered]
         proof = [hashes[at : at + _HASH] for at in range(0, len(hashes), _HASH)]
         root = root_of(list(leaf_hashes(rows)), [row[0] - 1 for row in rows], checkpoint.size, proof)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
@@ -175,26 +183,19 @@ class _Differs(Exception):
         self.seq = seq
 
 
-def _row(event: Event, states: Mapping[str, Any]) -> Row:
+def _row(event: Event, states: Mapping[str, Any], salts: Mapping[str, Any]) -> Row:
     """The event as its log stored it. Raises _Differs when what is said of that is not of this event."""
     state = stored_state(event)
     said = states.get(str(event.seq))
     if said is not None:
         stored = parse_json(said)
         shown = parse_json(state)
-        for pointer in stored.get("x") or ():
-            _empty(shown["d"], pointer)
+        its = {place: b64decode(salt) for place, salt in (salts.get(str(event.seq)) or {}).items()}
+        try:
+            part(shown["d"], stored.get("x") or {}, its)
+        except BadPayload as error:
+            raise _Differs(event.seq) from error
         if {key: value for key, value in stored.items() if key != "x"} != shown:
             raise _Differs(event.seq)
         state = said.encode()
     return event.seq, event.stream, event.version, event.type, state
-
-
-def _empty(data: Any, pointer: str) -> None:
-    """Put null where `pointer` (RFC 6901, through objects) points. Raises KeyError, TypeError."""
-    *path, last = [part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/")[1:]]
-    for part in path:
-        data = data[part]
-    if last not in data:
-        raise KeyError(pointer)
-    data[last] = None

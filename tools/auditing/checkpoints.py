@@ -22,7 +22,7 @@ from typing import Protocol
 from engine.events import CheckpointSigned, to_data
 from storage.durable import fsync_directory
 from storage.errors import DiskError, HostError, InputError, VerificationError
-from storage.interfaces import EventLog, Locks, NewEvent, StoredRows
+from storage.interfaces import EventLog, Locks, NewEvent, StoredPayloads, StoredRows
 from storage.leaves import leaf_hashes
 from storage.notes import Checkpoint, Note, Signer, sign_note
 from storage.tree import Tree
@@ -36,8 +36,8 @@ _MAX_NOTE = 1 << 20
 _TELL = "refledger audit verify tells what was changed"
 
 
-class AuditedLog(EventLog, StoredRows, Protocol):
-    """A log with its stored rows."""
+class AuditedLog(EventLog, StoredRows, StoredPayloads, Protocol):
+    """A log with its stored rows, and what is detached from them."""
 
 
 class SigningRoot(Protocol):

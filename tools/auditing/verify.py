@@ -18,6 +18,7 @@ from storage.eventlog import SqliteEventLog
 from storage.examine import examine_blob, examine_layer, examine_snapshot
 from storage.leaves import leaf_hashes
 from storage.notes import Verifier
+from storage.payloads import payload_problems
 from storage.treecheck import Leaves
 from tools.auditing import checkpoints
 from tools.auditing.verdict import Json, Outside, Verdict
@@ -44,6 +45,8 @@ def verify_root(
         faults += [*reading.form.faults, *wrong]
         faults += check_tree(verdict, reading.leaves, signed, keys, [*outside, *seen], root / checkpoints.TREE)
         faults += _contents(verdict, root, reading.named, quick=quick)
+        if not broken:
+            faults += [at(seq, "payload", why) for seq, why in payload_problems(log, log)]
         if broken:
             verdict.views = "not compared: the log is damaged"
         elif (root / "views.db").exists():

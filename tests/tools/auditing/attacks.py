@@ -61,7 +61,7 @@ def make_scene(directory: Path, registry: RegistryProcess, repository: str) -> S
 
     def build(name: str, word: str, *args: str, fails: bool = False) -> None:
         text = DOCKERFILE.format(base=image["reference"], word=word)
-        done = builder.build(text + ("RUN false\n" if fails else ""), *args)
+        done = builder.build(text + ("RUN echo it breaks; false\n" if fails else ""), *args)
         assert done.code == (1 if fails else 0), done.err
         scene.builds[name] = builder.builds()[0]["id"]
 

@@ -7,10 +7,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from storage.bundle import Bundle, Index
+from storage.digest import Digest
+from storage.interfaces import Event
 from tests.builder import PROJECT
 from tests.registry_fixture import RegistryProcess
 from tests.tools.auditing.attack_table import rebundle, without_proof
@@ -100,3 +104,35 @@ def test_a_bundle_without_proof_is_read_and_the_proof_costs_less_than_a_fifth(sc
     assert path.stat().st_size < with_proof < 1.2 * path.stat().st_size
     verdict = verify_bundle(path, [])
     assert (verdict.faults, verdict.proof) == ([], False)
+
+
+@pytest.mark.parametrize("how", ["changed", "erased without a word", "taken out"])
+def test_what_a_step_printed_is_covered_though_it_lies_apart(scene: Scene, tmp_path: Path, how: str) -> None:
+    copy = open_copy(scene, tmp_path / "root")
+    seq = copy.find("VertexOutput")
+    with copy.log() as db:
+        [(number, data)] = db.execute("SELECT id, data FROM payloads WHERE id / 1024 = ?", (seq,)).fetchall()[:1]
+        if how == "changed":
+            db.execute("UPDATE payloads SET data = ? WHERE id = ?", (data.replace(b"e", b"a", 1), number))
+        elif how == "taken out":
+            db.execute("DELETE FROM payloads WHERE id = ?", (number,))
+        else:
+            db.execute("UPDATE payloads SET salt = zeroblob(32), data = zeroblob(9) WHERE id = ?", (number,))
+    found = verify(copy.path, "--key", scene.key)
+    assert (found.code, found.found["first"]["kind"], found.found["first"]["seq"]) == (4, "payload", seq)
+
+
+def test_a_bundle_proves_what_steps_printed(scene: Scene, tmp_path: Path) -> None:
+    copy = open_copy(scene, tmp_path / "root")
+    seq = copy.find("VertexOutput")
+    said = next(event["build"] for event in copy.events if event["seq"] == seq)
+    path = copy.make_bundle(next(name for name, build in scene.builds.items() if build == said))
+
+    def change(found: Bundle, events: list[Event], _: dict[Digest, bytes]) -> Index:
+        at = next(at for at, event in enumerate(events) if event.seq == seq)
+        events[at] = replace(events[at], data={**events[at].data, "text": "all is well\n"})
+        return found.index
+
+    rebundle(path, change)
+    found = verify(path, "--key", scene.key)
+    assert (found.code, found.found["first"]["kind"], found.found["first"]["seq"]) == (4, "proof", seq)
