@@ -158,6 +158,8 @@ class Copy:
             rows = db.execute(f"SELECT rowid FROM events WHERE rowid >= ? ORDER BY rowid {order}", (start,)).fetchall()
             for (seq,) in rows:
                 db.execute("UPDATE events SET rowid = ? WHERE rowid = ?", (seq + by, seq))
+                own = "id BETWEEN ? * 1024 AND ? * 1024 + 1023"  # what lies apart from it moves along
+                db.execute(f"UPDATE payloads SET id = id + ? * 1024 WHERE {own}", (by, seq, seq))
 
     def forget(self) -> None:
         """Throw away all that is kept beside the log."""
