@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -220,19 +221,23 @@ class SqliteEventLog:
         if self._damage is not None:
             yield from self._read_sound(after, until, types)
 
-    def rows(self, after: int, until: int) -> Iterator[codec.Row]:
-        """See StoredRows. Raises LogError, also for a damaged file; gaps and states that are none are the caller's."""
+    def rows(self, after: int, until: int, page: int = PAGE) -> Iterator[codec.Row]:
+        """See StoredRows; `page`: rows a query. Raises LogError, also for a damaged file; gaps and states that are none
+        are the caller's."""
         while after < until:
-            rows = self._reader.query(f"{_SELECT} ORDER BY rowid LIMIT {PAGE}", (after, until))
+            rows = self._reader.query(f"{_SELECT} ORDER BY rowid LIMIT {page}", (after, until))
             if not rows:
                 return
-            yield from rows
-            after = rows[-1][0]
+            for row in rows:
+                if not after < row[0] <= until:  # a page that is no page any more: asking on would never end
+                    raise LogError(f"events are out of order after event {after}", where=str(self._path), hint=_KEEP)
+                after = row[0]
+                yield row
 
     def payloads(self, after: int, until: int) -> Iterator[Payload]:
         """See StoredPayloads. Raises LogError, also for a damaged file."""
         while after < until:
-            rows = self._reader.query(f"{_SELECT} ORDER BY rowid LIMIT {PAGE}", (after, until))
+            rows = list(islice(self.rows(after, until), PAGE))
             if not rows:
                 return
             try:

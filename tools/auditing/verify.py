@@ -97,16 +97,16 @@ class _Reading:
         except LogError as error:
             self._unreadable(1, error)
             return
-        while after < last and size:
+        while size:
             try:
-                rows = list(self._log.rows(after, min(after + size, last)))
+                for row in self._log.rows(after, last, size):
+                    after = row[0]
+                    yield row
+                break
             except LogError as error:
                 size //= 2
                 if not size:
                     self._unreadable(after + 1, error)
-                continue
-            yield from rows
-            after = min(after + size, last)
         if self._log.damage is not None and size:
             self._unreadable(last + 1, self._log.damage)
 
