@@ -52,9 +52,11 @@ class LastingUpload(Upload):
 
     async def run(self) -> None:
         """See Upload.run. When it is cancelled, or its source fails, what the registry has is there for another one."""
-        transport, failures, again = self._session.transport, 0, False
+        transport, failures, reached, again = self._session.transport, 0, 0, False
         while True:
             location, begin = await self._open()
+            if begin > reached:  # reason: what was written may lie in buffers yet; what the registry has is progress
+                failures, reached = min(failures, 1), begin
             feed = _Feed(self._resume, begin, self._blob, self._where)
             try:
                 await self._seal(await self._send(location, feed))
@@ -62,7 +64,7 @@ class LastingUpload(Upload):
                 await self._drop(location)
                 await super().run()
             except Unavailable as error:
-                failures = 1 if feed.sent >= transport.limits.progress_bytes else failures + 1
+                failures += 1
                 if feed.failure is not None or failures >= transport.limits.tries:
                     raise
                 await transport.pause(failures, error.retry_after)
@@ -152,8 +154,8 @@ class LastingUpload(Upload):
 
 
 class _Feed:
-    """The blob from `begin` on, as the body of one request; `sent` counts its bytes. The body ends well whatever
-    becomes of the source: `failure` is what that raised."""
+    """The blob from `begin` on, as the body of one request. The body ends well whatever becomes of
+    the source: `failure` is what that raised."""
 
     def __init__(
         self, source: Callable[[int], ByteStream], begin: int, blob: Descriptor, where: str
@@ -165,7 +167,6 @@ class _Feed:
         self._ended = False
         self._taken = False
         self.begin = begin
-        self.sent = 0
         self.failure: Exception | None = None
 
     @asynccontextmanager
@@ -193,7 +194,6 @@ class _Feed:
         self._taken = True
         while not self._ended and (chunk := await self._queue.get()) is not None:
             yield chunk
-            self.sent += len(chunk)
 
     async def _read(self) -> None:
         came = self.begin
