@@ -67,7 +67,7 @@ class Placer:
         """What `target` must have to have all of `wanted`; nothing for what it has itself. Reads manifests only. Raises
         RegistryError, VerificationError, DiskError."""
         trees = _Trees(self)
-        missing = [item for item in wanted if not any(same_place(provider, target) for provider in item.providers)]
+        missing = [item for item in wanted if not any(provider.coordinates == target.coordinates for provider in item.providers)]
         await together(trees.read(item.top, item.providers, 0) for item in missing)
         return trees.cargo(missing)
 
@@ -95,11 +95,6 @@ class Placer:
         """The blob with all who are known to have it: some may be nearer to where it goes."""
         known = self.known.providers(blob.digest)
         return Layer(blob=blob, providers=tuple(dict.fromkeys((*providers, *known))))
-
-
-def same_place(one: Provider, other: Provider) -> bool:
-    """Are they the same repository?"""
-    return (one.registry, one.repository) == (other.registry, other.repository)
 
 
 def descriptors(fields: Mapping[str, Any], key: str, where: str) -> list[tuple[Descriptor, Mapping[str, Any]]]:

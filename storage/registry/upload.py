@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 from storage.errors import RefledgerError, RegistryError, VerificationError
-from storage.interfaces import ByteStream, Descriptor, Provider
+from storage.interfaces import ByteStream, Descriptor, Provider, push_scope
 from storage.registry.attempts import Topic
 from storage.registry.auth import Scopes
 from storage.registry.body import Body
@@ -30,11 +30,6 @@ _BAD_BYTES = frozenset({"DIGEST_INVALID", "SIZE_INVALID"})
 _RANGE = re.compile(r"(?:bytes=)?[0-9]{1,18}-([0-9]{1,18})")
 _SMALLEST = 1 << 16
 """Bytes; a proxy that refuses pieces of this size takes none."""
-
-
-def push_scope(repository: str) -> str:
-    """The token scope that writing to `repository` needs."""
-    return f"repository:{repository}:pull,push"
 
 
 class Upload:
