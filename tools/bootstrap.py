@@ -67,19 +67,14 @@ if TYPE_CHECKING:
     from engine.refs.asked import AskedPaths
     from engine.solver.answers import Imports, Solution
 
-# ---------------------------------------------------------------- the engine
-
-
-SNAPSHOTTERS = ("auto", "erofs", "directory")
-
 
 def engine(
     root: Root, build: str, runtime: str | None, ambient: Mapping[str, str], snapshotter: str, grants: Grants, *,
     offline: bool = False, more: BlobStore | None = None, attend: Attend | None = None,
 ) -> tuple[Engine, AsyncExitStack]:  # fmt: skip
     """The engine of one build, and its connections, to be closed by the caller. `ambient`, `attend`: see LocalExecutor;
-    `snapshotter`: how layers are laid out, one of SNAPSHOTTERS; `offline`: nobody is asked; `more`: blobs that lie
-    elsewhere. Raises InputError."""
+    `snapshotter`: one of SNAPSHOTTERS; `offline`: nobody is asked; `more`: blobs that lie elsewhere. Raises
+    InputError."""
     closing = AsyncExitStack()
     log, locks, tmp = root.log, root.locks, root.tmp
     clock = Clock(time.time_ns, time.monotonic)

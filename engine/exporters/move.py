@@ -61,8 +61,9 @@ class Mover:
         self, layer: Layer, blob: Descriptor, target: Provider, name: str, known: Sequence[Provider], *, likely: bool
     ) -> dict[str, object]:
         """`known`: who may have the blob; `likely`: somebody else may just have brought it to `target`."""
-        mountable = [place for place in known if place.registry == target.registry and place.coordinates != target.coordinates]
-        ask_first = likely or not mountable or any(place.coordinates == target.coordinates for place in known)
+        itself = target.coordinates
+        mountable = [place for place in known if place.registry == target.registry and place.coordinates != itself]
+        ask_first = likely or not mountable or any(place.coordinates == itself for place in known)
         if ask_first and await self.source.exists(target, blob.digest):
             return _moved(blob, "present", 0, str(target))
         for place in mountable:

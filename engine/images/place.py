@@ -67,7 +67,8 @@ class Placer:
         """What `target` must have to have all of `wanted`; nothing for what it has itself. Reads manifests only. Raises
         RegistryError, VerificationError, DiskError."""
         trees = _Trees(self)
-        missing = [item for item in wanted if not any(provider.coordinates == target.coordinates for provider in item.providers)]
+        there = target.coordinates
+        missing = [item for item in wanted if there not in {provider.coordinates for provider in item.providers}]
         await together(trees.read(item.top, item.providers, 0) for item in missing)
         return trees.cargo(missing)
 
