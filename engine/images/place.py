@@ -19,13 +19,9 @@ from engine.refs.ref import Layer
 from engine.together import together
 from storage.digest import Digest
 from storage.interfaces import Descriptor, Provider
+from storage.media_types import ARTIFACT, DOCKER_LIST, DOCKER_MANIFEST, INDEX, MANIFEST
 
-MANIFEST_TYPES = frozenset({
-    "application/vnd.oci.image.manifest.v1+json", "application/vnd.oci.image.index.v1+json",
-    "application/vnd.docker.distribution.manifest.v2+json",
-    "application/vnd.docker.distribution.manifest.list.v2+json",
-    "application/vnd.oci.artifact.manifest.v1+json", "",
-})  # fmt: skip
+MANIFEST_TYPES = frozenset({MANIFEST, INDEX, DOCKER_MANIFEST, DOCKER_LIST, ARTIFACT, ""})
 """What an index lists beside blobs (which BuildKit's caches list); one that does not say is a manifest."""
 PARALLEL = 8
 """Manifests that are read, or put, at once."""
