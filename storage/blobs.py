@@ -13,10 +13,11 @@ from storage.digest import Digest, Hasher, canonical_json, sha256
 from storage.durable import fsync_directory, make_directories
 from storage.errors import DiskError, VerificationError
 from storage.interfaces import BlobStore, BlobWriter
+from storage.media_types import INDEX
 from storage.scratch import Scratch
 
 _LAYOUT = {"imageLayoutVersion": "1.0.0"}
-_INDEX = {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": []}
+_INDEX = {"schemaVersion": 2, "mediaType": INDEX, "manifests": []}
 _CHUNK = 1 << 20
 Lost = Callable[[str, str], None]
 

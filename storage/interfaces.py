@@ -90,6 +90,11 @@ class Provider:
         """The provider of `repository` at `registry`, with the scope that pulling from it needs."""
         return cls(registry, repository, f"repository:{repository}:pull")
 
+    @property
+    def coordinates(self) -> tuple[str, str]:
+        """Registry and repository: the same for all that mean the same repository, whatever for."""
+        return self.registry, self.repository
+
     def to_json(self) -> Json:
         """`{registry, repository, scope}` and, unless they are empty, `mirrors` and `mirror_of`."""
         out: Json = {"registry": self.registry, "repository": self.repository, "scope": self.scope}
@@ -107,6 +112,11 @@ class Provider:
 
     def __str__(self) -> str:
         return f"{self.registry}/{self.repository}"
+
+
+def push_scope(repository: str) -> str:
+    """The token scope that writing to `repository` needs."""
+    return f"repository:{repository}:pull,push"
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +195,11 @@ class Reference:
     def provider(self) -> Provider:
         """Where blobs of this image are read."""
         return Provider(self.registry, self.repository, f"repository:{self.repository}:pull", (), self.mirror_of)
+
+    @property
+    def target(self) -> Provider:
+        """Where it is written."""
+        return Provider(self.registry, self.repository, push_scope(self.repository))
 
     def __str__(self) -> str:
         name = f"{self.registry}/{self.repository}"

@@ -14,8 +14,8 @@ from typing import Any
 from storage.digest import Digest, canonical_json, parse_json, sha256
 from storage.errors import InputError, RegistryError
 from storage.interfaces import Descriptor, Provider, Referrer
+from storage.media_types import INDEX
 
-INDEX = "application/vnd.oci.image.index.v1+json"
 _FALLBACK = re.compile("(sha256|sha512)-[0-9a-f]{64}")
 
 Read = Callable[[Provider, str], Awaitable[bytes | None]]

@@ -71,7 +71,7 @@ class Registries:
         for rule in self.rules[key]:
             repository = "/".join(part for part in (rule.prefix, rest) if part)
             # reason: a key that is a whole repository leaves no name at a mirror without prefix
-            if repository and (rule.host, repository) != (provider.registry, provider.repository):
+            if repository and (rule.host, repository) != provider.coordinates:
                 found.append(Mirror(Provider.of(rule.host, repository), rule.tags))
         return tuple(found)
 

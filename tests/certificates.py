@@ -34,6 +34,12 @@ class Authority:
         """For who asks."""
         return self._new(name, "extendedKeyUsage=clientAuth", signer=self.pair)
 
+    def tls(self) -> dict[str, object]:
+        """What a registry's configuration says of TLS where clients must show a certificate of this authority."""
+        server = self.server()
+        clients = [str(self.pair.certificate)]
+        return {"certificate": str(server.certificate), "key": str(server.key), "clientcas": clients}
+
     def _new(self, name: str, *extensions: str, signer: Pair | None = None) -> Pair:
         pair = Pair(self._directory / f"{name}.pem", self._directory / f"{name}.key")
         command = [

@@ -73,11 +73,6 @@ if TYPE_CHECKING:
     from engine.refs.asked import AskedPaths
     from engine.solver.answers import Imports, Solution
 
-# ---------------------------------------------------------------- the engine
-
-
-SNAPSHOTTERS = ("auto", "erofs", "directory")
-
 
 def engine(
     root: Root, build: str, runtime: str | None, ambient: Mapping[str, str], snapshotter: str, grants: Grants, *,

@@ -30,6 +30,8 @@ from storage.sweep import sweep
 if TYPE_CHECKING:
     from storage.tars import StoredTars
 
+SNAPSHOTTERS = ("auto", "erofs", "directory")
+"""How layers may be laid out in a root."""
 FORMAT = "1"
 """The layout of a root (DESIGN section 5); a root of another format is refused, not guessed at."""
 

@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from engine.exporters.image import CONFIG, MANIFEST, Image
+from engine.exporters.image import Image
 from engine.refs.ref import Layer
 from storage.digest import Digest, canonical_json, parse_json, sha256
 from storage.dsse import ENVELOPE, IN_TOTO
 from storage.errors import VerificationError
 from storage.interfaces import Descriptor
+from storage.media_types import CONFIG, EMPTY_CONFIG, MANIFEST
 
 Json = dict[str, Any]
 STATEMENT = "https://in-toto.io/Statement/v1"
@@ -24,7 +25,7 @@ STATEMENTS = frozenset({STATEMENT, "https://in-toto.io/Statement/v0.1"})
 PROVENANCE = "https://slsa.dev/provenance/v1"
 SBOM = "https://cyclonedx.org/bom"
 PREDICATE_TYPE = "in-toto.io/predicate-type"
-EMPTY_TYPE, EMPTY = "application/vnd.oci.empty.v1+json", b"{}"
+EMPTY = b"{}"
 _KIND, _SUBJECT = "vnd.docker.reference.type", "vnd.docker.reference.digest"
 
 
@@ -110,7 +111,7 @@ def _referrer(image: Image, one: Said) -> Image:
         "subject": Descriptor(image.media_type, image.digest, len(image.manifest)).to_json(),
         "annotations": {PREDICATE_TYPE: one.predicate_type},
     }
-    return _manifest([layer], Descriptor(EMPTY_TYPE, sha256(EMPTY), len(EMPTY)), EMPTY, more, {})
+    return _manifest([layer], Descriptor(EMPTY_CONFIG, sha256(EMPTY), len(EMPTY)), EMPTY, more, {})
 
 
 def _layer(media_type: str, data: bytes, predicate_type: str) -> Layer:

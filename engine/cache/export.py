@@ -81,7 +81,7 @@ class CacheExporter:
     async def _write(self, target: CacheTarget) -> list[str]:
         assert target.reference is not None, "only an inline cache goes nowhere of its own"
         name = target.reference
-        to = Provider(name.registry, name.repository, f"repository:{name.repository}:pull,push")
+        to = name.target
         steps = await self._packed(target)
         layers = {layer.blob.digest: layer for step in steps for layer in step.layers if layer.blob}
         digests = tuple(map(str, layers))[:LISTED]

@@ -14,13 +14,13 @@ from engine.cache import config as cache_config
 from engine.cache import facts
 from engine.cache.config import time_of, time_text
 from engine.errors import InputError, VerificationError
-from engine.exporters.image import DOCKER_MANIFEST, INDEX, MANIFEST, layer_type
+from engine.exporters.image import layer_type
 from engine.record import Record
 from engine.refs.ref import Layer
 from storage.digest import Digest, canonical_json, parse_json
 from storage.interfaces import Descriptor
+from storage.media_types import DOCKER_LIST, DOCKER_MANIFEST, INDEX, MANIFEST
 
-DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
 DIFF_ID, CREATED = "containerd.io/uncompressed", "buildkit/createdat"
 _OURS_ALONE = ("containerd.io/uncompressed", "containerd.io/distribution.source", "buildkit/")
 """Beginnings of annotations that say something of the cache or of who wrote it, and are no part of a layer."""

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from engine.events import Exported, ExportStarted
-from engine.exporters.image import INDEX, Bundle, Image
+from engine.exporters.image import Bundle, Image
 from engine.exporters.reading import BlobReader, drain
 from engine.ledger import Facts
 from engine.output import Output
 from storage.digest import Digest, canonical_json
 from storage.interfaces import Archive, Provider, Reference
+from storage.media_types import INDEX
 
 
 @dataclass(slots=True)

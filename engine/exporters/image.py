@@ -17,13 +17,8 @@ from engine.output import Form, Part
 from engine.refs.ref import Layer
 from storage.digest import Digest, canonical_json, sha256
 from storage.interfaces import Descriptor
+from storage.media_types import CONFIG, DOCKER_CONFIG, DOCKER_LIST, DOCKER_MANIFEST, INDEX, MANIFEST
 
-MANIFEST = "application/vnd.oci.image.manifest.v1+json"
-INDEX = "application/vnd.oci.image.index.v1+json"
-CONFIG = "application/vnd.oci.image.config.v1+json"
-DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
-DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
-DOCKER_INDEX = "application/vnd.docker.distribution.manifest.list.v2+json"
 _OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"
 _OCI_FOREIGN = "application/vnd.oci.image.layer.nondistributable.v1.tar"
 _DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
@@ -136,7 +131,7 @@ def bundle(
         return Bundle(tuple(images))
     index: Json = {
         "schemaVersion": 2,
-        "mediaType": INDEX if form.oci else DOCKER_INDEX,
+        "mediaType": INDEX if form.oci else DOCKER_LIST,
         "manifests": [
             {**image.descriptor.to_json(), "platform": _platform(image.platform)} for image in (*images, *attests)
         ],

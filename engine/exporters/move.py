@@ -49,7 +49,7 @@ class Mover:
         assert blob is not None, "layers are packed before they move"
         async with self._slots, locked(self.locks, f"push-{blob.digest}-{target}") as waited:
             placed = self._placed.setdefault(blob.digest, [])
-            if any(_same(place, target) for place in placed):
+            if any(place.coordinates == target.coordinates for place in placed):
                 return _moved(blob, "present", 0, str(target))
             providers = tuple(dict.fromkeys((*placed, *layer.providers)))
             known = list(self.reader.places.of(providers, blob.digest))
@@ -61,8 +61,9 @@ class Mover:
         self, layer: Layer, blob: Descriptor, target: Provider, name: str, known: Sequence[Provider], *, likely: bool
     ) -> dict[str, object]:
         """`known`: who may have the blob; `likely`: somebody else may just have brought it to `target`."""
-        mountable = [place for place in known if place.registry == target.registry and not _same(place, target)]
-        ask_first = likely or not mountable or any(_same(place, target) for place in known)
+        itself = target.coordinates
+        mountable = [place for place in known if place.registry == target.registry and place.coordinates != itself]
+        ask_first = likely or not mountable or any(place.coordinates == itself for place in known)
         if ask_first and await self.source.exists(target, blob.digest):
             return _moved(blob, "present", 0, str(target))
         for place in mountable:
@@ -100,10 +101,6 @@ class Mover:
 
         await self.reader.anew([layer], lambda: self.target.upload(target, blob, chunks, resume=chunks))
         return blob.size - first, tuple(dict.fromkeys(served))
-
-
-def _same(one: Provider, other: Provider) -> bool:
-    return (one.registry, one.repository) == (other.registry, other.repository)
 
 
 def _moved(blob: Descriptor, transport: str, size: int, source: str) -> dict[str, object]:

@@ -34,7 +34,7 @@ class Pusher:
         """Push `made` under all `names`, or only to their repositories when `by_digest`; `compression`: what was asked
         for. Raises RegistryError, MaterializationError, VerificationError."""
         for name in names:
-            target = Provider(name.registry, name.repository, f"repository:{name.repository}:pull,push")
+            target = name.target
             tag = str(made.digest) if by_digest else name.tag or "latest"
             shown = f"{target}@{tag}" if by_digest else str(name)
             await self._push(made, target, tag, shown, compression)

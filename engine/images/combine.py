@@ -11,16 +11,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from engine.errors import InputError
-from engine.images.read import INDEX, Manifest
+from engine.images.read import Manifest
 from storage.digest import canonical_json, sha256
 from storage.interfaces import Platform
+from storage.media_types import CONFIG, DOCKER_CONFIG, DOCKER_LIST, INDEX
 from storage.platform import normalise
 
 Json = dict[str, Any]
-DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
-CONFIGS = frozenset({
-    "application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json",
-})  # fmt: skip
+CONFIGS = frozenset({CONFIG, DOCKER_CONFIG})
 """Configs that say what an image runs on; those of other artifacts say what they like."""
 _ATTESTS, _SUBJECT = "vnd.docker.reference.type", "vnd.docker.reference.digest"
 

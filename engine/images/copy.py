@@ -203,9 +203,7 @@ class Copier:
     async def _copy(self, request: CopyRequest, source: Reference, destination: Reference) -> Copied:
         load = await self.load(request, source, destination)
         name, digest = str(destination), load.top.digest
-        target = Provider(
-            destination.registry, destination.repository, f"repository:{destination.repository}:pull,push"
-        )
+        target = destination.target
         started = await self.facts.record(
             ExportStarted(kind="copy", target=name, digest=str(digest), layers=fitting([*map(str, load.blobs)]))
         )

@@ -17,7 +17,6 @@ from engine.images.place import (
     Placer,
     Wanted,
     descriptors,
-    same_place,
 )
 from engine.images.read import ImageReader, Manifest
 from engine.ledger import Facts
@@ -206,13 +205,13 @@ class Indexer:
         for resolved in made.resolved:
             self.facts.post(resolved)
         self.placer.images.blobs.put(made.index.data)
-        placed: list[Provider] = []
+        placed: list[tuple[str, str]] = []
         moved: list[Json] = []
         for name in request.names:
-            target = Provider(name.registry, name.repository, f"repository:{name.repository}:pull,push")
-            there = any(same_place(target, one) for one in placed)
+            target = name.target
+            there = target.coordinates in placed
             moved += await self._put(made.index, () if there else made.wanted, name, target)
-            placed.append(target)
+            placed.append(target.coordinates)
         return Created(made.index, tuple(moved))
 
     async def _put(self, index: Manifest, wanted: Sequence[Wanted], name: Reference, target: Provider) -> list[Json]:

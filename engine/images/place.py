@@ -19,13 +19,9 @@ from engine.refs.ref import Layer
 from engine.together import together
 from storage.digest import Digest
 from storage.interfaces import Descriptor, Provider
+from storage.media_types import ARTIFACT, DOCKER_LIST, DOCKER_MANIFEST, INDEX, MANIFEST
 
-MANIFEST_TYPES = frozenset({
-    "application/vnd.oci.image.manifest.v1+json", "application/vnd.oci.image.index.v1+json",
-    "application/vnd.docker.distribution.manifest.v2+json",
-    "application/vnd.docker.distribution.manifest.list.v2+json",
-    "application/vnd.oci.artifact.manifest.v1+json", "",
-})  # fmt: skip
+MANIFEST_TYPES = frozenset({MANIFEST, INDEX, DOCKER_MANIFEST, DOCKER_LIST, ARTIFACT, ""})
 """What an index lists beside blobs (which BuildKit's caches list); one that does not say is a manifest."""
 PARALLEL = 8
 """Manifests that are read, or put, at once."""
@@ -67,7 +63,8 @@ class Placer:
         """What `target` must have to have all of `wanted`; nothing for what it has itself. Reads manifests only. Raises
         RegistryError, VerificationError, DiskError."""
         trees = _Trees(self)
-        missing = [item for item in wanted if not any(same_place(provider, target) for provider in item.providers)]
+        there = target.coordinates
+        missing = [item for item in wanted if there not in {provider.coordinates for provider in item.providers}]
         await together(trees.read(item.top, item.providers, 0) for item in missing)
         return trees.cargo(missing)
 
@@ -95,11 +92,6 @@ class Placer:
         """The blob with all who are known to have it: some may be nearer to where it goes."""
         known = self.known.providers(blob.digest)
         return Layer(blob=blob, providers=tuple(dict.fromkeys((*providers, *known))))
-
-
-def same_place(one: Provider, other: Provider) -> bool:
-    """Are they the same repository?"""
-    return (one.registry, one.repository) == (other.registry, other.repository)
 
 
 def descriptors(fields: Mapping[str, Any], key: str, where: str) -> list[tuple[Descriptor, Mapping[str, Any]]]:

@@ -10,9 +10,8 @@ from engine.errors import VerificationError
 from engine.refs.places import Places
 from storage.digest import Digest, parse_json
 from storage.interfaces import BlobStore, Descriptor, Provider, RegistrySource
+from storage.media_types import INDEX, MANIFEST
 
-MANIFEST = "application/vnd.oci.image.manifest.v1+json"
-INDEX = "application/vnd.oci.image.index.v1+json"
 CONFIG_LIMIT = 8 * 1024 * 1024
 """Bytes of an image config at most: a registry must not fill our memory."""
 

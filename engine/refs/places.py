@@ -49,9 +49,9 @@ class Places:
         seen: set[tuple[str, str]] = set()
         for provider in providers:
             for place in (*(mirror.provider for mirror in self._before(provider)), provider):
-                if _key(place) not in seen and self._worth_asking(place, digest):
+                if place.coordinates not in seen and self._worth_asking(place, digest):
                     yield place
-                seen.add(_key(place))
+                seen.add(place.coordinates)
 
     def failed(self, place: Provider, digest: Digest, error: RefledgerError, *, part: bool = False) -> None:
         """`place` could not give `digest`, or (`part`) some of it."""
@@ -59,7 +59,7 @@ class Places:
             return  # the blob itself is as it was promised
         if isinstance(error, VerificationError):
             if place.mirror_of or not part:
-                self._wrong.setdefault(digest, {})[_key(place)] = error
+                self._wrong.setdefault(digest, {})[place.coordinates] = error
         elif isinstance(error, RegistryError) and place.mirror_of and _unreachable(error):
             self._silent.add(place.registry)
 
@@ -113,7 +113,7 @@ class Places:
     def _worth_asking(self, place: Provider, digest: Digest) -> bool:
         if place.mirror_of and place.registry in self._silent:
             return False
-        return _key(place) not in self._wrong.get(digest, {})
+        return place.coordinates not in self._wrong.get(digest, {})
 
 
 def kind_of(error: RefledgerError) -> FailureKind:
@@ -140,10 +140,6 @@ def tried(attempt: Attempt) -> SourceTried:
         error=attempt.error,
         mirror_of=attempt.provider.mirror_of,
     )
-
-
-def _key(place: Provider) -> tuple[str, str]:
-    return place.registry, place.repository
 
 
 def _unreachable(error: RegistryError) -> bool:

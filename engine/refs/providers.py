@@ -40,6 +40,6 @@ def providers_of(layer: Layer, known: Known) -> Iterator[Provider]:
     """The providers of `layer` itself, then others that the log knows of."""
     yield from layer.providers
     if layer.blob is not None:
-        asked = {(provider.registry, provider.repository) for provider in layer.providers}
+        asked = {provider.coordinates for provider in layer.providers}
         others = known.providers(layer.blob.digest)
-        yield from (other for other in others if (other.registry, other.repository) not in asked)
+        yield from (other for other in others if other.coordinates not in asked)

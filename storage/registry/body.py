@@ -103,6 +103,11 @@ class Body:
             await close()
 
     def _wrong_length(self, how: str) -> VerificationError:
-        what = f"the source of the blob {how} bytes where {self._size} are promised"
-        self.failure = VerificationError(what, where=self._where, hint="the source is damaged")
+        self.failure = wrong_length(how, self._size, self._where)
         return self.failure
+
+
+def wrong_length(how: str, size: int, where: str) -> VerificationError:
+    """The error for a source that does not give the `size` bytes it should; `how` it fails, as in "ends after 5"."""
+    what = f"the source of the blob {how} bytes where {size} are promised"
+    return VerificationError(what, where=where, hint="the source is damaged")

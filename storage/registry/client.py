@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from storage.credentials import Credentials
 from storage.digest import Digest, Hasher
 from storage.errors import InputError, RegistryError, VerificationError
-from storage.interfaces import BlobStream, ByteStream, Descriptor, Provider, Reference, Referrer
+from storage.interfaces import BlobStream, ByteStream, Descriptor, Provider, Reference, Referrer, push_scope
 from storage.reference import check_provider, is_tag
 from storage.referrers import FallbackTag, referring
 from storage.registries import Registries
@@ -30,7 +30,7 @@ from storage.registry.listing import Listing
 from storage.registry.manifests import ACCEPT, KNOWN, media_type_of
 from storage.registry.session import Call, Session
 from storage.registry.transport import Sleep, Transport
-from storage.registry.upload import Upload, cancel_upload, push_scope
+from storage.registry.upload import Upload, cancel_upload
 from storage.uploads import UploadSessions
 
 if TYPE_CHECKING:

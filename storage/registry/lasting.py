@@ -17,16 +17,15 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from storage.errors import RefledgerError, RegistryError, VerificationError
+from storage.errors import RefledgerError, VerificationError
 from storage.interfaces import ByteStream, Descriptor
+from storage.registry.body import wrong_length
 from storage.registry.failures import Unavailable
-from storage.registry.upload import Upload, cancel_upload
+from storage.registry.upload import Upload, cancel_upload, location_of
 from storage.uploads import UploadSessions
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-
-    import httpx
 
 PARTING_SECONDS = 5.0
 """What an interrupted upload may take to hear what the registry has."""
@@ -52,17 +51,19 @@ class LastingUpload(Upload):
 
     async def run(self) -> None:
         """See Upload.run. When it is cancelled, or its source fails, what the registry has is there for another one."""
-        transport, failures, again = self._session.transport, 0, False
+        transport, failures, reached, again = self._session.transport, 0, 0, False
         while True:
             location, begin = await self._open()
+            if begin > reached:  # reason: what was written may lie in buffers yet; what the registry has is progress
+                failures, reached = min(failures, 1), begin
             feed = _Feed(self._resume, begin, self._blob, self._where)
             try:
-                await self._seal(await self._send(location, feed))
+                await self._close(await self._send(location, feed))
             except _Refused:
                 await self._drop(location)
                 await super().run()
             except Unavailable as error:
-                failures = 1 if feed.sent >= transport.limits.progress_bytes else failures + 1
+                failures += 1
                 if feed.failure is not None or failures >= transport.limits.tries:
                     raise
                 await transport.pause(failures, error.retry_after)
@@ -91,17 +92,9 @@ class LastingUpload(Upload):
                 matched = _RANGE.fullmatch(response.headers.get("range", "").strip())
                 there = int(matched[1]) + 1 if matched else 0
                 if response.status_code in {200, 202, 204} and 1 < there <= self._blob.size:
-                    return self._located(response, kept), there
+                    return location_of(response, kept), there
             self._sessions.forget(self._target, self._blob)
-        path = f"/v2/{self._target.repository}/blobs/uploads/"
-        call = self._call("POST", path, {"Content-Length": "0"}, repeat=True)
-        async with self._session.open(call) as response:
-            if response.status_code != 202:
-                raise await self._session.failure(call, response)
-            location = self._located(response, "")
-        if not location:
-            what = "the registry opened an upload without a location"
-            raise RegistryError(what, kind="transport", where=self._where)
+        location, _ = await self._begin()
         self._sessions.save(self._target, self._blob, location)
         return location, 0
 
@@ -133,27 +126,18 @@ class LastingUpload(Upload):
                     self._sessions.forget(self._target, self._blob)
                     raise Unavailable(error.what, status=response.status_code, where=error.where)
                 raise error if error.kind == "auth" else _Refused
-            location = self._located(response, location)
+            location = location_of(response, location)
         self._sessions.save(self._target, self._blob, location)
         return location
-
-    async def _seal(self, location: str) -> None:
-        call = self._call("PUT", self._with_digest(location), {"Content-Length": "0"})
-        async with self._session.open(call) as response:
-            await self._confirm(call, response)
 
     async def _drop(self, location: str) -> None:
         self._sessions.forget(self._target, self._blob)
         await cancel_upload(self._session, self._call("DELETE", location))
 
-    def _located(self, response: httpx.Response, default: str) -> str:
-        location: str = response.headers.get("location", "")
-        return str(response.url.join(location)) if location else default
-
 
 class _Feed:
-    """The blob from `begin` on, as the body of one request; `sent` counts its bytes. The body ends well whatever
-    becomes of the source: `failure` is what that raised."""
+    """The blob from `begin` on, as the body of one request. The body ends well whatever becomes of
+    the source: `failure` is what that raised."""
 
     def __init__(
         self, source: Callable[[int], ByteStream], begin: int, blob: Descriptor, where: str
@@ -165,7 +149,6 @@ class _Feed:
         self._ended = False
         self._taken = False
         self.begin = begin
-        self.sent = 0
         self.failure: Exception | None = None
 
     @asynccontextmanager
@@ -193,7 +176,6 @@ class _Feed:
         self._taken = True
         while not self._ended and (chunk := await self._queue.get()) is not None:
             yield chunk
-            self.sent += len(chunk)
 
     async def _read(self) -> None:
         came = self.begin
@@ -207,8 +189,7 @@ class _Feed:
                         await self._queue.put(chunk)
             if came != self._blob.size:
                 how = f"ends after {came}" if came < self._blob.size else "goes on after the"
-                what = f"the source of the blob {how} bytes where {self._blob.size} are promised"
-                raise VerificationError(what, where=self._where, hint="the source is damaged")
+                raise wrong_length(how, self._blob.size, self._where)
         except Exception as error:  # noqa: BLE001  # raised by whoever sends, once the registry has answered
             self.failure = error
         await self._queue.put(None)

@@ -1,4 +1,4 @@
-"""Manifests as registries serve them: which media types there are, and which one some bytes are of. Pure.
+"""Manifests as registries serve them: which media types are asked for, and which one some bytes are of. Pure.
 
 Sources: OCI image-spec media-types.md, docker image manifest v2 schema 2, OCI distribution-spec ("Pulling manifests").
 """
@@ -8,15 +8,10 @@ from __future__ import annotations
 import json
 
 from storage.errors import RegistryError
+from storage.media_types import ARTIFACT, DOCKER_LIST, DOCKER_MANIFEST, INDEX, MANIFEST
 
-OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
-OCI_INDEX = "application/vnd.oci.image.index.v1+json"
-DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
-DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
-KNOWN = (OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_LIST)
-OCI_ARTIFACT = "application/vnd.oci.artifact.manifest.v1+json"
-"""Of the release candidates of image-spec 1.1 only; some registries keep such signatures and SBOMs."""
-ACCEPT = ", ".join((*KNOWN, OCI_ARTIFACT))
+KNOWN = (MANIFEST, INDEX, DOCKER_MANIFEST, DOCKER_LIST)
+ACCEPT = ", ".join((*KNOWN, ARTIFACT))
 
 
 def media_type_of(data: bytes, served_as: str, where: str) -> str:
@@ -38,4 +33,4 @@ def media_type_of(data: bytes, served_as: str, where: str) -> str:
         return stated
     if served_as in KNOWN:
         return served_as
-    return OCI_INDEX if "manifests" in manifest else OCI_MANIFEST
+    return INDEX if "manifests" in manifest else MANIFEST

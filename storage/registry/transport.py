@@ -216,7 +216,6 @@ def _port(url: httpx.URL) -> int:
     return url.port or (443 if url.scheme == "https" else 80)
 
 
-
 def host_of(url: str) -> str:
     """`host[:port]` of `url`, for messages: a whole URL may hold a signature."""
     return str(load_httpx().URL(url).netloc.decode("ascii", "replace")).rpartition("@")[2]

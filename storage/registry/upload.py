@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 from storage.errors import RefledgerError, RegistryError, VerificationError
-from storage.interfaces import ByteStream, Descriptor, Provider
+from storage.interfaces import ByteStream, Descriptor, Provider, push_scope
 from storage.registry.attempts import Topic
 from storage.registry.auth import Scopes
 from storage.registry.body import Body
@@ -30,11 +30,6 @@ _BAD_BYTES = frozenset({"DIGEST_INVALID", "SIZE_INVALID"})
 _RANGE = re.compile(r"(?:bytes=)?[0-9]{1,18}-([0-9]{1,18})")
 _SMALLEST = 1 << 16
 """Bytes; a proxy that refuses pieces of this size takes none."""
-
-
-def push_scope(repository: str) -> str:
-    """The token scope that writing to `repository` needs."""
-    return f"repository:{repository}:pull,push"
 
 
 class Upload:
@@ -159,7 +154,7 @@ class Upload:
             taken = _ends(response)
             if 0 < taken == begin:
                 raise Unavailable("the registry took nothing of a part of the upload", where=self._where)
-            return _location(response, location), taken if begin < taken < end else end
+            return location_of(response, location), taken if begin < taken < end else end
 
     async def _kept(self, location: str) -> tuple[str, int] | None:
         """Where an upload that broke can be gone on with; None when the registry has given it up."""
@@ -168,7 +163,7 @@ class Upload:
             if response.status_code not in {200, 202, 204}:
                 return None
             offset = _ends(response)
-            return (_location(response, location), offset) if 0 <= offset <= self._blob.size else None
+            return (location_of(response, location), offset) if 0 <= offset <= self._blob.size else None
 
     async def _close(self, location: str) -> None:
         call = self._call("PUT", self._with_digest(location), {"Content-Length": "0"})
@@ -187,7 +182,7 @@ class Upload:
         async with self._session.open(call) as response:
             if response.status_code != 202:
                 raise await self._session.failure(call, response)
-            location = _location(response, "")
+            location = location_of(response, "")
             if not location:
                 raise RegistryError("the registry opened an upload without a location", kind="transport",
                                     where=self._where)  # fmt: skip
@@ -251,7 +246,8 @@ async def cancel_upload(session: Session, call: Call) -> None:
             pass
 
 
-def _location(response: httpx.Response, default: str) -> str:
+def location_of(response: httpx.Response, default: str) -> str:
+    """Where an answer says that the upload goes on; `default` when it says nothing."""
     location: str = response.headers.get("location", "")
     return str(response.url.join(location)) if location else default
 

@@ -35,10 +35,7 @@ def locked(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> It
     """A registry by TLS, for those with a certificate, that has `base`."""
     with RegistryProcess(tmp_path_factory.mktemp("locked")) as process:
         base_image(process, "base")
-    server = authority.server()
-    process.tls = {
-        "certificate": str(server.certificate), "key": str(server.key), "clientcas": [str(authority.pair.certificate)],
-    }  # fmt: skip
+    process.tls = authority.tls()
     with process:
         yield process
 

@@ -21,6 +21,7 @@ from storage.digest import Digest, canonical_json, sha256
 from storage.durable import fsync_directory
 from storage.errors import DiskError, InputError, VerificationError
 from storage.interfaces import Descriptor, Provider, Reference
+from storage.media_types import EMPTY_CONFIG, MANIFEST
 from storage.notes import Checkpoint, Verifier
 from storage.reference import LAYOUT, parse_layout, parse_reference
 from tools.auditing.checkpoints import Signed, is_of
@@ -31,8 +32,7 @@ if TYPE_CHECKING:
 
 CHECKPOINT = "application/vnd.refledger.checkpoint.v1"
 FILE = "file:"
-_EMPTY_TYPE, _EMPTY = "application/vnd.oci.empty.v1+json", b"{}"
-_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+_EMPTY = b"{}"
 _TAG = "checkpoint-"
 _MAX_FILE = 1 << 30  # bytes
 _MAX_NOTE = 1 << 20
@@ -114,9 +114,9 @@ async def _push(signed: Signed, target: Target, subject: str) -> str:
     name = target.reference
     place = Provider(name.registry, name.repository, f"repository:{name.repository}:pull,push")
     note = signed.note.encode()
-    layer, config = Descriptor(CHECKPOINT, sha256(note), len(note)), Descriptor(_EMPTY_TYPE, sha256(_EMPTY), 2)
+    layer, config = Descriptor(CHECKPOINT, sha256(note), len(note)), Descriptor(EMPTY_CONFIG, sha256(_EMPTY), 2)
     fields: dict[str, object] = {
-        "schemaVersion": 2, "mediaType": _MANIFEST, "artifactType": CHECKPOINT,
+        "schemaVersion": 2, "mediaType": MANIFEST, "artifactType": CHECKPOINT,
         "config": config.to_json(), "layers": [layer.to_json()],
     }  # fmt: skip
     async with passing_imaging() as made:
@@ -132,7 +132,7 @@ async def _push(signed: Signed, target: Target, subject: str) -> str:
             if not await made.images.registry.exists(place, blob.digest):
                 await made.placer.mover.target.upload(place, blob, partial(_whole, content))
         tag = str(sha256(data)) if subject else tag_of(signed.checkpoint)
-        return str(await made.placer.mover.target.put_manifest(place, tag, _MANIFEST, data))
+        return str(await made.placer.mover.target.put_manifest(place, tag, MANIFEST, data))
 
 
 async def _whole(content: bytes) -> AsyncIterator[bytes]:

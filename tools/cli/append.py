@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from storage.errors import InputError
-from tools.cli.edit import Wanted, edit, edit_options, platforms
+from tools.cli.edit import Wanted, edit, edit_options
+from tools.cli.options import read_platforms
 
 
 @click.command()
@@ -35,5 +36,5 @@ def append(
 
     if layers.count("-") > 1:
         raise InputError("standard input can be one layer only")
-    asked = platforms(wanted) or ((str(host_platform()),) if image == SCRATCH else ())
+    asked = read_platforms(wanted) or ((str(host_platform()),) if image == SCRATCH else ())
     edit(Append(image, layers, asked, changes), f"append to {image}", asked, Wanted(**others))

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from engine.build import BuildRequest, BuildResult
     from engine.ops.attend import Attend
 
+
 @click.command()
 @click.argument("context", default=".", metavar="[CONTEXT]")
 @click.option("-f", "--file", "file", metavar="FILE", help="The Dockerfile; - is stdin.  [default: CONTEXT/Dockerfile]")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from storage.errors import InputError, RefledgerError
+from storage.errors import InputError
 from storage.interfaces import Reference
 from storage.platform import host_platform, parse_platform
 from storage.reference import LAYOUT_REGISTRY
@@ -20,6 +20,7 @@ from tools import roots
 from tools.cli.format import human_bytes, human_duration
 from tools.cli.names import image_name
 from tools.cli.policy_option import policy_option
+from tools.cli.result_options import progress_option, quiet_option
 from tools.cli.running import interruptible, running
 from tools.cli.text import clean
 from tools.cli.writing import as_json_option, print_json
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
 @click.option("--tags", default="", metavar="GLOB", help="All tags of the repository SRC that fit: 'v1.*'. As --all.")
 @policy_option
 @click.option("--dry-run", is_flag=True, help="Copy nothing: tell what would move.")
-@click.option("--progress", default="auto", metavar="MODE", help="auto, tty, plain, json or quiet.  [default: auto]")
-@click.option("-q", "--quiet", is_flag=True, help="Print the digest only: --progress quiet.")
+@progress_option
+@quiet_option
 @as_json_option
 def copy(
     source: str, destination: str, every: bool, platforms: tuple[str, ...], referrers: bool, tags: str, dry_run: bool,
@@ -55,16 +56,8 @@ def copy(
     if dry_run:
         made = asyncio.run(_foresee(request))
     else:
-        with running(progress, silent=progress in ("json", "quiet"), mounts=False) as run:
-            try:
-                with run.watched():
-                    made = asyncio.run(_copy(run.root, run.build, request, policies))
-            except RefledgerError as error:
-                if progress not in ("json", "quiet"):
-                    from tools.cli.failure import explain
-
-                    sys.stderr.write(explain(run.root.log, run.before, run.build, error, "", ""))
-                raise
+        with running(progress, silent=progress in ("json", "quiet"), mounts=False) as run, run.told(progress):
+            made = asyncio.run(_copy(run.root, run.build, request, policies))
     took = human_duration(time.monotonic_ns() - begun)
     if as_json:
         for one in made:

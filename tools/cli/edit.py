@@ -11,7 +11,7 @@ from storage.interfaces import Reference
 from tools import __version__, roots
 from tools.cli.build import Machine, Report, run_request
 from tools.cli.grants import read_grants
-from tools.cli.options import read_epoch, read_platforms
+from tools.cli.options import read_epoch
 from tools.cli.outputs import read_outputs
 from tools.cli.policy_option import policy_option
 from tools.cli.result_options import (
@@ -53,11 +53,6 @@ def edit_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
-
-
-def platforms(given: Sequence[str]) -> tuple[str, ...]:
-    """All of `--platform A,B --platform C`, each once; none: not said. Raises InputError."""
-    return read_platforms(given)
 
 
 def edit(definition: Definition, name: str, asked: Sequence[str], wanted: Wanted, *, replaces: str = "") -> None:

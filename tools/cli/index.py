@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from storage.errors import DiskError, InputError, RefledgerError
+from storage.errors import DiskError, InputError
 from storage.interfaces import Reference
 from storage.platform import parse_platform
 from tools import __version__, roots
 from tools.cli.format import human_bytes, human_duration
 from tools.cli.names import image_name
 from tools.cli.policy_option import policy_option
+from tools.cli.result_options import progress_option, quiet_option
 from tools.cli.running import interruptible, running
 from tools.cli.text import clean
 
@@ -54,8 +55,8 @@ def index() -> None:
 @policy_option
 @click.option("--dry-run", is_flag=True, help="Print the JSON that would be put, and put nothing.")
 @click.option("--metadata-file", metavar="FILE", help="Write build id and digest here, as JSON.")
-@click.option("--progress", default="auto", metavar="MODE", help="auto, tty, plain, json or quiet.  [default: auto]")
-@click.option("-q", "--quiet", is_flag=True, help="Print the digest only: --progress quiet.")
+@progress_option
+@quiet_option
 def create(
     names_and_refs: tuple[str, ...], tags: tuple[str, ...], append: bool, platforms: tuple[str, ...],
     annotations: tuple[str, ...], policies: tuple[str, ...], dry_run: bool, metadata_file: str | None, progress: str,
@@ -75,15 +76,8 @@ def create(
     progress = "quiet" if quiet else progress
     begun = time.monotonic_ns()
     with running(progress, silent=progress in ("json", "quiet"), mounts=False) as run:
-        try:
-            with run.watched():
-                created = asyncio.run(_create(run.root, run.build, request, policies))
-        except RefledgerError as error:
-            if progress not in ("json", "quiet"):
-                from tools.cli.failure import explain
-
-                sys.stderr.write(explain(run.root.log, run.before, run.build, error, "", ""))
-            raise
+        with run.told(progress):
+            created = asyncio.run(_create(run.root, run.build, request, policies))
         if progress not in ("json", "quiet"):
             sys.stderr.write(_summary(run.build, request, created, human_duration(time.monotonic_ns() - begun)))
         if progress != "json":

@@ -7,15 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from engine.images.inspect import Entry, ImageView, Inspected, LayerView, RefView, names, pairs, text, texts
 from storage.interfaces import Referrer
+from storage.media_types import DOCKER_LIST, DOCKER_MANIFEST, INDEX, MANIFEST
 from tools.cli.format import human_bytes
 from tools.cli.text import cells, clean
 from tools.cli.writing import columns, print_cut, print_line, table
 
 _KINDS = {
-    "application/vnd.oci.image.manifest.v1+json": "OCI manifest",
-    "application/vnd.oci.image.index.v1+json": "OCI index",
-    "application/vnd.docker.distribution.manifest.v2+json": "docker manifest",
-    "application/vnd.docker.distribution.manifest.list.v2+json": "docker manifest list",
+    MANIFEST: "OCI manifest", INDEX: "OCI index", DOCKER_MANIFEST: "docker manifest",
+    DOCKER_LIST: "docker manifest list",
 }
 _SHORT = 19
 """Characters of a digest that tell it from others: `sha256:` and twelve digits."""

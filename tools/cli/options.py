@@ -144,6 +144,7 @@ def _assignments(given: Sequence[str], flag: str) -> dict[str, str]:
 
 
 def read_epoch(text: str | None) -> int | None:
+    """SOURCE_DATE_EPOCH in seconds; None when it is not set. Raises InputError."""
     if not text:
         return None
     if not text.isascii() or not text.isdigit():

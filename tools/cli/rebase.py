@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from tools.cli.edit import Wanted, edit, edit_options, platforms
+from tools.cli.edit import Wanted, edit, edit_options
+from tools.cli.options import read_platforms
 
 
 @click.command()
@@ -29,6 +30,6 @@ def rebase(image: str, old: str, new: str, wanted: tuple[str, ...], keep_config:
     """
     from engine.images.rebase import Rebase
 
-    asked = platforms(wanted)
+    asked = read_platforms(wanted)
     definition = Rebase(image, old, new, asked, keep_config)
     edit(definition, f"rebase {image}", asked, Wanted(**others), replaces=image)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from tools import bootstrap
+from tools import roots
 
 tag_option = click.option(
     "-t", "--tag", "tags", multiple=True, metavar="NAME", help="Name of the image; may be given again."
@@ -14,7 +14,7 @@ output_option = click.option(
 )
 push_option = click.option("--push", is_flag=True, help="Push to the registries of all names: --output type=registry.")
 snapshotter_option = click.option(
-    "--snapshotter", type=click.Choice(bootstrap.SNAPSHOTTERS), default="auto", envvar="REFLEDGER_SNAPSHOTTER",
+    "--snapshotter", type=click.Choice(roots.SNAPSHOTTERS), default="auto", envvar="REFLEDGER_SNAPSHOTTER",
     help="How layers are laid out.  [default: erofs where the kernel can, else directory]",
 )  # fmt: skip
 iidfile_option = click.option("--iidfile", metavar="FILE", help="Write the digest of the image config here.")

@@ -38,6 +38,20 @@ class Run(NamedTuple):
         with watching(self.root.log, self.before, self.renderer, self.build):
             yield
 
+    @contextlib.contextmanager
+    def told(self, progress: str) -> Iterator[None]:
+        """As `watched`; of work that has no Dockerfile, where the story of a failure is to be found is told as well,
+        to whoever reads what `progress` draws. Raises what goes wrong."""
+        try:
+            with self.watched():
+                yield
+        except RefledgerError as error:
+            if progress not in ("json", "quiet"):
+                from tools.cli.failure import explain
+
+                sys.stderr.write(explain(self.root.log, self.before, self.build, error, "", ""))
+            raise
+
 
 @contextlib.contextmanager
 def running(progress: str, *, silent: bool = False, mounts: bool = True) -> Iterator[Run]:

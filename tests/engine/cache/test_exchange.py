@@ -14,14 +14,14 @@ import pytest
 from engine.cache import facts
 from engine.cache.chain import CacheChain
 from engine.cache.config import MEDIA_TYPE
-from engine.cache.manifest import DOCKER_LIST
 from engine.errors import RefledgerError
 from engine.exporters.exporters import Built
-from engine.exporters.image import INDEX as OCI_INDEX
-from engine.exporters.image import MANIFEST, compose
+from engine.exporters.image import compose
 from engine.graph import HistoryStep, Result
 from engine.solver.answers import Asking
 from storage.digest import Digest, sha256
+from storage.media_types import DOCKER_LIST, MANIFEST
+from storage.media_types import INDEX as OCI_INDEX
 from tests.engine.cache.kit import CREATED, Caches, Project, caches, found_for, names, project
 from tests.registry_fixture import RegistryProcess, get_json, push_blob, push_manifest
 from tools.cli.caches import read_targets

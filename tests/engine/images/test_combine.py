@@ -17,10 +17,11 @@ from engine.images.combine import (
     image_entry,
     platform_name,
 )
-from engine.images.read import INDEX, MANIFEST, Manifest
+from engine.images.read import Manifest
 from storage.digest import sha256
 from storage.errors import InputError
 from storage.interfaces import Platform
+from storage.media_types import INDEX, MANIFEST
 from storage.platform import parse_platform
 
 DOCKER = "application/vnd.docker.distribution.manifest.v2+json"

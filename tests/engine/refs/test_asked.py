@@ -135,6 +135,24 @@ async def both_ways(parts: Kit, ref: Remote, op: Copy) -> tuple[object, object]:
         return ours, taken(op, tree)
 
 
+def compared(
+    directory: Path, registry: RegistryProcess, repository: str, made: list[Made], op: Copy, *, erofs: bool
+) -> tuple[object, object]:
+    """What `op` sees of pushed layers when it asks for what it needs, and when they are all here. Nothing is left."""
+    push_layers(registry.host, repository, made)
+    with kit(directory, erofs=erofs) as parts:
+
+        async def run() -> tuple[object, object]:
+            try:
+                return await both_ways(parts, remote([registry.host], repository, made), op)
+            finally:
+                await parts.registry.aclose()
+
+        found = asyncio.run(run())
+    assert parts.leftovers() == []
+    return found
+
+
 @settings(max_examples=25, deadline=None, phases=set(Phase) - {Phase.shrink}, suppress_health_check=list(HealthCheck))
 @given(LAYERS, st.lists(PATTERNS, min_size=1, max_size=2), st.booleans(), st.booleans())
 def test_paths_have_what_all_layers_would_give(
@@ -147,20 +165,10 @@ def test_paths_have_what_all_layers_would_give(
 ) -> None:
     made = [FORMS[form](make_tar(*sane(found))) for form, found in layers]
     op = Copy(tuple(sources), "/", from_context=False, parents=parents)
-    push_layers(registry.host, repository, made)
     directory = Path(tempfile.mkdtemp())
     try:
-        with kit(directory, erofs=erofs) as parts:
-
-            async def run() -> tuple[object, object]:
-                try:
-                    return await both_ways(parts, remote([registry.host], repository, made), op)
-                finally:
-                    await parts.registry.aclose()
-
-            ours, theirs = asyncio.run(run())
-            assert ours == theirs
-        assert parts.leftovers() == []
+        ours, theirs = compared(directory, registry, repository, made, op, erofs=erofs)
+        assert ours == theirs
     finally:
         shutil.rmtree(directory)
 
@@ -171,16 +179,7 @@ def test_a_directory_that_is_only_implied_is_there_when_nothing_in_it_matches(
 ) -> None:
     made = [FORMS[form](make_tar(file("a/a/a", b"x")))]
     op = Copy(("a/./*/c",), "/", from_context=False, parents=True)
-    push_layers(registry.host, repository, made)
-    with kit(tmp_path, erofs=True) as parts:
-
-        async def run() -> tuple[object, object]:
-            try:
-                return await both_ways(parts, remote([registry.host], repository, made), op)
-            finally:
-                await parts.registry.aclose()
-
-        ours, theirs = asyncio.run(run())
+    ours, theirs = compared(tmp_path, registry, repository, made, op, erofs=True)
     assert ours == theirs == [b"a\tdir\t0755\t\n", ("a", "a", 0), 0]
 
 

@@ -15,10 +15,12 @@ from storage.credentials import Anonymous, Credential
 from storage.digest import Digest, sha256
 from storage.errors import RegistryError, VerificationError
 from storage.interfaces import Descriptor, Platform, Provider
+from storage.media_types import DOCKER_LIST, DOCKER_MANIFEST
+from storage.media_types import INDEX as OCI_INDEX
+from storage.media_types import MANIFEST as OCI_MANIFEST
 from storage.platform import choose_platform
 from storage.reference import parse_reference
 from storage.registry import Limits, RegistryClient
-from storage.registry.manifests import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
 from tests.faulty import Answering, Fault, FaultyProxy
 from tests.registry_fixture import RegistryProcess, push_blob, push_image, push_manifest
 from tests.storage.registry.kit import described, fetched, known, missing_digest, noise, use

@@ -31,10 +31,7 @@ def locked(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> It
     """A registry by TLS that wants to see a certificate, with an image `app`."""
     with RegistryProcess(tmp_path_factory.mktemp("locked")) as process:
         push_image(process.host, "app", [{"a": DATA}])
-    server = authority.server()
-    process.tls = {
-        "certificate": str(server.certificate), "key": str(server.key), "clientcas": [str(authority.pair.certificate)],
-    }  # fmt: skip
+    process.tls = authority.tls()
     with process:
         yield process
 
