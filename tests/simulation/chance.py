@@ -1,0 +1,57 @@
+"""What a simulated run leaves to chance, and its faults: both from data, so that a run can be repeated."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class Crashed(BaseException):
+    """The process died here. No code of the engine may catch it: whoever drives the simulation does, drops everything
+    that lived in the process's memory, has every disk forget what was not durable, and starts anew."""
+
+
+class Chance:
+    """Draws of one run. The same seed gives the same draws in the same order."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)
+        self.draws = 0
+
+    def below(self, limit: int) -> int:
+        """A number from 0 to `limit` - 1."""
+        self.draws += 1
+        return self._random.randrange(limit)
+
+    def pick(self, options: Sequence[T]) -> T:
+        """One of `options`, of which there is at least one."""
+        return options[self.below(len(options))]
+
+    def maybe(self, percent: int) -> bool:
+        """True in `percent` of 100 cases."""
+        return self.below(100) < percent
+
+
+@dataclass(slots=True)
+class Faults:
+    """Faults by the number of the point where they strike, counted from 1: {17: 2} is the third kind that the 17th
+    point offers (counted round). A run without any tells how many points there are, so that one can strike at each of
+    them in turn."""
+
+    planned: Mapping[int, int] = field(default_factory=dict)
+    points: int = 0
+    struck: list[tuple[int, str, str]] = field(default_factory=list)
+    """What happened: the point's number, its name, the kind."""
+
+    def at(self, point: str, *kinds: str) -> str:
+        """To be asked at each await and each write that can fail: the kind of fault that strikes now, or ""."""
+        self.points += 1
+        if self.points not in self.planned:
+            return ""
+        kind = kinds[self.planned[self.points] % len(kinds)]
+        self.struck.append((self.points, point, kind))
+        return kind
