@@ -171,3 +171,21 @@ def test_a_key_file_and_a_key_are_both_taken(builder: Builder, tmp_path: Path) -
     (tmp_path / "v").write_text("nonsense")
     with pytest.raises(InputError, match="v: this is no Ed25519 key"):
         read_verifier(str(tmp_path / "v"))
+
+
+def test_logs_of_several_keys_are_published_to_one_place_and_each_is_verified_by_its_own(tmp_path: Path) -> None:
+    place = tmp_path / "checkpoints"
+    keys = []
+    for name in ("one", "two"):
+        made = Builder(tmp_path / name)
+        made.write({"file": name})
+        made.env["REFLEDGER_AUDIT_KEY_FILE"] = str(tmp_path / f"{name}.key")
+        keys.append(made.run("audit", "keygen", "--name", name, "-o", str(tmp_path / f"{name}.key")).out.strip())
+        made.must_build(DOCKERFILE)
+        assert made.run("audit", "checkpoint", "--publish", f"file:{place}").code == 0
+    for name, key in zip(("one", "two"), keys, strict=True):
+        root = str(tmp_path / name / "root")
+        done = made.run("audit", "verify", root, "--key", key, "--against", str(place))
+        assert (done.code, "compared with 1 checkpoint from elsewhere" in done.out) == (0, True), done.err
+    done = made.run("audit", "verify", str(tmp_path / "one/root"), "--key", keys[1], "--against", str(place))
+    assert done.code == 4

@@ -86,7 +86,8 @@ def _root(root: Path, keys: list[Verifier], against: tuple[str, ...], *, quick: 
 
     if not (root / "log.db").exists():
         raise InputError("nothing was built here yet", where=str(root), hint="name a root, or set REFLEDGER_ROOT")
-    outside = [Outside(one, "fork", checkpoint) for one in against for checkpoint in _published(one, keys)]
+    identity = _identity(root) if against else ""
+    outside = [Outside(one, "fork", checkpoint) for one in against for checkpoint in _published(one, keys, identity)]
     verdict = verify_root(root, keys=keys, outside=outside, quick=quick)
     if as_json:
         print_json(verdict.to_json())
@@ -96,11 +97,28 @@ def _root(root: Path, keys: list[Verifier], against: tuple[str, ...], *, quick: 
     _judge(verdict.faults, "log.db")
 
 
-def _published(source: str, keys: list[Verifier]) -> list[Checkpoint]:
-    """Raises InputError where nothing was published."""
+def _identity(root: Path) -> str:
+    """What names the log of `root`; "" when its first event cannot be read."""
+    from storage.errors import LogError
+    from storage.eventlog import SqliteEventLog
+    from tools.auditing.checkpoints import log_id
+
+    try:
+        log = SqliteEventLog(root / "log.db", read_only=True)
+        try:
+            return log_id(log)
+        finally:
+            log.close()
+    except LogError:
+        return ""  # the checks say what is wrong with it
+
+
+def _published(source: str, keys: list[Verifier], identity: str) -> list[Checkpoint]:
+    """Those of the log `identity`, as others of other keys may lie there too; where there are none, all, for it may be
+    the first event that was changed. Raises InputError where nothing was published."""
     from tools.auditing.published import published
 
-    found = published(source, keys)
+    found = published(source, keys, identity) or published(source, keys)
     if not found:
         raise InputError("no checkpoint was published there", where=source, hint="name what --publish named")
     return found
@@ -162,7 +180,8 @@ def _signatures(verdict: Verdict) -> list[str]:
     if verdict.checkpoints and left:
         lines.append(f"           nothing vouches for the last {left:,} yet")
     if verdict.published:
-        lines.append(f"published  {verdict.published:,} checkpoints from elsewhere were compared")
+        compared = "1 checkpoint" if verdict.published == 1 else f"{verdict.published:,} checkpoints"
+        lines.append(f"published  compared with {compared} from elsewhere")
     return lines
 
 
