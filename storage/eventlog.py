@@ -229,11 +229,10 @@ class SqliteEventLog:
             rows = self._reader.query(f"{_SELECT} ORDER BY rowid LIMIT {page}", (after, until))
             if not rows:
                 return
-            for row in rows:
-                if not after < row[0] <= until:  # a page that is no page any more: asking on would never end
-                    raise LogError(f"events are out of order after event {after}", where=str(self._path), hint=_KEEP)
-                after = row[0]
-                yield row
+            if not after < rows[-1][0] <= until:  # a page that is no page any more: asking on would never end
+                raise LogError(f"events are out of order after event {after}", where=str(self._path), hint=_KEEP)
+            yield from rows
+            after = rows[-1][0]
 
     def payloads(self, after: int, until: int) -> Iterator[Payload]:
         """See StoredPayloads. Raises LogError, also for a damaged file."""
