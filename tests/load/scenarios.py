@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from engine.exporters.exporters import MOST_LAYERS
 from engine.ops.output import BURST, RATE
 from tests.builder import Builder, base_image
 from tests.faulty import Fault, FaultyProxy
@@ -198,24 +199,37 @@ def graph(directory: Path, registry: RegistryProcess, scale: Scale) -> Result:
     return result
 
 
+def _files(base: str, count: int) -> str:
+    """A Dockerfile that makes `count` layers on `base`."""
+    return "\n".join([f"FROM {base}", *(f"COPY file /files/{number}" for number in range(count))]) + "\n"
+
+
 def layers(directory: Path, registry: RegistryProcess, scale: Scale) -> Result:
-    """An image of many layers is made, pushed, and started from in a fresh root."""
+    """As many layers as an image may have are made, pushed, started from in a fresh root, and copied; a step is run on
+    them; more than can be described are refused in one line."""
     crew, builder = _crew(directory)
     result = Result("layers", crew)
     base = base_image(registry, "load/layers", layers=1)["reference"]
-    steps = [f"COPY file /files/{number}" for number in range(scale.layers - 1)]
-    builder.write({"file": "content\n", "Dockerfile": "\n".join([f"FROM {base}", *steps]) + "\n"})
-    name = f"{registry.host}/load/layers:many"
+    most = min(scale.layers, MOST_LAYERS)
+    builder.write({"file": "content\n", "Dockerfile": _files(base, most - 1)})
+    context, name = str(builder.context), f"{registry.host}/load/layers:many"
+    count = "RUN ls /files | /bin/busybox wc -l\n"
     with crew.watching():
-        made = crew.run("build", str(builder.context), "--push", "-t", name, "--progress=quiet")
-        result.take(made, "made and pushed")
+        pushed = crew.run("build", context, "--push", "-t", name, "--progress=quiet")
+        result.take(pushed, f"{most} layers made and pushed")
         other = Builder(directory / "other")
-        other.write({"Dockerfile": f"FROM {name}\nRUN ls /files | /bin/busybox wc -l > /count && cat /count\n"})
+        other.write({"Dockerfile": f"FROM {name}\n{count}"})
         ran = crew.run("build", str(other.context), "--progress=plain", root=other.root)
         result.take(ran, "pulled, and a step run on them")
-        result.need(str(scale.layers - 1) in ran.err + ran.out, "the step saw other files")
+        result.need(f" {most - 1}\n" in ran.err + ran.out, "the step saw other files")
         result.take(crew.run("copy", name, f"{registry.host}/load/layers-2:many"), "copied")
-    result.figures["layers"] = str(scale.layers)
+        builder.write({"Dockerfile": _files(base, scale.layers - 1) + count})
+        ran = crew.run("build", context, "--progress=plain")
+        if scale.layers > MOST_LAYERS:
+            result.need(ran.code == 2 and "join steps" in ran.err, f"not refused: {ran.code} {ran.err[-300:]}")
+        else:
+            result.take(ran, f"a step run on {scale.layers}")
+            result.need(f" {scale.layers - 1}\n" in ran.err + ran.out, "the step saw other files")
     _whole(result)
     return result
 
