@@ -19,6 +19,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.zygote import READY
+
 _PROJECT = Path(__file__).resolve().parents[1]
 _STARTS = ("PYTHON", "LC_", "LANG", "LD_", "COVERAGE_")
 """Variables that count when an interpreter starts: what needs others than a zygote has is forked from another one."""
@@ -37,6 +39,7 @@ class _Zygote:
                 [sys.executable, "-m", "tests.zygote", str(theirs.fileno())], env=env, cwd=_PROJECT,
                 pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
+        assert ours.recv(10) == READY, "the zygote cannot import what it should: see its standard error"
         return cls(process, ours)
 
     def close(self) -> None:
@@ -117,7 +120,7 @@ def _exchange(reads: list[int], given: int, stdin: bytes, module: str, timeout: 
             while selector.get_map():
                 ready = selector.select(max(0.0, deadline - time.monotonic()))
                 if not ready:
-                    if told := read[reads[2]].split():
+                    if told := read[reads[2]].split():  # it has begun
                         os.killpg(int(told[0]), signal.SIGKILL)
                     raise subprocess.TimeoutExpired(module, timeout, bytes(read[reads[0]]), bytes(read[reads[1]]))
                 for key, _ in ready:

@@ -22,6 +22,7 @@ from contextlib import suppress
 from typing import Any
 
 PACKAGES = ("engine", "projections", "storage", "tools.auditing", "tools.cli", "tools.replaying")
+READY = b"ready"
 APART = ("tools.cli.main", "tools.cli.browse")
 """Modules whose names begin so are not imported: runpy runs the first, textual reads the environment for the others."""
 
@@ -98,6 +99,7 @@ def main() -> None:
     preload()
     gc.collect()
     gc.freeze()  # reason: a collection in what is forked would touch, and so copy, all that it shares
+    control.send(READY)
     if command := serve(control):
         module, arguments = command
         sys.argv[1:] = arguments

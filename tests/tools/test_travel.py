@@ -34,7 +34,8 @@ def long_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(root: Path, *args: str) -> Done:
-    return refledger("--root", str(root), *args, env={**os.environ, "PYTHONUTF8": "1", "TZ": "UTC"})
+    env = {"PATH": os.environ["PATH"], "HOME": str(root.parent), "TZ": "UTC"}
+    return refledger("--root", str(root), *args, env=env)
 
 
 def told(root: Path, *args: str) -> list[Any]:
