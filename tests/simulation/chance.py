@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -30,6 +30,11 @@ _process: ContextVar[Process | None] = ContextVar("process", default=None)
 def process() -> Process | None:
     """On whose behalf this code runs; None for nobody's: that of a test, or of the world outside."""
     return _process.get()
+
+
+def process_of(context: Context) -> Process | None:
+    """On whose behalf what runs in `context` runs."""
+    return context.get(_process)
 
 
 def enter(entered: Process | None) -> None:
