@@ -32,8 +32,7 @@ class Repository:
 @dataclass(slots=True)
 class Host:
     """One registry. `ranges`: does it answer Range? `mounts`: does it grant cross-repository mounts? `listing`: has it
-    the
-    referrers API? (docker-registry has not.) `up`: does anybody answer?"""
+    the referrers API? (docker-registry has not.) `up`: does anybody answer?"""
 
     name: str
     ranges: bool = True

@@ -33,7 +33,8 @@ LOST, SLOW, CRASH, AFTER = "lost connection", "slow", "crash", "crash after"
 NO_ANSWER, WRONG, NO_MOUNT = "lost answer", "wrong bytes", "refused"
 REQUEST = (LOST, "503", CRASH, SLOW, "503 once")
 READ = (*REQUEST, "404", "401")
-WRITE = (*REQUEST, NO_ANSWER, AFTER, "401")
+BEGIN = (*REQUEST, "401", "404")
+WRITE = (*BEGIN, NO_ANSWER, AFTER)
 BLOB = (*READ, WRONG, "wrong size", "no ranges")
 PIECE = (LOST, CRASH, WRONG, "resumed", SLOW)
 SENT = (LOST, CRASH, "again", SLOW)
@@ -166,8 +167,13 @@ class MemoryClient:
     async def exists(self, provider: Provider, digest: Digest) -> bool:
         """See RegistrySource.exists."""
         call = _blob_call("HEAD", provider, digest, "exists")
-        async with self._request(call, READ) as (host, access, _):
-            access.status = host.blob(provider.repository, digest)[0]
+        try:
+            async with self._request(call, READ) as (host, access, _):
+                access.status = host.blob(provider.repository, digest)[0]
+        except RegistryError as error:
+            if error.kind == "missing":
+                return False
+            raise
         return access.status == 200
 
     # ------------------------------------------------------------ RegistryListing
@@ -185,7 +191,7 @@ class MemoryClient:
         """See RegistryListing.referrers."""
         where = f"{provider}@{subject}"
         call = _Call("GET", "referrers", provider, subject, "resolve", "the list of referrers", where, told=False)
-        async with self._request(call, REQUEST) as (host, access, _):
+        async with self._request(call, (*REQUEST, "401")) as (host, access, _):
             access.status = 200 if host.listing else 404
         if access.status == 404:
             found = await self._fallback.list(provider, subject)
@@ -209,7 +215,7 @@ class MemoryClient:
                 granted = kind != NO_MOUNT and host.mount(target.repository, digest, name, login)
                 access.status = 201 if granted else 202
         except RegistryError as error:
-            if error.kind == "auth":
+            if error.kind in {"auth", "missing"}:
                 return False
             raise
         return access.status == 201
@@ -221,7 +227,7 @@ class MemoryClient:
         """See RegistryTarget.upload."""
         where = f"{target}@{blob.digest}"
         begin = _Call("POST", "uploads", target, blob.digest, "upload", "the upload", where, write=True, told=False)
-        async with self._request(begin, REQUEST) as (_, access, _kind):
+        async with self._request(begin, BEGIN) as (_, access, _kind):
             access.status = 202
         data = await self._sent(target, blob, chunks, where)
         end = _Call("PUT", "uploads", target, blob.digest, "upload", "the upload", where, write=True)
@@ -436,7 +442,7 @@ class _Stream:
             piece = self._data[self._offset : self._offset + size]
             self._count(len(piece))
             self._offset += len(piece)
-            piece = _flipped(piece) if kind == WRONG else piece
+            piece = _flipped(piece[::-1])[::-1] if kind == WRONG else piece  # another byte than `connect` may have
             if self._verified:
                 self._came.append(piece)
             await (asyncio.sleep(SLOW_SECONDS) if kind == SLOW else client.latency())
