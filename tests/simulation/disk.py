@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from storage.locks import FileLocks
 from storage.packing import BlobPacker
 from storage.partial import DirectoryPartials
 from storage.snapshots import OverlaySnapshots
+from tests.simulation import chance
 from tests.simulation.chance import Chance, Faults
 from tests.simulation.eventlog import MemoryLog, StoredLog
 from tests.simulation.inodes import FileSystem
@@ -36,24 +38,30 @@ _numbers: set[int] = set()
 
 
 class Disk:
-    """Implements syscalls.Machine. `clock`: UTC, ns; without one, each look at it takes a microsecond."""
+    """Implements syscalls.Machine. `clock`: UTC, ns; without one, each look at it takes a microsecond. `pause`: called
+    where another process, or thread, may go on (threads.Threads.pause)."""
 
-    def __init__(self, chance: Chance, faults: Faults, clock: Callable[[], int] | None = None) -> None:
+    def __init__(
+        self, draws: Chance, faults: Faults, clock: Callable[[], int] | None = None,
+        pause: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
         self.number = next(number for number in itertools.count() if number not in _numbers)
         _numbers.add(self.number)
-        self.chance = chance
+        self.chance = draws
         self.faults = faults
+        self.pause = pause
         self.files = FileSystem()
         self.log = StoredLog()
         ticks = itertools.count(_BEGAN, _TICK)
         self.now: Callable[[], int] = clock or (lambda: next(ticks))
         self._processes: dict[str, DiskProcess] = {}
 
-    def process(self, name: str, loop: asyncio.AbstractEventLoop | None = None) -> DiskProcess:
-        """What the living process of that name sees, which is begun when there is none. `loop`: see MemoryLog."""
+    def process(self, name: str, owner: chance.Process | None = None) -> DiskProcess:
+        """What the process of that name sees, which is begun when none is alive. It lives as long as `owner`, by
+        default whoever calls; nobody's has a life of its own. Its log is written by the loop that runs, if any."""
         found = self._processes.get(name)
         if found is None or not found.alive:
-            found = self._processes[name] = DiskProcess(self, name, loop)
+            found = self._processes[name] = DiskProcess(self, name, owner or chance.process() or chance.Process(name))
         return found
 
     def crash(self, name: str) -> None:
@@ -86,15 +94,17 @@ class Stored:
 class DiskProcess:
     """A process and what it opens in the root at `path`; those that take an `owner` as the real ones do."""
 
-    def __init__(self, disk: Disk, name: str, loop: asyncio.AbstractEventLoop | None) -> None:
+    def __init__(self, disk: Disk, name: str, owner: chance.Process) -> None:
         self.disk = disk
         self.name = name
-        self.calls = Process(disk, name)
+        self.calls = Process(disk, name, owner)
         processes[self.calls.prefix] = self.calls
         self.path = DiskPath(self.calls.prefix) / "root"
         self.locks = FileLocks(self.path / "locks")
         self.partials = DirectoryPartials(self.path / "partial")
-        self._loop = loop
+        self._loop: asyncio.AbstractEventLoop | None = None
+        with suppress(RuntimeError):
+            self._loop = asyncio.get_running_loop()
         self._log = self._open_log()
 
     @property

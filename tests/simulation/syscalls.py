@@ -16,9 +16,11 @@ import os as real_os
 import stat
 import struct
 from collections.abc import Callable, Iterator
+from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from tests.simulation import chance
 from tests.simulation.chance import Crashed, Faults
 from tests.simulation.inodes import FileSystem, Inode, directory
 
@@ -40,6 +42,10 @@ class Machine(Protocol):
         """UTC, ns."""
         ...
 
+    def pause(self) -> None:
+        """Somebody else may go on here (see threads.Threads.pause)."""
+        ...
+
 
 @dataclass(eq=False, slots=True)
 class Open:
@@ -54,12 +60,12 @@ class Open:
 
 @dataclass(eq=False)
 class Process:
-    """A simulated process as its system calls see it. `mounts`: directories that something is mounted at, with what
-    that is; they die with the process (its mount namespace)."""
+    """A simulated process as its system calls see it; it lives as long as `owner`. `mounts`: directories that something
+    is mounted at, with what that is; they die with the process (its mount namespace)."""
 
     machine: Machine
     name: str
-    alive: bool = True
+    owner: chance.Process
     open: dict[int, Open] = field(default_factory=dict)
     mounts: dict[Inode, Mounted] = field(default_factory=dict)
 
@@ -67,23 +73,33 @@ class Process:
     def prefix(self) -> str:
         return f"{PREFIX}{self.machine.number}/{self.name}"
 
+    @property
+    def alive(self) -> bool:
+        """Did nobody kill it yet?"""
+        return self.owner.alive
+
     def die(self) -> None:
         """kill -9. Its descriptors stay known, so that whoever uses one learns that the process is dead."""
-        self.alive = False
-        for fd, found in self.open.items():
-            _unlock(fd, found.inode)
-        self.mounts.clear()
+        self.owner.alive = False
 
     def forget(self) -> None:
         """Nobody uses it any more."""
-        for fd in self.open:
+        for fd, found in self.open.items():
             descriptors.pop(fd, None)
+            _unlock(fd, found.inode)
         self.open.clear()
         processes.pop(self.prefix, None)
 
     def check(self) -> None:
+        """Raises Crashed when it is dead."""
         if not self.alive:
-            raise Crashed(f"{self.name} is dead")
+            raise _crashed(f"{self.name} is dead")
+
+    def pause(self) -> None:
+        """A point where somebody else may go on."""
+        self.check()
+        self.machine.pause()
+        self.check()
 
     def fault(self, call: str, where: tuple[bytes, ...], *kinds: str) -> str:
         """The fault that strikes a call that changes something; raises what it is, but for those that are told."""
@@ -92,7 +108,7 @@ class Process:
         kind = self.machine.faults.at(f"{call} {top}".strip(), *kinds, "crash")
         if kind == "crash":
             self.die()
-            raise Crashed(f"{self.name} was killed at {call} {b'/'.join(where)!r}")
+            raise _crashed(f"{self.name} was killed at {call} {b'/'.join(where)!r}")
         if kind in {"ENOSPC", "EIO", "EMFILE"}:
             number = getattr(errno, kind)
             raise _error(number, where)
@@ -159,6 +175,11 @@ class Mounted:
     leave: Callable[[], None] = lambda: None
 
 
+def _crashed(what: str) -> Crashed:
+    """Without ending whoever happens to run: files are closed, and say so, when the interpreter finds them unused."""
+    return Context().run(Crashed, what)
+
+
 processes: dict[str, Process] = {}
 """By prefix."""
 descriptors: dict[int, Open] = {}
@@ -173,7 +194,7 @@ def locate(path: Any) -> tuple[Process, tuple[bytes, ...]] | None:
     parts = raw[len(PREFIX) :].split(b"/")
     process = processes.get(PREFIX + real_os.fsdecode(b"/".join(parts[:2])))
     if process is None:
-        raise Crashed(f"{text!r} is of a process that is gone")
+        raise _crashed(f"{text!r} is of a process that is gone")
     return process, tuple(part for part in parts[2:] if part)
 
 
@@ -284,6 +305,7 @@ class Os:
         if place is None:
             return real_os.open(path, flags, mode, dir_fd=dir_fd)
         process, where, _ = place
+        process.pause()
         try:
             inode = self._find(place, dir_fd, path, follow=not flags & real_os.O_NOFOLLOW)
         except FileNotFoundError:
@@ -356,6 +378,7 @@ class Os:
 
     def _write(self, found: Open, data: bytes, offset: int) -> int:
         process, inode = found.process, found.inode
+        process.pause()
         kind = process.fault("write", found.where, "ENOSPC", "short", "torn", "EIO")
         if kind:
             data = data[: max(1, len(data) // 2)]
@@ -365,7 +388,7 @@ class Os:
         inode.mtime = process.machine.now()
         if kind == "torn":
             process.die()
-            raise Crashed(f"{process.name} was killed while it wrote {b'/'.join(found.where)!r}")
+            raise _crashed(f"{process.name} was killed while it wrote {b'/'.join(found.where)!r}")
         return len(data)
 
     def lseek(self, fd: int, position: int, how: int) -> int:
@@ -397,6 +420,7 @@ class Os:
             real_os.fsync(fd)
             return
         found = opened(fd)
+        found.process.pause()
         found.process.fault("fsync", found.where, "EIO")
         files = found.process.machine.files
         if found.inode.is_directory:
@@ -493,6 +517,7 @@ class Os:
             real()
             return
         process, where, _ = place
+        process.pause()
         parent, name = self._parent(place, path)
         if name in parent.entries:
             raise _error(errno.EEXIST, where)
@@ -511,6 +536,7 @@ class Os:
             )
             return
         process, where, _ = place
+        process.pause()
         inode = self._find(other, src_dir_fd, source, follow=False)
         parent, name = self._parent(place, target)
         if name in parent.entries:
@@ -524,6 +550,7 @@ class Os:
             real_os.rename(source, target, **options)  # noqa: PTH104
             return
         process, where, _start = place
+        process.pause()
         old, old_name = process.parent(other[1])
         inode = old.entries.get(old_name)
         if inode is None:
@@ -563,6 +590,7 @@ class Os:
             real()
             return
         process, where, _ = place
+        process.pause()
         parent, name = self._parent(place, path)
         inode = parent.entries.get(name)
         if inode is None:
@@ -742,8 +770,9 @@ class Fcntl:
         found = descriptors.get(fd)
         if found is None or not found.process.alive:
             raise _error(errno.EBADF, ())  # also of a process that died: its locks went with it
+        found.process.pause()
         kind = _FLOCK.unpack(argument)[0]
-        held = _locks.get(found.inode, {})
+        held = _held(found.inode)
         alone = kind == real_fcntl.F_WRLCK
         in_the_way = [other for other, how in held.items() if other != fd and (alone or how == real_fcntl.F_WRLCK)]
         if command == real_fcntl.F_OFD_GETLK:
@@ -759,6 +788,12 @@ class Fcntl:
     def flock(self, fd: int, operation: int) -> None:
         if fd < FIRST_FD:
             real_fcntl.flock(fd, operation)
+
+
+def _held(inode: Inode) -> dict[int, int]:
+    """Who holds it: those that died do not."""
+    held = _locks.get(inode, {})
+    return {fd: kind for fd, kind in held.items() if (found := descriptors.get(fd)) is not None and found.process.alive}
 
 
 def _unlock(fd: int, inode: Inode) -> None:
@@ -781,6 +816,7 @@ class Libc:
         if fd < FIRST_FD:
             return int(self._real.syncfs(fd))
         found = opened(fd)
+        found.process.pause()
         found.process.fault("syncfs", (), "EIO")
         found.process.machine.files.sync()
         return 0
