@@ -98,8 +98,7 @@ class SimThread:
 
 
 class Threads:
-    """All threads of a simulation. `module`, `queue`: what stands for `threading` and `queue` in the code under
-    test."""
+    """All threads of a simulation. `module`, `queue`: what the code under test has for `threading` and `queue`."""
 
     def __init__(self, chance: Chance, time: Time) -> None:
         self._chance = chance
