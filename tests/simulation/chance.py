@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextvars import Context, ContextVar
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -81,14 +81,6 @@ class Chance:
         return self.below(100) < percent
 
 
-def _nobody_else() -> None:
-    """There are no other threads."""
-
-
-passing: Callable[[], object] = _nobody_else
-"""What is to happen at each point of a fault: another thread may go on there (see threads.patched)."""
-
-
 @dataclass(slots=True)
 class Faults:
     """Faults by the number of the point where they strike, counted from 1: {17: 2} is the third kind that the 17th
@@ -105,7 +97,6 @@ class Faults:
         strikes now, or "". Raises Crashed when the process that asks is dead already: that counts for no point."""
         if is_dead():
             raise Crashed(f"at {point}, after the end")
-        passing()
         self.points += 1
         if self.points not in self.planned:
             return ""

@@ -21,7 +21,7 @@ from typing import Protocol, TypeVar
 
 from greenlet import getcurrent, greenlet
 
-from tests.simulation import chance, locking
+from tests.simulation import locking
 from tests.simulation.chance import Chance, Crashed, Process, is_dead, process_of
 from tests.simulation.locking import Condition, Event, Future, Lock, Queue, RLock, Thread, ThreadPoolExecutor
 
@@ -223,7 +223,7 @@ class Threads:
 @contextmanager
 def patched(threads: Threads) -> Iterator[None]:
     """Have the modules of the product that are loaded use `threads` where they name `threading`, `queue` or
-    `ThreadPoolExecutor`; every point where a fault could strike is one where another thread may go on."""
+    `ThreadPoolExecutor`."""
     stand_ins: dict[str, tuple[object, object]] = {
         "threading": (threading, threads.module),
         "queue": (queue, threads.queue),
@@ -234,8 +234,7 @@ def patched(threads: Threads) -> Iterator[None]:
             ),
         ),
     }
-    undo: list[tuple[object, str, object]] = [(chance, "passing", chance.passing)]
-    chance.passing = threads.pause
+    undo: list[tuple[object, str, object]] = []
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] in PATCHED:
             for attribute, (real, simulated) in stand_ins.items():
