@@ -106,6 +106,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         self._timers: list[tuple[float, int, _Handle]] = []
         self._executors: dict[tuple[object, Process | None], ThreadPoolExecutor] = {}
         self._tasks: dict[int, SimTask] = {}
+        self._generators: dict[int, Process | None] = {}
         self._living: dict[Process, tuple[SimTask, asyncio.Future[Any] | None]] = {}
         self._running = False
         self._closed = False
@@ -125,7 +126,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         hooks = sys.get_asyncgen_hooks()
         self._running = True
         asyncio._set_running_loop(self)
-        sys.set_asyncgen_hooks(finalizer=self._finalize)
+        sys.set_asyncgen_hooks(firstiter=self._begun, finalizer=self._finalize)
         try:
             return self._run(main)
         finally:
@@ -386,9 +387,17 @@ class SimLoop(asyncio.AbstractEventLoop):
         if not isinstance(error, Crashed) and not is_dead():
             self.complaints.append(f"{context.get('message')}: {error!r}")
 
+    def _begun(self, generator: AsyncGenerator[Any, None]) -> None:
+        self._generators[id(generator)] = process()
+
     def _finalize(self, generator: AsyncGenerator[Any, None]) -> None:
-        if not is_dead() and not self._closed:
-            self.create_task(generator.aclose())  # type: ignore[arg-type]  # as asyncio does
+        """Nobody refers to it any more, and it has not ended. As asyncio does, but not for the dead."""
+        owner = self._generators.pop(id(generator), None)
+        if self._closed or (owner is not None and not owner.alive):
+            return
+        context = contextvars.copy_context()
+        context.run(enter, owner)
+        self.create_task(generator.aclose(), context=context)  # type: ignore[arg-type]  # a coroutine in all but name
 
 
 @contextmanager
