@@ -154,10 +154,12 @@ def stored_text(path: Path, digest: str) -> str:
 
 
 def _check_format(path: Path) -> None:
+    """A root whose making was cut short has a file that says nothing yet: it is as good as new."""
     file = path / "format"
-    if not file.exists():
+    found = file.read_text(errors="replace").strip("\0\n ") if file.exists() else ""
+    if not found:
         file.write_text(FORMAT + "\n")
-    elif (found := file.read_text(errors="replace").strip()) != FORMAT:
+    elif found != FORMAT:
         raise InputError(
             f"this root has format {found[:20]!r}, this Refledger knows {FORMAT}",
             where=str(path),
