@@ -18,6 +18,7 @@ from projections.runner import Views
 from projections.standard import STANDARD, TRAVELLED
 from storage.blobs import DirectoryBlobs
 from storage.digest import Digest
+from storage.durable import fsync_directory, make_directories
 from storage.errors import DiskError, InputError, RefledgerError
 from storage.eventlog import SqliteEventLog, follow
 from storage.interfaces import BlobStore, Event, EventLog, NewEvent, SecretPlaces
@@ -66,10 +67,11 @@ def open_root(path: Path, *, folded: bool = True) -> Iterator[Root]:
     """Open a root for building, making it when it is not there; `folded`: with its views caught up.
     Raises DiskError, LogError, InputError."""
     try:
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_directories(path, 0o700)
         for name in ("layers", "snapshots", "locks", "tmp", "run"):
             (path / name).mkdir(exist_ok=True, mode=0o700)
         _check_format(path)
+        fsync_directory(path)  # also of what another process made just now: what is published in there must stay (I6)
     except OSError as error:
         raise DiskError.of(error, "opening the root") from error
     with ExitStack() as stack:
@@ -157,8 +159,11 @@ def _check_format(path: Path) -> None:
     """A root whose making was cut short has a file that says nothing yet: it is as good as new."""
     file = path / "format"
     found = file.read_text(errors="replace").strip("\0\n ") if file.exists() else ""
-    if not found:
-        file.write_text(FORMAT + "\n")
+    if not found:  # also when another process is about to write it, or the power went before it was on the disk
+        with file.open("w") as out:
+            out.write(FORMAT + "\n")
+            out.flush()
+            os.fsync(out.fileno())
     elif found != FORMAT:
         raise InputError(
             f"this root has format {found[:20]!r}, this Refledger knows {FORMAT}",

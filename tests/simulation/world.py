@@ -158,16 +158,20 @@ class Machine:
 
 @dataclass(slots=True)
 class Doing:
-    """An act that is under way: as what build, on which machine, and which exits it may have. `process` is what it sees
-    of the disk."""
+    """An act that is under way: as what build, on which machine, and which exits it may have; `struck`: how
+    many faults had struck before; `owner`: its process."""
 
     act: Act
     build: str
     machine: Machine
     allowed: set[int]
-    process: DiskProcess
     struck: int
     owner: Process | None = None
+
+    @property
+    def process(self) -> DiskProcess:
+        """What the process sees of the disk."""
+        return self.machine.disk.process(self.build, self.owner)
 
 
 _doing: ContextVar[Doing] = ContextVar("doing")
@@ -269,8 +273,7 @@ class World:
         self.count += 1
         build = f"{self.count:012x}"
         machine = self.machines[act.machine % len(self.machines)]
-        process, struck = machine.disk.process(build, self.loop), len(self.faults.struck)
-        doing = Doing(act, build, machine, self._allowed(act, lossy=lossy), process, struck)
+        doing = Doing(act, build, machine, self._allowed(act, lossy=lossy), len(self.faults.struck))
         self.living[build] = doing
         doing.owner, future = self.loop.spawn(build, self._process(doing))
         future.add_done_callback(lambda future: self._over(doing, future))
@@ -281,7 +284,7 @@ class World:
         if self.living.pop(doing.build, None) is None:
             return
         error = None if future.cancelled() else future.exception()
-        doing.machine.disk.crash(doing.build)  # what it still holds goes with it
+        doing.process.calls.die()  # what it still holds goes with it
         if isinstance(error, Crashed):
             self.dead.add(doing.build)
             if self.chance.maybe(POWER_LOSSES):
@@ -484,13 +487,15 @@ class World:
         for host in self.registries.hosts.values():
             self.problems += [f"I11 {hole}" for hole in host.holes()]
         for machine in self.machines:
-            left = machine.disk.process("reader").leftovers()
+            left = _reader(machine.disk).leftovers()
             self.problems += [f"I12 {name} is left over" for name in left if not name.startswith("partial/")]
             machine.disk.power_loss(strict=True)
-            reader = machine.disk.process("reader")
+            reader = _reader(machine.disk)
             self.problems += oracle.log_problems(machine.events, self.ended, self.dead)
             self.problems += _view_problems(machine, reader)
-            self.problems += oracle.content_problems(machine.events, reader.stored())
+            here = reader.stored()
+            kinds = {"blobs": here.blobs, "layers": here.layers, "snapshots": here.snapshots}
+            self.problems += oracle.content_problems(machine.events, kinds)
             self.problems += _disk_problems(machine, reader)
         self.problems += [f"a bug: {failure}" for failure in (*self.loop.complaints, *self.loop.threads.failures)]
 
@@ -511,7 +516,12 @@ def events_after(disk: Disk, seq: int) -> list[Event]:
     """What is durable in the log of `disk` behind event `seq`."""
     if len(disk.log.rows) == seq:
         return []
-    return list(disk.process("reader").log.read(after=seq))
+    return list(_reader(disk).log.read(after=seq))
+
+
+def _reader(disk: Disk) -> DiskProcess:
+    """A process that is nobody's and only looks."""
+    return disk.process("reader", Process("reader"))
 
 
 def _view_problems(machine: Machine, reader: DiskProcess) -> list[str]:
@@ -525,7 +535,7 @@ def _view_problems(machine: Machine, reader: DiskProcess) -> list[str]:
 def _disk_problems(machine: Machine, reader: DiskProcess) -> Iterator[str]:
     """I3, I9: what is stored is what its name says, and no secret is in it."""
     blobs = reader.blobs("reader")
-    stored = {digest: blobs.get(Digest(digest)) for digest in reader.stored()["blobs"]}
+    stored = {digest: blobs.get(digest) for digest in reader.stored().blobs}
     for digest, data in stored.items():
         if sha256(data) != digest:
             yield f"I3 blob {digest} has other bytes"
@@ -620,7 +630,7 @@ def _layer_blob(number: int) -> tuple[bytes, Digest]:
             member.size, member.mode, member.mtime = len(data), 0o644, 1_600_000_000
             tar.addfile(member, io.BytesIO(data))
     plain = file.getvalue()
-    return gzip.compress(plain, 0 if number % 2 else 6, mtime=0), sha256(plain)
+    return gzip.compress(plain, 6, mtime=0), sha256(plain)
 
 
 def stock(registries: MemoryRegistries, scenario: Scenario) -> None:

@@ -1,0 +1,232 @@
+"""Paths on a disk in memory, and the modules of storage/ put on that disk."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import importlib
+import io
+import itertools
+import os as real_os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path, PosixPath
+from typing import Any
+from unittest.mock import patch
+
+from tests.simulation.syscalls import PREFIX, Fcntl, Libc, Os, Raw, locate
+
+_OS = Os()
+_USERS = (
+    "storage.blobs", "storage.compose", "storage.durable", "storage.erofs.check", "storage.erofs.encode",
+    "storage.erofs.image", "storage.erofs.mount", "storage.implied", "storage.locks", "storage.lookup", "storage.pack",
+    "storage.partial", "storage.scratch", "storage.seal", "storage.snapshots", "storage.unpack", "storage.uploads",
+    "storage.usage", "tools.roots",
+)  # fmt: skip
+"""Modules that make system calls on what lies in a root."""
+_TOKENS = ("storage.scratch", "tools.roots", "tools.collecting")
+"""Those that draw names at random."""
+
+
+class DiskPath(PosixPath):
+    """A path on a simulated disk, as one process sees it: what pathlib does with the kernel, done with that."""
+
+    def stat(self, *, follow_symlinks: bool = True) -> real_os.stat_result:
+        return _OS.stat(self, follow_symlinks=follow_symlinks)
+
+    def lstat(self) -> real_os.stat_result:
+        return self.stat(follow_symlinks=False)
+
+    def exists(self, **_: Any) -> bool:
+        return self._is(lambda mode: True)
+
+    def is_dir(self, **_: Any) -> bool:
+        from stat import S_ISDIR
+
+        return self._is(S_ISDIR)
+
+    def is_file(self, **_: Any) -> bool:
+        from stat import S_ISREG
+
+        return self._is(S_ISREG)
+
+    def is_symlink(self) -> bool:
+        from stat import S_ISLNK
+
+        try:
+            return S_ISLNK(self.lstat().st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
+    def _is(self, kind: Any) -> bool:
+        try:
+            return bool(kind(self.stat().st_mode))
+        except OSError as error:
+            if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:
+                return False
+            raise
+
+    def open(  # type: ignore[override]
+        self, mode: str = "r", buffering: int = -1, encoding: Any = None, errors: Any = None, newline: Any = None
+    ) -> Any:
+        kinds = {"r": real_os.O_RDONLY, "w": real_os.O_CREAT | real_os.O_TRUNC, "a": real_os.O_CREAT | real_os.O_APPEND,
+                 "x": real_os.O_CREAT | real_os.O_EXCL}  # fmt: skip
+        flags = kinds[mode[0]]
+        if "+" in mode:
+            flags |= real_os.O_RDWR
+        elif mode[0] != "r":
+            flags |= real_os.O_WRONLY
+        raw = Raw(_OS.open(self, flags, 0o666))
+        if buffering == 0:
+            return raw
+        buffered: Any
+        if "+" in mode:
+            buffered = io.BufferedRandom(raw)
+        else:
+            buffered = io.BufferedReader(raw) if mode[0] == "r" else io.BufferedWriter(raw)
+        return buffered if "b" in mode else io.TextIOWrapper(buffered, encoding or "utf-8", errors, newline)
+
+    def read_bytes(self) -> bytes:
+        with self.open("rb", buffering=0) as file:
+            return bytes(file.readall())
+
+    def mkdir(self, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
+        try:
+            _OS.mkdir(self, mode)
+        except FileNotFoundError:
+            if not parents:
+                raise
+            self.parent.mkdir(parents=True, exist_ok=True)
+            self.mkdir(mode, parents=False, exist_ok=exist_ok)
+        except OSError:
+            if not exist_ok or not self.is_dir():
+                raise
+
+    def touch(self, mode: int = 0o666, exist_ok: bool = True) -> None:
+        flags = real_os.O_CREAT | real_os.O_WRONLY | (0 if exist_ok else real_os.O_EXCL)
+        _OS.close(_OS.open(self, flags, mode))
+        _OS.utime(self)
+
+    def unlink(self, missing_ok: bool = False) -> None:
+        try:
+            _OS.unlink(self)
+        except FileNotFoundError:
+            if not missing_ok:
+                raise
+
+    def rmdir(self) -> None:
+        _OS.rmdir(self)
+
+    def rename(self, target: Any) -> DiskPath:
+        _OS.rename(self, target)
+        return DiskPath(target)
+
+    def replace(self, target: Any) -> DiskPath:
+        return self.rename(target)
+
+    def chmod(self, mode: int, *, follow_symlinks: bool = True) -> None:
+        _OS.chmod(self, mode, follow_symlinks=follow_symlinks)
+
+    def iterdir(self) -> Iterator[DiskPath]:
+        return iter([self / name for name in _OS.listdir(self)])
+
+    def readlink(self) -> Path:
+        return Path(_OS.readlink(self))
+
+    def symlink_to(self, target: Any, target_is_directory: bool = False) -> None:
+        _OS.symlink(target, self)
+
+    def glob(self, pattern: str, **_: Any) -> Iterator[DiskPath]:  # type: ignore[override]
+        """Patterns of names and `*` only."""
+        first, _slash, rest = pattern.partition("/")
+        if not self.is_dir():
+            return
+        for path in sorted(self.iterdir()):
+            if PosixPath(path.name).match(first):
+                if rest:
+                    yield from path.glob(rest)
+                else:
+                    yield path
+
+    def absolute(self) -> DiskPath:
+        return self
+
+    def resolve(self, strict: bool = False) -> DiskPath:
+        return self
+
+
+class Tokens:
+    """What modules get as `secrets`: names that are the same in each run, and never the same twice."""
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count(1)
+
+    def token_hex(self, size: int) -> str:
+        return f"{next(self._numbers):0{2 * size}x}"
+
+
+@contextmanager
+def simulated_files() -> Iterator[None]:
+    """Within it, paths below `PREFIX` are on simulated disks, for all of storage/."""
+    from storage import overlay
+
+    def mounts_below(path: Path) -> list[Path]:
+        found = locate(path)
+        if found is None:
+            return real_mounts_below(path)
+        process, where = found
+        return [
+            DiskPath(process.prefix + "/" + real_os.fsdecode(b"/".join(mount.where)))
+            for mount in process.mounts.values()
+            if mount.where[: len(where)] == where
+        ]
+
+    def umount(target: Path, flags: int) -> None:
+        found = locate(target)
+        if found is None:
+            real_umount(target, flags)
+            return
+        process, where = found
+        process.check()
+        point = next((point for point, mount in reversed(process.mounts.items()) if mount.where == where), None)
+        if point is None:
+            raise OSError(errno.EINVAL, "nothing is mounted", str(target))
+        process.mounts.pop(point).leave()
+
+    from tests.simulation.mounting import SimulatedMounts, mount, mount_overlay
+    from tools import bootstrap
+
+    def mount_call(source: str, target: str, kind: str | None, flags: int, options: str | None) -> None:
+        if locate(target) is None:
+            real_mount(source, target, kind, flags, options)
+        else:
+            mount(source, target, kind)
+
+    real_mounts_below, real_umount, real_mount = overlay.mounts_below, overlay._umount, overlay._mount
+    tokens = Tokens()
+    with ExitStack() as stack:
+        for name in _USERS:
+            module = importlib.import_module(name)
+            if hasattr(module, "os"):
+                stack.enter_context(patch.object(module, "os", _OS))
+            if hasattr(module, "fcntl"):
+                stack.enter_context(patch.object(module, "fcntl", Fcntl()))
+            if hasattr(module, "_libc"):
+                stack.enter_context(patch.object(module, "_libc", Libc(module._libc)))
+        for name in _TOKENS:
+            stack.enter_context(patch.object(importlib.import_module(name), "secrets", tokens))
+        stack.enter_context(patch.object(overlay, "mounts_below", mounts_below))
+        stack.enter_context(patch.object(overlay, "_umount", umount))
+        stack.enter_context(patch.object(overlay, "_mount", mount_call))
+        stack.enter_context(patch.object(bootstrap, "ErofsMounts", SimulatedMounts))
+        for name in ("storage.snapshots", "storage.erofs.mount"):
+            stack.enter_context(patch.object(importlib.import_module(name), "mount_overlay", mount_overlay))
+        try:
+            yield
+        finally:
+            gc.collect()  # locks that nobody refers to let go of descriptors that only exist here
+
+
+def is_simulated(path: Path) -> bool:
+    """Is it on a simulated disk?"""
+    return str(path).startswith(PREFIX)
