@@ -144,7 +144,7 @@ def _told(one: Ended, types: Sequence[str]) -> Iterator[str]:
     if not types or one.exit == -1:
         return
     wanted = {0: "BuildCompleted", 130: "BuildCancelled"}.get(one.exit, "BuildFailed")
-    if wanted not in types and not (one.exit == 3 and "BuildFailed" not in types and "LogError" in one.error):
+    if wanted not in types:
         yield f"I6 build {one.build} ended with {one.exit} ({one.error}), and its log has no {wanted}"
 
 
