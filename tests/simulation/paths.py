@@ -148,6 +148,14 @@ class DiskPath(PosixPath):
                 else:
                     yield path
 
+    def rglob(self, pattern: str, **_: Any) -> Iterator[DiskPath]:  # type: ignore[override]
+        """Everything below."""
+        assert pattern == "*"
+        for path in sorted(self.iterdir()):
+            yield path
+            if path.is_dir() and not path.is_symlink():
+                yield from path.rglob(pattern)
+
     def absolute(self) -> DiskPath:
         return self
 

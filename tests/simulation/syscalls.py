@@ -104,6 +104,8 @@ class Process:
     def fault(self, call: str, where: tuple[bytes, ...], *kinds: str) -> str:
         """The fault that strikes a call that changes something; raises what it is, but for those that are told."""
         self.check()
+        if call not in {"mount", "fsync", "syncfs"} and self._is_read_only(where):
+            raise _error(errno.EROFS, where)
         top = where[1].decode("ascii", "replace") if len(where) > 1 else ""
         kind = self.machine.faults.at(f"{call} {top}".strip(), *kinds, "crash")
         if kind == "crash":
@@ -158,6 +160,10 @@ class Process:
         if not found.is_directory:
             raise _error(errno.ENOTDIR, where)
         return found, where[-1]
+
+    def _is_read_only(self, where: tuple[bytes, ...]) -> bool:
+        points = [mount for mount in self.mounts.values() if where[: len(mount.where)] == mount.where]
+        return bool(points) and max(points, key=lambda mount: len(mount.where)).read_only
 
     def _mounted(self, inode: Inode) -> Inode:
         while (mount := self.mounts.get(inode)) is not None:
