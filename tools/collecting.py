@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine.events import Demoted, Fact, ProviderLost, Pruned, to_data
-from engine.solver.solve import COLLECT
+from engine.together import COLLECT
 from projections.collect import Action, Answer, Plan, Policy, candidates, make_plan
 from projections.inventory import UNSPOKEN, Inventory, Item, take_inventory
 from projections.runner import Views

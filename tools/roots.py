@@ -156,6 +156,7 @@ def stored_text(path: Path, digest: str) -> str:
 
 
 def _check_format(path: Path) -> None:
+    """A root whose making was cut short has a file that says nothing yet: it is as good as new."""
     file = path / "format"
     found = file.read_text(errors="replace").strip("\0\n ") if file.exists() else ""
     if not found:  # also when another process is about to write it, or the power went before it was on the disk

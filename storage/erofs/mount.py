@@ -154,7 +154,8 @@ class ErofsMounts:
                 unmount(target, detach=True)
             self._mounted.clear()
             if self._directory is not None:
-                remove_tree(self._directory)
+                with suppress(OSError):  # reason: what was done is done; the next build removes what is left below tmp
+                    remove_tree(self._directory)
                 self._directory = None
 
     def _mount(self, path: Path) -> Path:

@@ -1,0 +1,685 @@
+"""A whole world from a scenario: machines with their roots, registries, and processes that build at once.
+
+What a process runs is what `refledger build` runs: tools.roots opens and mends the root, tools.bootstrap puts the engine
+together, tools.collecting prunes. Simulated are the kernel's part (disk.py, threads.py, loop.py), the registries, and
+what RUN does (executor.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import hashlib
+import io
+import sys
+import tarfile
+import traceback
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+from engine.build import BuildRequest
+from engine.cache.spec import CacheSource, CacheTarget
+from engine.errors import RefledgerError
+from engine.events import BuildStarted
+from engine.frontend.compile import FrontendOptions
+from engine.grants import Grants
+from engine.images.copy import Copier, CopyRequest
+from engine.ledger import Ledger
+from engine.operation import operate
+from engine.ops.sources import SourceFetcher
+from engine.output import Form, Output
+from engine.refs.asked import AskedPaths
+from engine.refs.fill import FetchLimits
+from engine.refs.materializer import Clock
+from engine.together import in_thread
+from projections.collect import Policy
+from projections.runner import Views
+from projections.standard import STANDARD
+from storage.digest import Digest, canonical_json, sha256
+from storage.interfaces import (
+    BlobStream,
+    Compression,
+    Descriptor,
+    Event,
+    Mirror,
+    Provider,
+    Reference,
+    Snapshot,
+    SnapshotStore,
+)
+from storage.media_types import CONFIG, MANIFEST
+from storage.platform import host_platform
+from storage.reference import parse_reference
+from tests.simulation import model, oracle
+from tests.simulation.chance import Chance, Crashed, Faults, Process
+from tests.simulation.disk import Disk, DiskProcess
+from tests.simulation.executor import ScriptedExecutor, no_sandbox
+from tests.simulation.loop import Livelock, SimLoop, simulated_threads
+from tests.simulation.mounting import SimulatedMounts, merged_content
+from tests.simulation.oracle import Ended
+from tests.simulation.paths import DiskPath, simulated_files
+from tests.simulation.registry import MemoryRegistries
+from tests.simulation.scenarios import BASES, MIRROR, TARGETS, Act, Scenario, Stage
+from tests.simulation.threads import Deadlock
+from tools import bootstrap, collecting, connecting, imaging, roots
+
+LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"
+MOST_TURNS = 200_000
+POWER_LOSSES = 30
+"""Of 100 crashes, how many take the machine's other processes along, and what was not durable."""
+PASSWORD = "hunter2-of-the-simulation"  # noqa: S105 - it must be found nowhere
+LIMITS = FetchLimits(range_bytes=900, parallel_bytes=1500, connections=3)
+"""So that layers of a few KiB are fetched in ranges, and several at once."""
+MACHINES = 2
+EXIT_OF_FAULTS = frozenset({3, 4})
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What came of a run. `offered`: the points at which faults could strike, with the kinds; `trace`: the same for the
+    same interleaving; `crashes`: processes that died, by the last event before."""
+
+    problems: tuple[str, ...]
+    offered: list[tuple[str, tuple[str, ...]]]
+    struck: list[tuple[int, str, str]]
+    trace: str
+    crashes: Counter[str]
+    events: Counter[str]
+    story: list[str]
+
+
+class Points(Faults):
+    """Faults that remember where they could have struck, and what ran in which order."""
+
+    __slots__ = ("crashed", "offered", "traced")
+
+    def __init__(self, planned: Mapping[int, int]) -> None:
+        super().__init__(planned)
+        self.offered: list[tuple[str, tuple[str, ...]]] = []
+        self.traced = hashlib.sha256()
+        self.crashed: Callable[[], None] = lambda: None
+
+    def at(self, point: str, *kinds: str) -> str:
+        """See Faults.at."""
+        kind = super().at(point, *kinds)
+        self.offered.append((point, kinds))
+        self.traced.update(f"{point}\n".encode())
+        if kind.startswith("crash"):
+            self.crashed()
+        return kind
+
+
+class KeptViews(Views):
+    """The views that all processes of a root share: none of them closes the file for the others."""
+
+    def close(self) -> None:
+        """The file stays."""
+
+
+class Machine:
+    """One root, and what is folded of its log: a file that all its processes share. `fetching`: builds that fetch a blob
+    just now."""
+
+    def __init__(self, disk: Disk) -> None:
+        self.disk = disk
+        self.views = KeptViews(None, STANDARD)
+        self.fetching: defaultdict[str, list[str]] = defaultdict(list)
+        self._events: list[Event] = []
+        self._asked: defaultdict[str, set[str]] = defaultdict(set)
+        self._exported: defaultdict[str, set[str]] = defaultdict(set)
+
+    @property
+    def events(self) -> list[Event]:
+        """All that is in the log."""
+        for event in events_after(self.disk, len(self._events)):
+            self._events.append(event)
+            kept = {"MaterializationRequested": self._asked, "ExportStarted": self._exported}.get(event.type)
+            if kept is not None:
+                kept[event.build or ""].update(event.data["layers"])
+        return self._events
+
+    @property
+    def asked(self) -> Mapping[str, set[str]]:
+        """Blobs that a build asked for, by build."""
+        return self._asked if self.events is not None else {}
+
+    @property
+    def exported(self) -> Mapping[str, set[str]]:
+        """Blobs that a build said it would export, by build."""
+        return self._exported if self.events is not None else {}
+
+
+@dataclass(slots=True)
+class Doing:
+    """An act that is under way: as what build, on which machine, and which exits it may have; `struck`: how
+    many faults had struck before; `owner`: its process."""
+
+    act: Act
+    build: str
+    machine: Machine
+    allowed: set[int]
+    struck: int
+    owner: Process | None = None
+
+    @property
+    def process(self) -> DiskProcess:
+        """What the process sees of the disk."""
+        return self.machine.disk.process(self.build, self.owner)
+
+
+_doing: ContextVar[Doing] = ContextVar("doing")
+"""The act on whose behalf code runs."""
+
+
+def simulate(scenario: Scenario, planned: Mapping[int, int]) -> Report:
+    """Do what `scenario` says, while faults strike as `planned`."""
+    world = World(scenario, Points(planned))
+    try:
+        with quiet(), simulated_files(), simulated_threads(world.loop), world.patched():
+            world.begin()
+            try:
+                world.loop.run(world.main())
+            except (Deadlock, Livelock) as error:
+                world.problems.append(f"hangs: {error}")
+            return world.report()
+    finally:
+        world.end()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Say nothing of coroutines of dead processes that are thrown away: nobody awaits them, or ever lets them end."""
+    before = sys.unraisablehook
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="coroutine .* was never awaited")
+        sys.unraisablehook = lambda told: before(told) if "GeneratorExit" not in str(told.exc_value) else None
+        try:
+            yield
+        finally:
+            sys.unraisablehook = before
+
+
+class World:
+    """One run of `scenario`."""
+
+    def __init__(self, scenario: Scenario, faults: Points) -> None:
+        self.scenario = scenario
+        self.faults = faults
+        self.chance = Chance(scenario.seed ^ 0x5EED)
+        self.loop = SimLoop(self.chance, max_turns=MOST_TURNS)
+        self.clock = self.loop.clock()
+        self.problems: list[str] = []
+        self.ended: list[Ended] = []
+        self.living: dict[str, Doing] = {}
+        self.dead: set[str] = set()
+        self.lost_bases: set[str] = set()
+        self.tried: set[tuple[int, int]] = set()
+        self.crashes: Counter[str] = Counter()
+        self.count = 0
+        self.machines: tuple[Machine, ...] = ()
+        faults.crashed = self._note_crash
+
+    def begin(self) -> None:
+        """Make what outlives processes."""
+        self.registries = MemoryRegistries(self.chance, self.faults)
+        self.machines = tuple(
+            Machine(Disk(self.chance, self.faults, self.clock.now)) for _ in range(MACHINES)
+        )
+
+    def end(self) -> None:
+        """Let go of everything."""
+        for machine in self.machines:
+            machine.disk.end()
+            Views.close(machine.views)
+
+    @contextmanager
+    def patched(self) -> Iterator[None]:
+        """Have tools/ find this world where it would find the machine that it runs on."""
+        time = SimpleNamespace(
+            time=lambda: self.clock.now() / 1e9, time_ns=self.clock.now, monotonic=self.clock.monotonic,
+            sleep=lambda seconds: self.loop.threads.wait(lambda: False, "time to pass", seconds),
+        )  # fmt: skip
+        known = SimpleNamespace(mirrors=self._mirrors)
+        with ExitStack() as stack:
+            for module in (bootstrap, roots, collecting, imaging):
+                stack.enter_context(patch.object(module, "time", time))
+            for module in (bootstrap, connecting, imaging):
+                stack.enter_context(patch.object(module, "registry_client", self._client))
+                stack.enter_context(patch.object(module, "known_registries", lambda: known))
+            stack.enter_context(patch.object(bootstrap, "ErofsMounts", SimulatedMounts))
+            stack.enter_context(patch.object(bootstrap, "_executor", _executor))
+            stack.enter_context(patch.object(roots, "SqliteEventLog", lambda _path: _doing.get().process.log))
+            stack.enter_context(patch.object(roots, "Views", lambda *_: _doing.get().machine.views))
+            stack.enter_context(patch.object(roots, "past", lambda _path: SimpleNamespace(extend=lambda _log: None)))
+            yield
+
+    def _note_crash(self) -> None:
+        rows = [machine.disk.log.rows[-1] for machine in self.machines if machine.disk.log.rows]
+        last = max(rows, key=lambda row: row[0], default=None)
+        self.crashes[last[3] if last is not None else "nothing"] += 1
+
+    # ------------------------------------------------------------ the course of things
+
+    async def main(self) -> None:
+        """All rounds, then what must be possible after them, undisturbed."""
+        stock(self.registries, self.scenario)
+        for acts in self.scenario.rounds:
+            await self._at_once(acts)
+        self.faults.planned = {}
+        await self._again()
+        self._check_end()
+
+    async def _at_once(self, acts: Sequence[Act]) -> None:
+        lossy = any(act.kind == "lose" for act in acts)
+        futures = [self._start(act, lossy=lossy) for act in acts]
+        await asyncio.gather(*futures, return_exceptions=True)
+        await asyncio.sleep(1)
+
+    def _start(self, act: Act, *, lossy: bool = False) -> asyncio.Future[Ended]:
+        self.count += 1
+        build = f"{self.count:012x}"
+        machine = self.machines[act.machine % len(self.machines)]
+        doing = Doing(act, build, machine, self._allowed(act, lossy=lossy), len(self.faults.struck))
+        self.living[build] = doing
+        doing.owner, future = self.loop.spawn(build, self._process(doing))
+        future.add_done_callback(lambda future: self._over(doing, future))
+        return future
+
+    def _over(self, doing: Doing, future: asyncio.Future[Ended]) -> None:
+        """The process of `doing` has ended, or died."""
+        if self.living.pop(doing.build, None) is None:
+            return
+        error = None if future.cancelled() else future.exception()
+        doing.process.calls.die()  # what it still holds goes with it
+        for fetching in doing.machine.fetching.values():
+            fetching[:] = [build for build in fetching if build != doing.build]
+        if isinstance(error, Crashed):
+            self.dead.add(doing.build)
+            if self.chance.maybe(POWER_LOSSES):
+                self._lose_power(doing.machine)
+        elif error is not None:
+            self.problems.append("a bug: " + "".join(traceback.format_exception(error))[-1500:])
+        elif not future.cancelled():
+            self._check_ended(doing, future.result())
+
+    def _lose_power(self, machine: Machine) -> None:
+        self.crashes["power lost"] += 1
+        for other in [one for one in self.living.values() if one.machine is machine]:
+            self.dead.add(other.build)
+            assert other.owner is not None
+            self.loop.kill(other.owner)
+        machine.disk.power_loss()
+
+    async def _process(self, doing: Doing) -> Ended:
+        _doing.set(doing)
+        await asyncio.sleep(doing.act.delay)
+        work = asyncio.ensure_future(self._do(doing))
+        if doing.act.cancel:
+            self.loop.call_later(doing.act.cancel, work.cancel)
+        try:
+            await work
+        except RefledgerError as error:
+            return Ended(doing.build, error.exit_code, f"{type(error).__name__}: {error}")
+        except asyncio.CancelledError:
+            return Ended(doing.build, 130, "before it had begun")
+        return Ended(doing.build, 0)
+
+    async def _do(self, doing: Doing) -> None:
+        match doing.act.kind:
+            case "build":
+                await self._build(doing)
+            case "copy":
+                await self._copy(doing)
+            case "lose":
+                self._lose(doing.act)
+            case _:
+                await self._prune(doing)
+
+    @contextmanager
+    def _running(self, doing: Doing) -> Iterator[roots.Root]:
+        """As tools.cli.running: the root, opened and mended."""
+        with roots.open_root(doing.process.path) as root, roots.owning(root, doing.build):
+            roots.recover(root, doing.build)
+            yield root
+
+    async def _build(self, doing: Doing) -> None:
+        with self._running(doing) as root:
+            engine, connections = bootstrap.engine(root, doing.build, None, {}, "auto", Grants())
+            engine.materializer.fetching = LIMITS
+            try:
+                await engine.build(self.request(doing.act))
+            finally:
+                engine.materializer.close()
+                await connections.aclose()
+
+    def request(self, act: Act) -> BuildRequest:
+        """What the command line would make of it."""
+        names = (self.name(act),) if act.target >= 0 else ()
+        form = Form(compression=Compression("zstd" if act.zstd else "gzip"))
+        cache = f"{TARGETS[0]}/cache{act.subject}:c"
+        sources = (cache, f"{TARGETS[0]}/out{act.subject}:t") if act.cache_from else ()
+        targets: tuple[CacheTarget, ...] = ()
+        if act.cache_to == "inline":
+            targets = (CacheTarget("type=inline", "inline"),)
+        elif act.cache_to:
+            targets = (CacheTarget(f"type=registry,ref={cache}", "registry", parse_reference(cache), act.cache_to),)
+        return BuildRequest(
+            dockerfile=model.dockerfile(self.program(act), self.scenario.images),
+            frontend=FrontendOptions(),
+            directories={},
+            names=names,
+            outputs=(Output("image", form=form, names=names),) if names else (),
+            no_cache=act.no_cache,
+            cache_from=tuple(CacheSource(source, parse_reference(source)) for source in sources),
+            cache_to=targets,
+        )
+
+    def program(self, act: Act) -> tuple[Stage, ...]:
+        """The Dockerfile that `act` is about."""
+        return self.scenario.programs[act.subject % len(self.scenario.programs)]
+
+    def name(self, act: Act) -> Reference:
+        """What a build is pushed as."""
+        return parse_reference(f"{TARGETS[act.target % len(TARGETS)]}/out{act.subject % len(self.scenario.programs)}:t")
+
+    async def _copy(self, doing: Doing) -> None:
+        source = self.name(doing.act)
+        dest = parse_reference(f"{TARGETS[(doing.act.target + 1) % len(TARGETS)]}/{source.repository}:copied")
+        request = CopyRequest(source, dest)
+        with self._running(doing) as root:
+            async with imaging.imaging(root, doing.build) as (ledger, made):
+                copier = Copier(made.placer, made.listing, ledger, host_platform(), made.gate)
+
+                async def work() -> list[dict[str, Any]]:
+                    return [{"ref": "", "digest": str(one.digest)} for one in await copier.copy(request)]
+
+                started = BuildStarted(
+                    frontend="copy.v0", definition="", options=request.options, context=None, engine_version="0", host={}
+                )
+                await operate(ledger, started, work())
+
+    async def _prune(self, doing: Doing) -> None:
+        policy = Policy(name="prune", by="somebody", everything=doing.act.kind == "prune")
+        with roots.open_root(doing.process.path) as root:
+            plan = await collecting.plan_collection(root, policy, dry_run=False)
+            await in_thread(lambda: collecting.carry_out(root, plan, policy))
+
+    def _lose(self, act: Act) -> None:
+        """A registry loses a blob: of a base image's layers now and then, else of what was pushed."""
+        host = self.registries.host(BASES if act.pick == 0 else TARGETS[act.target % len(TARGETS)])
+        layers = sorted(digest for digest, data in host.content.items() if not data.startswith(b"{"))
+        if layers:
+            host.lose(layers[act.pick % len(layers)])
+            if act.pick == 0:
+                self.lost_bases.add(layers[0])
+
+    # ------------------------------------------------------------ what processes are given
+
+    def _client(self, *_: object, **options: Any) -> Any:
+        doing = _doing.get()
+        logins = {} if doing.act.stranger else {TARGETS[-1]: "builder"}
+        return Watching(self.registries.client(logins, observe=options.get("observe")), self, doing)
+
+    def _mirrors(self, provider: Provider) -> tuple[Mirror, ...]:
+        if provider.registry != BASES or not self.scenario.mirror:
+            return ()
+        return (Mirror(Provider.of(MIRROR, provider.repository)),)
+
+    # ------------------------------------------------------------ what must hold
+
+    def _allowed(self, act: Act, *, lossy: bool) -> set[int]:
+        """The exits that `act` may have as long as no fault strikes."""
+        if act.kind == "lose":
+            return {0}
+        if act.kind == "copy":
+            return {0, 3}  # what it copies need not be there
+        if act.kind != "build":
+            return {0}
+        made = self.made(act)
+        allowed = {1} if made.fails else {0}
+        if act.cancel:
+            allowed.add(130)
+        if lossy or self.lost_bases:
+            allowed.add(3)
+        if act.stranger and not made.fails:
+            allowed |= {3} if self._needs_login(act) else set()
+            if act.target % len(TARGETS) == len(TARGETS) - 1 and act.target >= 0:
+                allowed.discard(0)
+        return allowed
+
+    def _needs_login(self, act: Act) -> bool:
+        return act.target >= 0 and act.target % len(TARGETS) == len(TARGETS) - 1
+
+    def made(self, act: Act) -> model.Made:
+        """What the build that `act` is must come to."""
+        return model.evaluate(self.program(act), self.scenario.images)[-1]
+
+    def _check_ended(self, doing: Doing, ended: Ended) -> None:
+        if "event log" in ended.error:
+            self.dead.add(doing.build)  # its log could not be told how it ended
+        else:
+            self.ended.append(ended)
+        allowed = doing.allowed | (EXIT_OF_FAULTS if len(self.faults.struck) > doing.struck else set())
+        if ended.exit not in allowed:
+            self.problems.append(
+                f"I12 {doing.act.kind} {doing.build} ended with {ended.exit} ({ended.error}), not one of {sorted(allowed)}"
+            )
+        if doing.act.kind == "build" and ended.exit == 0 and doing.act.target >= 0:
+            self._check_image(doing)
+
+    def _check_image(self, doing: Doing) -> None:
+        name = self.name(doing.act)
+        host = self.registries.host(name.registry)
+        completed: dict[str, str] = {}
+        for machine in self.machines:
+            completed |= oracle.completed_in(machine.events)
+
+        def read(wanted: str) -> bytes | None:
+            status, data, _ = host.manifest(name.repository, wanted)
+            if status != 200:
+                status, data = host.blob(name.repository, wanted)  # type: ignore[arg-type]  # a digest is a str
+            return data if status == 200 else None
+
+        if set(oracle.blobs_of(read, name.tag)) & host.lost:
+            return  # taken away from outside, after it was there
+        self.problems += oracle.image_problems(read, name.tag, self.made(doing.act), completed)
+
+    async def _again(self) -> None:
+        """I12, I5: whatever happened, the same builds end as they should now, in processes that begin with nothing."""
+        done: set[tuple[int, int, int]] = set()
+        acts = [act for acts in self.scenario.rounds for act in acts if act.kind == "build"]
+        for act in acts:
+            what = (act.subject % len(self.scenario.programs), max(act.target, 0) % len(TARGETS), act.machine)
+            if what not in done:
+                done.add(what)
+                await self._at_once([Act("build", what[0], what[1], machine=act.machine)])
+
+    def _check_end(self) -> None:
+        for host in self.registries.hosts.values():
+            self.problems += [f"I11 {hole}" for hole in host.holes()]
+        for machine in self.machines:
+            left = _reader(machine.disk).leftovers()
+            # an interrupted pull waits to be gone on with; a file that nobody has locked is no lock
+            self.problems += [f"I12 {name} is left over" for name in left if not name.startswith(("partial/", "locks/"))]
+            machine.disk.power_loss(strict=True)
+            reader = _reader(machine.disk)
+            self.problems += oracle.log_problems(machine.events, self.ended, self.dead)
+            self.problems += _view_problems(machine, reader)
+            here = reader.stored()
+            kinds = {"blobs": here.blobs, "layers": here.layers, "snapshots": here.snapshots}
+            self.problems += oracle.content_problems(machine.events, kinds)
+            self.problems += _disk_problems(machine, reader)
+        self.problems += [f"a bug: {failure}" for failure in (*self.loop.complaints, *self.loop.threads.failures)]
+
+    def report(self) -> Report:
+        """What came of it."""
+        return Report(
+            problems=tuple(self.problems),
+            offered=self.faults.offered,
+            struck=self.faults.struck,
+            trace=self.faults.traced.hexdigest(),
+            crashes=self.crashes,
+            events=Counter(event.type for machine in self.machines for event in machine.events),
+            story=[line for number, machine in enumerate(self.machines) for line in _story(number, machine.events)],
+        )
+
+
+def events_after(disk: Disk, seq: int) -> list[Event]:
+    """What is durable in the log of `disk` behind event `seq`."""
+    if len(disk.log.rows) == seq:
+        return []
+    return list(_reader(disk).log.read(after=seq))
+
+
+def _reader(disk: Disk) -> DiskProcess:
+    """A process that is nobody's and only looks."""
+    return disk.process("reader", Process("reader"))
+
+
+def _view_problems(machine: Machine, reader: DiskProcess) -> list[str]:
+    """I1: folded anew, the views are the same."""
+    machine.views.catch_up(reader.log)
+    with Views(None, STANDARD) as fresh:
+        fresh.catch_up(reader.log)
+        return [] if fresh.dump() == machine.views.dump() else ["I1 views that are folded anew differ"]
+
+
+def _disk_problems(machine: Machine, reader: DiskProcess) -> Iterator[str]:
+    """I3, I9: what is stored is what its name says, and no secret is in it."""
+    blobs = reader.blobs("reader")
+    stored = {digest: blobs.get(digest) for digest in reader.stored().blobs}
+    for digest, data in stored.items():
+        if sha256(data) != digest:
+            yield f"I3 blob {digest} has other bytes"
+    log = {f"event {row[0]}": row[4] for row in machine.disk.log.rows}
+    yield from oracle.secret_problems([PASSWORD], {**log, **stored})
+
+
+def _story(number: int, events: Sequence[Event]) -> Iterator[str]:
+    for event in events:
+        shown = {key: value for key, value in event.data.items() if value not in ("", (), [], None)}
+        yield f"{number} {event.time} {event.seq} {event.build} {event.type} {(event.vertex or '')[7:15]} {str(shown)[:300]}"
+
+
+class Watching:
+    """A registry client that somebody watches: what it reads was asked for (I2), by one process of a machine at a time
+    (I4), and a tag that it puts leads to an image (I11)."""
+
+    def __init__(self, inner: Any, world: World, doing: Doing) -> None:
+        self._inner = inner
+        self._world = world
+        self._doing = doing
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    @asynccontextmanager
+    async def blob(
+        self, provider: Provider, blob: Descriptor, *, start: int = 0, end: int | None = None
+    ) -> AsyncIterator[BlobStream]:
+        """See RegistrySource.blob."""
+        machine, build = self._doing.machine, self._doing.build
+        fetching = False
+        if "tar" in blob.media_type:
+            asked, exported = machine.asked.get(build, set()), machine.exported.get(build, set())
+            if blob.digest not in asked and blob.digest not in exported:
+                self._world.problems.append(f"I2 {build} reads {blob.digest[:19]}, which no event of it asks for")
+            fetching = blob.digest not in exported
+        others = machine.fetching[blob.digest]
+        if fetching:
+            if any(other != build for other in others):
+                self._world.problems.append(f"I4 {blob.digest[:19]} is fetched by {build} and {others} at once")
+            others.append(build)
+        try:
+            async with self._inner.blob(provider, blob, start=start, end=end) as stream:
+                yield stream
+        finally:
+            if fetching and build in others:
+                others.remove(build)
+
+    async def put_manifest(self, target: Provider, name: str, media_type: str, data: bytes) -> Digest:
+        """See RegistryTarget.put_manifest."""
+        if not name.startswith("sha256:") and self._doing.build not in self._doing.machine.exported:
+            self._world.problems.append(f"I6 {self._doing.build} puts a tag, and its log does not say why")
+        done: Digest = await self._inner.put_manifest(target, name, media_type, data)
+        host = self._world.registries.host(target.registry)
+        self._world.problems += [f"I11 {hole}, just when it was put" for hole in host.holes()]
+        return done
+
+
+def _executor(
+    _root: roots.Root, _build: str, _runtime: str | None, asked: AskedPaths, snapshots: SnapshotStore,
+    sources: Callable[[], SourceFetcher], ledger: Ledger, clock: Clock, *_: object,
+) -> ScriptedExecutor:  # fmt: skip
+    """In the place of bootstrap's."""
+    made = ScriptedExecutor(
+        asked.materializer, asked, snapshots, sources, no_sandbox, ledger, clock, mounts=None  # type: ignore[arg-type]
+    )
+    made.tree_of, made.put = tree_of, put
+    return made
+
+
+def tree_of(lowers: Sequence[Path]) -> model.Tree:
+    """All files of some lowers."""
+    return merged_content(lowers)
+
+
+def put(snapshot: Snapshot, path: str, data: bytes) -> None:
+    """Have a file appear in a snapshot."""
+    DiskPath(snapshot.root / path).write_bytes(data)
+
+
+# ---------------------------------------------------------------- what is there from the start
+
+
+@lru_cache(maxsize=64)
+def _layer_blob(number: int) -> tuple[bytes, Digest]:
+    """A base layer as a blob, and its diff ID."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        for name, data in model.base_layer(number).items():
+            member = tarfile.TarInfo(name)
+            member.size, member.mode, member.mtime = len(data), 0o644, 1_600_000_000
+            tar.addfile(member, io.BytesIO(data))
+    plain = file.getvalue()
+    return gzip.compress(plain, 6, mtime=0), sha256(plain)
+
+
+def stock(registries: MemoryRegistries, scenario: Scenario) -> None:
+    """Put the base images into their registry and its mirror, and have the last target want a login."""
+    host = registries.host(BASES)
+    mirror = registries.host(MIRROR)
+    for number, layers in enumerate(scenario.images):
+        repository = f"base{number}"
+        made = [_layer_blob(layer) for layer in layers]
+        config = canonical_json({
+            "architecture": "amd64", "os": "linux", "config": {},
+            "rootfs": {"type": "layers", "diff_ids": [diff_id for _, diff_id in made]},
+        })  # fmt: skip
+        manifest = canonical_json({
+            "schemaVersion": 2, "mediaType": MANIFEST,
+            "config": Descriptor(CONFIG, host.put_blob(repository, config), len(config)).to_json(),
+            "layers": [
+                Descriptor(LAYER_TYPE, host.put_blob(repository, blob), len(blob)).to_json() for blob, _ in made
+            ],
+        })  # fmt: skip
+        host.put_manifest(repository, "latest", MANIFEST, manifest)
+        host.copy(repository, mirror)
+    for number, blob in enumerate(sorted(digest for digest, data in mirror.content.items() if data[:1] != b"{")):
+        if scenario.mirror == "corrupt":
+            mirror.damage(blob)
+        elif scenario.mirror == "partial" and number % 2:
+            mirror.lose(blob)
+    mirror.up = scenario.mirror != "down"
+    *_, closed = [registries.host(name) for name in TARGETS]
+    for number in range(len(scenario.programs)):
+        closed.readers[f"out{number}"] = closed.writers[f"out{number}"] = frozenset({"builder"})
