@@ -183,19 +183,16 @@ def new_build_id() -> str:
 @contextmanager
 def owning(root: Root, build: str) -> Iterator[None]:
     """Hold the lock that says `build` is alive: its death, however sudden, lets go of it."""
-    lock = root.locks.try_acquire(_owner_lock(build))
-    assert lock is not None, "build ids are unique"
+    while (lock := root.locks.try_acquire(_owner_lock(build))) is None:
+        time.sleep(0.01)  # ids are unique: whoever holds it sweeps
     with lock:
         yield
 
 
 def recover(root: Root, found_by: str) -> list[str]:
     """Say in the log which builds died without a word, and remove what they left; returns their ids."""
-    dead = [
-        record
-        for record in History(root.views).list(status="running")
-        if not root.locks.held(_owner_lock(record.id))
-    ]
+    history = History(root.views)
+    dead = [record.id for record in history.list(status="running") if not root.locks.held(_owner_lock(record.id))]
 
     def is_alive(owner: str) -> bool:
         return owner == found_by or root.locks.held(_owner_lock(owner))
@@ -206,14 +203,24 @@ def recover(root: Root, found_by: str) -> list[str]:
         from engine.ops.leftovers import sweep_containers
 
         removed += sweep_containers(root.run, is_alive)
-    for record in dead:
-        fact = BuildInterrupted(
-            error="its process ended without a word (killed, or the machine went down)",
-            found_by=found_by,
-            removed=tuple(item for item in removed if record.id in item)[:50],
-        )
-        root.log.append(NewEvent(f"build/{record.id}", "BuildInterrupted", to_data(fact), record.id))
-    return [record.id for record in dead]
+    found = []
+    for build in dead:
+        lock = root.locks.try_acquire(_owner_lock(build))
+        if lock is None:
+            continue  # somebody else has found it
+        with lock:
+            root.views.catch_up(root.log)
+            if history.get(build).status != "running":
+                continue  # it ended while this process looked, or somebody else was quicker
+            fact = BuildInterrupted(
+                error="its process ended without a word (killed, or the machine went down)",
+                found_by=found_by,
+                removed=tuple(item for item in removed if build in item)[:50],
+            )
+            root.log.append(NewEvent(f"build/{build}", "BuildInterrupted", to_data(fact), build))
+        found.append(build)
+    root.locks.sweep()
+    return found
 
 
 def is_running(path: Path, build: str) -> bool:
