@@ -216,9 +216,7 @@ class FileBlobWriter:
     def write(self, data: bytes) -> None:
         """See BlobWriter.write. Raises DiskError; then only `abort` is left."""
         try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(self._fd, view) :]
+            _write_all(self._fd, data)
         except OSError as error:
             self.abort()
             raise DiskError.of(error, "writing a blob") from error
@@ -264,10 +262,16 @@ class FileBlobWriter:
         return hasher.digest()
 
 
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
 def _write_durably(path: Path, data: bytes) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:
-        os.write(fd, data)
+        _write_all(fd, data)
         os.fsync(fd)
     finally:
         os.close(fd)

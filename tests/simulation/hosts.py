@@ -47,7 +47,9 @@ class Host:
     lost: set[Digest] = field(default_factory=set)
     """What was taken away or damaged from outside."""
     uploads: dict[str, bytearray] = field(default_factory=dict)
-    """Uploads that may be gone on with, by their location."""
+    """Uploads that may be gone on with, by their location, and what came of them."""
+    begun: int = 0
+    """How many of these there were."""
 
     # ------------------------------------------------------------ from outside
 
@@ -135,6 +137,13 @@ class Host:
             return False
         self._named(repository).blobs.add(digest)
         return True
+
+    def begin_upload(self) -> str:
+        """The location of a new upload that may be gone on with."""
+        self.begun += 1
+        location = f"/uploads/{self.begun}"
+        self.uploads[location] = bytearray()
+        return location
 
     def store(self, repository: str, digest: Digest, data: bytes) -> Answer:
         """The end of an upload."""

@@ -31,7 +31,7 @@ from typing import Any, TypeVar
 
 from engine.refs.materializer import Clock
 from tests.simulation.chance import Chance, Crashed, Process, enter, is_dead, process, process_of
-from tests.simulation.threads import Deadlock, Threads, patched
+from tests.simulation.threads import Deadlock, ThreadPoolExecutor, Threads, patched
 
 T = TypeVar("T")
 EPOCH = 1_767_225_600
@@ -104,8 +104,9 @@ class SimLoop(asyncio.AbstractEventLoop):
         self._sources: list[_Source] = []
         self._source = _Source()
         self._timers: list[tuple[float, int, _Handle]] = []
-        self._executors: dict[tuple[object, Process | None], _Executor] = {}
+        self._executors: dict[tuple[object, Process | None], ThreadPoolExecutor] = {}
         self._tasks: dict[int, SimTask] = {}
+        self._generators: dict[int, Process | None] = {}
         self._living: dict[Process, tuple[SimTask, asyncio.Future[Any] | None]] = {}
         self._running = False
         self._closed = False
@@ -125,7 +126,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         hooks = sys.get_asyncgen_hooks()
         self._running = True
         asyncio._set_running_loop(self)
-        sys.set_asyncgen_hooks(finalizer=self._finalize)
+        sys.set_asyncgen_hooks(firstiter=self._begun, finalizer=self._finalize)
         try:
             return self._run(main)
         finally:
@@ -362,13 +363,14 @@ class SimLoop(asyncio.AbstractEventLoop):
         """`func` in a simulated thread; at most so many at once as `executor` has."""
         if is_dead():
             raise Crashed("a thread of a dead process")
-        if getattr(executor, "_shutdown", False) or getattr(executor, "_closed", False):
-            raise RuntimeError("cannot schedule new futures after shutdown")
-        key = executor, process()
-        pool = self._executors.get(key)
-        if pool is None:
-            pool = self._executors[key] = _Executor(self, getattr(executor, "_max_workers", POOL))
-        return pool.submit(lambda: func(*args), getattr(func, "__qualname__", "work"))
+        if not isinstance(executor, ThreadPoolExecutor):
+            key = executor, process()
+            pool = self._executors.get(key)
+            if pool is None:
+                pool = ThreadPoolExecutor(self.threads, getattr(executor, "_max_workers", POOL), "worker")
+                self._executors[key] = pool
+            executor = pool
+        return asyncio.wrap_future(executor.submit(func, *args), loop=self)
 
     def get_debug(self) -> bool:
         return False
@@ -385,44 +387,17 @@ class SimLoop(asyncio.AbstractEventLoop):
         if not isinstance(error, Crashed) and not is_dead():
             self.complaints.append(f"{context.get('message')}: {error!r}")
 
+    def _begun(self, generator: AsyncGenerator[Any, None]) -> None:
+        self._generators[id(generator)] = process()
+
     def _finalize(self, generator: AsyncGenerator[Any, None]) -> None:
-        if not is_dead() and not self._closed:
-            self.create_task(generator.aclose())  # type: ignore[arg-type]  # as asyncio does
-
-
-class _Executor:
-    """The threads that one executor of one process has in the simulation."""
-
-    def __init__(self, loop: SimLoop, most: int) -> None:
-        self._loop = loop
-        self._most = most
-        self._busy = 0
-        self._queue: deque[tuple[Callable[[], Any], str, asyncio.Future[Any], contextvars.Context]] = deque()
-
-    def submit(self, work: Callable[[], T], name: str) -> asyncio.Future[T]:
-        """The result of `work`. Cancelled before it began, it never does."""
-        future: asyncio.Future[T] = self._loop.create_future()
-        self._queue.append((work, name, future, contextvars.copy_context()))
-        self._next()
-        return future
-
-    def _next(self) -> None:
-        while self._queue and self._busy < self._most:
-            work, name, future, context = self._queue.popleft()
-            self._busy += 1
-            self._loop.threads.start(lambda job=(work, future): self._do(*job), name, context)  # type: ignore[misc]
-
-    def _do(self, work: Callable[[], Any], future: asyncio.Future[Any]) -> None:
-        if not future.cancelled():
-            try:
-                result, error = work(), None
-            except Crashed:
-                raise
-            except BaseException as caught:
-                result, error = None, caught
-            self._loop.call_soon_threadsafe(_settle, future, result, error)
-        self._busy -= 1
-        self._next()
+        """Nobody refers to it any more, and it has not ended. As asyncio does, but not for the dead."""
+        owner = self._generators.pop(id(generator), None)
+        if self._closed or (owner is not None and not owner.alive):
+            return
+        context = contextvars.copy_context()
+        context.run(enter, owner)
+        self.create_task(generator.aclose(), context=context)  # type: ignore[arg-type]  # a coroutine in all but name
 
 
 @contextmanager
@@ -435,15 +410,6 @@ def simulated_threads(loop: SimLoop) -> Iterator[Threads]:
 
     with patched(loop.threads):
         yield loop.threads
-
-
-def _settle(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
-    if future.done():
-        return
-    if error is not None:
-        future.set_exception(error)
-    else:
-        future.set_result(result)
 
 
 def _nobodys() -> contextvars.Context:

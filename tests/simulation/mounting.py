@@ -36,7 +36,9 @@ def mount(source: str, target: str, kind: str | None) -> None:
     process.fault("mount", point.where, "EIO")
     if kind == "erofs":
         point.top = _of_image(DiskPath(source))
-    elif kind != "tmpfs":
+    elif kind == "tmpfs":
+        point.read_only = False
+    else:
         raise OSError(errno.ENODEV, f"no simulated file system is called {kind}", target)
     process.mounts[process.find(point.where)] = point
 
@@ -59,8 +61,9 @@ def mount_overlay(
     except OSError as error:
         raise DiskError.of(error, f"mounting an overlay of {len(lowers)} layers") from error
     if above is not None:
-        before = _merged(covered, above, {})
-        point.leave = lambda: _Changes(process).gather(above, before, point.top)
+        changes = _Changes(process, point.top)
+        point.read_only = False
+        point.leave = lambda: changes.gather(above, changes.before, point.top)
     process.mounts[process.find(point.where)] = point
 
 
@@ -166,32 +169,41 @@ def _copy(inode: Inode, made: dict[Inode, Inode]) -> Inode:
 
 
 class _Changes:
-    """What was changed in an overlay, as the kernel leaves it in the upper."""
+    """What is changed in an overlay from now on, as the kernel leaves it in the upper."""
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, process: Process, top: Inode) -> None:
         self._files = process.machine.files
         self._made: dict[Inode, Inode] = {}
+        self._was: dict[Inode, Inode] = {}
+        self.before = self._remember(top)
+
+    def _remember(self, inode: Inode) -> Inode:
+        copy = _copy(inode, {})
+        self._was[copy] = inode
+        copy.entries = {name: self._remember(entry) for name, entry in inode.entries.items()}
+        return copy
 
     def gather(self, upper: Inode, before: Inode, after: Inode) -> None:
         """Write into directory `upper` how `after`, the same directory as `before`, differs."""
         upper.mode, upper.uid, upper.gid, upper.mtime = after.mode, after.uid, after.gid, after.mtime
+        upper.xattrs.update(after.xattrs)
         for name in before.entries.keys() - after.entries.keys():
             self._put(upper, name, Inode(stat.S_IFCHR, links=0))
         for name, now in after.entries.items():
             was = before.entries.get(name)
-            if was is not None and now.is_directory and was.is_directory:
-                if _look(was) != _look(now) or self._differ(was, now):
+            if was is None or self._was[was] is not now:
+                self._add(upper, name, now)
+            elif now.is_directory:
+                if self._differ(was, now):
                     self.gather(self._put(upper, name, directory()), was, now)
-            elif was is None or _look(was) != _look(now):
+            elif _look(was) != _look(now):
                 self._add(upper, name, now)
 
     def _differ(self, was: Inode, now: Inode) -> bool:
-        if was.entries.keys() != now.entries.keys():
+        if _look(was) != _look(now) or was.entries.keys() != now.entries.keys():
             return True
-        return any(
-            _look(old) != _look(now.entries[name]) or self._differ(old, now.entries[name])
-            for name, old in was.entries.items()
-        )
+        pairs = ((old, now.entries[name]) for name, old in was.entries.items())
+        return any(self._was[old] is not new or self._differ(old, new) for old, new in pairs)
 
     def _add(self, upper: Inode, name: bytes, now: Inode) -> None:
         if now in self._made:

@@ -46,6 +46,10 @@ class Machine(Protocol):
         """Somebody else may go on here (see threads.Threads.pause)."""
         ...
 
+    def wait(self) -> None:
+        """Somebody else has to go on here."""
+        ...
+
 
 @dataclass(eq=False, slots=True)
 class Open:
@@ -104,6 +108,8 @@ class Process:
     def fault(self, call: str, where: tuple[bytes, ...], *kinds: str) -> str:
         """The fault that strikes a call that changes something; raises what it is, but for those that are told."""
         self.check()
+        if call not in {"mount", "fsync", "syncfs"} and self._is_read_only(where):
+            raise _error(errno.EROFS, where)
         top = where[1].decode("ascii", "replace") if len(where) > 1 else ""
         kind = self.machine.faults.at(f"{call} {top}".strip(), *kinds, "crash")
         if kind == "crash":
@@ -158,6 +164,10 @@ class Process:
         if not found.is_directory:
             raise _error(errno.ENOTDIR, where)
         return found, where[-1]
+
+    def _is_read_only(self, where: tuple[bytes, ...]) -> bool:
+        points = [mount for mount in self.mounts.values() if where[: len(mount.where)] == mount.where]
+        return bool(points) and max(points, key=lambda mount: len(mount.where)).read_only
 
     def _mounted(self, inode: Inode) -> Inode:
         while (mount := self.mounts.get(inode)) is not None:
@@ -788,6 +798,17 @@ class Fcntl:
     def flock(self, fd: int, operation: int) -> None:
         if fd < FIRST_FD:
             real_fcntl.flock(fd, operation)
+            return
+        kind = real_fcntl.F_RDLCK if operation & real_fcntl.LOCK_SH else real_fcntl.F_WRLCK
+        while True:
+            try:
+                self.fcntl(fd, real_fcntl.F_OFD_SETLK, _FLOCK.pack(kind, 0, 0, 0, 0))
+            except BlockingIOError:
+                if operation & real_fcntl.LOCK_NB:
+                    raise
+                opened(fd).process.machine.wait()
+            else:
+                return
 
 
 def _held(inode: Inode) -> dict[int, int]:

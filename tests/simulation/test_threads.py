@@ -75,7 +75,7 @@ def test_the_same_seed_gives_the_same_order_of_turns() -> None:
 
 
 def test_other_seeds_give_other_orders() -> None:
-    assert len({spooled(seed) for seed in range(100)}) > 10
+    assert len({spooled(seed) for seed in range(100)}) > 6
     assert {sum(spooled(seed)) for seed in range(100)} == {len(DATA)}
 
 
