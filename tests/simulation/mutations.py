@@ -151,7 +151,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a build that died is not said to have been interrupted",
-        (Change("tools.roots:recover", "for record in dead:", "for record in []:"),),
+        (Change("tools.roots:recover", "for build in silent if", "for build in silent if False and"),),
     ),
     Mutation(
         "a key does not count the command",

@@ -353,15 +353,24 @@ class World:
             case _:
                 await self._prune(doing)
 
-    @contextmanager
-    def _running(self, doing: Doing) -> Iterator[roots.Root]:
-        """As tools.cli.running: the root, opened and mended."""
-        with roots.open_root(doing.process.path) as root, roots.owning(root, doing.build):
+    @asynccontextmanager
+    async def _running(self, doing: Doing) -> AsyncIterator[roots.Root]:
+        """As tools.cli.running: the root, opened and mended, while other processes go on."""
+        path, stack = doing.process.path, ExitStack()
+
+        def enter() -> roots.Root:
+            root = stack.enter_context(roots.open_root(path))
+            stack.enter_context(roots.owning(root, doing.build))
             roots.recover(root, doing.build)
-            yield root
+            return root
+
+        try:
+            yield await in_thread(enter)
+        finally:
+            await in_thread(stack.close)
 
     async def _build(self, doing: Doing) -> None:
-        with self._running(doing) as root:
+        async with self._running(doing) as root:
             engine, connections = bootstrap.engine(root, doing.build, None, {}, "auto", Grants())
             engine.materializer.fetching = LIMITS
             try:
@@ -404,7 +413,7 @@ class World:
         source = self.name(doing.act)
         dest = parse_reference(f"{TARGETS[(doing.act.target + 1) % len(TARGETS)]}/{source.repository}:copied")
         request = CopyRequest(source, dest)
-        with self._running(doing) as root:
+        async with self._running(doing) as root:
             async with imaging.imaging(root, doing.build) as (ledger, made):
                 copier = Copier(made.placer, made.listing, ledger, host_platform(), made.gate)
 
@@ -418,7 +427,9 @@ class World:
 
     async def _prune(self, doing: Doing) -> None:
         policy = Policy(name="prune", by="somebody", everything=doing.act.kind == "prune")
-        with roots.open_root(doing.process.path) as root:
+        path = doing.process.path
+        with ExitStack() as stack:
+            root = await in_thread(lambda: stack.enter_context(roots.open_root(path)))
             plan = await collecting.plan_collection(root, policy, dry_run=False)
             await in_thread(lambda: collecting.carry_out(root, plan, policy))
 
