@@ -14,7 +14,7 @@ from storage.durable import fsync_directory, make_directories
 from storage.errors import DiskError, VerificationError
 from storage.interfaces import BlobStore, BlobWriter
 from storage.media_types import INDEX
-from storage.scratch import Scratch
+from storage.scratch import Scratch, clear_away
 
 _LAYOUT = {"imageLayoutVersion": "1.0.0"}
 _INDEX = {"schemaVersion": 2, "mediaType": INDEX, "manifests": []}
@@ -243,8 +243,7 @@ class FileBlobWriter:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
-            with suppress(FileNotFoundError):  # committed
-                self._path.unlink()
+            clear_away(self._path)
 
     def _check(self, expected: Digest | None) -> Digest:
         digest = self._hasher.digest()
