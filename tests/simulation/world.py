@@ -536,8 +536,8 @@ class World:
             self.problems += [f"I11 {hole}" for hole in host.holes()]
         for machine in self.machines:
             left = _reader(machine.disk).leftovers()
-            # an interrupted pull waits to be gone on with; a file that nobody has locked is no lock
-            self.problems += [f"I12 {name} is left over" for name in left if not name.startswith(("partial/", "locks/"))]
+            # an interrupted pull waits to be gone on with
+            self.problems += [f"I12 {name} is left over" for name in left if not name.startswith("partial/")]
             machine.disk.power_loss(strict=True)
             self.problems += oracle.log_problems(machine.events, self.ended, self.dead)
             self.problems += _view_problems(machine, _reader(machine.disk))
