@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+from contextlib import suppress
 from pathlib import Path
 
 from storage.errors import InputError
@@ -53,6 +54,13 @@ def owner_of(entry: str) -> str | None:
     """The owner of the scratch entry named `entry`; None when it is no such entry."""
     found = _ENTRY.fullmatch(entry)
     return found.group(1) if found else None
+
+
+def try_remove_tree(path: Path) -> None:
+    """`remove_tree` of a scratch entry, as far as the disk lets us: to be called where something else was done, or went
+    wrong, and must not be covered by this. What stays is removed by the next build (storage/sweep.py)."""
+    with suppress(OSError):
+        remove_tree(path)
 
 
 def remove_tree(path: Path) -> None:
