@@ -14,7 +14,7 @@ from storage.durable import fsync_directory, make_directories
 from storage.errors import DiskError, VerificationError
 from storage.interfaces import BlobStore, BlobWriter
 from storage.media_types import INDEX
-from storage.scratch import Scratch
+from storage.scratch import Scratch, clear_away
 
 _LAYOUT = {"imageLayoutVersion": "1.0.0"}
 _INDEX = {"schemaVersion": 2, "mediaType": INDEX, "manifests": []}
@@ -216,9 +216,7 @@ class FileBlobWriter:
     def write(self, data: bytes) -> None:
         """See BlobWriter.write. Raises DiskError; then only `abort` is left."""
         try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(self._fd, view) :]
+            _write_all(self._fd, data)
         except OSError as error:
             self.abort()
             raise DiskError.of(error, "writing a blob") from error
@@ -245,8 +243,7 @@ class FileBlobWriter:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
-            with suppress(FileNotFoundError):  # committed
-                self._path.unlink()
+            clear_away(self._path)
 
     def _check(self, expected: Digest | None) -> Digest:
         digest = self._hasher.digest()
@@ -264,10 +261,16 @@ class FileBlobWriter:
         return hasher.digest()
 
 
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
 def _write_durably(path: Path, data: bytes) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:
-        os.write(fd, data)
+        _write_all(fd, data)
         os.fsync(fd)
     finally:
         os.close(fd)

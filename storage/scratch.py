@@ -56,9 +56,9 @@ def owner_of(entry: str) -> str | None:
     return found.group(1) if found else None
 
 
-def try_remove_tree(path: Path) -> None:
-    """`remove_tree` of a scratch entry, as far as the disk lets us: to be called where something else was done, or went
-    wrong, and must not be covered by this. What stays is removed by the next build (storage/sweep.py)."""
+def clear_away(path: Path) -> None:
+    """Remove what was unfinished at `path`, below `tmp`, as far as that can be done now: the rest is no reason for what
+    was done to fail, and is removed by the next build, as a dead owner's."""
     with suppress(OSError):
         remove_tree(path)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -191,29 +191,37 @@ def owning(root: Root, build: str) -> Iterator[None]:
 
 def recover(root: Root, found_by: str) -> list[str]:
     """Say in the log which builds died without a word, and remove what they left; returns their ids."""
-    dead = [
-        record
-        for record in History(root.views).list(status="running")
-        if not root.locks.held(_owner_lock(record.id))
-    ]
 
     def is_alive(owner: str) -> bool:
         return owner == found_by or root.locks.held(_owner_lock(owner))
 
+    silent = [record.id for record in History(root.views).list(status="running")]
     removed = sweep(root.tmp, is_alive)
     DirectoryPartials(root.path / "partial").sweep(time.time() - KEPT_SECONDS, root.locks)
     if any(root.run.glob("*/*")):
         from engine.ops.leftovers import sweep_containers
 
         removed += sweep_containers(root.run, is_alive)
-    for record in dead:
+    return [build for build in silent if _bury(root, build, found_by, removed)]
+
+
+def _bury(root: Root, build: str, found_by: str, removed: Sequence[str]) -> bool:
+    """Say that `build`, which had no end when the views were folded, was interrupted; False when it lives, or has an end
+    by now: its own, or because another process said so first."""
+    lock = root.locks.try_acquire(_owner_lock(build))
+    if lock is None:
+        return False
+    with lock:
+        root.views.catch_up(root.log)
+        if History(root.views).get(build).status != "running":
+            return False
         fact = BuildInterrupted(
             error="its process ended without a word (killed, or the machine went down)",
             found_by=found_by,
-            removed=tuple(item for item in removed if record.id in item)[:50],
+            removed=tuple(item for item in removed if build in item)[:50],
         )
-        root.log.append(NewEvent(f"build/{record.id}", "BuildInterrupted", to_data(fact), record.id))
-    return [record.id for record in dead]
+        root.log.append(NewEvent(f"build/{build}", "BuildInterrupted", to_data(fact), build))
+    return True
 
 
 def is_running(path: Path, build: str) -> bool:

@@ -56,6 +56,12 @@ class Disk:
         self.now: Callable[[], int] = clock or (lambda: next(ticks))
         self._processes: dict[str, DiskProcess] = {}
 
+    def wait(self) -> None:
+        """See Machine.wait."""
+        before = self.chance.draws
+        self.pause()
+        assert self.chance.draws > before, "nobody can let go of what is waited for"
+
     def process(self, name: str, owner: chance.Process | None = None) -> DiskProcess:
         """What the process of that name sees, which is begun when none is alive. It lives as long as `owner`, by
         default whoever calls; nobody's has a life of its own. Its log is written by the loop that runs, if any."""

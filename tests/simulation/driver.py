@@ -144,11 +144,11 @@ def cases(seed: int, faults: int, statistics: Statistics) -> Iterator[Case]:
 
 
 def _strike(draw: Chance, report: Report) -> Strike:
-    """A point, each name of one as likely as the other: some are met a hundred times as often."""
+    """A point: any, or of a name that is as likely as any other (some are met a hundred times as often)."""
     by_name: dict[str, list[int]] = {}
     for number, (name, _) in enumerate(report.offered, 1):
         by_name.setdefault(name, []).append(number)
-    point = draw.pick(by_name[draw.pick(sorted(by_name))])
+    point = draw.below(len(report.offered)) + 1 if draw.maybe(60) else draw.pick(by_name[draw.pick(sorted(by_name))])
     return point, draw.below(len(report.offered[point - 1][1]))
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import zstandard
 
-from storage.interfaces import Event
+from storage.interfaces import ByteSource, Event
 from tests.simulation.model import Made, Tree, fingerprint, symbol, told_by_run
 
 ENDS = frozenset({"BuildCompleted", "BuildFailed", "BuildCancelled", "BuildInterrupted"})
@@ -87,6 +87,14 @@ def plain(blob: bytes) -> bytes:
     if blob.startswith(b"\x28\xb5\x2f\xfd"):
         return zstandard.ZstdDecompressor().stream_reader(io.BytesIO(blob), read_across_frames=True).read()
     return blob
+
+
+def whole(source: ByteSource) -> bytes:
+    """All that `source` has."""
+    parts = []
+    while part := source.read(1 << 20):
+        parts.append(part)
+    return b"".join(parts)
 
 
 def files_of(tar: bytes) -> Tree:

@@ -18,13 +18,16 @@ from tests.simulation.syscalls import PREFIX, Fcntl, Libc, Os, Raw, locate
 
 _OS = Os()
 _USERS = (
-    "storage.blobs", "storage.compose", "storage.durable", "storage.erofs.check", "storage.erofs.encode",
-    "storage.erofs.image", "storage.erofs.mount", "storage.implied", "storage.locks", "storage.lookup", "storage.pack",
-    "storage.partial", "storage.scratch", "storage.seal", "storage.snapshots", "storage.unpack", "storage.uploads",
-    "storage.usage", "tools.roots",
+    "storage.archive", "storage.blobs", "storage.compose", "storage.durable", "storage.erofs.check",
+    "storage.erofs.encode", "storage.erofs.image", "storage.erofs.mount", "storage.implied",
+    "storage.layout_target", "storage.locks", "storage.lookup", "storage.pack", "storage.partial",
+    "storage.scratch", "storage.seal", "storage.snapshots", "storage.unpack", "storage.uploads", "storage.usage",
+    "tools.roots",
 )  # fmt: skip
 """Modules that make system calls on what lies in a root."""
-_TOKENS = ("storage.scratch", "tools.roots", "tools.collecting")
+_NAMERS = ("storage.archive", "storage.layout", "storage.layout_listing", "storage.layout_target")
+"""Those that make paths of names that they are given."""
+_TOKENS = ("storage.archive", "storage.scratch", "tools.roots", "tools.collecting")
 """Those that draw names at random."""
 
 
@@ -163,6 +166,12 @@ class DiskPath(PosixPath):
         return self
 
 
+def a_path(*names: Any) -> Path:
+    """A path of either kind."""
+    path = Path(*names)
+    return DiskPath(path) if is_simulated(path) else path
+
+
 class Tokens:
     """What modules get as `secrets`: names that are the same in each run, and never the same twice."""
 
@@ -221,8 +230,12 @@ def simulated_files() -> Iterator[None]:
                 stack.enter_context(patch.object(module, "fcntl", Fcntl()))
             if hasattr(module, "_libc"):
                 stack.enter_context(patch.object(module, "_libc", Libc(module._libc)))
+        for name in _NAMERS:
+            stack.enter_context(patch.object(importlib.import_module(name), "Path", a_path))
         for name in _TOKENS:
-            stack.enter_context(patch.object(importlib.import_module(name), "secrets", tokens))
+            module = importlib.import_module(name)
+            if hasattr(module, "secrets"):
+                stack.enter_context(patch.object(module, "secrets", tokens))
         stack.enter_context(patch.object(overlay, "mounts_below", mounts_below))
         stack.enter_context(patch.object(overlay, "_umount", umount))
         stack.enter_context(patch.object(overlay, "_mount", mount_call))

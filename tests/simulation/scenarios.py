@@ -7,7 +7,7 @@ is left out of one, the rest keeps a meaning: what is named by number is counted
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, Literal, TypeVar
 
 from tests.simulation.chance import Chance
@@ -66,17 +66,18 @@ class Act:
 class Scenario:
     """`images`: the layers of each, by number, bottom first; `programs`: the stages of each Dockerfile, of which the
     last is built; `rounds`: one after the other, the acts of each at once. `mirror`: what the mirror of the base images'
-    registry is worth."""
+    registry is worth; `lies`: the image whose uppermost layer is not what its config says, -1 for none."""
 
     seed: int
     images: tuple[tuple[int, ...], ...]
     programs: tuple[tuple[Stage, ...], ...]
     rounds: tuple[tuple[Act, ...], ...]
     mirror: Literal["", "whole", "partial", "corrupt", "down"] = ""
+    lies: int = -1
 
     def told(self) -> str:
         """As Python, what is as always left out."""
-        lines = [f"Scenario({self.seed}, images={self.images}, mirror={self.mirror!r},", "    programs=("]
+        lines = [f"Scenario({self.seed}, images={self.images}, mirror={self.mirror!r}, lies={self.lies},", "    programs=("]
         for stages in self.programs:
             lines += ["        (", *(f"            {_told(stage)}," for stage in stages), "        ),"]
         lines += ["    ),", "    rounds=("]
@@ -102,10 +103,23 @@ def scenario(seed: int) -> Scenario:
     draw = Chance(seed)
     images = tuple(_image(draw) for _ in range(1 + draw.below(3)))
     programs = tuple(_program(draw, len(images)) for _ in range(1 + draw.below(2)))
-    rounds = tuple(_round(draw, len(programs)) for _ in range(1 + draw.below(3)))
+    if draw.maybe(25):
+        rounds = _loss(draw, len(programs))
+    else:
+        rounds = tuple(_round(draw, len(programs)) for _ in range(1 + draw.below(3)))
     first = Act("build", draw.below(len(programs)), draw.below(2))
     mirror = draw.pick(("", "", "", "whole", "partial", "corrupt", "down"))
-    return Scenario(seed, images, programs, ((first, *rounds[0]), *rounds[1:]), mirror)  # type: ignore[arg-type]
+    lies = draw.below(len(images)) if draw.maybe(6) else -1
+    return Scenario(seed, images, programs, ((first, *rounds[0]), *rounds[1:]), mirror, lies)  # type: ignore[arg-type]
+
+
+def _loss(draw: Chance, programs: int) -> tuple[tuple[Act, ...], ...]:
+    """What was pushed is let go of here, then lost there, and then wanted."""
+    subject, target = draw.below(programs), draw.below(2)
+    build = Act("build", subject, target)
+    lost = tuple(Act("lose", subject, target, 1 + draw.below(7)) for _ in range(1 + draw.below(3)))
+    last = replace(build, target=draw.below(2), cache_from=draw.maybe(30), no_cache=draw.maybe(10))
+    return (build,), (Act(draw.pick(("prune", "demote")), subject),), lost, (last, *_round(draw, programs))  # type: ignore[arg-type]
 
 
 def _image(draw: Chance) -> tuple[int, ...]:
@@ -184,6 +198,8 @@ def smaller(whole: Scenario) -> Iterator[Scenario]:
         yield replace(whole, images=images)
     if whole.mirror:
         yield replace(whole, mirror="")
+    if whole.lies >= 0:
+        yield replace(whole, lies=-1)
     for rounds in _each(whole.rounds, lambda acts: _each(acts, _plainer)):
         yield replace(whole, rounds=rounds)
     for programs in _each(whole.programs, lambda stages: _each(stages, _plainer_steps)):
@@ -217,9 +233,8 @@ def _plainer(thing: Any) -> Iterator[Any]:
     """`thing` with one of its fields as it is by default."""
     for field in fields(thing):
         plain = field.default
-        if field.name not in ("kind", "number", "target") and getattr(thing, field.name) != plain:
-            if not str(plain).startswith("<dataclasses"):
-                yield replace(thing, **{field.name: plain})
+        if plain is not MISSING and field.name != "target" and getattr(thing, field.name) != plain:
+            yield replace(thing, **{field.name: plain})
 
 
 def _plainer_steps(stage: Stage) -> Iterator[Stage]:

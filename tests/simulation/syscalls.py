@@ -46,6 +46,10 @@ class Machine(Protocol):
         """Somebody else may go on here (see threads.Threads.pause)."""
         ...
 
+    def wait(self) -> None:
+        """Somebody else has to go on here."""
+        ...
+
 
 @dataclass(eq=False, slots=True)
 class Open:
@@ -794,6 +798,17 @@ class Fcntl:
     def flock(self, fd: int, operation: int) -> None:
         if fd < FIRST_FD:
             real_fcntl.flock(fd, operation)
+            return
+        kind = real_fcntl.F_RDLCK if operation & real_fcntl.LOCK_SH else real_fcntl.F_WRLCK
+        while True:
+            try:
+                self.fcntl(fd, real_fcntl.F_OFD_SETLK, _FLOCK.pack(kind, 0, 0, 0, 0))
+            except BlockingIOError:
+                if operation & real_fcntl.LOCK_NB:
+                    raise
+                opened(fd).process.machine.wait()
+            else:
+                return
 
 
 def _held(inode: Inode) -> dict[int, int]:

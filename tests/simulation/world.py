@@ -8,6 +8,7 @@ what RUN does (executor.py).
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import hashlib
 import io
@@ -180,8 +181,15 @@ _doing: ContextVar[Doing] = ContextVar("doing")
 """The act on whose behalf code runs."""
 
 
+_warm: list[bool] = []
+
+
 def simulate(scenario: Scenario, planned: Mapping[int, int]) -> Report:
     """Do what `scenario` says, while faults strike as `planned`."""
+    if not _warm:
+        _warm.append(True)
+        gc.collect()
+        gc.freeze()  # what is loaded stays: each run ends with a collection, which need not look at that
     world = World(scenario, Points(planned))
     try:
         with quiet(), simulated_files(), simulated_threads(world.loop), world.patched():
@@ -318,6 +326,7 @@ class World:
             assert other.owner is not None
             self.loop.kill(other.owner)
         machine.disk.power_loss()
+        self._check_disk(machine)
 
     async def _process(self, doing: Doing) -> Ended:
         _doing.set(doing)
@@ -344,15 +353,24 @@ class World:
             case _:
                 await self._prune(doing)
 
-    @contextmanager
-    def _running(self, doing: Doing) -> Iterator[roots.Root]:
-        """As tools.cli.running: the root, opened and mended."""
-        with roots.open_root(doing.process.path) as root, roots.owning(root, doing.build):
+    @asynccontextmanager
+    async def _running(self, doing: Doing) -> AsyncIterator[roots.Root]:
+        """As tools.cli.running: the root, opened and mended, while other processes go on."""
+        path, stack = doing.process.path, ExitStack()
+
+        def enter() -> roots.Root:
+            root = stack.enter_context(roots.open_root(path))
+            stack.enter_context(roots.owning(root, doing.build))
             roots.recover(root, doing.build)
-            yield root
+            return root
+
+        try:
+            yield await in_thread(enter)
+        finally:
+            await in_thread(stack.close)
 
     async def _build(self, doing: Doing) -> None:
-        with self._running(doing) as root:
+        async with self._running(doing) as root:
             engine, connections = bootstrap.engine(root, doing.build, None, {}, "auto", Grants())
             engine.materializer.fetching = LIMITS
             try:
@@ -395,7 +413,7 @@ class World:
         source = self.name(doing.act)
         dest = parse_reference(f"{TARGETS[(doing.act.target + 1) % len(TARGETS)]}/{source.repository}:copied")
         request = CopyRequest(source, dest)
-        with self._running(doing) as root:
+        async with self._running(doing) as root:
             async with imaging.imaging(root, doing.build) as (ledger, made):
                 copier = Copier(made.placer, made.listing, ledger, host_platform(), made.gate)
 
@@ -409,7 +427,9 @@ class World:
 
     async def _prune(self, doing: Doing) -> None:
         policy = Policy(name="prune", by="somebody", everything=doing.act.kind == "prune")
-        with roots.open_root(doing.process.path) as root:
+        path = doing.process.path
+        with ExitStack() as stack:
+            root = await in_thread(lambda: stack.enter_context(roots.open_root(path)))
             plan = await collecting.plan_collection(root, policy, dry_run=False)
             await in_thread(lambda: collecting.carry_out(root, plan, policy))
 
@@ -450,11 +470,17 @@ class World:
             allowed.add(130)
         if lossy or self.lost_bases:
             allowed.add(3)
+        if self._lied_to(made):
+            allowed |= {0, 4}
         if act.stranger and not made.fails:
             allowed |= {3} if self._needs_login(act) else set()
             if act.target % len(TARGETS) == len(TARGETS) - 1 and act.target >= 0:
                 allowed.discard(0)
         return allowed
+
+    def _lied_to(self, made: model.Made) -> bool:
+        """Is it made of an image whose config lies?"""
+        return self.scenario.lies >= 0 and self.scenario.lies % len(self.scenario.images) in made.images
 
     def _needs_login(self, act: Act) -> bool:
         return act.target >= 0 and act.target % len(TARGETS) == len(TARGETS) - 1
@@ -491,7 +517,9 @@ class World:
 
         if set(oracle.blobs_of(read, name.tag)) & host.lost:
             return  # taken away from outside, after it was there
-        self.problems += oracle.image_problems(read, name.tag, self.made(doing.act), completed)
+        made = self.made(doing.act)
+        if not self._lied_to(made):
+            self.problems += oracle.image_problems(read, name.tag, made, completed)
 
     async def _again(self) -> None:
         """I12, I5: whatever happened, the same builds end as they should now, in processes that begin with nothing."""
@@ -511,14 +539,18 @@ class World:
             # an interrupted pull waits to be gone on with; a file that nobody has locked is no lock
             self.problems += [f"I12 {name} is left over" for name in left if not name.startswith(("partial/", "locks/"))]
             machine.disk.power_loss(strict=True)
-            reader = _reader(machine.disk)
             self.problems += oracle.log_problems(machine.events, self.ended, self.dead)
-            self.problems += _view_problems(machine, reader)
-            here = reader.stored()
-            kinds = {"blobs": here.blobs, "layers": here.layers, "snapshots": here.snapshots}
-            self.problems += oracle.content_problems(machine.events, kinds)
-            self.problems += _disk_problems(machine, reader)
+            self.problems += _view_problems(machine, _reader(machine.disk))
+            self._check_disk(machine)
         self.problems += [f"a bug: {failure}" for failure in (*self.loop.complaints, *self.loop.threads.failures)]
+
+    def _check_disk(self, machine: Machine) -> None:
+        """After a lost power: what the log names is there, and as it should be."""
+        reader = _reader(machine.disk)
+        here = reader.stored()
+        kinds = {"blobs": here.blobs, "layers": here.layers, "snapshots": here.snapshots}
+        self.problems += oracle.content_problems(machine.events, kinds)
+        self.problems += _disk_problems(machine, reader)
 
     def report(self) -> Report:
         """What came of it."""
@@ -555,11 +587,20 @@ def _view_problems(machine: Machine, reader: DiskProcess) -> list[str]:
 
 def _disk_problems(machine: Machine, reader: DiskProcess) -> Iterator[str]:
     """I3, I9: what is stored is what its name says, and no secret is in it."""
-    blobs = reader.blobs("reader")
-    stored = {digest: blobs.get(digest) for digest in reader.stored().blobs}
+    here = reader.stored()
+    stored = {digest: (reader.path / "blobs" / digest.algorithm / digest.hex).read_bytes() for digest in here.blobs}
     for digest, data in stored.items():
         if sha256(data) != digest:
             yield f"I3 blob {digest} has other bytes"
+    for diff_id in here.layers:
+        try:
+            with reader.tars.open(diff_id) as tar:
+                found = sha256(oracle.whole(tar))
+        except RefledgerError as error:
+            yield f"I3 layer {diff_id} cannot be read: {error}"
+        else:
+            if found != diff_id:
+                yield f"I3 layer {diff_id} has other bytes"
     log = {f"event {row[0]}": row[4] for row in machine.disk.log.rows}
     yield from oracle.secret_problems([PASSWORD], {**log, **stored})
 
@@ -606,10 +647,24 @@ class Watching:
             if fetching and build in others:
                 others.remove(build)
 
+    async def upload(self, target: Provider, blob: Descriptor, *given: Any, **options: Any) -> None:
+        """See RegistryTarget.upload."""
+        self._writes(blob.digest)
+        await self._inner.upload(target, blob, *given, **options)
+
+    async def mount(self, target: Provider, digest: Digest, source: Provider) -> bool:
+        """See RegistryTarget.mount."""
+        self._writes(digest)
+        done: bool = await self._inner.mount(target, digest, source)
+        return done
+
+    def _writes(self, what: str) -> None:
+        if self._doing.build not in self._doing.machine.exported:
+            self._world.problems.append(f"I6 {self._doing.build} puts {what[:19]}, and its log does not say why")
+
     async def put_manifest(self, target: Provider, name: str, media_type: str, data: bytes) -> Digest:
         """See RegistryTarget.put_manifest."""
-        if not name.startswith("sha256:") and self._doing.build not in self._doing.machine.exported:
-            self._world.problems.append(f"I6 {self._doing.build} puts a tag, and its log does not say why")
+        self._writes(name)
         done: Digest = await self._inner.put_manifest(target, name, media_type, data)
         host = self._world.registries.host(target.registry)
         self._world.problems += [f"I11 {hole}, just when it was put" for hole in host.holes()]
@@ -661,6 +716,8 @@ def stock(registries: MemoryRegistries, scenario: Scenario) -> None:
     for number, layers in enumerate(scenario.images):
         repository = f"base{number}"
         made = [_layer_blob(layer) for layer in layers]
+        if scenario.lies >= 0 and number == scenario.lies % len(scenario.images):
+            made[-1] = made[-1][0], sha256(b"something else")
         config = canonical_json({
             "architecture": "amd64", "os": "linux", "config": {},
             "rootfs": {"type": "layers", "diff_ids": [diff_id for _, diff_id in made]},
