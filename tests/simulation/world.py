@@ -77,7 +77,7 @@ LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"
 MOST_TURNS = 200_000
 POWER_LOSSES = 30
 """Of 100 crashes, how many take the machine's other processes along, and what was not durable."""
-PASSWORD = "hunter2-of-the-simulation"  # noqa: S105 - it must be found nowhere
+PASSWORD = "hunter2-of-the-simulation"
 LIMITS = FetchLimits(range_bytes=900, parallel_bytes=1500, connections=3)
 """So that layers of a few KiB are fetched in ranges, and several at once."""
 MACHINES = 2
