@@ -44,7 +44,7 @@ class Stage:
 @dataclass(frozen=True, slots=True)
 class Act:
     """What one process does. `build`: program number `subject`, pushed to registry number `target` (-1: nowhere);
-    `prune`, `demote`: what may go; `lose`: a registry forgets blob number `pick` of what it has; `copy`: an image that
+    `prune`, `demote`: what may go; `lose`: a registry forgets or damages blob number `pick` of what it has; `copy`: an image that
     was pushed goes to another registry. It begins after `delay` seconds and is interrupted after `cancel` more (0:
     never); `stranger`: with credentials that are refused where a login is wanted; `machine`: whose root is used."""
 

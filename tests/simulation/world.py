@@ -75,8 +75,8 @@ from tools import bootstrap, collecting, connecting, imaging, roots
 
 LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"
 MOST_TURNS = 200_000
-POWER_LOSSES = 30
-"""Of 100 crashes, how many take the machine's other processes along, and what was not durable."""
+LOST_POWER = "power loss"
+"""The kind of fault that takes all processes of the machine along, and what was not durable."""
 PASSWORD = "hunter2-of-the-simulation"  # noqa: S105 - it must be found nowhere
 LIMITS = FetchLimits(range_bytes=900, parallel_bytes=1500, connections=3)
 """So that layers of a few KiB are fetched in ranges, and several at once."""
@@ -101,19 +101,25 @@ class Report:
 class Points(Faults):
     """Faults that remember where they could have struck, and what ran in which order."""
 
-    __slots__ = ("crashed", "offered", "traced")
+    __slots__ = ("crashed", "offered", "power_lost", "traced")
 
     def __init__(self, planned: Mapping[int, int]) -> None:
         super().__init__(planned)
         self.offered: list[tuple[str, tuple[str, ...]]] = []
         self.traced = hashlib.sha256()
         self.crashed: Callable[[], None] = lambda: None
+        self.power_lost = False
+        """Is the power to be lost as soon as the process that crashes now is dead?"""
 
     def at(self, point: str, *kinds: str) -> str:
-        """See Faults.at."""
+        """See Faults.at. Where a process may crash, its machine may lose its power."""
+        if "crash" in kinds:
+            kinds = (*kinds, LOST_POWER)
         kind = super().at(point, *kinds)
         self.offered.append((point, kinds))
         self.traced.update(f"{point}\n".encode())
+        if kind == LOST_POWER:
+            self.power_lost, kind = True, "crash"
         if kind.startswith("crash"):
             self.crashed()
         return kind
@@ -203,13 +209,17 @@ def simulate(scenario: Scenario, planned: Mapping[int, int]) -> Report:
         world.end()
 
 
+def _of_the_dead(error: BaseException | None) -> bool:
+    return isinstance(error, Crashed) or "GeneratorExit" in str(error)
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Say nothing of coroutines of dead processes that are thrown away: nobody awaits them, or ever lets them end."""
     before = sys.unraisablehook
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="coroutine .* was never awaited")
-        sys.unraisablehook = lambda told: before(told) if "GeneratorExit" not in str(told.exc_value) else None
+        sys.unraisablehook = lambda told: None if _of_the_dead(told.exc_value) else before(told)
         try:
             yield
         finally:
@@ -312,7 +322,8 @@ class World:
             fetching[:] = [build for build in fetching if build != doing.build]
         if isinstance(error, Crashed):
             self.dead.add(doing.build)
-            if self.chance.maybe(POWER_LOSSES):
+            if self.faults.power_lost:
+                self.faults.power_lost = False
                 self._lose_power(doing.machine)
         elif error is not None:
             self.problems.append("a bug: " + "".join(traceback.format_exception(error))[-1500:])
@@ -320,7 +331,6 @@ class World:
             self._check_ended(doing, future.result())
 
     def _lose_power(self, machine: Machine) -> None:
-        self.crashes["power lost"] += 1
         for other in [one for one in self.living.values() if one.machine is machine]:
             self.dead.add(other.build)
             assert other.owner is not None
@@ -434,11 +444,11 @@ class World:
             await in_thread(lambda: collecting.carry_out(root, plan, policy))
 
     def _lose(self, act: Act) -> None:
-        """A registry loses a blob: of a base image's layers now and then, else of what was pushed."""
+        """A registry loses a blob, or has it damaged: of a base image's layers now and then, else of what was pushed."""
         host = self.registries.host(BASES if act.pick == 0 else TARGETS[act.target % len(TARGETS)])
         layers = sorted(digest for digest, data in host.content.items() if not data.startswith(b"{"))
         if layers:
-            host.lose(layers[act.pick % len(layers)])
+            (host.damage if act.pick % 2 else host.lose)(layers[act.pick % len(layers)])
             if act.pick == 0:
                 self.lost_bases.add(layers[0])
 
@@ -461,7 +471,7 @@ class World:
         if act.kind == "lose":
             return {0}
         if act.kind == "copy":
-            return {0, 3}  # what it copies need not be there
+            return {0, 3, 4}  # what it copies need not be there, or not be whole
         if act.kind != "build":
             return {0}
         made = self.made(act)
@@ -469,7 +479,7 @@ class World:
         if act.cancel:
             allowed.add(130)
         if lossy or self.lost_bases:
-            allowed.add(3)
+            allowed |= {3, 4}
         if self._lied_to(made):
             allowed |= {0, 4}
         if act.stranger and not made.fails:
