@@ -170,8 +170,8 @@ class Collected:
 def _owning(root: Root) -> Iterator[str]:
     """An id whose leftovers others can tell: as roots.owning, for a collection."""
     owner = f"{_OWNER}{secrets.token_hex(6)}"
-    lock = root.locks.try_acquire(f"build-{owner}")
-    assert lock is not None, "ids are unique"
+    while (lock := root.locks.try_acquire(f"build-{owner}")) is None:
+        time.sleep(POLL)  # ids are unique: whoever holds it sweeps
     with lock:
         yield owner
 

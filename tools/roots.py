@@ -183,8 +183,8 @@ def new_build_id() -> str:
 @contextmanager
 def owning(root: Root, build: str) -> Iterator[None]:
     """Hold the lock that says `build` is alive: its death, however sudden, lets go of it."""
-    lock = root.locks.try_acquire(_owner_lock(build))
-    assert lock is not None, "build ids are unique"
+    while (lock := root.locks.try_acquire(_owner_lock(build))) is None:
+        time.sleep(0.01)  # ids are unique: whoever holds it sweeps
     with lock:
         yield
 
@@ -202,7 +202,9 @@ def recover(root: Root, found_by: str) -> list[str]:
         from engine.ops.leftovers import sweep_containers
 
         removed += sweep_containers(root.run, is_alive)
-    return [build for build in silent if _bury(root, build, found_by, removed)]
+    buried = [build for build in silent if _bury(root, build, found_by, removed)]
+    root.locks.sweep()
+    return buried
 
 
 def _bury(root: Root, build: str, found_by: str, removed: Sequence[str]) -> bool:

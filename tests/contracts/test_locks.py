@@ -111,3 +111,18 @@ def test_a_place_without_locks_is_a_disk_error(place: Path) -> None:
     (place / "file").write_text("")
     with pytest.raises(DiskError):
         FileLocks(place / "file").try_acquire("x")
+
+
+def test_what_holders_that_died_left_is_swept_and_what_is_held_stays(place: Path) -> None:
+    locks = FileLocks(place / "locks")
+    locks.sweep()
+    held, shared = locks.try_acquire("held"), locks.try_acquire("shared", shared=True)
+    assert held is not None
+    assert shared is not None
+    (place / "locks/build-dead").write_text("")
+    FileLocks(place / "locks").sweep()
+    assert {path.name for path in (place / "locks").iterdir()} == {"held", "shared"}
+    assert locks.try_acquire("held") is None
+    held.release()
+    shared.release()
+    assert list((place / "locks").iterdir()) == []

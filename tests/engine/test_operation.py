@@ -45,7 +45,7 @@ def test_I6_a_build_interrupted_while_its_end_is_recorded_has_one_end_and_says_t
 
     async def interrupted() -> tuple[list[str], RefledgerError | None]:
         log = _SlowLog()
-        task = asyncio.ensure_future(operate(Ledger(cast(EventLog, log), "b1"), STARTED, work()))
+        task = asyncio.ensure_future(operate(Ledger(cast("EventLog", log), "b1"), STARTED, work()))
         while len(log.types) < 2:
             await asyncio.sleep(0)
         task.cancel()

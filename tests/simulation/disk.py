@@ -28,7 +28,7 @@ from tests.simulation.chance import Chance, Faults
 from tests.simulation.eventlog import MemoryLog, StoredLog
 from tests.simulation.inodes import FileSystem
 from tests.simulation.mounting import SimulatedMounts
-from tests.simulation.paths import DiskPath
+from tests.simulation.paths import CLOCK, DiskPath
 from tests.simulation.syscalls import Os, Process, processes
 
 _BEGAN = 1_700_000_000 * 10**9
@@ -55,6 +55,7 @@ class Disk:
         ticks = itertools.count(_BEGAN, _TICK)
         self.now: Callable[[], int] = clock or (lambda: next(ticks))
         self._processes: dict[str, DiskProcess] = {}
+        CLOCK.now, CLOCK.pause = self.now, self.pause
 
     def wait(self) -> None:
         """See Machine.wait."""
@@ -104,6 +105,7 @@ class DiskProcess:
         self.disk = disk
         self.name = name
         self.calls = Process(disk, name, owner)
+        self.calls.log = lambda: self.log
         processes[self.calls.prefix] = self.calls
         self.path = DiskPath(self.calls.prefix) / "root"
         self.locks = FileLocks(self.path / "locks")

@@ -78,6 +78,7 @@ class SimFuture(_Numbered, asyncio.Future[Any]):
 
     def __init__(self, loop: SimLoop) -> None:
         self.number = loop.numbered()
+        self.process = process()
         super().__init__(loop=loop)
 
 
@@ -198,6 +199,7 @@ class SimLoop(asyncio.AbstractEventLoop):
 
     def _bury(self, owner: Process) -> None:
         _, ended = self._living[owner]
+        owner.crashed = True
         self._end(owner)
         if ended is not None and not ended.done():
             ended.set_exception(_nobodys().run(Crashed, owner.name))
@@ -383,8 +385,9 @@ class SimLoop(asyncio.AbstractEventLoop):
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         """Somebody failed, and nobody awaits it."""
-        error = context.get("exception")
-        if not isinstance(error, Crashed) and not is_dead():
+        error, left = context.get("exception"), context.get("task") or context.get("future")
+        owners = [getattr(one, "process", None) for one in (left, *getattr(left, "_children", ()))]  # those of a gather
+        if not isinstance(error, Crashed) and not any(owner is not None and owner.crashed for owner in owners):
             self.complaints.append(f"{context.get('message')}: {error!r}")
 
     def _begun(self, generator: AsyncGenerator[Any, None]) -> None:

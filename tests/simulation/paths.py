@@ -8,7 +8,8 @@ import importlib
 import io
 import itertools
 import os as real_os
-from collections.abc import Iterator
+import time as real_time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path, PosixPath
 from typing import Any
@@ -172,6 +173,30 @@ def a_path(*names: Any) -> Path:
     return DiskPath(path) if is_simulated(path) else path
 
 
+class Clock:
+    """What tools/ gets as `time`: that of the disk that was made last."""
+
+    now: Callable[[], int] = staticmethod(real_time.time_ns)
+    pause: Callable[[], None] = staticmethod(lambda: None)
+
+    def time_ns(self) -> int:
+        return self.now()
+
+    def time(self) -> float:
+        return self.now() / 1e9
+
+    monotonic = time
+
+    def sleep(self, _seconds: float) -> None:
+        self.pause()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(real_time, name)
+
+
+CLOCK = Clock()
+
+
 class Tokens:
     """What modules get as `secrets`: names that are the same in each run, and never the same twice."""
 
@@ -211,7 +236,20 @@ def simulated_files() -> Iterator[None]:
         process.mounts.pop(point).leave()
 
     from tests.simulation.mounting import SimulatedMounts, mount, mount_overlay
-    from tools import bootstrap
+    from tools import bootstrap, collecting, roots
+
+    def log_at(path: Path) -> Any:
+        found = locate(path)
+        return real_log(path) if found is None else found[0].log()
+
+    def views_at(path: Path, projections: Any) -> Any:
+        return real_views(None if is_simulated(path) else path, projections)
+
+    views_at.read_only = roots.Views.read_only  # type: ignore[attr-defined]
+
+    def leave(path: Path, log: Any, views: Any) -> None:
+        if not is_simulated(path):  # else nobody reads what is kept beside the log
+            real_leave(path, log, views)
 
     def mount_call(source: str, target: str, kind: str | None, flags: int, options: str | None) -> None:
         if locate(target) is None:
@@ -220,6 +258,7 @@ def simulated_files() -> Iterator[None]:
             mount(source, target, kind)
 
     real_mounts_below, real_umount, real_mount = overlay.mounts_below, overlay._umount, overlay._mount
+    real_log, real_views, real_leave = roots.SqliteEventLog, roots.Views, roots._leave
     tokens = Tokens()
     with ExitStack() as stack:
         for name in _USERS:
@@ -240,6 +279,10 @@ def simulated_files() -> Iterator[None]:
         stack.enter_context(patch.object(overlay, "_umount", umount))
         stack.enter_context(patch.object(overlay, "_mount", mount_call))
         stack.enter_context(patch.object(bootstrap, "ErofsMounts", SimulatedMounts))
+        for name, stand_in in (("SqliteEventLog", log_at), ("Views", views_at), ("_leave", leave)):
+            stack.enter_context(patch.object(roots, name, stand_in))
+        for module in (roots, collecting):
+            stack.enter_context(patch.object(module, "time", CLOCK))
         for name in ("storage.snapshots", "storage.erofs.mount"):
             stack.enter_context(patch.object(importlib.import_module(name), "mount_overlay", mount_overlay))
         try:

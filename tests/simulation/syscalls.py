@@ -72,6 +72,8 @@ class Process:
     owner: chance.Process
     open: dict[int, Open] = field(default_factory=dict)
     mounts: dict[Inode, Mounted] = field(default_factory=dict)
+    log: Callable[[], Any] = lambda: None
+    """Gives the event log of its root, open."""
 
     @property
     def prefix(self) -> str:

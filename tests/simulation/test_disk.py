@@ -16,8 +16,9 @@ from tests.simulation.chance import Chance, Crashed, Faults
 from tests.simulation.disk import Disk, DiskProcess, Stored
 from tests.simulation.mounting import content, merged_content
 from tests.simulation.paths import simulated_files
-from tests.simulation.recovery import open_root, recover
+from tests.simulation.recovery import open_root
 from tests.storage.trees import GZIP, diff_id, file, make_tar
+from tools import roots
 
 TAR = make_tar(file("etc/name", b"base"), file("data", b"d" * 2000))
 LOOK = Look(0o644, 0, 0, 5)
@@ -101,7 +102,7 @@ def test_a_crash_leaves_the_unfinished_and_recovery_removes_it(disk: Disk) -> No
     assert [name.partition("-")[0] for name in after.leftovers()] == ["locks/build", "tmp/b1"]
     assert not after.locks.held("build-b1")
     with open_root(after) as root:
-        recover(after, root, "b2")
+        roots.recover(root, "b2")
     assert [name for name in after.leftovers() if name.startswith("tmp")] == []
 
 
@@ -288,6 +289,6 @@ def test_I12_wherever_it_strikes_the_next_process_can_do_it_all(action: str, kin
 
 def everything_again(process: DiskProcess) -> None:
     with open_root(process) as root:
-        recover(process, root, "b2")
+        roots.recover(root, "b2")
     assert [name for name in process.leftovers() if not name.startswith("locks")] == []
     everything(process, "again")

@@ -25,8 +25,9 @@ from tests.simulation.chance import Chance, Crashed, Faults
 from tests.simulation.disk import Disk, DiskProcess
 from tests.simulation.mounting import content
 from tests.simulation.paths import simulated_files
-from tests.simulation.recovery import open_root, recover
+from tests.simulation.recovery import open_root
 from tests.storage.trees import TAR, diff_id, file, make_tar
+from tools import roots
 
 LAYER = make_tar(file("etc/name", b"base"), file("data", b"d" * 2000))
 CACHE = sha256(b"cache")
@@ -211,7 +212,7 @@ def test_I12_wherever_it_breaks_off_it_is_whole_or_not_there_and_can_be_done_aga
             after = disk.process("b")
             assert promise.kept(after) or not done
             with open_root(after) as root:
-                recover(after, root, "b2")
+                roots.recover(root, "b2")
             assert [name for name in after.leftovers() if name.startswith(("tmp", "run"))] == []
             if not promise.kept(after):
                 promise.do(after, "b2")

@@ -17,7 +17,7 @@ import tarfile
 import traceback
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ from unittest.mock import patch
 
 from engine.build import BuildRequest
 from engine.cache.spec import CacheSource, CacheTarget
-from engine.errors import RefledgerError
+from engine.errors import Cancelled, RefledgerError
 from engine.events import BuildStarted
 from engine.frontend.compile import FrontendOptions
 from engine.grants import Grants
@@ -77,7 +77,7 @@ LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"
 MOST_TURNS = 200_000
 LOST_POWER = "power loss"
 """The kind of fault that takes all processes of the machine along, and what was not durable."""
-PASSWORD = "hunter2-of-the-simulation"  # noqa: S105 - it must be found nowhere
+PASSWORD = "hunter2-of-the-simulation"
 LIMITS = FetchLimits(range_bytes=900, parallel_bytes=1500, connections=3)
 """So that layers of a few KiB are fetched in ranges, and several at once."""
 MACHINES = 2
@@ -341,16 +341,21 @@ class World:
     async def _process(self, doing: Doing) -> Ended:
         _doing.set(doing)
         await asyncio.sleep(doing.act.delay)
-        work = asyncio.ensure_future(self._do(doing))
-        if doing.act.cancel:
-            self.loop.call_later(doing.act.cancel, work.cancel)
         try:
-            await work
+            await self._do(doing)
         except RefledgerError as error:
             return Ended(doing.build, error.exit_code, f"{type(error).__name__}: {error}")
-        except asyncio.CancelledError:
-            return Ended(doing.build, 130, "before it had begun")
         return Ended(doing.build, 0)
+
+    async def _interruptible(self, doing: Doing, work: Coroutine[Any, Any, object]) -> None:
+        """As tools.cli.running: interrupted by a signal from where it begins to where it ends."""
+        task = asyncio.ensure_future(work)
+        if doing.act.cancel:
+            self.loop.call_later(doing.act.cancel, task.cancel)
+        try:
+            await task
+        except asyncio.CancelledError:
+            raise Cancelled("interrupted") from None
 
     async def _do(self, doing: Doing) -> None:
         match doing.act.kind:
@@ -381,13 +386,16 @@ class World:
 
     async def _build(self, doing: Doing) -> None:
         async with self._running(doing) as root:
-            engine, connections = bootstrap.engine(root, doing.build, None, {}, "auto", Grants())
-            engine.materializer.fetching = LIMITS
-            try:
-                await engine.build(self.request(doing.act))
-            finally:
-                engine.materializer.close()
-                await connections.aclose()
+            await self._interruptible(doing, self._build_in(root, doing))
+
+    async def _build_in(self, root: roots.Root, doing: Doing) -> None:
+        engine, connections = bootstrap.engine(root, doing.build, None, {}, "auto", Grants())
+        engine.materializer.fetching = LIMITS
+        try:
+            await engine.build(self.request(doing.act))
+        finally:
+            engine.materializer.close()
+            await connections.aclose()
 
     def request(self, act: Act) -> BuildRequest:
         """What the command line would make of it."""

@@ -8,8 +8,8 @@ import pytest
 
 from engine.events import Fact, VertexCancelled, VertexStarted
 from engine.executor import Outcome
-from engine.graph import Vertex, vertex
 from engine.graph import Scratch as ScratchOp
+from engine.graph import Vertex, vertex
 from engine.refs.ref import Remote
 from engine.solver.plan import Plan
 from engine.solver.scheduler import Scheduler
