@@ -4,8 +4,8 @@
 """
 
 from __future__ import annotations
-
 import __future__
+
 import argparse
 import importlib
 import inspect
@@ -13,7 +13,7 @@ import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from unittest.mock import patch
 
@@ -42,19 +42,18 @@ class Change:
             source.replace(self.old, self.new), inspect.getfile(function), "exec", __future__.annotations.compiler_flag
         )
         names: dict[str, object] = {}
-        exec(changed, module.__dict__, names)  # noqa: S102 - our own source
+        exec(changed, module.__dict__, names)
         with patch.object(owner, name, names[name]):
             yield
 
 
 @dataclass(frozen=True, slots=True)
 class Mutation:
-    """A bug: what is wrong with it, how it is made, and the `command`'s end that catches it, with the invariant that is
-    said to be broken."""
+    """A bug: what it is, how it is made, the `case` that catches it, and how what is said then begins."""
 
     name: str
     changes: tuple[Change, ...]
-    case: Case = Case(0)
+    case: Case = field(default_factory=lambda: Case(0))
     caught_by: str = ""
 
     @contextmanager
@@ -67,6 +66,7 @@ class Mutation:
 
 
 _RECORD_REQUEST = "requested = await self.facts.record("
+_RECORD_START = "started = await self.facts.record("
 _PUSH = "moved = await together(self.mover.move(layer, target, shown) for layer in made.everything.values())"
 _PUT_TAG = "await self.target.put_manifest(target, tag, made.media_type, made.top)"
 
@@ -89,7 +89,7 @@ MUTATIONS = (
     ),
     Mutation(
         "an export does not wait until its start is in the log",
-        (Change("engine.exporters.push:Pusher._push", "started = await self.facts.record(", "started = self.facts.post("),),
+        (Change("engine.exporters.push:Pusher._push", _RECORD_START, "started = self.facts.post("),),
     ),
     Mutation(
         "layers are fetched before the request for them is in the log",
