@@ -208,8 +208,8 @@ def recover(root: Root, found_by: str) -> list[str]:
 
 
 def _bury(root: Root, build: str, found_by: str, removed: Sequence[str]) -> bool:
-    """Say that `build`, which had no end when the views were folded, was interrupted; False when it lives, or has an end
-    by now: its own, or because another process said so first."""
+    """Say that `build`, which had no end when the views were folded, was interrupted; False when it lives, or has an
+    end by now: its own, or because another process said so first."""
     lock = root.locks.try_acquire(_owner_lock(build))
     if lock is None:
         return False

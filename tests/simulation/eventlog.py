@@ -19,7 +19,7 @@ from storage.errors import DiskError, LogError
 from storage.interfaces import Event, NewEvent, Payload
 from storage.payloads import Payloads
 from tests.simulation.chance import Chance, Crashed
-from tests.simulation.syscalls import Process
+from tests.simulation.processes import Process
 
 _LATEST = 0.004
 """Seconds that a commit takes at most."""

@@ -17,7 +17,7 @@ from storage.tar import TarReader
 from storage.unpack import OPAQUE_XATTR
 from tests.simulation.inodes import Inode, directory
 from tests.simulation.paths import DiskPath
-from tests.simulation.syscalls import Mounted, Process, locate
+from tests.simulation.processes import Mounted, Process, locate
 
 _REDIRECTING = b"trusted.overlay."
 

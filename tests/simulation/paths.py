@@ -15,7 +15,10 @@ from pathlib import Path, PosixPath
 from typing import Any
 from unittest.mock import patch
 
-from tests.simulation.syscalls import PREFIX, Fcntl, Libc, Os, Raw, locate
+from tests.simulation.descriptors import Raw
+from tests.simulation.oslocks import Fcntl, Libc
+from tests.simulation.processes import PREFIX, locate
+from tests.simulation.syscalls import Os
 
 _OS = Os()
 _USERS = (
