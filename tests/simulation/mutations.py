@@ -9,6 +9,7 @@ import __future__
 import argparse
 import importlib
 import inspect
+import sys
 import textwrap
 import time
 from collections.abc import Iterator
@@ -43,7 +44,12 @@ class Change:
         )
         names: dict[str, object] = {}
         exec(changed, module.__dict__, names)
-        with patch.object(owner, name, names[name]):
+        holders = [owner]
+        if not above:  # other modules have it by its name
+            holders += [one for one in list(sys.modules.values()) if getattr(one, "__dict__", {}).get(name) is function]
+        with ExitStack() as stack:
+            for holder in dict.fromkeys(holders):
+                stack.enter_context(patch.object(holder, name, names[name]))
             yield
 
 
@@ -177,6 +183,27 @@ MUTATIONS = (
     Mutation(
         "an interruption adds a second end to a build",
         (Change("engine.operation:conclude", "await settle(recording)", "await recording"),),
+    ),
+    Mutation(
+        "a build that died is said to have been interrupted without another look at the log",
+        (Change("tools.roots:_bury", 'if History(root.views).get(build).status != "running":', "if False:"),),
+    ),
+    Mutation(
+        "a root whose making was cut short is refused",
+        (Change("tools.roots:_check_format", "if not found:", "if not file.exists():"),),
+    ),
+    Mutation(
+        "a blob is said to be here that a collection took meanwhile",
+        (
+            Change(
+                "engine.exporters.transfer:Transfer._make",
+                "if self.reader.blobs.size(packed.blob.digest) is not None:", "if True:",
+            ),
+        ),
+    ),
+    Mutation(
+        "a leftover that cannot be removed ends a build with a traceback",
+        (Change("storage.scratch:clear_away", "with suppress(OSError):", "if True:"),),
     ),
     Mutation(
         "a layer counts as here when a process has it half unpacked: it is renamed before it is written",
