@@ -181,6 +181,11 @@ class Threads:
         elif self._all and self._chance.maybe(30) and (able := self.runnable()):
             self.step(self._chance.pick(able))
 
+    def give_way(self) -> None:
+        """As `pause`, where a dead process need not notice that it is dead."""
+        if not is_dead():
+            self.pause()
+
     def wait(self, until: Callable[[], object], label: str, timeout: float | None = None) -> bool:
         """Return True once `until()` holds, False when `timeout` seconds have passed before. Raises Crashed in a
         process that is dead, Deadlock in the hub when nobody is left who could make it true."""
