@@ -103,3 +103,22 @@ def test_a_blob_of_wrong_length_is_put_anew(place: Path) -> None:
     digest = blobs.put(b"content")
     blobs.path(digest).write_bytes(b"")
     assert blobs.get(blobs.put(b"content")) == b"content"
+
+
+@pytest.mark.parametrize("look", ["get", "sound"])
+def test_I6_a_sound_blob_that_was_put_meanwhile_is_not_removed_as_damaged(place: Path, look: str) -> None:
+    """Found by tests/simulation/test_races.py, seed 346: one process had read the damaged one, another put it anew."""
+    lost: list[str] = []
+
+    class Slow(DirectoryBlobs):
+        def _drop(self, digest: Digest) -> bool:
+            other.put(b"content")
+            return super()._drop(digest)
+
+    blobs = Slow(place, owner="b1", lost=lambda digest, problem: lost.append(problem))
+    other = DirectoryBlobs(place, owner="b2", lost=lambda digest, problem: None)
+    digest = other.put(b"content")
+    blobs.path(digest).write_bytes(b"c0ntent")
+    assert getattr(blobs, look)(digest) in {b"content", True}
+    assert other.get(digest) == b"content"
+    assert lost == []
