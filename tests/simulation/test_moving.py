@@ -17,23 +17,25 @@ from engine.ledger import Ledger
 from engine.refs import materializer
 from engine.refs.materializer import Materializer
 from engine.refs.spool import Spool
+from storage.partial import FilePartial
 from tests.simulation import moving
 from tests.simulation.chance import Chance
 from tests.simulation.moving import case, simulate
 
-SEEDS = range(25)
+SEEDS = range(20)
 FAULTS = 3
 """Runs with faults for each seed."""
 
 
 def runs(seed: int) -> Iterator[tuple[dict[int, int], moving.Run]]:
-    """The case of `seed` undisturbed, and with some faults."""
+    """The case of `seed` undisturbed, with some faults, and with threads that take turns at every statement."""
     calm = simulate(case(seed), {})
     yield {}, calm
     draw = Chance(seed + 77)
     for _ in range(FAULTS):
         planned = {1 + draw.below(calm.faults.points): draw.below(9) for _ in range(1 + draw.below(3))}
         yield planned, simulate(case(seed), planned)
+    yield {}, simulate(case(seed), {}, dense=True)
 
 
 def check(seed: int, ends: Counter[str]) -> None:
@@ -96,10 +98,32 @@ def plant_untold(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Spool, "abandon", untold)
 
 
+class NoLock:
+    """Keeps nobody out."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def plant_unguarded(patch: pytest.MonkeyPatch) -> None:
+    """Threads that write different ranges of a blob change the same dictionary."""
+    real = FilePartial.__init__
+
+    def init(self: Any, directory: Any, size: int) -> None:
+        real(self, directory, size)
+        self._state = NoLock()
+
+    patch.setattr(FilePartial, "__init__", init)
+
+
 def plant_unblamed(patch: pytest.MonkeyPatch) -> None:
     """Of wrong bytes that were left, the provider that has right ones is not asked again."""
     real = materializer._misfit
-    patch.setattr(materializer, "_misfit", lambda error, pull: type(found := real(error, pull))(found.error, "corrupt"))
+    failure = materializer._Failure
+    patch.setattr(materializer, "_misfit", lambda error, pull: failure(real(error, pull).error, "corrupt"))
 
 
 def plant_first_only(patch: pytest.MonkeyPatch) -> None:
@@ -115,6 +139,7 @@ def plant_first_only(patch: pytest.MonkeyPatch) -> None:
         (plant_unlocked, 0, "I4"),
         (plant_recorded_later, 0, "I2"),
         (plant_untold, 0, "hangs"),
+        (plant_unguarded, 13, "a bug: "),
         (plant_first_only, 1, "wish 0 ended: MaterializationError"),
         (plant_unblamed, 208, "I5 afterwards: layer 2 cannot be had"),
     ],
