@@ -28,10 +28,17 @@ Work = Callable[[Client], Awaitable[T]]
 
 
 class Registries(Protocol):
-    """Two registries, `one` and `two` by host name."""
+    """Two registries."""
 
-    one: str
-    two: str
+    @property
+    def one(self) -> str:
+        """A host name."""
+        ...
+
+    @property
+    def two(self) -> str:
+        """Another one."""
+        ...
 
     def use(self, work: Work[T]) -> T:
         """What `work` makes of a client that nothing is remembered in."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import stat
@@ -18,6 +19,7 @@ from storage.interfaces import CheckedLayers, LayerStore
 from storage.layers import DirectoryLayers
 from tests.contracts.conftest import simulated_place
 from tests.simulation.mounting import SimulatedMounts
+from tests.simulation.paths import DiskPath
 from tests.simulation.syscalls import Os
 from tests.storage.test_layers import opened
 from tests.storage.trees import GZIP, TAR, diff_id, file, info, make_tar
@@ -225,3 +227,22 @@ def another(place: Path, layers: LayerStore) -> CheckedLayers:
         return DirectoryLayers(place / "layers", place / "tmp", "b2")
     assert isinstance(layers, ErofsLayers)
     return ErofsLayers(place / "layers", place / "tmp", "b2", type(layers._mounts)(place / "tmp", "b2"))
+
+
+def test_a_layer_is_laid_out_although_the_scratch_beside_it_cannot_be_removed(
+    layers: LayerStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What stays is for the next build to remove."""
+
+    def refused(path: Path, missing_ok: bool = False) -> None:
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    tar = make_tar(file("a", b"x"))
+    with monkeypatch.context() as failing:
+        failing.setattr(Path, "unlink", refused)
+        failing.setattr(DiskPath, "unlink", refused)
+        assert layers.unpack(diff_id(tar), TAR, io.BytesIO(tar)) == 1
+        with pytest.raises(VerificationError):
+            layers.unpack(sha256(b"another"), TAR, io.BytesIO(tar))
+    assert layers.has(diff_id(tar))
+    assert not layers.has(sha256(b"another"))

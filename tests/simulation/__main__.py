@@ -44,9 +44,8 @@ def main() -> int:
 
 def _one(given: argparse.Namespace) -> int:
     cuts = tuple(int(cut) for cut in given.cuts.split(",") if cut)
-    strikes = tuple(
-        (int(point), int(kind or 0)) for point, _, kind in (one.partition(":") for one in given.strike.split(",") if one)
-    )
+    pairs = (one.partition(":") for one in given.strike.split(",") if one)
+    strikes = tuple((int(point), int(kind or 0)) for point, _, kind in pairs)
     case = Case(given.seed, cuts, strikes)
     report = case.run()
     print(case.scenario.told())

@@ -13,12 +13,14 @@ T = TypeVar("T")
 
 class Process:
     """A simulated process: whoever runs on its behalf (tasks, threads, callbacks) has it in its context (`process`).
-    Once it is not `alive` any more, nothing of it runs again (see loop.SimLoop.kill) but what cannot be kept from it,
-    `finally` blocks on the way out; these change nothing, since every Faults.at raises Crashed."""
+    Once it is not `alive` any more (`crashed`: it did not end by itself), nothing of it runs again (see
+    loop.SimLoop.kill) but what cannot be kept from it, `finally` blocks on the way out; these change nothing, since
+    every Faults.at raises Crashed."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.alive = True
+        self.crashed = False
 
     def __repr__(self) -> str:
         return f"<process {self.name}{'' if self.alive else ', dead'}>"

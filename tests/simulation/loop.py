@@ -23,14 +23,13 @@ import contextvars
 import gc
 import heapq
 import sys
-from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator
 from contextlib import contextmanager, suppress
-from types import FrameType
 from typing import Any, TypeVar
 
 from engine.refs.materializer import Clock
-from tests.simulation.chance import Chance, Crashed, Process, enter, is_dead, process, process_of
+from tests.simulation.chance import Chance, Crashed, Process, enter, is_dead, process
+from tests.simulation.tasks import Handle, SimFuture, SimTask, Source, awaits, nobodys
 from tests.simulation.threads import Deadlock, ThreadPoolExecutor, Threads, patched
 
 T = TypeVar("T")
@@ -46,53 +45,6 @@ class Livelock(Exception):
     """It goes on and on: more turns than any honest run takes."""
 
 
-class _Source(deque["_Handle"]):
-    """What one turn, or one thread, has scheduled."""
-
-    listed = False
-
-
-class _Handle(asyncio.TimerHandle):
-    """A callback that is due, or will be at `when()`; `process`: on whose behalf."""
-
-    def __init__(
-        self, when: float, callback: Callable[..., object], args: tuple[Any, ...], loop: SimLoop,
-        context: contextvars.Context | None,
-    ) -> None:  # fmt: skip
-        context = context if context is not None else contextvars.copy_context()
-        super().__init__(when, callback, args, loop, context)
-        self.process = process_of(context)
-
-
-class _Numbered:
-    """Hashed by a number, so that sets of them have the same order in every run."""
-
-    number: int
-
-    def __hash__(self) -> int:
-        return self.number
-
-
-class SimFuture(_Numbered, asyncio.Future[Any]):
-    """A future of the loop."""
-
-    def __init__(self, loop: SimLoop) -> None:
-        self.number = loop.numbered()
-        super().__init__(loop=loop)
-
-
-class SimTask(_Numbered, asyncio.Task[Any]):
-    """A task of the loop."""
-
-    def __init__(
-        self, coro: Coroutine[Any, Any, Any], loop: SimLoop, name: str | None, context: contextvars.Context
-    ) -> None:
-        self.number = loop.numbered()
-        self.context = context
-        self.process = process_of(context)
-        super().__init__(coro, loop=loop, name=name or f"task-{self.number}", context=context)
-
-
 class SimLoop(asyncio.AbstractEventLoop):
     """See above. Use it for one `run`; `max_turns`: more of them are a livelock. `turns` counts them."""
 
@@ -101,9 +53,9 @@ class SimLoop(asyncio.AbstractEventLoop):
         self._max_turns = max_turns
         self._now = 0.0
         self._numbers = 0
-        self._sources: list[_Source] = []
-        self._source = _Source()
-        self._timers: list[tuple[float, int, _Handle]] = []
+        self._sources: list[Source] = []
+        self._source = Source()
+        self._timers: list[tuple[float, int, Handle]] = []
         self._executors: dict[tuple[object, Process | None], ThreadPoolExecutor] = {}
         self._tasks: dict[int, SimTask] = {}
         self._generators: dict[int, Process | None] = {}
@@ -140,11 +92,9 @@ class SimLoop(asyncio.AbstractEventLoop):
 
     def _run(self, main: Coroutine[Any, Any, T]) -> T:
         ended: asyncio.Future[T] = self.create_future()
-        owner = self._begin("main", main, ended)
+        self._begin("main", main, ended)
         while not ended.done():
             self._turn()
-            if not owner.alive and not ended.done():
-                self._bury(owner)
         return ended.result()
 
     def spawn(self, name: str, main: Coroutine[Any, Any, T]) -> tuple[Process, asyncio.Future[T]]:
@@ -163,7 +113,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         context.run(enter, owner)
         task = self.create_task(self._whole(main, owner), name=name, context=context)
         self._living[owner] = task, ended
-        task.add_done_callback(lambda task: self._over(owner), context=_nobodys())
+        task.add_done_callback(lambda task: self._over(owner), context=nobodys())
         return owner
 
     async def _whole(self, main: Coroutine[Any, Any, T], owner: Process) -> T:
@@ -198,9 +148,10 @@ class SimLoop(asyncio.AbstractEventLoop):
 
     def _bury(self, owner: Process) -> None:
         _, ended = self._living[owner]
+        owner.crashed = True
         self._end(owner)
         if ended is not None and not ended.done():
-            ended.set_exception(_nobodys().run(Crashed, owner.name))
+            ended.set_exception(nobodys().run(Crashed, owner.name))
             ended.exception()
 
     def _end(self, owner: Process) -> None:
@@ -243,35 +194,33 @@ class SimLoop(asyncio.AbstractEventLoop):
             return
         chosen = self._chance.below(choices) if choices > 1 else 0
         if chosen < len(self._sources):
-            ran = self._run_next(chosen)
+            self._run_next(chosen)
         else:
             thread = able[chosen - len(self._sources)]
-            thread.source = thread.source or _Source()
+            thread.source = thread.source or Source()
             self._source = thread.source  # type: ignore[assignment]
             self.threads.step(thread)
-            ran = thread.process
         if self.threads.deadlock is not None:
             raise self.threads.deadlock
-        if ran is not None and not ran.alive and ran in self._living:
-            self._bury(ran)
+        for owner in [owner for owner in self._living if not owner.alive]:
+            self._bury(owner)
 
-    def _run_next(self, chosen: int) -> Process | None:
+    def _run_next(self, chosen: int) -> None:
         source = self._sources[chosen]
         handle = source.popleft()
         if not source:
             self._sources[chosen] = self._sources[-1]
             self._sources.pop()
             source.listed = False
-        self._source = _Source()
+        self._source = Source()
         if not handle.cancelled():
             handle._run()
-        return handle.process
 
     def _due(self) -> None:
         while self._timers and self._timers[0][0] <= self._now:
             handle = heapq.heappop(self._timers)[2]
             if not handle.cancelled():
-                self._schedule(handle, _Source())
+                self._schedule(handle, Source())
 
     def _jump(self) -> None:
         """There is nothing to do now."""
@@ -287,7 +236,7 @@ class SimLoop(asyncio.AbstractEventLoop):
     def waiting(self) -> list[str]:
         """What every task and every thread waits for."""
         tasks = [task for task in self._tasks.values() if not task.done()]
-        return [_awaits(task) for task in tasks] + self.threads.waiting()
+        return [awaits(task) for task in tasks] + self.threads.waiting()
 
     # ------------------------------------------------------------ time
 
@@ -308,7 +257,7 @@ class SimLoop(asyncio.AbstractEventLoop):
     def call_soon(
         self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
-        handle = _Handle(self._now, callback, args, self, context)
+        handle = Handle(self._now, callback, args, self, context)
         self._schedule(handle, self._source)
         return handle
 
@@ -322,12 +271,12 @@ class SimLoop(asyncio.AbstractEventLoop):
     def call_at(
         self, when: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.TimerHandle:
-        handle = _Handle(when, callback, args, self, context)
+        handle = Handle(when, callback, args, self, context)
         if handle.process is None or handle.process.alive:
             heapq.heappush(self._timers, (when, self.numbered(), handle))
         return handle
 
-    def _schedule(self, handle: _Handle, source: _Source) -> None:
+    def _schedule(self, handle: Handle, source: Source) -> None:
         if handle.process is not None and not handle.process.alive:
             return
         source.append(handle)
@@ -356,7 +305,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         assert asyncio.iscoroutine(coro)
         task = SimTask(coro, self, name, context if context is not None else contextvars.copy_context())
         self._tasks[task.number] = task
-        task.add_done_callback(lambda _: self._tasks.pop(task.number, None), context=_nobodys())
+        task.add_done_callback(lambda _: self._tasks.pop(task.number, None), context=nobodys())
         return task
 
     def run_in_executor(self, executor: Any, func: Callable[..., T], *args: Any) -> asyncio.Future[T]:
@@ -383,8 +332,9 @@ class SimLoop(asyncio.AbstractEventLoop):
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         """Somebody failed, and nobody awaits it."""
-        error = context.get("exception")
-        if not isinstance(error, Crashed) and not is_dead():
+        error, left = context.get("exception"), context.get("task") or context.get("future")
+        owners = [getattr(one, "process", None) for one in (left, *getattr(left, "_children", ()))]  # those of a gather
+        if not isinstance(error, Crashed) and not any(owner is not None and owner.crashed for owner in owners):
             self.complaints.append(f"{context.get('message')}: {error!r}")
 
     def _begun(self, generator: AsyncGenerator[Any, None]) -> None:
@@ -412,25 +362,6 @@ def simulated_threads(loop: SimLoop) -> Iterator[Threads]:
         yield loop.threads
 
 
-def _nobodys() -> contextvars.Context:
-    """A context that is of no process."""
-    context = contextvars.copy_context()
-    context.run(enter, None)
-    return context
-
-
-def _unlist(source: _Source) -> bool:
+def _unlist(source: Source) -> bool:
     source.listed = False
     return False
-
-
-def _awaits(task: SimTask) -> str:
-    """Where `task` is, innermost function first."""
-    names, waits = [], task.get_coro()
-    while waits is not None:
-        frame: FrameType | None = getattr(waits, "cr_frame", None) or getattr(waits, "ag_frame", None)
-        if frame is not None:
-            names.append(f"\n    {frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_name}")
-        waits = getattr(waits, "cr_await", None) or getattr(waits, "ag_await", None)
-    owner = f" of {task.process.name}" if task.process is not None else ""
-    return f"{task.get_name()}{owner} waits in{''.join(reversed(names))}"

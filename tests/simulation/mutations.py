@@ -4,16 +4,17 @@
 """
 
 from __future__ import annotations
-
 import __future__
+
 import argparse
 import importlib
 import inspect
+import sys
 import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from unittest.mock import patch
 
@@ -42,19 +43,23 @@ class Change:
             source.replace(self.old, self.new), inspect.getfile(function), "exec", __future__.annotations.compiler_flag
         )
         names: dict[str, object] = {}
-        exec(changed, module.__dict__, names)  # noqa: S102 - our own source
-        with patch.object(owner, name, names[name]):
+        exec(changed, module.__dict__, names)
+        holders = [owner]
+        if not above:  # other modules have it by its name
+            holders += [one for one in list(sys.modules.values()) if getattr(one, "__dict__", {}).get(name) is function]
+        with ExitStack() as stack:
+            for holder in dict.fromkeys(holders):
+                stack.enter_context(patch.object(holder, name, names[name]))
             yield
 
 
 @dataclass(frozen=True, slots=True)
 class Mutation:
-    """A bug: what is wrong with it, how it is made, and the `command`'s end that catches it, with the invariant that is
-    said to be broken."""
+    """A bug: what it is, how it is made, the `case` that catches it, and how what is said then begins."""
 
     name: str
     changes: tuple[Change, ...]
-    case: Case = Case(0)
+    case: Case = field(default_factory=lambda: Case(0))
     caught_by: str = ""
 
     @contextmanager
@@ -67,6 +72,7 @@ class Mutation:
 
 
 _RECORD_REQUEST = "requested = await self.facts.record("
+_RECORD_START = "started = await self.facts.record("
 _PUSH = "moved = await together(self.mover.move(layer, target, shown) for layer in made.everything.values())"
 _PUT_TAG = "await self.target.put_manifest(target, tag, made.media_type, made.top)"
 
@@ -89,7 +95,7 @@ MUTATIONS = (
     ),
     Mutation(
         "an export does not wait until its start is in the log",
-        (Change("engine.exporters.push:Pusher._push", "started = await self.facts.record(", "started = self.facts.post("),),
+        (Change("engine.exporters.push:Pusher._push", _RECORD_START, "started = self.facts.post("),),
     ),
     Mutation(
         "layers are fetched before the request for them is in the log",
@@ -177,6 +183,27 @@ MUTATIONS = (
     Mutation(
         "an interruption adds a second end to a build",
         (Change("engine.operation:conclude", "await settle(recording)", "await recording"),),
+    ),
+    Mutation(
+        "a build that died is said to have been interrupted without another look at the log",
+        (Change("tools.roots:_bury", 'if History(root.views).get(build).status != "running":', "if False:"),),
+    ),
+    Mutation(
+        "a root whose making was cut short is refused",
+        (Change("tools.roots:_check_format", "if not found:", "if not file.exists():"),),
+    ),
+    Mutation(
+        "a blob is said to be here that a collection took meanwhile",
+        (
+            Change(
+                "engine.exporters.transfer:Transfer._make",
+                "if self.reader.blobs.size(packed.blob.digest) is not None:", "if True:",
+            ),
+        ),
+    ),
+    Mutation(
+        "a leftover that cannot be removed ends a build with a traceback",
+        (Change("storage.scratch:clear_away", "with suppress(OSError):", "if True:"),),
     ),
     Mutation(
         "a layer counts as here when a process has it half unpacked: it is renamed before it is written",

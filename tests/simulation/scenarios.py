@@ -44,11 +44,12 @@ class Stage:
 @dataclass(frozen=True, slots=True)
 class Act:
     """What one process does. `build`: program number `subject`, pushed to registry number `target` (-1: nowhere);
-    `prune`, `demote`: what may go; `lose`: a registry forgets blob number `pick` of what it has; `copy`: an image that
-    was pushed goes to another registry. It begins after `delay` seconds and is interrupted after `cancel` more (0:
-    never); `stranger`: with credentials that are refused where a login is wanted; `machine`: whose root is used."""
+    `prune`, `demote`: what may go; `lose`: a registry forgets or damages blob number `pick` of what it has; `copy`: an
+    image that was pushed goes to another registry; `begin`: no more than what every process does first. It begins after
+    `delay` seconds and is interrupted after `cancel` more (0: never); `stranger`: with credentials that are refused
+    where a login is wanted; `machine`: whose root is used."""
 
-    kind: Literal["build", "prune", "demote", "lose", "copy"]
+    kind: Literal["build", "prune", "demote", "lose", "copy", "begin"]
     subject: int = 0
     target: int = -1
     pick: int = 0
@@ -65,8 +66,8 @@ class Act:
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """`images`: the layers of each, by number, bottom first; `programs`: the stages of each Dockerfile, of which the
-    last is built; `rounds`: one after the other, the acts of each at once. `mirror`: what the mirror of the base images'
-    registry is worth; `lies`: the image whose uppermost layer is not what its config says, -1 for none."""
+    last is built; `rounds`: one after the other, the acts of each at once. `mirror`: what the mirror of the base
+    images' registry is worth; `lies`: the image whose uppermost layer is not what its config says, -1 for none."""
 
     seed: int
     images: tuple[tuple[int, ...], ...]
@@ -77,7 +78,8 @@ class Scenario:
 
     def told(self) -> str:
         """As Python, what is as always left out."""
-        lines = [f"Scenario({self.seed}, images={self.images}, mirror={self.mirror!r}, lies={self.lies},", "    programs=("]
+        lines = [f"Scenario({self.seed}, images={self.images}, mirror={self.mirror!r}, lies={self.lies},"]
+        lines.append("    programs=(")
         for stages in self.programs:
             lines += ["        (", *(f"            {_told(stage)}," for stage in stages), "        ),"]
         lines += ["    ),", "    rounds=("]

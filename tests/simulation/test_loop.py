@@ -222,3 +222,30 @@ def test_results_and_errors_of_processes_reach_who_awaits_them() -> None:
         return process
 
     assert not run(main).alive
+
+
+def test_who_crashes_while_the_loop_stands_still_does_nothing_after_it_either() -> None:
+    effects: list[str] = []
+
+    async def victim() -> None:
+        def die() -> None:
+            raise Crashed
+
+        async def later() -> None:
+            await asyncio.sleep(0.001)
+            effects.append("a callback of the dead")
+
+        await together([asyncio.to_thread(die), later()])
+
+    async def main(loop: SimLoop) -> None:
+        process, ended = loop.spawn("victim", victim())
+        while process.alive and not loop.threads.of(process):
+            await asyncio.sleep(0)
+        loop.threads.wait(lambda: not process.alive, "the death of another process")
+        with pytest.raises(Crashed):
+            await ended
+
+    for seed in range(20):
+        effects.clear()
+        run(main, seed)
+        assert effects in ([], ["a callback of the dead"]), "at most once, before it died"

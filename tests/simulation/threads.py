@@ -105,6 +105,7 @@ class Threads:
     def __init__(self, draws: Chance, time: Time) -> None:
         self._chance = draws
         self._time = time
+        self._ident = threading.get_ident()
         self._all: list[SimThread] = []
         self.current: SimThread | None = None
         self.failures: list[str] = []
@@ -180,6 +181,12 @@ class Threads:
             self._yield(None, None, "its turn")
         elif self._all and self._chance.maybe(30) and (able := self.runnable()):
             self.step(self._chance.pick(able))
+
+    def give_way(self) -> None:
+        """As `pause`, for code that may be of a dead process, which need not notice it here, or of a real thread (a
+        library's that compresses)."""
+        if threading.get_ident() == self._ident and not is_dead():
+            self.pause()
 
     def wait(self, until: Callable[[], object], label: str, timeout: float | None = None) -> bool:
         """Return True once `until()` holds, False when `timeout` seconds have passed before. Raises Crashed in a

@@ -1,27 +1,21 @@
 """A whole world from a scenario: machines with their roots, registries, and processes that build at once.
 
-What a process runs is what `refledger build` runs: tools.roots opens and mends the root, tools.bootstrap puts the engine
-together, tools.collecting prunes. Simulated are the kernel's part (disk.py, threads.py, loop.py), the registries, and
-what RUN does (executor.py).
+What a process runs is what `refledger build` runs: tools.roots opens and mends the root, tools.bootstrap puts the
+engine together, tools.collecting prunes. Simulated are the kernel's part (disk.py, threads.py, loop.py), the
+registries, and what RUN does (executor.py).
 """
 
 from __future__ import annotations
 
 import asyncio
 import gc
-import gzip
-import hashlib
-import io
 import sys
-import tarfile
 import traceback
 import warnings
-from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,7 +23,7 @@ from unittest.mock import patch
 
 from engine.build import BuildRequest
 from engine.cache.spec import CacheSource, CacheTarget
-from engine.errors import RefledgerError
+from engine.errors import Cancelled, RefledgerError
 from engine.events import BuildStarted
 from engine.frontend.compile import FrontendOptions
 from engine.grants import Grants
@@ -44,12 +38,8 @@ from engine.refs.materializer import Clock
 from engine.together import in_thread
 from projections.collect import Policy
 from projections.runner import Views
-from projections.standard import STANDARD
-from storage.digest import Digest, canonical_json, sha256
 from storage.interfaces import (
-    BlobStream,
     Compression,
-    Descriptor,
     Event,
     Mirror,
     Provider,
@@ -57,27 +47,26 @@ from storage.interfaces import (
     Snapshot,
     SnapshotStore,
 )
-from storage.media_types import CONFIG, MANIFEST
 from storage.platform import host_platform
 from storage.reference import parse_reference
 from tests.simulation import model, oracle
-from tests.simulation.chance import Chance, Crashed, Faults, Process
-from tests.simulation.disk import Disk, DiskProcess
+from tests.simulation.chance import Chance, Crashed
+from tests.simulation.disk import Disk
 from tests.simulation.executor import ScriptedExecutor, no_sandbox
 from tests.simulation.loop import Livelock, SimLoop, simulated_threads
+from tests.simulation.machine import Doing, Machine, current, disk_problems, reader_of, view_problems
 from tests.simulation.mounting import SimulatedMounts, merged_content
 from tests.simulation.oracle import Ended
 from tests.simulation.paths import DiskPath, simulated_files
+from tests.simulation.points import Points
 from tests.simulation.registry import MemoryRegistries
 from tests.simulation.scenarios import BASES, MIRROR, TARGETS, Act, Scenario, Stage
+from tests.simulation.stock import stock
 from tests.simulation.threads import Deadlock
+from tests.simulation.watching import Watching
 from tools import bootstrap, collecting, connecting, imaging, roots
 
-LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"
 MOST_TURNS = 200_000
-POWER_LOSSES = 30
-"""Of 100 crashes, how many take the machine's other processes along, and what was not durable."""
-PASSWORD = "hunter2-of-the-simulation"
 LIMITS = FetchLimits(range_bytes=900, parallel_bytes=1500, connections=3)
 """So that layers of a few KiB are fetched in ranges, and several at once."""
 MACHINES = 2
@@ -96,89 +85,6 @@ class Report:
     crashes: Counter[str]
     events: Counter[str]
     story: list[str]
-
-
-class Points(Faults):
-    """Faults that remember where they could have struck, and what ran in which order."""
-
-    __slots__ = ("crashed", "offered", "traced")
-
-    def __init__(self, planned: Mapping[int, int]) -> None:
-        super().__init__(planned)
-        self.offered: list[tuple[str, tuple[str, ...]]] = []
-        self.traced = hashlib.sha256()
-        self.crashed: Callable[[], None] = lambda: None
-
-    def at(self, point: str, *kinds: str) -> str:
-        """See Faults.at."""
-        kind = super().at(point, *kinds)
-        self.offered.append((point, kinds))
-        self.traced.update(f"{point}\n".encode())
-        if kind.startswith("crash"):
-            self.crashed()
-        return kind
-
-
-class KeptViews(Views):
-    """The views that all processes of a root share: none of them closes the file for the others."""
-
-    def close(self) -> None:
-        """The file stays."""
-
-
-class Machine:
-    """One root, and what is folded of its log: a file that all its processes share. `fetching`: builds that fetch a blob
-    just now."""
-
-    def __init__(self, disk: Disk) -> None:
-        self.disk = disk
-        self.views = KeptViews(None, STANDARD)
-        self.fetching: defaultdict[str, list[str]] = defaultdict(list)
-        self._events: list[Event] = []
-        self._asked: defaultdict[str, set[str]] = defaultdict(set)
-        self._exported: defaultdict[str, set[str]] = defaultdict(set)
-
-    @property
-    def events(self) -> list[Event]:
-        """All that is in the log."""
-        for event in events_after(self.disk, len(self._events)):
-            self._events.append(event)
-            kept = {"MaterializationRequested": self._asked, "ExportStarted": self._exported}.get(event.type)
-            if kept is not None:
-                kept[event.build or ""].update(event.data["layers"])
-        return self._events
-
-    @property
-    def asked(self) -> Mapping[str, set[str]]:
-        """Blobs that a build asked for, by build."""
-        return self._asked if self.events is not None else {}
-
-    @property
-    def exported(self) -> Mapping[str, set[str]]:
-        """Blobs that a build said it would export, by build."""
-        return self._exported if self.events is not None else {}
-
-
-@dataclass(slots=True)
-class Doing:
-    """An act that is under way: as what build, on which machine, and which exits it may have; `struck`: how
-    many faults had struck before; `owner`: its process."""
-
-    act: Act
-    build: str
-    machine: Machine
-    allowed: set[int]
-    struck: int
-    owner: Process | None = None
-
-    @property
-    def process(self) -> DiskProcess:
-        """What the process sees of the disk."""
-        return self.machine.disk.process(self.build, self.owner)
-
-
-_doing: ContextVar[Doing] = ContextVar("doing")
-"""The act on whose behalf code runs."""
 
 
 _warm: list[bool] = []
@@ -203,13 +109,17 @@ def simulate(scenario: Scenario, planned: Mapping[int, int]) -> Report:
         world.end()
 
 
+def _of_the_dead(error: BaseException | None) -> bool:
+    return isinstance(error, Crashed) or "GeneratorExit" in str(error)
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Say nothing of coroutines of dead processes that are thrown away: nobody awaits them, or ever lets them end."""
     before = sys.unraisablehook
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="coroutine .* was never awaited")
-        sys.unraisablehook = lambda told: before(told) if "GeneratorExit" not in str(told.exc_value) else None
+        sys.unraisablehook = lambda told: None if _of_the_dead(told.exc_value) else before(told)
         try:
             yield
         finally:
@@ -265,8 +175,8 @@ class World:
                 stack.enter_context(patch.object(module, "known_registries", lambda: known))
             stack.enter_context(patch.object(bootstrap, "ErofsMounts", SimulatedMounts))
             stack.enter_context(patch.object(bootstrap, "_executor", _executor))
-            stack.enter_context(patch.object(roots, "SqliteEventLog", lambda _path: _doing.get().process.log))
-            stack.enter_context(patch.object(roots, "Views", lambda *_: _doing.get().machine.views))
+            stack.enter_context(patch.object(roots, "SqliteEventLog", lambda _path: current.get().process.log))
+            stack.enter_context(patch.object(roots, "Views", lambda *_: current.get().machine.views))
             stack.enter_context(patch.object(roots, "past", lambda _path: SimpleNamespace(extend=lambda _log: None)))
             yield
 
@@ -312,7 +222,8 @@ class World:
             fetching[:] = [build for build in fetching if build != doing.build]
         if isinstance(error, Crashed):
             self.dead.add(doing.build)
-            if self.chance.maybe(POWER_LOSSES):
+            if self.faults.power_lost:
+                self.faults.power_lost = False
                 self._lose_power(doing.machine)
         elif error is not None:
             self.problems.append("a bug: " + "".join(traceback.format_exception(error))[-1500:])
@@ -320,7 +231,6 @@ class World:
             self._check_ended(doing, future.result())
 
     def _lose_power(self, machine: Machine) -> None:
-        self.crashes["power lost"] += 1
         for other in [one for one in self.living.values() if one.machine is machine]:
             self.dead.add(other.build)
             assert other.owner is not None
@@ -329,18 +239,23 @@ class World:
         self._check_disk(machine)
 
     async def _process(self, doing: Doing) -> Ended:
-        _doing.set(doing)
+        current.set(doing)
         await asyncio.sleep(doing.act.delay)
-        work = asyncio.ensure_future(self._do(doing))
-        if doing.act.cancel:
-            self.loop.call_later(doing.act.cancel, work.cancel)
         try:
-            await work
+            await self._do(doing)
         except RefledgerError as error:
             return Ended(doing.build, error.exit_code, f"{type(error).__name__}: {error}")
-        except asyncio.CancelledError:
-            return Ended(doing.build, 130, "before it had begun")
         return Ended(doing.build, 0)
+
+    async def _interruptible(self, doing: Doing, work: Coroutine[Any, Any, object]) -> None:
+        """As tools.cli.running: interrupted by a signal from where it begins to where it ends."""
+        task = asyncio.ensure_future(work)
+        if doing.act.cancel:
+            self.loop.call_later(doing.act.cancel, task.cancel)
+        try:
+            await task
+        except asyncio.CancelledError:
+            raise Cancelled("interrupted") from None
 
     async def _do(self, doing: Doing) -> None:
         match doing.act.kind:
@@ -350,6 +265,9 @@ class World:
                 await self._copy(doing)
             case "lose":
                 self._lose(doing.act)
+            case "begin":
+                async with self._running(doing):
+                    pass
             case _:
                 await self._prune(doing)
 
@@ -371,13 +289,16 @@ class World:
 
     async def _build(self, doing: Doing) -> None:
         async with self._running(doing) as root:
-            engine, connections = bootstrap.engine(root, doing.build, None, {}, "auto", Grants())
-            engine.materializer.fetching = LIMITS
-            try:
-                await engine.build(self.request(doing.act))
-            finally:
-                engine.materializer.close()
-                await connections.aclose()
+            await self._interruptible(doing, self._build_in(root, doing))
+
+    async def _build_in(self, root: roots.Root, doing: Doing) -> None:
+        engine, connections = bootstrap.engine(root, doing.build, None, {}, "auto", Grants())
+        engine.materializer.fetching = LIMITS
+        try:
+            await engine.build(self.request(doing.act))
+        finally:
+            engine.materializer.close()
+            await connections.aclose()
 
     def request(self, act: Act) -> BuildRequest:
         """What the command line would make of it."""
@@ -413,17 +334,16 @@ class World:
         source = self.name(doing.act)
         dest = parse_reference(f"{TARGETS[(doing.act.target + 1) % len(TARGETS)]}/{source.repository}:copied")
         request = CopyRequest(source, dest)
-        async with self._running(doing) as root:
-            async with imaging.imaging(root, doing.build) as (ledger, made):
-                copier = Copier(made.placer, made.listing, ledger, host_platform(), made.gate)
+        async with self._running(doing) as root, imaging.imaging(root, doing.build) as (ledger, made):
+            copier = Copier(made.placer, made.listing, ledger, host_platform(), made.gate)
 
-                async def work() -> list[dict[str, Any]]:
-                    return [{"ref": "", "digest": str(one.digest)} for one in await copier.copy(request)]
+            async def work() -> list[dict[str, Any]]:
+                return [{"ref": "", "digest": str(one.digest)} for one in await copier.copy(request)]
 
-                started = BuildStarted(
-                    frontend="copy.v0", definition="", options=request.options, context=None, engine_version="0", host={}
-                )
-                await operate(ledger, started, work())
+            started = BuildStarted(
+                frontend="copy.v0", definition="", options=request.options, context=None, engine_version="0", host={}
+            )
+            await operate(ledger, started, work())
 
     async def _prune(self, doing: Doing) -> None:
         policy = Policy(name="prune", by="somebody", everything=doing.act.kind == "prune")
@@ -434,20 +354,21 @@ class World:
             await in_thread(lambda: collecting.carry_out(root, plan, policy))
 
     def _lose(self, act: Act) -> None:
-        """A registry loses a blob: of a base image's layers now and then, else of what was pushed."""
+        """A registry loses a blob, or has it damaged: of a base image's layers now and then, else what was pushed."""
         host = self.registries.host(BASES if act.pick == 0 else TARGETS[act.target % len(TARGETS)])
         layers = sorted(digest for digest, data in host.content.items() if not data.startswith(b"{"))
         if layers:
-            host.lose(layers[act.pick % len(layers)])
+            (host.damage if act.pick % 2 else host.lose)(layers[act.pick % len(layers)])
             if act.pick == 0:
                 self.lost_bases.add(layers[0])
 
     # ------------------------------------------------------------ what processes are given
 
     def _client(self, *_: object, **options: Any) -> Any:
-        doing = _doing.get()
+        doing = current.get()
         logins = {} if doing.act.stranger else {TARGETS[-1]: "builder"}
-        return Watching(self.registries.client(logins, observe=options.get("observe")), self, doing)
+        client = self.registries.client(logins, observe=options.get("observe"))
+        return Watching(client, doing, self.registries, self.problems)
 
     def _mirrors(self, provider: Provider) -> tuple[Mirror, ...]:
         if provider.registry != BASES or not self.scenario.mirror:
@@ -461,7 +382,7 @@ class World:
         if act.kind == "lose":
             return {0}
         if act.kind == "copy":
-            return {0, 3}  # what it copies need not be there
+            return {0, 3, 4}  # what it copies need not be there, or not be whole
         if act.kind != "build":
             return {0}
         made = self.made(act)
@@ -469,7 +390,7 @@ class World:
         if act.cancel:
             allowed.add(130)
         if lossy or self.lost_bases:
-            allowed.add(3)
+            allowed |= {3, 4}
         if self._lied_to(made):
             allowed |= {0, 4}
         if act.stranger and not made.fails:
@@ -496,9 +417,8 @@ class World:
             self.ended.append(ended)
         allowed = doing.allowed | (EXIT_OF_FAULTS if len(self.faults.struck) > doing.struck else set())
         if ended.exit not in allowed:
-            self.problems.append(
-                f"I12 {doing.act.kind} {doing.build} ended with {ended.exit} ({ended.error}), not one of {sorted(allowed)}"
-            )
+            told = f"{doing.act.kind} {doing.build} ended with {ended.exit} ({ended.error})"
+            self.problems.append(f"I12 {told}, not one of {sorted(allowed)}")
         if doing.act.kind == "build" and ended.exit == 0 and doing.act.target >= 0:
             self._check_image(doing)
 
@@ -530,27 +450,30 @@ class World:
             if what not in done:
                 done.add(what)
                 await self._at_once([Act("build", what[0], what[1], machine=act.machine)])
+        for number in {act.machine for acts in self.scenario.rounds for act in acts}:
+            await self._at_once([Act("begin", machine=number)])
 
     def _check_end(self) -> None:
         for host in self.registries.hosts.values():
             self.problems += [f"I11 {hole}" for hole in host.holes()]
         for machine in self.machines:
-            left = _reader(machine.disk).leftovers()
-            # an interrupted pull waits to be gone on with
-            self.problems += [f"I12 {name} is left over" for name in left if not name.startswith("partial/")]
+            left = reader_of(machine.disk).leftovers()
+            # an interrupted pull waits to be gone on with; a file that nobody has locked is no lock
+            unlocked = ("partial/", "locks/")
+            self.problems += [f"I12 {name} is left over" for name in left if not name.startswith(unlocked)]
             machine.disk.power_loss(strict=True)
             self.problems += oracle.log_problems(machine.events, self.ended, self.dead)
-            self.problems += _view_problems(machine, _reader(machine.disk))
+            self.problems += view_problems(machine, reader_of(machine.disk))
             self._check_disk(machine)
         self.problems += [f"a bug: {failure}" for failure in (*self.loop.complaints, *self.loop.threads.failures)]
 
     def _check_disk(self, machine: Machine) -> None:
         """After a lost power: what the log names is there, and as it should be."""
-        reader = _reader(machine.disk)
+        reader = reader_of(machine.disk)
         here = reader.stored()
         kinds = {"blobs": here.blobs, "layers": here.layers, "snapshots": here.snapshots}
         self.problems += oracle.content_problems(machine.events, kinds)
-        self.problems += _disk_problems(machine, reader)
+        self.problems += disk_problems(machine, reader)
 
     def report(self) -> Report:
         """What came of it."""
@@ -565,110 +488,11 @@ class World:
         )
 
 
-def events_after(disk: Disk, seq: int) -> list[Event]:
-    """What is durable in the log of `disk` behind event `seq`."""
-    if len(disk.log.rows) == seq:
-        return []
-    return list(_reader(disk).log.read(after=seq))
-
-
-def _reader(disk: Disk) -> DiskProcess:
-    """A process that is nobody's and only looks."""
-    return disk.process("reader", Process("reader"))
-
-
-def _view_problems(machine: Machine, reader: DiskProcess) -> list[str]:
-    """I1: folded anew, the views are the same."""
-    machine.views.catch_up(reader.log)
-    with Views(None, STANDARD) as fresh:
-        fresh.catch_up(reader.log)
-        return [] if fresh.dump() == machine.views.dump() else ["I1 views that are folded anew differ"]
-
-
-def _disk_problems(machine: Machine, reader: DiskProcess) -> Iterator[str]:
-    """I3, I9: what is stored is what its name says, and no secret is in it."""
-    here = reader.stored()
-    stored = {digest: (reader.path / "blobs" / digest.algorithm / digest.hex).read_bytes() for digest in here.blobs}
-    for digest, data in stored.items():
-        if sha256(data) != digest:
-            yield f"I3 blob {digest} has other bytes"
-    for diff_id in here.layers:
-        try:
-            with reader.tars.open(diff_id) as tar:
-                found = sha256(oracle.whole(tar))
-        except RefledgerError as error:
-            yield f"I3 layer {diff_id} cannot be read: {error}"
-        else:
-            if found != diff_id:
-                yield f"I3 layer {diff_id} has other bytes"
-    log = {f"event {row[0]}": row[4] for row in machine.disk.log.rows}
-    yield from oracle.secret_problems([PASSWORD], {**log, **stored})
-
-
 def _story(number: int, events: Sequence[Event]) -> Iterator[str]:
     for event in events:
         shown = {key: value for key, value in event.data.items() if value not in ("", (), [], None)}
-        yield f"{number} {event.time} {event.seq} {event.build} {event.type} {(event.vertex or '')[7:15]} {str(shown)[:300]}"
-
-
-class Watching:
-    """A registry client that somebody watches: what it reads was asked for (I2), by one process of a machine at a time
-    (I4), and a tag that it puts leads to an image (I11)."""
-
-    def __init__(self, inner: Any, world: World, doing: Doing) -> None:
-        self._inner = inner
-        self._world = world
-        self._doing = doing
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-    @asynccontextmanager
-    async def blob(
-        self, provider: Provider, blob: Descriptor, *, start: int = 0, end: int | None = None
-    ) -> AsyncIterator[BlobStream]:
-        """See RegistrySource.blob."""
-        machine, build = self._doing.machine, self._doing.build
-        fetching = False
-        if "tar" in blob.media_type:
-            asked, exported = machine.asked.get(build, set()), machine.exported.get(build, set())
-            if blob.digest not in asked and blob.digest not in exported:
-                self._world.problems.append(f"I2 {build} reads {blob.digest[:19]}, which no event of it asks for")
-            fetching = blob.digest not in exported
-        others = machine.fetching[blob.digest]
-        if fetching:
-            if any(other != build for other in others):
-                self._world.problems.append(f"I4 {blob.digest[:19]} is fetched by {build} and {others} at once")
-            others.append(build)
-        try:
-            async with self._inner.blob(provider, blob, start=start, end=end) as stream:
-                yield stream
-        finally:
-            if fetching and build in others:
-                others.remove(build)
-
-    async def upload(self, target: Provider, blob: Descriptor, *given: Any, **options: Any) -> None:
-        """See RegistryTarget.upload."""
-        self._writes(blob.digest)
-        await self._inner.upload(target, blob, *given, **options)
-
-    async def mount(self, target: Provider, digest: Digest, source: Provider) -> bool:
-        """See RegistryTarget.mount."""
-        self._writes(digest)
-        done: bool = await self._inner.mount(target, digest, source)
-        return done
-
-    def _writes(self, what: str) -> None:
-        if self._doing.build not in self._doing.machine.exported:
-            self._world.problems.append(f"I6 {self._doing.build} puts {what[:19]}, and its log does not say why")
-
-    async def put_manifest(self, target: Provider, name: str, media_type: str, data: bytes) -> Digest:
-        """See RegistryTarget.put_manifest."""
-        self._writes(name)
-        done: Digest = await self._inner.put_manifest(target, name, media_type, data)
-        host = self._world.registries.host(target.registry)
-        self._world.problems += [f"I11 {hole}, just when it was put" for hole in host.holes()]
-        return done
+        vertex = (event.vertex or "")[7:15]
+        yield f"{number} {event.time} {event.seq} {event.build} {event.type} {vertex} {str(shown)[:300]}"
 
 
 def _executor(
@@ -691,52 +515,3 @@ def tree_of(lowers: Sequence[Path]) -> model.Tree:
 def put(snapshot: Snapshot, path: str, data: bytes) -> None:
     """Have a file appear in a snapshot."""
     DiskPath(snapshot.root / path).write_bytes(data)
-
-
-# ---------------------------------------------------------------- what is there from the start
-
-
-@lru_cache(maxsize=64)
-def _layer_blob(number: int) -> tuple[bytes, Digest]:
-    """A base layer as a blob, and its diff ID."""
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as tar:
-        for name, data in model.base_layer(number).items():
-            member = tarfile.TarInfo(name)
-            member.size, member.mode, member.mtime = len(data), 0o644, 1_600_000_000
-            tar.addfile(member, io.BytesIO(data))
-    plain = file.getvalue()
-    return gzip.compress(plain, 6, mtime=0), sha256(plain)
-
-
-def stock(registries: MemoryRegistries, scenario: Scenario) -> None:
-    """Put the base images into their registry and its mirror, and have the last target want a login."""
-    host = registries.host(BASES)
-    mirror = registries.host(MIRROR)
-    for number, layers in enumerate(scenario.images):
-        repository = f"base{number}"
-        made = [_layer_blob(layer) for layer in layers]
-        if scenario.lies >= 0 and number == scenario.lies % len(scenario.images):
-            made[-1] = made[-1][0], sha256(b"something else")
-        config = canonical_json({
-            "architecture": "amd64", "os": "linux", "config": {},
-            "rootfs": {"type": "layers", "diff_ids": [diff_id for _, diff_id in made]},
-        })  # fmt: skip
-        manifest = canonical_json({
-            "schemaVersion": 2, "mediaType": MANIFEST,
-            "config": Descriptor(CONFIG, host.put_blob(repository, config), len(config)).to_json(),
-            "layers": [
-                Descriptor(LAYER_TYPE, host.put_blob(repository, blob), len(blob)).to_json() for blob, _ in made
-            ],
-        })  # fmt: skip
-        host.put_manifest(repository, "latest", MANIFEST, manifest)
-        host.copy(repository, mirror)
-    for number, blob in enumerate(sorted(digest for digest, data in mirror.content.items() if data[:1] != b"{")):
-        if scenario.mirror == "corrupt":
-            mirror.damage(blob)
-        elif scenario.mirror == "partial" and number % 2:
-            mirror.lose(blob)
-    mirror.up = scenario.mirror != "down"
-    *_, closed = [registries.host(name) for name in TARGETS]
-    for number in range(len(scenario.programs)):
-        closed.readers[f"out{number}"] = closed.writers[f"out{number}"] = frozenset({"builder"})
