@@ -74,7 +74,8 @@ class Ledger:
     async def flush(self) -> None:
         """Return when everything posted so far is durable. Raises LogError."""
         if self._last is not None:
-            await asyncio.wait([asyncio.wrap_future(self._last)])
+            # what it raises was told to whoever recorded it, or is told below; left alone, asyncio would print it
+            await asyncio.gather(asyncio.wrap_future(self._last), return_exceptions=True)
         self._raise_failure()
 
     def _note_failure(self, future: Future[list[Event]]) -> None:

@@ -88,7 +88,7 @@ def enter(layout: Path, entries: Sequence[dict[str, Any]]) -> None:
             index = _read(layout / "index.json")
             others = [one for one in index["manifests"] if _tag_of(one) not in tags]
             index["manifests"] = [*others, *entries]
-            new = layout / f"index.json.{os.getpid()}.part"
+            new = layout / "index.json.part"  # of whoever has the lock; what one that was killed left is overwritten
             with new.open("wb") as file:
                 file.write(canonical_json(index))
                 file.flush()
