@@ -147,7 +147,7 @@ MUTATIONS = (
     ),
     Mutation(
         "what a dead build left is not removed",
-        (Change("tools.roots:recover", "removed = sweep(root.tmp, is_alive)", "removed = []"),),
+        (Change("tools.roots:recover", "removed = sweep(root.tmp, is_alive, found_by)", "removed = []"),),
     ),
     Mutation(
         "a build that died is not said to have been interrupted",

@@ -23,6 +23,8 @@ from storage.layout import layout_entries
 from storage.layout_target import REF_NAME, enter
 from storage.media_types import MANIFEST
 from storage.partial import lock_name
+from storage.scratch import Scratch
+from storage.sweep import sweep
 from storage.usage import DiskItems, measure
 from tests.simulation.chance import Chance, Crashed, Faults
 from tests.simulation.disk import Disk, DiskProcess
@@ -279,6 +281,25 @@ def test_I4_what_came_of_a_pull_is_one_process_s_at_a_time() -> None:
         with racing(seed, {"a": pull, "b": pull, "c": sweep}, nothing) as found:
             found.survivors()
             assert pull(found.after)
+
+
+def test_several_builds_that_begin_at_once_remove_what_a_dead_one_left() -> None:
+    def leave(process: DiskProcess) -> None:
+        for _ in range(2):
+            left = Scratch(process.path / "tmp", "dead").directory()
+            (left / "d/e").mkdir(parents=True)
+            (left / "d/f").write_bytes(b"x")
+            (left / "d/e/f").write_bytes(b"y")
+
+    def begin(process: DiskProcess) -> list[str]:
+        return sweep(process.path / "tmp", lambda owner: owner != "dead", process.name)
+
+    for seed in range(SEEDS):
+        with racing(seed, {"a": begin, "b": begin, "c": begin}, leave) as found:
+            told = [name for one in found.survivors() for name in found.ended[one]]
+            assert len(told) == len(set(told)), "one of them removed it"
+            sweep(found.after.path / "tmp", lambda _owner: False, "after")
+            assert found.after.leftovers() == []
 
 
 def test_a_cache_mount_stays_what_it_is_while_a_step_has_it() -> None:
