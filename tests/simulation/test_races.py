@@ -32,7 +32,7 @@ from tests.simulation.loop import SimLoop, simulated_threads
 from tests.simulation.paths import simulated_files
 from tests.simulation.recovery import open_root
 from tests.storage.trees import TAR, diff_id, file, make_tar
-from tools import roots
+from tools import collecting, roots
 
 SEEDS = 40 * (50 if os.environ.get("REFLEDGER_LONG") else 1)
 LAYER = make_tar(file("etc/name", b"base"))
@@ -294,7 +294,19 @@ def test_several_builds_that_begin_at_once_remove_what_a_dead_one_left() -> None
     def begin(process: DiskProcess) -> list[str]:
         return sweep(process.path / "tmp", lambda owner: owner != "dead", process.name)
 
+    def prune(process: DiskProcess) -> list[str]:
+        with open_root(process) as root, collecting.collector(root) as owner:
+            roots.recover(root, owner)
+        return []
+
+    def build(process: DiskProcess) -> list[str]:
+        with open_root(process) as root, roots.owning(root, process.name):
+            roots.recover(root, process.name)
+        return []
+
     for seed in range(SEEDS):
+        with racing(seed, {"a": prune, "b": build, "c": prune}, leave) as found:
+            found.survivors()
         with racing(seed, {"a": begin, "b": begin, "c": begin}, leave) as found:
             told = [name for one in found.survivors() for name in found.ended[one]]
             assert len(told) == len(set(told)), "one of them removed it"
