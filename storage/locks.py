@@ -58,6 +58,22 @@ class FileLocks:
         finally:
             os.close(fd)
 
+    def sweep(self) -> None:
+        """Remove the files that dead holders left. Each free lock is held for a moment: who tries to acquire it just
+        then has to try again. Raises DiskError."""
+        try:
+            for path in list(self._directory.iterdir()):
+                with suppress(FileNotFoundError):  # its holder let go of it just now
+                    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+                    if _lock(fd) and _is_at(fd, path):
+                        HeldLock(fd, path).release()
+                    else:
+                        os.close(fd)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise DiskError.of(error, "removing locks that nobody holds") from error
+
     def _open(self, path: Path) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
         try:

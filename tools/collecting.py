@@ -15,8 +15,8 @@ import getpass
 import os
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from storage.interfaces import Locks, NewEvent, Provider
 from storage.locks import FileLocks
 from storage.partial import lock_name
 from storage.usage import DiskItems, measure, mentioned
-from tools.roots import Root
+from tools.roots import Root, owning
 
 POLL, PATIENCE = 0.01, 60.0
 """Seconds between two looks at the lock COLLECT, and until a removal is given up."""
@@ -166,20 +166,11 @@ class Collected:
         return sum(action.item.bytes for action in self.done)
 
 
-@contextmanager
-def _owning(root: Root) -> Iterator[str]:
-    """An id whose leftovers others can tell: as roots.owning, for a collection."""
-    owner = f"{_OWNER}{secrets.token_hex(6)}"
-    lock = root.locks.try_acquire(f"build-{owner}")
-    assert lock is not None, "ids are unique"
-    with lock:
-        yield owner
-
-
 def carry_out(root: Root, plan: Plan, policy: Policy) -> Collected:
     """Do what `plan` says, as far as it still holds. Raises DiskError, LogError; what was done until then is done."""
     collected = Collected()
-    with _owning(root) as owner:
+    owner = f"{_OWNER}{secrets.token_hex(6)}"  # whose leftovers others can tell, as those of builds
+    with owning(root, owner):
         disk = DiskItems(root.path, owner)
         for group in plan.groups:
             reason = _let_go(root, disk, group, plan.position, policy)

@@ -137,6 +137,20 @@ def test_a_lock_that_nobody_refers_to_is_free(tmp_path: Path) -> None:
     assert not locks.held("x")
 
 
+def test_I12_what_dead_holders_left_is_swept_and_what_is_held_stays(tmp_path: Path) -> None:
+    locks = FileLocks(tmp_path / "locks")
+    locks.sweep()
+    alone, shared = locks.try_acquire("alone"), locks.try_acquire("shared", shared=True)
+    assert alone is not None
+    assert shared is not None
+    (tmp_path / "locks/build-dead").touch()
+    locks.sweep()
+    assert sorted(path.name for path in (tmp_path / "locks").iterdir()) == ["alone", "shared"]
+    alone.release()
+    shared.release()
+    assert list((tmp_path / "locks").iterdir()) == []
+
+
 def test_a_place_without_locks_is_a_disk_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DiskError):
