@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
+import glob
 import os
+import secrets
+import stat
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -19,15 +24,88 @@ def fsync_directory(path: Path) -> None:
         os.close(fd)
 
 
-def make_directories(path: Path) -> None:
-    """Like `mkdir -p`, and durable: a published file must not lose the directory it lies in. Raises OSError."""
-    missing = []
+def make_directories(path: Path, mode: int = 0o777) -> None:
+    """Like `mkdir -p`, and durable: a published file must not lose the directory it lies in. `mode`: of the last one.
+    Raises OSError."""
+    last, missing = path, []
     while not path.is_dir():
         missing.append(path)
         path = path.parent
     for directory in reversed(missing):
-        directory.mkdir(exist_ok=True)
+        directory.mkdir(mode if directory == last else 0o777, exist_ok=True)
         fsync_directory(directory.parent)
+
+
+class Unfinished:
+    """A new `file` beside `dest`, hidden and named after it, that takes the place of `dest` when it is committed.
+
+    It is locked for as long as it is open: what one left that was killed is told apart by that, and removed by whoever
+    writes to `dest` next.
+    """
+
+    def __init__(self, dest: Path) -> None:
+        """Raises OSError."""
+        self._dest = dest
+        _remove_unlocked(dest)
+        self._path, fd = _new_neighbour(dest)
+        self.file = os.fdopen(fd, "wb")
+        with suppress(FileNotFoundError, PermissionError):
+            before = dest.stat()  # reason: root may write for somebody
+            os.fchown(fd, before.st_uid, before.st_gid)
+            os.fchmod(fd, stat.S_IMODE(before.st_mode))
+
+    def commit(self) -> None:
+        """Be at `dest`, durably. Raises OSError; then `abort` is left."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self._path.replace(self._dest)
+        fsync_directory(self._dest.parent)
+        self.file.close()
+
+    def abort(self) -> None:
+        """Be gone, unless it was committed. Raises no OSError."""
+        with suppress(OSError):
+            if not self.file.closed:
+                self._path.unlink(missing_ok=True)
+        with suppress(OSError):  # reason: what could not be written before cannot be now
+            self.file.close()
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Have `data` at `path`: durable, and whole or not at all. A link keeps leading where it does; what is no regular
+    file (a pipe, a device) is written to. Raises OSError."""
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        path.write_bytes(data)
+        return
+    new = Unfinished(path)
+    try:
+        new.file.write(data)
+        new.commit()
+    finally:
+        new.abort()
+
+
+def _new_neighbour(dest: Path) -> tuple[Path, int]:
+    while True:
+        path = dest.with_name(f".{dest.name}.{secrets.token_hex(4)}.part")
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        with suppress(OSError):  # reason: where files cannot be locked, what is left stays
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if path.exists():
+            return path, fd
+        os.close(fd)  # removed before it was locked
+
+
+def _remove_unlocked(dest: Path) -> None:
+    for path in dest.parent.glob(f".{glob.escape(dest.name)}.????????.part"):
+        with suppress(OSError):  # reason: somebody else's, or gone
+            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+            finally:
+                os.close(fd)
 
 
 class FileSystemSync:

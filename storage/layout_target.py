@@ -12,7 +12,7 @@ from typing import Any
 
 from storage.blobs import DirectoryBlobs
 from storage.digest import Digest, canonical_json, parse_json
-from storage.durable import fsync_directory
+from storage.durable import replace_file
 from storage.errors import DiskError, InputError, VerificationError
 from storage.interfaces import ByteStream, Descriptor, Provider, RegistryTarget
 from storage.layout_listing import read_tagged
@@ -88,13 +88,7 @@ def enter(layout: Path, entries: Sequence[dict[str, Any]]) -> None:
             index = _read(layout / "index.json")
             others = [one for one in index["manifests"] if _tag_of(one) not in tags]
             index["manifests"] = [*others, *entries]
-            new = layout / f"index.json.{os.getpid()}.part"
-            with new.open("wb") as file:
-                file.write(canonical_json(index))
-                file.flush()
-                os.fsync(file.fileno())
-            new.replace(layout / "index.json")
-            fsync_directory(layout)
+            replace_file(layout / "index.json", canonical_json(index))
     except OSError as error:
         raise DiskError.of(error, "naming the image in the layout") from error
 

@@ -18,6 +18,7 @@ from projections.runner import Views
 from projections.standard import STANDARD, TRAVELLED
 from storage.blobs import DirectoryBlobs
 from storage.digest import Digest
+from storage.durable import make_directories, replace_file
 from storage.errors import DiskError, InputError, RefledgerError
 from storage.eventlog import SqliteEventLog, follow
 from storage.interfaces import BlobStore, Event, EventLog, NewEvent, SecretPlaces
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 SNAPSHOTTERS = ("auto", "erofs", "directory")
 """How layers may be laid out in a root."""
+_POLL = 0.005  # seconds
 FORMAT = "1"
 """The layout of a root (DESIGN section 5); a root of another format is refused, not guessed at."""
 
@@ -66,7 +68,7 @@ def open_root(path: Path, *, folded: bool = True) -> Iterator[Root]:
     """Open a root for building, making it when it is not there; `folded`: with its views caught up.
     Raises DiskError, LogError, InputError."""
     try:
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_directories(path, mode=0o700)
         for name in ("layers", "snapshots", "locks", "tmp", "run"):
             (path / name).mkdir(exist_ok=True, mode=0o700)
         _check_format(path)
@@ -155,9 +157,10 @@ def stored_text(path: Path, digest: str) -> str:
 
 def _check_format(path: Path) -> None:
     file = path / "format"
-    if not file.exists():
-        file.write_text(FORMAT + "\n")
-    elif (found := file.read_text(errors="replace").strip()) != FORMAT:
+    found = file.read_text(errors="replace").strip() if file.exists() else ""
+    if not found:  # an empty one: the machine went down while an earlier Refledger made the root
+        replace_file(file, FORMAT.encode() + b"\n")
+    elif found != FORMAT:
         raise InputError(
             f"this root has format {found[:20]!r}, this Refledger knows {FORMAT}",
             where=str(path),
@@ -176,8 +179,8 @@ def new_build_id() -> str:
 @contextmanager
 def owning(root: Root, build: str) -> Iterator[None]:
     """Hold the lock that says `build` is alive: its death, however sudden, lets go of it."""
-    lock = root.locks.try_acquire(_owner_lock(build))
-    assert lock is not None, "build ids are unique"
+    while (lock := root.locks.try_acquire(_owner_lock(build))) is None:
+        time.sleep(_POLL)  # ids are unique: somebody sweeps, and has it for a moment
     with lock:
         yield
 
@@ -199,6 +202,7 @@ def recover(root: Root, found_by: str) -> list[str]:
         from engine.ops.leftovers import sweep_containers
 
         removed += sweep_containers(root.run, is_alive)
+    root.locks.sweep()
     for record in dead:
         fact = BuildInterrupted(
             error="its process ended without a word (killed, or the machine went down)",

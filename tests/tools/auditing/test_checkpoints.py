@@ -67,6 +67,15 @@ def holds(root: roots.Root, signed: Signed) -> bool:
 # ---------------------------------------------------------------- what is signed
 
 
+def test_I12_a_checkpoint_whose_signer_was_killed_before_it_was_kept_is_kept_by_the_next(root: roots.Root) -> None:
+    grow(root, 10)
+    signed = sign_checkpoint(root, SIGNER)
+    (root.path / FILE).unlink()  # the event is durable first
+    again = sign_checkpoint(root, SIGNER)
+    assert (again.new, again.note) == (False, signed.note)
+    assert (root.path / FILE).read_text() == signed.note
+
+
 def test_each_checkpoint_covers_what_is_there_and_is_the_event_behind_it(root: roots.Root) -> None:
     for count in (1, 299, 700):
         grow(root, count)
