@@ -229,10 +229,15 @@ class Views:
         """Names of the projections whose views differ from a fresh fold of the same events. Raises LogError."""
         with self._lock:
             self.catch_up(log)
-            with self._transaction("BEGIN"):
-                until = self.position
-                key = os.urandom(16)
-                here = {view.name: self._sum(view, key) for view in self._projections}
+            key = os.urandom(16)
+            try:
+                with self._transaction("BEGIN"):
+                    until = self.position
+                    here = {view.name: self._sum(view, key) for view in self._projections}
+            except sqlite3.Error as error:
+                if not viewfile.is_damage(error):
+                    raise viewfile.explained(error, self._path) from error
+                return [view.name for view in self._projections]
             with tempfile.TemporaryDirectory(prefix="refledger-views-") as directory:
                 fresh = Views(Path(directory, "views.db"), self._projections)
                 try:
