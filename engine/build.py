@@ -30,7 +30,7 @@ from engine.graph import (
 )
 from engine.ledger import Ledger
 from engine.offline.missing import Missing, NotHere
-from engine.operation import cancelled
+from engine.operation import cancelled, end
 from engine.output import Output
 from engine.refs.materializer import Materializer
 from engine.resolver import Resolver
@@ -255,7 +255,7 @@ class Engine:
     async def _foresee(self, request: BuildRequest, graph: Graph, solver: Solver) -> BuildResult:
         checked = await solver.check(graph)
         missing = await self._lacking(request, graph, checked.plan)
-        await self.ledger.record(BuildCompleted(results=()))
+        await end(self.ledger, BuildCompleted(results=()))
         return BuildResult("", None, None, graph.warnings, Foreseen(graph, checked, tuple(missing)))
 
     async def _lacking(self, request: BuildRequest, graph: Graph, todo: Plan) -> Sequence[Missing]:
@@ -338,7 +338,7 @@ class Engine:
         for number, result in enumerate(graph.results):
             entry = {"ref": refs[result.vertex].id, "platform": result.platform}
             entries.append(entry | ({"digest": str(made.images[number].digest)} if made else {}))
-        await self.ledger.record(BuildCompleted(results=tuple(entries)))
+        await end(self.ledger, BuildCompleted(results=tuple(entries)))
         first = refs[graph.results[0].vertex].id
         digest, config = (made.digest, made.config) if made else (None, None)
         return BuildResult(first, digest, config, tuple(warnings), written=written)
@@ -353,9 +353,7 @@ class Engine:
             text += "\n" + error.excerpt
         if isinstance(error, NotHere):
             self.ledger.post(error.fact, vertex=where)
-        await self.ledger.record(
-            BuildFailed(vertex=where, error=text, exit_code=error.exit_code), vertex=where
-        )
+        await end(self.ledger, BuildFailed(vertex=where, error=text, exit_code=error.exit_code), where)
 
 
 PLAN_SHOWN = 200

@@ -23,10 +23,17 @@ async def operate(ledger: Ledger, started: BuildStarted, work: Coroutine[Any, An
     except asyncio.CancelledError:
         await cancelled(ledger)
     except RefledgerError as error:
-        await ledger.record(BuildFailed(vertex=None, error=str(error), exit_code=error.exit_code))
+        await end(ledger, BuildFailed(vertex=None, error=str(error), exit_code=error.exit_code))
         raise
     else:
-        await ledger.record(BuildCompleted(results=tuple(results)))
+        await end(ledger, BuildCompleted(results=tuple(results)))
+
+
+async def end(ledger: Ledger, fact: BuildCompleted | BuildFailed, vertex: str | None = None) -> None:
+    """Record how it ended. A cancellation that comes meanwhile comes too late: nothing ends twice. Raises LogError."""
+    recording = asyncio.ensure_future(ledger.record(fact, vertex=vertex))
+    await settle(recording)
+    recording.result()
 
 
 async def cancelled(ledger: Ledger) -> NoReturn:
