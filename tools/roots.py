@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 SNAPSHOTTERS = ("auto", "erofs", "directory")
 """How layers may be laid out in a root."""
+_RECOVERING = "recover"
 _POLL = 0.005  # seconds
 FORMAT = "1"
 """The layout of a root (DESIGN section 5); a root of another format is refused, not guessed at."""
@@ -186,7 +187,17 @@ def owning(root: Root, build: str) -> Iterator[None]:
 
 
 def recover(root: Root, found_by: str) -> list[str]:
-    """Say in the log which builds died without a word, and remove what they left; returns their ids."""
+    """Say in the log which builds died without a word, and remove what they left; returns their ids. Nothing is done
+    while another process is at it."""
+    lock = root.locks.try_acquire(_RECOVERING)
+    if lock is None:
+        return []
+    with lock:
+        root.views.catch_up(root.log)  # somebody may have said so since this root was opened
+        return _recover(root, found_by)
+
+
+def _recover(root: Root, found_by: str) -> list[str]:
     dead = [
         record
         for record in History(root.views).list(status="running")

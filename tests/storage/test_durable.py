@@ -28,7 +28,7 @@ def hidden(directory: Path) -> list[Path]:
     return [path for path in directory.iterdir() if path.name.startswith(".")]
 
 
-def test_I12_what_a_killed_writer_left_goes_with_the_next_one_and_what_a_living_one_writes_stays(tmp_path: Path) -> None:
+def test_I12_what_a_killed_writer_left_goes_with_the_next_and_what_a_living_one_writes_stays(tmp_path: Path) -> None:
     dest = tmp_path / "an [archive].tar"
     done = subprocess.run([sys.executable, "-c", KILLED, str(dest)], cwd=Path(__file__).parents[2], check=False)
     assert done.returncode == -signal.SIGKILL
