@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,7 +15,7 @@ from storage.durable import fsync_directory, make_directories
 from storage.errors import DiskError, VerificationError
 from storage.interfaces import BlobStore, BlobWriter
 from storage.media_types import INDEX
-from storage.scratch import Scratch
+from storage.scratch import Scratch, owner_of
 
 _LAYOUT = {"imageLayoutVersion": "1.0.0"}
 _INDEX = {"schemaVersion": 2, "mediaType": INDEX, "manifests": []}
@@ -120,6 +121,18 @@ class DirectoryBlobs:
         except OSError as error:
             raise DiskError.of(error, "starting a blob") from error
 
+    def sweep(self) -> None:
+        """Remove unfinished blobs of writers that died: in a layout that many roots may write to, where nobody knows
+        who lives. Raises DiskError."""
+        try:
+            for path in list(self._scratch.tmp.iterdir()):
+                if owner_of(path.name) is not None and path.is_file():
+                    _remove_unheld(path)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise DiskError.of(error, "removing unfinished blobs") from error
+
     def stored(self, digest: Digest) -> None:
         """A writer put it here: its bytes are right."""
         self._sound.add(digest)
@@ -158,11 +171,7 @@ class DirectoryBlobs:
         for name, content in (("oci-layout", _LAYOUT), ("index.json", _INDEX)):
             file = self._root / name
             if not file.exists():
-                new = self._scratch.name()
-                _write_durably(new, canonical_json(content))
-                with suppress(FileExistsError):  # another process was quicker; a link never replaces its file
-                    os.link(new, file)
-                new.unlink()
+                _link_durably(self._scratch.name(), canonical_json(content), file)
         fsync_directory(self._root)
         self._laid_out = True
 
@@ -211,6 +220,7 @@ class FileBlobWriter:
         self._store = store
         self._path = path
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        _hold(self._fd)
         self._hasher = Hasher()
 
     def write(self, data: bytes) -> None:
@@ -264,10 +274,31 @@ class FileBlobWriter:
         return hasher.digest()
 
 
-def _write_durably(path: Path, data: bytes) -> None:
+def _hold(fd: int) -> None:
+    """Have an unfinished file be somebody's, until it is closed."""
+    with suppress(OSError):  # reason: where files cannot be locked, what is left stays
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _remove_unheld(path: Path) -> None:
+    with suppress(FileNotFoundError, BlockingIOError):
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+        finally:
+            os.close(fd)
+
+
+def _link_durably(path: Path, data: bytes, target: Path) -> None:
+    """Have `data` at `target`, by way of `path`, unless something is there."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:
+        _hold(fd)
         os.write(fd, data)
         os.fsync(fd)
+        with suppress(FileExistsError):  # another process was quicker; a link never replaces its file
+            os.link(path, target)
     finally:
         os.close(fd)
+        path.unlink(missing_ok=True)

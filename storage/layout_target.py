@@ -30,6 +30,7 @@ class WithLayoutTargets:
         self._inner = inner
         self._owner = owner
         self._fallback = FallbackTag(read_tagged, self.put_manifest)
+        self._swept: set[str] = set()
 
     async def mount(self, target: Provider, digest: Digest, source: Provider) -> bool:
         """See RegistryTarget.mount. A layout mounts nothing."""
@@ -63,7 +64,11 @@ class WithLayoutTargets:
         return digest
 
     def _blobs(self, target: Provider) -> DirectoryBlobs:
-        return DirectoryBlobs(Path(target.repository), owner=self._owner)
+        blobs = DirectoryBlobs(Path(target.repository), owner=self._owner)
+        if target.repository not in self._swept:
+            blobs.sweep()
+            self._swept.add(target.repository)
+        return blobs
 
     def _put(self, target: Provider, name: str, media_type: str, data: bytes) -> Digest:
         digest = self._blobs(target).put(data)

@@ -308,8 +308,6 @@ def _resolver(
 async def passing_resolver(*, offline: bool) -> AsyncIterator[Resolver]:
     """A resolver for those who only look: it logs nothing and leaves nothing in the root. `offline`: it knows what the
     root knows. Raises InputError."""
-    import tempfile
-
     if offline:
         from engine.offline.nobody import NoRegistry
 
@@ -317,11 +315,13 @@ async def passing_resolver(*, offline: bool) -> AsyncIterator[Resolver]:
             yield _resolver(NoRegistry(), read_blobs(path), Silent(), Names(views), Places(), offline=True)
         return
 
-    with tempfile.TemporaryDirectory(prefix="refledger-") as directory:
+    from storage.temporary import TemporaryPlace
+
+    with TemporaryPlace() as directory:
         registry = registry_client()
         try:
             yield ImageResolver(
-                registry, DirectoryBlobs(Path(directory), owner="check"), Silent(), places=_places()
+                registry, DirectoryBlobs(directory, owner="check"), Silent(), places=_places()
             )
         finally:
             await registry.aclose()

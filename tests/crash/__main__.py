@@ -31,10 +31,9 @@ def main() -> int:
         directory = Path(name).resolve()
         with registries(directory) as (hub, second):
             for scene in given.scene or SCENES:
-                worlds = [[how for how in given.how or HOWS if (how == "power") is on_disk] for on_disk in (False, True)]
-                for on_disk, hows in enumerate(worlds):
-                    if hows:
-                        found += crashes(scene, directory, hub.host, second.host, hows, given, on_disk=bool(on_disk))
+                for on_disk in (False, True):
+                    if hows := [how for how in given.how or HOWS if (how == "power") is on_disk]:
+                        found += crashes(scene, directory, hub.host, second.host, hows, given, on_disk=on_disk)
     print("\n".join(table(found)))
     return 1 if any(crash.wrong for crash in found) else 0
 

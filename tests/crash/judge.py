@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from storage.bundle import read_bundle
 from storage.errors import LogError, RefledgerError
 from storage.eventlog import SqliteEventLog
 from storage.locks import FileLocks
@@ -81,8 +82,11 @@ def torn(place: Place) -> list[str]:
             whole = False
         elif path.suffix == ".html":
             whole = data.rstrip().endswith(b"</html>")
-        elif path.suffix in {".tar", ".bundle"}:
+        elif path.suffix == ".tar":
             whole = len(data) % 512 == 0 and data.endswith(bytes(1024))
+        elif path.suffix == ".bundle":
+            with suppress(RefledgerError):
+                whole = read_bundle(path).damage is None
         if not whole:
             found.append(f"{path.name} is torn: {len(data)} bytes")
     return found
@@ -120,7 +124,7 @@ def processes(place: Place) -> dict[int, str]:
             continue
         with suppress(OSError):
             command = (path / "cmdline").read_bytes()
-            place_of = [command, (path / "environ").read_bytes(), os.fsencode(os.readlink(path / "cwd")) + b"/"]
+            place_of = [command, (path / "environ").read_bytes(), os.fsencode((path / "cwd").readlink()) + b"/"]
             place_of.append((path / "mountinfo").read_bytes())
             if any(mark in one for one in place_of):
                 found[int(path.name)] = command.replace(b"\0", b" ").decode("utf-8", "replace")[:120]

@@ -45,18 +45,13 @@ class Done:
     @property
     def lost(self) -> list[list[str]]:
         """What a power loss may take (see unsynced)."""
-        return [one["lost"] for one in self.met if "lost" in one][0]  # type: ignore[return-value]
+        return next(one["lost"] for one in self.met if "lost" in one)  # type: ignore[return-value]
 
     @property
     def last_met(self) -> str:
         """What the moment is called at which it was stopped: a type of event, or a change of a file."""
-        if not self.met:
-            return "nothing yet"
-        last = next((one for one in reversed(self.met) if "lost" not in one), {"op": "the start"})
-        if "op" in last:
-            return str(last["op"]).partition(" ")[0]
-        names = last.get("doomed") or last.get("events")
-        return str(names[-1])  # type: ignore[index]
+        names = next((one.get("at") or one.get("doomed") for one in self.met if "at" in one or "doomed" in one), None)
+        return str(names[-1]) if names else "the end"  # type: ignore[index]
 
 
 @dataclass(slots=True)
@@ -126,10 +121,10 @@ class Place:
         # files, not pipes: processes that outlive the victim would keep a pipe open
         with (said_in / "stdout").open("w+") as out, (said_in / "stderr").open("w+") as err:
             module = ["tests.crash.victim", moment] if moment else ["tools.cli.main"]
+            ears = {"CRASH_TOLD": str(told), "CRASH_WITHIN": str(self.directory)} if moment else {}
             process = subprocess.Popen(
                 [sys.executable, "-m", *module, *args], cwd=PROJECT, stdin=subprocess.DEVNULL, stdout=out, stderr=err,
-                env={**self.environment(), "CRASH_TOLD": str(told), "CRASH_WITHIN": str(self.directory)} if moment else self.environment(),
-                start_new_session=True,
+                env={**self.environment(), **ears}, start_new_session=True,
             )  # fmt: skip
             try:
                 code = process.wait(_TIMEOUT)

@@ -8,7 +8,6 @@ import os
 import random
 import subprocess
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 

@@ -36,7 +36,7 @@ FROM {base}
 COPY file /file
 COPY --from={base} /data/1 /one
 """
-_SECRET = "hush-hush-7731"  # noqa: S105 - it is what a careless step prints
+_SECRET = "hush-hush-7731"
 Commands = Callable[[Place], Sequence[str]]
 
 
@@ -252,6 +252,7 @@ SCENES = {
         Scene("checkpoint", lambda _: ["audit", "checkpoint"], _signed, _with_key),
         Scene("redact", _redacting, _traces, _talkative, codes=(0, 2)),
         Scene("bundle", _bundling, _names, _first_build),
+        Scene("verify", lambda _: ["audit", "verify"], _names, _first_build),
         Scene("report", _reporting, _names, _first_build),
     )
 }

@@ -67,7 +67,7 @@ class Unsynced:
 
         def watched_open(path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
             fd = real(path, flags, mode, dir_fd=dir_fd)
-            if flags & (os.O_WRONLY | os.O_RDWR) and not flags & os.O_TMPFILE == os.O_TMPFILE:
+            if flags & (os.O_WRONLY | os.O_RDWR) and flags & os.O_TMPFILE != os.O_TMPFILE:
                 self._written(_path_of(fd), made=bool(flags & os.O_CREAT))
             return fd
 
@@ -80,7 +80,7 @@ class Unsynced:
             if isinstance(path, str) and isinstance(mode, str) and isinstance(flags, int) and flags & (
                 os.O_WRONLY | os.O_RDWR
             ):
-                self._written(os.path.abspath(path), made=not Path(path).exists())
+                self._written(str(Path.cwd() / path), made=not Path(path).exists())
         elif event == "os.rename":
             old, new = _at(args[0], args[2]), _at(args[1], args[3])
             self._note(["moved", new, old], new)
@@ -116,40 +116,40 @@ class Unsynced:
     def _synced(self, path: str) -> None:
         with self._lock:
             self._bytes.pop(path, None)
-            self._names = [one for one in self._names if os.path.dirname(one[1]) != path]
+            self._names = [one for one in self._names if str(Path(one[1]).parent) != path]
 
 
 def lose(losses: Sequence[Sequence[str]]) -> list[str]:
     """Have it be lost; returns what was, in words."""
     done = []
-    for kind, path, *old in losses:
+    for kind, name, *old in losses:
+        path = Path(name)
         with suppress(OSError):
             if kind == "bytes":
-                if os.path.isfile(path) and os.path.getsize(path):
+                if path.is_file() and path.stat().st_size:
                     os.truncate(path, 0)
                     done.append(f"the bytes of {path}")
             elif kind == "moved":
                 if os.path.lexists(path) and not os.path.lexists(old[0]):
-                    os.rename(path, old[0])
+                    path.rename(old[0])
                     done.append(f"the name {path}")
-            elif os.path.isdir(path) and not os.path.islink(path):
+            elif path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
                 done.append(f"all of {path}")
             elif os.path.lexists(path):
-                os.unlink(path)
+                path.unlink()
                 done.append(f"the name {path}")
     return done
 
 
 def _path_of(fd: int) -> str:
     try:
-        return os.readlink(f"/proc/self/fd/{fd}")
+        return str(Path(f"/proc/self/fd/{fd}").readlink())
     except OSError:
         return ""
 
 
 def _at(path: Any, directory: Any = -1) -> str:
     name = os.fsdecode(path) if isinstance(path, (str, bytes, os.PathLike)) else _path_of(path)
-    if not os.path.isabs(name) and isinstance(directory, int) and directory >= 0:
-        return os.path.join(_path_of(directory), name)
-    return os.path.abspath(name)
+    above = _path_of(directory) if isinstance(directory, int) and directory >= 0 else Path.cwd()
+    return str(above / Path(name))

@@ -10,9 +10,11 @@ MOMENT is `HOW:NUMBER` or `HOW:NUMBER:SIGNAL` (default KILL), of these:
 
 `unsynced+` before it: what the process has changed in `$CRASH_WITHIN` and not made durable is told at that moment.
 
-Every submission is a transaction of its own, so that a process can die between any two. What was met is told in the
-file `$CRASH_TOLD`, a line of JSON each: `{"events": [types]}` once they are durable, `{"op": what}` where they count,
-`{"doomed": [types]}` for events that did not come to be, `{"lost": [...]}` for what power loss may take.
+What was met is told in the file `$CRASH_TOLD`, a line of JSON each: `{"events": [types]}` once they are durable,
+`{"op": what}` where they count, `{"at": [types]}` or `{"doomed": [types]}` where it was to die, at events that are
+durable or will not be, `{"lost": [...]}` for what power loss may take.
+
+Every submission is a transaction of its own, so that a process can die between any two.
 
 No hook of the product is used: what is wrapped is wrapped here.
 """
@@ -66,18 +68,18 @@ class Victim:
             here = self._events < self._number <= self._events + len(names)
             if here and self._how == "before":
                 time.sleep(LINGER)
-                self._die(names)
+                self._die("doomed", names)
             results = commit(writer, group, gone)
             self._events += len(names)
             self._tell({"events": names})
             if here and self._how == "after":
-                self._die()
+                self._die("at", names)
             return results
 
         def watched_insert(the_recorder: Any, cursor: Any, rows: Any) -> int:
             last = int(insert(the_recorder, cursor, rows))
             if self._how == "inside" and self._events < self._number <= self._events + len(rows):
-                self._die([row[2] for row in rows])
+                self._die("doomed", [row[2] for row in rows])
             return last
 
         recorder.LogWriter._commit = watched_commit  # type: ignore[method-assign]
@@ -101,16 +103,16 @@ class Victim:
             return
         with self._lock:
             self._ops += 1
-            self._tell({"op": f"{event} {os.fsdecode(path) if isinstance(path, (str, bytes)) else path}"})
+            what = f"{event} {os.fsdecode(path) if isinstance(path, (str, bytes)) else path}"
+            self._tell({"op": what})
             if self._ops == self._number:
-                self._die()
+                self._die("at", [event])
 
-    def _die(self, names: Sequence[str] = ()) -> None:
+    def _die(self, how: str, names: Sequence[str]) -> None:
         if not self._armed:
             return
         self._armed = False
-        if names:
-            self._tell({"doomed": names})
+        self._tell({how: names})
         self.tell_loss()
         os.kill(self._pid, self._signal)
         if self._signal == signal.SIGKILL:
