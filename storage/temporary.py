@@ -8,13 +8,12 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import shutil
 import tempfile
 import weakref
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-
-from storage.scratch import remove_tree
 
 PREFIX = "refledger-tmp."
 _NAME = re.compile(r"\.?refledger-tmp\.[a-z0-9_]{8}")
@@ -50,8 +49,7 @@ class TemporaryPlace:
 
 
 def _remove(path: Path, fd: int) -> None:
-    with suppress(OSError):  # reason: what cannot be removed now is with the next one
-        remove_tree(path)
+    shutil.rmtree(path, ignore_errors=True)  # what cannot be removed now is with the next one
     os.close(fd)
 
 
@@ -68,6 +66,6 @@ def _remove_if_dead(path: Path) -> None:
         try:
             if os.fstat(fd).st_uid == os.geteuid():
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                remove_tree(path)
+                shutil.rmtree(path, ignore_errors=True)
         finally:
             os.close(fd)
