@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import secrets
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -64,13 +65,19 @@ class Stage:
                     yield f"{how}:{last}"
             if "signal" in hows:
                 yield f"after:{last}:{SIGNALS[number % len(SIGNALS)]}"
-            for world in {"unsynced", "power"} & set(hows):
+            for world in sorted({"unsynced", "power"} & set(hows)):
                 yield f"{world}+{('after', 'before', 'inside')[number % 3]}:{last}"
-        for world in {"unsynced", "power"} & set(hows):
+        for world in sorted({"unsynced", "power"} & set(hows)):
             yield f"{world}+end"
         if "before-op" in hows:
             for number in range(1, len(self.undisturbed.ops) + 1):
                 yield f"before-op:{number}"
+
+    def moment(self, how: str, event: str) -> str:
+        """The moment at the last event of this type in the undisturbed run."""
+        ends = itertools.accumulate(map(len, self.undisturbed.groups))
+        last = [end for end, group in zip(ends, self.undisturbed.groups, strict=True) if event in group][-1]
+        return f"{how}:{last}"
 
     def crash(self, moment: str) -> Crash:
         """Crash at `moment`, begin again, and look."""
@@ -92,7 +99,7 @@ class Stage:
             wrong += self._broken_promises(done)
         if how == "twice":
             # the first event of the next start is the one that says what happened
-            second = place.run(scene.command(place), "after:1" if int(number) % 2 else "before-op:6")
+            second = place.run(scene.command(place), "after:1" if int(number) % 2 else "before-op:3")
             if not second.killed:
                 wrong.append(f"the second start was not killed, but ended with {second.code}")
         wrong += self._again()
@@ -188,7 +195,7 @@ def staged(scene: Scene, directory: Path, host: str, second: str, *, on_disk: bo
         if disk is not None:
             disk.make()
         place.lay_out()
-        place.repository = f"crash/before/{directory.name}"
+        place.repository = f"crash/before/{secrets.token_hex(4)}"
         scene.before(place)
         if disk is None:
             place.keep(stage.kept)

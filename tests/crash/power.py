@@ -11,7 +11,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-MIB = 400
+MIB, _SMALL = 400, 16
 _PAGE = 4096
 _WRITE_AND_WAIT = 1 | 2 | 4  # SYNC_FILE_RANGE_WAIT_BEFORE, _WRITE, _WAIT_AFTER
 _OPTIONS = ("data=ordered,commit=300", "data=writeback,commit=300")
@@ -21,7 +21,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 class Disk:
     """An ext4 file system in the file `image`, mounted at `point`. Needs root, a loop device and mkfs.ext4."""
 
-    def __init__(self, image: Path, point: Path) -> None:
+    def __init__(self, image: Path, point: Path, mib: int = MIB) -> None:
+        self._mib = mib
         self._image = image
         self._point = point
         self._mounted = False
@@ -29,7 +30,7 @@ class Disk:
     def make(self) -> None:
         """An empty one, mounted."""
         with self._image.open("wb") as file:
-            file.truncate(MIB << 20)
+            file.truncate(self._mib << 20)
         _run("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", str(self._image))
         self.mount(_OPTIONS[0])
 
@@ -107,7 +108,7 @@ def _run(*command: str) -> None:
 
 def works(directory: Path) -> bool:
     """Can such a disk be made here?"""
-    disk = Disk(directory / "try.img", directory / "try")
+    disk = Disk(directory / "try.img", directory / "try", _SMALL)
     try:
         disk.make()
     except (OSError, AssertionError):
