@@ -40,25 +40,31 @@ class Unfinished:
     """A new `file` beside `dest`, hidden and named after it, that takes the place of `dest` when it is committed.
 
     It is locked for as long as it is open: what one left that was killed is told apart by that, and removed by whoever
-    writes to `dest` next.
+    writes to `dest` next. `mode`: of the file, by default that of what it replaces.
     """
 
-    def __init__(self, dest: Path) -> None:
+    def __init__(self, dest: Path, mode: int | None = None) -> None:
         """Raises OSError."""
         self._dest = dest
         _remove_unlocked(dest)
-        self._path, fd = _new_neighbour(dest)
+        self._path, fd = _new_neighbour(dest, 0o666 if mode is None else mode)
         self.file = os.fdopen(fd, "wb")
         with suppress(FileNotFoundError, PermissionError):
             before = dest.stat()  # reason: root may write for somebody
             os.fchown(fd, before.st_uid, before.st_gid)
-            os.fchmod(fd, stat.S_IMODE(before.st_mode))
+            if mode is None:
+                os.fchmod(fd, stat.S_IMODE(before.st_mode))
 
-    def commit(self) -> None:
-        """Be at `dest`, durably. Raises OSError; then `abort` is left."""
+    def commit(self, *, replace: bool = True) -> None:
+        """Be at `dest`, durably. Raises OSError (FileExistsError where nothing is to be replaced); then `abort` is
+        left."""
         self.file.flush()
         os.fsync(self.file.fileno())
-        self._path.replace(self._dest)
+        if replace:
+            self._path.replace(self._dest)
+        else:
+            os.link(self._path, self._dest)
+            self._path.unlink()
         fsync_directory(self._dest.parent)
         self.file.close()
 
@@ -71,14 +77,14 @@ class Unfinished:
             self.file.close()
 
 
-def replace_file(path: Path, data: bytes) -> None:
+def replace_file(path: Path, data: bytes, mode: int | None = None) -> None:
     """Have `data` at `path`: durable, and whole or not at all. A link keeps leading where it does; what is no regular
-    file (a pipe, a device) is written to. Raises OSError."""
+    file (a pipe, a device) is written to. `mode` as in Unfinished. Raises OSError."""
     path = Path(os.path.realpath(path))
     if path.exists() and not path.is_file():
         path.write_bytes(data)
         return
-    new = Unfinished(path)
+    new = Unfinished(path, mode)
     try:
         new.file.write(data)
         new.commit()
@@ -86,10 +92,10 @@ def replace_file(path: Path, data: bytes) -> None:
         new.abort()
 
 
-def _new_neighbour(dest: Path) -> tuple[Path, int]:
+def _new_neighbour(dest: Path, mode: int) -> tuple[Path, int]:
     while True:
         path = dest.with_name(f".{dest.name}.{secrets.token_hex(4)}.part")
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         with suppress(OSError):  # reason: where files cannot be locked, what is left stays
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if path.exists():

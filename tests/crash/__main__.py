@@ -20,7 +20,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.crash", description=__doc__)
     parser.add_argument("--scene", action="append", choices=list(SCENES), help="only this; may be given again")
     parser.add_argument("--how", action="append", choices=HOWS, help="only this; may be given again")
-    parser.add_argument("--moment", action="append", help="only this, as it is printed, or as in 'before Exported'; may be given again")
+    parser.add_argument("--moment", action="append", help="as it is printed, or as in 'before Exported'")
     parser.add_argument("--at-most", type=int, default=10**9, metavar="N", help="of each kind of crash of a scene")
     parser.add_argument("--seed", type=int, default=1, help="which ones these are")
     parser.add_argument("--directory", type=Path, help="where to work; default: the temporary directory")

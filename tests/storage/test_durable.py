@@ -78,3 +78,18 @@ def test_directories_are_made_with_the_mode_of_the_last(tmp_path: Path) -> None:
     make_directories(tmp_path / "a/b", mode=0o700)
     make_directories(tmp_path / "a/b", mode=0o755)
     assert stat.S_IMODE((tmp_path / "a/b").stat().st_mode) == 0o700
+
+
+def test_what_is_there_is_not_replaced_when_nothing_may_be(tmp_path: Path) -> None:
+    dest = tmp_path / "audit.key"
+    new = Unfinished(dest, 0o600)
+    new.file.write(b"first")
+    assert not dest.exists()
+    new.commit(replace=False)
+    assert (dest.read_bytes(), stat.S_IMODE(dest.stat().st_mode)) == (b"first", 0o600)
+    again = Unfinished(dest, 0o600)
+    with pytest.raises(FileExistsError):
+        again.commit(replace=False)
+    again.abort()
+    assert dest.read_bytes() == b"first"
+    assert hidden(tmp_path) == []
