@@ -175,7 +175,7 @@ def _image_and_cache(place: Place) -> object:
 
 
 def _broken(place: Place) -> Sequence[str]:
-    return _build(place, "FROM {base}\nRUN echo before > /before\nRUN cat /before && false\n")
+    return _build(place, "FROM {base}\nRUN echo before > /before\nRUN cat /before && sleep 0.5 && false\n")
 
 
 def _mended(place: Place) -> Sequence[str]:

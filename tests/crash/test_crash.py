@@ -29,7 +29,7 @@ LONG = float(os.environ.get("REFLEDGER_LONG") or 0)
 SAMPLE = {
     "build, directory": ("after LayerPulled", "unsynced+inside Materialized"),
     "push, directory": ("before BlobCreated",),
-    "failing build": ("after VertexFailed",),
+    "failing build": ("after VertexOutput",),
     "archives": ("unsynced+end",),
     "copy": ("inside Exported",),
     "prune": ("twice Demoted",),
