@@ -146,7 +146,7 @@ class FileSystemSync:
         self._state.release()
         error = None
         try:
-            _syncfs(self._path)
+            flush_file_system(self._path)
         except OSError as caught:
             error = caught
         finally:
@@ -158,7 +158,9 @@ class FileSystemSync:
             self._state.notify_all()
 
 
-def _syncfs(path: Path) -> None:
+def flush_file_system(path: Path) -> None:
+    """Return once everything written to the file system that holds directory `path` is durable (syncfs(2)). Raises
+    OSError."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         if _libc.syncfs(fd):

@@ -219,6 +219,7 @@ def _exporters(
     from engine.exporters.tar import TarExporter
     from storage.archive import DestFile, TarArchive
     from storage.compose import TreeWriter
+    from storage.durable import flush_file_system
     from storage.layout_target import enter
     from storage.pack import write_tree
 
@@ -227,7 +228,9 @@ def _exporters(
         pusher=Pusher(mover.source, target, mover, ledger),
         archiver=ArchiveExporter(mover.reader, ledger, TarArchive),
         layout=LayoutExporter(mover, ledger, enter),
-        local=LocalExporter(materializer, snapshots, ledger, clock, lambda to, latest: TreeWriter(to, latest=latest)),
+        local=LocalExporter(
+            materializer, snapshots, ledger, clock, lambda to, latest: TreeWriter(to, latest=latest), flush_file_system
+        ),
         tar=TarExporter(materializer, snapshots, ledger, DestFile, write_tree),
         clock=clock,
     )

@@ -74,10 +74,11 @@ class Stage:
                 yield f"before-op:{number}"
 
     def moment(self, how: str, event: str) -> str:
-        """The moment at the last event of this type in the undisturbed run."""
+        """The moment at the last event of this type (`TYPE` or `TYPE:SIGNAL`) in the undisturbed run."""
+        event, colon, signal = event.partition(":")
         ends = itertools.accumulate(map(len, self.undisturbed.groups))
         last = [end for end, group in zip(ends, self.undisturbed.groups, strict=True) if event in group][-1]
-        return f"{how}:{last}"
+        return f"{how}:{last}{colon}{signal}"
 
     def crash(self, moment: str) -> Crash:
         """Crash at `moment`, begin again, and look."""

@@ -35,7 +35,7 @@ class Unsynced:
         from storage import durable
 
         self._wrap_open()
-        fsync, syncfs = os.fsync, durable._syncfs
+        fsync, syncfs = os.fsync, durable.flush_file_system
 
         def watched_fsync(fd: Any) -> None:
             path = _path_of(fd if isinstance(fd, int) else fd.fileno())
@@ -52,7 +52,7 @@ class Unsynced:
                     self._bytes.pop(one, None)
 
         os.fsync = os.fdatasync = watched_fsync  # type: ignore[assignment]
-        durable._syncfs = watched_syncfs
+        durable.flush_file_system = watched_syncfs
         import sys
 
         sys.addaudithook(self._hook)
