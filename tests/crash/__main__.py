@@ -20,7 +20,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.crash", description=__doc__)
     parser.add_argument("--scene", action="append", choices=list(SCENES), help="only this; may be given again")
     parser.add_argument("--how", action="append", choices=HOWS, help="only this; may be given again")
-    parser.add_argument("--moment", action="append", help="as it is printed, or as in 'before Exported'")
+    parser.add_argument("--moment", action="append", help="as it is printed, or as in before:Exported")
     parser.add_argument("--at-most", type=int, default=10**9, metavar="N", help="of each kind of crash of a scene")
     parser.add_argument("--seed", type=int, default=1, help="which ones these are")
     parser.add_argument("--directory", type=Path, help="where to work; default: the temporary directory")
@@ -47,8 +47,7 @@ def crashes(
     with staged(SCENES[scene], directory / "stage", host, second, on_disk=on_disk) as stage:
         count = sum(map(len, stage.undisturbed.groups))
         print(f"{scene}: {count} events, {len(stage.undisturbed.ops)} changes of files", flush=True)
-        named = [moment.partition(" ") for moment in given.moment or ()]
-        chosen = [stage.moment(how, event) if event else how for how, _, event in named]
+        chosen = list(given.moment or ())
         for how in () if given.moment else hows:
             moments = list(stage.moments([how]))
             chosen += sorted(dice.sample(moments, min(given.at_most, len(moments))), key=moments.index)

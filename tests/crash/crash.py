@@ -73,13 +73,6 @@ class Stage:
             for number in range(1, len(self.undisturbed.ops) + 1):
                 yield f"before-op:{number}"
 
-    def moment(self, how: str, event: str) -> str:
-        """The moment at the last event of this type (`TYPE` or `TYPE:SIGNAL`) in the undisturbed run."""
-        event, colon, signal = event.partition(":")
-        ends = itertools.accumulate(map(len, self.undisturbed.groups))
-        last = [end for end, group in zip(ends, self.undisturbed.groups, strict=True) if event in group][-1]
-        return f"{how}:{last}{colon}{signal}"
-
     def crash(self, moment: str) -> Crash:
         """Crash at `moment`, begin again, and look."""
         world, _, rest = moment.rpartition("+")
@@ -100,7 +93,7 @@ class Stage:
             wrong += self._broken_promises(done)
         if how == "twice":
             # the first event of the next start is the one that says what happened
-            second = place.run(scene.command(place), "after:1" if int(number) % 2 else "before-op:3")
+            second = place.run(scene.command(place), "after:1" if number[-1:] in "13579" else "before-op:3")
             if not second.killed and second.code not in scene.codes:  # it may have nothing left to do
                 wrong.append(f"the second start ended with {second.code}: {second.err[-200:]}")
         wrong += self._again()

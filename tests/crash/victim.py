@@ -1,6 +1,6 @@
 """`python -m tests.crash.victim MOMENT ARGS…`: `refledger ARGS`, in a process that dies at a moment of its own life.
 
-MOMENT is `HOW:NUMBER` or `HOW:NUMBER:SIGNAL` (default KILL), of these:
+MOMENT is `HOW:NUMBER` or `HOW:NUMBER:SIGNAL` (default KILL), of these; for N there may be a type, the first such event:
 
     after:N    event N of this process has just become durable
     before:N   event N is about to be committed; what does not wait for it has had a while to go on
@@ -44,10 +44,11 @@ _ELSEWHERE = ("/proc/", "/sys/", "/dev/")
 class Victim:
     """Counts, tells, and dies when it is time."""
 
-    def __init__(self, how: str, number: int, number_of_signal: int, told: int, unsynced: Unsynced | None) -> None:
+    def __init__(self, how: str, which: str, number_of_signal: int, told: int, unsynced: Unsynced | None) -> None:
         self._unsynced = unsynced
         self._how = how
-        self._number = number
+        self._type = "" if which.isdecimal() else which
+        self._number = int(which) if which.isdecimal() else 0
         self._signal = number_of_signal
         self._told = told
         self._events = 0
@@ -65,7 +66,7 @@ class Victim:
 
         def watched_commit(writer: Any, group: Any, gone: Any = ()) -> Any:
             names = [event[1] for _, events in group for event in events]
-            here = self._events < self._number <= self._events + len(names)
+            here = self._here(names)
             if here and self._how == "before":
                 time.sleep(LINGER)
                 self._die("doomed", names)
@@ -78,12 +79,17 @@ class Victim:
 
         def watched_insert(the_recorder: Any, cursor: Any, rows: Any) -> int:
             last = int(insert(the_recorder, cursor, rows))
-            if self._how == "inside" and self._events < self._number <= self._events + len(rows):
-                self._die("doomed", [row[2] for row in rows])
+            names = [row[2] for row in rows]
+            if self._how == "inside" and self._here(names):
+                self._die("doomed", names)
             return last
 
         recorder.LogWriter._commit = watched_commit  # type: ignore[method-assign]
         recorder.LogRecorder.insert = watched_insert  # type: ignore[method-assign]
+
+    def _here(self, names: Sequence[str]) -> bool:
+        """Are these the next events, and is it one of them?"""
+        return self._type in names or self._events < self._number <= self._events + len(names)
 
     def watch_files(self) -> None:
         """Be there at every change that Python makes to files, and every process that it starts."""
@@ -138,7 +144,7 @@ def main() -> None:
     told = os.open(where, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600) if where else -1
     within = os.environ.pop("CRASH_WITHIN", "")
     unsynced = Unsynced(within) if world == "unsynced" else None
-    victim = Victim(how, int(number or 0), signal.Signals[f"SIG{name or 'KILL'}"], told, unsynced)
+    victim = Victim(how, number or "0", signal.Signals[f"SIG{name or 'KILL'}"], told, unsynced)
 
     from tools.cli.main import main as refledger
 
