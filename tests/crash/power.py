@@ -40,7 +40,7 @@ class Disk:
         self._mounted = True
 
     def unmount(self) -> None:
-        """Leave nothing mounted here. Others, whose mount namespace was made meanwhile, may have it for a while: so each
+        """Leave nothing mounted here. Others whose mount namespace was made meanwhile may have it for a while: so each
         copy is a new file."""
         if self._mounted:
             _run("umount", "-l", str(self._point))

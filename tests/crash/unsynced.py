@@ -83,10 +83,10 @@ class Unsynced:
                 self._written(str(Path.cwd() / path), made=not Path(path).exists())
         elif event == "os.rename":
             old, new = _at(args[0], args[2]), _at(args[1], args[3])
+            with self._lock:  # what lies in a directory goes along
+                self._bytes = {_moved(path, old, new): None for path in self._bytes}
+                self._names = [[one[0], *(_moved(path, old, new) for path in one[1:])] for one in self._names]
             self._note(["moved", new, old], new)
-            with self._lock:
-                if self._bytes.pop(old, 0) is None:
-                    self._bytes[new] = None
         elif event == "os.mkdir":
             path = _at(args[0], args[2])
             if not Path(path).exists():
@@ -140,6 +140,10 @@ def lose(losses: Sequence[Sequence[str]]) -> list[str]:
                 path.unlink()
                 done.append(f"the name {path}")
     return done
+
+
+def _moved(path: str, old: str, new: str) -> str:
+    return new + path[len(old) :] if path == old or path.startswith(old + "/") else path
 
 
 def _path_of(fd: int) -> str:
