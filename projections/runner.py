@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from projections.fields import BAD_EVENT, malformed
 from storage.digest import canonical_json
 from storage.errors import LogError
 from storage.interfaces import Event, EventLog
+from storage.temporary import TemporaryPlace
 
 Handler = Callable[[sqlite3.Cursor, Event], None]
 Row = tuple[Any, ...]
@@ -229,12 +229,17 @@ class Views:
         """Names of the projections whose views differ from a fresh fold of the same events. Raises LogError."""
         with self._lock:
             self.catch_up(log)
-            with self._transaction("BEGIN"):
-                until = self.position
-                key = os.urandom(16)
-                here = {view.name: self._sum(view, key) for view in self._projections}
-            with tempfile.TemporaryDirectory(prefix="refledger-views-") as directory:
-                fresh = Views(Path(directory, "views.db"), self._projections)
+            key = os.urandom(16)
+            try:
+                with self._transaction("BEGIN"):
+                    until = self.position
+                    here = {view.name: self._sum(view, key) for view in self._projections}
+            except sqlite3.Error as error:
+                if not viewfile.is_damage(error):
+                    raise viewfile.explained(error, self._path) from error
+                return [view.name for view in self._projections]
+            with TemporaryPlace() as directory:
+                fresh = Views(directory / "views.db", self._projections)
                 try:
                     fresh._fold(log, until, BATCH)
                     return [view.name for view in self._projections if fresh._sum(view, key) != here[view.name]]

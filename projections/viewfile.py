@@ -1,6 +1,7 @@
 """The SQLite file behind the views: opening, throwing away, copying, and what its errors mean.
 
-Durability is not wanted here: what a crash loses is folded again from the log.
+Durability is not wanted here: what a crash loses is folded again from the log. But it must not be torn, as nobody
+would notice: so SQLite keeps its order of writing (synchronous NORMAL), which costs two flushes where a process ends.
 """
 
 from __future__ import annotations

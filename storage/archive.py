@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 import sys
 import tarfile
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from storage.durable import fsync_directory
+from storage.durable import Unfinished
 from storage.errors import DiskError
 
 
@@ -21,7 +19,7 @@ class DestFile:
     def __init__(self, dest: str) -> None:
         """Raises DiskError."""
         self._dest = dest
-        self._temporary: Path | None = None
+        self._unfinished: Unfinished | None = None
         try:
             self._file: IO[bytes] = sys.stdout.buffer if dest == "-" else self._create(Path(dest))
         except OSError as error:
@@ -30,8 +28,8 @@ class DestFile:
     def _create(self, dest: Path) -> IO[bytes]:
         if dest.exists() and not dest.is_file():
             return dest.open("wb")
-        self._temporary = dest.with_name(f".{dest.name}.{secrets.token_hex(4)}.part")
-        return self._temporary.open("xb")
+        self._unfinished = Unfinished(dest)
+        return self._unfinished.file
 
     def write(self, data: bytes) -> None:
         """See OutFile.write."""
@@ -44,12 +42,8 @@ class DestFile:
         """See OutFile.commit."""
         try:
             self._file.flush()
-            if self._temporary is not None:
-                os.fsync(self._file.fileno())
-                self._file.close()
-                self._temporary.replace(self._dest)
-                fsync_directory(self._temporary.parent)
-                self._temporary = None
+            if self._unfinished is not None:
+                self._unfinished.commit()
             elif self._file is not sys.stdout.buffer:
                 self._file.close()
         except OSError as error:
@@ -57,10 +51,8 @@ class DestFile:
 
     def abort(self) -> None:
         """See OutFile.abort."""
-        if self._temporary is not None:
-            self._file.close()
-            self._temporary.unlink(missing_ok=True)
-            self._temporary = None
+        if self._unfinished is not None:
+            self._unfinished.abort()
         elif self._file is not sys.stdout.buffer:
             with suppress(OSError):  # reason: what could not be written before cannot be now
                 self._file.close()

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from storage.digest import Digest, Hasher, canonical_json, sha256
-from storage.durable import fsync_directory, make_directories
+from storage.durable import create_held, fsync_directory, make_directories
 from storage.errors import DiskError, VerificationError
 from storage.interfaces import BlobStore, BlobWriter
 from storage.media_types import INDEX
-from storage.scratch import Scratch, clear_away
+from storage.scratch import Scratch, clear_away, owner_of
 
 _LAYOUT = {"imageLayoutVersion": "1.0.0"}
 _INDEX = {"schemaVersion": 2, "mediaType": INDEX, "manifests": []}
@@ -109,9 +109,21 @@ class DirectoryBlobs:
         """See BlobStore.writer. Raises DiskError."""
         try:
             self._lay_out()
-            return FileBlobWriter(self, self._scratch.name())
+            return FileBlobWriter(self, *self._unfinished())
         except OSError as error:
             raise DiskError.of(error, "starting a blob") from error
+
+    def sweep(self) -> None:
+        """Remove unfinished blobs of writers that died: in a layout that many roots may write to, where nobody knows
+        who lives. Raises DiskError."""
+        try:
+            for path in list(self._scratch.tmp.iterdir()):
+                if owner_of(path.name) is not None and path.is_file():
+                    _remove_unheld(path)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise DiskError.of(error, "removing unfinished blobs") from error
 
     def stored(self, digest: Digest) -> None:
         """A writer put it here: its bytes are right."""
@@ -175,13 +187,17 @@ class DirectoryBlobs:
         for name, content in (("oci-layout", _LAYOUT), ("index.json", _INDEX)):
             file = self._root / name
             if not file.exists():
-                new = self._scratch.name()
-                _write_durably(new, canonical_json(content))
-                with suppress(FileExistsError):  # another process was quicker; a link never replaces its file
-                    os.link(new, file)
-                new.unlink()
+                _link_durably(*self._unfinished(), canonical_json(content), file)
         fsync_directory(self._root)
         self._laid_out = True
+
+
+    def _unfinished(self) -> tuple[Path, int]:
+        """A new file of our own in the scratch space, open. Raises OSError."""
+        while True:
+            path = self._scratch.name()
+            if (fd := create_held(path, 0o644)) is not None:
+                return path, fd
 
 
 class WithMore:
@@ -223,11 +239,10 @@ class WithMore:
 class FileBlobWriter:
     """Implements BlobWriter: a temporary file that is renamed once it is durable."""
 
-    def __init__(self, store: DirectoryBlobs, path: Path) -> None:
-        """Raises OSError."""
+    def __init__(self, store: DirectoryBlobs, path: Path, fd: int) -> None:
         self._store = store
         self._path = path
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        self._fd = fd
         self._hasher = Hasher()
 
     def write(self, data: bytes) -> None:
@@ -297,10 +312,23 @@ def _write_all(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
-def _write_durably(path: Path, data: bytes) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+def _remove_unheld(path: Path) -> None:
+    with suppress(FileNotFoundError, BlockingIOError):
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+        finally:
+            os.close(fd)
+
+
+def _link_durably(path: Path, fd: int, data: bytes, target: Path) -> None:
+    """Have `data` at `target`, by way of the new file `path`, open as `fd`, unless something is there."""
     try:
         _write_all(fd, data)
         os.fsync(fd)
+        with suppress(FileExistsError):  # another process was quicker; a link never replaces its file
+            os.link(path, target)
     finally:
         os.close(fd)
+        path.unlink(missing_ok=True)

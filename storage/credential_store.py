@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from base64 import b64encode
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from storage.credentials import TOKEN_USER, Credential
 from storage.docker_config import DockerConfig, helper_failed, helper_for, keys_for, names_of, unusable
-from storage.durable import fsync_directory
+from storage.durable import replace_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,22 +80,10 @@ class CredentialStore:
         """Replace the file at once, for its owner only; a symbolic link keeps leading to it."""
         path = Path(os.path.realpath(self._config.path))
         data = json.dumps(config, indent="\t").encode() + b"\n"
-        temporary = ""
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            fd, temporary = tempfile.mkstemp(prefix=".config.json.", dir=path.parent)
-            with os.fdopen(fd, "wb") as file:
-                file.write(data)
-                with suppress(FileNotFoundError, PermissionError):
-                    before = path.stat()
-                    os.fchown(file.fileno(), before.st_uid, before.st_gid)  # reason: root may log in for somebody
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).replace(path)
-            fsync_directory(path.parent)
+            replace_file(path, data, mode=0o600)
         except OSError as error:
-            if temporary:
-                Path(temporary).unlink(missing_ok=True)
             hint = "make it writable for you, or set DOCKER_CONFIG to a directory that is"
             raise unusable(str(path), f"cannot be written: {error.strerror}", hint) from error
 

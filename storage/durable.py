@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
+import glob
 import os
+import secrets
+import stat
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -29,6 +34,96 @@ def make_directories(path: Path, mode: int = 0o777) -> None:
     for directory in reversed(missing):
         directory.mkdir(mode if directory == missing[0] else 0o777, exist_ok=True)
         fsync_directory(directory.parent)
+
+
+class Unfinished:
+    """A new `file` beside `dest`, hidden and named after it, that takes the place of `dest` when it is committed.
+
+    It is locked for as long as it is open: what one left that was killed is told apart by that, and removed by whoever
+    writes to `dest` next. `mode`: of the file, by default that of what it replaces.
+    """
+
+    def __init__(self, dest: Path, mode: int | None = None) -> None:
+        """Raises OSError."""
+        self._dest = dest
+        _remove_unlocked(dest)
+        self._path, fd = _new_neighbour(dest, 0o666 if mode is None else mode)
+        self.file = os.fdopen(fd, "wb")
+        with suppress(FileNotFoundError, PermissionError):
+            before = dest.stat()  # reason: root may write for somebody
+            os.fchown(fd, before.st_uid, before.st_gid)
+            if mode is None:
+                os.fchmod(fd, stat.S_IMODE(before.st_mode))
+
+    def commit(self, *, replace: bool = True) -> None:
+        """Be at `dest`, durably. Raises OSError (FileExistsError where nothing is to be replaced); then `abort` is
+        left."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        if replace:
+            self._path.replace(self._dest)
+        else:
+            os.link(self._path, self._dest)
+            self._path.unlink()
+        fsync_directory(self._dest.parent)
+        self.file.close()
+
+    def abort(self) -> None:
+        """Be gone, unless it was committed. Raises no OSError."""
+        with suppress(OSError):
+            if not self.file.closed:
+                self._path.unlink(missing_ok=True)
+        with suppress(OSError):  # reason: what could not be written before cannot be now
+            self.file.close()
+
+
+def replace_file(path: Path, data: bytes, mode: int | None = None) -> None:
+    """Have `data` at `path`: durable, and whole or not at all. A link keeps leading where it does; what is no regular
+    file (a pipe, a device) is written to. `mode` as in Unfinished. Raises OSError."""
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        path.write_bytes(data)
+        return
+    new = Unfinished(path, mode)
+    try:
+        new.file.write(data)
+        new.commit()
+    finally:
+        new.abort()
+
+
+def _new_neighbour(dest: Path, mode: int) -> tuple[Path, int]:
+    while True:
+        path = dest.with_name(f".{dest.name}.{secrets.token_hex(4)}.part")
+        if (fd := create_held(path, mode)) is not None:
+            return path, fd
+
+
+def create_held(path: Path, mode: int) -> int | None:
+    """A new file, locked for as long as it is open, so that what a dead process left is told apart; None when somebody
+    took it for that before it was locked, and removes it. Raises OSError."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if path.exists():
+            return fd
+    except BlockingIOError:
+        pass
+    except OSError:
+        return fd  # where files cannot be locked, what is left stays
+    os.close(fd)
+    return None
+
+
+def _remove_unlocked(dest: Path) -> None:
+    for path in dest.parent.glob(f".{glob.escape(dest.name)}.????????.part"):
+        with suppress(OSError):  # reason: somebody else's, or gone
+            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+            finally:
+                os.close(fd)
 
 
 class FileSystemSync:
@@ -63,7 +158,7 @@ class FileSystemSync:
         self._state.release()
         error = None
         try:
-            _syncfs(self._path)
+            flush_file_system(self._path)
         except OSError as caught:
             error = caught
         finally:
@@ -75,7 +170,9 @@ class FileSystemSync:
             self._state.notify_all()
 
 
-def _syncfs(path: Path) -> None:
+def flush_file_system(path: Path) -> None:
+    """Return once everything written to the file system that holds directory `path` is durable (syncfs(2)). Raises
+    OSError."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         if _libc.syncfs(fd):

@@ -12,7 +12,7 @@ from typing import Any
 
 from storage.blobs import DirectoryBlobs
 from storage.digest import Digest, canonical_json, parse_json
-from storage.durable import fsync_directory
+from storage.durable import replace_file
 from storage.errors import DiskError, InputError, VerificationError
 from storage.interfaces import ByteStream, Descriptor, Provider, RegistryTarget
 from storage.layout_listing import read_tagged
@@ -30,6 +30,7 @@ class WithLayoutTargets:
         self._inner = inner
         self._owner = owner
         self._fallback = FallbackTag(read_tagged, self.put_manifest)
+        self._swept: set[str] = set()
 
     async def mount(self, target: Provider, digest: Digest, source: Provider) -> bool:
         """See RegistryTarget.mount. A layout mounts nothing."""
@@ -63,7 +64,11 @@ class WithLayoutTargets:
         return digest
 
     def _blobs(self, target: Provider) -> DirectoryBlobs:
-        return DirectoryBlobs(Path(target.repository), owner=self._owner)
+        blobs = DirectoryBlobs(Path(target.repository), owner=self._owner)
+        if target.repository not in self._swept:
+            blobs.sweep()
+            self._swept.add(target.repository)
+        return blobs
 
     def _put(self, target: Provider, name: str, media_type: str, data: bytes) -> Digest:
         digest = self._blobs(target).put(data)
@@ -88,13 +93,7 @@ def enter(layout: Path, entries: Sequence[dict[str, Any]]) -> None:
             index = _read(layout / "index.json")
             others = [one for one in index["manifests"] if _tag_of(one) not in tags]
             index["manifests"] = [*others, *entries]
-            new = layout / "index.json.part"  # of whoever has the lock; what one that was killed left is overwritten
-            with new.open("wb") as file:
-                file.write(canonical_json(index))
-                file.flush()
-                os.fsync(file.fileno())
-            new.replace(layout / "index.json")
-            fsync_directory(layout)
+            replace_file(layout / "index.json", canonical_json(index))
     except OSError as error:
         raise DiskError.of(error, "naming the image in the layout") from error
 

@@ -18,7 +18,7 @@ from urllib.parse import quote_from_bytes
 from storage.errors import DiskError, InputError, LogDamaged, LogError, LogTooNew, RefledgerError
 
 if TYPE_CHECKING:
-    from tempfile import TemporaryDirectory
+    from storage.temporary import TemporaryPlace
 
 FORMAT = 2  # PRAGMA user_version: raise it when older versions could no longer read what is written; 2: payloads
 APPLICATION = 0x52464C47  # PRAGMA application_id ("RFLG"): tells a log from any other SQLite file
@@ -104,7 +104,7 @@ class LogReader:
         self._read_only = read_only
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
-        self._copy: TemporaryDirectory[str] | None = None
+        self._copy: TemporaryPlace | None = None
         self._manner: tuple[Any, ...] = ()
         self._closed = False
         self._tolerant = False
@@ -216,12 +216,13 @@ class LogReader:
         return connection
 
     def _copied(self) -> Path:
-        import shutil  # reason: both are slow to import, and this is rare
-        import tempfile
+        import shutil  # reason: slow to import, and this is rare
+
+        from storage.temporary import TemporaryPlace
 
         try:
-            self._copy = tempfile.TemporaryDirectory(prefix="refledger-log-")
-            path = Path(self._copy.name, "log.db")
+            self._copy = TemporaryPlace()
+            path = self._copy.path / "log.db"
             shutil.copyfile(self._path, path)
             shutil.copyfile(self._path.with_name(self._path.name + "-wal"), path.with_name("log.db-wal"))
         except OSError as error:
@@ -233,7 +234,7 @@ class LogReader:
             self._connection.close()
             self._connection = None
         if self._copy is not None:
-            self._copy.cleanup()
+            self._copy.remove()
             self._copy = None
 
 

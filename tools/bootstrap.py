@@ -219,6 +219,7 @@ def _exporters(
     from engine.exporters.tar import TarExporter
     from storage.archive import DestFile, TarArchive
     from storage.compose import TreeWriter
+    from storage.durable import flush_file_system
     from storage.layout_target import enter
     from storage.pack import write_tree
 
@@ -227,7 +228,9 @@ def _exporters(
         pusher=Pusher(mover.source, target, mover, ledger),
         archiver=ArchiveExporter(mover.reader, ledger, TarArchive),
         layout=LayoutExporter(mover, ledger, enter),
-        local=LocalExporter(materializer, snapshots, ledger, clock, lambda to, latest: TreeWriter(to, latest=latest)),
+        local=LocalExporter(
+            materializer, snapshots, ledger, clock, lambda to, latest: TreeWriter(to, latest=latest), flush_file_system
+        ),
         tar=TarExporter(materializer, snapshots, ledger, DestFile, write_tree),
         clock=clock,
     )
@@ -308,8 +311,6 @@ def _resolver(
 async def passing_resolver(*, offline: bool) -> AsyncIterator[Resolver]:
     """A resolver for those who only look: it logs nothing and leaves nothing in the root. `offline`: it knows what the
     root knows. Raises InputError."""
-    import tempfile
-
     if offline:
         from engine.offline.nobody import NoRegistry
 
@@ -317,11 +318,13 @@ async def passing_resolver(*, offline: bool) -> AsyncIterator[Resolver]:
             yield _resolver(NoRegistry(), read_blobs(path), Silent(), Names(views), Places(), offline=True)
         return
 
-    with tempfile.TemporaryDirectory(prefix="refledger-") as directory:
+    from storage.temporary import TemporaryPlace
+
+    with TemporaryPlace() as directory:
         registry = registry_client()
         try:
             yield ImageResolver(
-                registry, DirectoryBlobs(Path(directory), owner="check"), Silent(), places=_places()
+                registry, DirectoryBlobs(directory, owner="check"), Silent(), places=_places()
             )
         finally:
             await registry.aclose()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.exporters.move import Mover
@@ -25,6 +23,7 @@ from storage.layout import WithLayouts
 from storage.layout_listing import WithLayoutListing
 from storage.layout_target import WithLayoutTargets
 from storage.locks import FileLocks
+from storage.temporary import TemporaryPlace
 from storage.uploads import UploadSessions
 from tools.auditing.sensitive import sensitive_args
 from tools.connecting import known_registries, registry_client
@@ -64,8 +63,7 @@ async def imaging(root: Root, build: str, policies: Sequence[str] = ()) -> Async
 @asynccontextmanager
 async def passing_imaging() -> AsyncIterator[Imaging]:
     """For those who only look: nothing is recorded, nothing stays."""
-    with tempfile.TemporaryDirectory(prefix="refledger-") as name:
-        path = Path(name)
+    with TemporaryPlace() as path:
         blobs, locks = DirectoryBlobs(path, owner="look"), FileLocks(path / "locks")
         async with _imaging(Silent(), blobs, NothingKnown(), locks, "look") as made:
             yield made

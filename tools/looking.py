@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -49,6 +48,7 @@ from storage.layout import WithLayouts
 from storage.layout_listing import WithLayoutListing
 from storage.platform import choose_platform, host_platform
 from storage.reference import LAYOUT, parse_layout, parse_reference
+from storage.temporary import TemporaryPlace
 from tools import roots
 from tools.connecting import known_registries, registry_client
 from tools.known import LogAnswers, known_providers
@@ -193,10 +193,10 @@ async def looking(*, offline: bool) -> AsyncIterator[Looking]:
             names = RecalledNames(Names(views), registry)
             yield Looking(ImageReader(registry, roots.read_blobs(path)), names, None, path, log, views)
             return
-        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="refledger-"))
+        scratch = stack.enter_context(TemporaryPlace())
         client = registry_client()
         stack.push_async_callback(client.aclose)
-        blobs: BlobStore = DirectoryBlobs(Path(scratch), owner="look")
+        blobs: BlobStore = DirectoryBlobs(scratch, owner="look")
         if found is not None:
             blobs = WithMore(blobs, roots.read_blobs(path))
         images = ImageReader(WithLayouts(client), blobs, Places(known_registries().mirrors))

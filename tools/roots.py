@@ -18,7 +18,7 @@ from projections.runner import Views
 from projections.standard import STANDARD, TRAVELLED
 from storage.blobs import DirectoryBlobs
 from storage.digest import Digest
-from storage.durable import fsync_directory, make_directories
+from storage.durable import fsync_directory, make_directories, replace_file
 from storage.errors import DiskError, InputError, RefledgerError
 from storage.eventlog import SqliteEventLog, follow
 from storage.interfaces import BlobStore, Event, EventLog, NewEvent, SecretPlaces
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 SNAPSHOTTERS = ("auto", "erofs", "directory")
 """How layers may be laid out in a root."""
+_RECOVERING = "recover"
+_POLL = 0.005  # seconds
 FORMAT = "1"
 """The layout of a root (DESIGN section 5); a root of another format is refused, not guessed at."""
 
@@ -159,11 +161,8 @@ def _check_format(path: Path) -> None:
     """A root whose making was cut short has a file that says nothing yet: it is as good as new."""
     file = path / "format"
     found = file.read_text(errors="replace").strip("\0\n ") if file.exists() else ""
-    if not found:  # also when another process is about to write it, or the power went before it was on the disk
-        with file.open("w") as out:
-            out.write(FORMAT + "\n")
-            out.flush()
-            os.fsync(out.fileno())
+    if not found:
+        replace_file(file, FORMAT.encode() + b"\n")
     elif found != FORMAT:
         raise InputError(
             f"this root has format {found[:20]!r}, this Refledger knows {FORMAT}",

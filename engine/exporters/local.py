@@ -22,13 +22,15 @@ from storage.interfaces import LayerWriter, SnapshotStore
 @dataclass(slots=True)
 class LocalExporter:
     """Copies the files of a ref into a directory, over what is there. `writer` writes into an existing directory, with
-    no time later than so many ns since the epoch, if any."""
+    no time later than so many ns since the epoch, if any; `flush` returns once all that was written on the file system
+    of a directory is durable, and raises OSError."""
 
     materializer: Materializer
     snapshots: SnapshotStore
     facts: Facts
     clock: Clock
     writer: Callable[[Path, int | None], LayerWriter]
+    flush: Callable[[Path], None]
 
     async def export(self, trees: Sequence[tuple[str, Ref]], dest: str, epoch: int | None = None) -> None:
         """Write all files of `trees`, each below its directory ("" for none), to directory `dest`. `epoch`: no file is
@@ -45,6 +47,10 @@ class LocalExporter:
                 raise DiskError.of(error, f"exporting to {dest}") from error
             if below:
                 taken.clear()
+        try:
+            await in_thread(partial(self.flush, Path(dest)))
+        except OSError as error:
+            raise DiskError.of(error, f"exporting to {dest}") from error
         await self.facts.record(Exported(kind="local", target=dest, digest="", layers=()), cause=started)
 
     def _copy(self, local: Local, target: Path, epoch: int | None, taken: set[str]) -> None:

@@ -1,7 +1,7 @@
 """One process in one container of an OCI runtime (runc or crun), from bundle to exit code.
 
-The runtime runs inside its own pid namespace whose first process dies with us, however we die (PR_SET_PDEATHSIG);
-the kernel then ends everything in it. Killing that first process is also how a step is cancelled.
+The runtime runs inside its own pid namespace whose first process dies with us, however and whenever we die
+(PR_SET_PDEATHSIG); the kernel then ends everything in it. Killing that first process is also how a step is cancelled.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import re
 import secrets
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 from asyncio.subprocess import Process as Child
@@ -34,6 +35,8 @@ from engine.ops.streams import Streams
 OnOutput = Callable[[int, bytes], None]
 
 _ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+# what runs in the new namespace says that it is there, and begins when it is told to: see _begin
+_WAIT = ("sh", "-c", 'echo >&0; read -r go && exec "$@" </dev/null', "sh")
 _DIRECTORIES = ("/proc", "/sys", "/dev")
 _HOSTS, _RESOLV = "/etc/hosts", "/etc/resolv.conf"
 _GUARD = ("setpriv", "--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
@@ -152,19 +155,24 @@ class OciSandbox:
         if shutil.which(self._runtime) is None:
             raise SandboxError("the OCI runtime is not executable", where=self._runtime)
         bundle = process.private or self._directory / BUNDLES / container
+        guard = guard_command()
         argv = (
-            *guard_command(), self._runtime, "--root", str(self._state(process)), "--log", str(log),
-            "--log-format", "json", "run", "--bundle", str(bundle), container,
+            self._runtime, "--root", str(self._state(process)), "--log", str(log), "--log-format", "json",
+            "run", "--bundle", str(bundle), container,
         )  # fmt: skip
         try:
             if writers is None:
-                return await asyncio.create_subprocess_exec(*argv, env=_ENVIRONMENT)
-            return await asyncio.create_subprocess_exec(
-                *argv, stdin=subprocess.DEVNULL, stdout=writers[0], stderr=writers[1],
-                env=_ENVIRONMENT, start_new_session=True,  # a Ctrl-C is ours to handle
-            )  # fmt: skip
+                return await asyncio.create_subprocess_exec(*guard, *argv, env=_ENVIRONMENT)
+            if not guard:
+                return await _start(argv, subprocess.DEVNULL, writers)
+            ours, theirs = socket.socketpair()
+            with ours:
+                with theirs:
+                    child = await _start((*guard, *_WAIT, *argv), theirs.fileno(), writers)
+                await _begin(ours)
+                return child
         except OSError as error:
-            raise SandboxError(f"cannot start {argv[0]}: {error.strerror}", where=self._runtime) from None
+            raise SandboxError(f"cannot start {(*guard, *argv)[0]}: {error.strerror}", where=self._runtime) from None
 
     # ------------------------------------------------------------ after
 
@@ -187,6 +195,24 @@ class OciSandbox:
 
 def _to_stderr(_fd: int, data: bytes) -> None:
     os.write(2, data)
+
+
+async def _start(argv: tuple[str, ...], stdin: int, writers: tuple[int, int]) -> Child:
+    return await asyncio.create_subprocess_exec(
+        *argv, stdin=stdin, stdout=writers[0], stderr=writers[1], env=_ENVIRONMENT,
+        start_new_session=True,  # a Ctrl-C is ours to handle
+    )  # fmt: skip
+
+
+async def _begin(leash: socket.socket) -> None:
+    """Have what was started under the guard begin, once each process of the guard has asked the kernel to die with its
+    parent. When we die before, its stdin ends and it begins nothing; when we die later, it dies. Without this a
+    process whose parent died a moment before it asked would live on."""
+    loop = asyncio.get_running_loop()
+    leash.setblocking(False)
+    with suppress(ConnectionError):  # reason: the guard itself failed, and its exit code says so
+        if await loop.sock_recv(leash, 1):
+            await loop.sock_sendall(leash, b"go\n")
 
 
 async def _follow(streams: Streams, log: Path, on_output: OnOutput) -> None:

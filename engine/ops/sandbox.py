@@ -147,7 +147,7 @@ def _recall(file: Path, key: list[Any]) -> RuntimeChoice | None:
 
 def _remember(file: Path, key: list[Any], choice: RuntimeChoice) -> None:
     """Only a hint: when it cannot be written, the next build tries again."""
-    new = file.with_name(f"{file.name}.{os.getpid()}")
+    new = file.with_name(f"{file.name}.new")  # one name: what a killed process left is overwritten
     try:
         new.write_text(json.dumps({"key": key, "choice": asdict(choice)}))
         new.replace(file)

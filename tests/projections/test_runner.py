@@ -142,6 +142,23 @@ def test_check_names_the_projection_that_differs(tmp_path: Path) -> None:
         assert views.check(log) == []
 
 
+def test_check_of_a_page_that_is_none_says_that_it_differs(tmp_path: Path) -> None:
+    log, path = full_log(), tmp_path / "views.db"
+    with Views(path, STANDARD) as views:
+        views.catch_up(log)
+        with sqlite3.connect(path) as db:
+            [page] = db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'builds'").fetchone()
+            [size] = db.execute("PRAGMA page_size").fetchone()
+    data = path.read_bytes()
+    path.write_bytes(data[: (page - 1) * size] + b"\xff" * size + data[page * size :])
+    with Views.read_only(path, log, STANDARD) as views:
+        assert "history" in views.check(log)
+    with Views(path, STANDARD) as views:
+        assert "history" in views.check(log)
+        views.rebuild(log)
+        assert views.check(log) == []
+
+
 def test_a_new_version_refolds_that_view_only(tmp_path: Path) -> None:
     log, path = full_log(), tmp_path / "views.db"
     with Views(path, STANDARD) as views:

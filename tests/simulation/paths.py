@@ -32,7 +32,7 @@ _USERS = (
 """Modules that make system calls on what lies in a root."""
 _NAMERS = ("storage.archive", "storage.layout", "storage.layout_listing", "storage.layout_target")
 """Those that make paths of names that they are given."""
-_TOKENS = ("storage.archive", "storage.scratch", "tools.roots", "tools.collecting")
+_TOKENS = ("storage.archive", "storage.durable", "storage.scratch", "tools.roots", "tools.collecting")
 """Those that draw names at random."""
 
 

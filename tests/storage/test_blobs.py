@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,3 +102,27 @@ def test_many_threads_put_the_same_and_other_blobs(tmp_path: Path) -> None:
 def test_owners_that_could_not_be_told_apart_are_refused(tmp_path: Path, owner: str) -> None:
     with pytest.raises(InputError):
         DirectoryBlobs(tmp_path, owner=owner)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from storage.blobs import DirectoryBlobs
+DirectoryBlobs(Path(sys.argv[1]), owner="dead").writer().write(b"half of it")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_I12_unfinished_blobs_of_killed_writers_go_and_those_of_living_ones_stay(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", KILLED, tmp_path], cwd=Path(__file__).parents[2], check=False)
+    assert done.returncode == -signal.SIGKILL
+    blobs = DirectoryBlobs(tmp_path, owner="alive")
+    living = blobs.writer()
+    living.write(b"whole")
+    (tmp_path / "tmp/a note of somebody").write_text("x")
+    assert len(list((tmp_path / "tmp").iterdir())) == 3
+    blobs.sweep()
+    digest, _ = living.commit()
+    assert blobs.get(digest) == b"whole"
+    assert [path.name for path in (tmp_path / "tmp").iterdir()] == ["a note of somebody"]
+    DirectoryBlobs(tmp_path / "none", owner="alive").sweep()

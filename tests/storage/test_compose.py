@@ -330,7 +330,7 @@ def test_I6_the_layer_is_durable_before_it_is_seen(kit: Kit, monkeypatch: pytest
 
         return watching
 
-    monkeypatch.setattr(durable, "_syncfs", watched(durable._syncfs))
+    monkeypatch.setattr(durable, "flush_file_system", watched(durable.flush_file_system))
     monkeypatch.setattr(os, "fsync", watched(os.fsync))
     writer = kit.store.compose("s")
     _put(writer, b"f", b"x")
@@ -346,7 +346,7 @@ def test_a_flush_that_fails_publishes_nothing(kit: Kit, monkeypatch: pytest.Monk
 
     writer = kit.store.compose("s")
     _put(writer, b"f", b"x")
-    monkeypatch.setattr(durable, "_syncfs", fail)
+    monkeypatch.setattr(durable, "flush_file_system", fail)
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(DiskError, match="Input/output"):
         writer.commit()

@@ -83,13 +83,13 @@ def test_a_busy_snapshot_cannot_be_committed_but_discarded(root: Root, monkeypat
 
 def test_I6_the_file_system_is_flushed_before_the_snapshot_is_seen(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[bool] = []
-    flush = durable._syncfs
+    flush = durable.flush_file_system
 
     def watched(path: Path) -> None:
         seen.append(root.snapshots.has("s"))
         flush(path)
 
-    monkeypatch.setattr(durable, "_syncfs", watched)
+    monkeypatch.setattr(durable, "flush_file_system", watched)
     root.snapshots.begin("s", []).commit()
     assert seen == [False]
     assert root.snapshots.has("s")
@@ -159,7 +159,7 @@ def test_concurrent_commits_share_flushes_and_never_join_a_running_one(
             running.set()
             assert go_on.wait(10)
 
-    monkeypatch.setattr(durable, "_syncfs", slow)
+    monkeypatch.setattr(durable, "flush_file_system", slow)
     sync = FileSystemSync(tmp_path)
     first = threading.Thread(target=sync)
     first.start()
@@ -181,7 +181,7 @@ def test_a_failed_flush_fails_everybody_who_waited_for_it(tmp_path: Path, monkey
         raise OSError(5, "Input/output error")
 
     sync = FileSystemSync(tmp_path)
-    monkeypatch.setattr(durable, "_syncfs", fail)
+    monkeypatch.setattr(durable, "flush_file_system", fail)
     with pytest.raises(OSError, match="Input/output"):
         sync()
     monkeypatch.undo()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,12 @@ def test_a_root_of_another_format_is_refused(tmp_path: Path) -> None:
     (tmp_path / "format").write_text("2\n")
     with pytest.raises(InputError, match="format '2'"), open_root(tmp_path):
         pass
+
+
+def test_a_new_root_is_its_owners_alone(tmp_path: Path) -> None:
+    with open_root(tmp_path / "a/root"):
+        pass
+    assert stat.S_IMODE((tmp_path / "a/root").stat().st_mode) == 0o700
 
 
 def _log(root: Root, build: str, *facts: Fact) -> None:

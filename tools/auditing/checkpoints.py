@@ -9,18 +9,17 @@ So one key may sign many logs, anybody who has a log can tell whether a checkpoi
 
 from __future__ import annotations
 
-import os
 import time
 from base64 import b64encode
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from engine.events import CheckpointSigned, to_data
-from storage.durable import fsync_directory
+from storage.durable import replace_file
 from storage.errors import DiskError, HostError, InputError, VerificationError
 from storage.interfaces import EventLog, Locks, NewEvent, StoredPayloads, StoredRows
 from storage.leaves import leaf_hashes
@@ -150,13 +149,15 @@ def sign_checkpoint(root: SigningRoot, signer: Signer) -> Signed:
             if not head:
                 raise InputError("there is nothing to sign: the log is empty", hint="build something first")
             if seen is not None and seen.checkpoint.origin == origin and _covered(log, seen.checkpoint.size, head):
+                if not (root.path / FILE).exists():  # who signed it was killed before it was kept
+                    _keep(root.path, seen.note)
                 return seen
             tree.extend(log, head)
             made = Checkpoint(origin, head, tree.root())
             note = sign_note(str(made), signer)
             fact = CheckpointSigned(origin=origin, size=head, root=made.root.hex(), note=note)
             log.append(NewEvent("log", "CheckpointSigned", to_data(fact)))
-            _write(root.path / FILE, note)
+            _keep(root.path, note)
             tree.keep()
     return Signed(made, note, new=True)
 
@@ -177,19 +178,10 @@ def _turn(locks: Locks) -> Iterator[None]:
         yield
 
 
-def _write(path: Path, text: str) -> None:
-    """Replace `path`, durably. Raises DiskError."""
-    new = path.with_name(f"{path.name}.new")  # reason: only who holds the lock writes
+def _keep(root: Path, note: str) -> None:
     try:
-        with new.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        new.rename(path)
-        fsync_directory(path.parent)
+        replace_file(root / FILE, note.encode())
     except OSError as error:
-        with suppress(OSError):
-            new.unlink(missing_ok=True)
         raise DiskError.of(error, "writing the checkpoint") from error
 
 

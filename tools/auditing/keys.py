@@ -10,7 +10,7 @@ import os
 import secrets
 from pathlib import Path
 
-from storage.durable import fsync_directory, make_directories
+from storage.durable import Unfinished
 from storage.errors import DiskError, InputError
 from storage.notes import Signer, Verifier, new_signer
 
@@ -49,21 +49,17 @@ def generate(path: Path, name: str) -> Verifier:
     is a file already, DiskError."""
     signer = new_signer(name, secrets.token_bytes(32))
     try:
-        make_directories(path.parent, 0o700)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        new = Unfinished(path, 0o600)
+        try:
+            new.file.write(f"{signer.encode()}\n".encode())
+            new.commit(replace=False)
+        finally:
+            new.abort()
     except FileExistsError:
         hint = "what an old key signed can only be checked with that one: keep it, and name another file with -o"
         raise InputError("there is a key already, and it is not overwritten", where=str(path), hint=hint) from None
     except OSError as error:
-        raise DiskError.of(error, "writing the audit key") from error
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(f"{signer.encode()}\n".encode())
-            file.flush()
-            os.fsync(file.fileno())
-        fsync_directory(path.parent)
-    except OSError as error:
-        path.unlink(missing_ok=True)
         raise DiskError.of(error, "writing the audit key") from error
     return signer.verifier
 

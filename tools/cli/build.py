@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import click
 
+from storage.durable import replace_file
 from storage.errors import DiskError, InputError, RefledgerError
 from tools import bootstrap, roots
 from tools.cli.attests import attest_option, provenance_option, sbom_option, shorthands
@@ -287,14 +288,14 @@ def _report(
         sys.stdout.write(f"{result.digest or result.ref}\n")
     try:
         if report.iidfile:
-            Path(report.iidfile).write_text(str(result.config or result.ref))
+            replace_file(Path(report.iidfile), str(result.config or result.ref).encode())
         if report.metadata_file:
             import json
 
             from tools.cli.made import metadata
 
             facts = metadata(result, build_id, request.names)
-            Path(report.metadata_file).write_text(json.dumps(facts, indent=2) + "\n")
+            replace_file(Path(report.metadata_file), json.dumps(facts, indent=2).encode() + b"\n")
     except OSError as error:
         raise DiskError.of(error, "the build is done, but its digest could not be written") from error
 

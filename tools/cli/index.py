@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from storage.durable import replace_file
 from storage.errors import DiskError, InputError
 from storage.interfaces import Reference
 from storage.platform import parse_platform
@@ -203,6 +204,6 @@ def _write_metadata(path: Path, build: str, request: IndexRequest, made: Manifes
         "image.name": ",".join(str(name) for name in request.names),
     }  # fmt: skip
     try:
-        path.write_text(json.dumps(facts, indent=2) + "\n")
+        replace_file(path, json.dumps(facts, indent=2).encode() + b"\n")
     except OSError as error:
         raise DiskError.of(error, "the index is made, but its digest could not be written") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib
 import os
+import signal
 import sys
 import traceback
 
@@ -66,6 +67,9 @@ def cli(root: str | None) -> None:
 def main() -> None:
     """Run the command; every error ends in one clear line and the exit code of its kind."""
     gc.set_threshold(50_000)  # the collector would run dozens of times over modules that are being imported
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:  # reason: nohup has SIGHUP ignored
+            signal.signal(number, signal.default_int_handler)  # whatever ends it, what it holds is let go of
     try:
         code = cli.main(prog_name="refledger", standalone_mode=False)
     except RefledgerError as error:

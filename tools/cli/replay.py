@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from engine.errors import Cancelled
 from storage.errors import InputError
 from tools import bootstrap, roots
 from tools.cli.build import Machine
@@ -21,7 +19,7 @@ from tools.cli.format import human_bytes
 from tools.cli.grants import Lent, granted, read_grants
 from tools.cli.render import make_renderer
 from tools.cli.result_options import progress_option, snapshotter_option
-from tools.cli.running import watching
+from tools.cli.running import interruptible, watching
 from tools.cli.text import clean
 from tools.cli.writing import as_json_option, print_json, print_line
 
@@ -177,17 +175,10 @@ async def _replay(
                 engine.materializer.close()
                 await connections.aclose()
 
-    task = asyncio.ensure_future(lend_and_replay())
-    loop = asyncio.get_running_loop()
-    with ExitStack() as stack:
-        stack.callback(remove_tree, place)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, task.cancel)
-            stack.callback(loop.remove_signal_handler, number)
-        try:
-            return await task
-        except asyncio.CancelledError:
-            raise Cancelled("interrupted") from None
+    try:
+        return await interruptible(lend_and_replay())
+    finally:
+        remove_tree(place)
 
 
 # ---------------------------------------------------------------- which steps

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import secrets
-import stat
 import sys
 from collections import deque
 from pathlib import Path
@@ -17,6 +14,7 @@ from projections.mentions import Mentions
 from projections.progress import fold
 from projections.progress import output as output_lines
 from projections.why import explain
+from storage.durable import replace_file
 from storage.errors import DiskError, InputError, VerificationError
 from storage.interfaces import EventLog
 from tools import roots
@@ -55,7 +53,7 @@ def report(build_id: str, dest: str | None) -> None:
             return
         path = Path(dest or f"{record.id}.html")
         try:
-            _write(path, text.encode())
+            replace_file(path, text.encode())
         except OSError as error:
             raise DiskError.of(error, f"writing {path}") from error
         print_line(clean(str(path)))
@@ -79,18 +77,3 @@ def _printed(log: EventLog, record: BuildRecord) -> dict[str, Printed]:
             sizes[vertex] -= len(kept.popleft()) + 1
             left_out[vertex] = left_out.get(vertex, 0) + 1
     return {vertex: Printed(tuple(kept), left_out.get(vertex, 0)) for vertex, kept in lines.items()}
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Put `data` at `path`, whole or not at all; a device or a pipe is written to. Raises OSError."""
-    path = Path(os.path.realpath(path))  # a link keeps pointing where it does
-    if path.exists() and not stat.S_ISREG(path.stat().st_mode):
-        path.write_bytes(data)
-        return
-    beside = path.with_name(f".refledger-report-{secrets.token_hex(4)}.tmp")
-    try:
-        with beside.open("xb") as file:
-            file.write(data)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)

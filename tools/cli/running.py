@@ -19,6 +19,8 @@ from tools.cli.render import Renderer, make_renderer
 from tools.policy import collecting_after
 
 T = TypeVar("T")
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""The signals that end a process."""
 TICK = 0.1
 """Seconds between two looks of the progress display at the log."""
 _ENDS = frozenset({"BuildCompleted", "BuildFailed", "BuildCancelled"})
@@ -76,15 +78,18 @@ async def interruptible(work: Coroutine[Any, Any, T]) -> T:
     """`work`, cancelled by the signals that end a process. Raises Cancelled."""
     task = asyncio.ensure_future(work)
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    # reason: who ignores one (nohup) goes on doing so
+    before = {number: handler for number in ENDING if (handler := signal.getsignal(number)) != signal.SIG_IGN}
+    for number in before:
         loop.add_signal_handler(number, task.cancel)
     try:
         return await task
     except asyncio.CancelledError:
         raise Cancelled("interrupted") from None
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number, handler in before.items():
             loop.remove_signal_handler(number)
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

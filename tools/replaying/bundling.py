@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from projections.runner import Views
 from storage.bundle import Index, write_bundle
 from storage.errors import DiskError, InputError
+from storage.temporary import TemporaryPlace
 from tools import __version__, bootstrap, known, roots
 from tools.auditing.bundles import prove_events
 from tools.auditing.checkpoints import AuditedLog
@@ -38,9 +37,10 @@ def bundle_build(root: Path, log: AuditedLog, views: Views, build: str, dest: st
     blobs = roots.read_blobs(root)
     beside = None if dest == "-" else Path(dest).absolute().parent
     try:
-        staging = Path(tempfile.mkdtemp(prefix=".refledger-bundle-", dir=beside))
+        place = TemporaryPlace(beside)
     except OSError as error:
         raise DiskError.of(error, f"writing {dest}") from error
+    staging = place.path
     try:
         gathering = Gathering(
             story, read_graph(story, blobs.get), blobs, roots.stored_tars(root, staging / "scratch"), staging, wish,
@@ -52,5 +52,5 @@ def bundle_build(root: Path, log: AuditedLog, views: Views, build: str, dest: st
     except OSError as error:
         raise DiskError.of(error, f"writing {dest}") from error
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        place.remove()
     return Bundled(index, size, len(events))

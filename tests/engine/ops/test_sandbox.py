@@ -432,6 +432,32 @@ def test_I12_kill_9_ends_the_container_and_a_sweep_removes_the_rest(bench: Bench
     assert sweep_containers(bench.directory, lambda _: False) == []
 
 
+DYING = """
+import os, signal, subprocess, sys
+from engine.ops import container
+container._GUARD = (sys.argv.pop(1), *container._GUARD[1:])
+start = subprocess.Popen.__init__
+def start_and_die(popen, argv, *args, **more):
+    start(popen, argv, *args, **more)
+    if "--bundle" in argv:
+        os.kill(os.getpid(), signal.SIGKILL)
+subprocess.Popen.__init__ = start_and_die
+"""
+
+
+@pytest.mark.skipif(not guard_command(), reason="needs util-linux 2.33 or later")
+def test_I12_kill_9_before_the_guard_is_in_place_begins_nothing(bench: Bench, tmp_path: Path) -> None:
+    slow = tmp_path / "setpriv"  # the parent has died by the time that it asks to die with it
+    slow.write_text('#!/bin/sh\nsleep 0.3\nexec setpriv "$@"\n')
+    slow.chmod(0o755)
+    argv = [sys.executable, "-c", DYING + PARENT, str(slow), str(bench.root), str(bench.directory), RUNC]
+    parent = subprocess.run(argv, cwd=Path(__file__).parents[3], check=False)
+    assert parent.returncode == -signal.SIGKILL
+    wait_until(lambda: not processes(str(bench.directory / "state")))
+    assert not cgroups("dead1")
+    sweep_containers(bench.directory, lambda _: False)
+
+
 def test_a_sweep_kills_what_still_runs_of_the_dead(bench: Bench) -> None:
     bundle = bench.directory / "bundles/dead2.00ff.1"
     bundle.mkdir(parents=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from storage.durable import replace_file
 from storage.errors import DiskError, InputError
 from tools import roots
 from tools.auditing import keys
@@ -44,6 +45,6 @@ def checkpoint(output: str | None, targets: tuple[str, ...], subject: str) -> No
         sys.stdout.write(signed.note)
         return
     try:
-        Path(output).write_text(signed.note)
+        replace_file(Path(output), signed.note.encode())
     except OSError as error:
         raise DiskError.of(error, "writing the checkpoint") from error

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from storage.durable import replace_file
 from storage.errors import DiskError, InputError
 from tools import roots
 from tools.auditing import proofs
@@ -36,6 +37,6 @@ def prove(seq: int | None, older: str | None, newer: str | None, output: str | N
         sys.stdout.buffer.write(data)
         return
     try:
-        Path(output).write_bytes(data)
+        replace_file(Path(output), data)
     except OSError as error:
         raise DiskError.of(error, "writing the proof") from error

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from storage.durable import replace_file
 from storage.errors import DiskError, InputError
 from storage.platform import parse_platform
 from tools import roots
@@ -29,7 +30,7 @@ def provenance(build_id: str, platform: str | None, mode: str, sign: bool, outpu
         sys.stdout.buffer.write(data + b"\n")
         return
     try:
-        Path(output).write_bytes(data)
+        replace_file(Path(output), data)
     except OSError as error:
         raise DiskError.of(error, "writing the provenance") from error
 

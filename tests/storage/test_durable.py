@@ -1,0 +1,95 @@
+"""Files that are written beside their place: whole or not there, and nothing of a killed writer stays."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from storage.durable import Unfinished, make_directories, replace_file
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from storage.durable import Unfinished
+new = Unfinished(Path(sys.argv[1]))
+new.file.write(b"half of it")
+new.file.flush()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def hidden(directory: Path) -> list[Path]:
+    return [path for path in directory.iterdir() if path.name.startswith(".")]
+
+
+def test_I12_what_a_killed_writer_left_goes_with_the_next_and_what_a_living_one_writes_stays(tmp_path: Path) -> None:
+    dest = tmp_path / "an [archive].tar"
+    done = subprocess.run([sys.executable, "-c", KILLED, str(dest)], cwd=Path(__file__).parents[2], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert len(hidden(tmp_path)) == 1
+    other = Unfinished(tmp_path / "other.tar")
+    living = Unfinished(dest)
+    living.file.write(b"first")
+    assert len(hidden(tmp_path)) == 2
+    replace_file(dest, b"second")
+    assert dest.read_bytes() == b"second"
+    living.commit()
+    assert dest.read_bytes() == b"first"
+    other.abort()
+    assert hidden(tmp_path) == []
+
+
+def test_a_file_is_replaced_whole_and_stays_its_owners(tmp_path: Path) -> None:
+    dest, link = tmp_path / "file", tmp_path / "link"
+    dest.write_bytes(b"before")
+    dest.chmod(0o640)
+    if os.geteuid() == 0:
+        os.chown(dest, 1234, 1234)
+    link.symlink_to("file")
+    before = dest.stat()
+    replace_file(link, b"after")
+    now = dest.stat()
+    assert (dest.read_bytes(), link.is_symlink()) == (b"after", True)
+    assert (now.st_uid, now.st_gid, stat.S_IMODE(now.st_mode)) == (before.st_uid, before.st_gid, 0o640)
+    assert now.st_ino != before.st_ino
+
+
+def test_what_is_no_regular_file_is_written_to(tmp_path: Path) -> None:
+    replace_file(Path(os.devnull), b"gone")
+    assert not Path(os.devnull).is_file()
+
+
+def test_a_place_that_is_none_says_so_and_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        replace_file(tmp_path / "missing/file", b"x")
+    (tmp_path / "full").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        replace_file(tmp_path / "full", b"x")
+    assert list(tmp_path.iterdir()) == [tmp_path / "full"]
+
+
+def test_directories_are_made_with_the_mode_of_the_last(tmp_path: Path) -> None:
+    make_directories(tmp_path / "a/b", mode=0o700)
+    make_directories(tmp_path / "a/b", mode=0o755)
+    assert stat.S_IMODE((tmp_path / "a/b").stat().st_mode) == 0o700
+
+
+def test_what_is_there_is_not_replaced_when_nothing_may_be(tmp_path: Path) -> None:
+    dest = tmp_path / "audit.key"
+    new = Unfinished(dest, 0o600)
+    new.file.write(b"first")
+    assert not dest.exists()
+    new.commit(replace=False)
+    assert (dest.read_bytes(), stat.S_IMODE(dest.stat().st_mode)) == (b"first", 0o600)
+    again = Unfinished(dest, 0o600)
+    with pytest.raises(FileExistsError):
+        again.commit(replace=False)
+    again.abort()
+    assert dest.read_bytes() == b"first"
+    assert hidden(tmp_path) == []
