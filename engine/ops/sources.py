@@ -161,7 +161,7 @@ class SourceFetcher:
         page = self.pages.page(op.url)
         tree = self.trees.begin()
         try:
-            answer = await self._get(op.url, tree / op.filename, page)
+            answer = await self._get(op.url, _file(tree, op), page)
             if answer.digest is None:
                 assert page is not None  # only what is known can be unchanged
                 return changed(op, digest=page.digest, mtime=page.mtime)
@@ -177,7 +177,7 @@ class SourceFetcher:
     async def _fetch_http(self, op: HttpSource, ref: Remote, vertex: str | None) -> None:
         tree = self.trees.begin()
         try:
-            answer = await self._get(op.url, tree / op.filename, None, vertex)
+            answer = await self._get(op.url, _file(tree, op), None, vertex)
             if str(answer.digest) != op.digest:
                 raise VerificationError(
                     f"the file has the digest {answer.digest}, not {op.digest}", where=op.url.partition("?")[0],
@@ -319,6 +319,13 @@ class SourceFetcher:
         await self.facts.record(
             LocalCreated(ref=ref.id, parent=None, bytes=size, layers=tuple(layers_to_json(ref.layers))), vertex=vertex
         )
+
+
+def _file(tree: Path, op: HttpSource) -> Path:
+    """Where the file of `op` goes. Raises InputError: graphs come with bundles, from whomever."""
+    if op.filename in {"", ".", ".."} or "/" in op.filename or "\0" in op.filename:
+        raise InputError(f"{op.filename[:200]!r} cannot be a file's name", where=op.url.partition("?")[0])
+    return tree / op.filename
 
 
 def check_commit(op: GitSource, found: Commit) -> None:

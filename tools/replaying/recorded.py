@@ -19,6 +19,7 @@ from storage.digest import Digest
 from storage.errors import DiskError, InputError, VerificationError
 from storage.filelist import FileFact, load
 from storage.interfaces import BlobStore, BlobWriter, Descriptor, EventLog, Provider
+from storage.tars import regular_files
 from tools import roots
 from tools.replaying.story import Story, layers_of, learn_results, read_graph, read_story
 
@@ -180,12 +181,14 @@ def restore_contexts(
                 found = [stack.enter_context(blobs.open(Digest(p))) for p in packs if blobs.size(Digest(p)) is not None]
                 lowers = [path for layer in layers if layer and (path := lower(layer)) is not None]
                 try:
-                    restore(blobs.get(Digest(listing)), lowers, found, directory)
+                    restore(blobs.get(Digest(listing)), lowers, map(regular_files, found), directory)
                 except FileNotFoundError as error:
                     raise VerificationError(
                         f"what {step.name} took of its context is not known here: {listing}",
                         hint="it was left out of the bundle, or collected",
                     ) from error
+                except OSError as error:
+                    raise DiskError.of(error, f"restoring what {step.name} took of its context") from error
     return directories
 
 
