@@ -92,7 +92,9 @@ def collecting_after(root: Root, *, quiet: bool) -> Iterator[None]:
     finally:
         told = _collect(root, rules) if rules else ""
         if told and not quiet:
-            sys.stderr.write(f"{FILE}: {told}\n")
+            from tools.cli.text import clean
+
+            sys.stderr.write(f"{FILE}: {clean(told)}\n")
 
 
 def _collect(root: Root, rules: Sequence[Policy]) -> str:

@@ -27,6 +27,7 @@ from tools.cli.result_options import (
     tag_option,
 )
 from tools.cli.running import interruptible, running
+from tools.cli.writing import print_aside
 
 if TYPE_CHECKING:
     from engine.build import BuildRequest, BuildResult
@@ -248,9 +249,9 @@ def _bundle(root: roots.Root, build_id: str, dest: str) -> None:
         root.views.catch_up(root.log)
         made = bundle_build(root.path, root.log, root.views, build_id, dest, Wish())
     except RefledgerError as error:
-        sys.stderr.write(f"WARNING: the build was not bundled: {error}\n")
+        print_aside(f"WARNING: the build was not bundled: {error}")
     else:
-        sys.stderr.write(f"bundled in {dest} ({human_bytes(made.size)}): refledger replay {dest} tries it again\n")
+        print_aside(f"bundled in {dest} ({human_bytes(made.size)}): refledger replay {dest} tries it again")
 
 
 def _summary(root: roots.Root, build_id: str, result: BuildResult) -> str:
@@ -280,7 +281,7 @@ def _report(
     result: BuildResult, build_id: str, progress: str, request: BuildRequest, report: Report
 ) -> None:
     for warning in result.warnings:
-        sys.stderr.write(f"WARNING: {warning}\n")
+        print_aside(f"WARNING: {warning}")
     if progress not in ("quiet", "json"):
         _say(result, request)
     if progress == "quiet":
@@ -301,11 +302,11 @@ def _report(
 
 def _say(result: BuildResult, request: BuildRequest) -> None:
     if not request.outputs:
-        sys.stderr.write("No output was asked for: the result stays in the cache (--push or --output takes it out)\n")
+        print_aside("No output was asked for: the result stays in the cache (--push or --output takes it out)")
         return
     from tools.cli.made import differing
 
     for line in differing(result):
-        sys.stderr.write(f"{line}\n")
+        print_aside(line)
     if any(output.kind == "image" and not output.push for output in request.outputs):
-        sys.stderr.write("type=image without push=true: the image was composed, and went nowhere\n")
+        print_aside("type=image without push=true: the image was composed, and went nowhere")

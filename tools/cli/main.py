@@ -90,10 +90,8 @@ def main() -> None:
     except Exception as error:  # noqa: BLE001  # the last line of defence: a traceback helps nobody at a terminal
         if os.environ.get("REFLEDGER_DEBUG"):
             traceback.print_exc()
-        sys.stderr.write(
-            f"ERROR: internal error: {type(error).__name__}: {error}"[:500]
-            + " (this is a bug in Refledger; REFLEDGER_DEBUG=1 shows where)\n"
-        )
+        what = clean(f"{type(error).__name__}: {error}"[:500])
+        sys.stderr.write(f"ERROR: internal error: {what} (this is a bug in Refledger; REFLEDGER_DEBUG=1 shows where)\n")
         code = INTERNAL
     sys.exit(code if isinstance(code, int) else 0)
 
