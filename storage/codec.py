@@ -16,7 +16,7 @@ from storage.detached import detach
 from storage.interfaces import Event, Json, NewEvent
 
 MAX_STATE = 64 * 1024  # bytes, DESIGN section 4: what is larger is a blob, and the event carries its digest
-_LATEST = 1 << 63  # UTC ns, in the year 2262: dates end later
+_LATEST = 1 << 64  # UTC ns, in the year 2554
 _STAMP = len('"t":18446744073709551615,')  # bytes that `stamp` adds at most
 
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError)  # what decoding damaged bytes can raise

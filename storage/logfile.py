@@ -239,7 +239,10 @@ class LogReader:
         import tempfile
 
         try:
+            size = sum(path.stat().st_size for path in (self._path, self._path.with_name(self._path.name + "-wal")))
             self._copy = tempfile.TemporaryDirectory(prefix="refledger-log-")
+            if size > shutil.disk_usage(self._copy.name).free // 2:  # a sparse file has any size
+                raise OSError(errno.ENOSPC, f"no room to copy {size} bytes", self._copy.name)
             path = Path(self._copy.name, "log.db")
             shutil.copyfile(self._path, path)
             shutil.copyfile(self._path.with_name(self._path.name + "-wal"), path.with_name("log.db-wal"))

@@ -24,6 +24,7 @@ from storage.interfaces import BlobStore, Event, EventLog, NewEvent, SecretPlace
 from storage.locks import FileLocks
 from storage.overlay import private_mounts
 from storage.partial import KEPT_SECONDS, DirectoryPartials
+from storage.regular import read_regular
 from storage.snapshots import OverlaySnapshots
 from storage.sweep import sweep
 
@@ -157,7 +158,7 @@ def _check_format(path: Path) -> None:
     file = path / "format"
     if not file.exists():
         file.write_text(FORMAT + "\n")
-    elif (found := file.read_text(errors="replace").strip()) != FORMAT:
+    elif (found := read_regular(file, 4096).decode(errors="replace").strip()) != FORMAT:
         raise InputError(
             f"this root has format {found[:20]!r}, this Refledger knows {FORMAT}",
             where=str(path),

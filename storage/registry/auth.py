@@ -241,7 +241,7 @@ def _granted(body: bytes, now: float, who: str, where: str) -> Grant:
         token = answer.get("token") or answer.get("access_token")
         refresh = answer.get("refresh_token")
         seconds = float(answer.get("expires_in") or _DEFAULT_SECONDS)
-    except (ValueError, AttributeError, TypeError, RecursionError):
+    except (ValueError, AttributeError, TypeError, OverflowError, RecursionError):
         token, refresh, seconds = None, None, 0.0
     if not (isinstance(token, str) and token.isascii() and token.isprintable()):
         raise RegistryError(f"{who} gave no token", kind="auth", where=where, hint="try again later")
