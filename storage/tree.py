@@ -85,7 +85,8 @@ class Tree:
             self._db.close()
             self._db = None
         if self._path is not None and not self._read_only:
-            self._path.unlink(missing_ok=True)
+            with suppress(OSError):  # reason: what stands there and is no file is left to who put it there
+                self._path.unlink(missing_ok=True)
             with suppress(sqlite3.Error):  # reason: a tree that cannot be kept is as good, and slower the next time
                 self._open(self._path)
 

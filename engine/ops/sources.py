@@ -33,6 +33,7 @@ from storage.sources import Answer, Commit, Known, Login, Repositories, Sink, Tr
 CONTEXT_FILE = "context"
 """What a context that is one file is called in its tree, as in BuildKit."""
 _COPY = 1 << 20
+_NAME_MAX = 255  # bytes: <linux/limits.h>
 T = TypeVar("T", bound=FetchedSource)
 
 
@@ -323,8 +324,9 @@ class SourceFetcher:
 
 def _file(tree: Path, op: HttpSource) -> Path:
     """Where the file of `op` goes. Raises InputError: graphs come with bundles, from whomever."""
-    if op.filename in {"", ".", ".."} or "/" in op.filename or "\0" in op.filename:
-        raise InputError(f"{op.filename[:200]!r} cannot be a file's name", where=op.url.partition("?")[0])
+    name = op.filename
+    if name in {"", ".", ".."} or "/" in name or "\0" in name or len(os.fsencode(name)) > _NAME_MAX:
+        raise InputError(f"{name[:80]!r} cannot be a file's name", where=op.url.partition("?")[0][:200])
     return tree / op.filename
 
 
