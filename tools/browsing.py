@@ -101,7 +101,8 @@ class _Build:
     def node(self) -> Node:
         record = self.record
         took = human_duration(record.ended - record.started) if record.ended else ""
-        words = [clean(short_id(record.id)), f"{record.status:<11}", local_time(record.started), took, clean(record.name)]
+        name, began = clean(record.name), local_time(record.started)
+        words = [clean(short_id(record.id)), f"{record.status:<11}", began, took, name]
         return Node("  ".join(filter(None, words)), f"build {clean(short_id(record.id))}", self._children, self._lines)
 
     def _children(self) -> Sequence[Node]:
