@@ -218,3 +218,11 @@ def test_digest_names_are_no_paths() -> None:
             Digest(name)
 
 
+
+
+def test_a_write_ahead_log_of_terabytes_is_not_copied(tmp_path: Path) -> None:
+    path = logged(tmp_path / "log.db")
+    with (tmp_path / "log.db-wal").open("wb") as file:
+        file.truncate(1 << 43)
+    with pytest.raises(DiskError, match="no room to copy"):
+        SqliteEventLog(path, read_only=True)
