@@ -128,7 +128,8 @@ class Wellformed:
         self.versions[stream] = version
         try:
             said = parse_json(state)
-            time, data = said["t"], said["d"]
+            time: Any = said["t"]
+            data: Json = said["d"]
         except (ValueError, KeyError, TypeError):
             self._fault("state", f"the {name} cannot be read")
             return None
