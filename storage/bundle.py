@@ -434,6 +434,8 @@ def _event(said: Json) -> Event:
     if stamp[19] != "." or stamp[29:] != "Z":
         raise ValueError(f"{stamp!r:.50} is not a time")
     time = int(whole.timestamp()) * 1_000_000_000 + int(stamp[20:29])
+    if not 0 <= time < 1 << 64:
+        raise ValueError(f"{stamp!r:.50} is no time of a build")
     if not isinstance(said["data"], dict) or not isinstance(said["type"], str):
         raise TypeError("it has no type or no data")
     build, where = said["build"], said["vertex"]

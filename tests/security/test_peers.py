@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 import zlib
 from pathlib import Path
@@ -15,7 +16,7 @@ from engine.ops.unpack import plan_archive
 from storage.bundle import _events
 from storage.credentials import Anonymous
 from storage.errors import RegistryError
-from storage.interfaces import Provider
+from storage.interfaces import Event, Provider
 from storage.layout_target import REF_NAME, enter
 from storage.registry.auth import Authenticator, Challenge
 from storage.registry.client import RegistryClient
@@ -23,6 +24,7 @@ from storage.registry.limits import Limits
 from storage.registry.transport import Transport
 from tests.faulty import Answering
 from tests.storage.registry.kit import missing_digest, use
+from tools.replaying.story import small_blobs
 
 
 @pytest.mark.parametrize(
@@ -82,6 +84,19 @@ def test_events_of_a_bundle_are_read_one_at_a_time() -> None:
         _events(b"\n" * (64 << 20))
     with pytest.raises(VerificationError, match="lists and objects"):
         _events(b"[" * 20_000_001)
+
+
+@pytest.mark.parametrize("stamp", ["0001-01-01T00:00:00.000000000Z", "9999-12-31T23:59:59.000000000Z"])
+def test_events_of_a_bundle_are_of_our_time(stamp: str) -> None:
+    said = {"seq": 1, "time": stamp, "stream": "cache", "version": 1, "type": "T", "build": None, "vertex": None,
+            "cause": None, "data": {}}  # fmt: skip
+    with pytest.raises(VerificationError, match="is no time of a build"):
+        _events(json.dumps(said).encode() + b"\n")
+
+
+def test_documents_that_events_name_are_named_by_text() -> None:
+    named = [Event(1, 1, "build/b", 1, "BuildStarted", "b", None, None, {"definition": {"a": 1}})]
+    assert small_blobs(named) == {}
 
 
 def test_what_stands_in_a_layout_is_not_believed(tmp_path: Path) -> None:

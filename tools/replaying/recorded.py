@@ -130,12 +130,15 @@ def _taker(store: BlobStore, room: int, path: Path) -> Callable[[Member], BlobWr
 
 def _of(bundle: Bundle, story: Story, store: BlobStore) -> Recorded:
     bundled, pointed = {}, {}
-    for name, said in bundle.index.layers.items():
-        pointed[name] = Layer.from_json(said)
-        if "bundled" in said:
-            blob = Descriptor.from_json(said["bundled"])
-            bundled[name] = Layer(diff_id=blob.digest, blob=blob)
-    files = {ref: load(bundle.small[Digest(listing)]) for ref, listing in bundle.index.files.items()}
+    try:
+        for name, said in bundle.index.layers.items():
+            pointed[name] = Layer.from_json(said)
+            if "bundled" in said:
+                blob = Descriptor.from_json(said["bundled"])
+                bundled[name] = Layer(diff_id=blob.digest, blob=blob)
+        files = {ref: load(bundle.small[Digest(listing)]) for ref, listing in bundle.index.files.items()}
+    except (KeyError, TypeError, ValueError, AttributeError, InputError) as error:
+        raise VerificationError(f"the index is damaged: {error!r}", where=str(bundle.path)) from error
     return Recorded(
         story, _graph(story, store.get), bundle.log, _text(story, store.get), store, bundled, pointed,
         bundle.index.kept, files, bundle.index.withheld, str(bundle.digest),
