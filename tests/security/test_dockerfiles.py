@@ -18,6 +18,16 @@ def builder(tmp_path: Path) -> Builder:
     return Builder(tmp_path / "builds")
 
 
+@pytest.fixture(scope="module")
+def layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image of somebody else on this machine."""
+    place = tmp_path_factory.mktemp("private")
+    private = Builder(place)
+    private.write({"a": "of somebody else"})
+    private.must_build("FROM scratch\nCOPY a /secret\n", "-o", f"type=oci,dest={place / 'layout'},tar=false")
+    return place / "layout"
+
+
 def refused(builder: Builder, dockerfile: str, said: str) -> None:
     done = builder.build(dockerfile)
     assert done.code == 2, done.err
@@ -31,13 +41,13 @@ def refused(builder: Builder, dockerfile: str, said: str) -> None:
     ["FROM oci-layout://{layout}\nCOPY a /b\n", "FROM scratch\nCOPY --from=oci-layout://{layout} /secret /s\n",
      "ARG X=oci-layout://{layout}\nFROM $X\nWORKDIR /w\n"],
 )  # fmt: skip
-def test_a_layout_is_read_only_where_the_user_names_it(builder: Builder, tmp_path: Path, dockerfile: str) -> None:
-    private = Builder(tmp_path / "private")
-    private.write({"a": "of somebody else"})
-    private.must_build("FROM scratch\nCOPY a /secret\n", "-o", f"type=oci,dest={tmp_path / 'layout'},tar=false")
+def test_a_layout_is_read_only_where_the_user_names_it(builder: Builder, layout: Path, dockerfile: str) -> None:
     builder.write({"a": "mine"})
-    refused(builder, dockerfile.format(layout=tmp_path / "layout"), "a Dockerfile names no OCI layout (--build-context")
-    builder.must_build("FROM mine\nWORKDIR /w\n", "--build-context", f"mine=oci-layout://{tmp_path / 'layout'}")
+    refused(builder, dockerfile.format(layout=layout), "a Dockerfile names no OCI layout (--build-context")
+
+
+def test_a_layout_that_the_user_names_is_read(builder: Builder, layout: Path) -> None:
+    builder.must_build("FROM mine\nWORKDIR /w\n", "--build-context", f"mine=oci-layout://{layout}")
 
 
 @pytest.mark.parametrize("dockerfile", ["FROM context://x\n", "FROM scratch\nCOPY --from=context://x a /b\n"])
