@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from engine.errors import DockerfileError, InputError, MaterializationError, NotGranted, RefledgerError
-from engine.events import BuildCompleted, BuildFailed, BuildStarted, GraphDefined
+from engine.events import BuildCompleted, BuildFailed, BuildStarted, GraphDefined, is_sensitive
 from engine.executor import Executor
 from engine.frontend.compile import FrontendOptions, compile_dockerfile
 from engine.grants import NOTHING, Offered
@@ -30,7 +30,7 @@ from engine.graph import (
 )
 from engine.ledger import Ledger
 from engine.offline.missing import Missing, NotHere
-from engine.operation import cancelled
+from engine.operation import cancelled, conclude
 from engine.output import Output
 from engine.refs.materializer import Materializer
 from engine.resolver import Resolver
@@ -220,10 +220,12 @@ class Engine:
             return await definition.compile(self.resolver)
         assert request.dockerfile is not None
         platforms = request.platforms or (request.frontend.platform,)
+        sensitive = self.ledger.sensitive
+        hidden = frozenset(name for name in request.frontend.build_args if is_sensitive(name, sensitive))
         graphs = [
             await compile_dockerfile(
                 request.dockerfile,
-                replace(request.frontend, platform=platform, several=len(platforms) > 1),
+                replace(request.frontend, platform=platform, several=len(platforms) > 1, hidden=hidden),
                 self.resolver.resolve,
             )
             for platform in platforms
@@ -255,7 +257,7 @@ class Engine:
     async def _foresee(self, request: BuildRequest, graph: Graph, solver: Solver) -> BuildResult:
         checked = await solver.check(graph)
         missing = await self._lacking(request, graph, checked.plan)
-        await self.ledger.record(BuildCompleted(results=()))
+        await conclude(self.ledger, BuildCompleted(results=()))
         return BuildResult("", None, None, graph.warnings, Foreseen(graph, checked, tuple(missing)))
 
     async def _lacking(self, request: BuildRequest, graph: Graph, todo: Plan) -> Sequence[Missing]:
@@ -338,7 +340,7 @@ class Engine:
         for number, result in enumerate(graph.results):
             entry = {"ref": refs[result.vertex].id, "platform": result.platform}
             entries.append(entry | ({"digest": str(made.images[number].digest)} if made else {}))
-        await self.ledger.record(BuildCompleted(results=tuple(entries)))
+        await conclude(self.ledger, BuildCompleted(results=tuple(entries)))
         first = refs[graph.results[0].vertex].id
         digest, config = (made.digest, made.config) if made else (None, None)
         return BuildResult(first, digest, config, tuple(warnings), written=written)
@@ -353,9 +355,7 @@ class Engine:
             text += "\n" + error.excerpt
         if isinstance(error, NotHere):
             self.ledger.post(error.fact, vertex=where)
-        await self.ledger.record(
-            BuildFailed(vertex=where, error=text, exit_code=error.exit_code), vertex=where
-        )
+        await conclude(self.ledger, BuildFailed(vertex=where, error=text, exit_code=error.exit_code), where)
 
 
 PLAN_SHOWN = 200

@@ -7,8 +7,8 @@ from collections.abc import Coroutine, Sequence
 from typing import Any, NoReturn
 
 from engine.errors import Cancelled, RefledgerError
-from engine.events import BuildCancelled, BuildCompleted, BuildFailed, BuildStarted
-from engine.ledger import Ledger
+from engine.events import BuildCancelled, BuildCompleted, BuildFailed, BuildStarted, Fact
+from engine.ledger import Facts, Ledger
 from engine.together import settle
 
 Json = dict[str, Any]
@@ -23,13 +23,21 @@ async def operate(ledger: Ledger, started: BuildStarted, work: Coroutine[Any, An
     except asyncio.CancelledError:
         await cancelled(ledger)
     except RefledgerError as error:
-        await ledger.record(BuildFailed(vertex=None, error=str(error), exit_code=error.exit_code))
+        await conclude(ledger, BuildFailed(vertex=None, error=str(error), exit_code=error.exit_code))
         raise
     else:
-        await ledger.record(BuildCompleted(results=tuple(results)))
+        await conclude(ledger, BuildCompleted(results=tuple(results)))
+
+
+async def conclude(facts: Facts, end: Fact, vertex: str | None = None) -> None:
+    """Put the one `end` of a build into the log. From here on an interruption comes too late: what is said outside is
+    what the log says. Raises LogError, DiskError."""
+    recording = asyncio.ensure_future(facts.record(end, vertex=vertex))
+    await settle(recording)
+    recording.result()
 
 
 async def cancelled(ledger: Ledger) -> NoReturn:
     """Say that the build was interrupted, whatever else comes now. Raises Cancelled."""
-    await settle(asyncio.ensure_future(ledger.record(BuildCancelled())))
+    await conclude(ledger, BuildCancelled())
     raise Cancelled("interrupted") from None

@@ -11,6 +11,9 @@ from storage.interfaces import Locks
 
 T = TypeVar("T")
 U = TypeVar("U")
+COLLECT = "collect"
+"""The lock that builds share from where they see that something is here to the event that says they use it, and that
+whoever removes bytes holds alone."""
 POLL = 0.05
 """Seconds between two looks at a lock that another process holds."""
 

@@ -61,6 +61,8 @@ class Moments:
                 views.catch_up(log, until=position)
                 part = self._path(position).with_suffix(".db.part")
                 views.save(part)
+                with part.open("rb") as file:
+                    os.fsync(file.fileno())  # what is found under its name is believed
                 part.rename(self._path(position))
         return len(missing)
 

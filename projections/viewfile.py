@@ -137,7 +137,9 @@ def explained(error: sqlite3.Error, path: Path | None) -> RefledgerError:
 def _connect(target: str) -> sqlite3.Connection:
     db = sqlite3.connect(target, isolation_level=None, check_same_thread=False, timeout=WAIT)
     try:
-        db.execute("PRAGMA synchronous=OFF")
+        # reason: with OFF, a power loss could leave old pages among new ones, and nothing would notice; what it takes
+        # back with NORMAL are whole transactions, which are folded again
+        db.execute("PRAGMA synchronous=NORMAL")
         if target != ":memory:":
             db.execute("PRAGMA journal_mode=WAL")
         _prepare(db)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import secrets
 import sys
 import tarfile
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+from storage.durable import fsync_directory
 from storage.errors import DiskError
 
 
@@ -28,7 +30,7 @@ class DestFile:
     def _create(self, dest: Path) -> IO[bytes]:
         if dest.exists() and not dest.is_file():
             return dest.open("wb")
-        self._temporary = dest.with_name(f".{dest.name}.{os.getpid()}.part")
+        self._temporary = dest.with_name(f".{dest.name}.{secrets.token_hex(4)}.part")
         return self._temporary.open("xb")
 
     def write(self, data: bytes) -> None:
@@ -46,6 +48,7 @@ class DestFile:
                 os.fsync(self._file.fileno())
                 self._file.close()
                 self._temporary.replace(self._dest)
+                fsync_directory(self._temporary.parent)
                 self._temporary = None
             elif self._file is not sys.stdout.buffer:
                 self._file.close()

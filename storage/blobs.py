@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,7 +16,7 @@ from storage.errors import DiskError, VerificationError
 from storage.interfaces import BlobStore, BlobWriter
 from storage.media_types import INDEX
 from storage.regular import open_regular, read_regular
-from storage.scratch import Scratch
+from storage.scratch import Scratch, clear_away
 
 _LAYOUT = {"imageLayoutVersion": "1.0.0"}
 _INDEX = {"schemaVersion": 2, "mediaType": INDEX, "manifests": []}
@@ -84,8 +85,9 @@ class DirectoryBlobs:
         if hasher.digest() == digest:
             return data
         if self._lost is not None:
-            self._drop(digest, "its content was changed")
-            raise FileNotFoundError(errno.ENOENT, "the blob was damaged", str(self.path(digest)))
+            if self._drop(digest):
+                raise FileNotFoundError(errno.ENOENT, "the blob was damaged", str(self.path(digest)))
+            return self.get(digest)
         raise VerificationError(
             f"the stored blob is not {digest} any more", where=str(self.path(digest)),
             hint="the disk or somebody changed it: a build that needs it fetches or makes it again",
@@ -96,21 +98,12 @@ class DirectoryBlobs:
         size = self.size(digest)
         if size is None or digest in self._sound:
             return size is not None
-        hasher = Hasher(digest.algorithm)
-        problem = "its content was changed"
         try:
-            with open_regular(self.path(digest)) as file:
-                while data := file.read(_CHUNK):
-                    hasher.update(data)
+            problem = self._problem(digest)
         except FileNotFoundError:
             return False
-        except OSError as error:
-            if error.errno not in {errno.EIO, errno.EISDIR, errno.EINVAL}:
-                raise DiskError.of(error, "reading a blob") from error
-            problem = f"it cannot be read: {error.strerror}"
-        if hasher.digest() != digest:
-            self._drop(digest, problem)
-            return False
+        if problem:
+            return self._lost is not None and not self._drop(digest) and self.sound(digest)
         self._sound.add(digest)
         return True
 
@@ -137,20 +130,44 @@ class DirectoryBlobs:
         with suppress(OSError):
             if size == len(data) and read_regular(self.path(digest), size) == data:
                 return True
-        self._drop(digest, "its content was changed")
+        self._drop(digest)
         return False
 
-    def _drop(self, digest: Digest, problem: str) -> None:
+    def _problem(self, digest: Digest) -> str:
+        """What is wrong with the blob; "" for nothing. Raises FileNotFoundError, DiskError."""
+        hasher = Hasher(digest.algorithm)
+        try:
+            with open_regular(self.path(digest)) as file:
+                while data := file.read(_CHUNK):
+                    hasher.update(data)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            if error.errno in {errno.EIO, errno.EISDIR, errno.EINVAL}:
+                return f"it cannot be read: {error.strerror}"
+            raise DiskError.of(error, "reading a blob") from error
+        return "" if hasher.digest() == digest else "its content was changed"
+
+    def _drop(self, digest: Digest) -> bool:
+        """Remove the blob if it is damaged: False when somebody removed it, or put a sound one there, meanwhile."""
         if self._lost is None:
-            return
+            return False
         path = self.path(digest)
         try:
-            if path.is_dir():
-                self._scratch.drop(path)
-            path.unlink(missing_ok=True)
+            with _locked(path.parent, fcntl.LOCK_EX):
+                problem = self._problem(digest)
+                if problem and path.is_dir():
+                    self._scratch.drop(path)
+                elif problem:
+                    path.unlink()
+        except FileNotFoundError:
+            return False
         except OSError as error:
             raise DiskError.of(error, "removing a damaged blob") from error
+        if not problem:
+            return False
         self._lost(str(digest), problem)
+        return True
 
     def _lay_out(self) -> None:
         if self._laid_out:
@@ -218,9 +235,7 @@ class FileBlobWriter:
     def write(self, data: bytes) -> None:
         """See BlobWriter.write. Raises DiskError; then only `abort` is left."""
         try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(self._fd, view) :]
+            _write_all(self._fd, data)
         except OSError as error:
             self.abort()
             raise DiskError.of(error, "writing a blob") from error
@@ -233,8 +248,9 @@ class FileBlobWriter:
             target = self._store.path(digest)
             os.fsync(self._fd)
             make_directories(target.parent)
-            self._path.rename(target)
-            fsync_directory(target.parent)
+            with _locked(target.parent, fcntl.LOCK_SH) as directory:
+                self._path.rename(target)
+                os.fsync(directory)
             self._store.stored(digest)
         except OSError as error:
             raise DiskError.of(error, "storing a blob") from error
@@ -247,8 +263,7 @@ class FileBlobWriter:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
-            with suppress(FileNotFoundError):  # committed
-                self._path.unlink()
+            clear_away(self._path)
 
     def _check(self, expected: Digest | None) -> Digest:
         digest = self._hasher.digest()
@@ -266,10 +281,28 @@ class FileBlobWriter:
         return hasher.digest()
 
 
+@contextmanager
+def _locked(path: Path, how: int) -> Iterator[int]:
+    """Directory `path` of blobs, open: locked as shared by who puts a blob there, alone by who removes a damaged one,
+    as what he removes must not be the sound one that was put in its place meanwhile. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, how)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
 def _write_durably(path: Path, data: bytes) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:
-        os.write(fd, data)
+        _write_all(fd, data)
         os.fsync(fd)
     finally:
         os.close(fd)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from storage.digest import Digest
-from storage.durable import fsync_directory
+from storage.durable import FileSystemSync, fsync_directory
 from storage.errors import DiskError
 from storage.interfaces import Locks
 from storage.overlay import detach_below, mount_memory
@@ -28,6 +28,7 @@ class DirectoryCacheMounts:
         """`owner` names unfinished instances. Raises InputError when it is not lower-case alphanumeric."""
         self._directory = directory
         self._scratch = Scratch(tmp, owner)
+        self._sync = FileSystemSync(tmp)
         self._locks = locks
 
     def try_acquire(self, cache: Digest, sharing: Literal["shared", "private", "locked"]) -> HeldDirectory | None:
@@ -35,7 +36,8 @@ class DirectoryCacheMounts:
         for instance in itertools.count():
             lock = self._locks.try_acquire(f"cache-{cache.hex}-{instance}", shared=sharing == "shared")
             if lock is not None:
-                return HeldDirectory(self._directory / cache.hex / str(instance), instance, lock, self._scratch)
+                path = self._directory / cache.hex / str(instance)
+                return HeldDirectory(path, instance, lock, self._scratch, self._sync)
             if sharing != "private":
                 return None
         raise AssertionError("there is always a next number")
@@ -44,11 +46,14 @@ class DirectoryCacheMounts:
 class HeldDirectory:
     """Implements HeldCache."""
 
-    def __init__(self, path: Path, instance: int, lock: AbstractContextManager[None], scratch: Scratch) -> None:
+    def __init__(
+        self, path: Path, instance: int, lock: AbstractContextManager[None], scratch: Scratch, sync: FileSystemSync
+    ) -> None:
         self._path = path
         self._instance = instance
         self._lock: AbstractContextManager[None] | None = lock
         self._scratch = scratch
+        self._sync = sync
 
     @property
     def instance(self) -> int:
@@ -80,8 +85,7 @@ class HeldDirectory:
 
     def _move(self, new: Path) -> None:
         """rename(2) replaces an empty directory only: another step's instance, which holds a tree, stays."""
-        fsync_directory(new / _TREE)
-        fsync_directory(new)
+        self._sync()  # once it is there, nobody furnishes it again
         try:
             new.rename(self._path)
         except OSError:

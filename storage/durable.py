@@ -19,14 +19,15 @@ def fsync_directory(path: Path) -> None:
         os.close(fd)
 
 
-def make_directories(path: Path) -> None:
-    """Like `mkdir -p`, and durable: a published file must not lose the directory it lies in. Raises OSError."""
+def make_directories(path: Path, mode: int = 0o777) -> None:
+    """Like `mkdir -p`, and durable: a published file must not lose the directory it lies in. `mode` of `path` itself.
+    Raises OSError."""
     missing = []
     while not path.is_dir():
         missing.append(path)
         path = path.parent
     for directory in reversed(missing):
-        directory.mkdir(exist_ok=True)
+        directory.mkdir(mode if directory == missing[0] else 0o777, exist_ok=True)
         fsync_directory(directory.parent)
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from storage.errors import DiskError, HostError, InputError
-from storage.scratch import Scratch, remove_tree
+from storage.scratch import Scratch, clear_away, remove_tree
 from storage.sources import Commit, Login
 
 MAX_BYTES = 16 << 30
@@ -154,7 +154,7 @@ class GitClient:
         try:
             yield directory
         finally:
-            remove_tree(directory)
+            clear_away(directory)
 
     async def _git(self, arguments: Sequence[str], remote: str, login: Login | None, where: Path | None = None) -> str:
         """What `git ARGUMENTS` prints. Raises HostError, InputError. Cancelled, it leaves no process."""

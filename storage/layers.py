@@ -13,7 +13,7 @@ from storage.digest import Digest
 from storage.durable import FileSystemSync, fsync_directory
 from storage.errors import DiskError, VerificationError
 from storage.interfaces import ByteSource, CheckedLayers
-from storage.scratch import Scratch, remove_tree
+from storage.scratch import Scratch, clear_away
 from storage.seal import broken, write_seal
 
 LAYER_LIMIT = 64 << 30
@@ -72,7 +72,7 @@ class DirectoryLayers(CheckedOnce):
         except OSError as error:
             raise DiskError.of(error, doing) from error
         finally:
-            remove_tree(directory)
+            clear_away(directory)
         return laid_out
 
     def _problem(self, name: str) -> str:

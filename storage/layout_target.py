@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,7 +91,8 @@ def enter(layout: Path, entries: Sequence[dict[str, Any]]) -> None:
             index = _read(layout / "index.json")
             others = [one for one in index["manifests"] if _tag_of(one) not in tags]
             index["manifests"] = [*others, *entries]
-            new = layout / f"index.json.{secrets.token_hex(8)}.part"
+            new = layout / "index.json.part"  # of whoever has the lock; what one that was killed left is replaced
+            new.unlink(missing_ok=True)  # what stands there may be a link of whoever owns the layout
             with new.open("xb") as file:
                 file.write(canonical_json(index))
                 file.flush()

@@ -31,19 +31,20 @@ class FileLocks:
 
     def try_acquire(self, name: str, *, shared: bool = False) -> HeldLock | None:
         """See Locks.try_acquire. Raises DiskError."""
-        path = self._path(name)
         try:
-            while True:
-                fd = self._open(path)
-                if not _lock(fd, fcntl.F_RDLCK if shared else fcntl.F_WRLCK):
-                    os.close(fd)
-                    return None
-                # the last holder may have removed the file between open and lock: a lock on a nameless file is none
-                if _is_at(fd, path):
-                    return HeldLock(fd, path)
-                os.close(fd)
+            return self._take(self._path(name), fcntl.F_RDLCK if shared else fcntl.F_WRLCK)
         except OSError as error:
             raise DiskError.of(error, "taking a lock") from error
+
+    def sweep(self) -> None:
+        """Remove the files of locks that nobody holds, which processes that died left. Whoever wants one just then
+        finds it held for a moment. Raises DiskError."""
+        try:
+            for path in self._directory.iterdir() if self._directory.is_dir() else ():
+                if (lock := self._take(path, fcntl.F_WRLCK)) is not None:
+                    lock.release()
+        except OSError as error:
+            raise DiskError.of(error, "removing locks of builds that died") from error
 
     def held(self, name: str) -> bool:
         """Does anybody, this process included, hold the lock now? Never disturbs. Raises DiskError."""
@@ -57,6 +58,17 @@ class FileLocks:
             answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
             return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
         finally:
+            os.close(fd)
+
+    def _take(self, path: Path, kind: int) -> HeldLock | None:
+        while True:
+            fd = self._open(path)
+            if not _lock(fd, kind):
+                os.close(fd)
+                return None
+            # the last holder may have removed the file between open and lock: a lock on a nameless file is none
+            if _is_at(fd, path):
+                return HeldLock(fd, path)
             os.close(fd)
 
     def _open(self, path: Path) -> int:

@@ -24,7 +24,7 @@ from storage.errors import DiskError, TocUnusable, VerificationError
 from storage.implied import read_implied, write_implied
 from storage.interfaces import Descriptor, LayerTree, Part, Seen, Toc
 from storage.lookup import LaidOut
-from storage.scratch import Scratch, remove_tree
+from storage.scratch import Scratch, clear_away, remove_tree
 from storage.tar import BLOCK_DEVICE, CHARACTER, DIRECTORY, FIFO, HARD_LINK, REGULAR, SYMLINK, Entry
 from storage.toc import Chunk, ChunkedToc, Node, Range, number, reading, text
 from storage.unpack import OPAQUE_NAME, WHITEOUT, unpack_tree
@@ -142,7 +142,7 @@ class DirectoryPart:
         except OSError as error:
             raise DiskError.of(error, "laying out a part of a layer") from error
         except VerificationError as error:
-            remove_tree(tree)
+            clear_away(tree)
             raise VerificationError(f"its files are not as its table of contents says: {error.what}") from error
         return tree
 

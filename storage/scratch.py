@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+from contextlib import suppress
 from pathlib import Path
 
 from storage.errors import InputError
@@ -53,6 +54,13 @@ def owner_of(entry: str) -> str | None:
     """The owner of the scratch entry named `entry`; None when it is no such entry."""
     found = _ENTRY.fullmatch(entry)
     return found.group(1) if found else None
+
+
+def clear_away(path: Path) -> None:
+    """Remove what was unfinished at `path`, below `tmp`, as far as that can be done now: the rest is no reason for what
+    was done to fail, and is removed by the next build, as a dead owner's."""
+    with suppress(OSError):
+        remove_tree(path)
 
 
 def remove_tree(path: Path) -> None:

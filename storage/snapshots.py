@@ -18,7 +18,7 @@ from storage.erofs.mount import ErofsMounts
 from storage.errors import DiskError, InputError, VerificationError
 from storage.interfaces import LayerWriter
 from storage.overlay import detach_below, mount_overlay, unmount
-from storage.scratch import Scratch, remove_tree
+from storage.scratch import Scratch, clear_away, remove_tree
 from storage.seal import broken, directory_seal, line, write_seal
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+-]{0,199}")
@@ -82,10 +82,10 @@ class OverlaySnapshots(CheckedOnce):
             _put_on(scratch / "upper", dress)
             mount_overlay(scratch / "root", covered, scratch / "upper", scratch / "work")
         except OSError as error:
-            remove_tree(scratch)
+            clear_away(scratch)
             raise DiskError.of(error, "beginning a snapshot") from error
         except DiskError:
-            remove_tree(scratch)
+            clear_away(scratch)
             raise
         return OverlaySnapshot(self, scratch, final, tuple(lowers), dress)
 
@@ -121,10 +121,10 @@ class OverlaySnapshots(CheckedOnce):
             _put_on(tree, _NEW_ROOT)  # also clears what a set-group-ID bit of the directories above gave it
             return NewTree(tree, publish, drop)
         except OSError as error:
-            remove_tree(scratch)
+            clear_away(scratch)
             raise DiskError.of(error, "beginning a snapshot") from error
         except DiskError:
-            remove_tree(scratch)
+            clear_away(scratch)
             raise
 
     @contextmanager
@@ -140,7 +140,7 @@ class OverlaySnapshots(CheckedOnce):
             yield scratch / "root"
         finally:
             detach_below(scratch)
-            remove_tree(scratch)
+            clear_away(scratch)
 
     def pack(self, snapshot: str, write: Callable[[bytes], Any], *, clamp_mtime: int | None = None) -> None:
         """See SnapshotStore.pack. Raises DiskError, VerificationError for an image that was damaged, and what `write`

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine.events import Demoted, Fact, ProviderLost, Pruned, to_data
-from engine.solver.solve import COLLECT
+from engine.together import COLLECT
 from projections.collect import Action, Answer, Plan, Policy, candidates, make_plan
 from projections.inventory import UNSPOKEN, Inventory, Item, take_inventory
 from projections.runner import Views
@@ -170,8 +170,8 @@ class Collected:
 def _owning(root: Root) -> Iterator[str]:
     """An id whose leftovers others can tell: as roots.owning, for a collection."""
     owner = f"{_OWNER}{secrets.token_hex(6)}"
-    lock = root.locks.try_acquire(f"build-{owner}")
-    assert lock is not None, "ids are unique"
+    while (lock := root.locks.try_acquire(f"build-{owner}")) is None:
+        time.sleep(POLL)  # ids are unique: whoever holds it sweeps
     with lock:
         yield owner
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from projections.runner import Views
 from projections.standard import STANDARD, TRAVELLED
 from storage.blobs import DirectoryBlobs
 from storage.digest import Digest
+from storage.durable import fsync_directory, make_directories
 from storage.errors import DiskError, InputError, RefledgerError
 from storage.eventlog import SqliteEventLog, follow
 from storage.interfaces import BlobStore, Event, EventLog, NewEvent, SecretPlaces
@@ -67,10 +68,11 @@ def open_root(path: Path, *, folded: bool = True) -> Iterator[Root]:
     """Open a root for building, making it when it is not there; `folded`: with its views caught up.
     Raises DiskError, LogError, InputError."""
     try:
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_directories(path, 0o700)
         for name in ("layers", "snapshots", "locks", "tmp", "run"):
             (path / name).mkdir(exist_ok=True, mode=0o700)
         _check_format(path)
+        fsync_directory(path)  # also of what another process made just now: what is published in there must stay (I6)
     except OSError as error:
         raise DiskError.of(error, "opening the root") from error
     with ExitStack() as stack:
@@ -155,10 +157,15 @@ def stored_text(path: Path, digest: str) -> str:
 
 
 def _check_format(path: Path) -> None:
+    """A root whose making was cut short has a file that says nothing yet: it is as good as new."""
     file = path / "format"
-    if not file.exists():
-        file.write_text(FORMAT + "\n")
-    elif (found := read_regular(file, 4096).decode(errors="replace").strip()) != FORMAT:
+    found = read_regular(file, 4096).decode(errors="replace").strip("\0\n ") if file.exists() else ""
+    if not found:  # also when another process is about to write it, or the power went before it was on the disk
+        with file.open("w") as out:
+            out.write(FORMAT + "\n")
+            out.flush()
+            os.fsync(out.fileno())
+    elif found != FORMAT:
         raise InputError(
             f"this root has format {found[:20]!r}, this Refledger knows {FORMAT}",
             where=str(path),
@@ -177,37 +184,47 @@ def new_build_id() -> str:
 @contextmanager
 def owning(root: Root, build: str) -> Iterator[None]:
     """Hold the lock that says `build` is alive: its death, however sudden, lets go of it."""
-    lock = root.locks.try_acquire(_owner_lock(build))
-    assert lock is not None, "build ids are unique"
+    while (lock := root.locks.try_acquire(_owner_lock(build))) is None:
+        time.sleep(0.01)  # ids are unique: whoever holds it sweeps
     with lock:
         yield
 
 
 def recover(root: Root, found_by: str) -> list[str]:
     """Say in the log which builds died without a word, and remove what they left; returns their ids."""
-    dead = [
-        record
-        for record in History(root.views).list(status="running")
-        if not root.locks.held(_owner_lock(record.id))
-    ]
 
     def is_alive(owner: str) -> bool:
         return owner == found_by or root.locks.held(_owner_lock(owner))
 
+    silent = [record.id for record in History(root.views).list(status="running")]
     removed = sweep(root.tmp, is_alive)
     DirectoryPartials(root.path / "partial").sweep(time.time() - KEPT_SECONDS, root.locks)
     if any(root.run.glob("*/*")):
         from engine.ops.leftovers import sweep_containers
 
         removed += sweep_containers(root.run, is_alive)
-    for record in dead:
+    buried = [build for build in silent if _bury(root, build, found_by, removed)]
+    root.locks.sweep()
+    return buried
+
+
+def _bury(root: Root, build: str, found_by: str, removed: Sequence[str]) -> bool:
+    """Say that `build`, which had no end when the views were folded, was interrupted; False when it lives, or has an
+    end by now: its own, or because another process said so first."""
+    lock = root.locks.try_acquire(_owner_lock(build))
+    if lock is None:
+        return False
+    with lock:
+        root.views.catch_up(root.log)
+        if History(root.views).get(build).status != "running":
+            return False
         fact = BuildInterrupted(
             error="its process ended without a word (killed, or the machine went down)",
             found_by=found_by,
-            removed=tuple(item for item in removed if record.id in item)[:50],
+            removed=tuple(item for item in removed if build in item)[:50],
         )
-        root.log.append(NewEvent(f"build/{record.id}", "BuildInterrupted", to_data(fact), record.id))
-    return [record.id for record in dead]
+        root.log.append(NewEvent(f"build/{build}", "BuildInterrupted", to_data(fact), build))
+    return True
 
 
 def is_running(path: Path, build: str) -> bool:

@@ -18,7 +18,7 @@ from engine.exporters.reading import BlobReader
 from engine.ledger import Facts
 from engine.refs.providers import unavailable
 from engine.refs.ref import Layer, Ref, Remote
-from engine.together import in_thread, locked, together
+from engine.together import COLLECT, in_thread, locked, together
 from storage.digest import Digest
 from storage.interfaces import (
     Compression,
@@ -111,20 +111,24 @@ class Transfer:
         self, layer: Layer, ref: Ref, epoch: int | None, vertex: str | None, compression: Compression
     ) -> PackedBlob:
         """Pack a snapshot. Raises MaterializationError when it is gone, DiskError."""
-        if not await self.here.usable(_step(layer), vertex):
-            self.here.miss(layer)
-            raise _gone(layer)
-        try:
-            packed = await in_thread(lambda: self.packer.pack(layer.snapshot, epoch, compression))
-        except VerificationError as error:
-            await self.here.lose(layer, "snapshot", layer.snapshot, error.what, vertex=vertex)
-            raise _gone(layer) from error
-        except DiskError as error:
-            if await self.here.usable(_step(layer)):
-                raise
-            raise _gone(layer) from error
-        await self._tell(packed, ref, layer.snapshot, epoch, vertex, compression)
-        return packed
+        while True:
+            if not await self.here.usable(_step(layer), vertex):
+                self.here.miss(layer)
+                raise _gone(layer)
+            try:
+                packed = await in_thread(lambda: self.packer.pack(layer.snapshot, epoch, compression))
+            except VerificationError as error:
+                await self.here.lose(layer, "snapshot", layer.snapshot, error.what, vertex=vertex)
+                raise _gone(layer) from error
+            except DiskError as error:
+                if await self.here.usable(_step(layer)):
+                    raise
+                raise _gone(layer) from error
+            async with locked(self.locks, COLLECT, shared=True):
+                # reason: it may be a blob that was here before, and that somebody let go of just now
+                if self.reader.blobs.size(packed.blob.digest) is not None:
+                    await self._tell(packed, ref, layer.snapshot, epoch, vertex, compression)
+                    return packed
 
     async def _repack(self, layer: Layer, ref: Ref, vertex: str | None) -> Layer:
         """A layer of an image whose blob cannot be had, with one that is made of what is here; `layer` itself where

@@ -14,8 +14,7 @@ from engine.images.definition import Given
 from engine.ledger import Facts
 from engine.refs.materializer import Clock
 from engine.refs.ref import of_layer
-from engine.solver.solve import COLLECT
-from engine.together import in_thread, locked
+from engine.together import COLLECT, in_thread, locked
 from storage.interfaces import LayerIntake, Locks, StagedLayer
 
 STDIN = "-"

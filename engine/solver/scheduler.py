@@ -105,11 +105,9 @@ class Scheduler:
 
     async def _attempt(self, vertex: Vertex, inputs: tuple[Remote, ...]) -> Remote:
         attempt = self._attempts[vertex.digest] = self._attempts.get(vertex.digest, 0) + 1
-        await self.facts.record(
-            VertexStarted(name=vertex.name, inputs=tuple(ref.id for ref in inputs), attempt=attempt),
-            vertex=vertex.digest,
-        )
+        started = VertexStarted(name=vertex.name, inputs=tuple(ref.id for ref in inputs), attempt=attempt)
         try:
+            await self.facts.record(started, vertex=vertex.digest)  # a cancelled wait does not take it out of the log
             outcome = await self.execute(vertex, inputs, attempt)
         except asyncio.CancelledError:
             self.facts.post(VertexCancelled(name=vertex.name, attempt=attempt), vertex=vertex.digest)

@@ -34,7 +34,7 @@ from engine.solver.contexts import Taken
 from engine.solver.hits import Hits
 from engine.solver.plan import Answer, Hit, Miss, Plan, plan
 from engine.solver.scheduler import Scheduler, VertexError
-from engine.together import locked
+from engine.together import COLLECT, locked
 from storage.digest import Digest, canonical_json
 from storage.interfaces import BlobStore
 from storage.platform import host_platform, parse_platform
@@ -42,8 +42,6 @@ from storage.platform import host_platform, parse_platform
 if TYPE_CHECKING:
     from engine.ops.emulation import Emulation  # only a step for another platform needs it
 
-COLLECT = "collect"
-"""The lock that builds share while they turn an answer into a claim, and that whoever removes bytes holds alone."""
 REVOCATIONS = 3
 """How often the result of one vertex may be lost in a build."""
 Lacking = Callable[[Graph, Plan], Awaitable[Sequence[Missing]]]

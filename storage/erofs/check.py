@@ -17,7 +17,7 @@ from storage.durable import fsync_directory
 from storage.erofs.header import HEADER_SIZE, SEAL, Hashing, Image
 from storage.errors import DiskError, VerificationError
 from storage.regular import open_regular
-from storage.scratch import Scratch, remove_tree
+from storage.scratch import Scratch, clear_away
 
 _CHUNK = 1 << 20
 
@@ -122,5 +122,5 @@ def _write_anew(image: Image, name: str, scratch: Scratch) -> str:
     except VerificationError as error:
         return error.what
     finally:
-        remove_tree(new)
+        clear_away(new)
     return ""

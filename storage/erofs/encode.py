@@ -55,6 +55,14 @@ def encode(fd: int, tree: LayerTree, tar_end: int, identity: bytes) -> int:
     return _Encoder(fd, tree, tar_end).run(identity)
 
 
+def write_at(fd: int, data: bytes, at: int) -> None:
+    """Write all of `data` at offset `at`. Raises OSError."""
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(fd, view, at)
+        at, view = at + written, view[written:]
+
+
 @dataclass(slots=True)
 class _Plan:
     """What was decided of one inode: its layout, the word that says where its data is, and what follows it inline."""
@@ -96,7 +104,7 @@ class _Encoder:
         out.seek(total * BLOCK)
         out.flush()
         os.ftruncate(self._fd, total * BLOCK)
-        os.pwrite(self._fd, self._superblock(meta, total, identity), _SUPER_AT)
+        write_at(self._fd, self._superblock(meta, total, identity), _SUPER_AT)
         return total * BLOCK
 
     # ---------------------------------------------------------------- where everything goes
@@ -199,7 +207,7 @@ class _Encoder:
                         raise VerificationError("a sparse file reaches further than an EROFS image can")
                 step = min(length - done, size - inside, _FLUSH)
                 piece = os.pread(self._fd, step, at + done)
-                os.pwrite(self._fd, piece, chunks[number] * BLOCK + inside)
+                write_at(self._fd, piece, chunks[number] * BLOCK + inside)
                 done += len(piece)
             at += length
         return chunks
@@ -334,8 +342,6 @@ class _Writer:
     def flush(self) -> None:
         data = b"".join(self._pending)
         self._pending.clear()
-        while data:
-            written = os.pwrite(self._fd, data, self._at)
-            self._at += written
-            data = data[written:]
+        write_at(self._fd, data, self._at)
+        self._at += len(data)
         self._size = 0

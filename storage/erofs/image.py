@@ -14,7 +14,7 @@ from typing import Any
 
 from storage.digest import Digest, canonical_json
 from storage.erofs.check import rest_digest
-from storage.erofs.encode import TAR_START, encode
+from storage.erofs.encode import TAR_START, encode, write_at
 from storage.erofs.header import HEADER_SIZE, SEAL, VERSION
 from storage.erofs.tree import LONGEST_PATH, LayerTree
 
@@ -63,14 +63,14 @@ class ImageWriter:
         VerificationError for what the format cannot hold."""
         implied = b"".join(path + b"\0" for path in sorted(self.tree.finish()))
         end = encode(self._fd, self.tree, TAR_START + self.tar_size, bytes.fromhex(diff_id.hex)[:16])
-        _write_at(self._fd, implied, end)
+        write_at(self._fd, implied, end)
         said: dict[str, Any] = {
             "refledger": VERSION, "diff_id": str(diff_id), "tar": [TAR_START, self.tar_size],
             "implied": [end, len(implied)], "bytes": self.tree.bytes, "name": name,
         }  # fmt: skip
         size = end + len(implied)
         said["rest"] = rest_digest(self._fd, canonical_json(said), TAR_START + self.tar_size, size)
-        _write_at(self._fd, canonical_json(said).ljust(HEADER_SIZE, b"\0"), 0)
+        write_at(self._fd, canonical_json(said).ljust(HEADER_SIZE, b"\0"), 0)
         os.utime(self._fd, ns=(SEAL, SEAL))
         os.fsync(self._fd)
 
@@ -79,10 +79,3 @@ class ImageWriter:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
-
-
-def _write_at(fd: int, data: bytes, at: int) -> None:
-    while data:
-        written = os.pwrite(fd, data, at)
-        at += written
-        data = data[written:]

@@ -12,7 +12,7 @@ from storage.erofs.mount import KIND, ErofsMounts
 from storage.errors import DiskError, VerificationError
 from storage.interfaces import ByteSource
 from storage.layers import LAYER_LIMIT
-from storage.scratch import Scratch, remove_tree
+from storage.scratch import Scratch, clear_away
 
 
 class ErofsLayers(CheckedOnce):
@@ -55,7 +55,7 @@ class ErofsLayers(CheckedOnce):
         except OSError as error:
             raise DiskError.of(error, f"writing layer {diff_id.short}") from error
         finally:
-            remove_tree(path)
+            clear_away(path)
         return laid_out
 
     def _problem(self, name: str) -> str:

@@ -18,7 +18,7 @@ from storage.digest import sha256
 from storage.erofs.header import Image
 from storage.errors import DiskError
 from storage.overlay import mount_overlay, mount_read_only, unmount
-from storage.scratch import Scratch, remove_tree
+from storage.scratch import Scratch, clear_away
 
 KIND = "erofs"
 _LOOP_CTL_GET_FREE, _LOOP_CONFIGURE, _LOOP_CLR_FD = 0x4C82, 0x4C0A, 0x4C01
@@ -97,7 +97,7 @@ def _choose_mount(scratch: Scratch) -> Mount | None:
     except OSError as error:
         raise DiskError.of(error, "trying out EROFS") from error
     finally:
-        remove_tree(directory)
+        clear_away(directory)
     return None
 
 
@@ -154,7 +154,7 @@ class ErofsMounts:
                 unmount(target, detach=True)
             self._mounted.clear()
             if self._directory is not None:
-                remove_tree(self._directory)
+                clear_away(self._directory)
                 self._directory = None
 
     def _mount(self, path: Path) -> Path:

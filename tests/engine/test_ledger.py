@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
-from engine.ledger import ROOM, fitting
+import asyncio
+import gc
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+
+from engine.events import PullProgressed
+from engine.ledger import ROOM, Ledger, fitting
 from storage.digest import canonical_json
+from storage.errors import DiskError
+from storage.interfaces import Event
 
 
 def test_a_list_is_cut_to_what_an_event_has_room_for() -> None:
@@ -12,3 +22,27 @@ def test_a_list_is_cut_to_what_an_event_has_room_for() -> None:
     kept = fitting([layer] * 1000)
     assert 0 < len(kept) < 1000
     assert ROOM - 400 < sum(len(canonical_json(item)) for item in kept) <= ROOM
+
+
+class FullDisk:
+    """A log that cannot be written."""
+
+    def submit(self, events: Any) -> Future[list[Event]]:
+        future: Future[list[Event]] = Future()
+        future.set_exception(DiskError("writing the event log: No space left on device"))
+        return future
+
+
+def test_what_could_not_be_written_is_raised_and_not_printed_beside() -> None:
+    async def main() -> list[Any]:
+        printed: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: printed.append(context))
+        ledger = Ledger(FullDisk(), "b1")  # type: ignore[arg-type]  # a log that only fails
+        ledger.post(PullProgressed(digest="sha256:12", bytes=1, total=2))
+        with pytest.raises(DiskError):
+            await ledger.flush()
+        gc.collect()
+        await asyncio.sleep(0)
+        return printed
+
+    assert asyncio.run(main()) == []

@@ -113,6 +113,15 @@ def test_a_damaged_file_is_folded_again_without_a_word(tmp_path: Path, damage: s
         assert views.position == log.last_seq()
 
 
+def test_I1_a_power_loss_takes_whole_transactions(tmp_path: Path) -> None:
+    """SQLite's promise for a write-ahead log, but not with synchronous=OFF: pages of the checkpoint may be on the disk
+    then without those that belong to them, and nothing finds out (https://sqlite.org/pragma.html#pragma_synchronous)."""
+    with Views(tmp_path / "views.db", STANDARD) as views:
+        views.catch_up(full_log())
+        assert views.query("PRAGMA journal_mode") == [("wal",)]
+        assert views.query("PRAGMA synchronous")[0][0] >= 1  # NORMAL
+
+
 def test_damage_met_by_a_look_up_is_repaired_from_the_log(tmp_path: Path) -> None:
     log, path = full_log(), tmp_path / "views.db"
     with Views(path, STANDARD) as views:

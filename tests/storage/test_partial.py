@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from storage.digest import sha256
-from storage.errors import DiskError
 from storage.interfaces import Descriptor, PartialBlob
-from storage.locks import FileLocks
-from storage.partial import KEPT_SECONDS, DirectoryPartials
+from storage.partial import DirectoryPartials
 from tests.storage.registry.kit import described, noise
 
 DATA = noise(100_000)
@@ -38,74 +32,6 @@ def read_all(partial: PartialBlob, size: int = 7000) -> bytes:
     while data := partial.read(len(out), size):
         out += data
     return out
-
-
-def test_what_came_is_read_from_the_start_while_more_comes(partials: DirectoryPartials) -> None:
-    partial = partials.open(BLOB)
-    assert partial.gaps() == [(0, len(DATA))]
-    assert partial.read(0, 10) == b""
-    for start in range(0, len(DATA), 30_000):
-        partial.write(start, DATA[start : start + 30_000])
-        assert read_all(partial) == DATA[: start + 30_000]
-    assert partial.gaps() == []
-    partial.close()
-
-
-def test_runs_that_come_out_of_order_are_one_blob_in_the_end(partials: DirectoryPartials) -> None:
-    partial = partials.open(BLOB)
-    partial.write(60_000, DATA[60_000:70_000])
-    partial.write(20_000, DATA[20_000:30_000])
-    assert read_all(partial) == b""
-    partial.write(70_000, DATA[70_000:])
-    partial.write(0, DATA[:20_000])
-    assert partial.gaps() == [(30_000, 60_000)]
-    assert read_all(partial) == DATA[:30_000]
-    partial.write(30_000, DATA[30_000:60_000])
-    assert read_all(partial) == DATA
-    partial.close()
-
-
-def test_the_next_one_finds_what_came_and_goes_on(partials: DirectoryPartials, tmp_path: Path) -> None:
-    first = partials.open(BLOB)
-    first.write(0, DATA[:1000])
-    first.write(50_000, DATA[50_000:51_000])
-    del first  # nobody closes anything when a process is killed
-    second = partials.open(BLOB)
-    assert second.gaps() == [(1000, 50_000), (51_000, len(DATA))]
-    second.write(1000, DATA[1000:50_000])
-    second.write(51_000, DATA[51_000:])
-    assert read_all(second) == DATA
-    second.close()
-    assert read_all(partials.open(BLOB)) == DATA
-    second.discard()
-    assert list((tmp_path / "partial").iterdir()) == []
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.floats(0, 1), st.integers(1, 30_000), st.booleans()), max_size=12))
-def test_any_order_of_writes_and_deaths_keeps_exactly_what_was_written(
-    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[float, int, bool]]
-) -> None:
-    partials = DirectoryPartials(tmp_path_factory.mktemp("any") / "partial")
-    partial = partials.open(BLOB)
-    came = bytearray(len(DATA))
-    for where, length, dies in steps:
-        gaps = partial.gaps()
-        if not gaps:
-            break
-        start, end = gaps[int(where * (len(gaps) - 1))]
-        if where > 0.5:  # a range somewhere in the gap
-            start += (end - start) // 2
-        end = min(end, start + length)
-        partial.write(start, DATA[start:end])
-        came[start:end] = b"\1" * (end - start)
-        if dies:
-            partial = partials.open(BLOB)
-        missing = {offset for gap in partial.gaps() for offset in range(*gap)}
-        assert missing == {offset for offset, here in enumerate(came) if not here}
-        contiguous = came.index(0) if 0 in came else len(came)
-        assert read_all(partial) == DATA[:contiguous]
-    partial.close()
 
 
 def test_kill_9_keeps_what_was_written(partials: DirectoryPartials, tmp_path: Path) -> None:
@@ -133,60 +59,6 @@ def test_kill_9_keeps_what_was_written(partials: DirectoryPartials, tmp_path: Pa
     assert kept == b"".join((i % 251).to_bytes(1) * 5000 for i in range(start // 5000 + 1))[:start]
 
 
-@pytest.mark.parametrize(
-    "files",
-    [
-        {"0": 10, "x": 1},
-        {"0": 10, "5": 10},
-        {"0": len(DATA) + 1},
-        {"90000": 10_001},
-        {"007": 1},
-        {"-1": 1},
-        {"0": 10, "20/": 0},
-    ],
-)
-def test_what_cannot_be_of_this_blob_is_dropped(
-    partials: DirectoryPartials, tmp_path: Path, files: dict[str, int]
-) -> None:
-    place(tmp_path).mkdir(parents=True)
-    for name, size in files.items():
-        if name.endswith("/"):
-            (place(tmp_path) / name).mkdir()
-        else:
-            (place(tmp_path) / name).write_bytes(bytes(size))
-    partial = partials.open(BLOB)
-    assert partial.gaps() == [(0, len(DATA))]
-    partial.write(0, DATA)
-    assert read_all(partial) == DATA
-
-
-def test_a_file_in_place_of_the_directory_is_dropped(partials: DirectoryPartials, tmp_path: Path) -> None:
-    place(tmp_path).parent.mkdir(parents=True)
-    place(tmp_path).write_bytes(b"?")
-    partial = partials.open(BLOB)
-    partial.write(0, DATA)
-    assert read_all(partial) == DATA
-
-
-def test_a_run_without_bytes_yet_is_none(partials: DirectoryPartials, tmp_path: Path) -> None:
-    place(tmp_path).mkdir(parents=True)
-    (place(tmp_path) / "0").touch()
-    (place(tmp_path) / "500").write_bytes(DATA[500:600])
-    partial = partials.open(BLOB)
-    assert partial.gaps() == [(0, 500), (600, len(DATA))]
-    partial.write(0, DATA[:500])
-    assert read_all(partial) == DATA[:600]
-
-
-def test_nothing_stays_of_a_pull_that_brought_nothing(partials: DirectoryPartials, tmp_path: Path) -> None:
-    partials.open(BLOB).close()
-    partial = partials.open(described(b""))
-    assert partial.gaps() == []
-    assert partial.read(0, 1) == b""
-    partial.close()
-    assert not (tmp_path / "partial").exists()
-
-
 def test_no_descriptor_stays_open(partials: DirectoryPartials) -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
     for end in ("discard", "close"):
@@ -197,39 +69,3 @@ def test_no_descriptor_stays_open(partials: DirectoryPartials) -> None:
         getattr(partial, end)()
         partial.close()
         assert len(list(Path("/proc/self/fd").iterdir())) == before
-
-
-def test_a_disk_that_refuses_is_one_line(partials: DirectoryPartials, tmp_path: Path) -> None:
-    (tmp_path / "partial").write_bytes(b"")
-    with pytest.raises(DiskError, match="Not a directory"):
-        partials.open(BLOB).write(0, DATA)
-    (tmp_path / "partial").unlink()
-    partial = partials.open(BLOB)
-    partial.write(0, DATA[:1000])
-    os.truncate(place(tmp_path) / "0", 10)
-    with pytest.raises(DiskError, match="gone"):
-        partial.read(500, 10)
-
-
-def test_old_leftovers_go_unless_somebody_works_on_them(partials: DirectoryPartials, tmp_path: Path) -> None:
-    now = time.time()
-    locks = FileLocks(tmp_path / "locks")
-    blobs = {name: described(name.encode() * 100) for name in ("old", "held", "fresh", "fed")}
-    for blob in blobs.values():
-        partial = partials.open(blob)
-        partial.write(0, b"1")
-        partial.write(50, b"1")
-        partial.close()
-    past = now - KEPT_SECONDS - 10
-    for name in ("old", "held", "fed"):
-        for path in (*place(tmp_path, blobs[name]).iterdir(), place(tmp_path, blobs[name])):
-            os.utime(path, (past, past))
-    os.utime(place(tmp_path, blobs["fed"]) / "50")
-    lock = locks.try_acquire(f"partial-{blobs['held'].digest}")
-    assert lock is not None
-    with lock:
-        assert partials.sweep(now - KEPT_SECONDS, locks) == [place(tmp_path, blobs["old"]).name]
-    left = {path.name for path in (tmp_path / "partial").iterdir()}
-    assert left == {place(tmp_path, blobs[name]).name for name in ("held", "fresh", "fed")}
-    assert partials.sweep(now - KEPT_SECONDS, locks) == [place(tmp_path, blobs["held"]).name]
-    assert list((tmp_path / "locks").iterdir()) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import stat
 import sys
 from collections import deque
@@ -92,7 +93,7 @@ def _write(path: Path, data: bytes) -> None:
     if path.exists() and not stat.S_ISREG(path.stat().st_mode):
         path.write_bytes(data)
         return
-    beside = path.with_name(f".refledger-report-{os.getpid()}.tmp")
+    beside = path.with_name(f".refledger-report-{secrets.token_hex(4)}.tmp")
     try:
         with beside.open("xb") as file:
             file.write(data)

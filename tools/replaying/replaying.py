@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from engine.build import DOCKERFILE, Engine
-from engine.errors import Cancelled, DockerfileError, NotGranted, RefledgerError, StepFailed
+from engine.errors import DockerfileError, NotGranted, RefledgerError, StepFailed
 from engine.events import (
-    BuildCancelled,
     BuildCompleted,
     BuildFailed,
     BuildStarted,
@@ -24,6 +23,7 @@ from engine.events import (
 from engine.frontend.compile import FrontendOptions, compile_dockerfile
 from engine.grants import Offered
 from engine.graph import ContextSource, Graph, ImageSource, LayerSource, Scratch, Vertex
+from engine.operation import cancelled, conclude
 from engine.refs.ref import Layer, Remote
 from engine.replay import Replayer, Steps, Survey, plan_replay, survey
 from engine.solver.scheduler import VertexError
@@ -83,8 +83,7 @@ class Replay:
             else:
                 now, error = await self._execute(recorded.graph)
         except asyncio.CancelledError:
-            await self.engine.ledger.record(BuildCancelled())
-            raise Cancelled("interrupted") from None
+            await cancelled(self.engine.ledger)
         except RefledgerError as failure:
             await self._failed(failure, None)
             raise
@@ -124,7 +123,7 @@ class Replay:
         except RefledgerError as error:
             text = await self._failed(error, None)
             return End(error.exit_code, error=text)
-        await self.engine.ledger.record(BuildCompleted(results=()))
+        await conclude(self.engine.ledger, BuildCompleted(results=()))
         return End(0)
 
     async def _compile(self, options: Mapping[str, Any]) -> None:
@@ -181,11 +180,11 @@ class Replay:
             where = str(failure.vertex.digest)
             return End(error.exit_code, where, text, status, self._output(self.root.log, self.build, where)), error
         results = [{"ref": refs[digest].id, "vertex": str(digest)} for digest in wanted if digest in refs]
-        await self.engine.ledger.record(BuildCompleted(results=tuple(results[-50:])))
         done = [digest for digest in wanted if digest in refs]
         where = str(done[-1]) if len(done) == 1 else ""
         files = await asyncio.to_thread(lambda: dict(self._files_now(graph, done, refs)))
         merges = _merges({str(digest): refs[digest].id for digest in done})
+        await conclude(self.engine.ledger, BuildCompleted(results=tuple(results[-50:])))
         return End(0, where, output=self._output(self.root.log, self.build, where), files=files, merges=merges), None
 
     def _is_context(self, vertex: Vertex) -> bool:
@@ -265,7 +264,7 @@ class Replay:
         if isinstance(error, DockerfileError) and error.excerpt:
             text += "\n" + error.excerpt
         fact = BuildFailed(vertex=where, error=text, exit_code=error.exit_code)
-        await self.engine.ledger.record(fact, vertex=where)
+        await conclude(self.engine.ledger, fact, where)
         return text
 
     # ------------------------------------------------------------ then and now

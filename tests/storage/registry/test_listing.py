@@ -65,18 +65,6 @@ def artifact(subject: Descriptor, host: str, name: str, note: str = "") -> bytes
 # ---------------------------------------------------------------- tags
 
 
-def test_tags_of_a_real_registry(registry: RegistryProcess, repository: str) -> None:
-    for tag in ("v2", "latest", "v1"):
-        push_image(registry.host, repository, [{"a": b"1"}], tag=tag)
-    assert sorted(tags_of(registry.host, repository)) == ["latest", "v1", "v2"]
-
-
-def test_a_repository_that_is_not_there_is_missing(registry: RegistryProcess, repository: str) -> None:
-    with pytest.raises(RegistryError, match="list of tags") as caught:
-        tags_of(registry.host, repository)
-    assert caught.value.kind == "missing"
-
-
 def test_all_pages_are_read_whether_the_link_is_relative_or_not() -> None:
     def answer(seen: Seen) -> Answer:
         if "last=c" in seen.path:
@@ -198,11 +186,6 @@ def test_a_list_that_is_none_is_refused(body: bytes) -> None:
         pytest.raises(RegistryError, match="no image index"),
     ):
         referrers_of(server.host, sha256(b"s"))
-
-
-def test_nothing_refers_to_a_fresh_image(registry: RegistryProcess, repository: str) -> None:
-    image = push_image(registry.host, repository, [{"a": b"1"}])
-    assert referrers_of(registry.host, Digest(image["digest"]), name=repository) == ()
 
 
 # ---------------------------------------------------------------- pushing what refers

@@ -40,36 +40,6 @@ def answered(status: int, headers: Mapping[str, str], body: bytes, start: int, e
         return ranged(server.host, "a/b", described(BIG), start, end)
 
 
-@pytest.mark.parametrize(
-    ("start", "end"),
-    [(0, 1), (0, 1_000_000), (1_000_000, 2_500_000), (2_000_000, None), (len(BIG) - 1, len(BIG)), (1, len(BIG))],
-)
-def test_only_the_bytes_asked_for_are_sent(
-    registry: RegistryProcess, repository: str, blob: Descriptor, start: int, end: int | None
-) -> None:
-    mark = registry.mark()
-    data, wire, resumed, known = ranged(registry.host, repository, blob, start, end)
-    assert data == BIG[start:end]
-    assert (wire, resumed, known) == (len(data), 0, True)
-    (line,) = registry.layer_gets([blob.digest], since=mark)
-    assert (line.status, line.bytes) == (206, len(data))
-
-
-def test_a_range_that_is_all_of_the_blob_is_asked_for_without_range(
-    registry: RegistryProcess, repository: str, blob: Descriptor
-) -> None:
-    mark = registry.mark()
-    data, wire, _, known = ranged(registry.host, repository, blob, 0, len(BIG))
-    assert (data, wire, known) == (BIG, len(BIG), False)
-    assert [line.status for line in registry.layer_gets([blob.digest], since=mark)] == [200]
-
-
-@pytest.mark.parametrize(("start", "end"), [(5, 5), (6, 5), (-1, 5), (0, len(BIG) + 1), (len(BIG), None)])
-def test_a_range_that_the_blob_does_not_have_is_a_mistake_of_the_caller(start: int, end: int | None) -> None:
-    with pytest.raises(ValueError, match="no range"):
-        ranged("127.0.0.1:1", "a/b", described(BIG), start, end)
-
-
 def test_a_broken_range_is_resumed_within_itself(registry: RegistryProcess, repository: str, blob: Descriptor) -> None:
     with FaultyProxy(registry.host, Fault("GET", "/blobs/", 1, cut_after=300_000)) as proxy:
         data, wire, resumed, _ = ranged(proxy.host, repository, blob, 500_000, 1_500_000)

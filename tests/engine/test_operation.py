@@ -1,0 +1,62 @@
+"""How a build ends: once, and outside as in the log."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import Any, cast
+
+import pytest
+
+from engine.errors import BuildError, RefledgerError
+from engine.events import BuildStarted
+from engine.ledger import Ledger
+from engine.operation import operate
+from storage.interfaces import Event, EventLog, NewEvent
+
+STARTED = BuildStarted(frontend="copy.v0", definition="", options={}, context=None, engine_version="", host={})
+
+
+class _SlowLog:
+    """What is submitted is in it, and durable when `release` is called."""
+
+    def __init__(self) -> None:
+        self.types: list[str] = []
+        self._waiting: list[Future[list[Event]]] = []
+
+    def submit(self, events: Sequence[NewEvent]) -> Future[list[Event]]:
+        self.types += [event.type for event in events]
+        self._waiting.append(Future())
+        return self._waiting[-1]
+
+    def release(self) -> None:
+        while self._waiting:
+            event = Event(len(self.types), 0, "", 1, "", None, None, None, {})
+            self._waiting.pop().set_result([event])
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_I6_a_build_interrupted_while_its_end_is_recorded_has_one_end_and_says_the_same(fails: bool) -> None:
+    async def work() -> list[dict[str, Any]]:
+        if fails:
+            raise BuildError("no")
+        return []
+
+    async def interrupted() -> tuple[list[str], RefledgerError | None]:
+        log = _SlowLog()
+        task = asyncio.ensure_future(operate(Ledger(cast("EventLog", log), "b1"), STARTED, work()))
+        while len(log.types) < 2:
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.sleep(0)
+        log.release()
+        try:
+            await task
+        except RefledgerError as error:
+            return log.types, error
+        return log.types, None
+
+    types, error = asyncio.run(interrupted())
+    assert types == ["BuildStarted", "BuildFailed" if fails else "BuildCompleted"]
+    assert isinstance(error, BuildError) if fails else error is None

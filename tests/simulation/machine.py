@@ -1,0 +1,122 @@
+"""Machines of a simulated world: a root each, and the processes that share it; and what must be true of a root."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from engine.errors import RefledgerError
+from projections.runner import Views
+from projections.standard import STANDARD
+from storage.digest import sha256
+from storage.interfaces import Event
+from tests.simulation import oracle
+from tests.simulation.chance import Process
+from tests.simulation.disk import Disk, DiskProcess
+from tests.simulation.scenarios import Act
+
+PASSWORD = "hunter2-of-the-simulation"
+
+
+class KeptViews(Views):
+    """The views that all processes of a root share: none of them closes the file for the others."""
+
+    def close(self) -> None:
+        """The file stays."""
+
+
+class Machine:
+    """One root, and what is folded of its log: a file that all its processes share. `fetching`: builds that fetch a
+    blob just now."""
+
+    def __init__(self, disk: Disk) -> None:
+        self.disk = disk
+        self.views = KeptViews(None, STANDARD)
+        self.fetching: defaultdict[str, list[str]] = defaultdict(list)
+        self._events: list[Event] = []
+        self._asked: defaultdict[str, set[str]] = defaultdict(set)
+        self._exported: defaultdict[str, set[str]] = defaultdict(set)
+
+    @property
+    def events(self) -> list[Event]:
+        """All that is in the log."""
+        for event in events_after(self.disk, len(self._events)):
+            self._events.append(event)
+            kept = {"MaterializationRequested": self._asked, "ExportStarted": self._exported}.get(event.type)
+            if kept is not None:
+                kept[event.build or ""].update(event.data["layers"])
+        return self._events
+
+    @property
+    def asked(self) -> Mapping[str, set[str]]:
+        """Blobs that a build asked for, by build."""
+        return self._asked if self.events is not None else {}
+
+    @property
+    def exported(self) -> Mapping[str, set[str]]:
+        """Blobs that a build said it would export, by build."""
+        return self._exported if self.events is not None else {}
+
+
+@dataclass(slots=True)
+class Doing:
+    """An act that is under way: as what build, on which machine, and which exits it may have; `struck`: how
+    many faults had struck before; `owner`: its process."""
+
+    act: Act
+    build: str
+    machine: Machine
+    allowed: set[int]
+    struck: int
+    owner: Process | None = None
+
+    @property
+    def process(self) -> DiskProcess:
+        """What the process sees of the disk."""
+        return self.machine.disk.process(self.build, self.owner)
+
+
+current: ContextVar[Doing] = ContextVar("doing")
+"""The act on whose behalf code runs."""
+
+
+def events_after(disk: Disk, seq: int) -> list[Event]:
+    """What is durable in the log of `disk` behind event `seq`."""
+    if len(disk.log.rows) == seq:
+        return []
+    return list(reader_of(disk).log.read(after=seq))
+
+
+def reader_of(disk: Disk) -> DiskProcess:
+    """A process that is nobody's and only looks."""
+    return disk.process("reader", Process("reader"))
+
+
+def view_problems(machine: Machine, reader: DiskProcess) -> list[str]:
+    """I1: folded anew, the views are the same."""
+    machine.views.catch_up(reader.log)
+    with Views(None, STANDARD) as fresh:
+        fresh.catch_up(reader.log)
+        return [] if fresh.dump() == machine.views.dump() else ["I1 views that are folded anew differ"]
+
+
+def disk_problems(machine: Machine, reader: DiskProcess) -> Iterator[str]:
+    """I3, I9: what is stored is what its name says, and no secret is in it."""
+    here = reader.stored()
+    stored = {digest: (reader.path / "blobs" / digest.algorithm / digest.hex).read_bytes() for digest in here.blobs}
+    for digest, data in stored.items():
+        if sha256(data) != digest:
+            yield f"I3 blob {digest} has other bytes"
+    for diff_id in here.layers:
+        try:
+            with reader.tars.open(diff_id) as tar:
+                found = sha256(oracle.whole(tar))
+        except RefledgerError as error:
+            yield f"I3 layer {diff_id} cannot be read: {error}"
+        else:
+            if found != diff_id:
+                yield f"I3 layer {diff_id} has other bytes"
+    log = {f"event {row[0]}": row[4] for row in machine.disk.log.rows}
+    yield from oracle.secret_problems([PASSWORD], {**log, **stored})

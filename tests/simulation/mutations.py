@@ -1,0 +1,294 @@
+"""Bugs planted in the core: each a few characters of its source changed, to see that the simulation finds it.
+
+`python -m tests.simulation.mutations` looks for a seed that catches each, and prints the table of docs/simulation.md.
+"""
+
+from __future__ import annotations
+import __future__
+
+import argparse
+import importlib
+import inspect
+import sys
+import textwrap
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import reduce
+from itertools import islice
+from unittest.mock import patch
+
+from tests.simulation.driver import Case
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """In the function `where` (module:qualified.name), `new` stands for `old`."""
+
+    where: str
+    old: str
+    new: str
+
+    @contextmanager
+    def made(self) -> Iterator[None]:
+        """While it is made."""
+        module_name, _, path = self.where.partition(":")
+        module = importlib.import_module(module_name)
+        *above, name = path.split(".")
+        owner = reduce(getattr, above, module)
+        function = inspect.unwrap(inspect.getattr_static(owner, name))
+        source = textwrap.dedent(inspect.getsource(function))
+        assert self.old in source, f"{self.where} does not have {self.old!r} any more"
+        changed = compile(
+            source.replace(self.old, self.new), inspect.getfile(function), "exec", __future__.annotations.compiler_flag
+        )
+        names: dict[str, object] = {}
+        exec(changed, module.__dict__, names)
+        holders = [owner]
+        if not above:  # other modules have it by its name
+            holders += [one for one in list(sys.modules.values()) if getattr(one, "__dict__", {}).get(name) is function]
+        with ExitStack() as stack:
+            for holder in dict.fromkeys(holders):
+                stack.enter_context(patch.object(holder, name, names[name]))
+            yield
+
+
+@dataclass(frozen=True, slots=True)
+class Mutation:
+    """A bug: what it is, how it is made, and where it shows: in the scenarios of `seeds`, undisturbed, or with a fault
+    of `kind` at the points called `point`."""
+
+    name: str
+    changes: tuple[Change, ...]
+    seeds: tuple[int, ...] = tuple(range(10))
+    point: str = ""
+    kind: str = ""
+
+    @contextmanager
+    def planted(self) -> Iterator[None]:
+        """While it is there."""
+        with ExitStack() as stack:
+            for change in self.changes:
+                stack.enter_context(change.made())
+            yield
+
+
+STRIKES = 12
+"""At how many of the points of a name faults strike."""
+_RECORD_REQUEST = "requested = await self.facts.record("
+_RECORD_START = "started = await self.facts.record("
+_PUSH = "moved = await together(self.mover.move(layer, target, shown) for layer in made.everything.values())"
+_PUT_TAG = "await self.target.put_manifest(target, tag, made.media_type, made.top)"
+
+MUTATIONS = (
+    Mutation(
+        "a blob is named before it is durable: no fsync of the file",
+        (Change("storage.blobs:FileBlobWriter.commit", "os.fsync(self._fd)", "pass"),),
+    ),
+    Mutation(
+        "a layer is published before it is durable: no fsync of the image",
+        (Change("storage.erofs.image:ImageWriter.finish", "os.fsync(self._fd)", "pass"),),
+        point="commit log.db",
+        kind="power loss",
+    ),
+    Mutation(
+        "a layer's name is not durable: no fsync of the directory",
+        (Change("storage.erofs.layers:ErofsLayers.unpack", "fsync_directory(self._layers)", "pass"),),
+        seeds=(1, 0, 2, 3),
+        point="commit log.db",
+        kind="power loss",
+    ),
+    Mutation(
+        "push order: the tag goes before layers and config",
+        (Change("engine.exporters.push:Pusher._push", _PUSH, f"{_PUT_TAG}\n    {_PUSH}"),),
+    ),
+    Mutation(
+        "an export does not wait until its start is in the log",
+        (Change("engine.exporters.push:Pusher._push", _RECORD_START, "started = self.facts.post("),),
+    ),
+    Mutation(
+        "layers are fetched before the request for them is in the log",
+        (Change("engine.refs.materializer:Materializer._bring", _RECORD_REQUEST, "requested = 0; self.facts.post("),),
+    ),
+    Mutation(
+        "two processes fetch one layer at once: the locks of layer and blob are forgotten",
+        (
+            Change(
+                "engine.refs.materializer:Materializer._fly",
+                'async with locked(self.locks, f"layer-{layer.name}"):', "if True:",
+            ),
+            Change(
+                "engine.refs.materializer:Materializer._fetching",
+                'async with locked(self.locks, f"partial-{blob.digest}"), self._slots:', "async with self._slots:",
+            ),
+        ),
+    ),
+    Mutation(
+        "the diff ID of a layer is not looked at",
+        (Change("storage.readahead:ReadAhead.check", "if found != diff_id:", "if False:"),),
+        seeds=(20,),
+    ),
+    Mutation(
+        "what is streamed from one registry to another is not digested",
+        (Change("engine.refs.relay:Relay.stream", "if not start and hasher.digest() != blob.digest:", "if False:"),),
+        seeds=(40,),
+    ),
+    Mutation(
+        "a projection folds an event twice: the position is off by one",
+        (Change("projections.runner:Views._fold_once", "after=start,", "after=max(start - 1, 0),"),),
+        seeds=(0, 1, 2),
+        point="commit log.db",
+        kind="crash",
+    ),
+    Mutation(
+        "a step's event comes before its content",
+        (
+            Change(
+                "engine.ops.local:LocalExecutor._step", "size = await in_thread(snapshot.commit)",
+                "made = await self._finish(task, base, 0, exit_code)\n        await in_thread(snapshot.commit)\n"
+                "        return made",
+            ),
+        ),
+        seeds=(1, 0, 2, 3),
+        point="rename snapshots",
+        kind="crash",
+    ),
+    Mutation(
+        "a lost layer is fatal: nothing is revoked",
+        (Change("engine.solver.solve:Solver._recoverable", "return bool(holders) and", "return False and"),),
+        seeds=(112,),
+    ),
+    Mutation(
+        "a build's own lock is let go of early",
+        (Change("tools.roots:owning", "with lock:\n        yield", "with lock:\n        pass\n    yield"),),
+    ),
+    Mutation(
+        "a collection ignores what running builds need",
+        (
+            Change("tools.collecting:_used_since", "if not running:", "if running or not running:"),
+            Change("projections.collect:_protected", "if item.in_use:", "if False:"),
+        ),
+        seeds=(2, 12, 19, 20, 22, 24, 32, 42, 44, 46),
+        point="commit log.db",
+        kind="crash",
+    ),
+    Mutation(
+        "what a dead build left is not removed",
+        (Change("tools.roots:recover", "removed = sweep(root.tmp, is_alive)", "removed = []"),),
+        point="commit log.db",
+        kind="crash",
+    ),
+    Mutation(
+        "a build that died is not said to have been interrupted",
+        (Change("tools.roots:recover", "for build in silent if", "for build in silent if False and"),),
+        point="commit log.db",
+        kind="crash",
+    ),
+    Mutation(
+        "a key does not count the command",
+        (Change("engine.solver.cache:cache_key", '[("argv", arg) for arg in op.argv]', "[]"),),
+        seeds=(778, 136, 142, 342, 691),
+    ),
+    Mutation(
+        "a key does not count what the step stands on",
+        (
+            Change(
+                "engine.solver.cache:cache_key", 'components += [("input", str(digest)) for digest in inputs]', "pass"
+            ),
+        ),
+        seeds=(109, 125, 229, 312, 321, 486, 676, 809, 1074),
+    ),
+    Mutation(
+        "a reader is not told that more of a blob came: a lost wakeup",
+        (Change("engine.refs.spool:Spool.write", "self._news.notify()", "pass"),),
+    ),
+    Mutation(
+        "a step's end is not recorded when it is interrupted",
+        (
+            Change(
+                "engine.solver.scheduler:Scheduler._attempt",
+                "self.facts.post(VertexCancelled(name=vertex.name, attempt=attempt), vertex=vertex.digest)", "pass",
+            ),
+        ),
+    ),
+    Mutation(
+        "an interruption adds a second end to a build",
+        (Change("engine.operation:conclude", "await settle(recording)", "await recording"),),
+        seeds=tuple(range(400)),
+    ),
+    Mutation(
+        "a build that died is said to have been interrupted without another look at the log",
+        (Change("tools.roots:_bury", 'if History(root.views).get(build).status != "running":', "if False:"),),
+        point="commit log.db",
+        kind="crash",
+    ),
+    Mutation(
+        "a root whose making was cut short is refused",
+        (Change("tools.roots:_check_format", "if not found:", "if not file.exists():"),),
+        point="write format",
+        kind="torn",
+    ),
+    Mutation(
+        "a blob is said to be here that a collection took meanwhile",
+        (
+            Change(
+                "engine.exporters.transfer:Transfer._make",
+                "if self.reader.blobs.size(packed.blob.digest) is not None:", "if True:",
+            ),
+        ),
+        seeds=tuple(range(400)),
+    ),
+    Mutation(
+        "a leftover that cannot be removed ends a build with a traceback",
+        (Change("storage.scratch:clear_away", "with suppress(OSError):", "if True:"),),
+        point="unlink tmp",
+        kind="EIO",
+    ),
+    Mutation(
+        "a layer counts as here when a process has it half unpacked: it is renamed before it is written",
+        (
+            Change(
+                "storage.erofs.layers:ErofsLayers.unpack", "path = self._scratch.name()", "path = self._image(diff_id)"
+            ),
+        ),
+    ),
+)
+
+
+def search(mutation: Mutation, runs: int) -> tuple[Case, str] | None:
+    """A case that catches `mutation`, and what it says; None when there is none among the first `runs`."""
+    with mutation.planted():
+        for case in islice(_cases(mutation), runs):
+            if problems := case.run().problems:
+                return case, problems[0]
+    return None
+
+
+def _cases(mutation: Mutation) -> Iterator[Case]:
+    for seed in mutation.seeds:
+        plain = Case(seed)
+        yield plain
+        if mutation.point:
+            offered = plain.run().offered
+            points = [number for number, (name, _) in enumerate(offered, 1) if name == mutation.point]
+            for number in points[:: max(1, len(points) // STRIKES)]:
+                yield replace(plain, strikes=((number, offered[number - 1][1].index(mutation.kind)),))
+
+
+def main() -> None:
+    """Look for what catches each."""
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation.mutations", description=__doc__)
+    parser.add_argument("--runs", type=int, default=60, help="for each, at most")
+    parser.add_argument("--only", default="", help="those that have this in their name")
+    given = parser.parse_args()
+    print("| what is planted | seed (and faults) that catches it | what is said then |\n|---|---|---|")
+    for mutation in MUTATIONS:
+        if given.only in mutation.name:
+            found = search(mutation, given.runs)
+            case, said = found if found is not None else (Case(0), "")
+            told = case.command.removeprefix("python -m tests.simulation ") if said else "not found"
+            print(f"| {mutation.name} | `{told}` | {said[:100].splitlines()[0] if said else ''} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

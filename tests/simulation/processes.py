@@ -1,0 +1,245 @@
+"""Simulated processes: what they have open and mounted, how they find files, and how they die.
+
+Paths below `PREFIX` and descriptors from `FIRST_FD` on belong to one. A process that has died does nothing any more:
+whatever it calls raises Crashed, so no clean-up of a `finally` reaches the disk.
+"""
+
+from __future__ import annotations
+
+import errno
+import os as real_os
+from collections.abc import Callable
+from contextvars import Context
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from tests.simulation import chance
+from tests.simulation.chance import Crashed, Faults
+from tests.simulation.inodes import FileSystem, Inode
+
+PREFIX = "/~simulated/"
+FIRST_FD = 1 << 24
+_LINKS = 40
+
+
+class Machine(Protocol):
+    """What processes share."""
+
+    files: FileSystem
+    faults: Faults
+    number: int
+
+    def now(self) -> int:
+        """UTC, ns."""
+        ...
+
+    def pause(self) -> None:
+        """Somebody else may go on here (see threads.Threads.pause)."""
+        ...
+
+    def wait(self) -> None:
+        """Somebody else has to go on here."""
+        ...
+
+
+@dataclass(eq=False, slots=True)
+class Open:
+    """An open file of a process."""
+
+    process: Process
+    inode: Inode
+    flags: int
+    where: tuple[bytes, ...]
+    position: int = 0
+
+
+@dataclass(eq=False)
+class Process:
+    """A simulated process as its system calls see it; it lives as long as `owner`. `mounts`: directories that something
+    is mounted at, with what that is; they die with the process (its mount namespace)."""
+
+    machine: Machine
+    name: str
+    owner: chance.Process
+    open: dict[int, Open] = field(default_factory=dict)
+    mounts: dict[Inode, Mounted] = field(default_factory=dict)
+    log: Callable[[], Any] = lambda: None
+    """Gives the event log of its root, open."""
+
+    @property
+    def prefix(self) -> str:
+        return f"{PREFIX}{self.machine.number}/{self.name}"
+
+    @property
+    def alive(self) -> bool:
+        """Did nobody kill it yet?"""
+        return self.owner.alive
+
+    def die(self) -> None:
+        """kill -9. Its descriptors stay known, so that whoever uses one learns that the process is dead."""
+        self.owner.alive = False
+
+    def forget(self) -> None:
+        """Nobody uses it any more."""
+        for fd, found in self.open.items():
+            descriptors.pop(fd, None)
+            unlock(fd, found.inode)
+        self.open.clear()
+        processes.pop(self.prefix, None)
+
+    def check(self) -> None:
+        """Raises Crashed when it is dead."""
+        if not self.alive:
+            raise crashed(f"{self.name} is dead")
+
+    def pause(self) -> None:
+        """A point where somebody else may go on."""
+        self.check()
+        self.machine.pause()
+        self.check()
+
+    def fault(self, call: str, where: tuple[bytes, ...], *kinds: str) -> str:
+        """The fault that strikes a call that changes something; raises what it is, but for those that are told."""
+        self.check()
+        if call not in {"mount", "fsync", "syncfs"} and self._is_read_only(where):
+            raise failure(errno.EROFS, where)
+        top = where[1].decode("ascii", "replace") if len(where) > 1 else ""
+        kind = self.machine.faults.at(f"{call} {top}".strip(), *kinds, "crash")
+        if kind == "crash":
+            self.die()
+            raise crashed(f"{self.name} was killed at {call} {b'/'.join(where)!r}")
+        if kind in {"ENOSPC", "EIO", "EMFILE"}:
+            number = getattr(errno, kind)
+            raise failure(number, where)
+        return kind
+
+    # ------------------------------------------------------------ names
+
+    def find(self, where: tuple[bytes, ...], *, follow: bool = True, start: Inode | None = None) -> Inode:
+        """The inode at a path, from the root or from `start` on. Raises OSError."""
+        self.check()
+        inode = self.mounted(start or self.machine.files.top)
+        waiting, links = list(reversed(where)), 0
+        trail = [inode]
+        while waiting:
+            name = waiting.pop()
+            if name in {b"", b"."}:
+                continue
+            if name == b"..":
+                if len(trail) > 1:
+                    trail.pop()
+                inode = trail[-1]
+                continue
+            if not inode.is_directory:
+                raise failure(errno.ENOTDIR, where)
+            found = inode.entries.get(name)
+            if found is None:
+                raise failure(errno.ENOENT, where)
+            found = self.mounted(found)
+            if found.is_link and (follow or waiting):
+                links += 1
+                if links > _LINKS:
+                    raise failure(errno.ELOOP, where)
+                target = bytes(found.data)
+                if target.startswith(b"/"):
+                    raise failure(errno.ENOENT, where)  # out of the disk
+                waiting += reversed(target.split(b"/"))
+                continue
+            inode = found
+            trail.append(inode)
+        return inode
+
+    def parent(self, where: tuple[bytes, ...], start: Inode | None = None) -> tuple[Inode, bytes]:
+        """The directory that a path's last name is in, and that name. Raises OSError."""
+        if not where:
+            raise failure(errno.EBUSY, where)
+        found = self.find(where[:-1], start=start)
+        if not found.is_directory:
+            raise failure(errno.ENOTDIR, where)
+        return found, where[-1]
+
+    def _is_read_only(self, where: tuple[bytes, ...]) -> bool:
+        points = [mount for mount in self.mounts.values() if where[: len(mount.where)] == mount.where]
+        return bool(points) and max(points, key=lambda mount: len(mount.where)).read_only
+
+    def mounted(self, inode: Inode) -> Inode:
+        while (mount := self.mounts.get(inode)) is not None:
+            inode = mount.top
+        return inode
+
+
+@dataclass(slots=True)
+class Mounted:
+    """Something that is mounted: its `top`; `leave` is called when it is unmounted. `where`: the mount point."""
+
+    top: Inode
+    where: tuple[bytes, ...]
+    read_only: bool = True
+    leave: Callable[[], None] = lambda: None
+
+
+def crashed(what: str) -> Crashed:
+    """Without ending whoever happens to run: files are closed, and say so, when the interpreter finds them unused."""
+    return Context().run(Crashed, what)
+
+
+processes: dict[str, Process] = {}
+"""By prefix."""
+descriptors: dict[int, Open] = {}
+
+
+def locate(path: Any) -> tuple[Process, tuple[bytes, ...]] | None:
+    """Whose path this is, and the names in it; None for one of the real file system."""
+    text = real_os.fspath(path)
+    raw = real_os.fsencode(text)
+    if not raw.startswith(PREFIX.encode()):
+        return None
+    parts = raw[len(PREFIX) :].split(b"/")
+    process = processes.get(PREFIX + real_os.fsdecode(b"/".join(parts[:2])))
+    if process is None:
+        raise crashed(f"{text!r} is of a process that is gone")
+    return process, tuple(part for part in parts[2:] if part)
+
+
+def opened(fd: int) -> Open:
+    """The open file behind a descriptor. Raises OSError, Crashed."""
+    found = descriptors.get(fd)
+    if found is None:
+        raise failure(errno.EBADF, ())
+    found.process.check()
+    return found
+
+
+def failure(number: int, where: tuple[bytes, ...]) -> OSError:
+    return OSError(number, real_os.strerror(number), b"/".join(where).decode(errors="replace"))
+
+
+def status(inode: Inode) -> real_os.stat_result:
+    """As stat(2) has it."""
+    size = len(inode.data) if not inode.is_directory else 4096
+    seconds = inode.mtime // 10**9
+    return real_os.stat_result((
+        inode.mode, inode.number, 0x51, max(inode.links, 0) or 1, inode.uid, inode.gid, size, seconds, seconds, seconds,
+        inode.mtime / 1e9, inode.mtime / 1e9, inode.mtime / 1e9, inode.mtime, inode.mtime, inode.mtime,
+        4096, -(-size // 512), inode.rdev,
+    ))  # fmt: skip
+
+
+# ---------------------------------------------------------------- locks
+
+
+locks: dict[Inode, dict[int, int]] = {}
+"""Who holds open file description locks (F_OFD_SETLK), by descriptor: the kind."""
+
+
+def holders(inode: Inode) -> dict[int, int]:
+    """Who holds it: those that died do not."""
+    held = locks.get(inode, {})
+    return {fd: kind for fd, kind in held.items() if (found := descriptors.get(fd)) is not None and found.process.alive}
+
+
+def unlock(fd: int, inode: Inode) -> None:
+    held = locks.get(inode, {})
+    held.pop(fd, None)
+    if not held:
+        locks.pop(inode, None)

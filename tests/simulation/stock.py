@@ -1,0 +1,63 @@
+"""What registries have from the start."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import tarfile
+from functools import lru_cache
+
+from storage.digest import Digest, canonical_json, sha256
+from storage.interfaces import Descriptor
+from storage.media_types import CONFIG, MANIFEST
+from tests.simulation import model
+from tests.simulation.registry import MemoryRegistries
+from tests.simulation.scenarios import BASES, MIRROR, TARGETS, Scenario
+
+LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"
+
+
+@lru_cache(maxsize=64)
+def _layer_blob(number: int) -> tuple[bytes, Digest]:
+    """A base layer as a blob, and its diff ID."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        for name, data in model.base_layer(number).items():
+            member = tarfile.TarInfo(name)
+            member.size, member.mode, member.mtime = len(data), 0o644, 1_600_000_000
+            tar.addfile(member, io.BytesIO(data))
+    plain = file.getvalue()
+    return gzip.compress(plain, 6, mtime=0), sha256(plain)
+
+
+def stock(registries: MemoryRegistries, scenario: Scenario) -> None:
+    """Put the base images into their registry and its mirror, and have the last target want a login."""
+    host = registries.host(BASES)
+    mirror = registries.host(MIRROR)
+    for number, layers in enumerate(scenario.images):
+        repository = f"base{number}"
+        made = [_layer_blob(layer) for layer in layers]
+        if scenario.lies >= 0 and number == scenario.lies % len(scenario.images):
+            made[-1] = made[-1][0], sha256(b"something else")
+        config = canonical_json({
+            "architecture": "amd64", "os": "linux", "config": {},
+            "rootfs": {"type": "layers", "diff_ids": [diff_id for _, diff_id in made]},
+        })  # fmt: skip
+        manifest = canonical_json({
+            "schemaVersion": 2, "mediaType": MANIFEST,
+            "config": Descriptor(CONFIG, host.put_blob(repository, config), len(config)).to_json(),
+            "layers": [
+                Descriptor(LAYER_TYPE, host.put_blob(repository, blob), len(blob)).to_json() for blob, _ in made
+            ],
+        })  # fmt: skip
+        host.put_manifest(repository, "latest", MANIFEST, manifest)
+        host.copy(repository, mirror)
+    for number, blob in enumerate(sorted(digest for digest, data in mirror.content.items() if data[:1] != b"{")):
+        if scenario.mirror == "corrupt":
+            mirror.damage(blob)
+        elif scenario.mirror == "partial" and number % 2:
+            mirror.lose(blob)
+    mirror.up = scenario.mirror != "down"
+    *_, closed = [registries.host(name) for name in TARGETS]
+    for number in range(len(scenario.programs)):
+        closed.readers[f"out{number}"] = closed.writers[f"out{number}"] = frozenset({"builder"})

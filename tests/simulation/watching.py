@@ -1,0 +1,74 @@
+"""A registry client that somebody looks at over the shoulder."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from storage.digest import Digest
+from storage.interfaces import BlobStream, Descriptor, Provider
+from tests.simulation.machine import Doing
+from tests.simulation.registry import MemoryRegistries
+
+
+class Watching:
+    """A registry client that somebody watches: what it reads was asked for (I2), by one process of a machine at a time
+    (I4), and a tag that it puts leads to an image (I11)."""
+
+    def __init__(self, inner: Any, doing: Doing, registries: MemoryRegistries, problems: list[str]) -> None:
+        """`problems` is added to."""
+        self._inner = inner
+        self._doing = doing
+        self._registries = registries
+        self._problems = problems
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    @asynccontextmanager
+    async def blob(
+        self, provider: Provider, blob: Descriptor, *, start: int = 0, end: int | None = None
+    ) -> AsyncIterator[BlobStream]:
+        """See RegistrySource.blob."""
+        machine, build = self._doing.machine, self._doing.build
+        fetching = False
+        if "tar" in blob.media_type:
+            asked, exported = machine.asked.get(build, set()), machine.exported.get(build, set())
+            if blob.digest not in asked and blob.digest not in exported:
+                self._problems.append(f"I2 {build} reads {blob.digest[:19]}, which no event of it asks for")
+            fetching = blob.digest not in exported
+        others = machine.fetching[blob.digest]
+        if fetching:
+            if any(other != build for other in others):
+                self._problems.append(f"I4 {blob.digest[:19]} is fetched by {build} and {others} at once")
+            others.append(build)
+        try:
+            async with self._inner.blob(provider, blob, start=start, end=end) as stream:
+                yield stream
+        finally:
+            if fetching and build in others:
+                others.remove(build)
+
+    async def upload(self, target: Provider, blob: Descriptor, *given: Any, **options: Any) -> None:
+        """See RegistryTarget.upload."""
+        self._writes(blob.digest)
+        await self._inner.upload(target, blob, *given, **options)
+
+    async def mount(self, target: Provider, digest: Digest, source: Provider) -> bool:
+        """See RegistryTarget.mount."""
+        self._writes(digest)
+        done: bool = await self._inner.mount(target, digest, source)
+        return done
+
+    def _writes(self, what: str) -> None:
+        if self._doing.build not in self._doing.machine.exported:
+            self._problems.append(f"I6 {self._doing.build} puts {what[:19]}, and its log does not say why")
+
+    async def put_manifest(self, target: Provider, name: str, media_type: str, data: bytes) -> Digest:
+        """See RegistryTarget.put_manifest."""
+        self._writes(name)
+        done: Digest = await self._inner.put_manifest(target, name, media_type, data)
+        host = self._registries.host(target.registry)
+        self._problems += [f"I11 {hole}, just when it was put" for hole in host.holes()]
+        return done
