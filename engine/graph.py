@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from engine.record import Record
+from engine.record import R, Record
 from storage.digest import Digest, digest_json
 from storage.interfaces import Descriptor, Provider
 
@@ -245,7 +245,8 @@ def op_to_json(op: Op) -> Json:
 
 
 def op_from_json(data: Mapping[str, Any]) -> Op:
-    """The inverse of `op_to_json`. Raises KeyError or TypeError on anything else."""
+    """The inverse of `op_to_json`. Raises KeyError, TypeError or InputError on anything else: graphs come with bundles,
+    from whomever."""
     cls = _OPS[data["op"]]
     values: Json = {key: data[key] for key in cls.FIELDS if key in data}
     decoders: dict[str, Any] = {
@@ -253,18 +254,37 @@ def op_from_json(data: Mapping[str, Any]) -> Op:
         "provider": Provider.from_json,
         "layer": ImageLayer.from_json,
         "layers": lambda items: tuple(ImageLayer.from_json(item) for item in items),
-        "files": lambda items: tuple(InlineFile(item["name"], item["data"]) for item in items),
-        "scripts": lambda items: tuple(InlineFile(item["name"], item["data"]) for item in items),
+        "files": lambda items: tuple(_typed(InlineFile(item["name"], item["data"])) for item in items),
+        "scripts": lambda items: tuple(_typed(InlineFile(item["name"], item["data"])) for item in items),
         "env": lambda items: tuple((key, value) for key, value in items),
-        "mounts": lambda items: tuple(Mount(**item) for item in items),
+        "mounts": lambda items: tuple(_typed(Mount(**item)) for item in items),
     }
     for key, value in values.items():
         if key in decoders:
             values[key] = decoders[key](value)
         elif isinstance(value, list):
             values[key] = tuple(value)
-    op: Op = cls(**values)
+    op: Op = _typed(cls(**values))
     return op
+
+
+def _typed(record: R) -> R:
+    """`record`, whose plain fields have the types that they promise. Raises TypeError."""
+    for name, kind in type(record).__annotations__.items():
+        value = getattr(record, name)
+        plain = _PLAIN.get(kind, object)
+        items = [*value] if kind.startswith("tuple[") else [value]
+        if kind == "tuple[tuple[str, str], ...]":
+            items = [part for pair in items for part in pair]
+        if any(type(item) is not plain for item in items if plain is not object):
+            raise TypeError(f"{name} is {value!r:.80}")
+    return record
+
+
+_PLAIN: Mapping[str, type] = {
+    "str": str, "bool": bool, "int": int, "tuple[str, ...]": str, "tuple[tuple[str, str], ...]": str, "MountKind": str,
+    "Sharing": str, 'Literal["host", "none"]': str, 'Literal["sandbox", "insecure"]': str,
+}  # fmt: skip
 
 
 # ---------------------------------------------------------------- vertices
@@ -348,11 +368,11 @@ class Graph:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Graph:
-        """The inverse of `to_json`. Raises KeyError, TypeError or InputError on anything else."""
+        """The inverse of `to_json`. Raises KeyError, TypeError, ValueError or InputError on anything else."""
         vertices = tuple(
             Vertex(
                 Digest(v["digest"]), op_from_json(v["op"]), tuple(Digest(i) for i in v["inputs"]),
-                v["name"], v["stage"], (v["lines"][0], v["lines"][1]),
+                _text(v["name"]), _text(v["stage"]), (int(v["lines"][0]), int(v["lines"][1])),
             )
             for v in data["vertices"]
         )  # fmt: skip
@@ -368,6 +388,12 @@ class Graph:
             for r in data["results"]
         )  # fmt: skip
         return cls(vertices, results)
+
+
+def _text(value: Any) -> str:
+    if type(value) is not str:
+        raise TypeError(f"{value!r:.80} is no text")
+    return value
 
 
 def merged(graphs: Sequence[Graph]) -> Graph:

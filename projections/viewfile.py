@@ -10,6 +10,7 @@ import errno
 import fcntl
 import os
 import sqlite3
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -74,6 +75,7 @@ class Source:
         )
         self.db.execute("PRAGMA trusted_schema=OFF")  # reason: the file may come with a root from elsewhere
         self.db.execute("PRAGMA query_only=1")
+        _check_plain(self.db)
 
     @property
     def unchanged(self) -> bool:
@@ -150,8 +152,22 @@ def _connect(target: str) -> sqlite3.Connection:
 
 def _prepare(db: sqlite3.Connection) -> None:
     db.execute("PRAGMA trusted_schema=OFF")  # reason: the file may come with a root from elsewhere
+    _check_plain(db)
     db.execute("PRAGMA temp_store=MEMORY")
     db.execute(_POSITIONS)
+
+
+def _check_plain(db: sqlite3.Connection) -> None:
+    """Raises sqlite3.DatabaseError for what is more than tables and indexes: a view or a trigger would run in the place
+    of what it stands for, a computed column whenever it is read, maybe forever."""
+    found = db.execute(
+        "SELECT count(*) FROM sqlite_schema WHERE type NOT IN ('table', 'index')"
+        " OR sql LIKE '%virtual%' OR sql LIKE '% as%(%'"
+    ).fetchone()
+    if found[0]:
+        error = sqlite3.DatabaseError("its schema is none of ours")
+        error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+        raise error
 
 
 @contextmanager
@@ -175,7 +191,9 @@ def _look(path: Path) -> tuple[tuple[int, int, int] | None, bool]:
     try:
         wal = path.with_name(path.name + "-wal")
         live = wal.exists() and wal.stat().st_size > 0
-        stat = path.stat()
+        found = path.stat()
     except OSError:
         return None, False
-    return (stat.st_ino, stat.st_size, stat.st_mtime_ns), live
+    if not stat.S_ISREG(found.st_mode):
+        return None, False  # to open a FIFO waits for ever
+    return (found.st_ino, found.st_size, found.st_mtime_ns), live

@@ -128,11 +128,13 @@ class Wellformed:
         self.versions[stream] = version
         try:
             said = parse_json(state)
-            time, data = said["t"], said["d"]
+            time: Any = said["t"]
+            data: Json = said["d"]
         except (ValueError, KeyError, TypeError):
             self._fault("state", f"the {name} cannot be read")
             return None
-        if type(time) is not int or type(data) is not dict or len(said) != sum(key in said for key in "tbvcdx"):
+        fits = type(time) is int and type(data) is dict and all(isinstance(said.get(key), str | None) for key in "bv")
+        if not fits or len(said) != sum(key in said for key in "tbvcdx"):
             self._fault("state", f"the {name} is no event")
             return None
         if time < self.time:

@@ -140,7 +140,7 @@ class _Explainer:
         miss = Verdict(step, "miss", "", asked.reason, follows=stands_on_miss)
         if asked.reason == NO_CACHE:
             return replace(miss, detail="the build was told not to ask", follows=bool(self.missed))
-        for answer in (asked, self.build.asked[step.vertex]):  # an older record has no key by content
+        for answer in (asked, self.build.asked.get(step.vertex, asked)):  # an older record has no key by content
             if answer.reason in {EVICTED, LOST, UNREACHABLE}:
                 return replace(miss, reason=answer.reason, gone=self._gone(answer))
         old = self.old

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -39,6 +40,8 @@ _SMALL_LIMIT = 64 << 20
 _INDEX_LIMIT = 32 << 20
 _EVENTS_LIMIT = 512 << 20
 _LINE_LIMIT = 256 << 10
+_OBJECTS = 20_000_000
+"""In the events of a bundle: a few bytes of text become a hundred of memory."""
 _INDEX, _EVENTS, _BLOBS = "index.json", "events.jsonl", "blobs/sha256/"
 _READ = 1 << 20
 _TRAILER = b"\x50\x2a\x4d\x18" + (32).to_bytes(4, "little")
@@ -408,7 +411,11 @@ def _read_member(
 
 def _events(data: bytes) -> list[Event]:
     out: list[Event] = []
-    for number, line in enumerate(data.splitlines(), 1):
+    if data.count(b"[") + data.count(b"{") > _OBJECTS:
+        raise VerificationError(f"{_EVENTS} has more than {_OBJECTS} lists and objects")
+    # reason for one at a time: a megabyte of zstd may be half a gigabyte of empty lines
+    for number, ended in enumerate(BytesIO(data), 1):
+        line = ended.removesuffix(b"\n")
         if len(line) > _LINE_LIMIT:
             raise VerificationError(f"{_EVENTS}:{number} has {len(line)} bytes")
         try:
@@ -427,6 +434,8 @@ def _event(said: Json) -> Event:
     if stamp[19] != "." or stamp[29:] != "Z":
         raise ValueError(f"{stamp!r:.50} is not a time")
     time = int(whole.timestamp()) * 1_000_000_000 + int(stamp[20:29])
+    if not 0 <= time < 1 << 64:
+        raise ValueError(f"{stamp!r:.50} is no time of a build")
     if not isinstance(said["data"], dict) or not isinstance(said["type"], str):
         raise TypeError("it has no type or no data")
     build, where = said["build"], said["vertex"]

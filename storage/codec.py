@@ -16,6 +16,7 @@ from storage.detached import detach
 from storage.interfaces import Event, Json, NewEvent
 
 MAX_STATE = 64 * 1024  # bytes, DESIGN section 4: what is larger is a blob, and the event carries its digest
+_LATEST = 1 << 64  # UTC ns, in the year 2554
 _STAMP = len('"t":18446744073709551615,')  # bytes that `stamp` adds at most
 
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError)  # what decoding damaged bytes can raise
@@ -96,7 +97,14 @@ def decode(row: Row, detached: list[tuple[Event, dict[str, str]]] | None = None)
 def event_of(seq: int, time: int, stream: str, version: int, name: str, state: Json) -> Event:
     """The event with the build, vertex, cause and data of a decoded `state`."""
     get = state.get
-    event = _Event(seq, time, stream, version, name, get("b"), get("v"), get("c"), state["d"])
+    build, vertex, cause, data = get("b"), get("v"), get("c"), state["d"]
+    if not (
+        type(stream) is str and type(name) is str and type(version) is int and type(time) is int
+        and 0 <= time < _LATEST and type(data) is dict and (build is None or type(build) is str)
+        and (vertex is None or type(vertex) is str) and (cause is None or type(cause) is int)
+    ):  # fmt: skip
+        raise TypeError("it is no event")  # whoever can write to the file may write anything
+    event = _Event(seq, time, stream, version, name, build, vertex, cause, data)
     event.__class__ = Event  # type: ignore[assignment]
     return event  # type: ignore[return-value]
 

@@ -82,7 +82,7 @@ class CredentialStore:
         data = json.dumps(config, indent="\t").encode() + b"\n"
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            replace_file(path, data, mode=0o600)
+            replace_file(path, data, mode=0o600, named=True)
         except OSError as error:
             hint = "make it writable for you, or set DOCKER_CONFIG to a directory that is"
             raise unusable(str(path), f"cannot be written: {error.strerror}", hint) from error

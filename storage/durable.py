@@ -50,10 +50,11 @@ class Unfinished:
         self._path, fd = _new_neighbour(dest, 0o666 if mode is None else mode)
         self.file = os.fdopen(fd, "wb")
         with suppress(FileNotFoundError, PermissionError):
-            before = dest.stat()  # reason: root may write for somebody
-            os.fchown(fd, before.st_uid, before.st_gid)
-            if mode is None:
-                os.fchmod(fd, stat.S_IMODE(before.st_mode))
+            before = dest.lstat()
+            if stat.S_ISREG(before.st_mode):
+                os.fchown(fd, before.st_uid, before.st_gid)  # reason: root may write for somebody
+                if mode is None:
+                    os.fchmod(fd, stat.S_IMODE(before.st_mode))
 
     def commit(self, *, replace: bool = True) -> None:
         """Be at `dest`, durably. Raises OSError (FileExistsError where nothing is to be replaced); then `abort` is
@@ -77,13 +78,15 @@ class Unfinished:
             self.file.close()
 
 
-def replace_file(path: Path, data: bytes, mode: int | None = None) -> None:
-    """Have `data` at `path`: durable, and whole or not at all. A link keeps leading where it does; what is no regular
-    file (a pipe, a device) is written to. `mode` as in Unfinished. Raises OSError."""
-    path = path.resolve()
-    if path.exists() and not path.is_file():
-        path.write_bytes(data)
-        return
+def replace_file(path: Path, data: bytes, mode: int | None = None, *, named: bool = False) -> None:
+    """Have `data` at `path`: durable, and whole or not at all. With `named`, somebody said where: a link keeps leading
+    where it does, and what is no regular file (a pipe, a device) is written to; else, whatever stands there is
+    replaced. `mode` as in Unfinished. Raises OSError."""
+    if named:
+        path = path.resolve()
+        if path.exists() and not path.is_file():
+            path.write_bytes(data)
+            return
     new = Unfinished(path, mode)
     try:
         new.file.write(data)

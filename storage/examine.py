@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from storage.digest import Digest, Hasher
 from storage.erofs.check import examine_image
 from storage.erofs.header import SUFFIX
 from storage.errors import InputError
+from storage.regular import open_regular
 from storage.seal import broken
 from storage.snapshots import is_snapshot_id
 
@@ -27,13 +29,15 @@ def examine_blob(root: Path, name: str, *, quick: bool = False) -> str | None:
         return "" if path.is_file() else None
     hasher = Hasher(digest.algorithm)
     try:
-        with path.open("rb", buffering=0) as file:
+        with open_regular(path) as file:
             while data := file.read(_CHUNK):
                 hasher.update(data)
     except FileNotFoundError:
         return None
-    except IsADirectoryError:
-        return "a directory stands in its place"
+    except OSError as error:
+        if error.errno not in {errno.EISDIR, errno.EINVAL}:
+            raise
+        return "a directory stands in its place" if path.is_dir() else "something else than a file stands in its place"
     found = hasher.digest()
     return "" if found == digest else f"its content has digest {found}"
 

@@ -89,6 +89,8 @@ class GitClient:
     ) -> None:  # fmt: skip
         """See Repositories.checkout. With a `subdir` there is no `.git` to keep."""
         _check(remote, name)
+        if not _FULL_ID.fullmatch(commit) or any(part in {"", ".", ".."} for part in subdir.split("/") if subdir):
+            raise InputError(f"not a commit and a directory in it: {commit[:80]!r}, {subdir[:200]!r}", where=remote)
         with self._directory() as scratch:
             work = scratch / "work" if subdir else tree
             work.mkdir(exist_ok=True)

@@ -12,6 +12,7 @@ from storage.digest import Digest, Hasher, parse_json
 from storage.errors import InputError, RegistryError, VerificationError
 from storage.interfaces import BlobStream, Descriptor, Provider, Reference, RegistrySource
 from storage.reference import LAYOUT_REGISTRY, is_tag
+from storage.regular import open_regular, read_regular
 
 _CHUNK = 1 << 20
 _SMALL = 16 << 20
@@ -66,8 +67,7 @@ def _path(provider: Provider, digest: Digest) -> Path:
 def layout_entries(layout: Path, where: str) -> list[Descriptor]:
     """What the layout's index.json lists. Raises InputError, which says `where`."""
     try:
-        with (layout / "index.json").open("rb") as file:
-            index: Any = parse_json(file.read(_SMALL))
+        index: Any = parse_json(read_regular(layout / "index.json", _SMALL))
         return [Descriptor.from_json(entry) for entry in index["manifests"]]
     except OSError as error:
         raise InputError("there is no OCI layout", where=where, hint="it is a directory with an index.json") from error
@@ -112,8 +112,7 @@ def _called(entry: Descriptor, tag: str) -> bool:
 
 def _read(provider: Provider, digest: Digest) -> bytes:
     try:
-        with _path(provider, digest).open("rb") as file:
-            data = file.read(_SMALL)
+        data = read_regular(_path(provider, digest), _SMALL)
     except OSError as error:
         raise _missing(provider, digest) from error
     hasher = Hasher(digest.algorithm)
@@ -126,7 +125,7 @@ def _read(provider: Provider, digest: Digest) -> bytes:
 @asynccontextmanager
 async def _open(provider: Provider, blob: Descriptor, start: int, end: int | None) -> AsyncIterator[BlobStream]:
     try:
-        file = await asyncio.to_thread(_path(provider, blob.digest).open, "rb")
+        file = await asyncio.to_thread(open_regular, _path(provider, blob.digest))
     except OSError as error:
         raise _missing(provider, blob.digest) from error
     with file:

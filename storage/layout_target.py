@@ -18,7 +18,10 @@ from storage.interfaces import ByteStream, Descriptor, Provider, RegistryTarget
 from storage.layout_listing import read_tagged
 from storage.reference import LAYOUT_REGISTRY, is_tag
 from storage.referrers import FallbackTag, referring
+from storage.regular import read_regular
 
+_LARGEST = 16 << 20
+"""Bytes of index.json at most: no reader takes more."""
 REF_NAME = "org.opencontainers.image.ref.name"
 
 
@@ -99,12 +102,14 @@ def enter(layout: Path, entries: Sequence[dict[str, Any]]) -> None:
 
 
 def _tag_of(entry: Mapping[str, Any]) -> str | None:
-    return (entry.get("annotations") or {}).get(REF_NAME)
+    notes = entry.get("annotations")
+    tag = notes.get(REF_NAME) if isinstance(notes, dict) else None
+    return tag if isinstance(tag, str) else None
 
 
 def _read(path: Path) -> Any:
     try:
-        index = parse_json(path.read_bytes())
+        index = parse_json(read_regular(path, _LARGEST))
         if not all(isinstance(entry, dict) for entry in index["manifests"]):
             raise ValueError("an entry is not an object")
     except (ValueError, KeyError, TypeError) as error:
@@ -115,7 +120,7 @@ def _read(path: Path) -> Any:
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Hold the lock that BuildKit's tools take as well (client/ociindex). Raises OSError."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
         yield

@@ -20,6 +20,7 @@ from storage.errors import DiskError
 
 _FLOCK = struct.Struct("@hhqqi4x")  # struct flock of 64-bit Linux: l_type, l_whence, l_start, l_len, l_pid
 _LONGEST = 200
+_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # whatever stands there, in a root of a stranger
 
 
 class FileLocks:
@@ -48,7 +49,7 @@ class FileLocks:
     def held(self, name: str) -> bool:
         """Does anybody, this process included, hold the lock now? Never disturbs. Raises DiskError."""
         try:
-            fd = os.open(self._path(name), os.O_RDONLY | os.O_CLOEXEC)  # also on a read-only disk
+            fd = os.open(self._path(name), os.O_RDONLY | _FLAGS)  # also on a read-only disk
         except FileNotFoundError:
             return False
         except OSError as error:
@@ -71,7 +72,7 @@ class FileLocks:
             os.close(fd)
 
     def _open(self, path: Path) -> int:
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        flags = os.O_RDWR | os.O_CREAT | _FLAGS
         try:
             return os.open(path, flags, 0o600)
         except FileNotFoundError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+import stat
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote_from_bytes
 
+from storage.detached import SCHEMA as PAYLOADS
 from storage.errors import DiskError, InputError, LogDamaged, LogError, LogTooNew, RefledgerError
 
 if TYPE_CHECKING:
@@ -25,6 +27,18 @@ APPLICATION = 0x52464C47  # PRAGMA application_id ("RFLG"): tells a log from any
 LOCK_TIMEOUT = 5  # seconds that SQLite itself waits for a lock
 PATIENCE = 180.0  # seconds after which a held lock is an error; a commit takes milliseconds, so its holder is stuck
 _KEEP = "keep it for analysis; restore a backup, or use another root"
+
+EVENTS = (
+    "CREATE TABLE events (rowid INTEGER PRIMARY KEY AUTOINCREMENT, originator_id TEXT NOT NULL, "
+    "originator_version INTEGER NOT NULL, topic TEXT NOT NULL, state BLOB NOT NULL, "
+    "UNIQUE (originator_id, originator_version))",
+    "CREATE TRIGGER events_no_update BEFORE UPDATE ON events "
+    "BEGIN SELECT RAISE(ABORT, 'the event log is append-only'); END",
+    "CREATE TRIGGER events_no_delete BEFORE DELETE ON events "
+    "BEGIN SELECT RAISE(ABORT, 'the event log is append-only'); END",
+)
+_OURS = frozenset({*EVENTS, *PAYLOADS, "CREATE TABLE sqlite_sequence(name,seq)", None})
+"""All that the schema of a log may say; None is what an index that belongs to a table says."""
 
 T = TypeVar("T")
 
@@ -83,6 +97,11 @@ def check_format(connection: sqlite3.Connection, path: Path) -> bool:
             hint="it was written by a newer Refledger: use that one",
         )
     if application == APPLICATION and version > 0:
+        # reason: a view or a trigger in a log from elsewhere would run in the place of what it stands for, for ever
+        for kind, name, sql in connection.execute("SELECT type, name, sql FROM sqlite_schema"):
+            if sql not in _OURS:
+                what = f"there is a {kind!s:.20} in this event log, {name!s:.80}, that no Refledger made"
+                raise LogError(what, where=str(path), hint="it was changed by hand: restore a backup")
         return True
     if application == 0 and version == 0 and not connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone():
         return False
@@ -185,6 +204,9 @@ class LogReader:
             main = self._path.stat()
         except OSError as error:
             raise DiskError.of(error, "opening the event log") from error
+        if not stat.S_ISREG(main.st_mode):
+            # reason: to open a FIFO waits for ever
+            raise LogError("this is no file", where=str(self._path), hint="restore a backup, or use another root")
         if not self._read_only:
             return "shared", main.st_ino
         state = (main.st_ino, main.st_size, main.st_mtime_ns)
@@ -210,6 +232,7 @@ class LogReader:
             uri(path, how), uri=True, timeout=LOCK_TIMEOUT, isolation_level=None, check_same_thread=False
         )
         connection.execute("PRAGMA query_only = 1")
+        connection.execute("PRAGMA trusted_schema = OFF")
         if self._tolerant:
             connection.execute("PRAGMA writable_schema = 1")  # which nothing is written through: see the line above
         self._connection, self._manner = connection, manner
@@ -221,7 +244,10 @@ class LogReader:
         from storage.temporary import TemporaryPlace
 
         try:
+            size = sum(path.stat().st_size for path in (self._path, self._path.with_name(self._path.name + "-wal")))
             self._copy = TemporaryPlace()
+            if size > shutil.disk_usage(self._copy.path).free // 2:  # a sparse file has any size
+                raise OSError(errno.ENOSPC, f"no room to copy {size} bytes", str(self._copy.path))
             path = self._copy.path / "log.db"
             shutil.copyfile(self._path, path)
             shutil.copyfile(self._path.with_name(self._path.name + "-wal"), path.with_name("log.db-wal"))

@@ -25,7 +25,16 @@ from storage import codec
 from storage.detached import SCHEMA, erased, ids
 from storage.errors import DiskError, LogError
 from storage.interfaces import Event, Payload
-from storage.logfile import APPLICATION, FORMAT, LOCK_TIMEOUT, check_format, patiently, sync_directory, uri
+from storage.logfile import (
+    APPLICATION,
+    EVENTS,
+    FORMAT,
+    LOCK_TIMEOUT,
+    check_format,
+    patiently,
+    sync_directory,
+    uri,
+)
 
 _WRITING = "writing the event log"
 _ROWS = 25  # rows a statement
@@ -54,13 +63,7 @@ class LogRecorder(SQLiteApplicationRecorder):
     def construct_create_table_statements(self) -> list[str]:
         """Table, triggers and format, in one transaction."""
         return [
-            "CREATE TABLE events (rowid INTEGER PRIMARY KEY AUTOINCREMENT, originator_id TEXT NOT NULL, "
-            "originator_version INTEGER NOT NULL, topic TEXT NOT NULL, state BLOB NOT NULL, "
-            "UNIQUE (originator_id, originator_version))",
-            "CREATE TRIGGER events_no_update BEFORE UPDATE ON events "
-            "BEGIN SELECT RAISE(ABORT, 'the event log is append-only'); END",
-            "CREATE TRIGGER events_no_delete BEFORE DELETE ON events "
-            "BEGIN SELECT RAISE(ABORT, 'the event log is append-only'); END",
+            *EVENTS,
             *SCHEMA,
             f"PRAGMA application_id = {APPLICATION}",
             f"PRAGMA user_version = {FORMAT}",
@@ -129,6 +132,7 @@ class _Pool(SQLiteConnectionPool):
         try:
             journal = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
             connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA trusted_schema = OFF")
             connection.execute("PRAGMA secure_delete = ON")  # of what is written over and freed, nothing stays
             synchronous = connection.execute("PRAGMA synchronous").fetchone()[0]
             if (journal, synchronous) != ("wal", 2):

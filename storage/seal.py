@@ -14,6 +14,8 @@ import os
 import stat
 from pathlib import Path
 
+from storage.regular import read_regular
+
 NAME = "seal"
 _TREE = "fs"
 _VERSION = "1"
@@ -86,11 +88,15 @@ def broken(directory: Path) -> str:
     if tree.is_symlink() or not tree.is_dir():
         return "its tree is gone"
     try:
-        version, _, said = (directory / NAME).read_text(errors="replace").strip().partition(" ")
+        version, _, said = read_regular(directory / NAME, _LONG).decode(errors="replace").strip().partition(" ")
+        if version.isdecimal() and version != _VERSION:
+            return ""  # of another Refledger
     except FileNotFoundError:
         return ""
-    if version.isdecimal() and version != _VERSION:
-        return ""  # of another Refledger
+    except OSError as error:
+        said = ""
+        if error.errno not in {errno.EISDIR, errno.EINVAL, errno.EFBIG}:
+            raise
     try:
         found = _sum(directory, tree_seal(os.fsencode(tree)))
     except OSError as error:

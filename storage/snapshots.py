@@ -150,6 +150,8 @@ class OverlaySnapshots(CheckedOnce):
         tree = self._tree(snapshot)
         with_root = (tree.parent / _ROOT_CHANGED).exists()
         try:
+            if tree.is_symlink() or tree.parent.is_symlink():
+                raise VerificationError("a link stands in the place of its files", where=str(tree))
             if not tree.is_dir() and self._image(snapshot).is_file():
                 image = Image.open(self._image(snapshot))
                 with image.open_tar() as tar:

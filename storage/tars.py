@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from storage.decompression import decompress
 from storage.digest import Digest
 from storage.erofs.header import SUFFIX, Image
 from storage.errors import DiskError
 from storage.interfaces import BlobStore, ByteSource, Descriptor, SnapshotStore
+from storage.tar import REGULAR, TarReader
 
 _READ = 1 << 20
 
@@ -49,6 +50,15 @@ class StoredTars:
         except OSError as error:
             raise DiskError.of(error, "reading a layer") from error
         return False
+
+
+def regular_files(tar: BinaryIO) -> Iterator[tuple[bytes, int, Iterator[memoryview]]]:
+    """Name, time (ns since the epoch) and content of each file of an uncompressed tar; not of sparse ones, which are as
+    large as they say. Raises VerificationError."""
+    reader = TarReader(tar)
+    for entry in reader:
+        if entry.type == REGULAR and entry.segments is None:
+            yield entry.name, entry.mtime, reader.data()
 
 
 def _pump(source: ByteSource, write: Callable[[bytes], Any]) -> None:

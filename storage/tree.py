@@ -56,18 +56,24 @@ class Tree:
             self._db.close()
 
     def _open(self, path: Path) -> None:
-        if self._read_only and not path.exists():
-            return
+        if not path.exists():
+            if self._read_only:
+                return
+        elif not path.is_file():
+            raise sqlite3.DatabaseError("it is no file")  # to open a FIFO waits for ever
         how = "mode=ro&immutable=1" if self._read_only else "mode=rwc"
         self._db = sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True, isolation_level=None)
         self._db.execute("PRAGMA trusted_schema=OFF")  # reason: the file may come with a root from elsewhere
         if not self._read_only:
             self._db.execute("PRAGMA synchronous=OFF")  # reason: what a crash damages is folded again (`matches`)
             self._db.execute(_SCHEMA)
+        for (sql,) in self._db.execute("SELECT sql FROM sqlite_schema"):
+            if sql not in {None, _SCHEMA.replace("IF NOT EXISTS ", "")}:
+                raise sqlite3.DatabaseError("its schema is none of ours")  # a view might go on for ever
         row = self._db.execute(
             "SELECT number, length(hashes) FROM tiles WHERE level = 0 ORDER BY number DESC LIMIT 1"
         ).fetchone()
-        if row is not None:
+        if row is not None and isinstance(row[0], int) and isinstance(row[1], int):
             self.size = row[0] * TILE + row[1] // HASH
 
     def discard(self) -> None:
@@ -79,7 +85,8 @@ class Tree:
             self._db.close()
             self._db = None
         if self._path is not None and not self._read_only:
-            self._path.unlink(missing_ok=True)
+            with suppress(OSError):  # reason: what stands there and is no file is left to who put it there
+                self._path.unlink(missing_ok=True)
             with suppress(sqlite3.Error):  # reason: a tree that cannot be kept is as good, and slower the next time
                 self._open(self._path)
 

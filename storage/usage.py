@@ -18,11 +18,14 @@ from storage.digest import Digest
 from storage.durable import fsync_directory
 from storage.erofs.header import SUFFIX
 from storage.errors import DiskError, InputError
+from storage.regular import read_regular
 from storage.scratch import Scratch, remove_tree
 
 REMOVABLE = ("layer", "snapshot", "blob", "partial", "cachemount")
 _DATABASES = {"log.db": "log", "views.db": "views", "tree.db": "views"}
 _PLAIN = ("locks", "tmp", "run")
+_DOCUMENT = 1 << 30
+"""Bytes of a document that is looked into at most."""
 _LONGEST = 3000
 """Bytes of a path that the kernel takes for certain (PATH_MAX is 4096): longer ones are opened in pieces."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+-]{0,199}")
@@ -159,7 +162,7 @@ def mentioned(root: Path, documents: Iterable[str], wanted: AbstractSet[str]) ->
             break
         digest = Digest(document)
         try:
-            data = (root / "blobs" / digest.algorithm / digest.hex).read_bytes()
+            data = read_regular(root / "blobs" / digest.algorithm / digest.hex, _DOCUMENT)
         except FileNotFoundError:
             continue
         except OSError as error:

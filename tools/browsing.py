@@ -101,8 +101,9 @@ class _Build:
     def node(self) -> Node:
         record = self.record
         took = human_duration(record.ended - record.started) if record.ended else ""
-        words = [short_id(record.id), f"{record.status:<11}", local_time(record.started), took, clean(record.name)]
-        return Node("  ".join(filter(None, words)), f"build {short_id(record.id)}", self._children, self._lines)
+        name, began = clean(record.name), local_time(record.started)
+        words = [clean(short_id(record.id)), f"{record.status:<11}", began, took, name]
+        return Node("  ".join(filter(None, words)), f"build {clean(short_id(record.id))}", self._children, self._lines)
 
     def _children(self) -> Sequence[Node]:
         steps = [_Step(self, step).node() for step in self.view().steps]
@@ -116,7 +117,7 @@ class _Build:
         yield from all_steps(self.why(), self._known(), width)
 
     def _event_lines(self, _width: int) -> Iterator[str]:
-        yield f"{len(self.events())} events of build {self.record.id}"
+        yield f"{len(self.events())} events of build {clean(self.record.id)}"
 
     def _known(self) -> dict[str, BuildRecord]:
         return {record.id: record for record in History(self.source.views).list()}

@@ -177,9 +177,11 @@ class _Into:
 
 
 def _form(store: Path, name: str, what: str) -> tuple[str, Path]:
-    for form, path in (("directory", store / name / "fs"), ("image", store / f"{name}{SUFFIX}")):
-        if path.exists():
-            return f"{what} {form}", path
+    tree, image = store / name / "fs", store / f"{name}{SUFFIX}"
+    if tree.is_dir() and not (tree.is_symlink() or tree.parent.is_symlink()):  # whatever that links to is not of it
+        return f"{what} directory", tree
+    if image.is_file():
+        return f"{what} image", image
     return "", Path()
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.errors import Cancelled
 from storage.errors import DiskError, InputError, RefledgerError
+from storage.regular import read_regular
 
 if TYPE_CHECKING:
     from projections.collect import Policy
@@ -31,7 +32,7 @@ def read_rules(root: Path) -> tuple[Policy, ...]:
     """The rules of the policy file in `root`, none when there is no file. Raises InputError, DiskError."""
     path = root / FILE
     try:
-        text = path.read_bytes()
+        text = read_regular(path, 1 << 20)
     except FileNotFoundError:
         return ()
     except OSError as error:
@@ -92,7 +93,9 @@ def collecting_after(root: Root, *, quiet: bool) -> Iterator[None]:
     finally:
         told = _collect(root, rules) if rules else ""
         if told and not quiet:
-            sys.stderr.write(f"{FILE}: {told}\n")
+            from tools.cli.text import clean
+
+            sys.stderr.write(f"{FILE}: {clean(told)}\n")
 
 
 def _collect(root: Root, rules: Sequence[Policy]) -> str:

@@ -25,6 +25,7 @@ from storage.interfaces import BlobStore, Event, EventLog, NewEvent, SecretPlace
 from storage.locks import FileLocks
 from storage.overlay import private_mounts
 from storage.partial import KEPT_SECONDS, DirectoryPartials
+from storage.regular import read_regular
 from storage.snapshots import OverlaySnapshots
 from storage.sweep import sweep
 
@@ -160,7 +161,7 @@ def stored_text(path: Path, digest: str) -> str:
 def _check_format(path: Path) -> None:
     """A root whose making was cut short has a file that says nothing yet: it is as good as new."""
     file = path / "format"
-    found = file.read_text(errors="replace").strip("\0\n ") if file.exists() else ""
+    found = read_regular(file, 4096).decode(errors="replace").strip("\0\n ") if file.exists() else ""
     if not found:
         replace_file(file, FORMAT.encode() + b"\n")
     elif found != FORMAT:

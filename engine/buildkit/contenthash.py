@@ -12,13 +12,13 @@ import errno
 import hashlib
 import os
 import posixpath
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from engine.buildkit.steps import source_paths
 from engine.errors import DiskError
 from engine.frontend.glob import compile_glob, has_wildcard
+from engine.frontend.linear import Matcher
 from engine.graph import Copy
 from engine.ops.rootfs import RootDir
 from engine.ops.select import CHUNK, Entry, Match, Selection, changed
@@ -140,7 +140,7 @@ def _by_source(written: Sequence[str], matches: Sequence[Match]) -> Iterator[lis
         yield own
 
 
-def _matches(parts: Sequence[re.Pattern[str]], path: str) -> bool:
+def _matches(parts: Sequence[Matcher], path: str) -> bool:
     names = path.split("/")
     return len(names) == len(parts) and all(part.fullmatch(name) for part, name in zip(parts, names, strict=True))
 

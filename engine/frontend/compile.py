@@ -115,7 +115,7 @@ async def _resolve_needed(
             insert_triggers(source, stage, texts, f"stage {base.title}", rewrite)
     while True:
         needed = needed_stages(source, stages, targets)
-        found = needed_images(source, stages, needed, dockerfile.scope, platform)
+        found = needed_images(source, stages, needed, dockerfile.scope, platform, dockerfile.contexts.layouts)
         uses = [(use.reference, use.platform) for use in found]
         wanted = [use for use in dict.fromkeys(uses) if use not in images]
         if not wanted:

@@ -96,6 +96,12 @@ class Contexts:
     def __init__(self, named: Mapping[str, NamedContext]) -> None:
         self._named = named
 
+    @property
+    def layouts(self) -> frozenset[str]:
+        """The OCI layouts among them."""
+        images = (context.reference for context in self._named.values() if isinstance(context, ImageContext))
+        return frozenset(reference for reference in images if reference.startswith(LAYOUT))
+
     def find(self, name: str) -> NamedContext | None:
         """The context called `name`, a name as FROM or --from has it."""
         if not self._named:
@@ -155,7 +161,9 @@ class Contexts:
         """The tree that `token` stands for; None when it is an image's or a stage's name."""
         if not token.startswith(TREE):
             return None
-        found = self._named[token.removeprefix(TREE)]
+        found = self._named.get(token.removeprefix(TREE))
+        if found is None:  # somebody wrote it so
+            raise InputError(f"{token[:200]!r} is not an image's name: there is no context of that name")
         assert isinstance(found, ContextSource | GitSource | ArchiveSource)
         return found
 

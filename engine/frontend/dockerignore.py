@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from engine.frontend.glob import match_path, translate_class
+from engine.frontend.linear import BELOW, DIRECTORIES, Matcher, matcher
 from storage.errors import InputError
 
 
@@ -42,7 +43,7 @@ def _clean(pattern: str) -> str:
 class _Pattern:
     text: str
     exception: bool
-    regex: re.Pattern[str]
+    regex: Matcher
 
 
 class IgnoreMatcher:
@@ -75,12 +76,12 @@ def _compile(written: str) -> _Pattern:
         raise InputError("illegal exclusion pattern: '!'", where=".dockerignore", hint="name a path behind the !")
     text = _clean(text)
     # What matches a directory matches all below it, as moby does by trying every parent.
-    return _Pattern(text, exception, re.compile(f"(?:{_translate(text)})(?:/.*)?", re.DOTALL))
+    return _Pattern(text, exception, matcher([*_translate(text), BELOW]))
 
 
-def _translate(pattern: str) -> str:
+def _translate(pattern: str) -> list[str]:
     if pattern.startswith("**") and not re.search(r"[*?\[\]\\/]", pattern[2:]):
-        return ".*" + re.escape(pattern[2:])  # `**name` is a plain suffix there, across directories
+        return [".*", *map(re.escape, pattern[2:])]  # `**name` is a plain suffix there, across directories
     out: list[str] = []
     index = 0
     while index < len(pattern):
@@ -89,7 +90,7 @@ def _translate(pattern: str) -> str:
         if char == "*" and pattern.startswith("*", index):
             index += 1
             index += pattern.startswith("/", index)
-            out.append(".*" if index == len(pattern) else "(?:.*/)?")
+            out.append(".*" if index == len(pattern) else DIRECTORIES)
         elif char == "*":
             out.append("[^/]*")
         elif char == "?":
@@ -104,7 +105,7 @@ def _translate(pattern: str) -> str:
             index += 1
         else:
             out.append(re.escape(char))
-    return "".join(out)
+    return out
 
 
 def _may_match_below(pattern: str, directory: str) -> bool:

@@ -14,6 +14,8 @@ from storage.errors import InputError
 
 _SPECIAL_NAMES = "@*#?-$!0"
 _MAX_DEPTH = 50
+_LARGEST = 64 << 20  # characters of a word: ENV A=$A$A doubles with each line
+_COST = 1_000_000_000  # steps of backtracking: seconds
 _MISSING = {"}": "syntax error: missing '}'", "/": "syntax error: missing '/' in ${}"}
 
 
@@ -75,7 +77,7 @@ class _Output:
 
 
 class _Reader:
-    __slots__ = ("_depth", "_env", "_lexer", "_position", "_source", "undefined")
+    __slots__ = ("_depth", "_env", "_grown", "_lexer", "_position", "_source", "undefined")
 
     def __init__(self, source: str, env: Mapping[str, str], lexer: Lexer) -> None:
         self._source = source
@@ -83,6 +85,7 @@ class _Reader:
         self._lexer = lexer
         self._position = 0
         self._depth = 0
+        self._grown = 0
         self.undefined: list[str] = []
 
     def _peek(self) -> str:
@@ -145,6 +148,13 @@ class _Reader:
         raise ExpansionError("unexpected end of statement while looking for matching double-quote")
 
     def _dollar(self) -> str:
+        value = self._variable()
+        self._grown += len(value)
+        if self._grown > _LARGEST:
+            raise _too_large()
+        return value
+
+    def _variable(self) -> str:
         start = self._position
         self._next()
         if self._peek() != "{":
@@ -210,6 +220,9 @@ class _Reader:
             self._next()
         pattern = self.read("/", raw_escapes=True).text()
         replacement = self.read("}", raw_escapes=True).text()
+        _check_cost(pattern, value)
+        if (len(value) + 1) * len(replacement) > _LARGEST:
+            raise _too_large()
         return _pattern(pattern, greedy=True).sub(lambda _: replacement, value, count=0 if every else 1)
 
 
@@ -231,6 +244,7 @@ def _choose(name: str, operator: str, colon: bool, word: str, value: str | None,
 def _trim(operator: str, word: str, value: str) -> str:
     """`#` and `%` take the shortest match off the front or the end of `value`, doubled the longest one."""
     longest = word.startswith(operator)
+    _check_cost(word, value)
     pattern = _pattern(word[1:] if longest else word, greedy=longest)
     if operator == "#":
         found = pattern.match(value)
@@ -240,6 +254,16 @@ def _trim(operator: str, word: str, value: str) -> str:
         if pattern.fullmatch(value, start):
             return value[:start]
     return value
+
+
+def _too_large() -> ExpansionError:
+    return ExpansionError(f"variables make a word of more than {_LARGEST >> 20} MiB")
+
+
+def _check_cost(pattern: str, value: str) -> None:
+    """Raises ExpansionError for what might take minutes: a pattern of several stars is tried at many places."""
+    if (len(value) + 1) ** min(len(re.findall(r"\*+", pattern)) + 1, 8) > _COST:
+        raise ExpansionError(f"a pattern of so many * for a value of {len(value)} characters would take too long")
 
 
 def _pattern(text: str, *, greedy: bool) -> re.Pattern[str]:

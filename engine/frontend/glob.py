@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+from engine.frontend.linear import Matcher, matcher
 from storage.errors import InputError
 
 _HINT = "wildcards are *, ?, [a-z] and [^a-z]; write \\[ for a literal bracket"
@@ -54,8 +55,8 @@ def _class_character(pattern: str, index: int) -> tuple[str, int]:
 
 
 @lru_cache(maxsize=1024)
-def compile_glob(pattern: str) -> re.Pattern[str]:
-    """A regular expression to `fullmatch` paths with. Raises InputError for a malformed pattern."""
+def compile_glob(pattern: str) -> Matcher:
+    """What `fullmatch`es paths. Raises InputError for a malformed pattern."""
     out: list[str] = []
     index = 0
     while index < len(pattern):
@@ -76,12 +77,12 @@ def compile_glob(pattern: str) -> re.Pattern[str]:
                     raise bad_pattern(pattern)
             out.append(re.escape(pattern[index]))
         index += 1
-    return re.compile("".join(out), re.DOTALL)
+    return matcher(out)
 
 
 def match_path(pattern: str, path: str) -> bool:
     """Does `pattern` match the whole of `path`? Both with `/`, neither is cleaned. Raises InputError."""
-    return compile_glob(pattern).fullmatch(path) is not None
+    return bool(compile_glob(pattern).fullmatch(path))
 
 
 def has_wildcard(pattern: str) -> bool:

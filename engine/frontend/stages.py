@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from engine.errors import DockerfileError, InputError
@@ -224,17 +224,26 @@ def needed_stages(source: Source, stages: Sequence[Stage], targets: Sequence[Sta
 
 
 def needed_images(
-    source: Source, stages: Sequence[Stage], needed: Sequence[Stage], env: Mapping[str, str], platform: str
-) -> Iterator[ImageUse]:
-    """The images that `needed` stages stand on or copy from. Raises DockerfileError for a name that is none."""
+    source: Source, stages: Sequence[Stage], needed: Sequence[Stage], env: Mapping[str, str], platform: str,
+    layouts: Collection[str],
+) -> Iterator[ImageUse]:  # fmt: skip
+    """The images that `needed` stages stand on or copy from. Raises DockerfileError for a name that is none, and for a
+    layout that is not one of `layouts`, which the user named: a Dockerfile reads nothing else on this machine."""
+
+    def image(reference: str, platform: str, instruction: Instruction, hint: str) -> ImageUse:
+        if reference.startswith(LAYOUT) and reference not in layouts:
+            error = InputError("a Dockerfile names no OCI layout", hint=f"--build-context NAME={LAYOUT}PATH does")
+            raise _located(source, error, instruction, "")
+        return _image(source, reference, platform, instruction, hint)
+
     for stage in needed:
         if stage.base_stage is None and stage.base != "scratch" and not stage.base.startswith(TREE):
-            yield _image(source, stage.base, stage.platform, stage.origin, undefined_hint(stage.origin.args[0], env))
+            yield image(stage.base, stage.platform, stage.origin, undefined_hint(stage.origin.args[0], env))
         for command in stage.commands:
             for written in taken_from(command):
                 origin = find_origin(source, stages, stage, written, command)
                 if isinstance(origin, str) and origin != "scratch" and not origin.startswith(TREE):
-                    yield _image(source, origin, platform, command, did_you_mean_stage(origin, stages, stage))
+                    yield image(origin, platform, command, did_you_mean_stage(origin, stages, stage))
 
 
 def did_you_mean_stage(name: str, stages: Sequence[Stage], current: Stage) -> str:

@@ -12,7 +12,8 @@ import os
 import re
 import stat
 import tarfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO, cast
@@ -20,13 +21,16 @@ from typing import IO, BinaryIO, cast
 from engine.errors import InputError, VerificationError
 from engine.graph import Copy
 from engine.ops.rootfs import RootDir
-from engine.ops.select import Entry, Selection, changed
+from engine.ops.select import KEPT_XATTRS, KINDS, Entry, Selection, changed
 from engine.ops.unpack import is_archive
 from storage.digest import Digest, Hasher
 from storage.interfaces import BlobStore
 
 _CHUNK = 1 << 20
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_NOBODY = 2**32 - 1
+Pack = Iterable[tuple[bytes, int, Iterable[memoryview]]]
+"""What is in a pack: name, time (ns since the epoch) and content of each file, which is to be read before the next."""
 _ESCAPED = re.compile(r"(?:\\x[0-9a-f]{2})+")
 
 
@@ -137,38 +141,30 @@ class _Checked:
 # ---------------------------------------------------------------- restoring
 
 
-def restore(listing: bytes, layers: Sequence[Path], packs: Sequence[BinaryIO], dest: Path) -> None:
+def restore(listing: bytes, layers: Sequence[Path], packs: Iterable[Pack], dest: Path) -> None:
     """Make at `dest` what `listing` names, with contents from the trees `layers` and from `packs`, each checked.
 
-    Blocking. A selection of the same COPY from `dest` has the same listing again. Raises VerificationError when a
-    content is nowhere, OSError.
+    Blocking. A selection of the same COPY from `dest` has the same listing again. Nothing outside of `dest` is touched,
+    whatever the listing says: it may come from a stranger's bundle. Raises VerificationError when a content is nowhere,
+    and for a listing that no build can have made; OSError.
     """
-    rows = [_row(line) for line in listing.decode().splitlines()]
+    rows = _rows(listing)
     wanted = {row.content for row in rows if row.type == "file"}
     found = _search(wanted, layers)
     dest.mkdir(parents=True, exist_ok=True)
-    taken = dest / ".restored"
-    _take(wanted - found.keys(), packs, taken, found)
-    try:
+    with tempfile.TemporaryDirectory(dir=dest.parent, prefix=".taken-") as taken:
+        _take(wanted - found.keys(), packs, Path(taken), found)
         for row in rows:
+            _make_parents(dest, row)
             _make(row, dest / row.path, found)
         for row in reversed(rows):
             if row.type == "dir":
                 (dest / row.path).chmod(row.mode)
-    finally:
-        for path in taken.iterdir() if taken.is_dir() else ():
-            path.unlink()
-        if taken.is_dir():
-            taken.rmdir()
 
 
 def listed(listing: bytes) -> list[tuple[str, str]]:
     """Path and content (a digest) of the files that a stored listing names. Raises VerificationError."""
-    try:
-        rows = [_row(line) for line in listing.decode().splitlines()]
-        return [(row.path, str(Digest(row.content))) for row in rows if row.type == "file"]
-    except (ValueError, InputError) as error:
-        raise VerificationError(f"a damaged listing of a context: {error}") from error
+    return [(row.path, row.content) for row in _rows(listing) if row.type == "file"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +175,22 @@ class _Row:
     content: str
     owner: tuple[int, int]
     xattrs: tuple[tuple[str, bytes], ...]
+
+    @property
+    def device(self) -> tuple[int, int]:
+        """Major and minor. Raises ValueError."""
+        if self.type not in {"char", "block"}:
+            return 0, 0
+        major, _, minor = self.content.partition(":")
+        return int(major), int(minor)
+
+
+def _rows(listing: bytes) -> list[_Row]:
+    """Raises VerificationError for a listing that Selection.listing cannot have made."""
+    try:
+        return [_row(line) for line in listing.decode().split("\n")[:-1]]
+    except (ValueError, InputError) as error:
+        raise VerificationError(f"a damaged listing of a context: {error}") from error
 
 
 def _row(line: str) -> _Row:
@@ -191,7 +203,18 @@ def _row(line: str) -> _Row:
         else:
             uid, _, gid = item.partition(":")
             owner = int(uid), int(gid)
-    return _Row("" if path == "." else _plain(path), kind, int(mode, 8), content, owner, tuple(xattrs))
+    row = _Row("" if path == "." else _plain(path), kind, int(mode, 8) & 0o7777, content, owner, tuple(xattrs))
+    if row.path and not all(part not in {"", ".", ".."} for part in row.path.split("/")):
+        raise ValueError(f"{row.path[:200]!r} leads out of the context")
+    if kind == "file":
+        Digest(content)  # what is kept is looked for by this name
+    elif kind not in KINDS:
+        raise ValueError(f"{kind[:20]!r} is no kind of file")
+    if "\0" in _plain(line) or not all(0 <= number < _NOBODY for number in (*owner, *row.device)):
+        raise ValueError("a name with a zero byte in it, or a number that is too large")
+    if not all(key.startswith(KEPT_XATTRS) for key, _ in xattrs):
+        raise ValueError("an attribute that contexts do not keep")
+    return row
 
 
 def _plain(text: str) -> str:
@@ -216,23 +239,20 @@ def _search(wanted: set[str], layers: Sequence[Path]) -> dict[str, Path]:
     return found
 
 
-def _take(missing: set[str], packs: Sequence[BinaryIO], into: Path, found: dict[str, Path]) -> None:
-    into.mkdir()
+def _take(missing: set[str], packs: Iterable[Pack], into: Path, found: dict[str, Path]) -> None:
     for pack in packs if missing else ():
-        with tarfile.open(fileobj=pack, mode="r:") as tar:
-            for member in tar:
-                digest = f"sha256:{member.name}"
-                content = tar.extractfile(member) if digest in missing else None
-                if content is None:
-                    continue
-                path = into / member.name
-                with path.open("wb") as out:
-                    while data := content.read(_CHUNK):
-                        out.write(data)
-                os.utime(path, (member.mtime, member.mtime))
-                with path.open("rb") as file:
-                    if _digest(file) == digest:
-                        found[digest] = path
+        for name, mtime, content in pack:
+            digest = f"sha256:{name.decode(errors='replace')}"
+            if digest not in missing:
+                continue
+            path, hasher = into / digest, Hasher()
+            with path.open("wb") as out:
+                for piece in content:
+                    hasher.update(piece)
+                    out.write(piece)
+            os.utime(path, ns=(mtime, mtime))
+            if hasher.digest() == digest:
+                found[digest] = path
 
 
 def _digest(file: BinaryIO) -> str:
@@ -242,10 +262,22 @@ def _digest(file: BinaryIO) -> str:
     return str(hasher.digest())
 
 
+def _make_parents(dest: Path, row: _Row) -> None:
+    """The directories that `row` lies in; if it is one, itself. Raises VerificationError when something else is there,
+    a link above all: what is made next would be made where that leads."""
+    parts = row.path.split("/") if row.path else []
+    path = dest
+    for part in parts if row.type == "dir" else parts[:-1]:
+        path /= part
+        try:
+            path.mkdir()
+        except FileExistsError:
+            if not stat.S_ISDIR(path.lstat().st_mode):
+                raise VerificationError(f"a damaged listing of a context: {row.path!r} lies in no directory") from None
+
+
 def _make(row: _Row, path: Path, found: Mapping[str, Path]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     if row.type == "dir":
-        path.mkdir(exist_ok=True)
         os.chown(path, *row.owner)
         return
     path.unlink(missing_ok=True)
@@ -266,6 +298,5 @@ def _make(row: _Row, path: Path, found: Mapping[str, Path]) -> None:
         os.chown(path, *row.owner, follow_symlinks=False)
     else:
         kind = {"fifo": stat.S_IFIFO, "char": stat.S_IFCHR, "block": stat.S_IFBLK}[row.type]
-        major, _, minor = row.content.partition(":")
-        os.mknod(path, kind | row.mode, os.makedev(int(major or 0), int(minor or 0)))
+        os.mknod(path, kind | row.mode, os.makedev(*row.device))
         os.chown(path, *row.owner)

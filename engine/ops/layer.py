@@ -315,6 +315,8 @@ def _xattrs(where: int | bytes) -> dict[bytes, bytes]:
 
 
 def _check_name(at: Directory, name: str) -> None:
+    if name in {"", ".", ".."} or "/" in name or "\0" in name:
+        raise InputError(f"{name!a} cannot be a file's name", hint="give it another one")
     if name.startswith(_WHITEOUT):
         raise InputError(
             f"{at.path.rstrip('/')}/{name!a} cannot be in an image: layers say by such names what is deleted",

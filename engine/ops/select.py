@@ -42,7 +42,8 @@ _TYPES: dict[int, EntryType] = {
     stat.S_IFREG: "file", stat.S_IFDIR: "dir", stat.S_IFLNK: "symlink",
     stat.S_IFIFO: "fifo", stat.S_IFCHR: "char", stat.S_IFBLK: "block",
 }  # fmt: skip
-_KEPT_XATTRS = ("user.", "security.capability")
+KINDS = frozenset(_TYPES.values())
+KEPT_XATTRS = ("user.", "security.capability")
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 _FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # never waits on what became a FIFO
 _DIR_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -433,7 +434,7 @@ def _xattrs(name: str, directory: int) -> tuple[tuple[str, bytes], ...]:
     """The kept extended attributes, sorted. Where the file system has none, there are none."""
     path = f"/proc/self/fd/{directory}/{name}"  # listxattr(2) takes no directory descriptor; a file is not a link here
     try:
-        keys = sorted(key for key in os.listxattr(path, follow_symlinks=False) if key.startswith(_KEPT_XATTRS))
+        keys = sorted(key for key in os.listxattr(path, follow_symlinks=False) if key.startswith(KEPT_XATTRS))
         return tuple((key, os.getxattr(path, key, follow_symlinks=False)) for key in keys)
     except OSError as error:
         if error.errno in {errno.ENOTSUP, errno.ENODATA}:

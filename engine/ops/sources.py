@@ -33,6 +33,7 @@ from storage.sources import Answer, Commit, Known, Login, Repositories, Sink, Tr
 CONTEXT_FILE = "context"
 """What a context that is one file is called in its tree, as in BuildKit."""
 _COPY = 1 << 20
+_NAME_MAX = 255  # bytes: <linux/limits.h>
 T = TypeVar("T", bound=FetchedSource)
 
 
@@ -161,7 +162,7 @@ class SourceFetcher:
         page = self.pages.page(op.url)
         tree = self.trees.begin()
         try:
-            answer = await self._get(op.url, tree / op.filename, page)
+            answer = await self._get(op.url, _file(tree, op), page)
             if answer.digest is None:
                 assert page is not None  # only what is known can be unchanged
                 return changed(op, digest=page.digest, mtime=page.mtime)
@@ -177,7 +178,7 @@ class SourceFetcher:
     async def _fetch_http(self, op: HttpSource, ref: Remote, vertex: str | None) -> None:
         tree = self.trees.begin()
         try:
-            answer = await self._get(op.url, tree / op.filename, None, vertex)
+            answer = await self._get(op.url, _file(tree, op), None, vertex)
             if str(answer.digest) != op.digest:
                 raise VerificationError(
                     f"the file has the digest {answer.digest}, not {op.digest}", where=op.url.partition("?")[0],
@@ -319,6 +320,14 @@ class SourceFetcher:
         await self.facts.record(
             LocalCreated(ref=ref.id, parent=None, bytes=size, layers=tuple(layers_to_json(ref.layers))), vertex=vertex
         )
+
+
+def _file(tree: Path, op: HttpSource) -> Path:
+    """Where the file of `op` goes. Raises InputError: graphs come with bundles, from whomever."""
+    name = op.filename
+    if name in {"", ".", ".."} or "/" in name or "\0" in name or len(os.fsencode(name)) > _NAME_MAX:
+        raise InputError(f"{name[:80]!r} cannot be a file's name", where=op.url.partition("?")[0][:200])
+    return tree / op.filename
 
 
 def check_commit(op: GitSource, found: Commit) -> None:

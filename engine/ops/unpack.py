@@ -47,6 +47,8 @@ _BROKEN = (
 _SPECIAL: dict[bytes, Literal["fifo", "char", "block"]] = {
     tarfile.FIFOTYPE: "fifo", tarfile.CHRTYPE: "char", tarfile.BLKTYPE: "block",
 }  # fmt: skip
+_EXTENSIONS = frozenset({b"x", b"X", b"g", b"L", b"K"})
+_LARGEST_EXTENSION = 1 << 20  # bytes, as of layers (storage/tar.py)
 _NAME_MAX, _PATH_MAX = 255, 4096  # bytes: <linux/limits.h>
 _NO_ID = 2**32 - 1  # the uid that means none
 
@@ -139,7 +141,11 @@ class _Header(tarfile.TarInfo):
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
         try:
-            return super().frombuf(buf, encoding, errors)
+            header = super().frombuf(buf, encoding, errors)
+            if header.type in _EXTENSIONS and not 0 <= header.size <= _LARGEST_EXTENSION:
+                # the library reads it into memory, and little of an archive unpacks to much
+                raise tarfile.ReadError(f"an extended header of {header.size} bytes")
+            return header
         except tarfile.HeaderError as error:
             if buf and any(buf):
                 raise tarfile.ReadError(str(error)) from None

@@ -16,6 +16,7 @@ from storage.digest import Hasher
 from storage.durable import fsync_directory
 from storage.erofs.header import HEADER_SIZE, SEAL, Hashing, Image
 from storage.errors import DiskError, VerificationError
+from storage.regular import open_regular
 from storage.scratch import Scratch, clear_away
 
 _CHUNK = 1 << 20
@@ -89,7 +90,7 @@ def rest_digest(fd: int, header: bytes, tar_end: int, end: int) -> str:
 
 def _misfit(image: Image) -> str:
     at, size = image.tar
-    with image.path.open("rb", buffering=0) as file:
+    with open_regular(image.path) as file:
         if rest_digest(file.fileno(), image.header, at + size, image.size) != image.rest:
             return "its metadata is not what its header promises"
     with image.open_tar() as tar:

@@ -13,6 +13,7 @@ from typing import Any
 from storage.digest import Digest, Hasher, canonical_json, parse_json
 from storage.errors import DiskError, InputError
 from storage.interfaces import ByteSource
+from storage.regular import open_regular
 
 SUFFIX = ".erofs"
 """Ends the names of image files."""
@@ -46,7 +47,7 @@ class Image:
     @classmethod
     def open(cls, path: Path) -> Image:
         """Read the header. Raises DiskError when the file is no image of ours, OSError."""
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             start = file.read(HEADER_SIZE)
         try:
             said: dict[str, Any] = parse_json(start.rstrip(b"\0"))
@@ -66,7 +67,7 @@ class Image:
     def implied(self) -> frozenset[bytes]:
         """Paths of directories that the layer only implies. Raises OSError."""
         at, size = self.implied_at
-        with self.path.open("rb") as file:
+        with open_regular(self.path) as file:
             file.seek(at)
             return frozenset(file.read(size).split(b"\0")[:-1])
 
@@ -74,7 +75,7 @@ class Image:
     def open_tar(self) -> Iterator[ByteSource]:
         """The layer's tar, from its start. Raises OSError, also when the file is shorter than the header says."""
         at, size = self.tar
-        with self.path.open("rb", buffering=0) as file:
+        with open_regular(self.path) as file:
             file.seek(at)
             yield _Part(file, size)
 

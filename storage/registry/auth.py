@@ -5,7 +5,8 @@ Sources: distribution "Token Authentication Specification" and "OAuth2 Token Aut
 Where secrets go. A credential belongs to one registry. It is sent to that registry's own origin (Basic), or to the
 `realm` that this registry named when it refused a request, as docker does: Docker Hub's registry-1.docker.io names
 auth.docker.io, and there is no other way to learn of it. A realm must be https, unless its host is one that is spoken
-to in plain http (loopback, or `http = true` in registries.toml). Nothing is sent to hosts that a redirect or an upload
+to in plain http (loopback, or `http = true` in registries.toml), and on this machine only if the registry is, too: a
+registry must not have us talk to what listens here. Nothing is sent to hosts that a redirect or an upload
 location leads to.
 """
 
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from storage.credentials import Credential, Credentials
 from storage.errors import RegistryError
+from storage.reference import is_loopback
 from storage.registry.clients import load_httpx
 from storage.registry.failures import refused
 from storage.registry.transport import Transport, host_of
@@ -227,6 +229,9 @@ class Authenticator:
             what = "the registry names a token server that is not https: no credentials were sent"
             hint = f"ask who runs {registry}"
             raise RegistryError(what, kind="auth", status=401, where=where, hint=hint)
+        if is_loopback(host) and not is_loopback(registry):
+            what = "the registry names a token server on this machine: nothing was asked"
+            raise RegistryError(what, kind="auth", status=401, where=where, hint=f"ask who runs {registry}")
         return realm
 
 
@@ -241,7 +246,7 @@ def _granted(body: bytes, now: float, who: str, where: str) -> Grant:
         token = answer.get("token") or answer.get("access_token")
         refresh = answer.get("refresh_token")
         seconds = float(answer.get("expires_in") or _DEFAULT_SECONDS)
-    except (ValueError, AttributeError, TypeError, RecursionError):
+    except (ValueError, AttributeError, TypeError, OverflowError, RecursionError):
         token, refresh, seconds = None, None, 0.0
     if not (isinstance(token, str) and token.isascii() and token.isprintable()):
         raise RegistryError(f"{who} gave no token", kind="auth", where=where, hint="try again later")

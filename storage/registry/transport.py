@@ -48,6 +48,8 @@ def locate(base: str, location: str, where: str) -> str:
         raise RegistryError("the registry refers to a malformed URL", kind="transport", where=where) from error
     if start.scheme == "https" and url.scheme == "http" and url.netloc == start.netloc:
         url = url.copy_with(scheme="https")  # reason: registries behind a TLS proxy name themselves by plain http
+    if not 0 <= (url.port or 0) < 1 << 16:
+        raise RegistryError("the registry refers to a malformed URL", kind="transport", where=where)
     if url.scheme not in {"http", "https"} or (start.scheme, url.scheme) == ("https", "http"):
         what = f"the registry refers to {url.host or 'nowhere'} over {url.scheme or 'nothing'}, not https"
         raise RegistryError(what, kind="transport", where=where)
@@ -111,7 +113,11 @@ class Transport:
             request = client.build_request(method, parsed, headers={**headers, **fixed}, content=body, timeout=timeout)
             async with asyncio.timeout(patience):
                 response = await client.send(request, stream=True, follow_redirects=False)
-        except (lib.HTTPError, lib.StreamError, OSError) as error:
+        except (lib.InvalidURL, ValueError) as error:
+            # reason: the library looks at where an answer redirects to, followed or not, and not only at its grammar
+            what = f"{host_of(url)} refers to a malformed URL"
+            raise RegistryError(what, kind="transport", where=where) from error
+        except (lib.HTTPError, lib.StreamError, OSError, ExceptionGroup) as error:
             raise broken(error, host_of(url), where) from error
         finally:
             if release is not None and response is None:

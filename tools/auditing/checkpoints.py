@@ -24,6 +24,7 @@ from storage.errors import DiskError, HostError, InputError, VerificationError
 from storage.interfaces import EventLog, Locks, NewEvent, StoredPayloads, StoredRows
 from storage.leaves import leaf_hashes
 from storage.notes import Checkpoint, Note, Signer, sign_note
+from storage.regular import read_regular
 from storage.tree import Tree
 
 FILE, TREE = "checkpoint", "tree.db"
@@ -90,8 +91,7 @@ def last_signed(root: Path, log: EventLog) -> Signed | None:
     VerificationError for a file that is no checkpoint, DiskError, LogError."""
     path = root / FILE
     try:
-        with path.open("rb") as file:
-            return Signed.parse(file.read(_MAX_NOTE).decode("utf-8", "replace"), str(path))
+        return Signed.parse(read_regular(path, _MAX_NOTE).decode("utf-8", "replace"), str(path))
     except FileNotFoundError:
         found = deque(log.read(types=frozenset({"CheckpointSigned"})), maxlen=1)
         return Signed.parse(str(found[0].data.get("note")), f"event {found[0].seq}") if found else None

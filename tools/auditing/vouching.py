@@ -10,6 +10,7 @@ from pathlib import Path
 from projections.wellformed import Fault, at
 from storage.errors import VerificationError
 from storage.notes import Checkpoint, Note, Verifier
+from storage.regular import read_regular
 from storage.tree import Tree
 from storage.treecheck import Claim, Leaves, Misfit, check_claims, root_of
 from tools.auditing import checkpoints
@@ -58,7 +59,7 @@ def _signers(note: Note, checkpoint: Checkpoint, keys: Sequence[Verifier]) -> tu
 def last_seen(root: Path, keys: Sequence[Verifier]) -> tuple[list[Outside], list[Fault]]:
     """The checkpoint that lies beside the log."""
     try:
-        text = (root / checkpoints.FILE).read_bytes()[: 1 << 20].decode()
+        text = read_regular(root / checkpoints.FILE, 1 << 20).decode()
         note = Note.parse(text)
         checkpoint = Checkpoint.parse(note.text)
         if keys and not _signers(note, checkpoint, keys):

@@ -28,6 +28,7 @@ from tools.cli.result_options import (
     tag_option,
 )
 from tools.cli.running import interruptible, running
+from tools.cli.writing import print_aside
 
 if TYPE_CHECKING:
     from engine.build import BuildRequest, BuildResult
@@ -249,9 +250,9 @@ def _bundle(root: roots.Root, build_id: str, dest: str) -> None:
         root.views.catch_up(root.log)
         made = bundle_build(root.path, root.log, root.views, build_id, dest, Wish())
     except RefledgerError as error:
-        sys.stderr.write(f"WARNING: the build was not bundled: {error}\n")
+        print_aside(f"WARNING: the build was not bundled: {error}")
     else:
-        sys.stderr.write(f"bundled in {dest} ({human_bytes(made.size)}): refledger replay {dest} tries it again\n")
+        print_aside(f"bundled in {dest} ({human_bytes(made.size)}): refledger replay {dest} tries it again")
 
 
 def _summary(root: roots.Root, build_id: str, result: BuildResult) -> str:
@@ -281,32 +282,32 @@ def _report(
     result: BuildResult, build_id: str, progress: str, request: BuildRequest, report: Report
 ) -> None:
     for warning in result.warnings:
-        sys.stderr.write(f"WARNING: {warning}\n")
+        print_aside(f"WARNING: {warning}")
     if progress not in ("quiet", "json"):
         _say(result, request)
     if progress == "quiet":
         sys.stdout.write(f"{result.digest or result.ref}\n")
     try:
         if report.iidfile:
-            replace_file(Path(report.iidfile), str(result.config or result.ref).encode())
+            replace_file(Path(report.iidfile), str(result.config or result.ref).encode(), named=True)
         if report.metadata_file:
             import json
 
             from tools.cli.made import metadata
 
             facts = metadata(result, build_id, request.names)
-            replace_file(Path(report.metadata_file), json.dumps(facts, indent=2).encode() + b"\n")
+            replace_file(Path(report.metadata_file), json.dumps(facts, indent=2).encode() + b"\n", named=True)
     except OSError as error:
         raise DiskError.of(error, "the build is done, but its digest could not be written") from error
 
 
 def _say(result: BuildResult, request: BuildRequest) -> None:
     if not request.outputs:
-        sys.stderr.write("No output was asked for: the result stays in the cache (--push or --output takes it out)\n")
+        print_aside("No output was asked for: the result stays in the cache (--push or --output takes it out)")
         return
     from tools.cli.made import differing
 
     for line in differing(result):
-        sys.stderr.write(f"{line}\n")
+        print_aside(line)
     if any(output.kind == "image" and not output.push for output in request.outputs):
-        sys.stderr.write("type=image without push=true: the image was composed, and went nowhere\n")
+        print_aside("type=image without push=true: the image was composed, and went nowhere")

@@ -107,9 +107,11 @@ def _tell(found: Bundle, record: BuildRecord | None, view: ProgressView) -> None
     print_line(f"build {index.build}, bundled by Refledger {clean(index.engine_version)}")
     started = next((event for event in found.events if event.type == "BuildStarted"), None)
     if started is not None:
-        host = started.data.get("host") or {}
+        said = started.data.get("host")
+        host = said if isinstance(said, dict) else {}
+        version = started.data.get("engine_version", "?")
         where = f"{host.get('hostname', '?')}, {host.get('machine', '?')}, Linux {host.get('kernel', '?')}"
-        print_line(clean(f"made {local_time(started.time)} on {where}, by Refledger {started.data['engine_version']}"))
+        print_line(clean(f"made {local_time(started.time)} on {where}, by Refledger {version}"))
     for line in _contents(index, len(found.events)):
         print_line(line)
     if record is None:

@@ -109,7 +109,7 @@ def _header(view: ProgressView, steps: Sequence[Step], look: Look) -> Row:
     count = f"  {closed}/{len(steps)} steps" if steps else ""
     took = human_duration((view.ended or look.now) - view.started) if view.started else ""
     name = clean(view.name)
-    left = f"build {short_id(view.build)}{' ' if name else ''}{name}  {status}{count}"
+    left = f"build {clean(short_id(view.build))}{' ' if name else ''}{name}  {status}{count}"
     style = "red" if status == "failed" else "bold"
     return _justified(look, (left, style), (took, "dim"))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from pathlib import Path
 from engine.grants import INSECURE, Grants, Offered
 from storage.errors import InputError
 from storage.interfaces import SecretPlaces
+from tools.cli.writing import print_aside
 
 LARGEST = 500 * 1024
 """Bytes of a secret or key; BuildKit has the same bound."""
@@ -91,7 +91,7 @@ def _secret(text: str) -> tuple[str, bytes | None]:
         return name, _read(path, f"--secret id={name}")
     value = os.environb.get(os.fsencode(env))
     if value is None:
-        sys.stderr.write(f"WARNING: --secret id={name}: the variable {env} is not set, so there is no such secret\n")
+        print_aside(f"WARNING: --secret id={name}: the variable {env} is not set, so there is no such secret")
     elif len(value) > LARGEST:
         raise InputError(f"--secret id={name} is larger than {LARGEST} bytes")
     return name, value

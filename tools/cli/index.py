@@ -204,6 +204,6 @@ def _write_metadata(path: Path, build: str, request: IndexRequest, made: Manifes
         "image.name": ",".join(str(name) for name in request.names),
     }  # fmt: skip
     try:
-        replace_file(path, json.dumps(facts, indent=2).encode() + b"\n")
+        replace_file(path, json.dumps(facts, indent=2).encode() + b"\n", named=True)
     except OSError as error:
         raise DiskError.of(error, "the index is made, but its digest could not be written") from error

@@ -12,7 +12,7 @@ from storage.errors import InputError, RegistryError
 from storage.reference import DEFAULT_REGISTRY, is_host
 from tools import connecting
 from tools.cli.text import clean
-from tools.cli.writing import print_line
+from tools.cli.writing import print_aside, print_line
 
 LARGEST = 64 * 1024
 """Bytes of a password; cloud registries give tokens and whole key files for one."""
@@ -114,4 +114,4 @@ def _read_password() -> str:
 
 
 def _warn(what: str) -> None:
-    sys.stderr.write(f"WARNING: {clean(what)}\n")
+    print_aside(f"WARNING: {what}")

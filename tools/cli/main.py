@@ -91,13 +91,15 @@ def main() -> None:
         # The reader (`| head`) left: nothing to tell anybody.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    except RecursionError:
+        # reason: JSON of logs, bundles and manifests may be nested as deeply as whoever wrote it likes
+        sys.stderr.write("ERROR: something that was read is nested too deeply (it was made by hand, or damaged)\n")
+        code = 4
     except Exception as error:  # noqa: BLE001  # the last line of defence: a traceback helps nobody at a terminal
         if os.environ.get("REFLEDGER_DEBUG"):
             traceback.print_exc()
-        sys.stderr.write(
-            f"ERROR: internal error: {type(error).__name__}: {error}"[:500]
-            + " (this is a bug in Refledger; REFLEDGER_DEBUG=1 shows where)\n"
-        )
+        what = clean(f"{type(error).__name__}: {error}"[:500])
+        sys.stderr.write(f"ERROR: internal error: {what} (this is a bug in Refledger; REFLEDGER_DEBUG=1 shows where)\n")
         code = INTERNAL
     sys.exit(code if isinstance(code, int) else 0)
 

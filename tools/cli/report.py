@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import deque
 from pathlib import Path
@@ -25,6 +26,8 @@ from tools.report_page import Facts, Printed, page
 
 OUTPUT = 256 * 1024
 """Characters of a step's output that the page has, the last ones."""
+_ID = re.compile(r"[0-9A-Za-z]{1,64}")
+
 
 
 @click.command()
@@ -51,9 +54,12 @@ def report(build_id: str, dest: str | None) -> None:
         if dest == "-":
             sys.stdout.buffer.write(text.encode())
             return
+        if not dest and not _ID.fullmatch(record.id):
+            # reason: ids come from the log, and that from whomever: this one might lead anywhere
+            raise InputError("the id of this build is no name for a file", hint="name one with -o FILE")
         path = Path(dest or f"{record.id}.html")
         try:
-            replace_file(path, text.encode())
+            replace_file(path, text.encode(), named=True)
         except OSError as error:
             raise DiskError.of(error, f"writing {path}") from error
         print_line(clean(str(path)))

@@ -16,6 +16,7 @@ from storage.interfaces import EventLog
 from tools import roots
 from tools.auditing.signing import signing_after
 from tools.cli.render import Renderer, make_renderer
+from tools.cli.writing import print_aside
 from tools.policy import collecting_after
 
 T = TypeVar("T")
@@ -70,7 +71,7 @@ def running(progress: str, *, silent: bool = False, mounts: bool = True) -> Iter
         roots.owning(root, build_id),
     ):
         for dead in roots.recover(root, build_id):
-            sys.stderr.write(f"build {dead} had been interrupted; what it left was cleaned up\n")
+            print_aside(f"build {dead} had been interrupted; what it left was cleaned up")
         yield Run(root, build_id, root.log.last_seq(), renderer)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,7 +17,16 @@ from storage.errors import InputError
 from tools import roots
 from tools.cli.format import human_bytes, human_duration
 from tools.cli.text import clean
-from tools.cli.writing import as_json_option, columns, local_time, print_cut, print_json, print_line, table
+from tools.cli.writing import (
+    as_json_option,
+    columns,
+    local_time,
+    print_aside,
+    print_cut,
+    print_json,
+    print_line,
+    table,
+)
 
 Json = dict[str, Any]
 
@@ -214,7 +222,7 @@ def prune(
             with collector(root) as owner:
                 interrupted = roots.recover(root, owner)
             for dead in interrupted:
-                sys.stderr.write(f"build {dead} had been interrupted; what it left was cleaned up\n")
+                print_aside(f"build {dead} had been interrupted; what it left was cleaned up")
         plan = asyncio.run(plan_collection(root, policy, dry_run=dry_run))
         if not as_json:
             _print_plan(plan)

@@ -11,19 +11,24 @@ from datetime import datetime
 import click
 
 from tools.cli.render import speaks_unicode
-from tools.cli.text import cells, fit
+from tools.cli.text import cells, clean, fit
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for programs.")
 
 
 def print_line(text: str) -> None:
-    """Write `text` and a newline."""
-    sys.stdout.write(text + "\n")
+    """Write `text` as one line, cleaned: whatever of it came from a log, nothing of that moves the cursor."""
+    sys.stdout.write(clean(text) + "\n")
+
+
+def print_aside(text: str) -> None:
+    """The same on standard error."""
+    sys.stderr.write(clean(text) + "\n")
 
 
 def print_json(value: object) -> None:
     """Write `value` as one line of JSON."""
-    print_line(json.dumps(value, separators=(",", ":"), default=str))
+    sys.stdout.write(json.dumps(value, separators=(",", ":"), default=str) + "\n")
 
 
 def print_cut(line: str, limit: int) -> None:

@@ -19,7 +19,7 @@ from storage.filelist import dump, list_tar
 from storage.interfaces import BlobStore, Descriptor, Provider
 from storage.pack import encode
 from storage.tar import BLOCK, HARD_LINK, REGULAR, TarReader
-from storage.tars import StoredTars
+from storage.tars import StoredTars, regular_files
 from tools.replaying.story import Story, layers_of, small_blobs
 
 LAYER_TAR = "application/vnd.oci.image.layer.v1.tar"
@@ -176,20 +176,17 @@ class Gathering:
                 tar.unlink()
 
     def _look(self, file: BinaryIO, wanted: set[str], found: dict[str, tuple[Path, int]]) -> None:
-        reader = TarReader(file)
-        for entry in reader:
-            if entry.type != REGULAR or entry.segments is not None:
-                continue
+        for _, mtime, pieces in regular_files(file):
             path, hasher = self.staging / "content", Hasher()
             with path.open("wb") as out:
-                for piece in reader.data():
+                for piece in pieces:
                     hasher.update(piece)
                     out.write(piece)
             digest = str(hasher.digest())
             if digest in wanted and digest not in found:
                 kept = self.staging / f"content-{hasher.digest().hex}"
                 path.rename(kept)
-                found[digest] = kept, entry.mtime // 1_000_000_000
+                found[digest] = kept, mtime // 1_000_000_000
 
     # ------------------------------------------------------------ layers
 

@@ -19,6 +19,7 @@ from storage.digest import Digest
 from storage.errors import DiskError, InputError, VerificationError
 from storage.filelist import FileFact, load
 from storage.interfaces import BlobStore, BlobWriter, Descriptor, EventLog, Provider
+from storage.tars import regular_files
 from tools import roots
 from tools.replaying.story import Story, layers_of, learn_results, read_graph, read_story
 
@@ -129,12 +130,15 @@ def _taker(store: BlobStore, room: int, path: Path) -> Callable[[Member], BlobWr
 
 def _of(bundle: Bundle, story: Story, store: BlobStore) -> Recorded:
     bundled, pointed = {}, {}
-    for name, said in bundle.index.layers.items():
-        pointed[name] = Layer.from_json(said)
-        if "bundled" in said:
-            blob = Descriptor.from_json(said["bundled"])
-            bundled[name] = Layer(diff_id=blob.digest, blob=blob)
-    files = {ref: load(bundle.small[Digest(listing)]) for ref, listing in bundle.index.files.items()}
+    try:
+        for name, said in bundle.index.layers.items():
+            pointed[name] = Layer.from_json(said)
+            if "bundled" in said:
+                blob = Descriptor.from_json(said["bundled"])
+                bundled[name] = Layer(diff_id=blob.digest, blob=blob)
+        files = {ref: load(bundle.small[Digest(listing)]) for ref, listing in bundle.index.files.items()}
+    except (KeyError, TypeError, ValueError, AttributeError, InputError) as error:
+        raise VerificationError(f"the index is damaged: {error!r}", where=str(bundle.path)) from error
     return Recorded(
         story, _graph(story, store.get), bundle.log, _text(story, store.get), store, bundled, pointed,
         bundle.index.kept, files, bundle.index.withheld, str(bundle.digest),
@@ -180,12 +184,14 @@ def restore_contexts(
                 found = [stack.enter_context(blobs.open(Digest(p))) for p in packs if blobs.size(Digest(p)) is not None]
                 lowers = [path for layer in layers if layer and (path := lower(layer)) is not None]
                 try:
-                    restore(blobs.get(Digest(listing)), lowers, found, directory)
+                    restore(blobs.get(Digest(listing)), lowers, map(regular_files, found), directory)
                 except FileNotFoundError as error:
                     raise VerificationError(
                         f"what {step.name} took of its context is not known here: {listing}",
                         hint="it was left out of the bundle, or collected",
                     ) from error
+                except OSError as error:
+                    raise DiskError.of(error, f"restoring what {step.name} took of its context") from error
     return directories
 
 

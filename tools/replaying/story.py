@@ -90,6 +90,8 @@ def _apply(story: Story, event: Event) -> None:
     data, where = event.data, event.vertex or ""
     match event.type:
         case "BuildStarted":
+            if not all(isinstance(data.get(name, {}), dict) for name in ("options", "host")):
+                raise TypeError("its options or its host are none")
             story.started, story.definition, story.filename = data, data["definition"], data.get("filename", "")
         case "DefinitionRead":
             story.definition, story.filename = data["definition"], data["filename"]
@@ -233,6 +235,7 @@ def small_blobs(events: Sequence[Event]) -> Mapping[str, str]:
     }  # fmt: skip
     for event in events:
         for name, role in fields.get(event.type, ()):
-            if digest := event.data.get(name):
+            digest = event.data.get(name)
+            if digest and isinstance(digest, str):
                 found.setdefault(digest, role)
     return found

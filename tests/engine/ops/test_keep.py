@@ -19,6 +19,7 @@ from storage.blobs import DirectoryBlobs
 from storage.digest import Digest, parse_json
 from storage.erofs.mount import ErofsMounts
 from storage.snapshots import OverlaySnapshots
+from storage.tars import regular_files
 from tests.builder import Builder, base_image
 from tests.registry_fixture import RegistryProcess
 
@@ -56,7 +57,7 @@ def restored(builder: Builder, dest: Path) -> None:
             packs = [blobs.open(Digest(pack)) for pack in kept[listing]["packs"]]
             layer = kept[listing]["layer"]
             with snapshots.view([snapshots.lower(layer)] if layer else []) as tree:
-                restore(blobs.get(Digest(listing)), [tree], packs, dest)
+                restore(blobs.get(Digest(listing)), [tree], map(regular_files, packs), dest)
     finally:
         mounts.close()
 

@@ -13,7 +13,7 @@ from tools import roots
 from tools.auditing import keys
 from tools.auditing.checkpoints import sign_checkpoint, told
 from tools.auditing.signing import publish
-from tools.cli.text import clean
+from tools.cli.writing import print_aside
 
 
 @click.command()
@@ -39,12 +39,12 @@ def checkpoint(output: str | None, targets: tuple[str, ...], subject: str) -> No
         signed = sign_checkpoint(root, signer)
         for target in targets:
             where = publish(root, signed, target, subject, must=True)
-            sys.stderr.write(clean(f"published at {where}") + "\n")
-    sys.stderr.write(f"{'signed' if signed.new else 'nothing new to sign'}: {clean(told(signed.checkpoint))}\n")
+            print_aside(f"published at {where}")
+    print_aside(f"{'signed' if signed.new else 'nothing new to sign'}: {told(signed.checkpoint)}")
     if output is None:
         sys.stdout.write(signed.note)
         return
     try:
-        replace_file(Path(output), signed.note.encode())
+        replace_file(Path(output), signed.note.encode(), named=True)
     except OSError as error:
         raise DiskError.of(error, "writing the checkpoint") from error

@@ -10,6 +10,7 @@ import click
 
 from tools import roots
 from tools.auditing import keys
+from tools.cli.writing import print_aside
 
 
 @click.command()
@@ -23,5 +24,5 @@ def keygen(name: str | None, output: str | None) -> None:
     """
     path = Path(output) if output else roots.root_directory() / keys.FILE
     verifier = keys.generate(path, name or f"refledger/{secrets.token_hex(4)}")
-    sys.stderr.write(f"private key in {path}: whoever has it signs in the name of {verifier.name}\n")
+    print_aside(f"private key in {path}: whoever has it signs in the name of {verifier.name}")
     sys.stdout.write(f"{verifier}\n")

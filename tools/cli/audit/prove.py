@@ -37,6 +37,6 @@ def prove(seq: int | None, older: str | None, newer: str | None, output: str | N
         sys.stdout.buffer.write(data)
         return
     try:
-        replace_file(Path(output), data)
+        replace_file(Path(output), data, named=True)
     except OSError as error:
         raise DiskError.of(error, "writing the proof") from error

@@ -30,7 +30,7 @@ def provenance(build_id: str, platform: str | None, mode: str, sign: bool, outpu
         sys.stdout.buffer.write(data + b"\n")
         return
     try:
-        replace_file(Path(output), data)
+        replace_file(Path(output), data, named=True)
     except OSError as error:
         raise DiskError.of(error, "writing the provenance") from error
 

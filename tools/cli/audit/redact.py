@@ -5,7 +5,6 @@ from __future__ import annotations
 import getpass
 import re
 import socket
-import sys
 from contextlib import suppress
 
 import click
@@ -17,7 +16,7 @@ from tools.auditing.redaction import Found, erase, erase_blobs, find, holding
 from tools.cli.format import count
 from tools.cli.moment import find_step, whole_view
 from tools.cli.text import clean
-from tools.cli.writing import print_line
+from tools.cli.writing import print_aside, print_line
 
 _LONGEST = 500  # characters of a reason
 
@@ -73,10 +72,10 @@ def redact(
         seqs = erase(stored, record, vertex, found.payloads, who, clean(reason.strip()))
     events = f"event {seqs[0]}" if len(seqs) == 1 else f"events {seqs[0]} to {seqs[-1]}"
     print_line(f"erased {told}: {events}")
-    sys.stderr.write("bundles, backups and copies that were made earlier keep what they have\n")
+    print_aside("bundles, backups and copies that were made earlier keep what they have")
     if names:
         kept = "" if blobs else "the blobs of graphs and cache keys, "
-        sys.stderr.write(f"not erased: what {kept}images, results and names of steps have of a value\n")
+        print_aside(f"not erased: what {kept}images, results and names of steps have of a value")
 
 
 def _rest(found: Found) -> str:

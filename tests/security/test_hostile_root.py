@@ -1,0 +1,228 @@
+"""A root of a stranger, looked at: no file of it is waited for, none is followed out of it, nothing in it is run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from projections.runner import Views
+from projections.standard import STANDARD
+from storage.blobs import DirectoryBlobs
+from storage.digest import Digest, sha256
+from storage.errors import DiskError, LogError, RefledgerError, VerificationError
+from storage.eventlog import SqliteEventLog
+from storage.interfaces import NewEvent, Provider
+from storage.layout import layout_entries, read_small
+from storage.locks import FileLocks
+from storage.reference import LAYOUT_REGISTRY
+from storage.regular import open_regular, read_regular
+from storage.seal import broken
+from storage.snapshots import OverlaySnapshots
+from storage.tree import Tree
+from tests.builder import Builder, Done
+from tools.layer_files import RootFiles
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="builds need root")
+DATA = b"a document"
+FOREVER = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT "
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root with a build of two steps."""
+    builder = Builder(tmp_path_factory.mktemp("honest"))
+    builder.write({"a": "1"})
+    builder.must_build("FROM scratch\nCOPY a /a\nWORKDIR /w\n")
+    builder.run("audit", "keygen")
+    builder.run("audit", "checkpoint")
+    return builder.root
+
+
+@pytest.fixture
+def stranger(made: Path, tmp_path: Path) -> Builder:
+    """A copy of it, to be spoilt."""
+    builder = Builder(tmp_path)
+    shutil.copytree(made, builder.root, symlinks=True)
+    return builder
+
+
+def replace(path: Path, kind: str) -> None:
+    """Something else in the place of `path`."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "sparse":
+        with path.open("wb") as file:
+            file.truncate(1 << 42)
+    else:
+        path.mkdir()
+
+
+def one_line(done: Done) -> None:
+    assert "internal error" not in done.err
+    assert len([line for line in done.err.splitlines() if line.startswith("ERROR")]) <= 1
+    if done.code:
+        assert done.code in {2, 3, 4}
+        assert "ERROR" in done.err
+
+
+@needs_root
+@pytest.mark.parametrize("kind", ["fifo", "device"])
+def test_what_is_no_file_is_neither_waited_for_nor_read_into_memory(stranger: Builder, kind: str) -> None:
+    build = stranger.builds()[0]["id"]
+    for name in ("views.db", "tree.db", "checkpoint", "policy.toml"):
+        replace(stranger.root / name, kind)
+    for blob in (stranger.root / "blobs/sha256").iterdir():
+        replace(blob, kind)
+    for command in (["why", build], ["audit", "verify", str(stranger.root)], ["prune", "--dry-run"]):
+        one_line(stranger.run(*command))
+    replace(stranger.root / "log.db", kind)
+    done = stranger.run("history")
+    one_line(done)
+    assert done.code == 3
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device", "sparse", "directory"])
+def test_a_blob_that_is_no_file_is_damage(tmp_path: Path, kind: str) -> None:
+    store = DirectoryBlobs(tmp_path, owner="a1")
+    digest = store.put(DATA)
+    assert store.get(digest) == DATA
+    replace(store.path(digest), kind)
+    with pytest.raises(VerificationError, match="is not sha256"):
+        store.get(digest)
+    if kind != "sparse":
+        with pytest.raises(DiskError):
+            store.open(digest)
+        assert not DirectoryBlobs(tmp_path, owner="a1").sound(digest)
+    replace(tmp_path / "index.json", kind)
+    with pytest.raises(RefledgerError, match="layout"):
+        layout_entries(tmp_path, "there")
+    with pytest.raises(RefledgerError, match="layout"):
+        read_small(Path(Provider.of(LAYOUT_REGISTRY, str(tmp_path)).repository), digest)
+
+
+def test_only_regular_files_are_opened(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(DATA)
+    (tmp_path / "link").symlink_to("file")
+    assert read_regular(tmp_path / "link", len(DATA)) == DATA
+    with pytest.raises(OSError, match="more than 3 bytes"):
+        read_regular(tmp_path / "file", 3)
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(OSError, match="no regular file"):
+        open_regular(tmp_path / "fifo")
+    os.mkfifo(tmp_path / "lock")
+    assert FileLocks(tmp_path).held("lock") is False
+    (tmp_path / "other").symlink_to(tmp_path / "outside")
+    with pytest.raises(DiskError):
+        FileLocks(tmp_path).try_acquire("other")
+    assert not (tmp_path / "outside").exists()
+
+
+def test_a_link_in_the_place_of_a_tree_is_not_followed(tmp_path: Path) -> None:
+    outside = tmp_path / "home"
+    outside.mkdir()
+    (outside / "secret").write_text("of this machine")
+    for where in (tmp_path / "snapshots" / "s1", tmp_path / "layers" / sha256(b"").hex):
+        where.mkdir(parents=True)
+        (where / "fs").symlink_to(outside)
+        assert broken(where) == "its tree is gone"
+    snapshots = OverlaySnapshots(tmp_path / "snapshots", tmp_path / "tmp", "a1")
+    with pytest.raises(VerificationError, match="a link stands in the place"):
+        snapshots.pack("s1", lambda _: None)
+    files = RootFiles(tmp_path)
+    assert files.where({"snapshot": "s1"}) == files.where({"diff_id": str(sha256(b""))}) == ""
+
+
+# ---------------------------------------------------------------- SQLite
+
+
+def logged(path: Path) -> Path:
+    log = SqliteEventLog(path)
+    log.append(NewEvent("cache", "T", {}))
+    log.close()
+    return path
+
+
+SCHEMAS = {
+    "a view": ("ALTER TABLE events RENAME TO old",
+               f"CREATE VIEW events AS {FOREVER} x AS rowid, 'a' AS originator_id, 1 AS originator_version, "
+               "'T' AS topic, '{}' AS state FROM c"),
+    "a trigger": (f"CREATE TRIGGER t AFTER INSERT ON events BEGIN {FOREVER} count(*) FROM c; END",),
+    "an index": ("CREATE INDEX i ON events (hex(zeroblob(1000000)))",),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+@pytest.mark.parametrize("read_only", [True, False])
+def test_a_log_with_a_schema_of_its_own_is_refused(tmp_path: Path, name: str, read_only: bool) -> None:
+    path = logged(tmp_path / "log.db")
+    with closing(sqlite3.connect(path)) as db:
+        for statement in SCHEMAS[name]:
+            db.execute(statement)
+    with pytest.raises(LogError, match=r"that no Refledger made.*changed by hand"):
+        SqliteEventLog(path, read_only=read_only)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("topic", b"T"), ("originator_id", b"cache"), ("state", b"[]"), ("state", b'{"t":-1,"d":{}}'),
+        ("state", b'{"t":"1","d":{}}'), ("state", b'{"t":1,"d":[]}'), ("state", b'{"t":1,"b":5,"d":{}}'),
+        ("state", b'{"t":1,"v":[],"d":{}}'), ("state", b'{"t":1,"c":"1","d":{}}'), ("state", b'{"t":1e400,"d":{}}'),
+    ],
+)  # fmt: skip
+def test_an_event_of_other_types_is_damage(tmp_path: Path, column: str, value: object) -> None:
+    path = logged(tmp_path / "log.db")
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("DROP TRIGGER events_no_update")
+        db.execute(f"UPDATE events SET {column} = ?", (value,))
+    with closing(SqliteEventLog(path, read_only=True)) as log, pytest.raises(LogError, match="event 1 is damaged"):
+        list(log.read())
+
+
+@pytest.mark.parametrize("kind", ["view", "trigger"])
+def test_views_and_trees_with_a_schema_of_their_own_are_made_anew(tmp_path: Path, kind: str) -> None:
+    log = SqliteEventLog(logged(tmp_path / "log.db"))
+    with closing(log):
+        Views(tmp_path / "views.db", STANDARD).close()
+        for file, table in (("views.db", "positions"), ("tree.db", "tiles")):
+            with closing(sqlite3.connect(tmp_path / file)) as db, db:
+                if kind == "view":
+                    db.execute(f"DROP TABLE IF EXISTS {table}")
+                    db.execute(f"CREATE VIEW {table} AS {FOREVER} x AS name, x AS level FROM c")
+                else:
+                    db.execute("CREATE TABLE IF NOT EXISTS tiles (level, number, hashes)")
+                    db.execute(f"CREATE TRIGGER t AFTER INSERT ON {table} BEGIN {FOREVER} count(*) FROM c; END")
+        with closing(Views.read_only(tmp_path / "views.db", log, STANDARD)) as views:
+            assert views.position == 1
+        with closing(Views(tmp_path / "views.db", STANDARD)) as views:
+            assert views.catch_up(log) == 0
+            assert views.position == 1
+        with Tree(tmp_path / "tree.db", read_only=True) as tree:
+            assert tree.size == 0
+
+
+def test_digest_names_are_no_paths() -> None:
+    for name in ("sha256:../../x", "sha256:" + "A" * 64, "md5:" + "a" * 32, "sha256:" + "a" * 63 + "/", "../x"):
+        with pytest.raises(RefledgerError, match="not a digest"):
+            Digest(name)
+
+
+
+
+def test_a_write_ahead_log_of_terabytes_is_not_copied(tmp_path: Path) -> None:
+    path = logged(tmp_path / "log.db")
+    with (tmp_path / "log.db-wal").open("wb") as file:
+        file.truncate(1 << 43)
+    with pytest.raises(DiskError, match="no room to copy"):
+        SqliteEventLog(path, read_only=True)
