@@ -20,6 +20,7 @@ import subprocess
 from asyncio.subprocess import Process as Child
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from engine.ops.oci_spec import SCRIPTS, Host, Process, capability_names, runtim
 from engine.ops.rootfs import RootDir
 from engine.ops.seccomp import MACHINES
 from engine.ops.streams import Streams
+from engine.ops.targets import settled
 
 OnOutput = Callable[[int, bytes], None]
 
@@ -61,6 +63,7 @@ class OciSandbox:
         """See `Sandbox.run`."""
         container = next(self._names)
         bundle = self._directory / BUNDLES / container
+        process = _settled(process)
         _check_cwd(process)
         stop = asyncio.Event()
         directories, files = _mount_points(process)
@@ -83,6 +86,7 @@ class OciSandbox:
         assert process.terminal, "a terminal is attached to a process that has one"
         container = next(self._names)
         bundle = self._directory / BUNDLES / container
+        process = _settled(process)
         directories, files = _mount_points(process)
         try:
             with MountPoints(process.root, directories=directories, files=files):
@@ -233,6 +237,13 @@ def _without_errors(data: bytes, log: Path) -> bytes:
         return data
     own = {message.encode("utf-8", "surrogateescape") for message in _errors(log)}
     return b"".join(line for line in data.splitlines(keepends=True) if line.rstrip(b"\n") not in own)
+
+
+def _settled(process: Process) -> Process:
+    try:
+        return replace(process, mounts=settled(process.root, process.mounts))
+    except OSError as error:
+        raise DiskError.of(error, "preparing the container") from error
 
 
 def _mount_points(process: Process) -> tuple[tuple[str, ...], tuple[str, ...]]:
