@@ -309,6 +309,7 @@ def host() -> Host:
         x32=x32,
         capabilities=capability_names(int(bounding[1], 16) if bounding else 0),
         loops=len(list(Path("/sys/block").glob("loop*"))) + _SPARE_LOOPS,
+        thermal=tuple(sorted(map(str, Path("/sys/devices/system/cpu").glob("cpu[0-9]*/thermal_throttle")))),
     )
 
 
