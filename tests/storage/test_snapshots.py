@@ -369,3 +369,30 @@ def test_an_opaque_root_hides_all_layers_below_it(root: Root) -> None:
     snapshot = root.snapshots.begin("s", [root.base, layer])
     assert names(snapshot.root) == ["new"]
     snapshot.discard()
+
+
+def test_a_directory_in_the_place_of_a_link_is_not_compared_with_what_the_link_led_to(root: Root) -> None:
+    """The link is the image's, so it may lead anywhere: to a directory of this machine."""
+    host = root.path / "host"
+    (host / "etc").mkdir(parents=True)
+    os.utime(host / "etc", (1_600_000_000, 1_600_000_000))
+    base = root.layer(make_tar(info("away", tarfile.SYMTYPE, linkname=str(host))))
+    snapshot = root.snapshots.begin("step.1", [base])
+    (snapshot.root / "away").unlink()
+    (snapshot.root / "away/etc").mkdir(parents=True)
+    os.utime(snapshot.root / "away/etc", (1_600_000_000, 1_600_000_000))
+    snapshot.commit()
+    assert names(root.snapshots.lower("step.1") / "away") == ["etc"]
+
+
+def test_a_directory_that_was_made_anew_keeps_what_looks_like_the_old_one_in_it(root: Root) -> None:
+    before = (root.base / "old/sub").stat()
+    snapshot = root.snapshots.begin("step.1", [root.base])
+    shutil.rmtree(snapshot.root / "old")
+    (snapshot.root / "old/sub").mkdir(parents=True)
+    (snapshot.root / "old/sub").chmod(stat.S_IMODE(before.st_mode))
+    os.utime(snapshot.root / "old/sub", ns=(before.st_mtime_ns, before.st_mtime_ns))
+    snapshot.commit()
+    with root.snapshots.view([root.base, root.snapshots.lower("step.1")]) as view:
+        assert names(view / "old") == ["sub"]
+        assert names(view / "old/sub") == []
