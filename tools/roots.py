@@ -67,6 +67,7 @@ def open_root(path: Path, *, folded: bool = True) -> Iterator[Root]:
     Raises DiskError, LogError, InputError."""
     try:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _check_owner(path)
         for name in ("layers", "snapshots", "locks", "tmp", "run"):
             (path / name).mkdir(exist_ok=True, mode=0o700)
         _check_format(path)
@@ -153,9 +154,24 @@ def stored_text(path: Path, digest: str) -> str:
     return read_blobs(path).get(Digest(digest)).decode("utf-8", "replace")
 
 
+def _check_owner(path: Path) -> None:
+    """Raises InputError for a directory that somebody else may write to: whoever can put a link, a layer or a lock
+    there decides what is built, and where this process writes. One that was made for the root gets its mode."""
+    status = path.stat()
+    sudo = os.environ.get("SUDO_UID", "") if os.geteuid() == 0 else ""
+    if status.st_uid not in {0, os.geteuid(), int(sudo) if sudo.isdecimal() else 0} or status.st_mode & 0o002:
+        raise InputError(
+            "others may write to this directory, so it cannot be a root", where=str(path),
+            hint="set REFLEDGER_ROOT to a directory of your own",
+        )  # fmt: skip
+    if status.st_uid == os.geteuid() and {entry.name for entry in path.iterdir()} <= {"lost+found"}:
+        path.chmod(0o700)
+
+
 def _check_format(path: Path) -> None:
     file = path / "format"
     if not file.exists():
+        file.touch(mode=0o644)
         file.write_text(FORMAT + "\n")
     elif (found := file.read_text(errors="replace").strip()) != FORMAT:
         raise InputError(
