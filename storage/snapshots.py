@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -248,7 +249,8 @@ class OverlaySnapshot:
         return self._scratch / "upper"
 
     def commit(self) -> int:
-        """See Snapshot.commit. Raises DiskError; the snapshot stays to be discarded then."""
+        """See Snapshot.commit. Raises InputError for a path longer than the kernel takes, DiskError; the snapshot stays
+        to be discarded then."""
         upper = self._scratch / "upper"
         try:
             unmount(self.root)
@@ -262,6 +264,9 @@ class OverlaySnapshot:
             write_seal(self._scratch, entries)
             self._store.publish(self._scratch, self._final)
         except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                hint = "remove it in the same step, or make it less deep"
+                raise InputError("a path of more than 4096 bytes cannot be kept", hint=hint) from None
             raise DiskError.of(error, "committing a snapshot") from error
         return size
 

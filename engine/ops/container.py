@@ -241,7 +241,7 @@ def _without_errors(data: bytes, log: Path) -> bytes:
 
 def _settled(process: Process) -> Process:
     try:
-        return replace(process, mounts=settled(process.root, process.mounts))
+        return replace(process, mounts=settled(process.root, process.mounts, (_HOSTS, _RESOLV)))
     except OSError as error:
         raise DiskError.of(error, "preparing the container") from error
 

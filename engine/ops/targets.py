@@ -25,18 +25,21 @@ _RUNTIMES = frozenset({"/", _DEVICES, *(f"{_DEVICES}/{name}" for name in _MADE.s
 _MAX_LINKS = 40  # as the kernel's MAXSYMLINKS
 
 
-def settled(root: Path, mounts: Sequence[ContainerMount]) -> tuple[ContainerMount, ...]:
+def settled(
+    root: Path, mounts: Sequence[ContainerMount], files: Sequence[str] = ()
+) -> tuple[ContainerMount, ...]:
     """`mounts`, in their order, with targets that hold no link in the root file system at `root` and in what is mounted
-    before. Nobody may write to any of it meanwhile. Raises InputError for a target that is the runtime's own, or that a
-    link leads into another mount; OSError."""
-    for path in (_DEVICES, *_KERNELS):
-        if (root / path[1:]).is_symlink():
+    before. Nobody may write to any of it meanwhile. `files`: what the container has besides. Raises InputError for a
+    target that is the runtime's own, or that a link leads into another mount; OSError."""
+    for path in (_DEVICES, *_KERNELS, *files):
+        target = _real(path, root, ())
+        if target != path and (path not in files or _is_runtimes(target)):
             hint = "remove it in an earlier step or choose another base image"
-            raise InputError(f"the image has a link in the place of {path}", hint=hint)
+            raise InputError(f"the image has a link in the place of {path}, to {target}", hint=hint)
     done: list[ContainerMount] = []
     for mount in mounts:
         target = _real(mount.target, root, done)
-        if target in _RUNTIMES or _lies_in(target, _KERNELS):
+        if _is_runtimes(target):
             raise _refused(mount.target, target, "which every step gets from the runtime")
         above = [other.target for other in done]
         if target != mount.target and _lies_in(target, above) and not _lies_in(mount.target, above):
@@ -69,7 +72,7 @@ def _real(target: str, root: Path, done: Sequence[ContainerMount]) -> str:
 
 def _link(path: str, root: Path, done: Sequence[ContainerMount]) -> str | None:
     """The text of the link at `path`, which has no link before its last component; None for anything else."""
-    if _lies_in(path, (*_KERNELS, _DEVICES)):
+    if any(path.startswith(f"{place}/") for place in (*_KERNELS, _DEVICES)):
         return None  # what the image has there is not seen
     place = root
     inside = path[1:]
@@ -84,6 +87,10 @@ def _link(path: str, root: Path, done: Sequence[ContainerMount]) -> str | None:
     except (FileNotFoundError, NotADirectoryError):
         pass
     return None
+
+
+def _is_runtimes(path: str) -> bool:
+    return path in _RUNTIMES or _lies_in(path, _KERNELS)
 
 
 def _lies_in(path: str, places: Sequence[str]) -> bool:
