@@ -1,8 +1,9 @@
 """What a step tries from inside, one probe at a time, each in a process of its own; prints one JSON object, name → what
 came of it: `did`, or the error's name. Runs in a container, with Python's standard library only.
 
-Nothing here does harm where it succeeds: files are opened and not written, arguments are such that the kernel, once it
-looks at them, refuses them with another error than the sandbox does.
+Arguments: a process of the host, major:minor of a disk, the name of an abstract socket. Nothing here does harm where it
+succeeds: files are opened and not written, arguments are such that the kernel, once it looks at them, refuses them with
+another error than the sandbox does.
 """
 
 # ruff: noqa: PTH103, PTH108, PTH116, PTH123
@@ -181,6 +182,12 @@ def interface() -> None:
         code = struct.unpack_from("=i", netlink.recv(4096), 16)[0]
         if code:
             raise OSError(-code, "refused")
+
+
+@probe("reach an abstract socket of the host")
+def abstract() -> None:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect("\0" + sys.argv[3])
 
 
 # ---------------------------------------------------------------- other processes
