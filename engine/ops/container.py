@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import re
+import resource
 import secrets
 import shutil
 import signal
@@ -309,6 +310,7 @@ def host() -> Host:
         x32=x32,
         capabilities=capability_names(int(bounding[1], 16) if bounding else 0),
         loops=len(list(Path("/sys/block").glob("loop*"))) + _SPARE_LOOPS,
+        core=resource.getrlimit(resource.RLIMIT_CORE)[1],
         thermal=tuple(sorted(map(str, Path("/sys/devices/system/cpu").glob("cpu[0-9]*/thermal_throttle")))),
     )
 

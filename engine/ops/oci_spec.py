@@ -92,7 +92,8 @@ class Process:
 class Host:
     """What the configuration depends on. `machine` as uname(2) says; `unified`: the host has cgroup v2 only; `x32`:
     its kernel has the x32 ABI; `capabilities`: all that a process here can have; `loops`: number of loop devices;
-    `thermal`: the files in /sys that tell how warm each processor gets (a side channel: GHSA-6fw5-f8r9-fgfm)."""
+    `thermal`: the files in /sys that tell how warm each processor gets (a side channel: GHSA-6fw5-f8r9-fgfm); `core`:
+    the largest core file that a process may ask for, in bytes, -1 for no bound."""
 
     machine: str
     unified: bool = False
@@ -100,6 +101,7 @@ class Host:
     capabilities: tuple[str, ...] = ()
     loops: int = 0
     thermal: tuple[str, ...] = ()
+    core: int = 0
 
 
 def capability_names(mask: int) -> tuple[str, ...]:
@@ -132,6 +134,8 @@ def runtime_config(process: Process, host: Host, *, cgroup: str, binds: tuple[tu
                 "permitted": list(capabilities) if root else [],
             },
             "noNewPrivileges": False,
+            # the memory of what crashed, secrets and all, would be a file in the step's layer
+            "rlimits": [{"type": "RLIMIT_CORE", "soft": 0, "hard": host.core % 2**64}],
         },
         "mounts": [
             *_mounts(writable=process.insecure),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -237,6 +238,18 @@ def test_user_groups_and_capabilities(bench: Bench) -> None:
 def test_what_could_reach_the_host_is_refused(bench: Bench, script: str) -> None:
     (bench.base / "mnt").mkdir()
     assert bench.run("sh", "-c", script) != 0
+
+
+def test_I9_what_crashes_leaves_no_memory_of_itself_in_the_layer(bench: Bench) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))  # as many services have it
+    try:
+        assert bench.run("sh", "-c", "cd /bin; ulimit -c; sh -c 'kill -ABRT $$'; exit $?") == 134
+    finally:
+        resource.setrlimit(resource.RLIMIT_CORE, (soft, hard))
+    assert bytes(bench.out) == b"0\n"
+    assert bench.changes() == []
+    assert bench.shell("ulimit -H -c").strip() == ("unlimited" if hard == resource.RLIM_INFINITY else str(hard // 512))
 
 
 def test_masked_files_are_empty(bench: Bench) -> None:
