@@ -171,7 +171,6 @@ def _check_owner(path: Path) -> None:
 def _check_format(path: Path) -> None:
     file = path / "format"
     if not file.exists():
-        file.touch(mode=0o644)
         file.write_text(FORMAT + "\n")
     elif (found := file.read_text(errors="replace").strip()) != FORMAT:
         raise InputError(

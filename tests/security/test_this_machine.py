@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import subprocess
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.builder import PROJECT, Builder
+from tests.builder import PROJECT, Builder, base_image
+from tests.registry_fixture import RegistryProcess
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="builds need root")
 
@@ -97,16 +99,44 @@ def test_the_directory_of_whoever_called_sudo_can_be_a_root(builder: Builder) ->
     builder.must_build("FROM scratch\nLABEL a=b\n", env={"SUDO_UID": str(NOBODY)})
 
 
+@pytest.fixture(scope="module")
+def of_any_umask(tmp_path_factory: pytest.TempPathFactory, registry: RegistryProcess) -> dict[str, tuple[Builder, str]]:
+    """By umask: a root that was made by hand and built in, and the digest of what was built."""
+    base = base_image(registry, "security/umask", size=1000)["reference"]
+    done = {}
+    for umask in ("000", "022", "077"):
+        builder = Builder(tmp_path_factory.mktemp(f"umask-{umask}"))
+        builder.root.mkdir(mode=0o755)
+        builder.root.chmod(0o755)
+        builder.write({
+            "Dockerfile": f"FROM {base}\nCOPY f /a/b/f\nWORKDIR /w/x\n"
+            "RUN --mount=type=cache,target=/c touch /c/y; mkdir -p r/s; echo > r/f; chmod 777 /w\n"
+            "USER 1000\n"
+            "RUN --mount=type=bind,target=/ctx --mount=type=bind,rw,target=/rw cat /ctx/f /rw/f; echo h > /w/z\n"
+            "RUN <<EOF\ncat /a/b/f /etc/resolv.conf\nEOF\n",
+            "f": "x",
+        })  # fmt: skip
+        (builder.context / "f").chmod(0o644)
+        run = f'umask {umask}; exec "$0" -m tools.cli.main build "$1" --metadata-file "$2" -o "type=oci,dest=$3"'
+        out = builder.context.parent
+        made = subprocess.run(
+            ["/bin/sh", "-c", run, sys.executable, str(builder.context), str(out / "facts"), str(out / "image.tar")],
+            env={**builder.env, "SOURCE_DATE_EPOCH": "1600000000"}, cwd=PROJECT, capture_output=True, check=False,
+        )  # fmt: skip
+        assert made.returncode == 0, made.stderr
+        done[umask] = builder, json.loads((out / "facts").read_text())["containerimage.digest"]
+    return done
+
+
 @pytest.mark.parametrize("umask", ["000", "022", "077"])
-def test_nothing_of_a_root_can_be_read_by_others_whatever_the_umask(builder: Builder, umask: str) -> None:
-    builder.root.mkdir(mode=0o755)  # made for it by hand
-    builder.write({"Dockerfile": "FROM scratch\nCOPY Dockerfile /\n"})
-    command = f'umask {umask}; exec "$0" -m tools.cli.main build "$1" -q'
-    done = subprocess.run(
-        ["/bin/sh", "-c", command, sys.executable, str(builder.context)], env=builder.env, cwd=PROJECT,
-        capture_output=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert stat.S_IMODE(builder.root.stat().st_mode) == 0o700
-    loose = [path for path in builder.root.rglob("*") if path.is_file() and path.stat().st_mode & 0o002]
-    assert loose == []
+def test_nothing_of_a_root_can_be_read_or_written_by_others_whatever_the_umask(
+    of_any_umask: dict[str, tuple[Builder, str]], umask: str
+) -> None:
+    root = of_any_umask[umask][0].root
+    assert stat.S_IMODE(root.stat().st_mode) == 0o700
+    loose = [path for path in root.rglob("*") if path.lstat().st_mode & 0o002 and not path.is_symlink()]
+    assert [path for path in loose if "fs" not in path.relative_to(root).parts] == []  # what is in layers is theirs
+
+
+def test_an_image_is_the_same_whatever_the_umask(of_any_umask: dict[str, tuple[Builder, str]]) -> None:
+    assert len({digest for _, digest in of_any_umask.values()}) == 1
