@@ -21,7 +21,7 @@ from engine.ops.oci_spec import ContainerMount
 _KERNELS = ("/proc", "/sys")
 _DEVICES = "/dev"
 _MADE = "console core fd full mqueue null ptmx pts random stderr stdin stdout tty urandom zero"
-_RUNTIMES = frozenset({"/", _DEVICES, *(f"{_DEVICES}/{name}" for name in _MADE.split())})
+_RUNTIMES = (*_KERNELS, *(f"{_DEVICES}/{name}" for name in _MADE.split()))
 _MAX_LINKS = 40  # as the kernel's MAXSYMLINKS
 
 
@@ -90,7 +90,7 @@ def _link(path: str, root: Path, done: Sequence[ContainerMount]) -> str | None:
 
 
 def _is_runtimes(path: str) -> bool:
-    return path in _RUNTIMES or _lies_in(path, _KERNELS)
+    return path in {"/", _DEVICES} or _lies_in(path, _RUNTIMES)
 
 
 def _lies_in(path: str, places: Sequence[str]) -> bool:

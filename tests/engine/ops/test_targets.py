@@ -42,7 +42,8 @@ def test_links_of_the_image_are_followed_inside_of_it(root: Path, written: str, 
 
 @pytest.mark.parametrize(
     "target",
-    ["/", "/dev", "/dev/null", "/dev/pts", "/proc", "/proc/self", "/sys", "/sys/fs/cgroup", "/d", "/e", "/up", "/chain",
+    ["/", "/dev", "/dev/null", "/dev/pts", "/dev/fd/3",
+     "/proc", "/proc/self", "/sys", "/sys/fs/cgroup", "/d", "/e", "/up", "/chain",
      "/d/null", "/k", "/k/kernel", "/top", "/top/dev", "/ptmx", "/round", "/data/../d", "/sub/../d"],
 )  # fmt: skip
 def test_what_the_runtime_makes_cannot_be_covered(root: Path, target: str) -> None:
