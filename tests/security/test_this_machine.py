@@ -133,7 +133,7 @@ def test_nothing_of_a_root_can_be_read_or_written_by_others_whatever_the_umask(
     of_any_umask: dict[str, tuple[Builder, str]], umask: str
 ) -> None:
     root = of_any_umask[umask][0].root
-    assert stat.S_IMODE(root.stat().st_mode) == 0o700
+    assert stat.S_IMODE(root.stat().st_mode) == 0o750  # it was 0755; the group is its owner's to choose
     loose = [path for path in root.rglob("*") if path.lstat().st_mode & 0o002 and not path.is_symlink()]
     assert [path for path in loose if "fs" not in path.relative_to(root).parts] == []  # what is in layers is theirs
 
