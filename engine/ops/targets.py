@@ -41,7 +41,7 @@ def settled(
         target = _real(mount.target, root, done)
         if _is_runtimes(target):
             raise _refused(mount.target, target, "which every step gets from the runtime")
-        above = [other.target for other in done]
+        above = [other.target for other in done if other.source]  # a tmpfs is new, and nobody else's
         if target != mount.target and _lies_in(target, above) and not _lies_in(mount.target, above):
             raise _refused(mount.target, target, "which lies in another mount")
         done.append(replace(mount, target=target))

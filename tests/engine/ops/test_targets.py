@@ -69,6 +69,7 @@ def test_a_link_leads_into_no_other_mount_as_its_content_may_change(root: Path, 
     (tmp_path / "cache").mkdir()
     with pytest.raises(InputError, match=r"/sub/x cannot be mounted over, a link to /data/x, which lies in another"):
         settled(root, [ContainerMount("/data", str(tmp_path / "cache")), ContainerMount("/sub/x")])
+    assert targets(root, ContainerMount("/data"), ContainerMount("/sub/x")) == ["/data", "/data/x"]
 
 
 @pytest.mark.parametrize("name", ["dev", "proc", "sys"])
