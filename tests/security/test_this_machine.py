@@ -28,20 +28,18 @@ def builder(tmp_path: Path) -> Builder:
 # ---------------------------------------------------------------- the context
 
 
-@pytest.mark.parametrize("name", ["Dockerfile", "sub/Dockerfile", "Dockerfile.dockerignore", ".dockerignore"])
+@pytest.mark.parametrize("name", ["Dockerfile", "Dockerfile.dockerignore", ".dockerignore"])
 def test_a_link_out_of_the_context_is_not_read_as_dockerfile_or_dockerignore(builder: Builder, name: str) -> None:
     """Its first line would be in the error, and all of it in the record, in bundles and in provenance."""
     outside = builder.context.parent / "shadow"
     outside.write_text(SECRET + "\n")
-    builder.write({"Dockerfile": "FROM scratch\nLABEL a=b\n", "sub/x": ""})
+    builder.write({"Dockerfile": "FROM scratch\nLABEL a=b\n"})
     (builder.context / name).unlink(missing_ok=True)
     (builder.context / name).symlink_to(outside)
-    file = builder.context / (name if name.endswith("Dockerfile") else "Dockerfile")
-    for args in ((), ("--check",)):
-        done = builder.run("build", str(builder.context), "-f", str(file), *args)
-        assert done.code == 2
-        assert "link to something that is not in the context" in done.err
-        assert "6$of-this" not in done.out + done.err
+    done = builder.run("build", str(builder.context))
+    assert done.code == 2
+    assert "link to something that is not in the context" in done.err
+    assert "6$of-this" not in done.out + done.err
     assert not builder.root.exists() or not [p for p in builder.root.rglob("*") if p.is_file() and _holds(p)]
 
 
@@ -104,7 +102,7 @@ def of_any_umask(tmp_path_factory: pytest.TempPathFactory, registry: RegistryPro
     """By umask: a root that was made by hand and built in, and the digest of what was built."""
     base = base_image(registry, "security/umask", size=1000)["reference"]
     done = {}
-    for umask in ("000", "022", "077"):
+    for umask in ("000", "077"):
         builder = Builder(tmp_path_factory.mktemp(f"umask-{umask}"))
         builder.root.mkdir(mode=0o755)
         builder.root.chmod(0o755)
@@ -128,7 +126,7 @@ def of_any_umask(tmp_path_factory: pytest.TempPathFactory, registry: RegistryPro
     return done
 
 
-@pytest.mark.parametrize("umask", ["000", "022", "077"])
+@pytest.mark.parametrize("umask", ["000", "077"])
 def test_nothing_of_a_root_can_be_read_or_written_by_others_whatever_the_umask(
     of_any_umask: dict[str, tuple[Builder, str]], umask: str
 ) -> None:
