@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from engine.errors import DiskError, InputError, RefledgerError
 from engine.events import DefinitionRead, VertexCancelled, VertexCompleted, VertexFailed, VertexStarted
 from engine.frontend.contexts import context_title
+from engine.frontend.source import DOCKERFILE_LIMIT
 from engine.graph import ArchiveSource, FetchedSource, GitSource, HttpSource, Vertex
 from engine.ledger import Facts
 from engine.ops.rootfs import RootDir
@@ -21,9 +22,6 @@ from storage.interfaces import BlobStore
 
 if TYPE_CHECKING:
     from engine.build import BuildRequest
-
-DOCKERFILE_LIMIT = 16 << 20
-"""Bytes of a Dockerfile at most: it may come from anywhere."""
 
 
 async def fetch_context(

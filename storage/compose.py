@@ -97,7 +97,7 @@ class TreeWriter:
             _in_place(make, parent, name)
             os.chown(name, look.uid, look.gid, dir_fd=parent, follow_symlinks=False)
             if kind != "symlink":
-                os.chmod(name, look.mode, dir_fd=parent)
+                _change_mode(parent, name, look.mode, _KINDS[kind])
             for key, value in look.xattrs.items():  # by way of its directory: it cannot be opened itself
                 os.setxattr(b"/proc/self/fd/%d/%s" % (parent, name), key, value, follow_symlinks=False)
             os.utime(name, ns=self._times(look), dir_fd=parent, follow_symlinks=False)
@@ -248,6 +248,17 @@ def _in_place(make: Callable[[], None], parent: int, name: bytes) -> None:
     except FileExistsError:
         os.unlink(name, dir_fd=parent)
         make()
+
+
+def _change_mode(parent: int, name: bytes, mode: int, kind: int) -> None:
+    """chmod(2) follows links, and somebody who may write to the directory could have put one there meanwhile."""
+    fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        if stat.S_IFMT(os.fstat(fd).st_mode) != kind:
+            raise FileExistsError(errno.EEXIST, "something else took its place")
+        Path(f"/proc/self/fd/{fd}").chmod(mode)
+    finally:
+        os.close(fd)
 
 
 def _failed(error: OSError, path: bytes) -> DiskError:

@@ -58,6 +58,9 @@ class GitClient:
         """Raises InputError when `owner` is not lower-case alphanumeric."""
         self._scratch = Scratch(tmp, owner)
         self._environment = {name: environment[name] for name in _KEPT if name in environment}
+        # git runs programs in a working tree that anybody may have filled
+        absolute = [place for place in self._environment.get("PATH", os.defpath).split(":") if place.startswith("/")]
+        self._environment["PATH"] = ":".join(absolute)
         self._patience = patience
 
     async def resolve(self, remote: str, ref: str, *, login: Login | None = None) -> Commit:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -250,7 +251,8 @@ class OverlaySnapshot:
         return self._scratch / "upper"
 
     def commit(self) -> int:
-        """See Snapshot.commit. Raises DiskError; the snapshot stays to be discarded then."""
+        """See Snapshot.commit. Raises InputError for a path longer than the kernel takes, DiskError; the snapshot stays
+        to be discarded then."""
         upper = self._scratch / "upper"
         try:
             unmount(self.root)
@@ -264,6 +266,9 @@ class OverlaySnapshot:
             write_seal(self._scratch, entries)
             self._store.publish(self._scratch, self._final)
         except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                hint = "remove it in the same step, or make it less deep"
+                raise InputError("a path of more than 4096 bytes cannot be kept", hint=hint) from None
             raise DiskError.of(error, "committing a snapshot") from error
         return size
 
@@ -307,23 +312,26 @@ def _settle(upper: bytes, lowers: Sequence[bytes]) -> tuple[int, int]:
 
     size = sealed = 0
     linked: set[int] = set()
-    pending = [(upper, b"")]
+    pending = [(upper, b"", _shown(lowers))]
     copied_up = []
     while pending:
-        directory, name = pending.pop()
+        directory, name, covered = pending.pop()
         own, lines = b"", []
         if name:
             opaque = is_opaque(directory)
-            if opaque and not any(_has_directory(lower + name) for lower in lowers):
+            if opaque and not covered:
                 os.removexattr(directory, OPAQUE_XATTR)
                 opaque = False
             elif not opaque:
-                copied_up.append((directory, name))
+                copied_up.append((directory, name, covered[0] if covered else None))
+            if opaque:
+                covered = []
             own = line(directory, b"", os.lstat(directory), opaque=opaque)
         with os.scandir(directory) as entries:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
-                    pending.append((entry.path, name + b"/" + entry.name))
+                    below = _shown([lower + b"/" + entry.name for lower in covered])
+                    pending.append((entry.path, name + b"/" + entry.name, below))
                     continue
                 status = entry.stat(follow_symlinks=False)
                 lines.append(line(entry.path, entry.name, status))
@@ -332,10 +340,29 @@ def _settle(upper: bytes, lowers: Sequence[bytes]) -> tuple[int, int]:
                     if status.st_nlink > 1:
                         linked.add(status.st_ino)
         sealed += directory_seal(name, own, lines)
-    for directory, name in reversed(copied_up):  # what is inside comes first
-        below = next((lower + name for lower in lowers if os.path.lexists(lower + name)), None)
-        sealed -= _drop_unchanged(directory, name, below)
+    for directory, name, lower in reversed(copied_up):  # what is inside comes first
+        sealed -= _drop_unchanged(directory, name, lower)
     return size, sealed
+
+
+def _shown(places: Sequence[bytes]) -> list[bytes]:
+    """Those of `places`, one path in all lowers, whose entries an overlay shows together, by its rules: a directory on
+    top of anything else hides that, an opaque one what is below it. Asked for parents first, no link is followed: one
+    in an image would lead to a directory of this machine."""
+    from storage.pack import is_opaque
+
+    shown = []
+    for place in places:
+        try:
+            mode = os.lstat(place).st_mode
+        except OSError:
+            continue
+        if not stat.S_ISDIR(mode):
+            break
+        shown.append(place)
+        if is_opaque(place):
+            break
+    return shown
 
 
 def _drop_unchanged(directory: bytes, name: bytes, lower: bytes | None) -> int:
@@ -360,9 +387,3 @@ def _look(path: bytes) -> tuple[object, ...]:
     names = [name for name in os.listxattr(path, follow_symlinks=False) if not name.startswith("trusted.overlay.")]
     values = sorted((name, os.getxattr(path, name, follow_symlinks=False)) for name in names)
     return status.st_mode, status.st_uid, status.st_gid, status.st_mtime_ns, values
-
-
-def _has_directory(path: bytes) -> bool:
-    with suppress(OSError):
-        return stat.S_ISDIR(os.lstat(path).st_mode)
-    return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import stat
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -71,6 +72,7 @@ def open_root(path: Path, *, folded: bool = True) -> Iterator[Root]:
     Raises DiskError, LogError, InputError."""
     try:
         make_directories(path, 0o700)
+        _check_owner(path)
         for name in ("layers", "snapshots", "locks", "tmp", "run"):
             (path / name).mkdir(exist_ok=True, mode=0o700)
         _check_format(path)
@@ -156,6 +158,20 @@ def stored_tars(path: Path, scratch: Path) -> StoredTars:
 def stored_text(path: Path, digest: str) -> str:
     """A stored definition. Raises FileNotFoundError, VerificationError, InputError."""
     return read_blobs(path).get(Digest(digest)).decode("utf-8", "replace")
+
+
+def _check_owner(path: Path) -> None:
+    """Raises InputError for a directory that somebody else may write to: whoever can put a link, a layer or a lock
+    there decides what is built, and where this process writes. One that was made for the root is closed to others."""
+    status = path.stat()
+    sudo = os.environ.get("SUDO_UID", "") if os.geteuid() == 0 else ""
+    if status.st_uid not in {0, os.geteuid(), int(sudo) if sudo.isdecimal() else 0} or status.st_mode & 0o002:
+        raise InputError(
+            "others may write to this directory, so it cannot be a root", where=str(path),
+            hint="set REFLEDGER_ROOT to a new directory, or make this one your own",
+        )  # fmt: skip
+    if status.st_uid == os.geteuid() and {entry.name for entry in path.iterdir()} <= {"lost+found"}:
+        path.chmod(stat.S_IMODE(status.st_mode) & ~0o007)
 
 
 def _check_format(path: Path) -> None:

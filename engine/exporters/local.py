@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -42,7 +44,7 @@ class LocalExporter:
         for below, ref in trees:
             local = await self.materializer.materialize(ref, vertex=None, reason="export", needed_by=needed_by)
             try:
-                await in_thread(partial(self._copy, local, Path(dest) / below, epoch, taken))
+                await in_thread(partial(self._copy, local, Path(dest), below, epoch, taken))
             except OSError as error:
                 raise DiskError.of(error, f"exporting to {dest}") from error
             if below:
@@ -53,10 +55,9 @@ class LocalExporter:
             raise DiskError.of(error, f"exporting to {dest}") from error
         await self.facts.record(Exported(kind="local", target=dest, digest="", layers=()), cause=started)
 
-    def _copy(self, local: Local, target: Path, epoch: int | None, taken: set[str]) -> None:
+    def _copy(self, local: Local, dest: Path, below: str, epoch: int | None, taken: set[str]) -> None:
         everything = Copy(sources=(".",), dest="/", from_context=False)
-        target.mkdir(parents=True, exist_ok=True)
-        with self.snapshots.view(local.lowers) as tree:
+        with self.snapshots.view(local.lowers) as tree, _entered(dest, below) as target:
             selection = select(everything, tree, hash_files=False)
             for entry in selection.entries:
                 if entry.type != "dir":
@@ -65,6 +66,31 @@ class LocalExporter:
                     taken.add(entry.path)
             begin = partial(self.writer, target, None if epoch is None else epoch * 10**9)
             copy_layer(everything, selection, tree, target, begin, now_ns=self.clock.now())
+
+
+@contextmanager
+def _entered(dest: Path, below: str) -> Iterator[Path]:
+    """A name of directory `below` in `dest`, made where it is missing. What is at `dest` may be an image exported
+    earlier: a link that it has in that place would lead elsewhere on this machine. Raises OSError, InputError."""
+    dest.mkdir(parents=True, exist_ok=True)
+    if not below:
+        yield dest
+        return
+    top = os.open(dest, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with suppress(FileExistsError):
+            os.mkdir(below, dir_fd=top)
+        try:
+            fd = os.open(below, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=top)
+        except NotADirectoryError:
+            hint = "remove it, or name another dest"
+            raise InputError("this is not a directory, or a link to one", where=f"{dest}/{below}", hint=hint) from None
+    finally:
+        os.close(top)
+    try:
+        yield Path(f"/proc/self/fd/{fd}")
+    finally:
+        os.close(fd)
 
 
 def several(path: str) -> InputError:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from engine.errors import DockerfileError
 
+DOCKERFILE_LIMIT = 16 << 20
+"""Bytes of a Dockerfile at most, and of what it leaves out of its context: it may come from anywhere."""
 _EXCERPT_LINES = 20
 
 

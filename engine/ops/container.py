@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import re
+import resource
 import secrets
 import shutil
 import signal
@@ -21,6 +22,7 @@ import subprocess
 from asyncio.subprocess import Process as Child
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -31,6 +33,7 @@ from engine.ops.oci_spec import SCRIPTS, Host, Process, capability_names, runtim
 from engine.ops.rootfs import RootDir
 from engine.ops.seccomp import MACHINES
 from engine.ops.streams import Streams
+from engine.ops.targets import settled
 
 OnOutput = Callable[[int, bytes], None]
 
@@ -64,6 +67,7 @@ class OciSandbox:
         """See `Sandbox.run`."""
         container = next(self._names)
         bundle = self._directory / BUNDLES / container
+        process = _settled(process)
         _check_cwd(process)
         stop = asyncio.Event()
         directories, files = _mount_points(process)
@@ -86,6 +90,7 @@ class OciSandbox:
         assert process.terminal, "a terminal is attached to a process that has one"
         container = next(self._names)
         bundle = self._directory / BUNDLES / container
+        process = _settled(process)
         directories, files = _mount_points(process)
         try:
             with MountPoints(process.root, directories=directories, files=files):
@@ -261,6 +266,13 @@ def _without_errors(data: bytes, log: Path) -> bytes:
     return b"".join(line for line in data.splitlines(keepends=True) if line.rstrip(b"\n") not in own)
 
 
+def _settled(process: Process) -> Process:
+    try:
+        return replace(process, mounts=settled(process.root, process.mounts, (_HOSTS, _RESOLV)))
+    except OSError as error:
+        raise DiskError.of(error, "preparing the container") from error
+
+
 def _mount_points(process: Process) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The directories and the files that must be there to be mounted on. What lies below another mount is made by the
     runtime, in what is mounted there."""
@@ -324,6 +336,8 @@ def host() -> Host:
         x32=x32,
         capabilities=capability_names(int(bounding[1], 16) if bounding else 0),
         loops=len(list(Path("/sys/block").glob("loop*"))) + _SPARE_LOOPS,
+        core=resource.getrlimit(resource.RLIMIT_CORE)[1],
+        thermal=tuple(sorted(map(str, Path("/sys/devices/system/cpu").glob("cpu[0-9]*/thermal_throttle")))),
     )
 
 

@@ -1,7 +1,9 @@
 """A step's process as an OCI runtime configuration (runtime-spec config.md, config-linux.md). Pure: no I/O.
 
 What a process may see and do follows docker's defaults: its 14 capabilities, seccomp profile, masked and read-only
-paths, mounts and devices.
+paths, mounts and devices. Two things are stricter. With the network of the host a process has no CAP_NET_RAW: a default
+docker gives it a network of its own, and on the host's it would hear, and could forge, everybody's packets. And files
+in /proc that docker keeps from being written by AppArmor, which may not be there, are read-only.
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ _MASKED = (
     "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware",
     "/sys/devices/virtual/powercap",
 )  # fmt: skip
-_READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+_READ_ONLY = (
+    "/proc/bus", "/proc/dynamic_debug", "/proc/fs", "/proc/irq", "/proc/pressure", "/proc/sys", "/proc/sysrq-trigger",
+)  # fmt: skip
 _DEVICES = (
     ("/dev/kmsg", 1, 11), ("/dev/cuse", 10, 203), ("/dev/fuse", 10, 229), ("/dev/kvm", 10, 232),
     ("/dev/net/tun", 10, 200), ("/dev/loop-control", 10, 237),
@@ -87,13 +91,17 @@ class Process:
 @dataclass(frozen=True, slots=True)
 class Host:
     """What the configuration depends on. `machine` as uname(2) says; `unified`: the host has cgroup v2 only; `x32`:
-    its kernel has the x32 ABI; `capabilities`: all that a process here can have; `loops`: number of loop devices."""
+    its kernel has the x32 ABI; `capabilities`: all that a process here can have; `loops`: number of loop devices;
+    `thermal`: the files in /sys that tell how warm each processor gets (a side channel: GHSA-6fw5-f8r9-fgfm); `core`:
+    the largest core file that a process may ask for, in bytes, -1 for no bound."""
 
     machine: str
     unified: bool = False
     x32: bool = False
     capabilities: tuple[str, ...] = ()
     loops: int = 0
+    thermal: tuple[str, ...] = ()
+    core: int = 0
 
 
 def capability_names(mask: int) -> tuple[str, ...]:
@@ -105,7 +113,7 @@ def runtime_config(process: Process, host: Host, *, cgroup: str, binds: tuple[tu
     """The content of config.json. `cgroup`: absolute cgroup path; `binds`: read-only bind mounts `(source on the
     host, destination)`. Raises KeyError as `seccomp.profile` does."""
     root = process.uid == 0
-    capabilities = host.capabilities if process.insecure else _CAPABILITIES
+    capabilities = host.capabilities if process.insecure else _capabilities(process.network)
     return {
         "ociVersion": "1.0.2",
         "hostname": process.hostname,
@@ -126,6 +134,8 @@ def runtime_config(process: Process, host: Host, *, cgroup: str, binds: tuple[tu
                 "permitted": list(capabilities) if root else [],
             },
             "noNewPrivileges": False,
+            # the memory of what crashed, secrets and all, would be a file in the step's layer
+            "rlimits": [{"type": "RLIMIT_CORE", "soft": 0, "hard": host.core % 2**64}],
         },
         "mounts": [
             *_mounts(writable=process.insecure),
@@ -140,11 +150,15 @@ def runtime_config(process: Process, host: Host, *, cgroup: str, binds: tuple[tu
     }  # fmt: skip
 
 
+def _capabilities(network: str) -> tuple[str, ...]:
+    return tuple(name for name in _CAPABILITIES if network == "none" or name != "CAP_NET_RAW")
+
+
 def _confined(host: Host) -> Json:
     return {
         "resources": {"devices": [{"allow": False, "access": "rwm"}]},
         "seccomp": seccomp.profile(host.machine, x32=host.x32),
-        "maskedPaths": list(_MASKED),
+        "maskedPaths": [*_MASKED, *host.thermal],
         "readonlyPaths": list(_READ_ONLY),
     }
 

@@ -5,6 +5,7 @@ As BuildKit does it where the Dockerfile reference is silent:
 - A bind of the build context is a copy of what .dockerignore leaves, owned by root and checked against the cache key;
   one of a stage or image is the mounted thing itself. `rw` gives a view whose changes are dropped.
 - A cache is named by its id, owner, mode and initial content: mounts that differ in one of them share nothing.
+  One that another mount lies in is used by one step at a time: where that mount goes must not change under it.
 - Secrets and agent sockets lie on a tmpfs that only this process sees. The first agent is SSH_AUTH_SOCK.
 - What is optional and was not given is left out.
 """
@@ -223,7 +224,7 @@ class _Step:
                 wanted.setdefault(self._cache_name(number, mount), []).append((number, mount))
         made = []
         for cache, users in sorted(wanted.items()):
-            sharing = max((mount.sharing for _, mount in users), key=_STRICTEST.index)
+            sharing = max((self._sharing(mount) for _, mount in users), key=_STRICTEST.index)
             held, waited = await self._acquire(cache, users[0][1], sharing)
             created = not held.exists()
             if created:
@@ -238,6 +239,10 @@ class _Step:
                     )
                 )  # fmt: skip
         return made
+
+    def _sharing(self, mount: Mount) -> Sharing:
+        holds_another = any(other.target.startswith(mount.target + "/") for other in self.op.mounts)
+        return "locked" if holds_another and mount.sharing == "shared" else mount.sharing
 
     def _cache_name(self, number: int, mount: Mount) -> Digest:
         mode = _CACHE_MODE if mount.mode < 0 and mount.input < 0 else mount.mode

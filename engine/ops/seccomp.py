@@ -2,7 +2,9 @@
 
 Source: the profile that docker documents as its default (moby, profiles/seccomp), evaluated for docker's default
 capabilities on Linux 4.8 and later: everything not named here fails with EPERM. io_uring is not named, as in
-docker since version 25. Runtimes skip names their libseccomp does not know.
+docker since version 25, and neither are the socket families AF_ALG and AF_VSOCK. (A 32-bit program still reaches
+them by socketcall(2), as in docker without AppArmor: a filter cannot look where its arguments lie.) Runtimes skip
+names their libseccomp does not know.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from typing import Any
 Json = dict[str, Any]
 
 _EPERM, _ENOSYS = 1, 38
+_AF_ALG = 38  # the kernel's crypto: writes to the page cache of read-only files, which layers share (CVE-2026-31431)
 _AF_VSOCK = 40  # reaches the host of a virtual machine past every network namespace
 _NAMESPACE_FLAGS = 0x7E020000  # CLONE_NEW{NS,CGROUP,UTS,IPC,USER,PID,NET}
 _PERSONALITIES = (0x0, 0x8, 0x20000, 0x20008, 0xFFFFFFFF)  # PER_LINUX{,32}, each with UNAME26; "what is it?"
@@ -80,7 +83,10 @@ def profile(machine: str, *, x32: bool = False) -> Json:
         "architectures": [*_ARCHITECTURES[machine], *(["SCMP_ARCH_X32"] if x32 else [])],
         "syscalls": [
             {"names": [*_ALLOWED.split(), *_ALLOWED_ON[machine]], "action": "SCMP_ACT_ALLOW"},
-            _allow_if("socket", "SCMP_CMP_NE", _AF_VSOCK),
+            # conditions of one rule on one argument do not add up: the families on each side, and the one between
+            _allow_if("socket", "SCMP_CMP_LT", _AF_ALG),
+            _allow_if("socket", "SCMP_CMP_EQ", _AF_ALG + 1),
+            _allow_if("socket", "SCMP_CMP_GT", _AF_VSOCK),
             *(_allow_if("personality", "SCMP_CMP_EQ", value) for value in _PERSONALITIES),
             _allow_if("clone", "SCMP_CMP_MASKED_EQ", _NAMESPACE_FLAGS),
             # its flags lie in memory, where a filter cannot look; ENOSYS makes libc fall back to clone

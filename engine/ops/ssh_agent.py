@@ -23,6 +23,7 @@ from engine.errors import DiskError, HostError, InputError
 _PASSED_ON = frozenset({11, 13})  # SSH_AGENTC_REQUEST_IDENTITIES, SSH_AGENTC_SIGN_REQUEST
 _FAILURE = b"\0\0\0\1\5"  # SSH_AGENT_FAILURE
 _LONGEST = 256 * 1024  # bytes of a message; OpenSSH has the same bound
+_CLIENTS = 64  # at once: more would take the descriptors that the build itself needs
 _POLLS, _POLL = 500, 0.01
 _ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "SSH_ASKPASS_REQUIRE": "never"}
 _HINT = "apt-get install openssh-client, or give the socket of a running agent"
@@ -99,6 +100,9 @@ async def relay(agent: str, listen: Path, mode: int, uid: int, gid: int) -> Asyn
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
+        if len(clients) >= _CLIENTS:
+            writer.close()
+            return
         clients.add(task)
         try:
             with suppress(OSError, asyncio.IncompleteReadError):

@@ -223,12 +223,6 @@ MUTATIONS = (
         kind="crash",
     ),
     Mutation(
-        "a root whose making was cut short is refused",
-        (Change("tools.roots:_check_format", "if not found:", "if not file.exists():"),),
-        point="write format",
-        kind="torn",
-    ),
-    Mutation(
         "a blob is said to be here that a collection took meanwhile",
         (
             Change(

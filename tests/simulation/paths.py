@@ -18,12 +18,12 @@ from unittest.mock import patch
 
 from tests.simulation.descriptors import Raw
 from tests.simulation.oslocks import Fcntl, Libc
-from tests.simulation.processes import PREFIX, locate
+from tests.simulation.processes import FIRST_FD, PREFIX, locate
 from tests.simulation.syscalls import Os
 
 _OS = Os()
 _USERS = (
-    "storage.archive", "storage.blobs", "storage.compose", "storage.durable", "storage.erofs.check",
+    "storage.archive", "storage.blobs", "storage.compose", "storage.durable", "storage.erofs.check", "storage.regular",
     "storage.erofs.encode", "storage.erofs.image", "storage.erofs.mount", "storage.implied",
     "storage.layout_target", "storage.locks", "storage.lookup", "storage.pack", "storage.partial",
     "storage.scratch", "storage.seal", "storage.snapshots", "storage.unpack", "storage.uploads", "storage.usage",
@@ -218,6 +218,11 @@ def _leave_alone_what_is_loaded() -> None:
     gc.freeze()
 
 
+def unbuffered(fd: int, mode: str) -> io.RawIOBase:
+    """As io.FileIO, for descriptors of either kind."""
+    return Raw(fd) if fd >= FIRST_FD else io.FileIO(fd, mode)
+
+
 @contextmanager
 def simulated_files() -> Iterator[None]:
     """Within it, paths below `PREFIX` are on simulated disks, for all of storage/."""
@@ -287,6 +292,7 @@ def simulated_files() -> Iterator[None]:
             module = importlib.import_module(name)
             if hasattr(module, "secrets"):
                 stack.enter_context(patch.object(module, "secrets", tokens))
+        stack.enter_context(patch("storage.regular.FileIO", unbuffered))
         stack.enter_context(patch.object(overlay, "mounts_below", mounts_below))
         stack.enter_context(patch.object(overlay, "_umount", umount))
         stack.enter_context(patch.object(overlay, "_mount", mount_call))

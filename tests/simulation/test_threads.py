@@ -180,7 +180,7 @@ def test_one_flush_serves_all_who_wait_for_it(monkeypatch: pytest.MonkeyPatch) -
                 threads.pause()
                 durable.extend(seen)
 
-            monkeypatch.setattr("storage.durable._syncfs", sync)
+            monkeypatch.setattr("storage.durable.flush_file_system", sync)
             flush = FileSystemSync(None)  # type: ignore[arg-type]
 
             def write(number: int) -> None:

@@ -399,3 +399,25 @@ def test_a_file_does_not_take_the_place_of_a_directory(tmp_path: Path) -> None:
     writer.discard()
     with pytest.raises(DiskError, match="opening"):
         TreeWriter(tmp_path / "missing")
+
+
+def test_a_link_that_took_the_place_of_a_new_fifo_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever may write to the directory of an export could change the mode of any file of this machine."""
+    victim, out = tmp_path / "victim", tmp_path / "out"
+    victim.touch(mode=0o600)
+    out.mkdir()
+    chown = os.chown
+
+    def swap(*arguments: Any, **more: Any) -> None:
+        chown(*arguments, **more)
+        (out / "pipe").unlink()
+        (out / "pipe").symlink_to(victim)
+
+    monkeypatch.setattr(os, "chown", swap)
+    writer = TreeWriter(out)
+    with pytest.raises(DiskError, match="something else took its place"):
+        writer.node(b"pipe", Look(0o4777, 0, 0, NOW), "fifo", b"", 0)
+    writer.discard()
+    assert stat.S_IMODE(victim.stat().st_mode) == 0o600

@@ -118,3 +118,14 @@ def test_a_server_that_stalls_is_not_waited_for_for_ever(tmp_path: Path) -> None
         server.close()
 
     asyncio.run(main())
+
+
+def test_programs_are_not_looked_for_in_a_working_tree(tmp_path: Path) -> None:
+    """git runs others in there, and PATH may have relative places in it, the empty one too."""
+    bin_ = tmp_path / "bin"
+    bin_.mkdir()
+    (bin_ / "git").write_text(f'#!/bin/sh\necho "$PATH" > {tmp_path}/seen\n')
+    (bin_ / "git").chmod(0o755)
+    with pytest.raises(InputError, match="empty"):
+        asyncio.run(client(tmp_path, PATH=f".:{bin_}::bin:/bin").resolve("git://h/x", ""))
+    assert (tmp_path / "seen").read_text() == f"{bin_}:/bin\n"

@@ -6,6 +6,7 @@ import io
 import os
 import shutil
 import socket
+import stat
 import subprocess
 import tarfile
 import threading
@@ -21,7 +22,7 @@ from storage.layers import DirectoryLayers
 from storage.overlay import detach_below, mounts_below
 from storage.snapshots import OverlaySnapshots
 from tests.storage.test_layers import rich_tree
-from tests.storage.trees import TAR, diff_id, facts, file, gnu_untar, info, make_tar
+from tests.storage.trees import TAR, diff_id, facts, file, gnu_untar, info, make_tar, names
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
 
@@ -208,3 +209,30 @@ def test_many_snapshots_commit_at_once(root: Root) -> None:
     assert [(root.snapshots.lower(f"s{n}") / "f").read_text() for n in range(12)] == [str(n) for n in range(12)]
     assert root.leftovers() == []
     assert root.snapshots.sync.flushes <= 13
+
+
+def test_a_directory_in_the_place_of_a_link_is_not_compared_with_what_the_link_led_to(root: Root) -> None:
+    """The link is the image's, so it may lead anywhere: to a directory of this machine."""
+    host = root.path / "host"
+    (host / "etc").mkdir(parents=True)
+    os.utime(host / "etc", (1_600_000_000, 1_600_000_000))
+    base = root.layer(make_tar(info("away", tarfile.SYMTYPE, linkname=str(host))))
+    snapshot = root.snapshots.begin("step.1", [base])
+    (snapshot.root / "away").unlink()
+    (snapshot.root / "away/etc").mkdir(parents=True)
+    os.utime(snapshot.root / "away/etc", (1_600_000_000, 1_600_000_000))
+    snapshot.commit()
+    assert names(root.snapshots.lower("step.1") / "away") == ["etc"]
+
+
+def test_a_directory_that_was_made_anew_keeps_what_looks_like_the_old_one_in_it(root: Root) -> None:
+    before = (root.base / "old/sub").stat()
+    snapshot = root.snapshots.begin("step.1", [root.base])
+    shutil.rmtree(snapshot.root / "old")
+    (snapshot.root / "old/sub").mkdir(parents=True)
+    (snapshot.root / "old/sub").chmod(stat.S_IMODE(before.st_mode))
+    os.utime(snapshot.root / "old/sub", ns=(before.st_mtime_ns, before.st_mtime_ns))
+    snapshot.commit()
+    with root.snapshots.view([root.base, root.snapshots.lower("step.1")]) as view:
+        assert names(view / "old") == ["sub"]
+        assert names(view / "old/sub") == []

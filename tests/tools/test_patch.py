@@ -55,3 +55,23 @@ def test_a_file_that_was_only_opened_for_writing_is_no_change(tmp_path: Path) ->
         (tmp_path / place).mkdir()
         (tmp_path / place / "a").write_bytes(b"same\n")
     assert list(changes(tmp_path / "upper", tmp_path / "below")) == []
+
+
+def test_a_directory_in_the_place_of_a_link_shows_nothing_of_what_the_link_led_to(tmp_path: Path) -> None:
+    """It is the image's link: its text names a directory of this machine."""
+    host, below, upper, work, root = (tmp_path / name for name in ("host", "below", "upper", "work", "root"))
+    for directory in (host, below, upper, work, root):
+        directory.mkdir()
+    (host / "shadow").write_text("of this machine\n")
+    (host / "other").write_text("of this machine\n")
+    (below / "etc").symlink_to(host)
+    mount_overlay(root, [below], upper, work)
+    try:
+        (root / "etc").unlink()
+        (root / "etc").mkdir()
+        (root / "etc/shadow").write_text("new\n")
+        found = list(changes(upper, below))
+        assert [str(change) for change in found] == ["added    /etc/shadow"]
+        assert "this machine" not in "".join(unified(found, below, root))
+    finally:
+        unmount(root)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -56,14 +57,14 @@ def _directory(context: str, file: str | None) -> Given:
     if not directory.is_dir():
         raise InputError("the build context is not a directory", where=context)
     path = directory / "Dockerfile" if file in {None, "-"} else Path(file)
-    text = _text(sys.stdin.buffer.read(), "standard input") if file == "-" else _read(path)
+    text = _text(sys.stdin.buffer.read(), "standard input") if file == "-" else _dockerfile(path, directory)
     where = directory.absolute()
     return Given(
         name=where.name,
         described="local",
         dockerfile=text,
         filename="Dockerfile" if file == "-" else path.name,
-        ignore=_ignore(path.with_name(path.name + ".dockerignore"), directory / ".dockerignore"),
+        ignore=_ignore(directory, path.with_name(path.name + ".dockerignore"), directory / ".dockerignore"),
         directories={"context": str(where)},
     )
 
@@ -153,7 +154,7 @@ def _with_named(given: Given, build_contexts: Sequence[str]) -> Given:
             if name == "context":
                 raise InputError("a directory cannot be called context: the build's own is", hint="use another name")
             directories[name] = str(path.absolute())
-            found = ContextSource(name, _ignore(path / ".dockerignore"))
+            found = ContextSource(name, _ignore(path, path / ".dockerignore"))
         elif isinstance(found, ImageContext) and found.reference.startswith(LAYOUT):
             found = ImageContext(LAYOUT + absolute_layout(found.reference.removeprefix(LAYOUT)))
         named[name] = found
@@ -171,13 +172,10 @@ def absolute_layout(text: str) -> str:
 # ---------------------------------------------------------------- files
 
 
-def _read(path: Path) -> str:
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise InputError("there is no such Dockerfile", where=str(path), hint="name it with -f FILE") from None
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}", where=str(path)) from error
+def _dockerfile(path: Path, context: Path) -> str:
+    data = _content(path, context)
+    if data is None:
+        raise InputError("there is no such Dockerfile", where=str(path), hint="name it with -f FILE")
     return _text(data, str(path))
 
 
@@ -188,15 +186,43 @@ def _text(data: bytes, where: str) -> str:
         raise InputError("the Dockerfile is not UTF-8 text", where=where) from error
 
 
-def _ignore(*candidates: Path) -> tuple[str, ...]:
+def _ignore(context: Path, *candidates: Path) -> tuple[str, ...]:
     """The patterns of the first of `candidates` that is there."""
     from engine.frontend.dockerignore import parse_dockerignore
 
     for candidate in candidates:
-        try:
-            return parse_dockerignore(candidate.read_bytes().decode("utf-8", "replace"))
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            raise InputError(f"cannot be read: {error.strerror}", where=str(candidate)) from error
+        if (data := _content(candidate, context)) is not None:
+            return parse_dockerignore(data.decode("utf-8", "replace"))
     return ()
+
+
+def _content(path: Path, context: Path) -> bytes | None:
+    """What is in the file at `path`; None when it is not there. Of one in the context no link leads out of it: whoever
+    made the context would have the build tell, and keep, what is in other files of this machine."""
+    from engine.frontend.source import DOCKERFILE_LIMIT as LIMIT
+
+    try:
+        inside = os.path.relpath(os.path.abspath(path), os.path.abspath(context))  # noqa: PTH100  links are kept
+        data = _inside(context, inside, LIMIT) if not inside.startswith("../") else _named(path, LIMIT)
+    except (FileNotFoundError, NotADirectoryError):
+        if not path.is_symlink():
+            return None
+        hint = "name the file itself with -f, or copy it there"
+        raise InputError("it is a link to something that is not in the context", where=str(path), hint=hint) from None
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", where=str(path)) from error
+    if len(data) > LIMIT:
+        raise InputError(f"it is larger than {LIMIT} bytes", where=str(path))
+    return data
+
+
+def _inside(context: Path, path: str, limit: int) -> bytes:
+    from engine.ops.rootfs import RootDir
+
+    with RootDir(context) as root:
+        return root.read_bytes(path, limit + 1)
+
+
+def _named(path: Path, limit: int) -> bytes:
+    with path.open("rb") as file:
+        return file.read(limit + 1)

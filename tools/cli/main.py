@@ -66,6 +66,7 @@ def cli(root: str | None) -> None:
 
 def main() -> None:
     """Run the command; every error ends in one clear line and the exit code of its kind."""
+    os.umask(os.umask(0o077) | 0o002)  # reason: with that of some CI systems, 0, all users could write to what is made
     gc.set_threshold(50_000)  # the collector would run dozens of times over modules that are being imported
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_DFL:  # reason: nohup has SIGHUP ignored

@@ -27,21 +27,22 @@ class Change:
 
 def changes(upper: Path, below: Path) -> Iterator[Change]:
     """What `upper` does to the tree `below`, sorted; directories only where they are new. Blocking. Raises OSError."""
-    pending = [""]
+    # a directory of the upper may cover a link, and that leads where its text says: out of the tree, on this machine
+    pending = [("", True)]
     found = []
     while pending:
-        directory = pending.pop()
-        if is_opaque(os.fsencode(upper / directory)) and (below / directory).is_dir():
+        directory, covers = pending.pop()
+        if covers and is_opaque(os.fsencode(upper / directory)):
             gone = set(os.listdir(below / directory)) - set(os.listdir(upper / directory))  # noqa: PTH208
             found += [Change(f"{directory}/{name}".lstrip("/"), "removed") for name in gone]
         for entry in os.scandir(upper / directory):
             path = f"{directory}/{entry.name}".lstrip("/")
             status = entry.stat(follow_symlinks=False)
-            there = os.path.lexists(below / path)
+            there = covers and os.path.lexists(below / path)
             if stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
                 found.append(Change(path, "removed"))
             elif stat.S_ISDIR(status.st_mode):
-                pending.append(path)
+                pending.append((path, there and stat.S_ISDIR((below / path).lstat().st_mode)))
                 if not there:
                     found.append(Change(path, "added"))
             elif not there or not _same(upper / path, below / path):
@@ -70,7 +71,8 @@ def _equal(new: Path, old: Path) -> bool:
 def unified(found: Sequence[Change], before: Path, now: Path) -> Iterator[str]:
     """The regular files of `found` as unified diffs; what is no text is named in a comment."""
     for change in found:
-        old, new = _lines(before / change.path), _lines(now / change.path)
+        old = _lines(before / change.path) if change.how != "added" else _Text(there=False, lines=[])
+        new = _lines(now / change.path) if change.how != "removed" else _Text(there=False, lines=[])
         if old is None or new is None:
             yield f"# {change.how}: {change.path} (not a text file)\n"
             continue

@@ -23,13 +23,13 @@ pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="ne
 OLD = 1_500_000_000_987_654_321
 
 
-def _export(tmp_path: Path) -> None:
-    """A result with one of most things, exported to `tmp_path`/out."""
+def _export(tmp_path: Path, below: str = "") -> None:
+    """A result with one of most things, exported to `tmp_path`/out, or to `below` in it."""
 
     async def run() -> None:
         made, registry = engine(root, "b1", None, {}, "directory", Grants())
         try:
-            await made.exporters().local.export([("", of_step("s", scratch(), 0))], str(tmp_path / "out"))
+            await made.exporters().local.export([(below, of_step("s", scratch(), 0))], str(tmp_path / "out"))
         finally:
             made.materializer.close()
             await registry.aclose()
@@ -100,3 +100,16 @@ def test_a_directory_takes_the_place_of_nothing_else(tmp_path: Path, kind: str) 
     with pytest.raises(InputError, match="over '/dir': not a directory"):
         _export(tmp_path)
     assert sorted(path.name for path in out.iterdir()) == ["dir"]
+
+
+def test_a_platforms_directory_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+    """An image that was exported before, to the same place, may have put it there."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out/linux_amd64").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="not a directory, or a link to one"):
+        _export(tmp_path, "linux_amd64")
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    (tmp_path / "out/linux_amd64").unlink()
+    _export(tmp_path, "linux_amd64")
+    _check(tmp_path / "out/linux_amd64")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -215,7 +216,7 @@ def test_an_error_of_the_listener_ends_the_container_and_comes_through(bench: Be
 def test_user_groups_and_capabilities(bench: Bench) -> None:
     status = "grep -E '^(Cap(Eff|Prm|Inh|Bnd|Amb)|Groups|Seccomp|NoNewPrivs):' /proc/self/status; id -u; id -g"
     root = dict(line.split(":", 1) for line in bench.shell(status).splitlines() if ":" in line)
-    bounding = f"{0xA80425FB:016x}"  # docker's default 14, as capsh prints them
+    bounding = f"{0xA80405FB:016x}"  # docker's default 14, as capsh prints them, but for NET_RAW
     assert root["CapEff"].strip() == root["CapPrm"].strip() == root["CapBnd"].strip() == bounding
     assert root["CapInh"].strip() == root["CapAmb"].strip() == "0" * 16
     assert root["Seccomp"].strip() == "2"
@@ -237,6 +238,18 @@ def test_user_groups_and_capabilities(bench: Bench) -> None:
 def test_what_could_reach_the_host_is_refused(bench: Bench, script: str) -> None:
     (bench.base / "mnt").mkdir()
     assert bench.run("sh", "-c", script) != 0
+
+
+def test_I9_what_crashes_leaves_no_memory_of_itself_in_the_layer(bench: Bench) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))  # as many services have it
+    try:
+        assert bench.run("sh", "-c", "cd /bin; ulimit -c; sh -c 'kill -ABRT $$'; exit $?") == 134
+    finally:
+        resource.setrlimit(resource.RLIMIT_CORE, (soft, hard))
+    assert bytes(bench.out) == b"0\n"
+    assert bench.changes() == []
+    assert bench.shell("ulimit -H -c").strip() == ("unlimited" if hard == resource.RLIM_INFINITY else str(hard // 512))
 
 
 def test_masked_files_are_empty(bench: Bench) -> None:

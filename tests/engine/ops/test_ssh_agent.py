@@ -95,3 +95,24 @@ def test_what_is_no_key_is_an_input_error_that_shows_nothing_of_it(tmp_path: Pat
     with pytest.raises(InputError, match=r"notes\.txt: ssh-add does not take this key") as caught:
         asyncio.run(use())
     assert "diary" not in str(caught.value)
+
+
+def test_a_step_that_opens_connections_without_end_takes_few_descriptors_of_the_build(
+    key: Path, tmp_path: Path
+) -> None:
+    async def use() -> None:
+        async with AsyncExitStack() as stack:
+            keys = {"k": [("id", key.read_bytes())]}
+            sockets = await stack.enter_async_context(agents_of_keys(keys, tmp_path))
+            await stack.enter_async_context(relay(sockets["k"], tmp_path / "s", 0o600, 0, 0))
+            before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+            opened = [await asyncio.open_unix_connection(str(tmp_path / "s")) for _ in range(200)]
+            await asyncio.wait_for(opened[-1][0].read(), 20)  # one too many is closed at once
+            taken = len(os.listdir("/proc/self/fd")) - before - len(opened)  # noqa: PTH208
+            for _, writer in opened:
+                writer.close()
+            assert taken <= 2 * 64 + 20
+            await asyncio.sleep(0.2)
+            assert (await client(tmp_path / "s", "ssh-add", "-l"))[0] == 0
+
+    asyncio.run(use())

@@ -1,0 +1,230 @@
+"""Somebody swaps names while a context is read or an export is written: nothing outside of it comes in or changes."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from engine.errors import DiskError, InputError
+from engine.graph import Copy
+from engine.ops.copy import copy_layer
+from engine.ops.rootfs import RootDir
+from engine.ops.select import select
+from storage.compose import TreeWriter
+from storage.interfaces import Look
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="owners need root")
+
+ROUNDS = 150
+_EXCHANGE = 2  # RENAME_EXCHANGE, <linux/fs.h>
+_libc = ctypes.CDLL(None, use_errno=True)
+OURS, THEIRS = "of the context", "of this machine"
+
+
+@pytest.fixture
+def victim(tmp_path: Path) -> Path:
+    """A directory of this machine."""
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "file").write_text(THEIRS)
+    return victim
+
+
+@contextmanager
+def meanwhile(act: Callable[[], None]) -> Iterator[None]:
+    """`act` is done over and over until the context ends."""
+    stop, failed = threading.Event(), list[Exception]()
+
+    def run() -> None:
+        while not stop.is_set() and not failed:
+            try:
+                act()
+            except Exception as error:
+                failed.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+    assert failed == []
+
+
+def swapped(place: Path, *others: Path) -> Callable[[], None]:
+    """Make `place`, in turn, each of `others` and again what it was, with no moment in between."""
+
+    def swap() -> None:
+        for other in others:
+            for _ in range(2):
+                if _libc.renameat2(-100, os.fsencode(place), -100, os.fsencode(other), _EXCHANGE):
+                    raise OSError(ctypes.get_errno(), "renameat2")
+
+    return swap
+
+
+def replaced(place: Path, target: Path) -> Callable[[], None]:
+    """Make `place`, in turn, a link to `target` and a new directory, whatever else somebody makes of it."""
+
+    def replace() -> None:
+        shutil.rmtree(place.with_name("aside"), ignore_errors=True)
+        with suppress(OSError):
+            place.rename(place.with_name("aside"))
+        with suppress(OSError):
+            place.symlink_to(target)
+        with suppress(OSError):
+            place.unlink()
+        with suppress(OSError):
+            place.mkdir()
+
+    return replace
+
+
+def outcomes(act: Callable[[int], str]) -> set[str]:
+    """What came of ROUNDS rounds."""
+    seen = set()
+    for number in range(ROUNDS):
+        try:
+            seen.add(act(number))
+        except (InputError, DiskError) as error:
+            seen.add(type(error).__name__)
+    return seen
+
+
+def fifo(path: Path) -> Path:
+    os.mkfifo(path)
+    return path
+
+
+def link(path: Path, to: Path) -> Path:
+    path.symlink_to(to)
+    return path
+
+
+def owners(place: Path) -> list[tuple[str, int, int]]:
+    """Of all there is in it."""
+    return [(str(path), path.lstat().st_mode, path.lstat().st_uid) for path in sorted([place, *place.rglob("*")])]
+
+
+@pytest.mark.parametrize("hashed", [True, False])
+def test_a_directory_of_the_context_that_becomes_a_link(tmp_path: Path, victim: Path, hashed: bool) -> None:
+    context = tmp_path / "context"
+    (context / "d").mkdir(parents=True)
+    (context / "d/file").write_text(OURS)
+    op = Copy(sources=(".",), dest="/", from_context=True)
+
+    def copy(number: int) -> str:
+        out = tmp_path / f"out{number}"
+        out.mkdir()
+        chosen = select(op, context, hash_files=hashed)
+        copy_layer(op, chosen, context, None, lambda: TreeWriter(out, empty=True), now_ns=0)
+        texts = [path.read_text() for path in out.rglob("*") if path.is_file() and not path.is_symlink()]
+        return str(sorted(set(texts)))
+
+    with meanwhile(swapped(context / "d", link(context / "l", victim))):
+        found = outcomes(copy)
+    assert not [text for text in found if THEIRS in text]
+    assert any(OURS in text for text in found)
+
+
+def test_a_file_of_the_context_that_becomes_a_link_or_a_pipe(tmp_path: Path, victim: Path) -> None:
+    """A pipe would hold the build for ever."""
+    context = tmp_path / "context"
+    context.mkdir()
+    (context / "f").write_text(OURS)
+    op = Copy(sources=("f",), dest="/f", from_context=True)
+
+    def copy(number: int) -> str:
+        out = tmp_path / f"out{number}"
+        out.mkdir()
+        chosen = select(op, context, hash_files=False)
+        copy_layer(op, chosen, context, None, lambda: TreeWriter(out, empty=True), now_ns=0)
+        return (out / "f").read_text() if (out / "f").is_file() and not (out / "f").is_symlink() else "other"
+
+    with meanwhile(swapped(context / "f", link(context / "l", victim / "file"), fifo(context / "p"))):
+        found = outcomes(copy)
+    assert THEIRS not in found
+    assert OURS in found
+
+
+def test_a_file_that_grows_while_it_is_copied_is_said_or_cut_off(tmp_path: Path) -> None:
+    context = tmp_path / "context"
+    context.mkdir()
+    (context / "f").write_bytes(b"x" * (3 << 20))
+    stop = threading.Event()
+
+    def grow() -> None:
+        with (context / "f").open("ab", buffering=0) as file:
+            while not stop.wait(0.001) and file.tell() < 64 << 20:
+                file.write(b"y" * 4096)
+
+    thread = threading.Thread(target=grow)
+    thread.start()
+    op = Copy(sources=("f",), dest="/f", from_context=True)
+    try:
+        for number in range(5):
+            out = tmp_path / f"out{number}"
+            out.mkdir()
+            try:
+                chosen = select(op, context, hash_files=True)
+                copy_layer(op, chosen, context, None, lambda out=out: TreeWriter(out, empty=True), now_ns=0)  # type: ignore[misc]
+            except InputError as error:
+                assert "changed during the build" in str(error)
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_a_directory_of_an_export_that_becomes_a_link(tmp_path: Path, victim: Path) -> None:
+    out = tmp_path / "out"
+    (out / "d").mkdir(parents=True)
+    before = owners(victim)
+
+    def export(_: int) -> str:
+        writer = TreeWriter(out)
+        try:
+            writer.directory(b"d", Look(0o777, 7, 7, 1))
+            writer.file(b"d/file", Look(0o666, 7, 7, 1), 3, [b"new"])
+            writer.node(b"d/pipe", Look(0o777, 7, 7, 1), "fifo", b"", 0)
+            writer.node(b"d/link", Look(0o777, 7, 7, 1), "symlink", b"x", 0)
+            writer.commit()
+        finally:
+            writer.discard()
+        return "done"
+
+    with meanwhile(replaced(out / "d", victim)):
+        found = outcomes(export)
+    assert "done" in found
+    assert (victim / "file").read_text() == THEIRS
+    assert owners(victim) == before
+
+
+@pytest.mark.parametrize("kernel", [True, False])
+def test_a_root_file_system_that_changes_while_it_is_looked_into(tmp_path: Path, victim: Path, kernel: bool) -> None:
+    root = tmp_path / "root"
+    (root / "d/deep").mkdir(parents=True)
+    (root / "d/deep/file").write_text(OURS)
+    (victim / "deep").mkdir()
+    (victim / "deep/file").write_text(THEIRS)
+
+    def read(_: int) -> str:
+        with RootDir(root, use_openat2=kernel) as tree:
+            try:
+                tree.makedirs("d/deep/new")
+                return tree.read_bytes("d/deep/../deep/file", 100).decode()
+            except OSError as error:
+                return type(error).__name__
+
+    with meanwhile(swapped(root / "d", link(root / "l", victim))):
+        found = outcomes(read)
+    assert THEIRS not in found
+    assert OURS in found
+    assert sorted(path.name for path in victim.rglob("*")) == ["deep", "file", "file"]
