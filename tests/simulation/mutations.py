@@ -219,14 +219,9 @@ MUTATIONS = (
     Mutation(
         "a build that died is said to have been interrupted without another look at the log",
         (Change("tools.roots:_bury", 'if History(root.views).get(build).status != "running":', "if False:"),),
+        seeds=tuple(range(400)),
         point="commit log.db",
         kind="crash",
-    ),
-    Mutation(
-        "a root whose making was cut short is refused",
-        (Change("tools.roots:_check_format", "if not found:", "if not file.exists():"),),
-        point="write format",
-        kind="torn",
     ),
     Mutation(
         "a blob is said to be here that a collection took meanwhile",
