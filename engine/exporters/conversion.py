@@ -16,7 +16,7 @@ from engine.events import BlobCreated, MaterializationRequested, Materialized
 from engine.ledger import Facts
 from engine.refs.materializer import Clock
 from engine.refs.ref import Layer, Ref
-from engine.together import in_thread, locked, together
+from engine.together import COLLECT, in_thread, locked, together
 from storage.digest import Digest
 from storage.interfaces import (
     ESTARGZ,
@@ -222,14 +222,19 @@ class Conversion:
         async with self._slots, locked(self.locks, f"convert-{want.blob.digest}"):
             if (known := self._known(want)) is not None:
                 return known, 0
-            done, packed = await self._of_what_is_here(want)
             came = 0
-            if not done:
-                packed, came = await self._fetched(want, ref, cause or await self._request(ref, [want]))
-            made = packed or PackedBlob(want.layer.diff_id or want.blob.digest, want.blob, "")
-            await self._tell(made, want, ref)
-            self._done[want.key] = made
-            return made, came
+            while True:
+                done, packed = await self._of_what_is_here(want)
+                if not done:
+                    packed, more = await self._fetched(want, ref, cause or await self._request(ref, [want]))
+                    came += more
+                async with locked(self.locks, COLLECT, shared=True):
+                    # reason: it may be a blob that was here before, and that somebody let go of just now
+                    if packed is None or self.blobs.size(packed.blob.digest) is not None:
+                        made = packed or PackedBlob(want.layer.diff_id or want.blob.digest, want.blob, "")
+                        await self._tell(made, want, ref)
+                        self._done[want.key] = made
+                        return made, came
 
     async def _of_what_is_here(self, want: _Wanted) -> tuple[bool, PackedBlob | None]:
         blob, diff_id = want.blob, want.layer.diff_id

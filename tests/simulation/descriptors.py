@@ -62,17 +62,21 @@ class Descriptors:
             return real_os.open(path, flags, mode, dir_fd=dir_fd)
         process, where, _ = place
         process.pause()
+        new = flags & real_os.O_CREAT and flags & real_os.O_EXCL
         try:
-            inode = self._find(place, dir_fd, path, follow=not flags & real_os.O_NOFOLLOW)
+            inode = self._find(place, dir_fd, path, follow=not (new or flags & real_os.O_NOFOLLOW))
         except FileNotFoundError:
             if not flags & real_os.O_CREAT:
                 raise
             parent, name = self._parent(place, path)
+            if (link := parent.entries.get(name)) is not None:  # one that leads to nothing
+                target = real_os.fsencode(process.prefix) + b"/" + b"/".join((*where[:-1], bytes(link.data)))
+                return self.open(target, flags, mode)
             process.fault("create", where, "ENOSPC")
             inode = Inode(stat.S_IFREG | mode, process.machine.now(), links=0)
             process.machine.files.change((parent, name, inode))
         else:
-            if flags & real_os.O_CREAT and flags & real_os.O_EXCL:
+            if new:
                 raise failure(errno.EEXIST, where)
             if inode.is_link:
                 raise failure(errno.ELOOP, where)

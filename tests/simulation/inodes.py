@@ -40,6 +40,10 @@ class Inode:
     def is_directory(self) -> bool:
         return stat.S_ISDIR(self.mode)
 
+    def holds(self, other: Inode) -> bool:
+        """Is `other` this one, or below it?"""
+        return other is self or any(entry.is_directory and entry.holds(other) for entry in self.entries.values())
+
     @property
     def is_link(self) -> bool:
         return stat.S_ISLNK(self.mode)

@@ -9,15 +9,16 @@ import __future__
 import argparse
 import importlib
 import inspect
+import sys
 import textwrap
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import reduce
+from itertools import islice
 from unittest.mock import patch
 
-from tests.simulation.driver import Case, Statistics, cases
+from tests.simulation.driver import Case
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,18 +44,25 @@ class Change:
         )
         names: dict[str, object] = {}
         exec(changed, module.__dict__, names)
-        with patch.object(owner, name, names[name]):
+        holders = [owner]
+        if not above:  # other modules have it by its name
+            holders += [one for one in list(sys.modules.values()) if getattr(one, "__dict__", {}).get(name) is function]
+        with ExitStack() as stack:
+            for holder in dict.fromkeys(holders):
+                stack.enter_context(patch.object(holder, name, names[name]))
             yield
 
 
 @dataclass(frozen=True, slots=True)
 class Mutation:
-    """A bug: what it is, how it is made, the `case` that catches it, and how what is said then begins."""
+    """A bug: what it is, how it is made, and where it shows: in the scenarios of `seeds`, undisturbed, or with a fault
+    of `kind` at the points called `point`."""
 
     name: str
     changes: tuple[Change, ...]
-    case: Case = field(default_factory=lambda: Case(0))
-    caught_by: str = ""
+    seeds: tuple[int, ...] = tuple(range(10))
+    point: str = ""
+    kind: str = ""
 
     @contextmanager
     def planted(self) -> Iterator[None]:
@@ -65,6 +73,8 @@ class Mutation:
             yield
 
 
+STRIKES = 12
+"""At how many of the points of a name faults strike."""
 _RECORD_REQUEST = "requested = await self.facts.record("
 _RECORD_START = "started = await self.facts.record("
 _PUSH = "moved = await together(self.mover.move(layer, target, shown) for layer in made.everything.values())"
@@ -78,10 +88,15 @@ MUTATIONS = (
     Mutation(
         "a layer is published before it is durable: no fsync of the image",
         (Change("storage.erofs.image:ImageWriter.finish", "os.fsync(self._fd)", "pass"),),
+        point="commit log.db",
+        kind="power loss",
     ),
     Mutation(
         "a layer's name is not durable: no fsync of the directory",
         (Change("storage.erofs.layers:ErofsLayers.unpack", "fsync_directory(self._layers)", "pass"),),
+        seeds=(1, 0, 2, 3),
+        point="commit log.db",
+        kind="power loss",
     ),
     Mutation(
         "push order: the tag goes before layers and config",
@@ -111,14 +126,19 @@ MUTATIONS = (
     Mutation(
         "the diff ID of a layer is not looked at",
         (Change("storage.readahead:ReadAhead.check", "if found != diff_id:", "if False:"),),
+        seeds=(20,),
     ),
     Mutation(
         "what is streamed from one registry to another is not digested",
         (Change("engine.refs.relay:Relay.stream", "if not start and hasher.digest() != blob.digest:", "if False:"),),
+        seeds=(40,),
     ),
     Mutation(
         "a projection folds an event twice: the position is off by one",
         (Change("projections.runner:Views._fold_once", "after=start,", "after=max(start - 1, 0),"),),
+        seeds=(0, 1, 2),
+        point="commit log.db",
+        kind="crash",
     ),
     Mutation(
         "a step's event comes before its content",
@@ -129,10 +149,14 @@ MUTATIONS = (
                 "        return made",
             ),
         ),
+        seeds=(1, 0, 2, 3),
+        point="rename snapshots",
+        kind="crash",
     ),
     Mutation(
         "a lost layer is fatal: nothing is revoked",
         (Change("engine.solver.solve:Solver._recoverable", "return bool(holders) and", "return False and"),),
+        seeds=(112,),
     ),
     Mutation(
         "a build's own lock is let go of early",
@@ -144,22 +168,35 @@ MUTATIONS = (
             Change("tools.collecting:_used_since", "if not running:", "if running or not running:"),
             Change("projections.collect:_protected", "if item.in_use:", "if False:"),
         ),
+        seeds=(2, 12, 19, 20, 22, 24, 32, 42, 44, 46),
+        point="commit log.db",
+        kind="crash",
     ),
     Mutation(
         "what a dead build left is not removed",
         (Change("tools.roots:recover", "removed = sweep(root.tmp, is_alive, found_by)", "removed = []"),),
+        point="commit log.db",
+        kind="crash",
     ),
     Mutation(
         "a build that died is not said to have been interrupted",
         (Change("tools.roots:recover", "for build in silent if", "for build in silent if False and"),),
+        point="commit log.db",
+        kind="crash",
     ),
     Mutation(
         "a key does not count the command",
         (Change("engine.solver.cache:cache_key", '[("argv", arg) for arg in op.argv]', "[]"),),
+        seeds=(778, 136, 142, 342, 691),
     ),
     Mutation(
-        "a key by content does not count the content",
-        (Change("engine.solver.solve:Solver._resolve", "inputs[:1], {None: content}", "inputs[:1], {}"),),
+        "a key does not count what the step stands on",
+        (
+            Change(
+                "engine.solver.cache:cache_key", 'components += [("input", str(digest)) for digest in inputs]', "pass"
+            ),
+        ),
+        seeds=(109, 125, 229, 312, 321, 486, 676, 809, 1074),
     ),
     Mutation(
         "a reader is not told that more of a blob came: a lost wakeup",
@@ -177,6 +214,35 @@ MUTATIONS = (
     Mutation(
         "an interruption adds a second end to a build",
         (Change("engine.operation:conclude", "await settle(recording)", "await recording"),),
+        seeds=tuple(range(400)),
+    ),
+    Mutation(
+        "a build that died is said to have been interrupted without another look at the log",
+        (Change("tools.roots:_bury", 'if History(root.views).get(build).status != "running":', "if False:"),),
+        point="commit log.db",
+        kind="crash",
+    ),
+    Mutation(
+        "a root whose making was cut short is refused",
+        (Change("tools.roots:_check_format", "if not found:", "if not file.exists():"),),
+        point="write format",
+        kind="torn",
+    ),
+    Mutation(
+        "a blob is said to be here that a collection took meanwhile",
+        (
+            Change(
+                "engine.exporters.transfer:Transfer._make",
+                "if self.reader.blobs.size(packed.blob.digest) is not None:", "if True:",
+            ),
+        ),
+        seeds=tuple(range(400)),
+    ),
+    Mutation(
+        "a leftover that cannot be removed ends a build with a traceback",
+        (Change("storage.scratch:clear_away", "with suppress(OSError):", "if True:"),),
+        point="unlink tmp",
+        kind="EIO",
     ),
     Mutation(
         "a layer counts as here when a process has it half unpacked: it is renamed before it is written",
@@ -189,28 +255,39 @@ MUTATIONS = (
 )
 
 
-def search(mutation: Mutation, *, seconds: float, first: int = 0) -> tuple[Case, str] | None:
-    """A case that catches `mutation`, and what it says; None when none was found in time."""
-    deadline = time.monotonic() + seconds
+def search(mutation: Mutation, runs: int) -> tuple[Case, str] | None:
+    """A case that catches `mutation`, and what it says; None when there is none among the first `runs`."""
     with mutation.planted():
-        for seed in range(first, first + 100_000):
-            for case in cases(seed, 4, Statistics()):
-                if (problems := case.run().problems) or time.monotonic() > deadline:
-                    return (case, problems[0]) if problems else None
+        for case in islice(_cases(mutation), runs):
+            if problems := case.run().problems:
+                return case, problems[0]
     return None
+
+
+def _cases(mutation: Mutation) -> Iterator[Case]:
+    for seed in mutation.seeds:
+        plain = Case(seed)
+        yield plain
+        if mutation.point:
+            offered = plain.run().offered
+            points = [number for number, (name, _) in enumerate(offered, 1) if name == mutation.point]
+            for number in points[:: max(1, len(points) // STRIKES)]:
+                yield replace(plain, strikes=((number, offered[number - 1][1].index(mutation.kind)),))
 
 
 def main() -> None:
     """Look for what catches each."""
     parser = argparse.ArgumentParser(prog="python -m tests.simulation.mutations", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=60, help="for each")
+    parser.add_argument("--runs", type=int, default=60, help="for each, at most")
     parser.add_argument("--only", default="", help="those that have this in their name")
     given = parser.parse_args()
+    print("| what is planted | seed (and faults) that catches it | what is said then |\n|---|---|---|")
     for mutation in MUTATIONS:
         if given.only in mutation.name:
-            found = search(mutation, seconds=given.seconds)
-            told = "NOT CAUGHT" if found is None else f"{found[1][:150]!r}: {found[0].command}"
-            print(f"{mutation.name}: {told}", flush=True)
+            found = search(mutation, given.runs)
+            case, said = found if found is not None else (Case(0), "")
+            told = case.command.removeprefix("python -m tests.simulation ") if said else "not found"
+            print(f"| {mutation.name} | `{told}` | {said[:100].splitlines()[0] if said else ''} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -168,6 +168,8 @@ class Os(Descriptors):
         parent, name = self._parent(place, target)
         if name in parent.entries:
             raise failure(errno.EEXIST, where)
+        if inode.is_directory:
+            raise failure(errno.EPERM, where)
         process.fault("link", where, "ENOSPC")
         process.machine.files.change((parent, name, inode))
 
@@ -179,15 +181,19 @@ class Os(Descriptors):
         process, where, _start = place
         process.pause()
         old, old_name = process.parent(other[1])
+        new, name = process.parent(where)
         inode = old.entries.get(old_name)
         if inode is None:
             raise failure(errno.ENOENT, other[1])
-        new, name = process.parent(where)
         there = new.entries.get(name)
         if there is inode:
             return
         if inode in process.mounts or there in process.mounts:
             raise failure(errno.EBUSY, where)
+        if inode.holds(new):
+            raise failure(errno.EINVAL, where)
+        if there is not None and there.holds(old):
+            raise failure(errno.ENOTEMPTY, where)
         if there is not None:
             if inode.is_directory and not there.is_directory:
                 raise failure(errno.ENOTDIR, where)

@@ -192,6 +192,8 @@ def test_I12_a_build_ends_once_in_the_log_however_many_find_it_dead() -> None:
             roots.recover(root, name)
             started = BuildStarted("dockerfile.v0", str(sha256(b"")), {}, None, "1", {})
             root.log.append(NewEvent(f"build/{name}", "BuildStarted", to_data(started), name))
+            for _ in range(10):
+                process.calls.pause()
             root.log.append(NewEvent(f"build/{name}", "BuildCompleted", to_data(BuildCompleted(())), name))
 
     for seed in range(2 * SEEDS):

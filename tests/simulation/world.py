@@ -226,7 +226,8 @@ class World:
                 self.faults.power_lost = False
                 self._lose_power(doing.machine)
         elif error is not None:
-            self.problems.append("a bug: " + "".join(traceback.format_exception(error))[-1500:])
+            story = "".join(traceback.format_exception(error))[-1500:]
+            self.problems.append(f"a bug: {doing.act.kind} {doing.build} ended with {error!r}\n{story}")
         elif not future.cancelled():
             self._check_ended(doing, future.result())
 

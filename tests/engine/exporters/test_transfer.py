@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 from pathlib import Path
+from typing import Any
 
 from engine.exporters.transfer import Transfer
 from engine.refs.ref import Layer, Remote
-from storage.digest import Digest
-from storage.interfaces import Compression, LayerPacker, Look, PackedBlob, Provider
+from storage.digest import Digest, sha256
+from storage.interfaces import (
+    Compression,
+    Descriptor,
+    LayerConverter,
+    LayerPacker,
+    Look,
+    PackedBlob,
+    Provider,
+)
 from tests.engine.exporters.kit import transfer_in
 from tests.engine.refs.kit import kit
+from tests.storage.trees import file, make_tar
 
 
 class _NothingKnown:
@@ -45,9 +56,42 @@ def test_I6_a_packed_blob_that_is_let_go_of_before_its_event_is_packed_again(tmp
         writer.commit()
         transfer: Transfer = transfer_in(parts, _NothingKnown())
         raced = transfer.packer = _Raced(transfer.packer, parts.root.path / "blobs")
-        (layer,) = asyncio.run(transfer.pack(Remote("b1-step-1", (Layer(snapshot="b1-step-1", created=1),)), None, None))
+        made = Remote("b1-step-1", (Layer(snapshot="b1-step-1", created=1),))
+        (layer,) = asyncio.run(transfer.pack(made, None, None))
         events = list(parts.root.log.read(types=frozenset({"BlobCreated"})))
         assert raced.times == 2
         assert [event.data["digest"] for event in events] == [layer.blob and layer.blob.digest]
         assert layer.blob is not None
         assert parts.materializer.blobs.size(layer.blob.digest) == layer.blob.size
+
+
+class _RacedConverter:
+    """The same for conversions."""
+
+    def __init__(self, converter: LayerConverter, blobs: Path) -> None:
+        self._converter, self._blobs, self.times = converter, blobs, 0
+
+    def convert(self, *given: Any, **options: Any) -> PackedBlob | None:
+        packed = self._converter.convert(*given, **options)
+        self.times += 1
+        if self.times == 1 and packed is not None:
+            (self._blobs / "sha256" / packed.blob.digest.hex).unlink()
+        return packed
+
+
+def test_I6_a_converted_blob_that_is_let_go_of_before_its_event_is_converted_again(tmp_path: Path) -> None:
+    with kit(tmp_path) as parts:
+        tar = make_tar(file("a", b"a"))
+        blobs = parts.materializer.blobs
+        digest = blobs.put(gzip.compress(tar, mtime=0))
+        size = blobs.size(digest)
+        assert size is not None
+        layer = Layer(sha256(tar), Descriptor("application/vnd.oci.image.layer.v1.tar+gzip", digest, size))
+        transfer: Transfer = transfer_in(parts, _NothingKnown())
+        raced = transfer.conversion.converter = _RacedConverter(
+            transfer.conversion.converter, parts.root.path / "blobs"
+        )
+        asyncio.run(transfer.pack(Remote("a", (layer,)), None, None, Compression("zstd", force=True)))
+        (event,) = parts.root.log.read(types=frozenset({"BlobCreated"}))
+        assert raced.times == 2
+        assert blobs.size(Digest(event.data["digest"])) == event.data["bytes"]
