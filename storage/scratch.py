@@ -38,16 +38,17 @@ class Scratch:
         path.mkdir(mode=0o700)
         return path
 
-    def drop(self, path: Path) -> None:
-        """Remove what is at `path`, in this file system: gone at once, for good a little later. Harmless when nothing
-        is there. Raises OSError."""
+    def drop(self, path: Path) -> bool:
+        """Remove what is at `path`, in this file system: gone at once, for good a little later. Was anything there?
+        Raises OSError."""
         aside = self.name()
         self.tmp.mkdir(parents=True, exist_ok=True)
         try:
             path.rename(aside)
         except FileNotFoundError:
-            return
+            return False
         remove_tree(aside)
+        return True
 
 
 def owner_of(entry: str) -> str | None:

@@ -7,12 +7,14 @@ from pathlib import Path
 
 from storage.errors import DiskError
 from storage.overlay import detach_below
-from storage.scratch import owner_of, remove_tree
+from storage.scratch import Scratch, owner_of
 
 
-def sweep(tmp: Path, is_alive: Callable[[str], bool]) -> list[str]:
+def sweep(tmp: Path, is_alive: Callable[[str], bool], heir: str) -> list[str]:
     """Detach mounts below and remove the scratch entries of owners that `is_alive` denies; other entries stay.
-    Returns the names of what was removed, sorted. Safe while living owners work. Raises DiskError."""
+    Returns the names of what was removed, sorted. Safe while living owners work, and while others sweep: an entry
+    becomes one of `heir`, who sweeps, before it is emptied. Raises DiskError, InputError for no owner's id."""
+    scratch = Scratch(tmp, heir)
     try:
         names = sorted(path.name for path in tmp.iterdir())
     except FileNotFoundError:
@@ -31,8 +33,9 @@ def sweep(tmp: Path, is_alive: Callable[[str], bool]) -> list[str]:
             continue
         try:
             detach_below(tmp / name)
-            remove_tree(tmp / name)
+            was_there = scratch.drop(tmp / name)
         except OSError as error:
             raise DiskError.of(error, "removing leftovers of a build that died") from error
-        removed.append(name)
+        if was_there:
+            removed.append(name)
     return removed

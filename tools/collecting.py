@@ -32,7 +32,7 @@ from storage.interfaces import Locks, NewEvent, Provider
 from storage.locks import FileLocks
 from storage.partial import lock_name
 from storage.usage import DiskItems, measure, mentioned
-from tools.roots import Root
+from tools.roots import Root, owning
 
 POLL, PATIENCE = 0.01, 60.0
 """Seconds between two looks at the lock COLLECT, and until a removal is given up."""
@@ -167,19 +167,17 @@ class Collected:
 
 
 @contextmanager
-def _owning(root: Root) -> Iterator[str]:
-    """An id whose leftovers others can tell: as roots.owning, for a collection."""
+def collector(root: Root) -> Iterator[str]:
+    """An id whose leftovers others can tell, held while it is needed: as a build has one (roots.owning)."""
     owner = f"{_OWNER}{secrets.token_hex(6)}"
-    while (lock := root.locks.try_acquire(f"build-{owner}")) is None:
-        time.sleep(POLL)  # ids are unique: whoever holds it sweeps
-    with lock:
+    with owning(root, owner):
         yield owner
 
 
 def carry_out(root: Root, plan: Plan, policy: Policy) -> Collected:
     """Do what `plan` says, as far as it still holds. Raises DiskError, LogError; what was done until then is done."""
     collected = Collected()
-    with _owning(root) as owner:
+    with collector(root) as owner:
         disk = DiskItems(root.path, owner)
         for group in plan.groups:
             reason = _let_go(root, disk, group, plan.position, policy)

@@ -196,7 +196,7 @@ def recover(root: Root, found_by: str) -> list[str]:
         return owner == found_by or root.locks.held(_owner_lock(owner))
 
     silent = [record.id for record in History(root.views).list(status="running")]
-    removed = sweep(root.tmp, is_alive)
+    removed = sweep(root.tmp, is_alive, found_by)
     DirectoryPartials(root.path / "partial").sweep(time.time() - KEPT_SECONDS, root.locks)
     if any(root.run.glob("*/*")):
         from engine.ops.leftovers import sweep_containers

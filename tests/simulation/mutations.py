@@ -174,7 +174,7 @@ MUTATIONS = (
     ),
     Mutation(
         "what a dead build left is not removed",
-        (Change("tools.roots:recover", "removed = sweep(root.tmp, is_alive)", "removed = []"),),
+        (Change("tools.roots:recover", "removed = sweep(root.tmp, is_alive, found_by)", "removed = []"),),
         point="commit log.db",
         kind="crash",
     ),

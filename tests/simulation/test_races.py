@@ -23,6 +23,8 @@ from storage.layout import layout_entries
 from storage.layout_target import REF_NAME, enter
 from storage.media_types import MANIFEST
 from storage.partial import lock_name
+from storage.scratch import Scratch
+from storage.sweep import sweep
 from storage.usage import DiskItems, measure
 from tests.simulation.chance import Chance, Crashed, Faults
 from tests.simulation.disk import Disk, DiskProcess
@@ -30,7 +32,7 @@ from tests.simulation.loop import SimLoop, simulated_threads
 from tests.simulation.paths import simulated_files
 from tests.simulation.recovery import open_root
 from tests.storage.trees import TAR, diff_id, file, make_tar
-from tools import roots
+from tools import collecting, roots
 
 SEEDS = 40 * (50 if os.environ.get("REFLEDGER_LONG") else 1)
 LAYER = make_tar(file("etc/name", b"base"))
@@ -281,6 +283,37 @@ def test_I4_what_came_of_a_pull_is_one_process_s_at_a_time() -> None:
         with racing(seed, {"a": pull, "b": pull, "c": sweep}, nothing) as found:
             found.survivors()
             assert pull(found.after)
+
+
+def test_several_builds_that_begin_at_once_remove_what_a_dead_one_left() -> None:
+    def leave(process: DiskProcess) -> None:
+        for _ in range(2):
+            left = Scratch(process.path / "tmp", "dead").directory()
+            (left / "d/e").mkdir(parents=True)
+            (left / "d/f").write_bytes(b"x")
+            (left / "d/e/f").write_bytes(b"y")
+
+    def begin(process: DiskProcess) -> list[str]:
+        return sweep(process.path / "tmp", lambda owner: owner != "dead", process.name)
+
+    def prune(process: DiskProcess) -> list[str]:
+        with open_root(process) as root, collecting.collector(root) as owner:
+            roots.recover(root, owner)
+        return []
+
+    def build(process: DiskProcess) -> list[str]:
+        with open_root(process) as root, roots.owning(root, process.name):
+            roots.recover(root, process.name)
+        return []
+
+    for seed in range(SEEDS):
+        with racing(seed, {"a": prune, "b": build, "c": prune}, leave) as found:
+            found.survivors()
+        with racing(seed, {"a": begin, "b": begin, "c": begin}, leave) as found:
+            told = [name for one in found.survivors() for name in found.ended[one]]
+            assert len(told) == len(set(told)), "one of them removed it"
+            sweep(found.after.path / "tmp", lambda _owner: False, "after")
+            assert found.after.leftovers() == []
 
 
 def test_a_cache_mount_stays_what_it_is_while_a_step_has_it() -> None:

@@ -105,7 +105,7 @@ def test_a_sweep_removes_the_place_of_a_dead_owner(tmp_path: Path) -> None:
     context = MemoryPlaces(tmp_path, "owner1").place()
     place = context.__enter__()
     (place / "s").write_text("secret")
-    assert sweep(tmp_path, lambda _: False) == [place.name]
+    assert sweep(tmp_path, lambda _: False, "heir") == [place.name]
     assert list(tmp_path.iterdir()) == []
     assert mounts_below(tmp_path) == []
     context.__exit__(None, None, None)  # harmless now

@@ -42,7 +42,7 @@ def test_I12_mounts_and_files_of_the_dead_go_and_of_the_living_stay(root: Path) 
         asked.append(owner)
         return owner == "alive"
 
-    removed = sweep(root / "tmp", is_alive)
+    removed = sweep(root / "tmp", is_alive, "heir")
     assert sorted(asked) == ["alive", "dead"]
     assert len(removed) == 2
     assert all(name.startswith("dead-") for name in removed)
@@ -53,7 +53,7 @@ def test_I12_mounts_and_files_of_the_dead_go_and_of_the_living_stay(root: Path) 
 
 
 def test_nothing_to_sweep_is_fine(tmp_path: Path) -> None:
-    assert sweep(tmp_path / "missing", lambda owner: False) == []
+    assert sweep(tmp_path / "missing", lambda owner: False, "heir") == []
 
 
 def test_a_tree_that_is_mounted_on_is_not_emptied_through_the_mount(root: Path) -> None:

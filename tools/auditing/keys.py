@@ -10,7 +10,7 @@ import os
 import secrets
 from pathlib import Path
 
-from storage.durable import fsync_directory
+from storage.durable import fsync_directory, make_directories
 from storage.errors import DiskError, InputError
 from storage.notes import Signer, Verifier, new_signer
 
@@ -49,7 +49,7 @@ def generate(path: Path, name: str) -> Verifier:
     is a file already, DiskError."""
     signer = new_signer(name, secrets.token_bytes(32))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_directories(path.parent, 0o700)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except FileExistsError:
         hint = "what an old key signed can only be checked with that one: keep it, and name another file with -o"

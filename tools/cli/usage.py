@@ -194,7 +194,7 @@ def prune(
     so do the contexts that builds are replayed from, and what only a registry has that cannot be reached now. The
     plan is printed, then carried out; the log tells of each removal before it happens.
     """
-    from tools.collecting import carry_out, plan_collection, who
+    from tools.collecting import carry_out, collector, plan_collection, who
 
     policy = Policy(
         by=who(),
@@ -211,7 +211,9 @@ def prune(
         pass  # reason: says that nothing was built here, instead of making a root to remove nothing from
     with roots.open_root(path) as root:
         if not dry_run:
-            for dead in roots.recover(root, "prune"):
+            with collector(root) as owner:
+                interrupted = roots.recover(root, owner)
+            for dead in interrupted:
                 sys.stderr.write(f"build {dead} had been interrupted; what it left was cleaned up\n")
         plan = asyncio.run(plan_collection(root, policy, dry_run=dry_run))
         if not as_json:
