@@ -160,6 +160,7 @@ def _check_format(path: Path) -> None:
     file = path / "format"
     found = file.read_text(errors="replace").strip("\0\n ") if file.exists() else ""
     if not found:  # also when another process is about to write it, or the power went before it was on the disk
+        fsync_directory(path.parent)  # whoever made the root may have died before its name was durable
         with file.open("w") as out:
             out.write(FORMAT + "\n")
             out.flush()

@@ -23,6 +23,7 @@ FOUND = (
     (101, "unlink tmp", "EIO"),
     (402, "write format", "torn"),
     (2001, "rename tmp", "ENOSPC"),
+    (30052, "fsync", "EIO"),
 )
 """What found a bug of the engine once (docs/simulation.md): a seed, and a fault at points of a name."""
 SEARCHED = 20
