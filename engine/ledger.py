@@ -69,7 +69,8 @@ class Ledger:
 
     def post(self, fact: Fact, *, vertex: str | None = None, cause: int | None = None) -> None:
         """See Facts.post."""
-        self._submit(fact, vertex, cause).add_done_callback(self._note_failure)
+        if self._failure is None:  # else it would be durable without what was before it
+            self._submit(fact, vertex, cause).add_done_callback(self._note_failure)
 
     async def flush(self) -> None:
         """Return when everything posted so far is durable. Raises LogError."""

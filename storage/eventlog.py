@@ -177,6 +177,9 @@ class SqliteEventLog:
                 self._writer = LogWriter(self._path)
             results = self._writer.commit([(submitted, events) for submitted, events, _ in group])
         except BaseException as error:  # noqa: BLE001  reason: whatever it is, it belongs to those who wait for it
+            with self._changed:  # what was submitted behind it must not be durable without it
+                group += self._queue
+                self._queue.clear()
             for *_, future in group:
                 future.set_exception(error)
             return

@@ -46,3 +46,28 @@ def test_what_could_not_be_written_is_raised_and_not_printed_beside() -> None:
         return printed
 
     assert asyncio.run(main()) == []
+
+
+class FullForAMoment(FullDisk):
+    """One that can be written again."""
+
+    def __init__(self) -> None:
+        self.types: list[str] = []
+
+    def submit(self, events: Any) -> Future[list[Event]]:
+        self.types += [event.type for event in events]
+        if len(self.types) == 1:
+            return super().submit(events)
+        future: Future[list[Event]] = Future()
+        future.set_result([])
+        return future
+
+
+def test_I6_nothing_is_durable_without_what_was_posted_before_it() -> None:
+    log = FullForAMoment()
+    ledger = Ledger(log, "b1")  # type: ignore[arg-type]  # a log that fails once
+    ledger.post(PullProgressed(digest="sha256:12", bytes=1, total=2))
+    ledger.post(PullProgressed(digest="sha256:12", bytes=2, total=2))
+    with pytest.raises(DiskError):
+        asyncio.run(ledger.record(PullProgressed(digest="sha256:12", bytes=2, total=2)))
+    assert len(log.types) == 1

@@ -219,6 +219,7 @@ MUTATIONS = (
     Mutation(
         "a build that died is said to have been interrupted without another look at the log",
         (Change("tools.roots:_bury", 'if History(root.views).get(build).status != "running":', "if False:"),),
+        seeds=tuple(range(400)),
         point="commit log.db",
         kind="crash",
     ),

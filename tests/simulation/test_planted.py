@@ -69,7 +69,7 @@ PLANTED: dict[str, tuple[Plant, Callable[[], None]]] = {
         races.test_I4_a_lock_has_one_holder_or_some_that_share_it,
     ),
     "the files of the living are swept": (
-        lambda patch: patch.setattr(roots, "sweep", lambda tmp, is_alive, by: sweep.sweep(tmp, lambda owner: False, by)),
+        lambda patch: patch.setattr(roots, "sweep", lambda tmp, is_alive, by: sweep.sweep(tmp, lambda _: False, by)),
         races.test_I12_recovery_takes_nothing_from_a_build_that_begins_or_ends,
     ),
     "builds hold no lock": (

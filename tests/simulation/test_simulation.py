@@ -19,9 +19,11 @@ FOUND = (
     (51, "", ""),
     (111, "", ""),
     (2009, "", ""),
-    (402, "write format", "torn"),
+    (8, "commit log.db", "ENOSPC"),
     (101, "unlink tmp", "EIO"),
+    (402, "write format", "torn"),
     (2001, "rename tmp", "ENOSPC"),
+    (30052, "fsync", "EIO"),
 )
 """What found a bug of the engine once (docs/simulation.md): a seed, and a fault at points of a name."""
 SEARCHED = 20
