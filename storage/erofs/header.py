@@ -25,15 +25,14 @@ keeps times keeps."""
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """What the header of the image at `path` says: `tar` and `implied_at` are (offset, size) in it; `file_bytes` is the
-    sum of its regular files' sizes. `name`: whose it is, a diff ID or a snapshot; `rest`: digest of all but the tar
-    (storage/erofs/check.py), for which `header` is what it says without that; all empty in older images."""
+    """What the header of the image at `path` says: `tar` and `implied_at` are (offset, size) in it.
+    `name`: whose it is, a diff ID or a snapshot; `rest`: digest of all but the tar (storage/erofs/check.py), for which
+    `header` is what it says without that; all empty in older images."""
 
     path: Path
     diff_id: Digest
     tar: tuple[int, int]
     implied_at: tuple[int, int]
-    file_bytes: int
     name: str = ""
     rest: str = ""
     header: bytes = b""
@@ -55,7 +54,7 @@ class Image:
             tar, implied, rest = said["tar"], said["implied"], str(said.pop("rest", ""))
             return cls(
                 path, Digest(said["diff_id"]), (int(tar[0]), int(tar[1])), (int(implied[0]), int(implied[1])),
-                int(said["bytes"]), str(said.get("name", "")), rest, canonical_json(said),
+                str(said.get("name", "")), rest, canonical_json(said),
             )  # fmt: skip
         except (ValueError, KeyError, TypeError, IndexError, AttributeError, InputError) as error:
             raise DiskError(

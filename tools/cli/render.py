@@ -14,7 +14,7 @@ from typing import Protocol, TextIO
 from projections.progress import ProgressView
 from storage.errors import InputError
 from storage.interfaces import Event
-from tools.cli.frame import ASCII, UNICODE, Look, Row, excerpt_rows, frame
+from tools.cli.frame import ASCII, UNICODE, Look, Row, frame
 
 _SGR = {"dim": "2", "bold": "1", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 
@@ -58,15 +58,12 @@ def make_renderer(mode: str, build_id: str, stream: TextIO, clock: Callable[[], 
 
 
 def draw(
-    view: ProgressView, width: int, color: bool, *, excerpt: str = "", unicode: bool = True, now: int | None = None,
-    told: bool = False, past: bool = False,
-) -> str:  # fmt: skip
-    """The view as text, lines of at most `width` columns. `excerpt`: lines of the Dockerfile to show behind the
-    steps; `now` in UTC ns (None: the last event's time, right for a log from elsewhere); `told`, `past` as in Look."""
+    view: ProgressView, width: int, color: bool, *, unicode: bool = True, told: bool = False, past: bool = False
+) -> str:
+    """The view as text, lines of at most `width` columns, at the time of its last event; `told`, `past` as in Look."""
     glyphs = UNICODE if unicode else ASCII
-    look = Look(width, view.seen if now is None else now, glyphs=glyphs, detail=True, told=told, past=past)
-    rows = frame(view, look) + excerpt_rows(excerpt, look)
-    return "".join(_paint(row, color, unicode) + "\n" for row in rows)
+    look = Look(width, view.seen, glyphs=glyphs, detail=True, told=told, past=past)
+    return "".join(_paint(row, color, unicode) + "\n" for row in frame(view, look))
 
 
 def speaks_unicode(stream: TextIO) -> bool:

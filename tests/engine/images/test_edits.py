@@ -38,8 +38,8 @@ def image(name: str, layers: Sequence[str], architecture: str = "amd64", **more:
     digest = sha256(f"{name} {architecture}".encode())
     provider = Provider.of("registry.example", name.partition(":")[0])
     return ResolvedImage(
-        reference, sha256(name.encode()), digest, f"linux/{architecture}", provider, tuple(map(layer, layers)), digest,
-        config, more.get("annotations", {}),
+        reference, sha256(name.encode()), digest, f"linux/{architecture}", provider, tuple(map(layer, layers)), config,
+        more.get("annotations", {}),
     )  # fmt: skip
 
 
