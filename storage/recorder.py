@@ -54,13 +54,13 @@ class LogRecorder(SQLiteApplicationRecorder):
     def construct_create_table_statements(self) -> list[str]:
         """Table, triggers and format, in one transaction."""
         return [
-            "CREATE TABLE events (rowid INTEGER PRIMARY KEY AUTOINCREMENT, originator_id TEXT NOT NULL, "
-            "originator_version INTEGER NOT NULL, topic TEXT NOT NULL, state BLOB NOT NULL, "
-            "UNIQUE (originator_id, originator_version))",
-            "CREATE TRIGGER events_no_update BEFORE UPDATE ON events "
-            "BEGIN SELECT RAISE(ABORT, 'the event log is append-only'); END",
-            "CREATE TRIGGER events_no_delete BEFORE DELETE ON events "
-            "BEGIN SELECT RAISE(ABORT, 'the event log is append-only'); END",
+            ("CREATE TABLE events (rowid INTEGER PRIMARY KEY AUTOINCREMENT, originator_id TEXT NOT NULL, "
+             "originator_version INTEGER NOT NULL, topic TEXT NOT NULL, state BLOB NOT NULL, "
+             "UNIQUE (originator_id, originator_version))"),
+            ("CREATE TRIGGER events_no_update BEFORE UPDATE ON events "
+             "BEGIN SELECT RAISE(ABORT, 'the event log is append-only'); END"),
+            ("CREATE TRIGGER events_no_delete BEFORE DELETE ON events "
+             "BEGIN SELECT RAISE(ABORT, 'the event log is append-only'); END"),
             *SCHEMA,
             f"PRAGMA application_id = {APPLICATION}",
             f"PRAGMA user_version = {FORMAT}",
@@ -278,6 +278,6 @@ def _create(path: Path) -> None:
     try:
         with recorder.transaction() as cursor:
             if not check_format(cursor.sqlite_cursor.connection, path):
-                recorder._create_table(cursor)
+                recorder._create_table(cursor)  # noqa: SLF001  reason: the library's, for its subclasses
     finally:
         recorder.datastore.close()

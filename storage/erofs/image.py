@@ -10,7 +10,7 @@ import ctypes
 import os
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from storage.digest import Digest, canonical_json
 from storage.erofs.check import rest_digest
@@ -38,7 +38,7 @@ class ImageWriter:
         self.tree = LayerTree(longest_path=longest_path)
         self.tar_size = 0
 
-    def __enter__(self) -> ImageWriter:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:

@@ -82,8 +82,8 @@ def test_a_demoted_result_whose_provider_has_it_no_more_names_both(story: Story)
         ("bytes-lost", "corrupt",
          "its bytes are gone\n    layer bbbbbbbbbbbb is not what its digest says at hub.test/app\n    it said no"),
         ("provider-unreachable", "transport",
-         "nobody could be asked for its bytes\n    layer bbbbbbbbbbbb could not be asked for at hub.test/app\n"
-         "    it said no"),
+         ("nobody could be asked for its bytes\n    layer bbbbbbbbbbbb could not be asked for at hub.test/app\n"
+          "    it said no")),
     ],
 )  # fmt: skip
 def test_bytes_that_a_provider_does_not_give_name_blob_and_provider(

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import uuid
-from collections import namedtuple
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 import pytest
@@ -95,7 +94,9 @@ class _Point:
     x: int
 
 
-_Pair = namedtuple("_Pair", "a b")
+class _Pair(NamedTuple):
+    a: int
+    b: int
 
 
 @pytest.mark.parametrize(

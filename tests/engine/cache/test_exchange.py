@@ -36,7 +36,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
 def manifest_of(registry: RegistryProcess, repository: str, tag: str = "c") -> Any:
     url = f"http://{registry.host}/v2/{repository}/manifests/{tag}"
-    return httpx.get(url, headers={"Accept": ", ".join((MANIFEST, OCI_INDEX, DOCKER_LIST))}).json()
+    return httpx.get(url, headers={"Accept": f"{MANIFEST}, {OCI_INDEX}, {DOCKER_LIST}"}).json()
 
 
 def blob_of(registry: RegistryProcess, repository: str, entry: Mapping[str, Any]) -> Any:
