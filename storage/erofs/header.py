@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ VERSION = 1
 SEAL = 0x5EA1ED * 10**9
 """The time of an image that nobody wrote to since it was made, ns since the epoch: whole seconds, which every copy that
 keeps times keeps."""
+_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,19 @@ class Image:
             yield _Part(file, size)
 
 
+def rest_digest(fd: int, header: bytes, tar: tuple[int, int], end: int) -> str:
+    """The digest of all of the image `fd` but its `tar` (offset, size): the header's canonical JSON (without this
+    digest), what stands before the tar, and what stands behind it, up to `end`. Raises OSError."""
+    hasher = Hasher()
+    hasher.update(header)
+    for start, stop in ((HEADER_SIZE, tar[0]), (sum(tar), end)):
+        at = start
+        while at < stop and (data := os.pread(fd, min(_CHUNK, stop - at), at)):
+            hasher.update(data)
+            at += len(data)
+    return str(hasher.digest())
+
+
 class Hashing:
     """`source`, hashed as it is read."""
 
@@ -93,7 +108,7 @@ class Hashing:
 
     def digest(self) -> Digest:
         """Of all of it: what was not read yet is read now. Raises what `source` raises."""
-        while self.read(1 << 20):
+        while self.read(_CHUNK):
             pass
         return self._hasher.digest()
 

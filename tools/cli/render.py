@@ -15,6 +15,7 @@ from projections.progress import ProgressView
 from storage.errors import InputError
 from storage.interfaces import Event
 from tools.cli.frame import ASCII, UNICODE, Look, Row, frame
+from tools.cli.stream import Out
 
 _SGR = {"dim": "2", "bold": "1", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 
@@ -66,36 +67,12 @@ def draw(
     return "".join(_paint(row, color, unicode) + "\n" for row in frame(view, look))
 
 
-def speaks_unicode(stream: TextIO) -> bool:
-    """Can `stream` carry the glyphs?"""
-    return (getattr(stream, "encoding", None) or "utf-8").lower().replace("-", "").startswith("utf")
-
-
 def _paint(row: Row, color: bool, unicode: bool) -> str:
     out = []
     for text, style in row:
         shown = text if unicode else text.encode("ascii", "replace").decode()
         out.append(f"\x1b[{_SGR[style]}m{shown}\x1b[0m" if color and style and shown else shown)
     return "".join(out).rstrip(" ")
-
-
-class Out:
-    """Lines to a stream that may lack characters or lose its reader (`| head`): the build goes on."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._encoding = getattr(stream, "encoding", None) or "utf-8"
-        self._gone = False
-
-    def line(self, text: str) -> None:
-        """Write `text` and a line end; characters the stream lacks become escapes."""
-        if self._gone:
-            return
-        try:
-            self._stream.write(text.encode(self._encoding, "backslashreplace").decode(self._encoding) + "\n")
-            self._stream.flush()
-        except (BrokenPipeError, ValueError):
-            self._gone = True  # a closed stream raises ValueError
 
 
 class JsonRenderer:
