@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import httpx
 
@@ -129,7 +129,7 @@ class RegistryProcess:
             self._process.wait(timeout=20)
             self._process = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> RegistryProcess:  # noqa: PYI034  reason: nothing subclasses it
         return self.start()
 
     def __exit__(self, *exc: object) -> None:

@@ -31,7 +31,7 @@ def test_missing_and_unknown_fields_are_refused(given: tuple[tuple[int, ...], di
 
 def test_nothing_can_be_set_again() -> None:
     with pytest.raises(AttributeError):
-        Point(1).x = 2  # type: ignore[misc]
+        Point(1).x = 2
 
 
 def test_the_data_of_a_fact_has_its_fields_by_name() -> None:

@@ -62,7 +62,7 @@ def test_a_decoded_event_is_an_ordinary_frozen_event() -> None:
     assert repr(event) == repr(made)
     assert event.to_json() == made.to_json()
     with pytest.raises(AttributeError):
-        event.seq = 2  # type: ignore[misc]
+        event.seq = 2
 
 
 def test_the_state_has_the_documented_short_keys() -> None:

@@ -23,10 +23,10 @@ from storage.erofs.layers import ErofsLayers
 from storage.erofs.mount import ErofsMounts
 from storage.errors import DiskError, VerificationError
 from storage.interfaces import LayerStore
-from storage.layers import DirectoryLayers
+from storage.layers import LAYER_LIMIT, DirectoryLayers
 from storage.scratch import remove_tree
 from storage.snapshots import OverlaySnapshots
-from tests.storage.trees import GZIP, TAR, diff_id, facts, file, gnu_tar, gnu_untar, info, make_tar
+from tests.storage.trees import GZIP, TAR, Member, diff_id, facts, file, gnu_tar, gnu_untar, info, make_tar
 
 KINDS = ["directory", "erofs"]
 
@@ -34,14 +34,14 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="ownership and devices
 
 
 @contextmanager
-def opened(kind: str, place: Path, owner: str = "b1", **options: int) -> Iterator[LayerStore]:
+def opened(kind: str, place: Path, owner: str = "b1", limit: int = LAYER_LIMIT) -> Iterator[LayerStore]:
     """A store of each kind; what it mounted is unmounted in the end."""
     mounts = ErofsMounts(place / "mnt", owner)
     try:
         if kind == "erofs":
-            yield ErofsLayers(place / "layers", place / "tmp", owner, mounts, **options)
+            yield ErofsLayers(place / "layers", place / "tmp", owner, mounts, limit=limit)
         else:
-            yield DirectoryLayers(place / "layers", place / "tmp", owner, **options)
+            yield DirectoryLayers(place / "layers", place / "tmp", owner, limit=limit)
     finally:
         mounts.close()
 
@@ -171,7 +171,7 @@ def test_missing_parents_and_parents_after_children(layers: LayerStore) -> None:
 @pytest.mark.parametrize("first", ["file", "dir", "link", "fifo"])
 @pytest.mark.parametrize("second", ["file", "dir", "link", "fifo", "hard"])
 def test_the_last_of_several_members_wins(layers: LayerStore, first: str, second: str) -> None:
-    kinds = {
+    kinds: dict[str, Member] = {
         "file": file("x", b"content", mode=0o640),
         "dir": info("x", mode=0o711),
         "link": info("x", tarfile.SYMTYPE, linkname="victim"),
@@ -219,8 +219,8 @@ def test_whiteouts_of_nothing_are_not_seen(tmp_path: Path, layers: LayerStore) -
 
 @pytest.mark.parametrize("order", ["before", "after"])
 def test_whiteouts_never_hide_their_own_layer(layers: LayerStore, order: str) -> None:
-    marks = [file(".wh.f"), file(".wh.d"), file("o/.wh..wh..opq"), file("o/.wh.g")]
-    own = [file("f", b"f"), info("d"), file("d/in", b"i"), info("o"), file("o/g", b"g")]
+    marks: list[Member] = [file(".wh.f"), file(".wh.d"), file("o/.wh..wh..opq"), file("o/.wh.g")]
+    own: list[Member] = [file("f", b"f"), info("d"), file("d/in", b"i"), info("o"), file("o/g", b"g")]
     lower = unpack(layers, make_tar(*(marks + own if order == "before" else own + marks)))
     assert (lower / "f").read_bytes() == b"f"
     assert (lower / "d/in").read_bytes() == b"i"
@@ -441,7 +441,7 @@ members = st.lists(
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(members)
 def test_any_mixture_of_files_and_directories_is_as_gnu_tar_has_it(
-    tmp_path_factory: pytest.TempPathFactory, kind: str, made: list[tarfile.TarInfo | tuple[tarfile.TarInfo, bytes]]
+    tmp_path_factory: pytest.TempPathFactory, kind: str, made: list[Member]
 ) -> None:
     place = tmp_path_factory.mktemp("any")
     kinds: dict[str, bool] = {}
@@ -459,7 +459,7 @@ def test_any_mixture_of_files_and_directories_is_as_gnu_tar_has_it(
         assert without_implied(facts(lower), made) == without_implied(facts(place / "oracle"), made)
 
 
-def without_implied(found: dict[bytes, tuple[object, ...]], made: list[object]) -> dict[bytes, tuple[object, ...]]:
+def without_implied(found: dict[bytes, tuple[object, ...]], made: list[Member]) -> dict[bytes, tuple[object, ...]]:
     """Times of directories that the tar does not name are nobody's promise."""
-    named = {b"/" + os.fsencode((m[0] if isinstance(m, tuple) else m).name) for m in made}  # type: ignore[attr-defined]
+    named = {b"/" + os.fsencode((m[0] if isinstance(m, tuple) else m).name) for m in made}
     return {path: value if path in named else value[:3] for path, value in found.items()}

@@ -134,9 +134,18 @@ IMAGE_DAMAGE: dict[str, Callable[[Path], None]] = {
     "half": lambda path: os.truncate(path, path.stat().st_size // 2),
     "empty": lambda path: os.truncate(path, 0),
     "longer": lambda path: os.truncate(path, path.stat().st_size + 1),
-    "a directory in its place": lambda path: (path.unlink(), path.mkdir()),  # type: ignore[func-returns-value]
-    "another file in its place": lambda path: path.write_bytes(b"{}") and None,
+    "a directory in its place": lambda path: _replace(path, None),
+    "another file in its place": lambda path: _replace(path, b"{}"),
 }
+
+
+def _replace(path: Path, content: bytes | None) -> None:
+    """Put a file with `content`, or a directory, in the place of `path`."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+    path.mkdir() if content is None else path.write_bytes(content)
 
 
 def _in_header(path: Path, old: bytes, new: bytes) -> None:
@@ -175,7 +184,7 @@ TREE_DAMAGE: dict[str, Callable[[Path], object]] = {
         next(path for path in tree.rglob("*") if path.is_dir()), "trusted.overlay.opaque", b"y"
     ),
     "no tree": shutil.rmtree,
-    "a file in its place": lambda tree: (shutil.rmtree(tree.parent), tree.parent.write_text("x")),
+    "a file in its place": lambda tree: _replace(tree.parent, b"x"),
     "a file beside it": lambda tree: (tree.parent / "root-changed").touch(),
 }
 

@@ -22,7 +22,7 @@ from storage.layers import DirectoryLayers
 from storage.overlay import detach_below, mounts_below
 from storage.snapshots import OverlaySnapshots
 from tests.storage.test_layers import rich_tree
-from tests.storage.trees import TAR, diff_id, facts, file, gnu_untar, info, make_tar, members, names
+from tests.storage.trees import TAR, Member, diff_id, facts, file, gnu_untar, info, make_tar, members, names
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
 
@@ -171,7 +171,9 @@ def test_the_layer_of_a_step_says_what_the_step_did(root: Root) -> None:
 
 @pytest.mark.parametrize("below", ["directory", "file", "whiteout", "nothing"])
 def test_opaque_only_where_a_lower_has_the_directory(root: Root, below: str) -> None:
-    made = {"directory": [info("x"), file("x/a")], "file": [file("x")], "whiteout": [file(".wh.x")], "nothing": []}
+    made: dict[str, list[Member]] = {
+        "directory": [info("x"), file("x/a")], "file": [file("x")], "whiteout": [file(".wh.x")], "nothing": [],
+    }  # fmt: skip
     lower = root.layer(make_tar(info("keep"), *made[below]))
     snapshot = root.snapshots.begin("s", [lower])
     if (snapshot.root / "x").is_dir():

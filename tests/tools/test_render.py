@@ -263,9 +263,9 @@ def test_a_narrow_window_shows_the_command_rather_than_its_mounts(unicode: bool)
     mounts = "--mount=type=cache,target=/root/.npm,sharing=locked --mount=type=secret,id=npm,required=false "
     log = ListLog()
     log.add(story.started(), "b1")
-    plan = ({"vertex": "v1", "name": f"[build 4/4] RUN {mounts}npm ci --mount=x", "lines": [1, 1]},)
-    log.add(e.GraphDefined(graph="g", vertices=1, plan=plan), "b1")
-    log.add(e.VertexStarted(name=plan[0]["name"], inputs=()), "b1", "v1")
+    name = f"[build 4/4] RUN {mounts}npm ci --mount=x"
+    log.add(e.GraphDefined(graph="g", vertices=1, plan=({"vertex": "v1", "name": name, "lines": [1, 1]},)), "b1")
+    log.add(e.VertexStarted(name=name, inputs=()), "b1", "v1")
     narrow, wide = (draw(fold(log, "b1"), width, False, unicode=unicode) for width in (60, 160))
     assert f"[build 4/4] RUN {'…' if unicode else '...'} npm ci --mount=x" in narrow
     assert f"[build 4/4] RUN {mounts}npm ci --mount=x" in wide

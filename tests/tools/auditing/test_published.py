@@ -36,7 +36,7 @@ def builder(tmp_path: Path) -> Builder:
 
 
 def faults(root: Path, source: str) -> set[str]:
-    """What `audit verify` says of the log of `root` by all that was published (also, that its events are of no build)."""
+    """What `audit verify` says of the log of `root` by all that was published. Its events are of no build."""
     with roots.read_root(root) as (log, _):
         found = published.published(source, [SIGNER.verifier], log_id(log))
     outside = [Outside(source, "fork", one) for one in found]
