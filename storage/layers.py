@@ -125,10 +125,10 @@ class ChosenLayers:
         return next((problem for store in self._stores if (problem := store.check(name))), "")
 
     def discard(self, name: str) -> None:
-        """See Checked.discard. A sound layer in the other layout stays."""
-        for store in self._stores:
-            if store.check(name):
-                store.discard(name)
+        """See Checked.discard. Where checks tell which layout is damaged, a layer in the other one stays."""
+        damaged = [store for store in self._stores if store.check(name)]
+        for store in damaged or self._stores:
+            store.discard(name)
 
     def close(self) -> None:
         """See LayerStore.close."""

@@ -20,7 +20,7 @@ from storage.erofs.layers import ErofsLayers
 from storage.erofs.mount import ErofsMounts
 from storage.errors import VerificationError
 from storage.interfaces import CheckedLayers, CheckedSnapshots, Look
-from storage.layers import DirectoryLayers
+from storage.layers import ChosenLayers, DirectoryLayers
 from storage.snapshots import OverlaySnapshots
 from tests.storage.trees import TAR, diff_id, facts, file, info, make_tar
 
@@ -98,6 +98,37 @@ def place(root: Path, kind: str, what: str) -> Path:
 def test_what_was_made_is_sound(tmp_path: Path, kind: str) -> None:
     fill(tmp_path, kind)
     assert problems(tmp_path, kind) == {}
+
+
+def both(root: Path) -> ChosenLayers:
+    """As a build has them that may use either layout."""
+    directories = DirectoryLayers(root / "layers", root / "tmp", "b2")
+    images = ErofsLayers(root / "layers", root / "tmp", "b2", ErofsMounts(root / "mnt", "b2"))
+    return ChosenLayers((images, directories), lambda: directories)
+
+
+def test_a_layer_whose_damage_only_a_reader_finds_is_discarded_all_the_same(tmp_path: Path, kind: str) -> None:
+    fill(tmp_path, kind)
+    path = place(tmp_path, kind, "layer")
+    if kind == "erofs":
+        flip(path, 4096 + 1600)
+        os.utime(path, ns=(SEAL, SEAL))  # as a disk that rots leaves it
+    layers = both(tmp_path)
+    assert layers.check(LAYER) == ""
+    layers.discard(LAYER)
+    assert not path.exists()
+
+
+def test_of_two_layouts_the_one_that_a_check_finds_damaged_is_discarded(tmp_path: Path) -> None:
+    for kind in ("erofs", "directory"):
+        fill(tmp_path / kind, kind)
+    shutil.copytree(tmp_path / "directory/layers", tmp_path / "erofs/layers", symlinks=True, dirs_exist_ok=True)
+    image = place(tmp_path / "erofs", "erofs", "layer")
+    flip(image, 4096 + 1600)
+    layers = both(tmp_path / "erofs")
+    layers.discard(LAYER)
+    assert not image.exists()
+    assert layers.has(LAYER)
 
 
 def test_a_copy_that_keeps_times_is_sound(tmp_path: Path, kind: str) -> None:
