@@ -13,8 +13,9 @@ import pytest
 from storage.digest import Digest, sha256
 from storage.errors import InputError, RegistryError, VerificationError
 from storage.interfaces import Descriptor, Provider
+from storage.media_types import INDEX as OCI_INDEX
 from storage.registry import RegistryClient
-from tests.faulty import Answering, Fault, FaultyProxy, Seen
+from tests.faulty import Answer, Answering, Fault, FaultyProxy, Seen
 from tests.registry_fixture import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, RegistryProcess, get_json, layer_tar, push_blob
 from tests.storage.registry.kit import described, fetched, noise, stream_of, use
 
@@ -245,3 +246,17 @@ def test_I11_manifest_that_names_a_missing_blob_is_the_registrys_error(
     with pytest.raises(RegistryError, match="blob unknown to registry") as caught:
         use(lambda client: client.put_manifest(provider, "1.0", OCI_MANIFEST, manifest))
     assert caught.value.where == f"{registry.host}/{repository}:1.0"
+
+
+def test_I3_registry_that_keeps_another_manifest_than_it_was_given_is_not_believed(
+    registry: RegistryProcess, repository: str
+) -> None:
+    def other(answer: Answer) -> None:
+        answer.headers["docker-content-digest"] = sha256(b"other")
+
+    manifest = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}).encode()
+    with FaultyProxy(registry.host, Fault("PUT", "/manifests/", edit_answer=other)) as proxy:
+        provider = Provider.of(proxy.host, repository)
+        with pytest.raises(VerificationError, match="the registry stored the manifest as 'sha256:") as caught:
+            use(lambda client: client.put_manifest(provider, "1.0", OCI_INDEX, manifest))
+    assert caught.value.where == f"{proxy.host}/{repository}:1.0"
