@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from engine.errors import DockerfileError, InputError, MaterializationError, NotGranted, RefledgerError
-from engine.events import BuildCompleted, BuildFailed, BuildStarted, GraphDefined
+from engine.events import BuildCompleted, BuildFailed, BuildStarted, GraphDefined, is_sensitive
 from engine.executor import Executor
 from engine.frontend.compile import FrontendOptions, compile_dockerfile
 from engine.grants import NOTHING, Offered
@@ -220,10 +220,12 @@ class Engine:
             return await definition.compile(self.resolver)
         assert request.dockerfile is not None
         platforms = request.platforms or (request.frontend.platform,)
+        sensitive = self.ledger.sensitive
+        hidden = frozenset(name for name in request.frontend.build_args if is_sensitive(name, sensitive))
         graphs = [
             await compile_dockerfile(
                 request.dockerfile,
-                replace(request.frontend, platform=platform, several=len(platforms) > 1),
+                replace(request.frontend, platform=platform, several=len(platforms) > 1, hidden=hidden),
                 self.resolver.resolve,
             )
             for platform in platforms

@@ -48,7 +48,7 @@ class Ledger:
 
     def __init__(self, log: EventLog, build: str, sensitive: Sequence[str] = SENSITIVE) -> None:
         self._log = log
-        self._sensitive = sensitive
+        self.sensitive = sensitive
         self._last: Future[list[Event]] | None = None
         self._failure: BaseException | None = None
         self.build = build
@@ -57,7 +57,7 @@ class Ledger:
         stream = {"build": f"build/{self.build}", "cache": "cache", "log": "log"}.get(fact.STREAM)
         if stream is None:
             stream = f"ref/{fact.ref}"  # type: ignore[attr-defined]  # every fact of a ref stream has `ref`
-        apart = detached(fact, self._sensitive)
+        apart = detached(fact, self.sensitive)
         event = NewEvent(stream, type(fact).__name__, to_data(fact), self.build, vertex, cause, apart)
         self._last = self._log.submit([event])
         return self._last

@@ -23,6 +23,7 @@ import orjson
 from storage.interfaces import REDACTED, Json, Payload
 
 SALT = 32  # bytes
+_DRAWN = 128  # salts
 ROOM = 1024
 """Values that one event may have detached at most: the id of a payload is ROOM × seq + its place among the pointers."""
 
@@ -44,6 +45,22 @@ def salted(salt: bytes, data: bytes) -> str:
     return "sha256:" + sha256(salt + b"\0" + data).hexdigest()
 
 
+_salts: list[bytes] = []
+os.register_at_fork(after_in_child=_salts.clear)  # reason: two processes must never use the same salt
+
+
+def _salt() -> bytes:
+    """Random bytes, drawn for many values at once: asking the kernel for each costs more than all else that is done to
+    detach one."""
+    try:
+        return _salts.pop()  # atomic, so that no other thread gets the same
+    except IndexError:
+        drawn = os.urandom(SALT * _DRAWN)
+        salt, *rest = (drawn[at : at + SALT] for at in range(0, len(drawn), SALT))
+        _salts.extend(rest)
+        return salt
+
+
 def pointer(*names: str) -> str:
     """The JSON pointer of a place."""
     return "".join("/" + name.replace("~", "~0").replace("/", "~1") for name in names)
@@ -56,7 +73,7 @@ def detach(data: Json, pointers: tuple[str, ...]) -> tuple[Json, dict[str, str],
         raise ValueError(f"{len(pointers)} detached values, more than {ROOM}")
     rest, digests, payloads = dict(data), {}, []
     for place in pointers:
-        value, salt = _swap(rest, place, None, copied=True), os.urandom(SALT)
+        value, salt = _swap(rest, place, None, copied=True), _salt()
         payload = orjson.dumps(value)
         digests[place] = salted(salt, payload)
         payloads.append((salt, payload))

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from storage import codec
 from storage.errors import DiskError, InputError, LogDamaged, LogError
@@ -33,6 +33,7 @@ POLL = 0.03  # seconds between looks for what other processes appended (SQLite c
 
 _SELECT = "SELECT rowid, originator_id, originator_version, topic, state FROM events WHERE rowid > ? AND rowid <= ?"
 _KEEP = "keep it for analysis; restore a backup, or use another root"
+Row = TypeVar("Row", bound=tuple[Any, ...])
 _Submission = tuple[int, list[codec.Encoded], "Future[list[Event]]"]
 
 
@@ -204,7 +205,7 @@ class SqliteEventLog:
             if types is None and (not rows or rows[-1][0] != max(after, 0) + len(rows)):
                 if not self._quiet:
                     raise LogError(f"events are missing after event {max(after, 0)}", where=str(self._path))
-                whole = [row for number, row in enumerate(rows, max(after, 0) + 1) if row[0] == number]
+                whole = _in_order(rows, max(after, 0))
                 sound = max(after, 0) + len(whole)
                 what = f"events are missing after event {sound}"
                 self._damage = LogDamaged(what, sound=sound, where=str(self._path), hint=_KEEP)
@@ -228,11 +229,10 @@ class SqliteEventLog:
             rows = self._reader.query(f"{_SELECT} ORDER BY rowid LIMIT {page}", (after, until))
             if not rows:
                 return
-            for row in rows:
-                if not after < row[0] <= until:  # a page that is no page any more: asking on would never end
-                    raise LogError(f"events are out of order after event {after}", where=str(self._path), hint=_KEEP)
-                after = row[0]
-                yield row
+            if not after < rows[-1][0] <= until:  # a page that is no page any more: asking on would never end
+                raise LogError(f"events are out of order after event {after}", where=str(self._path), hint=_KEEP)
+            yield from rows
+            after = rows[-1][0]
 
     def payloads(self, after: int, until: int) -> Iterator[Payload]:
         """See StoredPayloads. Raises LogError, also for a damaged file."""
@@ -254,10 +254,12 @@ class SqliteEventLog:
         after = max(after, 0)
         while after < end:
             rows = self._reader.query(f"{_SELECT} ORDER BY rowid LIMIT {min(PAGE, end - after)}", (after, end))
-            if not rows or rows[-1][0] != after + len(rows):
+            whole = _in_order(rows, after)
+            yield from self._decode([row for row in whole if types is None or row[3] in types])
+            after += len(whole)
+            if not whole or len(whole) < len(rows):
+                self._damage = self._lost_after(after)
                 break
-            yield from self._decode([row for row in rows if types is None or row[3] in types])
-            after = rows[-1][0]
         if not self._quiet and (until is None or until > self._damage.sound):
             raise self._damage
 
@@ -304,13 +306,15 @@ class SqliteEventLog:
             except LogDamaged:
                 step //= 2
                 continue
-            read = sum(1 for number, row in enumerate(rows, sound + 1) if row[0] == number)
-            sound += read
-            if not rows or read < len(rows):  # a page that is no page any more gives rows that are none
+            whole = _in_order(rows, sound)
+            sound += len(whole)
+            if not rows or len(whole) < len(rows):
                 break
+        self._damage = self._lost_after(sound)
+
+    def _lost_after(self, sound: int) -> LogDamaged:
         lost = f"events after event {sound} cannot be read" if sound else "no event of it can be read"
-        what = f"the file is damaged: {lost}"
-        self._damage = LogDamaged(what, sound=sound, where=str(self._path), hint=_KEEP)
+        return LogDamaged(f"the file is damaged: {lost}", sound=sound, where=str(self._path), hint=_KEEP)
 
     def last_seq(self) -> int:
         """See EventLog; in a damaged log that is open for reading only: the last event before the damage.
@@ -350,3 +354,9 @@ class SqliteEventLog:
         if thread is not None and os.getpid() == self._pid:
             thread.join()
         self._reader.close()
+
+
+def _in_order(rows: list[Row], after: int) -> list[Row]:
+    """Those that follow on event `after` one by one: a page that is no page any more gives rows that are none."""
+    count = next((at for at, row in enumerate(rows) if row[0] != after + 1 + at), len(rows))
+    return rows[:count]

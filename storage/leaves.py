@@ -34,16 +34,18 @@ def leaf(row: Row) -> bytes:
 def leaf_hashes(rows: Iterable[Row]) -> Iterator[bytes]:
     """The leaf hashes (RFC 9162 section 2.1.1) of stored events, in order."""
     names: dict[str, bytes] = {}  # reason: a log has few types, and quoting one costs as much as hashing it
+    last, named = "", b""  # reason: what follows on each other is mostly of one stream
     for row in rows:
         seq, stream, version, name, state = row
         try:
             quoted = names.get(name)
             if quoted is None:
                 quoted = names[name] = orjson.dumps(name)
+            if stream != last:
+                last, named = stream, orjson.dumps(stream)
             if type(version) is int and type(state) is bytes:
                 yield sha256(
-                    b'\0{"seq":%d,"stream":%b,"version":%d,"type":%b,"state":%b}'
-                    % (seq, orjson.dumps(stream), version, quoted, state)
+                    b'\0{"seq":%d,"stream":%b,"version":%d,"type":%b,"state":%b}' % (seq, named, version, quoted, state)
                 ).digest()
                 continue
         except TypeError:

@@ -24,6 +24,7 @@ FORMAT = 2  # PRAGMA user_version: raise it when older versions could no longer 
 APPLICATION = 0x52464C47  # PRAGMA application_id ("RFLG"): tells a log from any other SQLite file
 LOCK_TIMEOUT = 5  # seconds that SQLite itself waits for a lock
 PATIENCE = 180.0  # seconds after which a held lock is an error; a commit takes milliseconds, so its holder is stuck
+_KEEP = "keep it for analysis; restore a backup, or use another root"
 
 T = TypeVar("T")
 
@@ -54,7 +55,7 @@ def explain(error: sqlite3.Error, path: Path, doing: str) -> RefledgerError:
     words = {
         sqlite3.SQLITE_BUSY: ("another process has kept it locked for minutes", f"see which one: fuser -v {where}"),
         sqlite3.SQLITE_LOCKED: ("another process has kept it locked for minutes", f"see which one: fuser -v {where}"),
-        sqlite3.SQLITE_CORRUPT: ("the file is damaged", "keep it for analysis; restore a backup, or use another root"),
+        sqlite3.SQLITE_CORRUPT: ("the file is damaged", _KEEP),
         sqlite3.SQLITE_NOTADB: ("the file is not an event log", "restore a backup, or use another root"),
         sqlite3.SQLITE_READONLY: ("it may only be read", "set REFLEDGER_ROOT to a writable place"),
         sqlite3.SQLITE_PERM: ("permission denied", "set REFLEDGER_ROOT to a place you may write"),
@@ -157,7 +158,10 @@ class LogReader:
 
     def _run(self, doing: str, action: Callable[[sqlite3.Connection], T]) -> T:
         with self._lock:
-            return patiently(self._path, doing, lambda: self._attempt(action))
+            try:
+                return patiently(self._path, doing, lambda: self._attempt(action))
+            except UnicodeDecodeError as error:  # SQLite's message has bytes of the file in it, as of a broken schema
+                raise LogDamaged(f"{doing}: the file is damaged", where=str(self._path), hint=_KEEP) from error
 
     def _attempt(self, action: Callable[[sqlite3.Connection], T]) -> T:
         while True:
@@ -166,7 +170,7 @@ class LogReader:
             manner = self._look()
             try:
                 result = action(self._connect(manner))
-            except sqlite3.Error:
+            except (sqlite3.Error, UnicodeDecodeError):
                 self._disconnect()
                 if self._look() == manner:
                     raise

@@ -41,10 +41,11 @@ def summary(data: str) -> str:
     return f"{first}..." if others else first
 
 
-def shown(text: str, lexer: Lexer, env: Mapping[str, str]) -> str:
-    """`text` of an instruction with its variables as they are now; as written when that fails."""
+def shown(text: str, lexer: Lexer, env: Mapping[str, str], hidden: Iterable[str]) -> str:
+    """`text` of an instruction with its variables as they are now, but for those of `hidden`; as written when that
+    fails."""
     try:
-        return lexer.expand(text, env)
+        return lexer.expand(text, {**env, **{name: f"${name}" for name in hidden if name in env}})
     except ExpansionError:
         return text
 

@@ -37,7 +37,7 @@ class FrontendOptions:
     """`build_args` as --build-arg gave them; `ignore` the patterns of .dockerignore; `labels` those of --label;
     `network` what RUN uses by default, and the most it may ask for; `entitlements` those of --allow; `context` the
     build's own context when it is no directory, `named` those of --build-context by name (context_name); `several`:
-    the platform is one of several."""
+    the platform is one of several; `hidden`: build args whose values are not shown in names of steps."""
 
     filename: str = "Dockerfile"
     build_args: Mapping[str, str] = field(default_factory=dict)
@@ -51,6 +51,7 @@ class FrontendOptions:
     context: GitSource | ArchiveSource | None = None
     named: Mapping[str, NamedContext] = field(default_factory=dict)
     several: bool = False
+    hidden: frozenset[str] = frozenset()
 
 
 def predefined(options: FrontendOptions) -> dict[str, str]:

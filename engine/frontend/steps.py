@@ -69,7 +69,7 @@ def run(state: StageState, instruction: Instruction, reading: Reading) -> Step:
         security=_security(instruction, reading.options.entitlements),
     )
     lexer = Lexer(reading.escape, raw_quotes=True, raw_escapes=True, skip_unset=True)
-    name = shown(_upper(instruction.text), lexer, env) + note
+    name = shown(_upper(instruction.text), lexer, env, reading.options.hidden) + note
     created_by = run_command(argv, state.visible_args)
     return Step(op, name, created_by, tuple(origin for _, origin in mounts))
 
@@ -135,7 +135,7 @@ def workdir(state: StageState, instruction: Instruction, reading: Reading) -> St
     state.image.config["WorkingDir"] = directory
     if directory == "/":
         return None
-    name = shown(_upper(instruction.text), Lexer(reading.escape), env)
+    name = shown(_upper(instruction.text), Lexer(reading.escape), env, reading.options.hidden)
     return Step(Mkdir(directory, state.image.config.get("User", "")), name, f"WORKDIR {directory}")
 
 
@@ -191,7 +191,7 @@ def copy(state: StageState, instruction: Instruction, reading: Reading, *, from_
     created_by += [f"--{flag}" for flag in ("link", "parents") if flags.get(flag) == "true"]
     created_by += [*(f"--exclude={pattern}" for pattern in excludes), *written]
     created_by += [f"<<{item.name}" for item in files]
-    title = shown(_upper(instruction.text), Lexer(reading.escape), state.env)
+    title = shown(_upper(instruction.text), Lexer(reading.escape), state.env, reading.options.hidden)
     history = " ".join([*created_by, dest_word])
     if remotes:
         title, history = redacted(title), redacted(history)

@@ -211,8 +211,9 @@ def read_all(path: Path, *, read_only: bool) -> int:
         lambda data: data[: len(data) // 2],
         lambda data: data[:8192] + b"\xaa" * (len(data) - 8192),
         lambda data: b"\0" * 4096 + data[4096:],
+        lambda data: data.replace(b"CREATE TABLE events", b"CREATE \xa0ABLE events"),
     ],
-    ids=["not SQLite", "torn in page 2", "half", "overwritten", "first page zero"],
+    ids=["not SQLite", "torn in page 2", "half", "overwritten", "first page zero", "a schema that is no text"],
 )
 def test_a_damaged_file_is_an_error_in_one_line(
     tmp_path: Path, damage: Callable[[bytes], bytes], read_only: bool

@@ -17,7 +17,7 @@ from projections.audit.statements import (
     Step,
     Taint,
 )
-from tools.cli.format import human_bytes, short_id
+from tools.cli.format import count, human_bytes, short_id
 from tools.cli.text import clean
 from tools.cli.writing import local_time
 
@@ -73,7 +73,7 @@ def sections(report: Report, width: int) -> Iterator[Section]:
         yield from build_sections(report.report, width)
     if report.reverse is not None:
         _reverse(page, report)
-        yield f"Built from it: {_count(len(report.reverse), 'build')}", page.taken()
+        yield f"Built from it: {count(len(report.reverse), 'build')}", page.taken()
 
 
 def build_sections(told: BuildReport, width: int) -> Iterator[Section]:
@@ -158,7 +158,7 @@ def _resolutions(page: _Page, told: BuildReport) -> None:
     for item in told.resolutions:
         name = f"{clean(item.name)} {clean(item.platform)}".rstrip()
         until = f" until {local_time(item.last)}" if item.last != item.first else ""
-        page.say(f"{name} = {page.id(item.digest)}, {_count(item.count, 'time')} from {local_time(item.first)}{until}",
+        page.say(f"{name} = {page.id(item.digest)}, {count(item.count, 'time')} from {local_time(item.first)}{until}",
                  item.seqs, 2)  # fmt: skip
 
 
@@ -280,7 +280,7 @@ def _differences(page: _Page, told: BuildReport) -> None:
     if not told.against:
         page.say("no earlier build of the same thing", indent=2)
         return
-    page.say(f"build {clean(told.against)}: {_count(len(told.differences), 'difference')}", indent=2)
+    page.say(f"build {clean(told.against)}: {count(len(told.differences), 'difference')}", indent=2)
     for item in told.differences:
         old, new = (None if value is None else page.id(value) for value in (item.old, item.new))
         change = f"- {old}" if new is None else f"+ {new}" if old is None else f"{old} -> {new}"
@@ -300,7 +300,3 @@ def _reverse(page: _Page, report: Report) -> None:
             f" {page.id(item.of)} as {item.how}{gave}",
             item.seqs, 2 * item.depth,
         )  # fmt: skip
-
-
-def _count(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -10,9 +10,9 @@ from projections.history import History
 from projections.verdict import Verdict, Why
 from projections.why import explain
 from tools import roots
-from tools.cli.differing import count, named
+from tools.cli.differing import named
 from tools.cli.explained import compared, miss_lines
-from tools.cli.format import human_bytes
+from tools.cli.format import count, human_bytes
 from tools.cli.missing import missing_lines
 from tools.cli.text import clean
 from tools.cli.why import hides

@@ -8,7 +8,7 @@ from difflib import unified_diff
 from projections.changes import Change, FileChange
 from projections.difference import Difference, StepChange, Value
 from projections.history import BuildRecord
-from tools.cli.format import short_id
+from tools.cli.format import count, short_id
 from tools.cli.text import clean
 from tools.cli.writing import local_time
 
@@ -41,11 +41,6 @@ _TITLES = {
 def named(record: BuildRecord) -> str:
     """A build as a heading has it."""
     return f"build {record.id} ({clean(record.name) or '-'}, {local_time(record.started)})"
-
-
-def count(number: int, what: str) -> str:
-    """`1 step`, `2 steps`."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def title(change: Change) -> str:

@@ -11,8 +11,8 @@ from projections.origin import Origin
 from projections.taint import Taint
 from projections.verdict import Gone, Verdict, Why
 from projections.why import unreadable
-from tools.cli.differing import change_lines, count, named, title
-from tools.cli.format import human_bytes, short_id
+from tools.cli.differing import change_lines, named, title
+from tools.cli.format import count, human_bytes, short_id
 from tools.cli.text import cells, clean, shortened
 from tools.cli.writing import local_time
 

@@ -25,6 +25,11 @@ def human_duration(nanoseconds: int) -> str:
     return f"{hours}h{minutes:02d}m"
 
 
+def count(number: int, what: str) -> str:
+    """`1 step`, `2 steps`."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
 def short_id(text: str) -> str:
     """Twelve characters of an id, without a digest's algorithm."""
     return text.rpartition(":")[2][:12]

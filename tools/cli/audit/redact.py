@@ -14,6 +14,7 @@ from projections.history import History
 from storage.errors import InputError
 from tools import roots
 from tools.auditing.redaction import Found, erase, erase_blobs, find, holding
+from tools.cli.format import count
 from tools.cli.moment import find_step, whole_view
 from tools.cli.text import clean
 from tools.cli.writing import print_line
@@ -61,10 +62,10 @@ def redact(
         found = find(stored, stored, record, vertex, names, wanted, output=not names)
         if not found.payloads:
             raise InputError(f"build {record.id} has nothing to erase{_rest(found)}")
-        what = f"{len(found.output)} pieces of output" if not names else f"{len(found.args)} values of build args"
+        what = count(len(found.args), "build arg") if names else count(len(found.output), "piece") + " of output"
         store = roots.read_blobs(path)
         holders = holding(stored, record, store, found.args) if blobs else []
-        what += f" and {len(holders)} blobs" if blobs else ""
+        what += f" and {count(len(holders), 'blob')}" if blobs else ""
         told = f"{what} of build {record.id}{_rest(found)}"
         if not yes:
             click.confirm(f"erase {told}, for good?", abort=True, err=True)

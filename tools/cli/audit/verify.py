@@ -10,6 +10,7 @@ import click
 from storage.errors import DiskError, InputError, VerificationError
 from tools import roots
 from tools.auditing.keys import read_verifier
+from tools.cli.format import count
 from tools.cli.text import clean
 from tools.cli.writing import as_json_option, print_json, print_line
 
@@ -143,7 +144,7 @@ def _judge(faults: list[Fault], where: str) -> None:
     if not faults:
         return
     first, more = faults[0], len(faults) - 1
-    others = f"; {more} more {'fault' if more == 1 else 'faults'}" if more else ""
+    others = f"; {count(more, 'more fault')}" if more else ""
     raise VerificationError(f"{first.what}: {first.meaning}{others}", where=first.where or where)
 
 
@@ -173,15 +174,14 @@ def _signatures(verdict: Verdict) -> list[str]:
         names = ", ".join("+".join(key.split("+", 2)[:2]) for key in verdict.keys)
         lines = [f"signed     {verdict.covered:,} of {verdict.events:,} events, by {names}; log {verdict.origin}"]
     else:
-        count = "1 checkpoint" if verdict.checkpoints == 1 else f"{verdict.checkpoints:,} checkpoints"
-        lines = [f"signed     {verdict.covered:,} of {verdict.events:,} events lie under {count}; log {verdict.origin}",
+        many = count(verdict.checkpoints, "checkpoint")
+        lines = [f"signed     {verdict.covered:,} of {verdict.events:,} events lie under {many}; log {verdict.origin}",
                  "           signatures were not checked: say with --key whose count"]  # fmt: skip
     left = verdict.events - verdict.covered
     if verdict.checkpoints and left:
         lines.append(f"           nothing vouches for the last {left:,} yet")
     if verdict.published:
-        compared = "1 checkpoint" if verdict.published == 1 else f"{verdict.published:,} checkpoints"
-        lines.append(f"published  compared with {compared} from elsewhere")
+        lines.append(f"published  compared with {count(verdict.published, 'checkpoint')} from elsewhere")
     return lines
 
 
@@ -191,6 +191,6 @@ def _bytes(verdict: Verdict) -> list[str]:
     read = "" if verdict.contents else ", whose contents were not read (--quick)"
     lines = [f"bytes      {here} should be here{read}; {verdict.gone:,} were let go"]
     if verdict.remote:
-        count = "1 blob" if verdict.remote == 1 else f"{verdict.remote:,} blobs"
-        lines.append(f"           {count} known by digest only: at registries, which were not asked")
+        blobs = count(verdict.remote, "blob")
+        lines.append(f"           {blobs} known by digest only: at registries, which were not asked")
     return lines
