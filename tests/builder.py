@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.processes import run_module
 from tests.registry_fixture import RegistryProcess, push_image
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -25,6 +26,16 @@ class Done:
     code: int
     out: str
     err: str
+
+
+def refledger(*args: str, env: Mapping[str, str], stdin: bytes | None = None, timeout: float = 120) -> Done:
+    """`refledger ARGS` to its end: see `run_module`."""
+    done = run_module("tools.cli.main", *args, env=env, stdin=stdin, timeout=timeout)
+    out, err = (
+        text.decode(errors="replace").replace("\r\n", "\n").replace("\r", "\n") for text in (done.stdout, done.stderr)
+    )
+    assert "Traceback" not in err, err
+    return Done(done.returncode, out, err)
 
 
 class Builder:
@@ -53,10 +64,7 @@ class Builder:
 
     def run(self, *args: str, env: Mapping[str, str] | None = None) -> Done:
         """`refledger ARGS` to its end."""
-        process = self.start(*args, env=env)
-        out, err = process.communicate(timeout=120)
-        assert "Traceback" not in err, err
-        return Done(process.returncode, out, err)
+        return refledger(*args, env={**self.env, **(env or {})})
 
     def build(self, dockerfile: str, *args: str, env: Mapping[str, str] | None = None) -> Done:
         """Build `dockerfile` in the context."""

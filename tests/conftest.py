@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.processes import close_zygotes
 from tests.registry_fixture import RegistryProcess
 
 
@@ -35,3 +36,8 @@ def _serve(factory: pytest.TempPathFactory, name: str) -> Iterator[RegistryProce
         pytest.skip("docker-registry is not installed")
     with RegistryProcess(factory.mktemp(name)) as process:
         yield process
+
+
+def pytest_sessionfinish() -> None:
+    """What commands were forked from ends with the tests, not some time later."""
+    close_zygotes()

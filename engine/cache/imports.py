@@ -20,15 +20,13 @@ from engine.events import CacheImported, CacheImportFailed
 from engine.images.read import whole
 from engine.ledger import Facts
 from engine.refs.places import Places, kind_of
-from engine.refs.ref import Layer, Remote, layers_to_json
+from engine.refs.ref import DESCRIBED_LIMIT, Layer, Remote, described
 from engine.solver.answers import Asking, Found
 from engine.solver.cache import Component
 from engine.together import together
-from storage.digest import Digest, canonical_json, chain_ids, parse_json
+from storage.digest import Digest, chain_ids, parse_json
 from storage.interfaces import BlobStore, Descriptor, Provider, RegistrySource
 
-EVENT_ROOM = 56 << 10
-"""Bytes of layers that an event has room for: a hit that cannot be told of is none."""
 CONFIG_LIMIT = 16 << 20
 """Bytes of a cache's config or facts, or of an image's config, at most."""
 
@@ -175,7 +173,7 @@ class Cache:
         if result.created and not top.created:
             top = replace(top, created=result.created)
         found = (*(layer for layer in below if layer), top)
-        return found if len(canonical_json(layers_to_json(found))) <= EVENT_ROOM else ()
+        return found if described(found) <= DESCRIBED_LIMIT else ()
 
 
 @dataclass(slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from engine.errors import MaterializationError
+from engine.errors import InputError, MaterializationError
 from engine.exporters.archive import ArchiveExporter
 from engine.exporters.image import Bundle, Image, bundle, compose
 from engine.exporters.layout import LayoutExporter
@@ -23,6 +23,11 @@ from storage.interfaces import Compression
 
 if TYPE_CHECKING:
     from engine.attest.statement import Attested
+
+
+MOST_LAYERS = 160
+"""Layers of an image that is given out: so many descriptors fit an event of whoever starts from it, and what became of
+them fits one here. Docker takes 127."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +91,12 @@ class Exporters:
         attach: Attach | None,
     ) -> dict[Form, Bundle]:  # fmt: skip
         """The images in each form that is wanted; layers are packed once for all forms that have the same."""
+        for item in built if any(not output.of_files for output in outputs) else ():
+            if (count := len(item.ref.layers)) > MOST_LAYERS:
+                raise InputError(
+                    f"the image would have {count} layers: more than {MOST_LAYERS}, which an event can describe",
+                    hint="join steps: several commands in one RUN, several files in one COPY",
+                )
         packed: dict[tuple[Compression, bool], list[tuple[Layer, ...]]] = {}
         made: dict[Form, Bundle] = {}
         for form in dict.fromkeys(output.form for output in outputs if not output.of_files):

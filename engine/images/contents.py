@@ -11,15 +11,13 @@ from typing import Any
 
 from engine.errors import InputError, VerificationError
 from engine.graph import ImageLayer
-from engine.refs.ref import layers_to_json, of_image
-from storage.digest import Digest, canonical_json, parse_json
+from engine.refs.ref import DESCRIBED_LIMIT, described, of_image
+from storage.digest import Digest, parse_json
 from storage.interfaces import Descriptor, Provider
 from storage.platform import parse_platform
 
 LAYERS_LIMIT = 500
 """The kernel's overlay takes no more lowers than this."""
-DESCRIBED_LIMIT = 56 * 1024
-"""Bytes that the layers of one image may take in an event, which has 64 KiB; steps on top of them need some, too."""
 _LARGEST = 1 << 50
 """Bytes of a blob: far above any, and sums of them stay far below what an event's integers hold."""
 _MEDIA_TYPE = re.compile(r"[!-~]{1,255}")
@@ -77,7 +75,7 @@ def read_layers(
 def check_described(layers: Sequence[ImageLayer], provider: Provider, where: str) -> None:
     """Raises VerificationError for layers whose descriptors, of which everything may be an annotation, fill an
     event."""
-    size = len(canonical_json(layers_to_json(of_image(layers, provider).layers)))
+    size = described(of_image(layers, provider).layers)
     if size > DESCRIBED_LIMIT:
         raise not_understood(
             f"its {len(layers)} layers take {size} bytes to describe, of which {DESCRIBED_LIMIT} are let in", where

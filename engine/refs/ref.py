@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from engine.graph import ImageLayer
-from storage.digest import Digest, chain_ids
+from storage.digest import Digest, canonical_json, chain_ids
+from storage.errors import InputError
 from storage.interfaces import Descriptor, Provider
 
 Json = dict[str, Any]
 SCRATCH = "scratch"
+DESCRIBED_LIMIT = 56 * 1024
+"""Bytes that the layers of one ref may take in an event, which has 64 KiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +111,19 @@ def of_step(execution: str, base: Ref, created: int) -> Remote:
 
 
 def layers_to_json(layers: Sequence[Layer]) -> list[Json]:
-    """For events and the cache index."""
-    return [layer.to_json() for layer in layers]
+    """For events and the cache index. Raises InputError for more than an event has room for."""
+    out = [layer.to_json() for layer in layers]
+    if (size := described(layers)) > DESCRIBED_LIMIT:
+        raise InputError(
+            f"{len(out)} layers take {size} bytes to describe, and an event has room for {DESCRIBED_LIMIT}",
+            hint="join steps: several commands in one RUN, several files in one COPY",
+        )
+    return out
+
+
+def described(layers: Sequence[Layer]) -> int:
+    """Bytes that it takes in an event to say what `layers` are."""
+    return len(canonical_json([layer.to_json() for layer in layers]))
 
 
 def layers_from_json(data: Sequence[Mapping[str, Any]]) -> tuple[Layer, ...]:

@@ -14,10 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.builder import Builder, busybox_layer
+from tests.builder import Builder, busybox_layer, refledger
 from tests.differential.cases.case import Case, lay_context
 from tests.differential.oracles import TIMEOUT, Oracle, Unavailable, buildah, dockerd
-from tests.differential.ours import refledger
 from tests.differential.reading import Image, read_archive
 from tests.registry_fixture import RegistryProcess, push_image
 
@@ -79,7 +78,7 @@ class Builders:
         archive = directory / "ours.tar"
         done = refledger(
             "build", str(builder.context), "--progress", "plain", "-o", f"type=oci,dest={archive}", *case.args,
-            env=builder.env, output=directory / "ours.txt", timeout=TIMEOUT,
+            env=builder.env, timeout=TIMEOUT,
         )  # fmt: skip
         out = {"ours": Outcome(read_archive(archive) if done.code == 0 else None, done.err)}
         for oracle in self.oracles:

@@ -218,6 +218,7 @@ def test_a_reader_that_keeps_the_old_state_is_told_of(
     log: SqliteEventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recorder, "_READERS", 0.1)
+    monkeypatch.setattr(recorder, "LOCK_TIMEOUT", 0.05)
     log.append(printed("swordfish-4711"))
     reader = sqlite3.connect(tmp_path / "a root" / "log.db", isolation_level=None)
     reader.execute("BEGIN")

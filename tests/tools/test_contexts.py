@@ -8,14 +8,13 @@ import io
 import lzma
 import os
 import subprocess
-import sys
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
-from tests.builder import PROJECT, Builder, Done, base_image, layer_digests
+from tests.builder import Builder, Done, base_image, layer_digests, refledger
 from tests.registry_fixture import RegistryProcess
 from tests.web_fixture import Repository, WebServer, git_daemon
 
@@ -47,14 +46,11 @@ def build(builder: Builder, *args: str, stdin: bytes = b"") -> tuple[Done, dict[
     """`refledger build ARGS` with an export: how it ended, and the files of the image."""
     out = builder.root.parent / "out"
     subprocess.run(["rm", "-rf", str(out)], check=True)
-    done = subprocess.run(
-        [sys.executable, "-m", "tools.cli.main", "build", "--progress=plain", f"--output=type=local,dest={out}", *args],
-        env=builder.env, cwd=PROJECT, input=stdin, capture_output=True, timeout=120, check=False,
-    )  # fmt: skip
-    err = done.stderr.decode("utf-8", "replace")
-    assert "Traceback" not in err, err
+    done = refledger(
+        "build", "--progress=plain", f"--output=type=local,dest={out}", *args, env=builder.env, stdin=stdin
+    )
     found = {str(path.relative_to(out)): _text(path) for path in sorted(out.rglob("*")) if path.is_file()}
-    return Done(done.returncode, done.stdout.decode(), err), found
+    return done, found
 
 
 def _text(path: Path) -> str:

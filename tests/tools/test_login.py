@@ -5,14 +5,13 @@ from __future__ import annotations
 import base64
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.builder import PROJECT, Builder, Done
+from tests.builder import Builder, Done, refledger
 from tests.certificates import Authority
 from tests.faulty import Answering
 from tests.registry_fixture import HTPASSWD, PASSWORD, USER, RegistryProcess, free_port, push_image
@@ -30,13 +29,7 @@ class Person(Builder):
         self.file = directory / ".docker" / "config.json"
 
     def login(self, *args: str, password: str = "") -> Done:
-        command = [sys.executable, "-m", "tools.cli.main", "login", *args]
-        process = subprocess.run(
-            command, input=password.encode(), env=self.env, cwd=PROJECT, capture_output=True, check=False
-        )
-        done = Done(process.returncode, process.stdout.decode(), process.stderr.decode())
-        assert "Traceback" not in done.err, done.err
-        return done
+        return refledger("login", *args, env=self.env, stdin=password.encode())
 
     @property
     def config(self) -> Any:

@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from tests.builder import Builder, Done, base_image, layer_digests
+from tests.faulty import Fault, FaultyProxy
 from tests.registry_fixture import (
     HTPASSWD,
     PASSWORD,
@@ -277,13 +278,15 @@ def test_sources_that_fail_are_told_calmly_and_the_others_serve(two: Two) -> Non
 
 
 def test_a_cache_that_cannot_be_written_fails_the_build_behind_the_image(two: Two) -> None:
-    bad = "type=registry,ref=127.0.0.1:9/nobody/home:c"
-    done = two.one.build(two.dockerfile, "-t", two.name("app"), "--push", "--cache-to", bad)
-    assert done.code == 3
-    assert "the cache could not be exported: " in done.err
-    assert two.digest("app"), "the image is there"
-    assert [event["data"]["exit_code"] for event in two.one.events("BuildFailed")] == [3]
-    done = two.one.must_build(two.dockerfile, "-t", two.name("app"), "--push", "--cache-to", f"{bad},ignore-error=true")
+    with FaultyProxy(two.registry.host, Fault("POST", "/nobody/home/", status=403)) as forbids:
+        bad = f"type=registry,ref={forbids.host}/nobody/home:c"
+        export = ("-t", two.name("app"), "--push", "--cache-to")
+        done = two.one.build(two.dockerfile, *export, bad)
+        assert done.code == 3
+        assert "the cache could not be exported: " in done.err
+        assert two.digest("app"), "the image is there"
+        assert [event["data"]["exit_code"] for event in two.one.events("BuildFailed")] == [3]
+        done = two.one.must_build(two.dockerfile, *export, f"{bad},ignore-error=true")
     assert "WARNING: cache not exported to " in done.err
     assert [event["data"]["target"] for event in two.one.events("CacheExportFailed")] == [f"{bad},ignore-error=true"]
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ from projections.mentions import Mentions
 from projections.records import read_records, records_of
 from storage.eventlog import SqliteEventLog
 from storage.interfaces import NewEvent
-from tests.builder import PROJECT
+from tests.builder import Done, refledger
 from tests.projections import story
 from tests.projections.support import ListLog
 from tools import roots
@@ -31,21 +29,19 @@ EVENTS, BUILDS = 18_000, 60
 def long_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("long") / "root"
     make(root, EVENTS, BUILDS)
-    assert run(root, "rebuild").returncode == 0
+    assert run(root, "rebuild").code == 0
     return root
 
 
-def run(root: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "tools.cli.main", "--root", str(root), *args],
-        cwd=PROJECT, env={**os.environ, "PYTHONUTF8": "1", "TZ": "UTC"}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+def run(root: Path, *args: str) -> Done:
+    env = {"PATH": os.environ["PATH"], "HOME": str(root.parent), "TZ": "UTC"}
+    return refledger("--root", str(root), *args, env=env)
 
 
 def told(root: Path, *args: str) -> list[Any]:
     done = run(root, *args, "--json")
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.code == 0, done.err
+    return [json.loads(line) for line in done.out.splitlines()]
 
 
 def files(root: Path) -> dict[Path, int]:
@@ -69,15 +65,15 @@ def test_a_build_at_a_step_a_time_and_an_event(long_root: Path) -> None:
     assert first["steps"] == []
     for moment, words in (("3", "step:3"), ("+soon", "+45s"), ("no such", "no step matches"), ("1999-01-01", "began")):
         done = run(long_root, "show", build["id"], "--at", moment)
-        assert done.returncode == 2
-        assert words in done.stderr
-        assert done.stderr.count("\n") == 1
+        assert done.code == 2
+        assert words in done.err
+        assert done.err.count("\n") == 1
     assert files(long_root) == before
 
 
 def test_a_build_played_into_a_pipe_is_told_at_once_line_by_line(long_root: Path) -> None:
     build = told(long_root, "history", "--status", "completed")[0]["id"]
-    lines = run(long_root, "show", build, "--play").stdout.splitlines()
+    lines = run(long_root, "show", build, "--play").out.splitlines()
     assert lines[1] == "#1 [1/12] FROM base"
     assert lines[-2].startswith("#13 DONE")
     (end,) = told(long_root, "show", build)
@@ -94,8 +90,8 @@ def test_refs_as_they_were(long_root: Path) -> None:
     assert 0 < len(half) < len(now)
     assert {item["ref"] for item in half} == {item["ref"] for item in now if item["seq"] <= EVENTS // 2}
     assert told(long_root, "refs", "--at", str(EVENTS)) == now
-    assert run(long_root, "refs", "--at", "1999-01-01").returncode == 2
-    assert run(long_root, "refs", "--at", str(EVENTS + 1)).returncode == 2
+    assert run(long_root, "refs", "--at", "1999-01-01").code == 2
+    assert run(long_root, "refs", "--at", str(EVENTS + 1)).code == 2
 
 
 def test_what_lay_in_the_root_at_a_moment(long_root: Path) -> None:
@@ -105,7 +101,7 @@ def test_what_lay_in_the_root_at_a_moment(long_root: Path) -> None:
     new = {item["name"] for item in after} - {item["name"] for item in before}
     assert new == {first["ref"]}
     assert total_after["bytes"] - total_before["bytes"] == 8192
-    assert run(long_root, "du", "--at", "1", "--verbose").returncode == 2
+    assert run(long_root, "du", "--at", "1", "--verbose").code == 2
 
 
 def test_output_by_step_and_pattern(long_root: Path) -> None:
@@ -114,11 +110,11 @@ def test_output_by_step_and_pattern(long_root: Path) -> None:
     assert lines
     assert {line["step"] for line in lines} == {"[3/12] RUN make part-2"}
     assert told(long_root, "output", build, "3", "--grep", "^cc .*object") == lines
-    stamped = run(long_root, "output", build, "3", "--timestamps").stdout.splitlines()[0]
+    stamped = run(long_root, "output", build, "3", "--timestamps").out.splitlines()[0]
     assert stamped.startswith("2025-10-09 ")
-    assert run(long_root, "output", build, "--grep", "not there").returncode == 1
-    assert run(long_root, "output", build, "--grep", "(").returncode == 2
-    assert run(long_root, "output", build, "--attempt", "2").returncode == 2
+    assert run(long_root, "output", build, "--grep", "not there").code == 1
+    assert run(long_root, "output", build, "--grep", "(").code == 2
+    assert run(long_root, "output", build, "--attempt", "2").code == 2
 
 
 def test_what_is_known_of_keys_is_the_same_with_and_without_the_index(long_root: Path) -> None:
@@ -171,10 +167,10 @@ def test_a_log_of_a_newer_version_is_refused_in_one_line(tmp_path: Path) -> None
     db.close()
     for args in (["history"], ["events"], ["refs"], ["rebuild"]):
         done = run(tmp_path, *args)
-        assert done.returncode == 3
-        assert "written by a newer Refledger" in done.stderr
-        assert done.stderr.count("\n") == 1
-        assert done.stdout == ""
+        assert done.code == 3
+        assert "written by a newer Refledger" in done.err
+        assert done.err.count("\n") == 1
+        assert done.out == ""
 
 
 # ---------------------------------------------------------------- damage
@@ -193,22 +189,22 @@ def test_what_lies_before_the_damage_is_read_and_the_damage_is_named(
         path.write_bytes(data[:middle] + b"\xa5" * 8192 + data[middle + 8192 :])
     else:
         path.write_bytes(data[: len(data) - 1000] if damage == "torn last page" else data[: len(data) * 3 // 4])
-    whole = [json.loads(line) for line in run(long_root, "events", "--json").stdout.splitlines()]
+    whole = [json.loads(line) for line in run(long_root, "events", "--json").out.splitlines()]
     done = run(root, "events", "--json")
-    read = [json.loads(line) for line in done.stdout.splitlines()]
-    assert done.returncode == 3
+    read = [json.loads(line) for line in done.out.splitlines()]
+    assert done.code == 3
     named = (f" after event {len(read)}", f" event {len(read) + 1} is damaged")
-    assert any(words in done.stderr for words in named)
-    assert done.stderr.count("\n") == 1
+    assert any(words in done.err for words in named)
+    assert done.err.count("\n") == 1
     assert len(read) > EVENTS // 4
     assert read == whole[: len(read)]
     told_builds = run(root, "history", "--json", "-n", "1000")
-    assert "Traceback" not in told_builds.stderr
-    builds = [json.loads(line) for line in told_builds.stdout.splitlines()]
+    assert "Traceback" not in told_builds.err
+    builds = [json.loads(line) for line in told_builds.out.splitlines()]
     begun = [event for event in read if event["type"] == "BuildStarted"]
     assert len(builds) >= len(begun) - 1
     shown = run(root, "show", begun[0]["build"], "--json")
-    assert json.loads(shown.stdout)["status"] == told(long_root, "show", begun[0]["build"])[0]["status"]
+    assert json.loads(shown.out)["status"] == told(long_root, "show", begun[0]["build"])[0]["status"]
 
 
 def test_a_damaged_event_is_named_and_those_before_it_are_read(tmp_path: Path) -> None:
@@ -226,9 +222,9 @@ def test_a_damaged_event_is_named_and_those_before_it_are_read(tmp_path: Path) -
     db.commit()
     db.close()
     done = run(tmp_path, "events", "--json")
-    assert [json.loads(line)["seq"] for line in done.stdout.splitlines()] == list(range(1, 9))
-    assert "event 9 is damaged" in done.stderr
+    assert [json.loads(line)["seq"] for line in done.out.splitlines()] == list(range(1, 9))
+    assert "event 9 is damaged" in done.err
     shown = run(tmp_path, "show", "b1")
-    assert shown.returncode == 3
-    assert "RUN make" in shown.stdout
-    assert "event 9 is damaged" in shown.stderr
+    assert shown.code == 3
+    assert "RUN make" in shown.out
+    assert "event 9 is damaged" in shown.err

@@ -10,13 +10,13 @@ import pytest
 
 from engine.errors import VerificationError
 from engine.images.contents import (
-    DESCRIBED_LIMIT,
     LAYERS_LIMIT,
     platform_of,
     read_annotations,
     read_config_blob,
     read_layers,
 )
+from engine.refs.ref import DESCRIBED_LIMIT
 from storage.digest import sha256
 from storage.interfaces import Provider
 

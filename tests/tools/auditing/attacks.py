@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.builder import PROJECT, Builder, base_image
+from tests.builder import PROJECT, Builder, base_image, refledger
 from tests.registry_fixture import RegistryProcess
 
 Json = dict[str, Any]
@@ -197,12 +197,8 @@ class Outcome:
 
 def verify(path: Path, *args: str) -> Outcome:
     """`refledger audit verify PATH --json ARGS` in another process, without key or root in its environment."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tools.cli.main", "audit", "verify", str(path), "--json", *args],
-        cwd=PROJECT, env={"PATH": "/usr/bin:/bin", "HOME": "/"}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert "Traceback" not in done.stderr, done.stderr
-    return Outcome(done.returncode, done.stderr.strip(), json.loads(done.stdout) if done.stdout.strip() else {})
+    done = refledger("audit", "verify", str(path), "--json", *args, env={"PATH": "/usr/bin:/bin", "HOME": "/"})
+    return Outcome(done.code, done.err.strip(), json.loads(done.out) if done.out.strip() else {})
 
 
 # ---------------------------------------------------------------- the page
