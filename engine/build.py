@@ -388,6 +388,6 @@ def _told_repacked(graph: Graph, built: Sequence[Built], written: Sequence[Writt
     if not again:
         return []
     return [
-        f"blobs of base layers ({len(again)}) are not here, and were made anew from what is: the image's digest is not"
-        " what it would be online, its id is"
+        (f"blobs of base layers ({len(again)}) are not here, and were made anew from what is: the image's digest is not"
+         " what it would be online, its id is")
     ]

@@ -7,12 +7,11 @@ times UTC nanoseconds, digests text.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Literal, dataclass_transform
 
 from engine.record import Record
-from storage.interfaces import worded
 
 Json = dict[str, Any]
 
@@ -783,22 +782,3 @@ def detached(fact: Fact, sensitive: Sequence[str] = SENSITIVE) -> tuple[str, ...
     if len(names) > _MANY:
         return ("/options/args",)
     return tuple("/options/args/" + name.replace("~", "~0").replace("/", "~1") for name in names)
-
-
-def from_data(name: str, data: Mapping[str, Any]) -> Fact | None:
-    """The fact an event holds; None for a type this version does not know (it changes no view of this version).
-
-    Unknown fields are left out and missing ones take their defaults, so logs of other versions stay readable (I10).
-    Words stand for what was erased (see `worded`).
-    """
-    cls = TYPES.get(name)
-    if cls is None:
-        return None
-    renamed = _RENAMED if name in _RENAMED_IN else {}
-    values: Json = {}
-    for key in cls.FIELDS:
-        stored = renamed.get(key, key)
-        if stored in data:
-            value = worded(data[stored])
-            values[key] = tuple(value) if isinstance(value, list) else value
-    return cls(**values)

@@ -44,7 +44,6 @@ class ResolvedImage(Record):
     platform: str
     provider: Provider
     layers: tuple[ImageLayer, ...]
-    config_digest: Digest
     config: Mapping[str, Any]
     annotations: Mapping[str, str] = {}
 

@@ -111,9 +111,8 @@ class ImageResolver:
         if self.gate is not None:
             await self.gate.resolved(reference, top.digest, image.digest, provider, config)
         return ResolvedImage(
-            written, top.digest, image.digest, platform, provider, layers, config_blob.digest, config,
-            read_annotations(image.fields),
-        )  # fmt: skip
+            written, top.digest, image.digest, platform, provider, layers, config, read_annotations(image.fields)
+        )
 
     async def platforms(self, written: str) -> tuple[str, ...]:
         """See Resolver.platforms."""

@@ -248,17 +248,17 @@ PROJECTION = Projection(
     version=7,
     tables=("cache", "packed", "providers", "pages", "kept", "packs"),
     schema=(
-        "CREATE TABLE cache (key TEXT PRIMARY KEY, ref TEXT, layers TEXT, components TEXT, build TEXT, seq INTEGER,"
-        " resolved TEXT, importer TEXT) WITHOUT ROWID",
-        "CREATE TABLE packed (name TEXT, epoch INTEGER, compression TEXT, diff_id TEXT, digest TEXT, media_type TEXT,"
-        " bytes INTEGER, annotations TEXT, converted INTEGER, seq INTEGER)",
-        "CREATE INDEX packed_name ON packed (name)",
-        "CREATE TABLE providers (digest TEXT, registry TEXT, repository TEXT, scope TEXT, mirrors TEXT, lost INTEGER,"
-        " seq INTEGER, PRIMARY KEY (digest, registry, repository)) WITHOUT ROWID",
-        "CREATE TABLE pages (url TEXT PRIMARY KEY, digest TEXT, bytes INTEGER, mtime INTEGER, etag TEXT,"
-        " last_modified TEXT) WITHOUT ROWID",
-        "CREATE TABLE kept (listing TEXT PRIMARY KEY, ref TEXT, layer TEXT, packs TEXT) WITHOUT ROWID",
-        "CREATE TABLE packs (pack TEXT PRIMARY KEY, seq INTEGER) WITHOUT ROWID",
+        ("CREATE TABLE cache (key TEXT PRIMARY KEY, ref TEXT, layers TEXT, components TEXT, build TEXT, seq INTEGER,"
+         " resolved TEXT, importer TEXT) WITHOUT ROWID"),
+        ("CREATE TABLE packed (name TEXT, epoch INTEGER, compression TEXT, diff_id TEXT, digest TEXT, media_type TEXT,"
+         " bytes INTEGER, annotations TEXT, converted INTEGER, seq INTEGER)"),
+         "CREATE INDEX packed_name ON packed (name)",
+        ("CREATE TABLE providers (digest TEXT, registry TEXT, repository TEXT, scope TEXT, mirrors TEXT, lost INTEGER,"
+         " seq INTEGER, PRIMARY KEY (digest, registry, repository)) WITHOUT ROWID"),
+        ("CREATE TABLE pages (url TEXT PRIMARY KEY, digest TEXT, bytes INTEGER, mtime INTEGER, etag TEXT,"
+         " last_modified TEXT) WITHOUT ROWID"),
+         "CREATE TABLE kept (listing TEXT PRIMARY KEY, ref TEXT, layer TEXT, packs TEXT) WITHOUT ROWID",
+         "CREATE TABLE packs (pack TEXT PRIMARY KEY, seq INTEGER) WITHOUT ROWID",
     ),
     handlers={
         "CacheRecorded": _cache_recorded,

@@ -213,11 +213,11 @@ PROJECTION = Projection(
     version=3,
     tables=("builds", "avoided"),
     schema=(
-        "CREATE TABLE builds (id TEXT PRIMARY KEY, name TEXT, filename TEXT, tags TEXT, status TEXT, started INTEGER,"
-        " ended INTEGER, first_seq INTEGER, last_seq INTEGER, vertices INTEGER, cached INTEGER, executed INTEGER,"
-        " bytes_pulled INTEGER, error TEXT, results TEXT, exit_code INTEGER, checked INTEGER) WITHOUT ROWID",
-        "CREATE INDEX builds_first_seq ON builds (first_seq)",
-        "CREATE TABLE avoided (build TEXT, digest TEXT, bytes INTEGER, PRIMARY KEY (build, digest)) WITHOUT ROWID",
+        ("CREATE TABLE builds (id TEXT PRIMARY KEY, name TEXT, filename TEXT, tags TEXT, status TEXT, started INTEGER,"
+         " ended INTEGER, first_seq INTEGER, last_seq INTEGER, vertices INTEGER, cached INTEGER, executed INTEGER,"
+         " bytes_pulled INTEGER, error TEXT, results TEXT, exit_code INTEGER, checked INTEGER) WITHOUT ROWID"),
+         "CREATE INDEX builds_first_seq ON builds (first_seq)",
+         "CREATE TABLE avoided (build TEXT, digest TEXT, bytes INTEGER, PRIMARY KEY (build, digest)) WITHOUT ROWID",
     ),
     handlers={
         "BuildStarted": _started,

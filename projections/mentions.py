@@ -131,8 +131,8 @@ PROJECTION = Projection(
     version=3,
     tables=("mentions",),
     schema=(
-        "CREATE TABLE mentions (name TEXT, type TEXT, seq INTEGER, build TEXT, PRIMARY KEY (name, type, seq))"
-        " WITHOUT ROWID",
+        ("CREATE TABLE mentions (name TEXT, type TEXT, seq INTEGER, build TEXT, PRIMARY KEY (name, type, seq))"
+         " WITHOUT ROWID"),
     ),
     handlers={
         "BuildStarted": _keep(_fields("definition", "context")),

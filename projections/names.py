@@ -81,10 +81,10 @@ PROJECTION = Projection(
     version=1,
     tables=("resolved", "commits"),
     schema=(
-        "CREATE TABLE resolved (name TEXT, platform TEXT, digest TEXT, seq INTEGER, PRIMARY KEY (name, platform))"
-        " WITHOUT ROWID",
-        "CREATE TABLE commits (remote TEXT, ref TEXT, id TEXT, name TEXT, tag TEXT, PRIMARY KEY (remote, ref))"
-        " WITHOUT ROWID",
+        ("CREATE TABLE resolved (name TEXT, platform TEXT, digest TEXT, seq INTEGER, PRIMARY KEY (name, platform))"
+         " WITHOUT ROWID"),
+        ("CREATE TABLE commits (remote TEXT, ref TEXT, id TEXT, name TEXT, tag TEXT, PRIMARY KEY (remote, ref))"
+         " WITHOUT ROWID"),
     ),
     handlers={"SourceResolved": _source_resolved, "Exported": _exported, "GitResolved": _git_resolved},
 )

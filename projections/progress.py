@@ -51,7 +51,6 @@ class ProgressView:
         """What an offline build lacked: as in FoundMissing.items."""
         self._tail = tail
         self._steps: dict[str, Step] = {}
-        self._planned = 0
         self._pulls: dict[str, Transfer] = {}
         """Pulls under way now, of any build."""
         self._requests: dict[int, _Request] = {}
@@ -112,12 +111,10 @@ class ProgressView:
         return []
 
     def _graph_defined(self, event: Event) -> list[Step]:
-        plan = objects(event.data, "plan")
-        for number, entry in enumerate(plan, 1):
+        for number, entry in enumerate(objects(event.data, "plan"), 1):
             step = self._named(text(entry, "vertex"), text(entry, "name", ""))
             step.number, step.planned = number, True
             step.lines = _lines(entry.get("lines"))
-        self._planned = len(plan)
         return []
 
     def _source_resolved(self, event: Event) -> list[Step]:

@@ -160,9 +160,9 @@ PROJECTION = Projection(
     version=1,
     tables=("refs",),
     schema=(
-        "CREATE TABLE refs (ref TEXT PRIMARY KEY, kind TEXT, layers TEXT, providers TEXT, parent TEXT, build TEXT,"
-        " seq INTEGER, materialized INTEGER, bytes INTEGER) WITHOUT ROWID",
-        "CREATE INDEX refs_seq ON refs (seq)",
+        ("CREATE TABLE refs (ref TEXT PRIMARY KEY, kind TEXT, layers TEXT, providers TEXT, parent TEXT, build TEXT,"
+         " seq INTEGER, materialized INTEGER, bytes INTEGER) WITHOUT ROWID"),
+         "CREATE INDEX refs_seq ON refs (seq)",
     ),
     handlers={
         "RemoteCreated": _remote_created,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from projections import viewfile
 from projections.fields import BAD_EVENT, malformed
@@ -272,7 +272,7 @@ class Views:
         with self._lock:
             self._db.close()
 
-    def __enter__(self) -> Views:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -330,16 +330,16 @@ PROJECTION = Projection(
         "CREATE INDEX uses_build ON uses (build)",
         "CREATE TABLE used_refs (ref TEXT PRIMARY KEY, layers TEXT, name TEXT) WITHOUT ROWID",
         "CREATE TABLE layers_of (item TEXT, ref TEXT, PRIMARY KEY (item, ref)) WITHOUT ROWID",
-        "CREATE TABLE copies (item TEXT, digest TEXT, diff_id TEXT, media_type TEXT, bytes INTEGER,"
-        " converted INTEGER, PRIMARY KEY (item, digest)) WITHOUT ROWID",
-        "CREATE INDEX copies_digest ON copies (digest)",
-        "CREATE INDEX copies_diff_id ON copies (diff_id)",
-        "CREATE TABLE stored (digest TEXT PRIMARY KEY, role TEXT) WITHOUT ROWID",
-        "CREATE TABLE labels (item TEXT PRIMARY KEY, label TEXT) WITHOUT ROWID",
-        "CREATE TABLE tagged (build TEXT, name TEXT, PRIMARY KEY (build, name)) WITHOUT ROWID",
-        "CREATE TABLE images (name TEXT, ref TEXT, PRIMARY KEY (name, ref)) WITHOUT ROWID",
-        "CREATE TABLE tombstones (kind TEXT, name TEXT, seq INTEGER, time INTEGER, policy TEXT, by TEXT, bytes INTEGER,"
-        " demoted INTEGER, PRIMARY KEY (name, kind)) WITHOUT ROWID",
+        ("CREATE TABLE copies (item TEXT, digest TEXT, diff_id TEXT, media_type TEXT, bytes INTEGER,"
+         " converted INTEGER, PRIMARY KEY (item, digest)) WITHOUT ROWID"),
+         "CREATE INDEX copies_digest ON copies (digest)",
+         "CREATE INDEX copies_diff_id ON copies (diff_id)",
+         "CREATE TABLE stored (digest TEXT PRIMARY KEY, role TEXT) WITHOUT ROWID",
+         "CREATE TABLE labels (item TEXT PRIMARY KEY, label TEXT) WITHOUT ROWID",
+         "CREATE TABLE tagged (build TEXT, name TEXT, PRIMARY KEY (build, name)) WITHOUT ROWID",
+         "CREATE TABLE images (name TEXT, ref TEXT, PRIMARY KEY (name, ref)) WITHOUT ROWID",
+        ("CREATE TABLE tombstones (kind TEXT, name TEXT, seq INTEGER, time INTEGER, policy TEXT, by TEXT, "
+         "bytes INTEGER, demoted INTEGER, PRIMARY KEY (name, kind)) WITHOUT ROWID"),
     ),
     handlers={
         "BuildStarted": _started,

@@ -181,7 +181,8 @@ def trailer(digest: Digest) -> bytes:
 class Take(Protocol):
     """What to do with a blob that is not held in memory: a writer for its bytes, None to check them only."""
 
-    def __call__(self, member: Member, /) -> BlobWriter | None: ...
+    def __call__(self, member: Member, /) -> BlobWriter | None:
+        """The writer for the bytes of `member`."""
 
 
 @dataclass(slots=True)

@@ -33,14 +33,7 @@ def encode(event: NewEvent) -> Encoded:
     caller) when the payload is not made of str, int (64 bit), finite float, bool, None, list and str-keyed dict, or is
     too large, and KeyError when what is to be detached is not in it.
     """
-    state: Json = {}
-    if event.build is not None:
-        state["b"] = event.build
-    if event.vertex is not None:
-        state["v"] = event.vertex
-    if event.cause is not None:
-        state["c"] = event.cause
-    state["d"] = event.data
+    state = _members(event)
     try:
         event.stream.encode()
         event.type.encode()
@@ -66,8 +59,13 @@ def stamp(body: bytes, time: int) -> bytes:
 
 
 def stored_state(event: Event) -> bytes:
-    """The state that an event has in the log, all of whose data is in there: the members of `encode`, in that order."""
-    state: Json = {"t": event.time}
+    """The state that an event has in the log, all of whose data is in there."""
+    return orjson.dumps({"t": event.time, **_members(event)})
+
+
+def _members(event: NewEvent | Event) -> Json:
+    """What a state has behind its time, in this order."""
+    state: Json = {}
     if event.build is not None:
         state["b"] = event.build
     if event.vertex is not None:
@@ -75,7 +73,7 @@ def stored_state(event: Event) -> bytes:
     if event.cause is not None:
         state["c"] = event.cause
     state["d"] = event.data
-    return orjson.dumps(state)
+    return state
 
 
 def time_of(state: bytes) -> int:

@@ -32,10 +32,10 @@ REDACTION = "PayloadRedacted"
 
 SCHEMA = (
     "CREATE TABLE payloads (id INTEGER PRIMARY KEY, salt BLOB NOT NULL, data BLOB NOT NULL)",
-    "CREATE TRIGGER payloads_no_delete BEFORE DELETE ON payloads "
-    "BEGIN SELECT RAISE(ABORT, 'payloads are erased in place'); END",
-    "CREATE TRIGGER payloads_no_update BEFORE UPDATE ON payloads WHEN substr(NEW.data, 1, 1) <> x'00' "
-    "BEGIN SELECT RAISE(ABORT, 'payloads are erased, and never changed'); END",
+    ("CREATE TRIGGER payloads_no_delete BEFORE DELETE ON payloads "
+     "BEGIN SELECT RAISE(ABORT, 'payloads are erased in place'); END"),
+    ("CREATE TRIGGER payloads_no_update BEFORE UPDATE ON payloads WHEN substr(NEW.data, 1, 1) <> x'00' "
+     "BEGIN SELECT RAISE(ABORT, 'payloads are erased, and never changed'); END"),
 )
 """A rowid table, appended to in order: SQLite then never moves a row, and leaves no copy of one behind."""
 

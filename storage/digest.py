@@ -22,7 +22,7 @@ class Digest(str):
 
     __slots__ = ()
 
-    def __new__(cls, text: str) -> Digest:
+    def __new__(cls, text: str) -> Digest:  # noqa: PYI034  reason: nothing subclasses it
         """Raises InputError when `text` is not a sha256 or sha512 digest."""
         if isinstance(text, Digest):
             return text

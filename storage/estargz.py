@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from storage.compression import BLOCK, STARGZ_CHUNK, checked, cores, gzip_member
@@ -368,8 +368,8 @@ def _time(mtime: int) -> str:
     """RFC 3339, with the fraction that there is; "" (unknown) in a year that cannot be written."""
     seconds, fraction = divmod(mtime, 10**9)
     try:
-        moment = datetime(1970, 1, 1) + timedelta(seconds=seconds)
+        moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
     except OverflowError:
         return ""
     digits = f".{fraction:09d}".rstrip("0") if fraction else ""
-    return f"{moment.isoformat()}{digits}Z"
+    return f"{moment.isoformat().removesuffix('+00:00')}{digits}Z"

@@ -56,14 +56,18 @@ class Descriptor:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Descriptor:
-        """The inverse of `to_json`. Raises KeyError, TypeError or InputError on anything else."""
-        urls = data.get("urls") or []
+        """The inverse of `to_json`. Raises KeyError, TypeError, ValueError or InputError on anything else: registries
+        and layouts give what they like."""
+        if not isinstance(data, Mapping) or not isinstance(data["mediaType"], str):
+            raise TypeError("a descriptor is not an object with a media type")
+        annotations, urls = data.get("annotations") or {}, data.get("urls") or []
+        if not isinstance(annotations, Mapping) or not all(isinstance(text, str) for text in annotations.values()):
+            raise TypeError("annotations are no texts")
         if not isinstance(urls, list):
             raise TypeError("urls is not a list")
         return cls(
-            str(data["mediaType"]), Digest(data["digest"]), int(data["size"]), dict(data.get("annotations") or {}),
-            tuple(map(str, urls)),
-        )  # fmt: skip
+            data["mediaType"], Digest(data["digest"]), int(data["size"]), dict(annotations), tuple(map(str, urls))
+        )
 
 
 ESTARGZ = "containerd.io/snapshot/stargz/toc.digest"

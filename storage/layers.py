@@ -28,15 +28,13 @@ class DirectoryLayers(CheckedOnce):
     name = "directory"
     kind = "layer"
 
-    def __init__(
-        self, layers: Path, tmp: Path, owner: str, sync: FileSystemSync | None = None, *, limit: int = LAYER_LIMIT
-    ) -> None:
-        """`owner` names unfinished layers; `sync` may be shared with others of the same file system; a layer of more
-        than `limit` uncompressed bytes is refused. Raises InputError when `owner` is not lower-case alphanumeric."""
+    def __init__(self, layers: Path, tmp: Path, owner: str, *, limit: int = LAYER_LIMIT) -> None:
+        """`owner` names unfinished layers; one of more than `limit` uncompressed bytes is refused. Raises InputError
+        when `owner` is not lower-case alphanumeric."""
         self._layers = layers
         self._limit = limit
         self._scratch = Scratch(tmp, owner)
-        self._sync = sync or FileSystemSync(tmp)
+        self._sync = FileSystemSync(tmp)
         super().__init__()
 
     def has(self, diff_id: Digest) -> bool:
@@ -127,10 +125,10 @@ class ChosenLayers:
         return next((problem for store in self._stores if (problem := store.check(name))), "")
 
     def discard(self, name: str) -> None:
-        """See Checked.discard. A sound layer in the other layout stays."""
-        for store in self._stores:
-            if store.check(name):
-                store.discard(name)
+        """See Checked.discard. Where checks tell which layout is damaged, a layer in the other one stays."""
+        damaged = [store for store in self._stores if store.check(name)]
+        for store in damaged or self._stores:
+            store.discard(name)
 
     def close(self) -> None:
         """See LayerStore.close."""

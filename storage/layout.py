@@ -71,7 +71,7 @@ def layout_entries(layout: Path, where: str) -> list[Descriptor]:
         return [Descriptor.from_json(entry) for entry in index["manifests"]]
     except OSError as error:
         raise InputError("there is no OCI layout", where=where, hint="it is a directory with an index.json") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, InputError) as error:
         raise InputError("the layout's index.json is malformed", where=where) from error
 
 

@@ -110,9 +110,10 @@ def _tag_of(entry: Mapping[str, Any]) -> str | None:
 def _read(path: Path) -> Any:
     try:
         index = parse_json(read_regular(path, _LARGEST))
-        if not all(isinstance(entry, dict) for entry in index["manifests"]):
-            raise ValueError("an entry is not an object")
-    except (ValueError, KeyError, TypeError) as error:
+        for entry in index["manifests"]:
+            if not isinstance(_tag_of(entry), str | None):
+                raise TypeError("a name is no text")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError("the layout's index.json is malformed", where=str(path)) from error
     return index
 

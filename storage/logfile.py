@@ -29,13 +29,13 @@ PATIENCE = 180.0  # seconds after which a held lock is an error; a commit takes 
 _KEEP = "keep it for analysis; restore a backup, or use another root"
 
 EVENTS = (
-    "CREATE TABLE events (rowid INTEGER PRIMARY KEY AUTOINCREMENT, originator_id TEXT NOT NULL, "
+    ("CREATE TABLE events (rowid INTEGER PRIMARY KEY AUTOINCREMENT, originator_id TEXT NOT NULL, "
     "originator_version INTEGER NOT NULL, topic TEXT NOT NULL, state BLOB NOT NULL, "
-    "UNIQUE (originator_id, originator_version))",
-    "CREATE TRIGGER events_no_update BEFORE UPDATE ON events "
-    "BEGIN SELECT RAISE(ABORT, 'the event log is append-only'); END",
-    "CREATE TRIGGER events_no_delete BEFORE DELETE ON events "
-    "BEGIN SELECT RAISE(ABORT, 'the event log is append-only'); END",
+    "UNIQUE (originator_id, originator_version))"),
+    ("CREATE TRIGGER events_no_update BEFORE UPDATE ON events "
+    "BEGIN SELECT RAISE(ABORT, 'the event log is append-only'); END"),
+    ("CREATE TRIGGER events_no_delete BEFORE DELETE ON events "
+    "BEGIN SELECT RAISE(ABORT, 'the event log is append-only'); END"),
 )
 _OURS = frozenset({*EVENTS, *PAYLOADS, "CREATE TABLE sqlite_sequence(name,seq)", None})
 """All that the schema of a log may say; None is what an index that belongs to a table says."""

@@ -185,7 +185,7 @@ def _has_mount_api() -> bool:
     return _mount_api[0]
 
 
-# ---------------------------------------------------------------- mount(2)
+# ---------------------------------------------------------------- the old system call
 
 
 def _mount_by_short_names(target: Path, layers: Sequence[Path], upper: Path | None, work: Path | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from storage.digest import Digest, Hasher
 from storage.errors import VerificationError
@@ -75,7 +75,7 @@ class ReadAhead:
         self._ended = False
         self._thread = threading.Thread(target=self._run, name="decompress", daemon=True)
 
-    def __enter__(self) -> ReadAhead:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

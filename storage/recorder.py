@@ -282,6 +282,6 @@ def _create(path: Path) -> None:
     try:
         with recorder.transaction() as cursor:
             if not check_format(cursor.sqlite_cursor.connection, path):
-                recorder._create_table(cursor)
+                recorder._create_table(cursor)  # noqa: SLF001  reason: the library's, for its subclasses
     finally:
         recorder.datastore.close()

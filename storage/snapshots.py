@@ -43,17 +43,15 @@ class OverlaySnapshots(CheckedOnce):
         snapshots: Path,
         tmp: Path,
         owner: str,
-        sync: FileSystemSync | None = None,
         *,
         mounts: ErofsMounts | None = None,
         as_images: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`owner` names unfinished snapshots; `sync` may be shared with others of the same file system; `mounts` of
-        snapshots that are images; `as_images`: is what is composed kept as one? Raises InputError when `owner` is not
-        lower-case alphanumeric."""
+        """`owner` names unfinished snapshots; `mounts` of snapshots that are images; `as_images`: is what is composed
+        kept as one? Raises InputError when `owner` is not lower-case alphanumeric."""
         self.directory = snapshots
         self._scratch = Scratch(tmp, owner)
-        self.sync = sync or FileSystemSync(tmp)
+        self.sync = FileSystemSync(tmp)
         self._mounts = mounts
         self._as_images = as_images
         super().__init__()

@@ -305,12 +305,12 @@ def _entries(table: bytes) -> Iterator[tuple[Mapping[str, Any], bytes, list[Mapp
     at = 0
     while at < len(entries):
         told = entries[at]
-        if not isinstance(told, dict) or told.get("type") not in _TYPES:
+        if not isinstance(told, dict) or not isinstance(kind := told.get("type"), str) or kind not in _TYPES:
             raise TocUnusable(f"entry {at} is of no known type")
         path = clean(told.get("name"))
         end = at + 1
         while end < len(entries) and isinstance(entries[end], dict) and entries[end].get("type") == "chunk":
-            if told["type"] != "reg" or clean(entries[end].get("name")) != path:
+            if kind != "reg" or clean(entries[end].get("name")) != path:
                 raise TocUnusable(f"entry {end} is a chunk of another file")
             end += 1
         yield told, path, entries[at + 1 : end]
@@ -324,10 +324,7 @@ def clean(name: object) -> bytes:
     parts = [part for part in name.split("/") if part not in {"", "."}]
     if ".." in parts:
         raise TocUnusable(f"it has a name that leads out of the layer: {name[:200]!a}")
-    try:
-        return "/".join(parts).encode()
-    except UnicodeEncodeError as error:
-        raise TocUnusable("it has a name that cannot be told") from error
+    return "/".join(parts).encode()
 
 
 def text(told: Mapping[str, Any], key: str) -> bytes:
@@ -335,10 +332,7 @@ def text(told: Mapping[str, Any], key: str) -> bytes:
     value = told.get(key, "")
     if not isinstance(value, str) or "\ufffd" in value or "\0" in value:
         raise TocUnusable(f"it has a {key} that cannot be told")
-    try:
-        return value.encode()
-    except UnicodeEncodeError as error:
-        raise TocUnusable(f"it has a {key} that cannot be told") from error
+    return value.encode()
 
 
 def number(told: Mapping[str, Any], key: str) -> int:

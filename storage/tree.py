@@ -15,6 +15,7 @@ from hashlib import sha256
 from itertools import chain, islice, repeat
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from storage import merkle
 from storage.errors import LogError
@@ -48,7 +49,7 @@ class Tree:
             except sqlite3.Error:
                 self.discard()
 
-    def __enter__(self) -> Tree:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:

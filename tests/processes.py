@@ -138,6 +138,6 @@ def _exchange(reads: list[int], given: int, stdin: bytes, module: str, timeout: 
                         selector.unregister(key.fd)
                         os.close(key.fd)
         finally:
-            for left in list(selector.get_map()):
-                os.close(left)
+            for left in list(selector.get_map().values()):
+                os.close(left.fd)
     return [bytes(read[descriptor]) for descriptor in reads]

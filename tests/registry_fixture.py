@@ -129,7 +129,7 @@ class RegistryProcess:
             self._process.wait(timeout=20)
             self._process = None
 
-    def __enter__(self) -> RegistryProcess:
+    def __enter__(self) -> RegistryProcess:  # noqa: PYI034  reason: nothing subclasses it
         return self.start()
 
     def __exit__(self, *exc: object) -> None:

@@ -12,6 +12,7 @@ import sys
 import termios
 import time
 from collections.abc import Mapping
+from typing import Self
 
 from tests.builder import PROJECT
 
@@ -30,7 +31,7 @@ class AtTerminal:
         os.close(slave)
         self.screen = ""
 
-    def __enter__(self) -> AtTerminal:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,9 +22,10 @@ ENV = {"PATH": os.environ["PATH"], "HOME": "/some/where", "TZ": "Asia/Tokyo"}
 
 
 def fresh(*args: str, env: Mapping[str, str] = ENV, stdin: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
+    given: dict[str, Any] = {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}
     return subprocess.run(
         [sys.executable, "-m", "tests.started", *args], env=env, cwd=PROJECT, capture_output=True, check=False,
-        start_new_session=True, **({"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}),
+        start_new_session=True, **given,
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Self
 
 from tests.registry_fixture import free_port
 
@@ -73,7 +74,7 @@ class WebServer:
         self.pages[path] = Page(body, {name.replace("_", "-"): value for name, value in headers.items()})
         return self.url + path
 
-    def __enter__(self) -> WebServer:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

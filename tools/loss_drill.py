@@ -402,9 +402,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         wrong = drill(max(1, given.runs), given.seed, given.directory, given.snapshotter, verbose=given.verbose)
-        return 1 if wrong else 0
     except RefledgerError as error:
         print(f"loss: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return 130
+    return 1 if wrong else 0

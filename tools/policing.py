@@ -63,15 +63,15 @@ def make_gate(
     return Gate(policies, facts, time.time_ns, signers, verified_in(log))
 
 
-def verified_in(log: EventLog, until: int | None = None) -> Callable[[Sequence[Layer]], list[bool]]:
-    """Does `log`, up to event `until`, say of each layer that all its bytes were verified here, digest and diff ID, or
+def verified_in(log: EventLog) -> Callable[[Sequence[Layer]], list[bool]]:
+    """Does `log` say of each layer that all its bytes were verified here, digest and diff ID, or
     that it was made here?"""
     seen = 0
     known: set[tuple[str, str]] = set()
 
     def verified(layers: Sequence[Layer]) -> list[bool]:
         nonlocal seen
-        for event in log.read(after=seen, until=until, types=frozenset({"LayerPulled", "BlobCreated", "LayerStored"})):
+        for event in log.read(after=seen, types=frozenset({"LayerPulled", "BlobCreated", "LayerStored"})):
             seen, data = event.seq, event.data
             if event.type == "LayerPulled" and not {"digest", "diff_id"} <= set(data["verified"]):
                 continue

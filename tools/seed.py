@@ -22,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from storage.errors import HostError, RefledgerError
 from tools.debian_mirror import DebianMirror
@@ -139,7 +140,7 @@ class _Workshop:
         self.directory = Path()
         self._mirror: DebianMirror | None = None
 
-    def __enter__(self) -> _Workshop:
+    def __enter__(self) -> Self:
         self.directory = Path(tempfile.mkdtemp(prefix="making-", dir=self.cache.root))
         return self
 

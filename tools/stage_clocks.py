@@ -71,7 +71,7 @@ class Clocks:
 
     def around_pull(self) -> None:
         """The event loop's thread, while layers are brought: receiving, HTTP, and what little goes into the log."""
-        wrapped = Materializer._bring
+        wrapped = Materializer._bring  # noqa: SLF001  reason: the one place that all layers pass
 
         async def bring(*args: Any, **kwargs: Any) -> None:
             wall, cpu = time.perf_counter(), time.thread_time()
@@ -83,7 +83,7 @@ class Clocks:
                 self.busy[NETWORK] = self.busy.get(NETWORK, 0.0) + spent  # its wall clock is mostly select(2)
                 self.cpu[NETWORK] = self.cpu.get(NETWORK, 0.0) + spent
 
-        Materializer._bring = bring  # type: ignore[method-assign]
+        Materializer._bring = bring  # type: ignore[method-assign]  # noqa: SLF001
 
 
 def install(clocks: Clocks) -> None:

@@ -62,7 +62,7 @@ class ArchiveExporter:
             for digest, layer in made.layers.items():
                 assert layer.blob is not None
                 archive.begin(_path(digest), layer.blob.size)
-                shown = self.reader.progress(dest, layer.blob, "written", None)
+                shown = self.reader.progress(dest, layer.blob, "written")
                 served: list[Provider] = []
                 await drain(self.reader.read(layer, shown, served.append), archive.write)
                 source = ", ".join(map(str, served))

@@ -88,7 +88,7 @@ class Mover:
     ) -> tuple[int, Sequence[Provider]]:
         """Upload the bytes. How many there were (`target` may have had some from an upload that broke off), and who
         gave them."""
-        shown = self.reader.progress(name, blob, transport, None)
+        shown = self.reader.progress(name, blob, transport)
         served: list[Provider] = []
         first = blob.size
 

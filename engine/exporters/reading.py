@@ -114,7 +114,7 @@ class BlobReader:
             for place in relay.served:
                 served(place)
 
-    def progress(self, target: str, blob: Descriptor, transport: str, vertex: str | None) -> Callable[[int], None]:
+    def progress(self, target: str, blob: Descriptor, transport: str) -> Callable[[int], None]:
         """A `shown` that puts ExportProgressed into the log, at most four a second."""
         last = self.clock.monotonic()
 
@@ -126,8 +126,7 @@ class BlobReader:
                 self.facts.post(
                     ExportProgressed(
                         target=target, digest=str(blob.digest), bytes=done, total=blob.size, transport=transport
-                    ),
-                    vertex=vertex,
+                    )
                 )
 
         return shown

@@ -93,6 +93,6 @@ async def _stand_in(wanted: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str
     """Images that have nothing in them."""
     nothing, nowhere = sha256(b""), Provider.of("localhost", "nothing")
     return {
-        (reference, platform): ResolvedImage(reference, nothing, nothing, platform, nowhere, (), nothing, {})
+        (reference, platform): ResolvedImage(reference, nothing, nothing, platform, nowhere, (), {})
         for reference, platform in wanted
     }

@@ -36,7 +36,7 @@ class ImageConfig:
         """The config of an image without layers, as BuildKit begins it. Raises InputError for a bad platform."""
         image = cls({}, {"WorkingDir": "/"})
         image.set_platform(platform)
-        image._complete()
+        image.complete()
         return image
 
     @classmethod
@@ -57,7 +57,7 @@ class ImageConfig:
         image = cls.of_image(data)
         if not (image.top.get("architecture") and image.top.get("os")):
             image.set_platform(platform)
-        image._complete()
+        image.complete()
         return image
 
     def copy(self) -> ImageConfig:
@@ -105,7 +105,8 @@ class ImageConfig:
         config = {key: value for key, value in self.config.items() if value not in ("", [], {}, None)}
         return {**self.top, "config": config}
 
-    def _complete(self) -> None:
+    def complete(self) -> None:
+        """Set what a config that comes without it gets: PATH, except on Windows."""
         if "PATH" not in self.env and self.top.get("os") != "windows":
             self.set_env("PATH", DEFAULT_PATH)
 

@@ -18,8 +18,6 @@ from engine.record import Record
 from storage.errors import InputError
 from storage.reference import LAYOUT, parse_reference
 
-MAIN = "context"
-"""The name of the ContextSource that is the build's own context."""
 _ARCHIVES = (b"BZh", b"\x1f\x8b\x08", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")
 _MAGIC_AT, _MAGIC = 257, b"ustar"
 _OWN_SCHEME = re.compile(r"([a-z][a-z-]+):(.*)")
@@ -135,6 +133,7 @@ class Contexts:
         stage.base, stage.base_stage = context.stage, found.index
 
     def rewritten(self, stages: Sequence[Stage], command: Instruction) -> Instruction:
+        """`command` with its flags, where they name a stage or a context, pointing to what that is."""
         flags = tuple((name, self._flag(stages, command.name, name, value)) for name, value in command.all_flags)
         return replace(command, flags=dict(flags), all_flags=flags)
 

@@ -104,4 +104,5 @@ def ends_with_escape(line: str, escape: str) -> bool:
 
 
 def escape_line(escape: str) -> str:
+    """The directive that makes `escape` the escape character; "" for the usual one."""
     return "# escape=`\n" if escape == "`" else ""

@@ -87,7 +87,7 @@ def parse_definition(frontend: str, text: str) -> Definition:
     from engine.images.append import Append
     from engine.images.rebase import Rebase
 
-    kinds: dict[str, type[Rebase] | type[Append]] = {Rebase.FRONTEND: Rebase, Append.FRONTEND: Append}
+    kinds: dict[str, type[Rebase | Append]] = {Rebase.FRONTEND: Rebase, Append.FRONTEND: Append}
     if frontend not in kinds:
         raise InputError(f"a build of kind {frontend[:40]!r} cannot be made again from its definition")
     try:

@@ -105,9 +105,9 @@ def descriptors(fields: Mapping[str, Any], key: str, where: str) -> list[tuple[D
         found = [(Descriptor.from_json(item), item) for item in items]
         if any(descriptor.size < 0 for descriptor, _ in found):
             raise ValueError("a negative size")
-        return found
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise VerificationError(f"the manifest is malformed: {key} lists what is no descriptor", where=where) from error
+    return found
 
 
 def is_elsewhere(fields: Mapping[str, Any]) -> bool:

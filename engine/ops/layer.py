@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Literal
+from typing import Literal, Self
 
 from engine.errors import InputError
 from engine.ops.rootfs import RootDir
@@ -102,7 +102,7 @@ class Tree:
         self._opened: tuple[Directory | None, int] = (None, -1)
         self.root = Directory(None, "", merged=base is not None)
 
-    def __enter__(self) -> Tree:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
@@ -128,11 +128,10 @@ class Tree:
         return child
 
     def locate(
-        self, path: str, top: Directory | None = None, *, follow: bool = True, make: Look | None = None
+        self, path: str, top: Directory | None = None, *, make: Look | None = None
     ) -> tuple[Directory, str, Found]:
         """Where `path` leads when `top` is the root: a directory, the name in it and what has that name; `.` for the
-        directory itself. Everything before the last name must be there, or is made to look like `make`. The last name
-        is looked through if `follow`."""
+        directory itself. Everything before the last name must be there, or is made to look like `make`."""
         top = at = top or self.root
         pending = _split(path)
         links = 0
@@ -148,7 +147,7 @@ class Tree:
                     raise _error(errno.ENOENT, path)
                 found = self.new_directory(at, part, make)
             target = self._target(found)
-            if target is not None and (follow or pending):
+            if target is not None:
                 links += 1
                 if links > _MAX_LINKS:
                     raise _error(errno.ELOOP, path)

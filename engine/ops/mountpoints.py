@@ -11,6 +11,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from engine.errors import DiskError, InputError
 from engine.ops.rootfs import Position, RootDir
@@ -41,7 +42,7 @@ class MountPoints:
         self._wanted = (*((path, True) for path in directories), *((path, False) for path in files))
         self._made: list[_Stub] = []
 
-    def __enter__(self) -> MountPoints:
+    def __enter__(self) -> Self:
         try:
             with RootDir(self._path) as root:
                 for path, directory in self._wanted:

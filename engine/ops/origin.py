@@ -10,6 +10,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from engine.ops.rootfs import RootDir
 from engine.ops.select import CHUNK, Entry, changed
@@ -28,7 +29,7 @@ class Origin:
         self._root = RootDir(tree)
         self._opened = ("", -1)
 
-    def __enter__(self) -> Origin:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:

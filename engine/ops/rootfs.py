@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 # <linux/openat2.h>; the number is the same on every architecture since the tables were unified (Linux 5.6)
 _SYS_OPENAT2 = 437
@@ -66,7 +67,7 @@ class RootDir:
         if fd >= 0:
             os.close(fd)
 
-    def __enter__(self) -> RootDir:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
@@ -128,27 +129,6 @@ class RootDir:
             raise _named(error, path) from None
 
     # ---------------------------------------------------------------- writing
-
-    def makedirs(self, path: str, mode: int = 0o755, uid: int = 0, gid: int = 0) -> list[str]:
-        """Make directory `path` and its parents where missing; returns the real paths of those made, top first.
-
-        Existing directories keep mode and owner; links to directories are followed, a dangling one has its target
-        made. Raises NotADirectoryError when something else is in the way.
-        """
-        made: list[str] = []
-
-        def make(at: Position) -> None:
-            os.mkdir(at.name, 0o700, dir_fd=at.directory)
-            os.chown(at.name, uid, gid, dir_fd=at.directory, follow_symlinks=False)
-            fd = os.open(at.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at.directory)
-            try:
-                os.fchmod(fd, mode)  # after chown, which clears setgid, and free of the umask
-            finally:
-                os.close(fd)
-            made.append(at.path)
-
-        self.make_missing(path + "/.", make)
-        return made
 
     def make_missing(self, path: str, make: Callable[[Position], None]) -> None:
         """Walk `path` through links and have `make` create each component that is missing: a directory unless `last`.

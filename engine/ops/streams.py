@@ -7,6 +7,7 @@ import asyncio
 import os
 from collections.abc import Callable
 from types import TracebackType
+from typing import Self
 
 from engine.ops.lines import Lines
 
@@ -25,7 +26,7 @@ class Streams:
         for reader in self._readers.values():
             os.set_blocking(reader, False)
 
-    def __enter__(self) -> Streams:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:

@@ -142,14 +142,14 @@ class _Header(tarfile.TarInfo):
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
         try:
             header = super().frombuf(buf, encoding, errors)
-            if header.type in _EXTENSIONS and not 0 <= header.size <= _LARGEST_EXTENSION:
-                # the library reads it into memory, and little of an archive unpacks to much
-                raise tarfile.ReadError(f"an extended header of {header.size} bytes")
-            return header
         except tarfile.HeaderError as error:
             if buf and any(buf):
                 raise tarfile.ReadError(str(error)) from None
             raise
+        if header.type in _EXTENSIONS and not 0 <= header.size <= _LARGEST_EXTENSION:
+            # the library reads it into memory, and little of an archive unpacks to much
+            raise tarfile.ReadError(f"an extended header of {header.size} bytes")
+        return header
 
 
 class _Merger:

@@ -164,13 +164,13 @@ PROJECTION = Projection(
     version=1,
     tables=("resolutions", "checkpoints", "published", "redactions"),
     schema=(
-        "CREATE TABLE resolutions (kind TEXT, name TEXT, platform TEXT, seq INTEGER, digest TEXT, count INTEGER,"
-        " began INTEGER, ended INTEGER, recalled INTEGER, last_seq INTEGER, PRIMARY KEY (kind, name, platform, seq))"
-        " WITHOUT ROWID",
-        "CREATE TABLE checkpoints (seq INTEGER PRIMARY KEY, size INTEGER, origin TEXT, root TEXT)",
-        "CREATE TABLE published (seq INTEGER PRIMARY KEY, size INTEGER, target TEXT)",
-        'CREATE TABLE redactions (seq INTEGER PRIMARY KEY, build TEXT, "by" TEXT, reason TEXT, count INTEGER,'
-        " time INTEGER)",
+        ("CREATE TABLE resolutions (kind TEXT, name TEXT, platform TEXT, seq INTEGER, digest TEXT, count INTEGER,"
+         " began INTEGER, ended INTEGER, recalled INTEGER, last_seq INTEGER, PRIMARY KEY (kind, name, platform, seq))"
+         " WITHOUT ROWID"),
+         "CREATE TABLE checkpoints (seq INTEGER PRIMARY KEY, size INTEGER, origin TEXT, root TEXT)",
+         "CREATE TABLE published (seq INTEGER PRIMARY KEY, size INTEGER, target TEXT)",
+        ('CREATE TABLE redactions (seq INTEGER PRIMARY KEY, build TEXT, "by" TEXT, reason TEXT, count INTEGER,'
+        " time INTEGER)"),
         "CREATE INDEX redactions_build ON redactions (build)",
     ),
     handlers={

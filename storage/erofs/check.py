@@ -12,14 +12,11 @@ import os
 import stat
 from pathlib import Path
 
-from storage.digest import Hasher
 from storage.durable import fsync_directory
-from storage.erofs.header import HEADER_SIZE, SEAL, Hashing, Image
+from storage.erofs.header import SEAL, Hashing, Image, rest_digest
 from storage.errors import DiskError, VerificationError
 from storage.regular import open_regular
 from storage.scratch import Scratch, clear_away
-
-_CHUNK = 1 << 20
 
 
 def check_image(path: Path, name: str, scratch: Scratch) -> str:
@@ -73,25 +70,9 @@ def _problem(image: Image, status: os.stat_result, name: str) -> str:
     return problem
 
 
-def rest_digest(fd: int, header: bytes, tar_end: int, end: int) -> str:
-    """The digest of all but the tar: the header's canonical JSON (without this digest), what stands before the tar, and
-    what stands behind it. Raises OSError."""
-    from storage.erofs.encode import TAR_START
-
-    hasher = Hasher()
-    hasher.update(header)
-    for start, stop in ((HEADER_SIZE, TAR_START), (tar_end, end)):
-        at = start
-        while at < stop and (data := os.pread(fd, min(_CHUNK, stop - at), at)):
-            hasher.update(data)
-            at += len(data)
-    return str(hasher.digest())
-
-
 def _misfit(image: Image) -> str:
-    at, size = image.tar
     with open_regular(image.path) as file:
-        if rest_digest(file.fileno(), image.header, at + size, image.size) != image.rest:
+        if rest_digest(file.fileno(), image.header, image.tar, image.size) != image.rest:
             return "its metadata is not what its header promises"
     with image.open_tar() as tar:
         found = Hashing(tar, image.diff_id.algorithm).digest()

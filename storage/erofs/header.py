@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,19 +23,19 @@ VERSION = 1
 SEAL = 0x5EA1ED * 10**9
 """The time of an image that nobody wrote to since it was made, ns since the epoch: whole seconds, which every copy that
 keeps times keeps."""
+_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """What the header of the image at `path` says: `tar` and `implied_at` are (offset, size) in it; `file_bytes` is the
-    sum of its regular files' sizes. `name`: whose it is, a diff ID or a snapshot; `rest`: digest of all but the tar
-    (storage/erofs/check.py), for which `header` is what it says without that; all empty in older images."""
+    """What the header of the image at `path` says: `tar` and `implied_at` are (offset, size) in it.
+    `name`: whose it is, a diff ID or a snapshot; `rest`: digest of all but the tar (storage/erofs/check.py), for which
+    `header` is what it says without that; all empty in older images."""
 
     path: Path
     diff_id: Digest
     tar: tuple[int, int]
     implied_at: tuple[int, int]
-    file_bytes: int
     name: str = ""
     rest: str = ""
     header: bytes = b""
@@ -56,7 +57,7 @@ class Image:
             tar, implied, rest = said["tar"], said["implied"], str(said.pop("rest", ""))
             return cls(
                 path, Digest(said["diff_id"]), (int(tar[0]), int(tar[1])), (int(implied[0]), int(implied[1])),
-                int(said["bytes"]), str(said.get("name", "")), rest, canonical_json(said),
+                str(said.get("name", "")), rest, canonical_json(said),
             )  # fmt: skip
         except (ValueError, KeyError, TypeError, IndexError, AttributeError, InputError) as error:
             raise DiskError(
@@ -80,6 +81,19 @@ class Image:
             yield _Part(file, size)
 
 
+def rest_digest(fd: int, header: bytes, tar: tuple[int, int], end: int) -> str:
+    """The digest of all of the image `fd` but its `tar` (offset, size): the header's canonical JSON (without this
+    digest), what stands before the tar, and what stands behind it, up to `end`. Raises OSError."""
+    hasher = Hasher()
+    hasher.update(header)
+    for start, stop in ((HEADER_SIZE, tar[0]), (sum(tar), end)):
+        at = start
+        while at < stop and (data := os.pread(fd, min(_CHUNK, stop - at), at)):
+            hasher.update(data)
+            at += len(data)
+    return str(hasher.digest())
+
+
 class Hashing:
     """`source`, hashed as it is read."""
 
@@ -95,7 +109,7 @@ class Hashing:
 
     def digest(self) -> Digest:
         """Of all of it: what was not read yet is read now. Raises what `source` raises."""
-        while self.read(1 << 20):
+        while self.read(_CHUNK):
             pass
         return self._hasher.digest()
 

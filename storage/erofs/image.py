@@ -10,12 +10,11 @@ import ctypes
 import os
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from storage.digest import Digest, canonical_json
-from storage.erofs.check import rest_digest
 from storage.erofs.encode import TAR_START, encode, write_at
-from storage.erofs.header import HEADER_SIZE, SEAL, VERSION
+from storage.erofs.header import HEADER_SIZE, SEAL, VERSION, rest_digest
 from storage.erofs.tree import LONGEST_PATH, LayerTree
 
 _WRITEBACK = 8 << 20  # bytes between two nudges to the kernel to begin writing
@@ -38,7 +37,7 @@ class ImageWriter:
         self.tree = LayerTree(longest_path=longest_path)
         self.tar_size = 0
 
-    def __enter__(self) -> ImageWriter:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
@@ -69,7 +68,7 @@ class ImageWriter:
             "implied": [end, len(implied)], "bytes": self.tree.bytes, "name": name,
         }  # fmt: skip
         size = end + len(implied)
-        said["rest"] = rest_digest(self._fd, canonical_json(said), TAR_START + self.tar_size, size)
+        said["rest"] = rest_digest(self._fd, canonical_json(said), (TAR_START, self.tar_size), size)
         write_at(self._fd, canonical_json(said).ljust(HEADER_SIZE, b"\0"), 0)
         os.utime(self._fd, ns=(SEAL, SEAL))
         os.fsync(self._fd)

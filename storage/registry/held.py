@@ -19,6 +19,7 @@ class Held(httpx.AsyncByteStream):
             yield piece
 
     async def aclose(self) -> None:
+        """Close the stream, and release, once."""
         try:
             await self._stream.aclose()
         finally:

@@ -71,8 +71,8 @@ def table(found: list[Crash]) -> list[str]:
             wrong = sum(bool(one.wrong) for one in found if key(one) == row)
             lines.append(f"| {row} | {' | '.join(str(counts[row, kind]) for kind in kinds)} | {wrong} |")
     outlived = sum(bool(one.outlived) for one in found)
-    return [*lines, "", f"{len(found)} crashes, {sum(bool(one.wrong) for one in found)} with something wrong; "
-            f"after {outlived} a process of the victim was alive until the next start"]
+    return [*lines, "", (f"{len(found)} crashes, {sum(bool(one.wrong) for one in found)} with something wrong; "
+            f"after {outlived} a process of the victim was alive until the next start")]
 
 
 def kind_of(moment: str) -> str:

@@ -51,7 +51,9 @@ class Outcome:
 class Builders:
     """Builds a case with ours and with each oracle that is here and knows it, all at the same time."""
 
-    def __init__(self, oracles: list[Oracle], missing: Mapping[str, str], images: Mapping[str, str], root: Path):
+    def __init__(
+        self, oracles: list[Oracle], missing: Mapping[str, str], images: Mapping[str, str], root: Path
+    ) -> None:
         self.oracles, self.missing = oracles, missing
         self._images, self._root = images, root
         self.began = time.time()

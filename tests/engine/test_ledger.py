@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sqlite3
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from engine.events import PullProgressed
+from engine.events import PullProgressed, VertexCancelled
 from engine.ledger import ROOM, Ledger, fitting
 from storage.digest import canonical_json
-from storage.errors import DiskError
+from storage.errors import DiskError, LogError
+from storage.eventlog import open_log
 from storage.interfaces import Event
 
 
@@ -71,3 +74,25 @@ def test_I6_nothing_is_durable_without_what_was_posted_before_it() -> None:
     with pytest.raises(DiskError):
         asyncio.run(ledger.record(PullProgressed(digest="sha256:12", bytes=2, total=2)))
     assert len(log.types) == 1
+def test_I6_nothing_is_done_on_behind_a_fact_that_could_not_be_written(tmp_path: Path) -> None:
+    path = tmp_path / "log.db"
+    log = open_log(path)
+    other = sqlite3.connect(path)
+    other.execute("CREATE TRIGGER full BEFORE INSERT ON events BEGIN SELECT RAISE(ABORT, 'no room'); END")
+    other.commit()
+    other.close()
+
+    async def main() -> None:
+        ledger = Ledger(log, "b1")
+        await ledger.flush()
+        ledger.post(VertexCancelled(name="a"), vertex="v")
+        with pytest.raises(LogError, match="no room"):
+            await ledger.flush()
+        with pytest.raises(LogError, match="no room"):
+            await ledger.record(VertexCancelled(name="b"), vertex="v")
+
+    try:
+        asyncio.run(main())
+        assert log.last_seq() == 0
+    finally:
+        log.close()

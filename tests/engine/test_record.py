@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import pytest
 
-from engine.events import TYPES, VertexStarted, from_data, to_data
+from engine.events import VertexStarted, to_data
 from engine.record import Record
 
 
@@ -31,14 +31,8 @@ def test_missing_and_unknown_fields_are_refused(given: tuple[tuple[int, ...], di
 
 def test_nothing_can_be_set_again() -> None:
     with pytest.raises(AttributeError):
-        Point(1).x = 2  # type: ignore[misc]
+        Point(1).x = 2
 
 
-def test_I10_facts_survive_unknown_and_missing_fields() -> None:
-    fact = VertexStarted(name="n", inputs=("a",))
-    data = to_data(fact)
-    assert data == {"name": "n", "inputs": ["a"], "attempt": 1}
-    del data["attempt"]
-    assert from_data("VertexStarted", {**data, "from_the_future": 1}) == fact
-    assert from_data("NeverHeardOf", {}) is None
-    assert len(TYPES) > 25
+def test_the_data_of_a_fact_has_its_fields_by_name() -> None:
+    assert to_data(VertexStarted(name="n", inputs=("a",))) == {"name": "n", "inputs": ["a"], "attempt": 1}

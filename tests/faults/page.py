@@ -32,10 +32,10 @@ _SIDES = {
     MANIFEST: ("Manifests", "A tag is resolved, then its manifest is asked for."),
     LIST: ("Lists of tags", "Three tags are listed."),
     PUSH: ("Push", "A layer, a config, and a manifest under a tag, where none of them is."),
-    CHUNKS: ("Push in pieces", "A proxy before the registry refuses large requests (413), so that the layer goes in "
-             "pieces of 64 KiB. The second one meets the fault."),
-    LASTING: ("Push of a large layer", "As blobs from 8 MiB on are pushed: one PATCH that says no length, and that "
-              "another process could go on with."),
+    CHUNKS: ("Push in pieces", ("A proxy before the registry refuses large requests (413), so that the layer goes in "
+             "pieces of 64 KiB. The second one meets the fault.")),
+    LASTING: ("Push of a large layer", ("As blobs from 8 MiB on are pushed: one PATCH that says no length, and that "
+              "another process could go on with.")),
     MOUNT: ("Mount", "Another repository of the registry has the layer."),
 }  # fmt: skip
 

@@ -32,8 +32,8 @@ def plot(title: str, samples: Sequence[Sample]) -> str:
         return f"{LEFT + sample.at / span * across:.1f},{TOP + down - value / 1e6 / most * down:.1f}"
 
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif"'
-        f' font-size="11" role="img" aria-label="{escape(title)}">',
+        (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif"'
+         f' font-size="11" role="img" aria-label="{escape(title)}">'),
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>',
         f'<text x="{LEFT}" y="14" font-size="12" font-weight="bold">{escape(title)}</text>',
     ]

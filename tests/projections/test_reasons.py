@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from engine import events as e
@@ -11,7 +13,7 @@ from storage.digest import canonical_json
 from tests.projections.asking import Story, vertex
 
 HUB = {"registry": "hub.test", "repository": "app", "scope": "repository:app:pull"}
-BLOB = {"digest": "sha256:" + "b" * 64, "diff_id": "sha256:" + "d" * 64, "size": 9, "mediaType": "m",
+BLOB: dict[str, Any] = {"digest": "sha256:" + "b" * 64, "diff_id": "sha256:" + "d" * 64, "size": 9, "mediaType": "m",
         "providers": [HUB]}  # fmt: skip
 
 
@@ -82,8 +84,8 @@ def test_a_demoted_result_whose_provider_has_it_no_more_names_both(story: Story)
         ("bytes-lost", "corrupt",
          "its bytes are gone\n    layer bbbbbbbbbbbb is not what its digest says at hub.test/app\n    it said no"),
         ("provider-unreachable", "transport",
-         "nobody could be asked for its bytes\n    layer bbbbbbbbbbbb could not be asked for at hub.test/app\n"
-         "    it said no"),
+         ("nobody could be asked for its bytes\n    layer bbbbbbbbbbbb could not be asked for at hub.test/app\n"
+          "    it said no")),
     ],
 )  # fmt: skip
 def test_bytes_that_a_provider_does_not_give_name_blob_and_provider(
@@ -330,8 +332,8 @@ def test_a_hit_that_an_importer_knew_names_the_cache_and_a_build_of_another_log(
 
 
 def test_the_nearest_build_is_of_the_same_directory_and_no_dry_answer(story: Story) -> None:
-    def build(name: str, argv: str, reason: str = "never-built", **options: object) -> None:
-        story.begin(name, vertex("a"), **{"context": "local", **options})
+    def build(name: str, argv: str, reason: str = "never-built", context: str = "local", **options: Any) -> None:
+        story.begin(name, vertex("a"), context=context, **options)
         story.ask(name, "a", story.key(("argv", argv)), reason)
         story.ran(name, "a")
         story.end(name)

@@ -73,7 +73,7 @@ def test_I7_a_layer_packed_in_two_ways_is_two_blobs(log: ListLog, views: Views) 
 
     def found(name: str, epoch: int | None, compression: str) -> str | None:
         blob = index.packed(name, epoch, compression)
-        return blob and blob.digest
+        return blob.digest if blob else None
 
     notes = {"containerd.io/snapshot/stargz/toc.digest": digest("toc")}
     packed("zstd", "zstd", snapshot="b1-run")

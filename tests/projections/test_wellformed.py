@@ -13,7 +13,9 @@ from storage.eventlog import SqliteEventLog
 from tests.builder import PROJECT
 
 BUILD = "build/0123456789ab"
-START = {"frontend": "dockerfile", "definition": "d", "options": {}, "context": None, "engine_version": "1", "host": {}}
+START: dict[str, Any] = {
+    "frontend": "dockerfile", "definition": "d", "options": {}, "context": None, "engine_version": "1", "host": {},
+}  # fmt: skip
 
 
 def row(seq: int, version: int, name: str, data: Any, stream: str = BUILD, **envelope: Any) -> Row:

@@ -155,8 +155,8 @@ def logged(path: Path) -> Path:
 
 SCHEMAS = {
     "a view": ("ALTER TABLE events RENAME TO old",
-               f"CREATE VIEW events AS {FOREVER} x AS rowid, 'a' AS originator_id, 1 AS originator_version, "
-               "'T' AS topic, '{}' AS state FROM c"),
+               (f"CREATE VIEW events AS {FOREVER} x AS rowid, 'a' AS originator_id, 1 AS originator_version, "
+               "'T' AS topic, '{}' AS state FROM c")),
     "a trigger": (f"CREATE TRIGGER t AFTER INSERT ON events BEGIN {FOREVER} count(*) FROM c; END",),
     "an index": ("CREATE INDEX i ON events (hex(zeroblob(1000000)))",),
 }  # fmt: skip

@@ -341,9 +341,9 @@ def test_insecure_needs_the_users_word_also_in_a_replay(lab: Lab, tmp_path: Path
 def test_a_secret_can_be_neither_changed_nor_kept_open(lab: Lab, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("hunter2-of-this-test")
     steps = (
-        "RUN --mount=type=secret,id=t,mode=0666 ! (echo x > /run/secrets/t) 2>/dev/null && "
+        ("RUN --mount=type=secret,id=t,mode=0666 ! (echo x > /run/secrets/t) 2>/dev/null && "
         "! chmod 777 /run/secrets/t 2>/dev/null && ! rm /run/secrets/t 2>/dev/null && ls -ld /run/secrets && "
-        "ln -s /run/secrets/t /kept && (sleep 30 < /run/secrets/t &)",
+        "ln -s /run/secrets/t /kept && (sleep 30 < /run/secrets/t &)"),
         "test ! -e /kept && test ! -e /run/secrets",
     )
     lab.must(*steps, args=("--secret", f"id=t,src={tmp_path}/token", "--no-cache"))

@@ -85,9 +85,9 @@ class Statistics:
         """For people."""
         rate = self.runs / self.seconds if self.seconds else 0.0
         lines = [
-            f"seeds {self.seeds}, runs {self.runs}, distinct interleavings {len(self.traces)},"
+            (f"seeds {self.seeds}, runs {self.runs}, distinct interleavings {len(self.traces)},"
             f" {rate:.1f} runs a second, points {self.points}, events {self.events.total()},"
-            f" failures {len(self.failures)}",
+            f" failures {len(self.failures)}"),
             "faults by kind: " + _listed(self.kinds),
             "faults by point: " + _listed(self.places),
             "crashes by the event before: " + _listed(self.crashes),

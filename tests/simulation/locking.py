@@ -7,7 +7,7 @@ import contextvars
 import queue
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from tests.simulation.chance import Crashed, is_dead
 
@@ -297,7 +297,7 @@ class ThreadPoolExecutor:
         if wait:
             self._threads.wait(lambda: not self._busy, f"the end of the threads of {self._name}")
 
-    def __enter__(self) -> ThreadPoolExecutor:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

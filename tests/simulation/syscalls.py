@@ -12,7 +12,7 @@ import errno
 import os as real_os
 import stat
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Self
 
 from tests.simulation.descriptors import Descriptors
 from tests.simulation.inodes import Inode, directory
@@ -48,7 +48,7 @@ class Scan:
     def __init__(self, entries: list[Entry]) -> None:
         self._entries = iter(entries)
 
-    def __enter__(self) -> Scan:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -146,7 +146,12 @@ def _set(*keys: Any, to: Any) -> Change:
         _set("kept", to={"x": ["y"]}),
         _set("files", to={"x": "y"}),
         _set("withheld", to=[{}]),
+        _set("layers", to={"a": {"providers": [{"registry": "r", "repository": "x", "scope": "y", "mirrors": [1]}]}}),
+        _set("layers", to={"a": {"diff_id": "sha256:12"}}),
+        _set("layers", to={"a": {"bundled": {"digest": str(sha256(b"z")), "size": 1, "mediaType": "m"}}}),
+        _set("blobs", to=[{"digest": str(sha256(b"%d" % n)), "bytes": 60 << 20, "role": "graph"} for n in range(9)]),
         _set("events", to=None),
+        _set("events", to={"count": 1, "bytes": 1 << 40, "digest": str(sha256(b""))}),
         _set("version", to="1"),
     ],
 )
@@ -170,6 +175,8 @@ def test_members_other_than_the_index_says_are_not_believed(tmp_path: Path) -> N
     bundle = read_bundle(forged(tmp_path / "b", lambda _: None, [("events.jsonl", b"{}\n")]))
     assert bundle.damage is not None
     assert bundle.events == []
+    bundle = read_bundle(forged(tmp_path / "b", lambda _: None, []))
+    assert "ends before events.jsonl" in str(bundle.damage)
     bundle = read_bundle(forged(tmp_path / "b", lambda _: None, [("../events.jsonl", b"")]))
     assert "stands where events.jsonl should" in str(bundle.damage)
 
@@ -187,6 +194,8 @@ def test_more_than_the_index_says_is_damage(tmp_path: Path) -> None:
         b"[]", b"{}", b"\xff", b'{"seq":1}',
         canonical_json({**EVENTS[0].to_json(), "seq": -1}),
         canonical_json({**EVENTS[0].to_json(), "time": "yesterday"}),
+        canonical_json({**EVENTS[0].to_json(), "time": "2024-01-01T00:00:00,000000000Z"}),
+        canonical_json({**EVENTS[0].to_json(), "data": {"x": "y" * (1 << 18)}}),
         canonical_json({**EVENTS[0].to_json(), "data": []}), canonical_json({**EVENTS[0].to_json(), "build": 7}),
         canonical_json(EVENTS[0].to_json()) + b"\n" + canonical_json(EVENTS[0].to_json()),
     ],

@@ -56,7 +56,11 @@ def test_a_cache_is_filled_once_and_at_once(caches: DirectoryCacheMounts, tmp_pa
     held.fill(make)
     assert (seen, held.exists()) == ([False], True)
     (held.path / "used").touch()
-    held.fill(lambda directory: (directory / "a").write_text("late") and None)
+
+    def late(directory: Path) -> None:
+        (directory / "a").write_text("late")
+
+    held.fill(late)
     assert sorted(path.name for path in held.path.iterdir()) == ["a", "used"]
     assert (held.path / "a").read_text() == "first"
     assert list((tmp_path / "tmp").iterdir()) == []

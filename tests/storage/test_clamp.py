@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from storage.clamp import Clamped, clamp_header
 from storage.errors import VerificationError
-from storage.tar import TarReader
+from storage.tar import Entry, TarReader
 from tests.storage.trees import file, gnu_tar, info, make_tar
 
 EPOCH = 1_500_000_000
@@ -27,7 +27,7 @@ def clamped(tar: bytes, epoch: int = EPOCH, size: int = -1) -> bytes:
     return b"".join(out)
 
 
-def told(tar: bytes) -> list[tuple[object, ...]]:
+def told(tar: bytes) -> list[tuple[Entry, bytes]]:
     """All of a tar, but for its times."""
     reader, found = TarReader(io.BytesIO(tar)), []
     for entry in reader:
@@ -114,7 +114,7 @@ def test_any_time_is_clamped(members: list[tuple[int, int]], epoch: int, form: i
     with tarfile.open(fileobj=out, mode="w", format=form) as archive:
         for number, (mtime, size) in enumerate(members):
             one = tarfile.TarInfo(f"f{number}")
-            one.mtime, one.size = mtime + (0.5 if fraction else 0), size  # type: ignore[assignment]
+            one.mtime, one.size = mtime + (0.5 if fraction else 0), size
             archive.addfile(one, io.BytesIO(bytes(size)))
     tar = out.getvalue()
     assert times(clamped(tar, epoch)) == [min(one, epoch * 10**9) for one in times(tar)]

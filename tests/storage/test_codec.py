@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import uuid
-from collections import namedtuple
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 import pytest
@@ -63,7 +62,7 @@ def test_a_decoded_event_is_an_ordinary_frozen_event() -> None:
     assert repr(event) == repr(made)
     assert event.to_json() == made.to_json()
     with pytest.raises(AttributeError):
-        event.seq = 2  # type: ignore[misc]
+        event.seq = 2
 
 
 def test_the_state_has_the_documented_short_keys() -> None:
@@ -95,7 +94,9 @@ class _Point:
     x: int
 
 
-_Pair = namedtuple("_Pair", "a b")
+class _Pair(NamedTuple):
+    a: int
+    b: int
 
 
 @pytest.mark.parametrize(

@@ -283,7 +283,7 @@ def test_stretches_of_zeros_are_read_back(kit: Kit) -> None:
 def test_another_size_than_said_is_refused_and_nothing_is_kept(kit: Kit, size: int) -> None:
     writer = kit.store.compose("s")
     with pytest.raises(ValueError, match="file"):
-        writer.file(b"file", FILE, size, iter([b"abc", memoryview(b"def")]))
+        writer.file(b"file", FILE, size, [b"abc", memoryview(b"def")])
     writer.discard()
     assert not kit.store.has("s")
     assert kit.leftovers() == []

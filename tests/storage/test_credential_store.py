@@ -86,7 +86,9 @@ def test_new_file_is_for_its_owner_only(home: Home) -> None:
 
 
 def test_everything_else_of_the_file_stays(home: Home) -> None:
-    other = {"HttpHeaders": {"X": "ü"}, "auths": {"ghcr.io": {"auth": "eDp5", "email": "a@b"}}, "detachKeys": "ctrl-e"}
+    other: dict[str, Any] = {
+        "HttpHeaders": {"X": "ü"}, "auths": {"ghcr.io": {"auth": "eDp5", "email": "a@b"}}, "detachKeys": "ctrl-e",
+    }  # fmt: skip
     home.write({**other, "plugins": [1, 2.5, None]})
     home.file.chmod(0o644)
     home.store.keep("quay.io", ME)

@@ -196,3 +196,12 @@ def test_a_reading_command_does_not_import_the_library(log: SqliteEventLog, tmp_
         "assert len(list(log.read())) == 1; assert not [name for name in sys.modules if 'eventsourcing' in name]"
     )
     subprocess.run([sys.executable, "-c", code, tmp_path / "root" / "log.db"], cwd=ROOT, check=True)
+
+
+def test_nothing_is_written_behind_an_event_that_is_damaged(log: SqliteEventLog, tmp_path: Path) -> None:
+    log.append(new())
+    with sqlite3.connect(tmp_path / "root/log.db") as other:
+        other.execute("DROP TRIGGER events_no_update")
+        other.execute("UPDATE events SET state = 'not json', rowid = 2")
+    with pytest.raises(LogError, match="event 2 is damaged"):
+        log.append(new())

@@ -39,6 +39,17 @@ def test_a_branch_goes_before_a_tag_of_its_name(served: tuple[str, Path], tmp_pa
     assert asyncio.run(git.resolve(url, "tags/same")).id == tagged
 
 
+def test_an_empty_repository_and_a_commit_that_is_not_there_are_said(served: tuple[str, Path], tmp_path: Path) -> None:
+    empty = Repository(served[1] / "empty.git")
+    git, url = client(tmp_path), f"{served[0]}/empty.git"
+    with pytest.raises(InputError, match="the repository is empty"):
+        asyncio.run(git.resolve(url, ""))
+    empty.commit({"x": "1"})
+    with pytest.raises(InputError, match="the repository has no commit " + "d" * 40):
+        asyncio.run(git.checkout(url, "d" * 40, tmp_path / "tree"))
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("remote", "ref"),
     [("--upload-pack=touch /tmp/x", ""), ("ext::sh -c id", ""), ("git://h/x", "--exec=id"), ("git://h/x", "a b")],

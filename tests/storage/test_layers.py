@@ -22,10 +22,10 @@ from storage.erofs.layers import ErofsLayers
 from storage.erofs.mount import ErofsMounts
 from storage.errors import DiskError, VerificationError
 from storage.interfaces import LayerStore
-from storage.layers import DirectoryLayers
+from storage.layers import LAYER_LIMIT, DirectoryLayers
 from storage.scratch import remove_tree
 from storage.snapshots import OverlaySnapshots
-from tests.storage.trees import TAR, diff_id, facts, file, gnu_tar, gnu_untar, info, make_tar
+from tests.storage.trees import TAR, Member, diff_id, facts, file, gnu_tar, gnu_untar, info, make_tar
 
 KINDS = ["directory", "erofs"]
 
@@ -33,14 +33,14 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="ownership and devices
 
 
 @contextmanager
-def opened(kind: str, place: Path, owner: str = "b1", **options: int) -> Iterator[LayerStore]:
+def opened(kind: str, place: Path, owner: str = "b1", limit: int = LAYER_LIMIT) -> Iterator[LayerStore]:
     """A store of each kind; what it mounted is unmounted in the end."""
     mounts = ErofsMounts(place / "mnt", owner)
     try:
         if kind == "erofs":
-            yield ErofsLayers(place / "layers", place / "tmp", owner, mounts, **options)
+            yield ErofsLayers(place / "layers", place / "tmp", owner, mounts, limit=limit)
         else:
-            yield DirectoryLayers(place / "layers", place / "tmp", owner, **options)
+            yield DirectoryLayers(place / "layers", place / "tmp", owner, limit=limit)
     finally:
         mounts.close()
 
@@ -189,7 +189,18 @@ HOSTILE = {
     "links to themselves, longer": make_tar(info("a", tarfile.SYMTYPE, linkname="a/a"), file("a/f", b"x")),
     "a file as parent": make_tar(file("a", b"x"), file("a/b", b"y")),
     "an opaque file": make_tar(file("a", b"x"), file("a/.wh..wh..opq")),
-    "a file as root": make_tar(file("./", b"")).replace(b"./", b"/\0", 1),
+    "a file as root": make_tar(file(".", b"")),
+    "a link as root": make_tar(info(".", tarfile.SYMTYPE, linkname="/etc")),
+    "a link to an empty name": make_tar(info("l", tarfile.SYMTYPE, linkname="")),
+    "a link to too long a name": make_tar(info("l", tarfile.SYMTYPE, linkname="x/" * 3000)),
+    "a hard link to what is not there": make_tar(info("l", tarfile.LNKTYPE, linkname="none")),
+    "too long a name": make_tar(file("x" * 256, b"x")),
+    "too long a name on the way": make_tar(file("x" * 256 + "/y", b"x")),
+    "a whiteout of too long a name": make_tar(file(".wh." + "x" * 256)),
+    "too long a name of an attribute": make_tar(file("f", pax_headers={"SCHILY.xattr.user." + "x" * 300: "v"})),
+    "too large an attribute": make_tar(file("f", pax_headers={"SCHILY.xattr.user.x": "v" * 70_000})),
+    "capabilities that are none": make_tar(file("f", pax_headers={"SCHILY.xattr.security.capability": "x"})),
+    "an access list that is none": make_tar(file("f", pax_headers={"SCHILY.xattr.system.posix_acl_access": "x"})),
     "a name too long for one component": make_tar(file("n" * 300)),
     "a path too long": make_tar(file("/".join(["d" * 100] * 60))),
     "an owner out of range": make_tar(file("f", pax_headers={"uid": "4294967295"})),
@@ -308,7 +319,7 @@ members = st.lists(
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(members)
 def test_any_mixture_of_files_and_directories_is_as_gnu_tar_has_it(
-    tmp_path_factory: pytest.TempPathFactory, kind: str, made: list[tarfile.TarInfo | tuple[tarfile.TarInfo, bytes]]
+    tmp_path_factory: pytest.TempPathFactory, kind: str, made: list[Member]
 ) -> None:
     place = tmp_path_factory.mktemp("any")
     kinds: dict[str, bool] = {}
@@ -326,7 +337,7 @@ def test_any_mixture_of_files_and_directories_is_as_gnu_tar_has_it(
         assert without_implied(facts(lower), made) == without_implied(facts(place / "oracle"), made)
 
 
-def without_implied(found: dict[bytes, tuple[object, ...]], made: list[object]) -> dict[bytes, tuple[object, ...]]:
+def without_implied(found: dict[bytes, tuple[object, ...]], made: list[Member]) -> dict[bytes, tuple[object, ...]]:
     """Times of directories that the tar does not name are nobody's promise."""
-    named = {b"/" + os.fsencode((m[0] if isinstance(m, tuple) else m).name) for m in made}  # type: ignore[attr-defined]
+    named = {b"/" + os.fsencode((m[0] if isinstance(m, tuple) else m).name) for m in made}
     return {path: value if path in named else value[:3] for path, value in found.items()}

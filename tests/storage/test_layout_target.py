@@ -67,7 +67,7 @@ def put(path: Path, tag: str, text: str = "x") -> Digest:
 
     async def write() -> Digest:
         for data in (config, layer):
-            await target.upload(of(path), blob(data), lambda data=data: chunks(data[:1], data[1:]))  # type: ignore[misc]
+            await target.upload(of(path), blob(data), lambda data=data: chunks(data[:1], data[1:]))
         return await target.put_manifest(of(path), tag, MANIFEST, canonical_json(manifest))
 
     return asyncio.run(write())

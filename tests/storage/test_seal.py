@@ -20,7 +20,7 @@ from storage.erofs.layers import ErofsLayers
 from storage.erofs.mount import ErofsMounts
 from storage.errors import VerificationError
 from storage.interfaces import CheckedLayers, CheckedSnapshots, Look
-from storage.layers import DirectoryLayers
+from storage.layers import ChosenLayers, DirectoryLayers
 from storage.snapshots import OverlaySnapshots
 from tests.storage.trees import TAR, diff_id, facts, file, info, make_tar
 
@@ -100,6 +100,37 @@ def test_what_was_made_is_sound(tmp_path: Path, kind: str) -> None:
     assert problems(tmp_path, kind) == {}
 
 
+def both(root: Path) -> ChosenLayers:
+    """As a build has them that may use either layout."""
+    directories = DirectoryLayers(root / "layers", root / "tmp", "b2")
+    images = ErofsLayers(root / "layers", root / "tmp", "b2", ErofsMounts(root / "mnt", "b2"))
+    return ChosenLayers((images, directories), lambda: directories)
+
+
+def test_a_layer_whose_damage_only_a_reader_finds_is_discarded_all_the_same(tmp_path: Path, kind: str) -> None:
+    fill(tmp_path, kind)
+    path = place(tmp_path, kind, "layer")
+    if kind == "erofs":
+        flip(path, 4096 + 1600)
+        os.utime(path, ns=(SEAL, SEAL))  # as a disk that rots leaves it
+    layers = both(tmp_path)
+    assert layers.check(LAYER) == ""
+    layers.discard(LAYER)
+    assert not path.exists()
+
+
+def test_of_two_layouts_the_one_that_a_check_finds_damaged_is_discarded(tmp_path: Path) -> None:
+    for kind in ("erofs", "directory"):
+        fill(tmp_path / kind, kind)
+    shutil.copytree(tmp_path / "directory/layers", tmp_path / "erofs/layers", symlinks=True, dirs_exist_ok=True)
+    image = place(tmp_path / "erofs", "erofs", "layer")
+    flip(image, 4096 + 1600)
+    layers = both(tmp_path / "erofs")
+    layers.discard(LAYER)
+    assert not image.exists()
+    assert layers.has(LAYER)
+
+
 def test_a_copy_that_keeps_times_is_sound(tmp_path: Path, kind: str) -> None:
     fill(tmp_path / "one", kind)
     subprocess.run(["cp", "-a", tmp_path / "one", tmp_path / "two"], check=True)
@@ -134,9 +165,18 @@ IMAGE_DAMAGE: dict[str, Callable[[Path], None]] = {
     "half": lambda path: os.truncate(path, path.stat().st_size // 2),
     "empty": lambda path: os.truncate(path, 0),
     "longer": lambda path: os.truncate(path, path.stat().st_size + 1),
-    "a directory in its place": lambda path: (path.unlink(), path.mkdir()),  # type: ignore[func-returns-value]
-    "another file in its place": lambda path: path.write_bytes(b"{}") and None,
+    "a directory in its place": lambda path: _replace(path, None),
+    "another file in its place": lambda path: _replace(path, b"{}"),
 }
+
+
+def _replace(path: Path, content: bytes | None) -> None:
+    """Put a file with `content`, or a directory, in the place of `path`."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+    path.mkdir() if content is None else path.write_bytes(content)
 
 
 def _in_header(path: Path, old: bytes, new: bytes) -> None:
@@ -175,7 +215,7 @@ TREE_DAMAGE: dict[str, Callable[[Path], object]] = {
         next(path for path in tree.rglob("*") if path.is_dir()), "trusted.overlay.opaque", b"y"
     ),
     "no tree": shutil.rmtree,
-    "a file in its place": lambda tree: (shutil.rmtree(tree.parent), tree.parent.write_text("x")),
+    "a file in its place": lambda tree: _replace(tree.parent, b"x"),
     "a file beside it": lambda tree: (tree.parent / "root-changed").touch(),
 }
 

@@ -180,7 +180,9 @@ def test_the_last_entry_of_a_name_wins_and_takes_what_was_below() -> None:
     [b"", b"{", b"[]", b"null", b'{"entries": 5}', b"[" * 100_000, b'{"entries": [' + b"{}," * 500_000 + b"{}]}",
      table(5), table({"type": "reg"}), table(reg("a"), reg("a/b")), table(reg("/../x")),
      table({"type": "chunk", "name": "a"}), table(reg("a"), {"type": "chunk", "name": "b"}), table(reg("")),
-     table({"type": "symlink", "name": "a", "linkName": "\0"}), table(reg("\ufffd"))],
+     table({"type": "symlink", "name": "a", "linkName": "\0"}), table(reg("\ufffd")), table({"type": []}),
+     table({"type": {}, "name": "a"}), b'{"entries": [{"type": "reg", "name": "\\ud800"}]}', table(reg("a/.wh...")),
+     table(reg("a/.wh."))],
 )  # fmt: skip
 def test_what_is_no_table_is_unusable(data: bytes) -> None:
     with pytest.raises(TocUnusable):

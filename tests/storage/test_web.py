@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -93,6 +94,53 @@ def test_I9_credentials_do_not_follow_a_redirect_to_another_host(web: WebServer)
         assert data == b"data"
         assert "Authorization" in web.requests[0].headers
         assert "Authorization" not in other.requests[0].headers
+
+
+def test_a_redirect_to_nowhere_and_one_in_a_circle_end(web: WebServer) -> None:
+    web.pages["/x"] = Page(b"", {}, 302)
+    with pytest.raises(RegistryError, match="the server redirects to nowhere"):
+        get(web.url + "/x")
+    web.pages["/x"] = Page(b"", {"Location": "/x"}, 302)
+    with pytest.raises(RegistryError, match="more than 3 redirects"):
+        get(web.url + "/x", max_redirects=3)
+    assert len(web.requests) == 1 + 4
+
+
+def test_who_must_agree_to_a_redirect_is_asked_before_the_other_server(web: WebServer) -> None:
+    class Refused(Exception):
+        pass
+
+    def refuse(url: str) -> None:
+        raise Refused(url)
+
+    with WebServer() as other:
+        web.pages["/x"] = Page(b"", {"Location": other.url + "/x"}, 302)
+        with pytest.raises(Refused, match=other.url + "/x"):
+            get(web.url + "/x", redirected=refuse)
+        assert other.requests == []
+
+
+def test_a_file_that_says_no_size_ends_where_it_is_too_large() -> None:
+    async def endless(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + bytes(100))
+        with suppress(ConnectionError):
+            await writer.drain()
+        writer.close()
+
+    async def main() -> None:
+        async with await asyncio.start_server(endless, "127.0.0.1", 0) as server:
+            written: list[bytes] = []
+            limits = Limits(tries=1)
+            client = WebClient("test", limits, max_bytes=99)
+            url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/x"
+            try:
+                with pytest.raises(RegistryError, match="larger than 99 bytes"):
+                    await client.get(url, lambda: written.append)
+            finally:
+                await client.aclose()
+            assert sum(map(len, written)) <= 99
+
+    asyncio.run(main())
 
 
 def test_a_query_is_not_in_an_error(web: WebServer) -> None:

@@ -82,7 +82,10 @@ def diff_id(tar: bytes) -> Digest:
     return sha256(tar)
 
 
-def make_tar(*entries: tarfile.TarInfo | tuple[tarfile.TarInfo, bytes], form: int = tarfile.PAX_FORMAT) -> bytes:
+Member = tarfile.TarInfo | tuple[tarfile.TarInfo, bytes]
+
+
+def make_tar(*entries: Member, form: int = tarfile.PAX_FORMAT) -> bytes:
     """A tar of `entries`, each with its data if it has some."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=form, encoding="utf-8", errors="surrogateescape") as archive:

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -47,8 +46,8 @@ class Failed:
 
 
 @pytest.fixture
-def failed(tmp_path: Path, registry: RegistryProcess, repository: str) -> Iterator[Failed]:
-    yield Failed(tmp_path, registry, repository)
+def failed(tmp_path: Path, registry: RegistryProcess, repository: str) -> Failed:
+    return Failed(tmp_path, registry, repository)
 
 
 def members(path: Path) -> dict[str, bytes]:

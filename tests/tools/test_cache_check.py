@@ -39,7 +39,7 @@ def check(builder: Builder, *args: str) -> dict[str, Any]:
 
 
 def _context(event: dict[str, Any]) -> bool:
-    return event["type"] == "VertexCompleted" and event["data"]["name"].startswith("[internal]")
+    return event["type"] == "VertexCompleted" and str(event["data"]["name"]).startswith("[internal]")
 
 
 def _tree(builder: Builder) -> set[Path]:

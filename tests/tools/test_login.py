@@ -160,7 +160,8 @@ def test_token_server_is_asked_and_its_identity_token_kept(person: Person, tmp_p
             assert person.config is None
             right = person.login(process.host, "-u", "me", "--password-stdin", password=SECRET)
             assert right.code == 0, right.err
-            entry = person.config["auths"][process.host]
+            kept: Any = person.config
+            entry = kept["auths"][process.host]
             assert entry == {"auth": base64.b64encode(b"me:").decode(), "identitytoken": "refresh-me"}
             assert person.run("login", process.host).out == f"Already logged in to {process.host} as me\n"
     assert [seen.method for seen in tokens.seen] == ["GET", "GET", "POST"]

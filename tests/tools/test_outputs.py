@@ -38,7 +38,7 @@ def builder(tmp_path: Path) -> Builder:
 def run(*command: str, **more: Any) -> str:
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, timeout=120, **more)
     assert done.returncode == 0, (command, done.stderr[-2000:])
-    return done.stdout
+    return str(done.stdout)
 
 
 def skopeo_digest(place: str) -> str:
@@ -75,8 +75,9 @@ class All:
     def output(self, name: str) -> Mapping[str, Any]:
         """What --metadata-file says of the output that went to `name`."""
         dest = str(self.directory / name)
-        (found,) = [one for one in self.metadata["refledger.outputs"] if one.get("dest") == dest]
-        return found
+        found: list[Mapping[str, Any]] = [one for one in self.metadata["refledger.outputs"] if one.get("dest") == dest]
+        assert len(found) == 1
+        return found[0]
 
 
 @pytest.fixture(scope="module")

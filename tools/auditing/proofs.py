@@ -118,15 +118,6 @@ def must_hold(checkpoint: Checkpoint, identity: str, size: int) -> None:
         raise VerificationError(what, where="log.db", hint="the log was rolled back, or cut off")
 
 
-def check_continues(checkpoints: Sequence[Checkpoint], tree: Tree, identity: str) -> None:
-    """That the log with `tree` is a continuation of every one of `checkpoints`. Raises VerificationError: of the
-    smallest one that it is not."""
-    for one in sorted(checkpoints, key=lambda checkpoint: checkpoint.size):
-        must_hold(one, identity, tree.size)
-        if tree.root(one.size) != one.root:
-            raise _forked(one)
-
-
 def _path(root: Path, log: AuditedLog, seen: Signed, ask: Any) -> list[str]:
     """What `ask` finds in the kept tree. A file that gives a wrong answer is not believed: the log is asked."""
     with settled_tree(root, log, seen) as tree:

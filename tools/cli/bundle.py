@@ -20,7 +20,8 @@ from storage.errors import InputError
 from tools import roots
 from tools.cli.failure import excerpt, last_output
 from tools.cli.format import human_bytes
-from tools.cli.render import draw, speaks_unicode
+from tools.cli.render import draw
+from tools.cli.stream import speaks_unicode
 from tools.cli.text import clean
 from tools.cli.writing import as_json_option, local_time, print_json, print_line
 

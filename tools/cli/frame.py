@@ -77,11 +77,6 @@ def frame(view: ProgressView, look: Look) -> list[Row]:
     return rows[: look.height]
 
 
-def excerpt_rows(excerpt: str, look: Look) -> list[Row]:
-    """Lines of a Dockerfile, as given."""
-    return [[(fit(clean(line), look.width, look.glyphs.ellipsis), "")] for line in excerpt.splitlines()]
-
-
 def _rows(view: ProgressView, look: Look, *, fold: bool) -> list[Row]:
     steps = view.steps
     rows = [_header(view, steps, look), *_sources(view, look)]

@@ -43,7 +43,7 @@ def instant(text: str, now: int, since: int | None = None) -> int | None:
     try:
         if _CLOCK.fullmatch(text):
             day = datetime.fromtimestamp((now if since is None else since) / 1e9).astimezone()
-            clock = datetime.strptime(text.partition(".")[0], "%H:%M:%S" if text.count(":") > 1 else "%H:%M")
+            clock = datetime.strptime(text.partition(".")[0], "%H:%M:%S" if text.count(":") > 1 else "%H:%M")  # noqa: DTZ007
             found = _ns(day.replace(hour=clock.hour, minute=clock.minute, second=clock.second, microsecond=0))
             found += int(f"{text.partition('.')[2]:0<9.9}") if "." in text else 0
             if since is None:

@@ -10,7 +10,7 @@ from projections.steps import Line, Step, Transfer
 from storage.interfaces import Event
 from tools.cli.format import human_bytes
 from tools.cli.frame import label
-from tools.cli.render import Out
+from tools.cli.stream import Out
 from tools.cli.text import clean, segments
 
 _EVERY = 1_000_000_000

@@ -14,7 +14,8 @@ from typing import Protocol, TextIO
 from projections.progress import ProgressView
 from storage.errors import InputError
 from storage.interfaces import Event
-from tools.cli.frame import ASCII, UNICODE, Look, Row, excerpt_rows, frame
+from tools.cli.frame import ASCII, UNICODE, Look, Row, frame
+from tools.cli.stream import Out
 
 _SGR = {"dim": "2", "bold": "1", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 
@@ -58,20 +59,12 @@ def make_renderer(mode: str, build_id: str, stream: TextIO, clock: Callable[[], 
 
 
 def draw(
-    view: ProgressView, width: int, color: bool, *, excerpt: str = "", unicode: bool = True, now: int | None = None,
-    told: bool = False, past: bool = False,
-) -> str:  # fmt: skip
-    """The view as text, lines of at most `width` columns. `excerpt`: lines of the Dockerfile to show behind the
-    steps; `now` in UTC ns (None: the last event's time, right for a log from elsewhere); `told`, `past` as in Look."""
+    view: ProgressView, width: int, color: bool, *, unicode: bool = True, told: bool = False, past: bool = False
+) -> str:
+    """The view as text, lines of at most `width` columns, at the time of its last event; `told`, `past` as in Look."""
     glyphs = UNICODE if unicode else ASCII
-    look = Look(width, view.seen if now is None else now, glyphs=glyphs, detail=True, told=told, past=past)
-    rows = frame(view, look) + excerpt_rows(excerpt, look)
-    return "".join(_paint(row, color, unicode) + "\n" for row in rows)
-
-
-def speaks_unicode(stream: TextIO) -> bool:
-    """Can `stream` carry the glyphs?"""
-    return (getattr(stream, "encoding", None) or "utf-8").lower().replace("-", "").startswith("utf")
+    look = Look(width, view.seen, glyphs=glyphs, detail=True, told=told, past=past)
+    return "".join(_paint(row, color, unicode) + "\n" for row in frame(view, look))
 
 
 def _paint(row: Row, color: bool, unicode: bool) -> str:
@@ -80,25 +73,6 @@ def _paint(row: Row, color: bool, unicode: bool) -> str:
         shown = text if unicode else text.encode("ascii", "replace").decode()
         out.append(f"\x1b[{_SGR[style]}m{shown}\x1b[0m" if color and style and shown else shown)
     return "".join(out).rstrip(" ")
-
-
-class Out:
-    """Lines to a stream that may lack characters or lose its reader (`| head`): the build goes on."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._encoding = getattr(stream, "encoding", None) or "utf-8"
-        self._gone = False
-
-    def line(self, text: str) -> None:
-        """Write `text` and a line end; characters the stream lacks become escapes."""
-        if self._gone:
-            return
-        try:
-            self._stream.write(text.encode(self._encoding, "backslashreplace").decode(self._encoding) + "\n")
-            self._stream.flush()
-        except (BrokenPipeError, ValueError):
-            self._gone = True  # a closed stream raises ValueError
 
 
 class JsonRenderer:

@@ -17,7 +17,8 @@ from tools import roots
 from tools.cli.failure import excerpt, last_output
 from tools.cli.missing import missing_lines
 from tools.cli.moment import build_moment
-from tools.cli.render import draw, make_renderer, speaks_unicode
+from tools.cli.render import draw, make_renderer
+from tools.cli.stream import speaks_unicode
 from tools.cli.text import clean
 from tools.cli.writing import as_json_option, local_time, print_json, print_line
 

@@ -12,7 +12,7 @@ from rich.text import Text
 from projections.progress import ProgressView
 from storage.interfaces import Event
 from tools.cli.frame import ASCII, UNICODE, Look, Row, frame
-from tools.cli.render import speaks_unicode
+from tools.cli.stream import speaks_unicode
 
 _EVERY = 100_000_000
 """Nanoseconds between two pictures: more would only cost the build time."""

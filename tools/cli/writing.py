@@ -10,7 +10,7 @@ from datetime import datetime
 
 import click
 
-from tools.cli.render import speaks_unicode
+from tools.cli.stream import speaks_unicode
 from tools.cli.text import cells, clean, fit
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for programs.")

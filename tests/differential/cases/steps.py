@@ -65,7 +65,7 @@ COPY = {
     "copy-over-file": Case("COPY one.txt /data/1"),
     "copy-into-existing-directory": Case("COPY one.txt /data"),
     "copy-several": Case("COPY one.txt two.txt exec.sh /many/"),
-    "copy-json": Case('COPY ["[odd] name.txt", "one.txt", "/j s/"]', ),
+    "copy-json": Case('COPY ["[odd] name.txt", "one.txt", "/j s/"]' ),
     "copy-directory-contents": Case("COPY tree /t"),
     "copy-directory-slash": Case("COPY tree/ /t/"),
     "copy-directory-dot": Case("COPY tree/. /t"),

@@ -88,7 +88,8 @@ _PATHS = st.sampled_from([
 @given(st.lists(st.dictionaries(_PATHS, st.sampled_from([GONE, "file"]), max_size=3), min_size=1, max_size=4))
 def test_the_combination_equals_a_fold_of_all_files(layers: list[dict[str, str]]) -> None:
     """A plain model: paths that exist, one layer after the other."""
-    made, model = [], {}
+    made = []
+    model: dict[str, int] = {}
     for number, given_ in enumerate(layers):
         files: dict[str, bytes | str] = {}
         for path, what in given_.items():

@@ -13,7 +13,7 @@ from engine.frontend.compile import FrontendOptions, compile_dockerfile
 from engine.frontend.dockerignore import parse_dockerignore
 from engine.graph import ContextSource, Copy, Graph, ImageLayer, ResolvedImage
 from engine.ops.select import Selection, select
-from storage.digest import Digest, sha256
+from storage.digest import Digest
 from storage.interfaces import Descriptor, Provider
 
 Records = Sequence[Mapping[str, Any]]
@@ -37,7 +37,7 @@ def _resolved(name: str, platform: str, image: Mapping[str, Any]) -> ResolvedIma
     )
     digest = Digest(image["digest"])
     return ResolvedImage(
-        name, digest, digest, platform, Provider.of("registry.invalid", "base"), layers, sha256(b""), image["config"]
+        name, digest, digest, platform, Provider.of("registry.invalid", "base"), layers, image["config"]
     )
 
 

@@ -36,7 +36,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
 def manifest_of(registry: RegistryProcess, repository: str, tag: str = "c") -> Any:
     url = f"http://{registry.host}/v2/{repository}/manifests/{tag}"
-    return httpx.get(url, headers={"Accept": ", ".join((MANIFEST, OCI_INDEX, DOCKER_LIST))}).json()
+    return httpx.get(url, headers={"Accept": f"{MANIFEST}, {OCI_INDEX}, {DOCKER_LIST}"}).json()
 
 
 def blob_of(registry: RegistryProcess, repository: str, entry: Mapping[str, Any]) -> Any:
@@ -169,6 +169,7 @@ def test_a_directory_is_a_cache_and_an_oci_layout(
         first, second = run(exchange(one))
         (layer, *_) = found_for(made, first)["RUN second"][0].ref.layers
         (provider,) = layer.providers
+        assert layer.blob is not None
         assert run(one.exporter(made).mover.source.exists(provider, layer.blob.digest))
     assert names(found_for(made, first)) == ["RUN first", "RUN second"]
     assert names(found_for(other, second)) == ALL

@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 
-from engine.cache import facts, manifest
+from engine.cache import facts
 from engine.cache.config import MEDIA_TYPE, ConfigLayer
 from engine.cache.facts import CacheFacts, KeyFacts
-from engine.cache.manifest import CacheManifest, ImageIndex, ImageManifest, described, layer_of, read, write
+from engine.cache.manifest import IMAGES, CacheManifest, ImageIndex, ImageManifest, described, layer_of, read, write
 from engine.errors import VerificationError
 from engine.refs.ref import Layer
 from storage.digest import Digest, sha256
 from storage.interfaces import Descriptor
+from storage.media_types import MANIFEST
 
 GOLDEN = Path(__file__).parent / "golden"
 GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
@@ -67,10 +68,10 @@ def test_golden_index_of_buildkit_is_read() -> None:
 def test_images_are_told_from_caches() -> None:
     config = {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": str(sha256(b"c")), "size": 1}
     assert isinstance(read(json.dumps({"config": config, "layers": []}).encode(), "x"), ImageManifest)
-    entries = [{**config, "mediaType": manifest.MANIFEST}, config] * 100
+    entries = [{**config, "mediaType": MANIFEST}, config] * 100
     index = read(json.dumps({"manifests": entries}).encode(), "x")
     assert isinstance(index, ImageIndex)
-    assert len(index.manifests) == manifest.IMAGES
+    assert len(index.manifests) == IMAGES
 
 
 @pytest.mark.parametrize(

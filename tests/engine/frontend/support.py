@@ -38,7 +38,7 @@ class Images:
         config = self.configs.get(reference, plain)
         provider = Provider.of("docker.io", "library/x")
         digest = sha256(name)
-        return ResolvedImage(reference, digest, digest, platform, provider, layers, digest, config)
+        return ResolvedImage(reference, digest, digest, platform, provider, layers, config)
 
 
 def compile_text(text: str, images: Images | None = None, **options: Any) -> Graph:

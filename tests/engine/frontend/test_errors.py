@@ -49,7 +49,16 @@ def _error(text: str, **options: object) -> DockerfileError:
         ("FROM ${x:?needed}\n", 1, "x: needed"),
         ("FROM --platform=nonsense a\n", 1, "--platform=nonsense"),
         ("FROM --platform=$P a\n", 1, "--platform=$P"),
+        # ADD of what is elsewhere
+        ("FROM x\nADD https:///file /\n", 2, "it names no host"),
+        ("FROM x\nADD https://[::1/file /\n", 2, "not a URL"),
+        (f"FROM x\nADD --checksum=sha512:{'a' * 128} https://h/file /\n", 2, "only sha256 is supported for files"),
+        ("FROM x\nADD --checksum=abcdef0 https://h/r.git?checksum=1234567 /\n", 2, "conflicts with '1234567'"),
+        # RUN
+        ("FROM x\nRUN --mount=type=secret,target=/ true\n", 2, "has no name"),
+        ("FROM x\nRUN <<.\n#!/bin/sh\n.\n", 2, "cannot be the name of a script"),
         # ARG, ENV, LABEL
+        ("FROM x\nARG e='='\nENV a${e}b=c\n", 3, "a character that cannot be in one"),
         ("FROM x\nARG\n", 2, "ARG requires at least one argument"),
         ("FROM x\nARG =a\n", 2, "ARG names can not be blank"),
         ("ARG A=${B:?no}\nFROM x\n", 1, "B: no"),

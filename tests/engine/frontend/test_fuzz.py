@@ -99,7 +99,7 @@ def _survives(text: str, trigger: str = "RUN x", **options: object) -> None:
     config = {"config": {"OnBuild": [trigger], "Env": ["A=1"]}, "architecture": "amd64", "os": "linux"}
     images = Images({"triggered": config})
     try:
-        graph = compile_text(text, images, **options)  # type: ignore[arg-type]
+        graph = compile_text(text, images, **options)
     except DockerfileError as error:
         assert 1 <= error.line <= error.end
         assert error.what

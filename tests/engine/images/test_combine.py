@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from engine.images.combine import (
-    DOCKER_LIST,
     Annotation,
     Member,
     combine,
@@ -21,7 +20,7 @@ from engine.images.read import Manifest
 from storage.digest import sha256
 from storage.errors import InputError
 from storage.interfaces import Platform
-from storage.media_types import INDEX, MANIFEST
+from storage.media_types import DOCKER_LIST, INDEX, MANIFEST
 from storage.platform import parse_platform
 
 DOCKER = "application/vnd.docker.distribution.manifest.v2+json"

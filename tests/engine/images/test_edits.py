@@ -16,6 +16,7 @@ from engine.graph import Graph, ImageLayer, ImageSource, LayerSource, Merge, Res
 from engine.images.append import Append
 from engine.images.definition import Definition, Given, definition_text, parse_definition
 from engine.images.rebase import BASE_DIGEST, BASE_NAME, Rebase
+from engine.record import changed
 from engine.refs.ref import Layer
 from engine.solver.cache import cache_key
 from storage.digest import Digest, sha256
@@ -38,8 +39,8 @@ def image(name: str, layers: Sequence[str], architecture: str = "amd64", **more:
     digest = sha256(f"{name} {architecture}".encode())
     provider = Provider.of("registry.example", name.partition(":")[0])
     return ResolvedImage(
-        reference, sha256(name.encode()), digest, f"linux/{architecture}", provider, tuple(map(layer, layers)), digest,
-        config, more.get("annotations", {}),
+        reference, sha256(name.encode()), digest, f"linux/{architecture}", provider, tuple(map(layer, layers)), config,
+        more.get("annotations", {}),
     )  # fmt: skip
 
 
@@ -145,7 +146,7 @@ def test_annotations_that_do_not_help_are_told(annotations: dict[str, str], said
 
 def test_another_machines_base_is_no_base() -> None:
     arm = image("base:2", ["three"], "arm64")
-    wrong = ResolvedImage(*[getattr(arm, name) if name != "platform" else "linux/amd64" for name in arm.FIELDS])
+    wrong = changed(arm, platform="linux/amd64")
     with pytest.raises(NoPlatformError, match="the base is for linux/arm64, the image for linux/amd64"):
         compiled(REBASE, OLD, wrong, APP)
 

@@ -87,7 +87,7 @@ def test_a_context_is_had_again_from_the_root(builder: Builder, tmp_path: Path) 
     again = tmp_path / "again"
     restored(builder, again)
     for vertex in graph(builder).vertices:
-        (found,) = [s for s in listings.values() if s["step"] == str(vertex.digest)] or [None]
+        found = next((one for one in listings.values() if one["step"] == str(vertex.digest)), None)
         if found is not None:
             op: Any = op_from_json(op_to_json(vertex.op))
             assert str(select(op, again, (), hash_files=True).digest) == found["listing"]

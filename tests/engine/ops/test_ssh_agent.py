@@ -66,7 +66,7 @@ def test_a_relay_asks_and_signs_but_does_not_change_the_agent(key: Path, deep: P
         assert (await client(Path(sockets["k"]), "ssh-add", "-l"))[0] == 2
 
     asyncio.run(use())
-    check = ["ssh-keygen", "-Y", "check-novalidate", "-n", "test", "-s", deep / "text.sig"]
+    check = ["ssh-keygen", "-Y", "check-novalidate", "-n", "test", "-s", str(deep / "text.sig")]
     subprocess.run(check, stdin=(deep / "text").open(), check=True, stdout=subprocess.DEVNULL)
 
 

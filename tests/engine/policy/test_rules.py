@@ -132,6 +132,18 @@ def test_the_first_rule_that_objects_is_named_and_all_that_speak_are() -> None:
     assert (decision.rules, decision.against.name, decision.against.line) == (("a", "b", "c"), "b", 5)
 
 
+@pytest.mark.parametrize(
+    ("pattern", "name", "fits"),
+    [
+        ("r?.example/*", "r1.example/x", True), ("r?.example/*", "r.example/x", False), ("r/a?b", "r/a/b", False),
+        ("r/a?", "r/a", False), ("r/??", "r/ab", True), ("r?", "r1/any/thing", True), ("r/*", "r/a/b", False),
+        ("r/**", "r/a/b", True), ("r/*b", "r/ab", True), ("**/b", "r/a/b", True),
+    ],
+)  # fmt: skip
+def test_stars_and_question_marks_stay_between_slashes(pattern: str, name: str, fits: bool) -> None:
+    assert place_fits(pattern, name) == fits
+
+
 def test_a_pattern_takes_no_exponential_time_on_a_hostile_name() -> None:
     assert not place_fits("**a" * 8 + "b", "a" * 250)
 

@@ -27,7 +27,7 @@ from tests.chunked import Edit, Made, estargz, zstd_chunked
 from tests.engine.refs.kit import Kit, kit, push_layers, remote
 from tests.faulty import Fault, FaultyProxy
 from tests.registry_fixture import OCI_LAYER, RegistryProcess, digest_of
-from tests.storage.trees import file, info, make_tar
+from tests.storage.trees import Member, file, info, make_tar
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
 
@@ -310,7 +310,7 @@ def test_what_is_here_costs_nothing_the_second_time(
 
 # ---------------------------------------------------------------- by range
 
-BIG = [
+BIG: list[Member] = [
     info("usr", mode=0o711), info("usr/share", mode=0o700, uid=5), file("usr/share/first", noise(400_000, 1)),
     file("usr/share/small", b"small file\n", mode=0o4755, uid=7, gid=8, mtime=1_600_000_000),
     info("usr/share/link", tarfile.SYMTYPE, linkname="small"), info("usr/share/hard", tarfile.LNKTYPE,

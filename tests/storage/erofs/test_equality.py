@@ -38,7 +38,7 @@ Facts = dict[bytes, tuple[object, ...]]
 SECOND = 10**9
 CAPABILITY = bytes.fromhex("0100000200200000000000000000000000000000")  # cap_net_raw+ep, revision 2
 ACL = bytes.fromhex(  # u::rwx u:7:r-- g::r-x m::r-x o::r-x; one without a name in it is no more than a mode
-    "02000000" "01000700ffffffff" "0200040007000000" "04000500ffffffff" "10000500ffffffff" "20000500ffffffff"
+    "0200000001000700ffffffff020004000700000004000500ffffffff10000500ffffffff20000500ffffffff"
 )
 
 

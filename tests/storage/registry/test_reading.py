@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from storage.media_types import MANIFEST as OCI_MANIFEST
 from storage.platform import choose_platform
 from storage.reference import parse_reference
 from storage.registry import Limits, RegistryClient
-from tests.faulty import Answering, Fault, FaultyProxy
+from storage.registry.manifests import media_type_of
+from tests.faulty import Answer, Answering, Fault, FaultyProxy
 from tests.registry_fixture import RegistryProcess, push_blob, push_image, push_manifest
 from tests.storage.registry.kit import described, fetched, known, missing_digest, noise, use
 
@@ -187,6 +189,55 @@ def test_leaving_a_stream_early_leaves_no_connection_in_use(
         return first
 
     assert BIG.startswith(use(peek))
+
+
+def test_I3_head_that_has_another_digest_than_the_one_asked_for_is_not_believed(
+    registry: RegistryProcess, repository: str
+) -> None:
+    def other(answer: Answer) -> None:
+        answer.headers["docker-content-digest"] = sha256(b"other")
+
+    image = push_image(registry.host, repository, [{"a": b"1"}])
+    with FaultyProxy(registry.host, Fault("HEAD", "/manifests/", edit_answer=other)) as proxy:
+        name = f"{proxy.host}/{repository}@{image['digest']}"
+        with pytest.raises(VerificationError, match=f"the registry has {sha256(b'other')} under this digest"):
+            use(partial(RegistryClient.resolve, reference=parse_reference(name)))
+
+
+def test_whether_a_blob_is_there_is_asked_in_another_way_where_head_is_refused(
+    registry: RegistryProcess, repository: str, blob: Descriptor
+) -> None:
+    with FaultyProxy(registry.host, Fault("HEAD", status=405)) as proxy:
+        provider = Provider.of(proxy.host, repository)
+        assert use(lambda client: client.exists(provider, blob.digest))
+        assert not use(lambda client: client.exists(provider, missing_digest()))
+        proxy.faults.append(Fault("GET", "/blobs/", status=400))
+        with pytest.raises(RegistryError, match="400"):
+            use(lambda client: client.exists(provider, blob.digest))
+
+
+def test_a_ready_token_is_shown_as_it_is(registry: RegistryProcess, repository: str, blob: Descriptor) -> None:
+    challenge = {"WWW-Authenticate": "Bearer realm=\"https://tokens.invalid/\""}
+    fault = Fault("GET", "/blobs/", demand="Bearer ready-made", headers=challenge)
+    with FaultyProxy(registry.host, fault) as proxy:
+        credentials = known(proxy.host, Credential(registry_token="ready-made"))
+        provider = Provider.of(proxy.host, repository)
+        assert use(lambda client: fetched(client, provider, blob), credentials=credentials)[0] == BIG
+
+
+@pytest.mark.parametrize(
+    ("data", "served_as", "media_type"),
+    [
+        (b'{"mediaType": "said"}', OCI_INDEX, "said"),
+        (b'{"layers": []}', DOCKER_MANIFEST, DOCKER_MANIFEST),
+        (b'{"manifests": []}', "text/plain", OCI_INDEX),
+        (b'{"mediaType": 7, "layers": []}', "", OCI_MANIFEST),
+    ],
+)
+def test_the_type_of_a_manifest_is_what_it_says_then_what_the_registry_says_then_what_it_shows(
+    data: bytes, served_as: str, media_type: str
+) -> None:
+    assert media_type_of(data, served_as, "here") == media_type
 
 
 def test_cancelling_a_backoff_ends_it_at_once(registry: RegistryProcess) -> None:

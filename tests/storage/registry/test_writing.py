@@ -12,8 +12,9 @@ import pytest
 from storage.digest import Digest, sha256
 from storage.errors import RegistryError, VerificationError
 from storage.interfaces import Provider
+from storage.media_types import INDEX as OCI_INDEX
 from storage.registry import RegistryClient
-from tests.faulty import Answering, Fault, FaultyProxy, Seen
+from tests.faulty import Answer, Answering, Fault, FaultyProxy, Seen
 from tests.registry_fixture import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, RegistryProcess, get_json, layer_tar, push_blob
 from tests.storage.registry.kit import described, fetched, noise, stream_of, use
 
@@ -176,3 +177,17 @@ def test_skopeo_reads_what_was_pushed(registry: RegistryProcess, repository: str
     assert seen["Digest"] == sha256(manifest)
     assert seen["Layers"] == [sha256(layer)]
     assert get_json(registry.host, f"/v2/{repository}/tags/list")["tags"] == ["1.0"]
+
+
+def test_I3_registry_that_keeps_another_manifest_than_it_was_given_is_not_believed(
+    registry: RegistryProcess, repository: str
+) -> None:
+    def other(answer: Answer) -> None:
+        answer.headers["docker-content-digest"] = sha256(b"other")
+
+    manifest = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}).encode()
+    with FaultyProxy(registry.host, Fault("PUT", "/manifests/", edit_answer=other)) as proxy:
+        provider = Provider.of(proxy.host, repository)
+        with pytest.raises(VerificationError, match="the registry stored the manifest as 'sha256:") as caught:
+            use(lambda client: client.put_manifest(provider, "1.0", OCI_INDEX, manifest))
+    assert caught.value.where == f"{proxy.host}/{repository}:1.0"

@@ -67,7 +67,8 @@ def raw(registry: RegistryProcess, name: str, tag: str = "1") -> bytes:
 
 
 def manifest_of(registry: RegistryProcess, name: str, tag: str = "1") -> Json:
-    return json.loads(raw(registry, name, tag))
+    found: Json = json.loads(raw(registry, name, tag))
+    return found
 
 
 def blob(registry: RegistryProcess, descriptor: Mapping[str, Any]) -> bytes:
@@ -297,7 +298,7 @@ def test_libraries_of_others_accept_statement_and_envelope(
     from in_toto_attestation.v1.statement import Statement
     from in_toto_attestation.v1.statement_pb2 import Statement as StatementPB
     from securesystemslib.dsse import Envelope
-    from securesystemslib.signer import SSlibKey
+    from securesystemslib.signer._key import SSlibKey
 
     key = keygen(builder)
     debian(registry, f"{repository}/base")

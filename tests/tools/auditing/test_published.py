@@ -12,7 +12,6 @@ import pytest
 
 from storage.errors import InputError, VerificationError
 from storage.notes import new_signer
-from storage.tree import Tree
 from tests.builder import Builder
 from tests.registry_fixture import RegistryProcess, push_image
 from tests.tools.auditing.test_checkpoints import grow, tampered
@@ -20,7 +19,8 @@ from tools import roots
 from tools.auditing import published
 from tools.auditing.checkpoints import log_id, sign_checkpoint
 from tools.auditing.keys import read_verifier
-from tools.auditing.proofs import check_continues
+from tools.auditing.verdict import Outside
+from tools.auditing.verify import verify_root
 
 SIGNER = new_signer("ci.example/refledger", bytes(range(32)))
 DOCKERFILE = "FROM scratch\nCOPY file /\n"
@@ -35,12 +35,12 @@ def builder(tmp_path: Path) -> Builder:
     return made
 
 
-def check(root: Path, source: str) -> None:
-    """Is the log of `root` a continuation of all that was published?"""
-    with roots.read_root(root) as (log, _), Tree() as tree:
-        tree.extend(log, log.last_seq())
-        identity = log_id(log)
-        check_continues(published.published(source, [SIGNER.verifier], identity), tree, identity)
+def faults(root: Path, source: str) -> set[str]:
+    """What `audit verify` says of the log of `root` by all that was published. Its events are of no build."""
+    with roots.read_root(root) as (log, _):
+        found = published.published(source, [SIGNER.verifier], log_id(log))
+    outside = [Outside(source, "fork", one) for one in found]
+    return {one.kind for one in verify_root(root, keys=[], outside=outside).faults} - {"build"}
 
 
 def test_a_file_gets_each_checkpoint_once_and_is_never_rewritten(tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_a_file_gets_each_checkpoint_once_and_is_never_rewritten(tmp_path: Path)
     assert text == "\n".join(one.note for one in made)
     for source in (f"file:{tmp_path}/a file", f"{tmp_path}/a file"):
         assert published.published(source, [SIGNER.verifier]) == [one.checkpoint for one in made]
-    check(tmp_path / "root", f"{tmp_path}/a file")
+    assert faults(tmp_path / "root", f"{tmp_path}/a file") == set()
 
 
 def test_forks_and_rollbacks_are_found_by_what_was_published(tmp_path: Path) -> None:
@@ -66,17 +66,15 @@ def test_forks_and_rollbacks_are_found_by_what_was_published(tmp_path: Path) -> 
         for _ in range(3):
             grow(root, 300)
             published.publish(sign_checkpoint(root, SIGNER), published.Target.parse(source))
-    check(path, source)
+    assert faults(path, source) == set()
     for name in ("checkpoint", "tree.db"):  # somebody who can write in the root removes what is known there
         (path / name).unlink()
     tampered(path, "DELETE FROM events WHERE rowid > 400", "UPDATE sqlite_sequence SET seq = 400")
-    with pytest.raises(VerificationError, match="a checkpoint of 601 events was given away, and no more than 400"):
-        check(path, source)
+    assert "rollback" in faults(path, source)
     with roots.open_root(path, folded=False) as root:
         grow(root, 900, "other")
         sign_checkpoint(root, SIGNER)
-    with pytest.raises(VerificationError, match="first 601 events are not those"):
-        check(path, source)
+    assert faults(path, source) == {"fork"}
 
 
 def test_notes_of_others_are_passed_over_only_when_they_are_of_other_logs(tmp_path: Path) -> None:

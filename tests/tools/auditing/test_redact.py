@@ -75,8 +75,8 @@ def test_output_is_erased_and_every_reader_says_so(builder: Builder, tmp_path: P
     marks = [event["data"]["text"]["$redacted"] for event in builder.events("VertexOutput")]
     assert {(mark["by"], mark["reason"]) for mark in marks} == {("ann", "it told a password")}
     assert {mark["seq"] for mark in marks} == {event["seq"] for event in builder.events("PayloadRedacted")}
-    for command in (("why", build), ("history",), ("rebuild",), ("rebuild", "--check"), ("diff", build, build)):
-        assert builder.run(*command).code == 0, command
+    for words in (("why", build), ("history",), ("rebuild",), ("rebuild", "--check"), ("diff", build, build)):
+        assert builder.run(*words).code == 0, words
     replayed = builder.run("replay", build)
     assert replayed.code == 1, replayed.err
     signed = builder.run("audit", "checkpoint", "-o", str(tmp_path / "after.cp"))
@@ -131,8 +131,8 @@ def test_blobs_that_have_the_value_go_when_asked(builder: Builder, tmp_path: Pat
     for command in (("why", build), ("show", build), ("output", build), ("rebuild", "--check")):
         done = builder.run(*command)
         assert done.code == 0, (command, done.err)
-    for command in (("bundle", build, "-o", str(tmp_path / "b.bundle")), ("replay", build)):
-        done = builder.run(*command)
+    for words in (("bundle", build, "-o", str(tmp_path / "b.bundle")), ("replay", build)):
+        done = builder.run(*words)
         assert (done.code, "graph of build" in done.err) == (4, True)
         assert "events --type Pruned` says by whom" in done.err
 
