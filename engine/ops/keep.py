@@ -14,6 +14,7 @@ import stat
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO, cast
@@ -27,6 +28,8 @@ from storage.digest import Digest, Hasher
 from storage.interfaces import BlobStore
 
 _CHUNK = 1 << 20
+_HOPS = 40
+"""Links on the way to a directory, as for the kernel."""
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NOBODY = 2**32 - 1
 Pack = Iterable[tuple[bytes, int, Iterable[memoryview]]]
@@ -154,12 +157,15 @@ def restore(listing: bytes, layers: Sequence[Path], packs: Iterable[Pack], dest:
     dest.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=dest.parent, prefix=".taken-") as taken:
         _take(wanted - found.keys(), packs, Path(taken), found)
+        directories = []
         for row in rows:
-            _make_parents(dest, row)
-            _make(row, dest / row.path, found)
-        for row in reversed(rows):
+            above, _, name = row.path.rpartition("/")
+            path = _directory(dest, row.path) if row.type == "dir" else _directory(dest, above) / name
+            _make(row, path, found)
             if row.type == "dir":
-                (dest / row.path).chmod(row.mode)
+                directories.append((path, row.mode))
+        for path, mode in reversed(directories):
+            path.chmod(mode)
 
 
 def listed(listing: bytes) -> list[tuple[str, str]]:
@@ -262,18 +268,33 @@ def _digest(file: BinaryIO) -> str:
     return str(hasher.digest())
 
 
-def _make_parents(dest: Path, row: _Row) -> None:
-    """The directories that `row` lies in; if it is one, itself. Raises VerificationError when something else is there,
-    a link above all: what is made next would be made where that leads."""
-    parts = row.path.split("/") if row.path else []
-    path = dest
-    for part in parts if row.type == "dir" else parts[:-1]:
-        path /= part
-        try:
-            path.mkdir()
-        except FileExistsError:
-            if not stat.S_ISDIR(path.lstat().st_mode):
-                raise VerificationError(f"a damaged listing of a context: {row.path!r} lies in no directory") from None
+def _directory(dest: Path, path: str) -> Path:
+    """The directory `path` of the tree at `dest`, made if it is not there. Links lead where a COPY out of that tree
+    follows them: a listing may name what lies behind one, and nothing outside of `dest`. Raises VerificationError when
+    it is none."""
+    at: list[str] = []
+    todo, hops = path.split("/")[::-1], 0
+    while todo:
+        part = todo.pop()
+        if part in {"", "."}:
+            continue
+        if part == "..":
+            del at[-1:]
+            continue
+        here = dest.joinpath(*at, part)
+        with suppress(FileExistsError):
+            here.mkdir()
+        mode = here.lstat().st_mode
+        if stat.S_ISLNK(mode) and hops < _HOPS:
+            hops += 1
+            target = str(here.readlink())
+            at = [] if target.startswith("/") else at
+            todo += target.split("/")[::-1]
+        elif stat.S_ISDIR(mode):
+            at.append(part)
+        else:
+            raise VerificationError(f"a damaged listing of a context: {path!r} is no directory")
+    return dest.joinpath(*at)
 
 
 def _make(row: _Row, path: Path, found: Mapping[str, Path]) -> None:

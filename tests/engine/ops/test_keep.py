@@ -107,6 +107,19 @@ def test_a_rebuild_from_the_restored_context_is_all_cached(builder: Builder, tmp
     assert [event["data"]["outcome"] for event in builder.events("CacheQueried", build=newest)] == ["hit"]
 
 
+def test_what_lies_behind_a_link_of_the_context_is_had_again(builder: Builder, tmp_path: Path) -> None:
+    builder.write({"dir/x": "x", "file": "content"})
+    (builder.context / "link").symlink_to("dir")
+    (builder.context / "absolute").symlink_to("/dir")
+    dockerfile = "FROM scratch\nCOPY . /a\nCOPY link/ /b\nCOPY absolute/x /c\n"
+    builder.must_build(dockerfile)
+    restored(builder, tmp_path / "again")
+    done = builder.run("build", str(tmp_path / "again"), "-f", str(builder.context / "Dockerfile"))
+    assert done.code == 0, done.err
+    newest = builder.builds()[0]["id"]
+    assert {event["data"]["outcome"] for event in builder.events("CacheQueried", build=newest)} == {"hit"}
+
+
 def test_what_a_copy_keeps_anyway_is_not_stored_again(builder: Builder) -> None:
     builder.write({"big": os.urandom(1_000_000), "x.tar": archive()})
     builder.must_build("FROM scratch\nCOPY big /\n")
