@@ -180,7 +180,8 @@ class DirectoryBlobs:
                 with suppress(FileExistsError):  # another process was quicker; a link never replaces its file
                     os.link(new, file)
                 new.unlink()
-        fsync_directory(self._root)
+        for directory in (self._root / "blobs", self._root):  # whoever made what is in there may have died before this
+            fsync_directory(directory)
         self._laid_out = True
 
 
