@@ -190,7 +190,8 @@ class DirectoryBlobs:
             file = self._root / name
             if not file.exists():
                 _link_durably(*self._unfinished(), canonical_json(content), file)
-        fsync_directory(self._root)
+        for directory in (self._root / "blobs", self._root):  # whoever made what is in there may have died before this
+            fsync_directory(directory)
         self._laid_out = True
 
 

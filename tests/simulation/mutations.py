@@ -219,7 +219,7 @@ MUTATIONS = (
     Mutation(
         "a build that died is said to have been interrupted without another look at the log",
         (Change("tools.roots:_bury", 'if History(root.views).get(build).status != "running":', "if False:"),),
-        seeds=tuple(range(400)),
+        seeds=(6, 0, 1, 2, 3),
         point="commit log.db",
         kind="crash",
     ),

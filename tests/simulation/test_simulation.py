@@ -24,6 +24,7 @@ FOUND = (
     (402, "write format", "torn"),
     (2001, "rename tmp", "ENOSPC"),
     (30052, "fsync", "EIO"),
+    (40118, "fsync blobs", "EIO"),
 )
 """What found a bug of the engine once (docs/simulation.md): a seed, and a fault at points of a name."""
 SEARCHED = 20
