@@ -24,7 +24,7 @@ from tests.simulation.syscalls import Os
 _OS = Os()
 _USERS = (
     "storage.archive", "storage.blobs", "storage.compose", "storage.durable", "storage.erofs.check", "storage.regular",
-    "storage.erofs.encode", "storage.erofs.image", "storage.erofs.mount", "storage.implied",
+    "storage.erofs.encode", "storage.erofs.header", "storage.erofs.image", "storage.erofs.mount", "storage.implied",
     "storage.layout_target", "storage.locks", "storage.lookup", "storage.pack", "storage.partial",
     "storage.scratch", "storage.seal", "storage.snapshots", "storage.unpack", "storage.uploads", "storage.usage",
     "tools.roots",
