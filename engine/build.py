@@ -39,7 +39,8 @@ from engine.solver.plan import Plan
 from engine.solver.scheduler import VertexError
 from engine.solver.solve import Checked, Solver
 from storage.digest import Digest, canonical_json
-from storage.interfaces import BlobStore, Reference
+from storage.interfaces.blobs import BlobStore
+from storage.interfaces.images import Reference
 
 if TYPE_CHECKING:
     # reason: what only some builds need is not loaded for all

@@ -18,7 +18,7 @@ from engine.ledger import Facts
 from engine.ops.rootfs import RootDir
 from engine.ops.sources import CONTEXT_FILE, SourceFetcher
 from engine.solver.scheduler import VertexError
-from storage.interfaces import BlobStore
+from storage.interfaces.blobs import BlobStore
 
 if TYPE_CHECKING:
     from engine.build import BuildRequest

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from engine.record import R, Record
 from storage.digest import Digest, digest_json
-from storage.interfaces import Descriptor, Provider
+from storage.interfaces.images import Descriptor, Provider
 
 Json = dict[str, Any]
 

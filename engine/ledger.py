@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from engine.events import SENSITIVE, Fact, detached, to_data
 from storage.digest import canonical_json
-from storage.interfaces import Event, EventLog, NewEvent
+from storage.interfaces.log import Event, EventLog, NewEvent
 
 ROOM = 48 * 1024
 """Bytes that a list in one event may take: an event has 64 KiB."""

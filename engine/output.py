@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from engine.record import Record
-from storage.interfaces import Compression, Reference
+from storage.interfaces.images import Compression, Reference
 
 Part = Literal["manifest", "manifest-descriptor", "index", "index-descriptor"]
 

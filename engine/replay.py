@@ -24,7 +24,7 @@ from engine.solver.plan import Plan
 from engine.solver.scheduler import Scheduler, VertexError
 from engine.solver.solve import check_platforms
 from storage.digest import Digest
-from storage.interfaces import BlobStore
+from storage.interfaces.blobs import BlobStore
 
 if TYPE_CHECKING:
     from engine.ops.emulation import Emulation

@@ -15,7 +15,9 @@ from engine.ledger import Facts
 from engine.refs.places import Places
 from engine.together import together
 from storage.digest import Digest
-from storage.interfaces import BlobStore, Descriptor, Provider, Reference, RegistrySource
+from storage.interfaces.blobs import BlobStore
+from storage.interfaces.images import Descriptor, Provider, Reference
+from storage.interfaces.registry import RegistrySource
 from storage.platform import choose_platform, host_platform, list_platforms, parse_platform
 from storage.reference import LAYOUT, parse_layout, parse_reference
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar, cast
 
-from storage.interfaces import Locks
+from storage.interfaces.locks import Locks
 
 T = TypeVar("T")
 U = TypeVar("U")

@@ -15,7 +15,7 @@ from projections.history import BuildRecord
 from projections.steps import provider_names
 from storage.digest import Digest, parse_json
 from storage.errors import VerificationError
-from storage.interfaces import Event, EventLog, worded
+from storage.interfaces.log import Event, EventLog, worded
 
 Json = dict[str, Any]
 Component = tuple[str, str]

@@ -12,7 +12,8 @@ from projections.fields import PUSHED, integer, mapping, maybe_text, objects, si
 from projections.runner import Projection, Row, Views
 from projections.usage import Usage
 from storage.digest import canonical_json
-from storage.interfaces import Event, Provider
+from storage.interfaces.images import Provider
+from storage.interfaces.log import Event
 
 Json = dict[str, Any]
 

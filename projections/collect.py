@@ -14,7 +14,7 @@ from typing import Literal
 
 from projections.filters import Filter, passes
 from projections.inventory import Inventory, Item
-from storage.interfaces import Provider
+from storage.interfaces.images import Provider
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from storage.errors import InputError, LogError
-from storage.interfaces import Event, redacted
+from storage.interfaces.log import Event, redacted
 
 Data = Mapping[str, Any]
 

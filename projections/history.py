@@ -13,7 +13,7 @@ from projections.mentions import short
 from projections.runner import Projection, Row, Views
 from storage.digest import canonical_json
 from storage.errors import InputError
-from storage.interfaces import Event
+from storage.interfaces.log import Event
 
 Json = dict[str, Any]
 

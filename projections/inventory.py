@@ -12,7 +12,7 @@ from typing import Any
 from projections.cache_index import CacheIndex
 from projections.runner import Views
 from projections.usage import Usage
-from storage.interfaces import Provider
+from storage.interfaces.images import Provider
 
 Json = dict[str, Any]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 from projections.fields import mapping, maybe_text, objects, text, texts
 from projections.runner import Projection, Views
-from storage.interfaces import Event, EventLog
+from storage.interfaces.log import Event, EventLog
 
 SHORT = 20
 """Characters of a name that are kept, without its algorithm: 80 bits of a digest."""

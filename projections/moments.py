@@ -10,7 +10,7 @@ from pathlib import Path
 
 from projections.runner import Projection, Views
 from storage.errors import DiskError
-from storage.interfaces import Event, EventLog
+from storage.interfaces.log import Event, EventLog
 
 KEPT = 6
 """Snapshots at most: a log twice as long has them twice as far apart."""

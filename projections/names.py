@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from projections.fields import PUSHED, maybe_text, text
 from projections.runner import Projection, Views
 from storage.errors import InputError
-from storage.interfaces import Event
+from storage.interfaces.log import Event
 from storage.reference import parse_reference
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from projections.asked import Blobs, Build, read_build
 from projections.history import BuildRecord, History
-from storage.interfaces import EventLog
+from storage.interfaces.log import EventLog
 
 LOOKED_AT = 50
 """Earlier builds that are looked into, the newest first: each costs its graph and its questions."""

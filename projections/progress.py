@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from projections.fields import BAD_EVENT, integer, malformed, mapping, maybe_text, objects, size, text, texts
 from projections.steps import Line, Source, Step, Transfer, provider_name
-from storage.interfaces import Event, EventLog, redacted
+from storage.interfaces.log import Event, EventLog, redacted
 
 Json = dict[str, Any]
 

@@ -19,7 +19,7 @@ from projections.mentions import Mentions
 from projections.origin import Origin, origin_of
 from projections.records import Records, records_of
 from projections.taint import Taint, taint_of
-from storage.interfaces import Event, EventLog
+from storage.interfaces.log import Event, EventLog
 
 Json = dict[str, Any]
 BUILD_TYPE = "urn:refledger:build:"

@@ -13,7 +13,7 @@ from projections.asked import Asked, Build
 from projections.fields import BAD_EVENT, malformed, mapping, objects, size, text, texts
 from projections.mentions import Mentions, events_at
 from projections.steps import provider_name, provider_names
-from storage.interfaces import Event, EventLog
+from storage.interfaces.log import Event, EventLog
 
 Json = dict[str, Any]
 LENT = frozenset({"CacheMountUsed", "SecretMounted", "AgentForwarded", "SecurityLifted"})

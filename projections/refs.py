@@ -13,7 +13,7 @@ from projections.mentions import Mentions, events_at
 from projections.runner import Projection, Row, Views
 from storage.digest import canonical_json
 from storage.errors import InputError
-from storage.interfaces import Event, EventLog
+from storage.interfaces.log import Event, EventLog
 
 Json = dict[str, Any]
 

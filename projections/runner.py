@@ -21,7 +21,7 @@ from projections import viewfile
 from projections.fields import BAD_EVENT, malformed
 from storage.digest import canonical_json
 from storage.errors import LogError
-from storage.interfaces import Event, EventLog
+from storage.interfaces.log import Event, EventLog
 from storage.temporary import TemporaryPlace
 
 Handler = Callable[[sqlite3.Cursor, Event], None]

@@ -9,7 +9,7 @@ from typing import Any
 from projections.fields import BAD_EVENT, malformed, mapping, objects, size, text, texts
 from projections.mentions import READ, Mentions, events_at, streamed_from
 from projections.steps import provider_name
-from storage.interfaces import Event, EventLog
+from storage.interfaces.log import Event, EventLog
 
 Json = dict[str, Any]
 _HOW = {"LayerPulled": "pulled", "LayerTocRead": "its table of contents read", "FilesFetched": "parts of it read"}

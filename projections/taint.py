@@ -8,7 +8,7 @@ from typing import Any
 
 from projections.asked import Step
 from projections.fields import BAD_EVENT, malformed, text
-from storage.interfaces import Event
+from storage.interfaces.log import Event
 
 Json = dict[str, Any]
 _MOUNTS = frozenset({"cache", "secret", "ssh"})

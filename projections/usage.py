@@ -16,7 +16,7 @@ from typing import Any
 from projections.fields import PUSHED, integer, mapping, maybe_text, objects, size, text, texts
 from projections.runner import Projection, Views
 from storage.digest import canonical_json
-from storage.interfaces import Event
+from storage.interfaces.log import Event
 
 Json = dict[str, Any]
 

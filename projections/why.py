@@ -27,7 +27,7 @@ from projections.verdict import (
     Why,
 )
 from storage.errors import InputError
-from storage.interfaces import EventLog
+from storage.interfaces.log import EventLog
 
 _AWAY = frozenset({"auth", "transport"})
 """Kinds of a loss after which nobody knows whether the bytes are still there."""

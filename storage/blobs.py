@@ -13,7 +13,7 @@ from typing import BinaryIO
 from storage.digest import Digest, Hasher, canonical_json, sha256
 from storage.durable import create_held, fsync_directory, make_directories
 from storage.errors import DiskError, VerificationError
-from storage.interfaces import BlobStore, BlobWriter
+from storage.interfaces.blobs import BlobStore, BlobWriter
 from storage.media_types import INDEX
 from storage.regular import open_regular, read_regular
 from storage.scratch import Scratch, clear_away, owner_of

@@ -28,7 +28,8 @@ from storage.compression import compressor
 from storage.decompression import ZstdFrames
 from storage.digest import Digest, Hasher, canonical_json, parse_json, plain_json, sha256
 from storage.errors import DiskError, InputError, LogError, VerificationError
-from storage.interfaces import BlobWriter, ByteSource, Event, NewEvent
+from storage.interfaces.blobs import BlobWriter, ByteSource
+from storage.interfaces.log import Event, NewEvent
 from storage.tar import BLOCK, REGULAR, TarReader
 
 FORMAT, VERSION = "refledger-bundle", 1

@@ -14,7 +14,7 @@ from typing import Literal
 from storage.digest import Digest
 from storage.durable import FileSystemSync, fsync_directory
 from storage.errors import DiskError
-from storage.interfaces import Locks
+from storage.interfaces.locks import Locks
 from storage.overlay import detach_below, mount_memory
 from storage.scratch import Scratch, remove_tree
 

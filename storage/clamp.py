@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from storage.interfaces import ByteSource
+from storage.interfaces.blobs import ByteSource
 from storage.rawtar import RawTar
 from storage.tar import BLOCK
 from storage.tarfields import nanoseconds, number, pax_record, pax_records

@@ -13,7 +13,8 @@ from typing import Any, NoReturn
 import orjson
 
 from storage.detached import detach
-from storage.interfaces import Event, Json, NewEvent
+from storage.interfaces.images import Json
+from storage.interfaces.log import Event, NewEvent
 
 MAX_STATE = 64 * 1024  # bytes, DESIGN section 4: what is larger is a blob, and the event carries its digest
 _LATEST = 1 << 64  # UTC ns, in the year 2554

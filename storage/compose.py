@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from storage.errors import DiskError
-from storage.interfaces import Look
+from storage.interfaces.layers import Look
 from storage.unpack import umask
 
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -12,7 +12,7 @@ import zstandard
 from isal import isal_zlib
 
 from storage.errors import VerificationError
-from storage.interfaces import ByteSource
+from storage.interfaces.blobs import ByteSource
 
 CHUNK = 256 * 1024
 """Bytes read from a source at a time."""

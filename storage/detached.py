@@ -20,7 +20,8 @@ from typing import Any
 
 import orjson
 
-from storage.interfaces import REDACTED, Json, Payload
+from storage.interfaces.images import Json
+from storage.interfaces.log import REDACTED, Payload
 
 SALT = 32  # bytes
 _DRAWN = 128  # salts

@@ -23,7 +23,7 @@ from typing import Any
 from storage.compression import BLOCK, STARGZ_CHUNK, checked, cores, gzip_member
 from storage.digest import Digest, Hasher, canonical_json, sha256
 from storage.errors import VerificationError
-from storage.interfaces import ESTARGZ
+from storage.interfaces.images import ESTARGZ
 from storage.pack import encode
 from storage.rawtar import RawTar
 from storage.tar import BLOCK as TAR_BLOCK

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from storage import codec
 from storage.errors import DiskError, InputError, LogDamaged, LogError
-from storage.interfaces import Event, EventLog, NewEvent, Payload
+from storage.interfaces.log import Event, EventLog, NewEvent, Payload
 from storage.logfile import LogReader, check_writable
 from storage.payloads import BadPayload, Payloads
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from storage.digest import Hasher, canonical_json, parse_json
 from storage.errors import VerificationError
-from storage.interfaces import ByteSource
+from storage.interfaces.blobs import ByteSource
 from storage.tar import (
     BLOCK_DEVICE,
     CHARACTER,

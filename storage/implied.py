@@ -14,7 +14,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from storage.interfaces import Look
+from storage.interfaces.layers import Look
 from storage.unpack import IGNORED_XATTRS, OPAQUE_XATTR
 
 _FILE = "implied"  # beside the tree; paths relative to it, each ended by NUL; the empty path is the root

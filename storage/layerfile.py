@@ -8,7 +8,9 @@ from typing import BinaryIO
 from storage.digest import Digest, Hasher
 from storage.erofs.tree import LayerTree
 from storage.errors import DiskError, VerificationError
-from storage.interfaces import BlobStore, BlobWriter, Descriptor, StagedLayer, StoredLayer
+from storage.interfaces.blobs import BlobStore, BlobWriter
+from storage.interfaces.images import Descriptor
+from storage.interfaces.layers import StagedLayer, StoredLayer
 from storage.readahead import ReadAhead
 from storage.tar import TarReader
 

@@ -12,7 +12,8 @@ from storage.checked import CheckedOnce
 from storage.digest import Digest
 from storage.durable import FileSystemSync, fsync_directory
 from storage.errors import DiskError, VerificationError
-from storage.interfaces import ByteSource, CheckedLayers
+from storage.interfaces.blobs import ByteSource
+from storage.interfaces.layers import CheckedLayers
 from storage.scratch import Scratch, clear_away
 from storage.seal import broken, write_seal
 

@@ -10,7 +10,8 @@ from typing import Any, BinaryIO
 
 from storage.digest import Digest, Hasher, parse_json
 from storage.errors import InputError, RegistryError, VerificationError
-from storage.interfaces import BlobStream, Descriptor, Provider, Reference, RegistrySource
+from storage.interfaces.images import Descriptor, Provider, Reference
+from storage.interfaces.registry import BlobStream, RegistrySource
 from storage.reference import LAYOUT_REGISTRY, is_tag
 from storage.regular import open_regular, read_regular
 

@@ -6,7 +6,8 @@ import asyncio
 from pathlib import Path
 
 from storage.digest import Digest
-from storage.interfaces import Provider, Referrer, RegistryListing
+from storage.interfaces.images import Provider, Referrer
+from storage.interfaces.registry import RegistryListing
 from storage.layout import layout_entries, read_small, tag_of
 from storage.reference import LAYOUT_REGISTRY
 from storage.referrers import fallback_tag, read_referrers, referring

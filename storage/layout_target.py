@@ -14,7 +14,8 @@ from storage.blobs import DirectoryBlobs
 from storage.digest import Digest, canonical_json, parse_json
 from storage.durable import replace_file
 from storage.errors import DiskError, InputError, VerificationError
-from storage.interfaces import ByteStream, Descriptor, Provider, RegistryTarget
+from storage.interfaces.images import Descriptor, Provider
+from storage.interfaces.registry import ByteStream, RegistryTarget
 from storage.layout_listing import read_tagged
 from storage.reference import LAYOUT_REGISTRY, is_tag
 from storage.referrers import FallbackTag, referring

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from storage.interfaces import Seen
+from storage.interfaces.parts import Seen
 from storage.pack import is_opaque
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from storage.interfaces import ByteSource
+from storage.interfaces.blobs import ByteSource
 from storage.tar import BLOCK, BLOCK_DEVICE, CHARACTER, DIRECTORY, FIFO, HARD_LINK, REGULAR, SYMLINK, Entry, TarReader
 from storage.tarfields import pax_record
 from storage.unpack import OPAQUE_NAME, OPAQUE_XATTR, WHITEOUT

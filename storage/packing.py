@@ -16,15 +16,10 @@ from storage.decompression import decompress
 from storage.digest import Digest, Hasher
 from storage.erofs.header import Hashing
 from storage.errors import VerificationError
-from storage.interfaces import (
-    BlobStore,
-    BlobWriter,
-    ByteSource,
-    Compression,
-    Descriptor,
-    PackedBlob,
-    SnapshotStore,
-)
+from storage.interfaces.blobs import BlobStore, BlobWriter, ByteSource
+from storage.interfaces.images import Compression, Descriptor
+from storage.interfaces.layers import SnapshotStore
+from storage.interfaces.packing import PackedBlob
 
 Give = Callable[[Callable[[bytes], Any]], None]
 

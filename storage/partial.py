@@ -15,7 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from storage.errors import DiskError
-from storage.interfaces import Descriptor, Locks
+from storage.interfaces.images import Descriptor
+from storage.interfaces.locks import Locks
 from storage.scratch import remove_tree
 
 _DECIMAL = re.compile(r"0|[1-9][0-9]{0,17}")

@@ -22,7 +22,8 @@ from storage.decompression import decompress
 from storage.digest import Hasher
 from storage.errors import DiskError, TocUnusable, VerificationError
 from storage.implied import read_implied, write_implied
-from storage.interfaces import Descriptor, LayerTree, Part, Seen, Toc
+from storage.interfaces.images import Descriptor
+from storage.interfaces.parts import LayerTree, Part, Seen, Toc
 from storage.lookup import LaidOut
 from storage.scratch import Scratch, clear_away, remove_tree
 from storage.tar import BLOCK_DEVICE, CHARACTER, DIRECTORY, FIFO, HARD_LINK, REGULAR, SYMLINK, Entry

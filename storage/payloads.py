@@ -9,7 +9,7 @@ import orjson
 
 from storage import codec
 from storage.detached import REDACTION, BadPayload, ids, join, problem, salted, stored
-from storage.interfaces import Event, EventLog, Payload, StoredPayloads
+from storage.interfaces.log import Event, EventLog, Payload, StoredPayloads
 
 Query = Callable[[str, Sequence[Any]], list[tuple[Any, ...]]]
 _MANY = 250  # events a query

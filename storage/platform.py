@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from storage.errors import InputError
-from storage.interfaces import Descriptor, Platform
+from storage.interfaces.images import Descriptor, Platform
 
 _ARCHITECTURES = {
     "x86_64": "amd64", "x86-64": "amd64", "aarch64": "arm64", "i386": "386", "i486": "386", "i586": "386",

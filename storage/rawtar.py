@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from storage.errors import VerificationError
-from storage.interfaces import ByteSource
+from storage.interfaces.blobs import ByteSource
 from storage.tar import BLOCK, Entry, TarReader
 
 _MOST = 32 << 20

@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar
 
 from storage.digest import Digest, Hasher
 from storage.errors import VerificationError
-from storage.interfaces import ByteSource
+from storage.interfaces.blobs import ByteSource
 from storage.tar import TarReader
 
 T = TypeVar("T")

@@ -24,7 +24,7 @@ from eventsourcing.sqlite import (
 from storage import codec
 from storage.detached import SCHEMA, erased, ids
 from storage.errors import DiskError, LogError
-from storage.interfaces import Event, Payload
+from storage.interfaces.log import Event, Payload
 from storage.logfile import (
     APPLICATION,
     EVENTS,

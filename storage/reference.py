@@ -10,7 +10,7 @@ import re
 
 from storage.digest import Digest
 from storage.errors import InputError
-from storage.interfaces import Reference
+from storage.interfaces.images import Reference
 
 DEFAULT_REGISTRY = "docker.io"
 LAYOUT = "oci-layout://"

@@ -13,7 +13,7 @@ from typing import Any
 
 from storage.digest import Digest, canonical_json, parse_json, sha256
 from storage.errors import InputError, RegistryError
-from storage.interfaces import Descriptor, Provider, Referrer
+from storage.interfaces.images import Descriptor, Provider, Referrer
 from storage.media_types import INDEX
 
 _FALLBACK = re.compile("(sha256|sha512)-[0-9a-f]{64}")

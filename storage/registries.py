@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from storage.errors import InputError
-from storage.interfaces import Mirror, Provider
+from storage.interfaces.images import Mirror, Provider
 from storage.reference import DEFAULT_REGISTRY, is_host, is_loopback, is_path
 
 VARIABLE = "REFLEDGER_REGISTRIES"

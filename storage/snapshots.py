@@ -17,7 +17,7 @@ from storage.durable import FileSystemSync, fsync_directory
 from storage.erofs.header import SUFFIX, Hashing, Image
 from storage.erofs.mount import ErofsMounts
 from storage.errors import DiskError, InputError, VerificationError
-from storage.interfaces import LayerWriter
+from storage.interfaces.layers import LayerWriter
 from storage.overlay import detach_below, mount_overlay, unmount
 from storage.scratch import Scratch, clear_away, remove_tree
 from storage.seal import broken, directory_seal, line, write_seal

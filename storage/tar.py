@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from storage.errors import VerificationError
-from storage.interfaces import ByteSource
+from storage.interfaces.blobs import ByteSource
 from storage.tarfields import check_sum, integer, nanoseconds, number, pax_records, repeated
 
 BLOCK = 512

@@ -11,7 +11,9 @@ from storage.decompression import decompress
 from storage.digest import Digest
 from storage.erofs.header import SUFFIX, Image
 from storage.errors import DiskError
-from storage.interfaces import BlobStore, ByteSource, Descriptor, SnapshotStore
+from storage.interfaces.blobs import BlobStore, ByteSource
+from storage.interfaces.images import Descriptor
+from storage.interfaces.layers import SnapshotStore
 from storage.tar import REGULAR, TarReader
 
 _READ = 1 << 20

@@ -18,7 +18,7 @@ from typing import Any
 from storage.decompression import decompress
 from storage.digest import Digest, Hasher, parse_json
 from storage.errors import InputError, TocUnusable, VerificationError
-from storage.interfaces import ESTARGZ, Descriptor
+from storage.interfaces.images import ESTARGZ, Descriptor
 from storage.lookup import Own, Tree
 from storage.tar import REGULAR, Entry, TarReader
 from storage.unpack import OPAQUE_NAME, WHITEOUT

@@ -19,7 +19,7 @@ from typing import Self
 
 from storage import merkle
 from storage.errors import LogError
-from storage.interfaces import StoredRows
+from storage.interfaces.log import StoredRows
 from storage.leaves import leaf_hashes
 
 HASH = 32  # bytes

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from storage.interfaces import Descriptor, Provider
+from storage.interfaces.images import Descriptor, Provider
 
 KEPT_SECONDS = 7 * 24 * 3600.0
 """As long as docker-registry keeps an upload that nobody goes on with."""

@@ -10,7 +10,8 @@ from projections.mentions import Mentions, events_at
 from projections.runner import Views
 from storage.digest import Digest, parse_json
 from storage.errors import InputError, VerificationError
-from storage.interfaces import BlobStore, EventLog
+from storage.interfaces.blobs import BlobStore
+from storage.interfaces.log import EventLog
 
 _UNREADABLE = (
     KeyError, TypeError, ValueError, IndexError, AttributeError, FileNotFoundError, InputError, VerificationError

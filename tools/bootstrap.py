@@ -31,16 +31,12 @@ from storage.digest import Digest
 from storage.erofs.layers import ErofsLayers
 from storage.erofs.mount import ErofsMounts
 from storage.errors import InputError
-from storage.interfaces import (
-    BlobStore,
-    CheckedLayers,
-    LayerTars,
-    Locks,
-    Provider,
-    RegistrySource,
-    RegistryTarget,
-    SnapshotStore,
-)
+from storage.interfaces.blobs import BlobStore
+from storage.interfaces.images import Provider
+from storage.interfaces.layers import CheckedLayers, SnapshotStore
+from storage.interfaces.locks import Locks
+from storage.interfaces.packing import LayerTars
+from storage.interfaces.registry import RegistrySource, RegistryTarget
 from storage.layers import LAYER_LIMIT, ChosenLayers, DirectoryLayers
 from storage.layout import WithLayouts
 from storage.layout_listing import WithLayoutListing

@@ -23,7 +23,7 @@ from projections.steps import provider_names
 from projections.verdict import Verdict, Why
 from projections.why import explain
 from storage.errors import InputError
-from storage.interfaces import Event, EventLog
+from storage.interfaces.log import Event, EventLog
 from tools.cli.explained import all_steps, one_step
 from tools.cli.format import human_bytes, human_duration, short_id
 from tools.cli.missing import missing_lines

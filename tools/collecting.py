@@ -28,7 +28,9 @@ from projections.runner import Views
 from projections.usage import Usage
 from storage.digest import Digest
 from storage.errors import FailureKind
-from storage.interfaces import Locks, NewEvent, Provider
+from storage.interfaces.images import Provider
+from storage.interfaces.locks import Locks
+from storage.interfaces.log import NewEvent
 from storage.locks import FileLocks
 from storage.partial import lock_name
 from storage.usage import DiskItems, measure, mentioned

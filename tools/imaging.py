@@ -18,7 +18,9 @@ from engine.refs.materializer import Clock
 from engine.refs.places import Places, tried
 from projections.cache_index import CacheIndex
 from storage.blobs import DirectoryBlobs
-from storage.interfaces import BlobStore, Locks, RegistryListing
+from storage.interfaces.blobs import BlobStore
+from storage.interfaces.locks import Locks
+from storage.interfaces.registry import RegistryListing
 from storage.layout import WithLayouts
 from storage.layout_listing import WithLayoutListing
 from storage.layout_target import WithLayoutTargets

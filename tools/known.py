@@ -14,7 +14,9 @@ from projections.history import History
 from projections.runner import Views
 from storage.digest import Digest, parse_json
 from storage.errors import InputError, VerificationError
-from storage.interfaces import BlobStore, Descriptor, PackedBlob, Provider
+from storage.interfaces.blobs import BlobStore
+from storage.interfaces.images import Descriptor, Provider
+from storage.interfaces.packing import PackedBlob
 
 if TYPE_CHECKING:
     from engine.cache.imports import CacheImports

@@ -17,7 +17,7 @@ from typing import Any
 from engine import events as e
 from storage.digest import canonical_json
 from storage.eventlog import SqliteEventLog
-from storage.interfaces import Event, NewEvent
+from storage.interfaces.log import Event, NewEvent
 
 Json = dict[str, Any]
 Told = tuple[e.Fact, str | None]

@@ -34,16 +34,10 @@ from projections.runner import Views
 from storage.blobs import DirectoryBlobs, WithMore
 from storage.digest import Digest
 from storage.errors import InputError
-from storage.interfaces import (
-    BlobStore,
-    Descriptor,
-    EventLog,
-    Platform,
-    Provider,
-    Reference,
-    Referrer,
-    RegistryListing,
-)
+from storage.interfaces.blobs import BlobStore
+from storage.interfaces.images import Descriptor, Platform, Provider, Reference, Referrer
+from storage.interfaces.log import EventLog
+from storage.interfaces.registry import RegistryListing
 from storage.layout import WithLayouts
 from storage.layout_listing import WithLayoutListing
 from storage.platform import choose_platform, host_platform

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 from engine.ledger import Facts
 from engine.refs.ref import Layer
 from storage.errors import DiskError
-from storage.interfaces import EventLog
+from storage.interfaces.log import EventLog
 
 if TYPE_CHECKING:
     # reason: what only builds with a policy need is not loaded for all
     from engine.images.read import ImageReader
     from engine.policy.gate import Gate
     from engine.policy.rules import Policy
-    from storage.interfaces import RegistryListing
+    from storage.interfaces.registry import RegistryListing
 
 VARIABLE = "REFLEDGER_POLICY"
 

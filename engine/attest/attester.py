@@ -26,7 +26,8 @@ from engine.refs.ref import Layer, Remote
 from engine.together import in_thread
 from storage.digest import Digest, parse_json
 from storage.dsse import IN_TOTO, key_id, sign
-from storage.interfaces import BlobStore, LayerTree
+from storage.interfaces.blobs import BlobStore
+from storage.interfaces.parts import LayerTree
 from storage.notes import Signer
 
 if TYPE_CHECKING:

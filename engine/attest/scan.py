@@ -13,7 +13,7 @@ from typing import Any
 from engine.attest.databases import PACKAGES, Package, distribution, kind_of, leads_to_fixed, limit_of, packages
 from engine.record import Record
 from storage.digest import canonical_json, parse_json
-from storage.interfaces import LayerTree
+from storage.interfaces.parts import LayerTree
 
 Json = dict[str, Any]
 VERSION = 1

@@ -16,7 +16,7 @@ from engine.refs.ref import Layer
 from storage.digest import Digest, canonical_json, parse_json, sha256
 from storage.dsse import ENVELOPE, IN_TOTO
 from storage.errors import VerificationError
-from storage.interfaces import Descriptor
+from storage.interfaces.images import Descriptor
 from storage.media_types import CONFIG, EMPTY_CONFIG, MANIFEST
 
 Json = dict[str, Any]

@@ -17,7 +17,8 @@ from engine.images.place import descriptors
 from engine.images.read import ImageReader, Manifest, whole
 from storage.digest import Digest, sha256
 from storage.dsse import ENVELOPE, IN_TOTO, Envelope, key_id
-from storage.interfaces import Descriptor, Provider, Reference, RegistryListing
+from storage.interfaces.images import Descriptor, Provider, Reference
+from storage.interfaces.registry import RegistryListing
 from storage.notes import Verifier
 
 Json = dict[str, Any]

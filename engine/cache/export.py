@@ -24,7 +24,8 @@ from engine.refs.ref import Layer, Remote
 from engine.solver.answers import Solution
 from engine.together import together
 from storage.digest import Digest, sha256
-from storage.interfaces import Descriptor, Provider, RegistryTarget
+from storage.interfaces.images import Descriptor, Provider
+from storage.interfaces.registry import RegistryTarget
 
 LISTED = 200
 """Layers that an event names: it has at most 64 KiB, and a cache may have more layers than an image."""

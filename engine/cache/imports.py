@@ -25,7 +25,9 @@ from engine.solver.answers import Asking, Found
 from engine.solver.cache import Component
 from engine.together import together
 from storage.digest import Digest, chain_ids, parse_json
-from storage.interfaces import BlobStore, Descriptor, Provider, RegistrySource
+from storage.interfaces.blobs import BlobStore
+from storage.interfaces.images import Descriptor, Provider
+from storage.interfaces.registry import RegistrySource
 
 CONFIG_LIMIT = 16 << 20
 """Bytes of a cache's config or facts, or of an image's config, at most."""

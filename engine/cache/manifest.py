@@ -18,7 +18,7 @@ from engine.exporters.image import layer_type
 from engine.record import Record
 from engine.refs.ref import Layer
 from storage.digest import Digest, canonical_json, parse_json
-from storage.interfaces import Descriptor
+from storage.interfaces.images import Descriptor
 from storage.media_types import DOCKER_LIST, DOCKER_MANIFEST, INDEX, MANIFEST
 
 DIFF_ID, CREATED = "containerd.io/uncompressed", "buildkit/createdat"

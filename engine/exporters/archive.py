@@ -17,7 +17,8 @@ from engine.exporters.reading import BlobReader, drain
 from engine.ledger import Facts
 from engine.output import Output
 from storage.digest import Digest, canonical_json
-from storage.interfaces import Archive, Provider, Reference
+from storage.interfaces.images import Provider, Reference
+from storage.interfaces.packing import Archive
 from storage.media_types import INDEX
 
 

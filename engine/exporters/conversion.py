@@ -18,18 +18,10 @@ from engine.refs.materializer import Clock
 from engine.refs.ref import Layer, Ref
 from engine.together import COLLECT, in_thread, locked, together
 from storage.digest import Digest
-from storage.interfaces import (
-    ESTARGZ,
-    BlobStore,
-    ByteSource,
-    Compression,
-    Descriptor,
-    LayerConverter,
-    LayerTars,
-    Locks,
-    PackedBlob,
-    Provider,
-)
+from storage.interfaces.blobs import BlobStore, ByteSource
+from storage.interfaces.images import ESTARGZ, Compression, Descriptor, Provider
+from storage.interfaces.locks import Locks
+from storage.interfaces.packing import LayerConverter, LayerTars, PackedBlob
 
 PARALLEL = 4
 """Layers that are converted at once: each has its buffers."""

@@ -19,7 +19,7 @@ from engine.output import Form, Output
 from engine.refs.materializer import Clock
 from engine.refs.ref import Layer, Ref, Remote
 from storage.digest import Digest
-from storage.interfaces import Compression
+from storage.interfaces.images import Compression
 
 if TYPE_CHECKING:
     from engine.attest.statement import Attested

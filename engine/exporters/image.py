@@ -16,7 +16,7 @@ from engine.graph import Result
 from engine.output import Form, Part
 from engine.refs.ref import Layer
 from storage.digest import Digest, canonical_json, sha256
-from storage.interfaces import Descriptor
+from storage.interfaces.images import Descriptor
 from storage.media_types import CONFIG, DOCKER_CONFIG, DOCKER_LIST, DOCKER_MANIFEST, INDEX, MANIFEST
 
 _OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"

@@ -15,7 +15,7 @@ from engine.exporters.reading import of_bytes
 from engine.ledger import Facts
 from engine.output import Output
 from engine.together import in_thread, together
-from storage.interfaces import Descriptor, Provider
+from storage.interfaces.images import Descriptor, Provider
 from storage.reference import LAYOUT_REGISTRY
 
 Enter = Callable[[Path, Sequence[dict[str, Any]]], None]

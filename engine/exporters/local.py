@@ -18,7 +18,7 @@ from engine.ops.select import printable, select
 from engine.refs.materializer import Clock, Materializer
 from engine.refs.ref import Local, Ref
 from engine.together import in_thread
-from storage.interfaces import LayerWriter, SnapshotStore
+from storage.interfaces.layers import LayerWriter, SnapshotStore
 
 
 @dataclass(slots=True)

@@ -24,7 +24,9 @@ from engine.exporters.reading import BlobReader
 from engine.refs.ref import Layer
 from engine.together import locked
 from storage.digest import Digest
-from storage.interfaces import ByteStream, Descriptor, Locks, Provider, RegistrySource, RegistryTarget
+from storage.interfaces.images import Descriptor, Provider
+from storage.interfaces.locks import Locks
+from storage.interfaces.registry import ByteStream, RegistrySource, RegistryTarget
 
 PARALLEL = 4
 """Layers on their way at once."""

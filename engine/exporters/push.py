@@ -16,7 +16,8 @@ from engine.exporters.move import Mover
 from engine.exporters.reading import of_bytes
 from engine.ledger import Facts
 from engine.together import together
-from storage.interfaces import Provider, Reference, RegistrySource, RegistryTarget
+from storage.interfaces.images import Provider, Reference
+from storage.interfaces.registry import RegistrySource, RegistryTarget
 
 
 @dataclass(slots=True)

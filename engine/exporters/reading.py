@@ -17,7 +17,9 @@ from engine.refs.providers import unavailable
 from engine.refs.ref import Layer
 from engine.refs.relay import Relay
 from engine.together import in_thread
-from storage.interfaces import BlobStore, ByteStream, Descriptor, Provider, RegistrySource
+from storage.interfaces.blobs import BlobStore
+from storage.interfaces.images import Descriptor, Provider
+from storage.interfaces.registry import ByteStream, RegistrySource
 
 T = TypeVar("T")
 CHUNK = 1 << 20

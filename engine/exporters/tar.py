@@ -15,7 +15,8 @@ from engine.refs.materializer import Materializer
 from engine.refs.ref import Ref
 from engine.together import in_thread
 from storage.digest import Digest, Hasher
-from storage.interfaces import OutFile, SnapshotStore
+from storage.interfaces.layers import SnapshotStore
+from storage.interfaces.packing import OutFile
 
 END = bytes(1024)
 

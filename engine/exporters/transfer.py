@@ -20,14 +20,9 @@ from engine.refs.providers import unavailable
 from engine.refs.ref import Layer, Ref, Remote
 from engine.together import COLLECT, in_thread, locked, together
 from storage.digest import Digest
-from storage.interfaces import (
-    Compression,
-    Descriptor,
-    LayerPacker,
-    Locks,
-    PackedBlob,
-    Provider,
-)
+from storage.interfaces.images import Compression, Descriptor, Provider
+from storage.interfaces.locks import Locks
+from storage.interfaces.packing import LayerPacker, PackedBlob
 from storage.reference import LAYOUT_REGISTRY
 
 _DEFAULT = Compression()

@@ -15,7 +15,7 @@ from engine.frontend.variables import Watcher
 from engine.graph import ResolvedImage
 from engine.record import Record
 from storage.digest import sha256
-from storage.interfaces import Provider
+from storage.interfaces.images import Provider
 
 
 class Report(Record):

@@ -31,7 +31,7 @@ from engine.images.contents import check_described
 from engine.images.definition import Given, Json, Take, platforms_of
 from engine.images.inherited import entries, fitted
 from engine.resolver import Resolver, parse_image
-from storage.interfaces import Provider
+from storage.interfaces.images import Provider
 
 SCRATCH = "scratch"
 COMMENT = "refledger.append.v0"

@@ -9,7 +9,7 @@ from engine.errors import InputError, VerificationError
 from engine.images.place import descriptors
 from engine.images.read import ImageReader, Manifest
 from storage.digest import Digest, canonical_json, parse_json, sha256
-from storage.interfaces import Platform, Provider
+from storage.interfaces.images import Platform, Provider
 from storage.platform import choose_platform, normalise
 
 ATTESTED = "vnd.docker.reference.digest"

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from engine.errors import InputError
 from engine.images.read import Manifest
 from storage.digest import canonical_json, sha256
-from storage.interfaces import Platform
+from storage.interfaces.images import Platform
 from storage.media_types import CONFIG, DOCKER_CONFIG, DOCKER_LIST, INDEX
 from storage.platform import normalise
 

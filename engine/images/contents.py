@@ -13,7 +13,7 @@ from engine.errors import InputError, VerificationError
 from engine.graph import ImageLayer
 from engine.refs.ref import DESCRIBED_LIMIT, described, of_image
 from storage.digest import Digest, parse_json
-from storage.interfaces import Descriptor, Provider
+from storage.interfaces.images import Descriptor, Provider
 from storage.platform import parse_platform
 
 LAYERS_LIMIT = 500

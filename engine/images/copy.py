@@ -22,7 +22,8 @@ from engine.ledger import Facts, fitting
 from engine.refs.ref import Layer
 from engine.together import together
 from storage.digest import Digest
-from storage.interfaces import Descriptor, Platform, Provider, Reference, RegistryListing
+from storage.interfaces.images import Descriptor, Platform, Provider, Reference
+from storage.interfaces.registry import RegistryListing
 from storage.reference import LAYOUT_REGISTRY
 from storage.referrers import is_fallback_tag
 

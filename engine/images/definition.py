@@ -16,7 +16,7 @@ from engine.record import Record
 from engine.resolver import Resolver
 from storage.digest import parse_json
 from storage.errors import InputError
-from storage.interfaces import BlobStore
+from storage.interfaces.blobs import BlobStore
 
 Json = dict[str, Any]
 FILENAME = "definition.json"

@@ -22,7 +22,7 @@ from engine.images.read import ImageReader, Manifest
 from engine.ledger import Facts
 from engine.together import together
 from storage.digest import Digest, parse_json
-from storage.interfaces import Descriptor, Platform, Provider, Reference
+from storage.interfaces.images import Descriptor, Platform, Provider, Reference
 
 if TYPE_CHECKING:
     from engine.policy.gate import Gate

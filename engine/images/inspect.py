@@ -15,7 +15,7 @@ from engine.images.read import Manifest
 from engine.refs.ref import Layer
 from storage.digest import Digest
 from storage.errors import InputError
-from storage.interfaces import Descriptor, Provider, Referrer
+from storage.interfaces.images import Descriptor, Provider, Referrer
 
 Json = dict[str, Any]
 

@@ -15,7 +15,8 @@ from engine.ledger import Facts
 from engine.refs.materializer import Clock
 from engine.refs.ref import of_layer
 from engine.together import COLLECT, in_thread, locked
-from storage.interfaces import LayerIntake, Locks, StagedLayer
+from storage.interfaces.layers import LayerIntake, StagedLayer
+from storage.interfaces.locks import Locks
 
 STDIN = "-"
 

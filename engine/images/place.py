@@ -18,7 +18,7 @@ from engine.refs.kept import Known
 from engine.refs.ref import Layer
 from engine.together import together
 from storage.digest import Digest
-from storage.interfaces import Descriptor, Provider
+from storage.interfaces.images import Descriptor, Provider
 from storage.media_types import ARTIFACT, DOCKER_LIST, DOCKER_MANIFEST, INDEX, MANIFEST
 
 MANIFEST_TYPES = frozenset({MANIFEST, INDEX, DOCKER_MANIFEST, DOCKER_LIST, ARTIFACT, ""})

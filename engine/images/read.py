@@ -9,7 +9,9 @@ from typing import Any
 from engine.errors import VerificationError
 from engine.refs.places import Places
 from storage.digest import Digest, parse_json
-from storage.interfaces import BlobStore, Descriptor, Provider, RegistrySource
+from storage.interfaces.blobs import BlobStore
+from storage.interfaces.images import Descriptor, Provider
+from storage.interfaces.registry import RegistrySource
 from storage.media_types import INDEX, MANIFEST
 
 CONFIG_LIMIT = 8 * 1024 * 1024

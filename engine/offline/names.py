@@ -11,7 +11,8 @@ from engine.offline.missing import Missing, NotHere
 from engine.offline.nobody import Refused
 from engine.resolver import ImageResolver
 from storage.digest import Digest
-from storage.interfaces import Descriptor, Reference, RegistrySource
+from storage.interfaces.images import Descriptor, Reference
+from storage.interfaces.registry import RegistrySource
 from storage.reference import LAYOUT_REGISTRY
 
 

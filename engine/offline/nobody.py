@@ -13,7 +13,8 @@ from engine.errors import RegistryError
 from engine.offline.missing import ONLINE
 from engine.refs.ref import Layer
 from storage.digest import Digest
-from storage.interfaces import BlobStream, ByteStream, Descriptor, Provider, Reference
+from storage.interfaces.images import Descriptor, Provider, Reference
+from storage.interfaces.registry import BlobStream, ByteStream
 from storage.sources import Answer, Commit, Known, Login, Sink
 
 

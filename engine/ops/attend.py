@@ -10,7 +10,7 @@ from engine.ledger import Facts
 from engine.ops.oci_spec import Process
 from engine.ops.sandbox import Sandbox
 from engine.refs.ref import Local
-from storage.interfaces import Snapshot, SnapshotStore
+from storage.interfaces.layers import Snapshot, SnapshotStore
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from engine.ops.layer import Below, Directory, Inode, Tree
 from engine.ops.origin import Origin, content
 from engine.ops.select import Entry
 from engine.ops.unpack import Archive
-from storage.interfaces import LayerWriter, Look
+from storage.interfaces.layers import LayerWriter, Look
 
 
 def write(

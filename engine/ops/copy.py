@@ -35,7 +35,7 @@ from engine.ops.rootfs import RootDir
 from engine.ops.select import Entry, Match, Selection, printable
 from engine.ops.unpack import Archive, is_archive, plan_archive
 from engine.ops.users import directory_owner, resolve_owner
-from storage.interfaces import LayerWriter, Look
+from storage.interfaces.layers import LayerWriter, Look
 
 
 def copy_layer(

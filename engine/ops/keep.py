@@ -25,7 +25,7 @@ from engine.ops.rootfs import RootDir
 from engine.ops.select import KEPT_XATTRS, KINDS, Entry, Selection, changed
 from engine.ops.unpack import is_archive
 from storage.digest import Digest, Hasher
-from storage.interfaces import BlobStore
+from storage.interfaces.blobs import BlobStore
 
 _CHUNK = 1 << 20
 _HOPS = 40

@@ -18,7 +18,7 @@ from typing import Literal, Self
 
 from engine.errors import InputError
 from engine.ops.rootfs import RootDir
-from storage.interfaces import Look
+from storage.interfaces.layers import Look
 
 Kind = Literal["file", "symlink", "fifo", "char", "block"]
 KINDS: dict[int, Kind] = {

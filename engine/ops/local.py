@@ -44,7 +44,7 @@ from engine.refs.materializer import Clock, Materializer, Reason
 from engine.refs.ref import Local, Ref, Remote, layers_to_json, of_image, of_layer, of_step, scratch
 from engine.together import both, in_thread
 from storage.digest import Digest, digest_json
-from storage.interfaces import Snapshot, SnapshotStore
+from storage.interfaces.layers import Snapshot, SnapshotStore
 
 if TYPE_CHECKING:
     from engine.ops.sources import SourceFetcher

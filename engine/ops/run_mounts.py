@@ -36,7 +36,8 @@ from engine.refs.materializer import Clock
 from engine.refs.ref import Local, Remote
 from engine.together import POLL, in_thread
 from storage.digest import Digest, digest_json
-from storage.interfaces import CacheMounts, HeldCache, LayerWriter, SecretPlaces, SnapshotStore
+from storage.interfaces.layers import LayerWriter, SnapshotStore
+from storage.interfaces.mounts import CacheMounts, HeldCache, SecretPlaces
 
 _SECRET_MODE, _SOCKET_MODE, _CACHE_MODE = 0o400, 0o600, 0o755
 _SOURCE = "source"

@@ -27,7 +27,9 @@ from engine.refs.ref import Remote, layers_to_json
 from engine.refs.source import source_ref
 from engine.together import in_thread, locked
 from storage.digest import Digest
-from storage.interfaces import BlobStore, BlobWriter, LayerWriter, Locks
+from storage.interfaces.blobs import BlobStore, BlobWriter
+from storage.interfaces.layers import LayerWriter
+from storage.interfaces.locks import Locks
 from storage.sources import Answer, Commit, Known, Login, Repositories, Sink, TreeStore, Web
 
 CONTEXT_FILE = "context"

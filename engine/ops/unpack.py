@@ -28,7 +28,7 @@ from engine.ops.layer import Below, Directory, Found, Inode, Tree, need
 from engine.ops.origin import Origin
 from engine.ops.select import Entry, changed, printable
 from storage.digest import Digest, sha256
-from storage.interfaces import LayerWriter, Look
+from storage.interfaces.layers import LayerWriter, Look
 
 _CHUNK = 1 << 20
 _BLOCK = 512

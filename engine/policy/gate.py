@@ -27,7 +27,7 @@ from engine.policy.subjects import (
 )
 from engine.refs.ref import Layer
 from storage.digest import Digest
-from storage.interfaces import Provider, Reference
+from storage.interfaces.images import Provider, Reference
 
 Signers = Callable[[Provider, Sequence[Digest], Sequence[str]], Awaitable[tuple[str, ...]]]
 """Those of the verifier keys (the last argument) that signed something which vouches for one of the manifests."""

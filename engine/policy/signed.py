@@ -15,7 +15,8 @@ from engine.images.read import ImageReader, whole
 from storage.digest import Digest, parse_json
 from storage.dsse import ENVELOPE, IN_TOTO, Envelope
 from storage.errors import InputError
-from storage.interfaces import Descriptor, Provider, Referrer, RegistryListing
+from storage.interfaces.images import Descriptor, Provider, Referrer
+from storage.interfaces.registry import RegistryListing
 from storage.notes import Verifier
 
 _STATEMENTS = frozenset({"https://in-toto.io/Statement/v1", "https://in-toto.io/Statement/v0.1"})

@@ -17,7 +17,7 @@ from engine.graph import ArchiveSource, FetchedSource, GitSource, Graph, HttpSou
 from engine.record import Record
 from engine.refs.ref import Layer
 from storage.errors import InputError
-from storage.interfaces import Reference
+from storage.interfaces.images import Reference
 from storage.reference import LAYOUT_REGISTRY
 
 Json = dict[str, Any]

@@ -25,7 +25,9 @@ from engine.refs.ref import Layer, Ref
 from engine.refs.search import Search
 from engine.together import in_thread, together
 from storage.digest import Digest
-from storage.interfaces import Descriptor, LayerParts, LayerTree, PartReader, RegistrySource, Toc
+from storage.interfaces.images import Descriptor
+from storage.interfaces.parts import LayerParts, LayerTree, PartReader, Toc
+from storage.interfaces.registry import RegistrySource
 
 SMALL = 128 * 1024
 """Bytes of a layer up to which it is fetched whole: a few requests cost more than that."""

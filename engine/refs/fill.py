@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from engine.refs.spool import Spool
 from engine.together import settle, together
 from storage.errors import RegistryError
-from storage.interfaces import BlobStream, Descriptor, Provider, RegistrySource
+from storage.interfaces.images import Descriptor, Provider
+from storage.interfaces.registry import BlobStream, RegistrySource
 
 MIB = 1 << 20
 

@@ -16,7 +16,8 @@ from engine.refs.presence import LOST, PARALLEL, UNREACHABLE
 from engine.together import together
 from storage.digest import Digest
 from storage.errors import FailureKind
-from storage.interfaces import Provider, RegistrySource
+from storage.interfaces.images import Provider
+from storage.interfaces.registry import RegistrySource
 
 Lost = Callable[[Digest, Provider, FailureKind, str], Awaitable[None]]
 """Told of a blob that a provider says it does not have (any more)."""

@@ -16,7 +16,9 @@ from engine.ledger import Facts
 from engine.refs.ref import Layer
 from engine.together import in_thread, locked
 from storage.digest import Digest
-from storage.interfaces import Checked, CheckedLayers, CheckedSnapshots, Locks, Provider
+from storage.interfaces.images import Provider
+from storage.interfaces.layers import Checked, CheckedLayers, CheckedSnapshots
+from storage.interfaces.locks import Locks
 
 
 class Known(Protocol):

@@ -43,17 +43,11 @@ from engine.refs.pull import Pull
 from engine.refs.ref import Layer, Local, Ref
 from engine.together import in_thread, locked, settle, together
 from storage.errors import DiskError
-from storage.interfaces import (
-    BlobStore,
-    ByteSource,
-    CheckedLayers,
-    CheckedSnapshots,
-    Descriptor,
-    Locks,
-    PartialBlobs,
-    Provider,
-    RegistrySource,
-)
+from storage.interfaces.blobs import BlobStore, ByteSource, PartialBlobs
+from storage.interfaces.images import Descriptor, Provider
+from storage.interfaces.layers import CheckedLayers, CheckedSnapshots
+from storage.interfaces.locks import Locks
+from storage.interfaces.registry import RegistrySource
 
 Reason = Literal["run", "copy", "export", "shell", "inspect"]
 PROGRESS_INTERVAL = 0.25

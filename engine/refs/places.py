@@ -23,7 +23,7 @@ from engine.errors import RefledgerError, RegistryError, VerificationError
 from engine.events import SourceTried
 from storage.digest import Digest
 from storage.errors import FailureKind, TocUnusable
-from storage.interfaces import Attempt, Descriptor, Mirror, Provider, Reference
+from storage.interfaces.images import Attempt, Descriptor, Mirror, Provider, Reference
 
 T = TypeVar("T")
 Mirrors = Callable[[Provider], Sequence[Mirror]]

@@ -14,7 +14,8 @@ from engine.refs.places import Places, is_loss, kind_of
 from engine.refs.ref import Layer
 from engine.together import together
 from storage.errors import FailureKind
-from storage.interfaces import Descriptor, Provider, RegistrySource
+from storage.interfaces.images import Descriptor, Provider
+from storage.interfaces.registry import RegistrySource
 
 PARALLEL = 16
 """Questions at once."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from engine.errors import FailureKind, MaterializationError, RefledgerError
 from engine.refs.kept import Known
 from engine.refs.ref import Layer
-from storage.interfaces import Provider
+from storage.interfaces.images import Provider
 
 _ADVICE: dict[FailureKind, str] = {
     "missing": "push the image again, or name a mirror that has it; some registries also say this for want of a login",

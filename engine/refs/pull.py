@@ -11,7 +11,9 @@ from engine.refs.fill import FetchLimits, Fill
 from engine.refs.spool import Spool
 from engine.together import in_thread, settle
 from storage.errors import DiskError, VerificationError
-from storage.interfaces import ByteSource, Descriptor, PartialBlob, Provider, RegistrySource
+from storage.interfaces.blobs import ByteSource, PartialBlob
+from storage.interfaces.images import Descriptor, Provider
+from storage.interfaces.registry import RegistrySource
 
 
 class Pull:

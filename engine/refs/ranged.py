@@ -20,7 +20,9 @@ from engine.refs.places import kind_of
 from engine.refs.ref import Layer
 from engine.together import in_thread
 from storage.errors import TocUnusable
-from storage.interfaces import Descriptor, LayerParts, PartReader, Provider, RegistrySource, Toc
+from storage.interfaces.images import Descriptor, Provider
+from storage.interfaces.parts import LayerParts, PartReader, Toc
+from storage.interfaces.registry import RegistrySource
 
 T = TypeVar("T")
 

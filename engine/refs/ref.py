@@ -14,7 +14,7 @@ from typing import Any
 from engine.graph import ImageLayer
 from storage.digest import Digest, canonical_json, chain_ids
 from storage.errors import InputError
-from storage.interfaces import Descriptor, Provider
+from storage.interfaces.images import Descriptor, Provider
 
 Json = dict[str, Any]
 SCRATCH = "scratch"

@@ -15,7 +15,8 @@ from engine.events import ProviderLost
 from engine.ledger import Facts
 from engine.refs.places import Places, is_loss, kind_of
 from storage.digest import Hasher
-from storage.interfaces import Descriptor, Provider, RegistrySource
+from storage.interfaces.images import Descriptor, Provider
+from storage.interfaces.registry import RegistrySource
 
 
 @dataclass(slots=True)

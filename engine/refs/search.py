@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from engine.frontend.glob import compile_glob, has_wildcard
-from storage.interfaces import LayerTree, Part, Seen
+from storage.interfaces.parts import LayerTree, Part, Seen
 
 _MOST_LINKS = 40  # as the kernel's MAXSYMLINKS
 T = TypeVar("T")

@@ -10,7 +10,8 @@ import threading
 
 from storage.digest import Digest, Hasher
 from storage.errors import VerificationError
-from storage.interfaces import Descriptor, PartialBlob
+from storage.interfaces.blobs import PartialBlob
+from storage.interfaces.images import Descriptor
 
 READ_BYTES = 1 << 20
 """Bytes that the reader gets at most at a time."""

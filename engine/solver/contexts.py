@@ -25,7 +25,7 @@ from engine.solver.answers import CacheLookup
 from engine.solver.scheduler import VertexError
 from engine.together import in_thread
 from storage.digest import Digest
-from storage.interfaces import BlobStore
+from storage.interfaces.blobs import BlobStore
 
 
 @dataclass(slots=True)

@@ -21,7 +21,8 @@ from engine.solver.answers import CacheLookup, Found, Imports, Presence
 from engine.solver.cache import CacheKey
 from engine.solver.plan import Answer, Hit, Miss
 from storage.digest import Digest, canonical_json
-from storage.interfaces import BlobStore, Provider
+from storage.interfaces.blobs import BlobStore
+from storage.interfaces.images import Provider
 
 EVICTED, NEVER_BUILT, NO_CACHE = "evicted", "never-built", "no-cache"
 

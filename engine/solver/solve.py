@@ -36,7 +36,7 @@ from engine.solver.plan import Answer, Hit, Miss, Plan, plan
 from engine.solver.scheduler import Scheduler, VertexError
 from engine.together import COLLECT, locked
 from storage.digest import Digest, canonical_json
-from storage.interfaces import BlobStore
+from storage.interfaces.blobs import BlobStore
 from storage.platform import host_platform, parse_platform
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Any
 
 from projections.fields import integer, text, texts
 from projections.runner import Projection, Views
-from storage.interfaces import Event
+from storage.interfaces.log import Event
 
 Json = dict[str, Any]
 

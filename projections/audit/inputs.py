@@ -11,7 +11,7 @@ from projections.fields import mapping, maybe_text, objects, size, text
 from projections.mentions import GAVE, GIVEN, events_at
 from projections.steps import provider_name
 from storage.errors import InputError
-from storage.interfaces import Event
+from storage.interfaces.log import Event
 
 Json = dict[str, Any]
 _ENDS = ("BuildCompleted", "BuildFailed", "BuildCancelled", "BuildInterrupted")

@@ -13,7 +13,7 @@ from projections.mentions import GAVE, events_at
 from projections.served import Served as Given
 from projections.served import served
 from projections.steps import provider_name, provider_names
-from storage.interfaces import Event
+from storage.interfaces.log import Event
 
 Json = dict[str, Any]
 _DONE = {

@@ -15,7 +15,7 @@ from projections.runner import Views
 from projections.verdict import Why
 from projections.why import explain
 from storage.errors import InputError, LogError
-from storage.interfaces import EventLog
+from storage.interfaces.log import EventLog
 
 
 def report(log: EventLog, blobs: Blobs, views: Views, name: str, hides: Hides, *, reverse: bool = False) -> Report:

@@ -14,7 +14,7 @@ from projections.mentions import GIVEN
 from projections.records import Record
 from projections.taint import Taint as Lent
 from projections.verdict import Verdict
-from storage.interfaces import Event
+from storage.interfaces.log import Event
 
 _SOURCES = frozenset({"image", "context", "http", "git", "archive", "layer"})
 _ENDS = ("VertexCached", "VertexCompleted", "VertexFailed", "VertexCancelled")

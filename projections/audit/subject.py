@@ -12,7 +12,7 @@ from projections.history import BuildRecord, History
 from projections.mentions import GAVE, HOLDS, Mentions, events_at, short
 from projections.runner import Views
 from storage.errors import InputError
-from storage.interfaces import EventLog
+from storage.interfaces.log import EventLog
 
 MAKERS = 100
 """Builds that are told of one by one, the first and the last ones."""

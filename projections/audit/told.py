@@ -11,7 +11,7 @@ from projections.history import BuildRecord, History
 from projections.mentions import Mentions, events_at, short
 from projections.runner import Views
 from projections.verdict import Why
-from storage.interfaces import Event, EventLog
+from storage.interfaces.log import Event, EventLog
 
 Json = dict[str, Any]
 _BULK = frozenset({"PullProgressed", "ExportProgressed", "VertexOutput"})

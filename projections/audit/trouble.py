@@ -14,7 +14,7 @@ from projections.changes import Change, Hides
 from projections.difference import difference
 from projections.fields import integer, mapping, objects, size, text, texts
 from projections.steps import provider_name, provider_names
-from storage.interfaces import Event
+from storage.interfaces.log import Event
 
 _FAILED = (
     "VertexFailed", "VertexCancelled", "PullFailed", "ProviderLost", "HitRevoked", "LocalLost", "MaterializationFailed",

@@ -11,7 +11,7 @@ from storage.digest import Hasher
 from storage.durable import fsync_directory
 from storage.erofs.image import ImageWriter
 from storage.errors import DiskError, InputError, VerificationError
-from storage.interfaces import Look
+from storage.interfaces.layers import Look
 from storage.pack import encode, marker
 from storage.scratch import remove_tree
 from storage.tar import BLOCK, BLOCK_DEVICE, CHARACTER, DIRECTORY, FIFO, HARD_LINK, REGULAR, SYMLINK, Entry

@@ -13,7 +13,7 @@ from typing import Any
 
 from storage.digest import Digest, Hasher, canonical_json, parse_json
 from storage.errors import DiskError, InputError
-from storage.interfaces import ByteSource
+from storage.interfaces.blobs import ByteSource
 from storage.regular import open_regular
 
 SUFFIX = ".erofs"

@@ -10,7 +10,7 @@ from storage.durable import fsync_directory
 from storage.erofs.header import SUFFIX
 from storage.erofs.mount import KIND, ErofsMounts
 from storage.errors import DiskError, VerificationError
-from storage.interfaces import ByteSource
+from storage.interfaces.blobs import ByteSource
 from storage.layers import LAYER_LIMIT
 from storage.scratch import Scratch, clear_away
 

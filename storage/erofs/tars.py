@@ -10,7 +10,7 @@ from pathlib import Path
 from storage.digest import Digest
 from storage.erofs.header import SUFFIX, Image
 from storage.errors import DiskError
-from storage.interfaces import ByteSource
+from storage.interfaces.blobs import ByteSource
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from storage.errors import RefledgerError, RegistryError, VerificationError
-from storage.interfaces import Attempt, Provider
+from storage.interfaces.images import Attempt, Provider
 from storage.registry.failures import printable
 
 if TYPE_CHECKING:

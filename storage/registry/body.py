@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 
 from storage.errors import VerificationError
-from storage.interfaces import ByteStream
+from storage.interfaces.registry import ByteStream
 from storage.registry.failures import Unavailable
 
 _PIECE = 1 << 18

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 from storage.credentials import Credentials
 from storage.digest import Digest, Hasher
 from storage.errors import InputError, RegistryError, VerificationError
-from storage.interfaces import BlobStream, ByteStream, Descriptor, Provider, Reference, Referrer, push_scope
+from storage.interfaces.images import Descriptor, Provider, Reference, Referrer, push_scope
+from storage.interfaces.registry import BlobStream, ByteStream
 from storage.reference import check_provider, is_tag
 from storage.referrers import FallbackTag, referring
 from storage.registries import Registries

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from storage.digest import Hasher
 from storage.errors import RefledgerError, RegistryError, VerificationError
-from storage.interfaces import Descriptor
+from storage.interfaces.images import Descriptor
 from storage.registry.attempts import over
 from storage.registry.failures import Unavailable
 from storage.registry.session import Call, Session

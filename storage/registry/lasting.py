@@ -18,7 +18,8 @@ from contextlib import aclosing, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from storage.errors import RefledgerError, VerificationError
-from storage.interfaces import ByteStream, Descriptor
+from storage.interfaces.images import Descriptor
+from storage.interfaces.registry import ByteStream
 from storage.registry.body import wrong_length
 from storage.registry.failures import Unavailable
 from storage.registry.upload import Upload, cancel_upload, location_of

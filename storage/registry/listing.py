@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 
 from storage.digest import Digest, parse_json
 from storage.errors import RegistryError
-from storage.interfaces import Provider, Referrer
+from storage.interfaces.images import Provider, Referrer
 from storage.media_types import INDEX
 from storage.reference import check_provider, is_tag
 from storage.referrers import FallbackTag, read_referrers

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 from storage.errors import RefledgerError, RegistryError, VerificationError
-from storage.interfaces import ByteStream, Descriptor, Provider, push_scope
+from storage.interfaces.images import Descriptor, Provider, push_scope
+from storage.interfaces.registry import ByteStream
 from storage.registry.attempts import Topic
 from storage.registry.auth import Scopes
 from storage.registry.body import Body

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 from storage.digest import Digest, sha256
-from storage.interfaces import Descriptor, Provider, RegistryListing, RegistrySource, RegistryTarget
+from storage.interfaces.images import Descriptor, Provider
+from storage.interfaces.registry import RegistryListing, RegistrySource, RegistryTarget
 from storage.media_types import CONFIG, INDEX, MANIFEST
 from tests.faulty import Fault, FaultyProxy
 from tests.registry_fixture import OCI_LAYER, RegistryProcess

@@ -13,7 +13,7 @@ import pytest
 
 from storage.errors import LogError
 from storage.eventlog import PAGE, SqliteEventLog, follow
-from storage.interfaces import Event, EventLog, NewEvent
+from storage.interfaces.log import Event, EventLog, NewEvent
 from tests.simulation.chance import Chance, Faults, Process
 from tests.simulation.disk import Disk
 

@@ -15,7 +15,7 @@ import pytest
 from storage.digest import sha256
 from storage.erofs.layers import ErofsLayers
 from storage.errors import DiskError, VerificationError
-from storage.interfaces import CheckedLayers, LayerStore
+from storage.interfaces.layers import CheckedLayers, LayerStore
 from storage.layers import DirectoryLayers
 from tests.contracts.conftest import simulated_place
 from tests.simulation.mounting import SimulatedMounts

@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from storage.errors import DiskError
-from storage.interfaces import Descriptor, PartialBlob
+from storage.interfaces.blobs import PartialBlob
+from storage.interfaces.images import Descriptor
 from storage.locks import FileLocks
 from storage.partial import KEPT_SECONDS, DirectoryPartials
 from tests.simulation.syscalls import Os

@@ -12,7 +12,7 @@ import pytest
 
 from storage.digest import Digest, sha256
 from storage.errors import InputError, RefledgerError, RegistryError, VerificationError
-from storage.interfaces import Descriptor, Provider
+from storage.interfaces.images import Descriptor, Provider
 from storage.media_types import CONFIG, DOCKER_LIST, DOCKER_MANIFEST, INDEX, MANIFEST
 from storage.reference import parse_reference
 from tests.contracts.registries import (

@@ -12,7 +12,7 @@ import pytest
 
 from storage.erofs.layers import ErofsLayers
 from storage.errors import DiskError, InputError
-from storage.interfaces import Look
+from storage.interfaces.layers import Look
 from storage.overlay import detach_below
 from storage.snapshots import OverlaySnapshots
 from tests.contracts.conftest import simulated_place

@@ -16,7 +16,7 @@ from engine.ledger import ROOM, Ledger, fitting
 from storage.digest import canonical_json
 from storage.errors import DiskError, LogError
 from storage.eventlog import open_log
-from storage.interfaces import Event
+from storage.interfaces.log import Event
 
 
 def test_a_list_is_cut_to_what_an_event_has_room_for() -> None:

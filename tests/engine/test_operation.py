@@ -13,7 +13,7 @@ from engine.errors import BuildError, RefledgerError
 from engine.events import BuildStarted
 from engine.ledger import Ledger
 from engine.operation import operate
-from storage.interfaces import Event, EventLog, NewEvent
+from storage.interfaces.log import Event, EventLog, NewEvent
 
 STARTED = BuildStarted(frontend="copy.v0", definition="", options={}, context=None, engine_version="", host={})
 

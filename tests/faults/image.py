@@ -6,7 +6,7 @@ import gzip
 import json
 
 from storage.digest import sha256
-from storage.interfaces import Descriptor
+from storage.interfaces.images import Descriptor
 from tests.registry_fixture import (
     OCI_CONFIG,
     OCI_LAYER,

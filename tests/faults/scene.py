@@ -21,7 +21,7 @@ from engine.refs.ref import Layer
 from storage.credentials import Credential
 from storage.digest import sha256
 from storage.errors import RefledgerError
-from storage.interfaces import Descriptor, Provider, Reference
+from storage.interfaces.images import Descriptor, Provider, Reference
 from storage.registry import Limits, RegistryClient
 from storage.uploads import UploadSessions
 from tests.engine.refs.machine import Machine

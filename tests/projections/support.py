@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from engine.events import Fact, to_data
-from storage.interfaces import Event, NewEvent
+from storage.interfaces.log import Event, NewEvent
 
 SECOND = 1_000_000_000
 BEGIN = 1_700_000_000 * SECOND

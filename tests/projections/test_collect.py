@@ -13,7 +13,7 @@ from projections.collect import Answer, Plan, Policy, candidates, make_plan, wou
 from projections.filters import duration, parse_filter, passes, storage_size
 from projections.inventory import Copy, Inventory, Item
 from storage.errors import InputError
-from storage.interfaces import Provider
+from storage.interfaces.images import Provider
 
 HOUR = 3_600_000_000_000
 NOW = 1000 * HOUR

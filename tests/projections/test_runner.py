@@ -16,7 +16,7 @@ from projections.history import History
 from projections.runner import Projection, Views
 from projections.standard import STANDARD
 from storage.errors import DiskError, LogError
-from storage.interfaces import Event
+from storage.interfaces.log import Event
 from tests.projections import story
 from tests.projections.support import ListLog
 
@@ -337,7 +337,7 @@ def test_a_place_that_cannot_be_written_is_a_disk_error(tmp_path: Path) -> None:
 
 def test_I1_views_of_the_log_on_disk_are_those_of_the_same_events(tmp_path: Path) -> None:
     from storage.eventlog import open_log
-    from storage.interfaces import NewEvent
+    from storage.interfaces.log import NewEvent
 
     story_log = full_log()
     events = [NewEvent(x.stream, x.type, x.data, x.build, x.vertex, x.cause) for x in story_log.events]

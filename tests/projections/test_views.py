@@ -14,7 +14,7 @@ from projections.refs import Refs, life
 from projections.runner import Views
 from projections.standard import STANDARD
 from storage.errors import InputError
-from storage.interfaces import NewEvent
+from storage.interfaces.log import NewEvent
 from tests.projections import story
 from tests.projections.support import ListLog, digest
 

@@ -16,7 +16,8 @@ from storage.blobs import DirectoryBlobs
 from storage.digest import Digest, sha256
 from storage.errors import DiskError, LogError, RefledgerError, VerificationError
 from storage.eventlog import SqliteEventLog
-from storage.interfaces import NewEvent, Provider
+from storage.interfaces.images import Provider
+from storage.interfaces.log import NewEvent
 from storage.layout import layout_entries, read_small
 from storage.locks import FileLocks
 from storage.reference import LAYOUT_REGISTRY

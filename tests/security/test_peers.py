@@ -16,7 +16,8 @@ from engine.ops.unpack import plan_archive
 from storage.bundle import _events
 from storage.credentials import Anonymous
 from storage.errors import RegistryError
-from storage.interfaces import Event, Provider
+from storage.interfaces.images import Provider
+from storage.interfaces.log import Event
 from storage.layout_target import REF_NAME, enter
 from storage.registry.auth import Authenticator, Challenge
 from storage.registry.client import RegistryClient

@@ -18,7 +18,7 @@ from engine.ops.copy import copy_layer
 from engine.ops.rootfs import RootDir
 from engine.ops.select import select
 from storage.compose import TreeWriter
-from storage.interfaces import Look
+from storage.interfaces.layers import Look
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="owners need root")
 

@@ -18,7 +18,7 @@ from engine.ops.layer import Inode, Tree
 from storage.digest import sha256
 from storage.errors import InputError, VerificationError
 from storage.git import GitClient
-from storage.interfaces import Look
+from storage.interfaces.layers import Look
 from storage.tars import regular_files
 from tests.builder import Builder, Done, base_image
 from tests.registry_fixture import RegistryProcess

@@ -12,7 +12,7 @@ import pytest
 
 from storage.codec import decode
 from storage.eventlog import SqliteEventLog
-from storage.interfaces import NewEvent
+from storage.interfaces.log import NewEvent
 from tests.builder import Builder, Done
 from tools.cli import main
 from tools.cli.writing import print_aside, print_json, print_line

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from storage.digest import sha256
 from storage.errors import RefledgerError, VerificationError
-from storage.interfaces import ByteStream, Descriptor, Provider
+from storage.interfaces.images import Descriptor, Provider
+from storage.interfaces.registry import ByteStream
 from storage.registry.body import wrong_length
 from storage.registry.failures import Unavailable
 from tests.simulation.chance import Crashed

@@ -18,7 +18,9 @@ from storage.digest import Digest
 from storage.erofs.header import SUFFIX
 from storage.erofs.layers import ErofsLayers
 from storage.erofs.tars import ImageTars
-from storage.interfaces import BlobStore, CheckedLayers, LayerPacker, LayerTars
+from storage.interfaces.blobs import BlobStore
+from storage.interfaces.layers import CheckedLayers
+from storage.interfaces.packing import LayerPacker, LayerTars
 from storage.locks import FileLocks
 from storage.packing import BlobPacker
 from storage.partial import DirectoryPartials

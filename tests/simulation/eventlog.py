@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from storage import codec
 from storage.detached import erased, ids
 from storage.errors import DiskError, LogError
-from storage.interfaces import Event, NewEvent, Payload
+from storage.interfaces.log import Event, NewEvent, Payload
 from storage.payloads import Payloads
 from tests.simulation.chance import Chance, Crashed
 from tests.simulation.processes import Process

@@ -24,7 +24,8 @@ from engine.record import changed
 from engine.refs.ref import Local
 from engine.together import both
 from storage.digest import Digest, sha256
-from storage.interfaces import Look, Seen, Snapshot
+from storage.interfaces.layers import Look, Snapshot
+from storage.interfaces.parts import Seen
 from tests.simulation.model import Tree, written_by_run
 
 PLAIN = Look(0o644, 0, 0, 0)

@@ -12,7 +12,7 @@ from typing import Any
 
 from storage.digest import Digest, parse_json, sha256
 from storage.errors import InputError
-from storage.interfaces import Descriptor
+from storage.interfaces.images import Descriptor
 from storage.media_types import DOCKER_LIST, INDEX
 from storage.referrers import is_fallback_tag, referring
 

@@ -11,7 +11,7 @@ from engine.errors import RefledgerError
 from projections.runner import Views
 from projections.standard import STANDARD
 from storage.digest import sha256
-from storage.interfaces import Event
+from storage.interfaces.log import Event
 from tests.simulation import oracle
 from tests.simulation.chance import Process
 from tests.simulation.disk import Disk, DiskProcess

@@ -27,7 +27,7 @@ from storage import checked, durable, locks, partial, readahead, scratch
 from storage.digest import sha256
 from storage.erofs import layers as erofs_layers
 from storage.erofs import mount as erofs_mount
-from storage.interfaces import Descriptor, Mirror, Provider
+from storage.interfaces.images import Descriptor, Mirror, Provider
 from tests.registry_fixture import OCI_LAYER, layer_tar
 from tests.simulation.chance import Chance, Crashed, Faults, Process
 from tests.simulation.disk import Disk, DiskProcess

@@ -17,7 +17,8 @@ from typing import Any
 
 import zstandard
 
-from storage.interfaces import ByteSource, Event
+from storage.interfaces.blobs import ByteSource
+from storage.interfaces.log import Event
 from tests.simulation.model import Made, Tree, fingerprint, symbol, told_by_run
 
 ENDS = frozenset({"BuildCompleted", "BuildFailed", "BuildCancelled", "BuildInterrupted"})

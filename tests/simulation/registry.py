@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 
 from storage.digest import Digest, sha256
 from storage.errors import RegistryError, VerificationError
-from storage.interfaces import BlobStream, ByteStream, Descriptor, Provider, Reference, Referrer
+from storage.interfaces.images import Descriptor, Provider, Reference, Referrer
+from storage.interfaces.registry import BlobStream, ByteStream
 from storage.reference import check_provider, is_tag
 from storage.referrers import FallbackTag, referring
 from storage.registry.attempts import Observe, Verb

@@ -8,7 +8,7 @@ import tarfile
 from functools import lru_cache
 
 from storage.digest import Digest, canonical_json, sha256
-from storage.interfaces import Descriptor
+from storage.interfaces.images import Descriptor
 from storage.media_types import CONFIG, MANIFEST
 from tests.simulation import model
 from tests.simulation.registry import MemoryRegistries

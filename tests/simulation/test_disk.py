@@ -11,7 +11,9 @@ import pytest
 
 from storage.digest import sha256
 from storage.errors import DiskError
-from storage.interfaces import Descriptor, Look, NewEvent
+from storage.interfaces.images import Descriptor
+from storage.interfaces.layers import Look
+from storage.interfaces.log import NewEvent
 from tests.simulation.chance import Chance, Crashed, Faults
 from tests.simulation.disk import Disk, DiskProcess, Stored
 from tests.simulation.mounting import content, merged_content

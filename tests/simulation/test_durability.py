@@ -16,7 +16,7 @@ from storage.cachemounts import DirectoryCacheMounts
 from storage.digest import Digest, sha256
 from storage.durable import fsync_directory, make_directories
 from storage.errors import DiskError
-from storage.interfaces import Look
+from storage.interfaces.layers import Look
 from storage.layout import layout_entries
 from storage.layout_target import REF_NAME, enter
 from storage.media_types import MANIFEST

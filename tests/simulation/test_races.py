@@ -18,7 +18,8 @@ from engine.ledger import Ledger
 from storage.cachemounts import DirectoryCacheMounts
 from storage.digest import sha256
 from storage.errors import RefledgerError
-from storage.interfaces import Descriptor, NewEvent
+from storage.interfaces.images import Descriptor
+from storage.interfaces.log import NewEvent
 from storage.layout import layout_entries
 from storage.layout_target import REF_NAME, enter
 from storage.media_types import MANIFEST

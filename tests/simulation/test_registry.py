@@ -9,7 +9,7 @@ import pytest
 
 from storage.digest import sha256
 from storage.errors import RegistryError, VerificationError
-from storage.interfaces import Attempt, Descriptor, Provider
+from storage.interfaces.images import Attempt, Descriptor, Provider
 from storage.media_types import CONFIG, MANIFEST
 from storage.reference import parse_reference
 from tests.contracts.registries import manifest

@@ -13,7 +13,7 @@ from engine.refs.spool import Abandoned, Spool
 from storage.digest import Hasher, sha256
 from storage.durable import FileSystemSync
 from storage.errors import VerificationError
-from storage.interfaces import Descriptor
+from storage.interfaces.images import Descriptor
 from storage.readahead import ReadAhead
 from tests.simulation.chance import Chance, Crashed
 from tests.simulation.loop import SimLoop, simulated_threads

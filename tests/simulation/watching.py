@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from storage.digest import Digest
-from storage.interfaces import BlobStream, Descriptor, Provider
+from storage.interfaces.images import Descriptor, Provider
+from storage.interfaces.registry import BlobStream
 from tests.simulation.machine import Doing
 from tests.simulation.registry import MemoryRegistries
 

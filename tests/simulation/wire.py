@@ -17,7 +17,7 @@ import httpx
 
 from storage.digest import Digest
 from storage.errors import RefledgerError, RegistryError
-from storage.interfaces import Attempt, Provider
+from storage.interfaces.images import Attempt, Provider
 from storage.reference import check_provider
 from storage.registry.attempts import Observe, Verb, _outcome
 from storage.registry.failures import Unavailable, broken, refused

@@ -38,15 +38,9 @@ from engine.refs.materializer import Clock
 from engine.together import in_thread
 from projections.collect import Policy
 from projections.runner import Views
-from storage.interfaces import (
-    Compression,
-    Event,
-    Mirror,
-    Provider,
-    Reference,
-    Snapshot,
-    SnapshotStore,
-)
+from storage.interfaces.images import Compression, Mirror, Provider, Reference
+from storage.interfaces.layers import Snapshot, SnapshotStore
+from storage.interfaces.log import Event
 from storage.platform import host_platform
 from storage.reference import parse_reference
 from tests.simulation import model, oracle

@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 from storage.eventlog import SqliteEventLog, follow
-from storage.interfaces import NewEvent
+from storage.interfaces.log import NewEvent
 
 
 def append(log: SqliteEventLog, me: str, threads: str, submissions: str) -> None:

@@ -17,7 +17,7 @@ from storage.blobs import DirectoryBlobs
 from storage.bundle import Index, Member, read_bundle, trailer, write_bundle
 from storage.digest import Digest, canonical_json, parse_json, sha256
 from storage.errors import InputError, LogError, RefledgerError, VerificationError
-from storage.interfaces import Event, NewEvent
+from storage.interfaces.log import Event, NewEvent
 
 CONTENTS = {b"FROM scratch\n": "definition", b"x" * 3000: "layer", bytes(range(256)) * 4: "pack"}
 BLOBS = {sha256(data): data for data in CONTENTS}

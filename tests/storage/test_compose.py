@@ -17,7 +17,7 @@ from storage import durable
 from storage.compose import TreeWriter
 from storage.erofs.mount import ErofsMounts
 from storage.errors import DiskError, InputError
-from storage.interfaces import LayerWriter, Look, SnapshotStore
+from storage.interfaces.layers import LayerWriter, Look, SnapshotStore
 from storage.overlay import detach_below, mounts_below
 from storage.snapshots import OverlaySnapshots
 from tests.storage.trees import facts, gnu_untar, names

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from storage.compression import KINDS, compressor, version
 from storage.decompression import decompress
 from storage.errors import InputError, VerificationError
-from storage.interfaces import ByteSource
+from storage.interfaces.blobs import ByteSource
 
 TAR = "application/vnd.oci.image.layer.v1.tar"
 TEXT = b"".join(b"line %d of a file that compresses well\n" % number for number in range(20_000))

@@ -20,7 +20,8 @@ from storage.blobs import DirectoryBlobs
 from storage.compression import KINDS, version
 from storage.digest import Digest, sha256
 from storage.errors import InputError, VerificationError
-from storage.interfaces import ESTARGZ, Compression, PackedBlob
+from storage.interfaces.images import ESTARGZ, Compression
+from storage.interfaces.packing import PackedBlob
 from storage.packing import BlobConverter
 from tests.storage.trees import TAR, file, info, make_tar, members
 
@@ -90,7 +91,7 @@ os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[:int(sys.argv[1])]))
 from pathlib import Path
 from storage.blobs import DirectoryBlobs
 from storage.digest import Digest
-from storage.interfaces import Compression
+from storage.interfaces.images import Compression
 from storage.packing import BlobConverter
 data = Path(sys.argv[2]).read_bytes()
 made = BlobConverter(DirectoryBlobs(Path(sys.argv[3]), owner="b1")).convert(
@@ -172,7 +173,7 @@ from pathlib import Path
 from storage.blobs import DirectoryBlobs
 from storage.compression import compressor
 from storage.digest import Hasher
-from storage.interfaces import Compression
+from storage.interfaces.images import Compression
 from storage.packing import BlobConverter
 stream, diff, packed, block = compressor("zstd"), Hasher(), [], bytes(range(256)) * 4096
 def add(data):

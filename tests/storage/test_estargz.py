@@ -25,7 +25,7 @@ from storage.compression import STARGZ_CHUNK
 from storage.digest import Digest, sha256
 from storage.errors import VerificationError
 from storage.estargz import Estargz
-from storage.interfaces import Descriptor
+from storage.interfaces.images import Descriptor
 from storage.toc import ChunkedToc, reading
 from tests.chunked import estargz as by_hand
 from tests.storage.trees import GZIP, file, gnu_tar, gnu_untar, info, make_tar, members

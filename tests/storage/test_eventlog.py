@@ -18,7 +18,7 @@ import pytest
 from storage import logfile, recorder
 from storage.errors import InputError, LogError
 from storage.eventlog import SqliteEventLog, open_log
-from storage.interfaces import Event, NewEvent
+from storage.interfaces.log import Event, NewEvent
 
 ROOT = Path(__file__).parents[2]
 

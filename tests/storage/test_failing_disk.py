@@ -16,7 +16,7 @@ from storage.cachemounts import DirectoryCacheMounts, MemoryPlaces
 from storage.digest import sha256
 from storage.errors import DiskError
 from storage.eventlog import open_log
-from storage.interfaces import Descriptor
+from storage.interfaces.images import Descriptor
 from storage.layers import DirectoryLayers
 from storage.locks import FileLocks
 from storage.partial import DirectoryPartials

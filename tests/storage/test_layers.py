@@ -21,7 +21,7 @@ from storage.digest import sha256
 from storage.erofs.layers import ErofsLayers
 from storage.erofs.mount import ErofsMounts
 from storage.errors import DiskError, VerificationError
-from storage.interfaces import LayerStore
+from storage.interfaces.layers import LayerStore
 from storage.layers import LAYER_LIMIT, DirectoryLayers
 from storage.scratch import remove_tree
 from storage.snapshots import OverlaySnapshots
@@ -285,7 +285,7 @@ from pathlib import Path
 from storage.digest import Digest, Hasher
 from storage.erofs.layers import ErofsLayers
 from storage.erofs.mount import ErofsMounts
-from storage.interfaces import LayerStore
+from storage.interfaces.layers import LayerStore
 from tests.storage.test_layers import opened
 place, hasher = Path(sys.argv[1]), Hasher()
 with (place / "layer.tar").open("wb") as out:

@@ -11,7 +11,7 @@ import pytest
 
 from storage.digest import Digest, sha256
 from storage.errors import InputError, RegistryError, VerificationError
-from storage.interfaces import Descriptor, Provider
+from storage.interfaces.images import Descriptor, Provider
 from storage.layout import WithLayouts
 from storage.layout_target import REF_NAME, enter
 from storage.reference import LAYOUT_REGISTRY, parse_layout

@@ -10,7 +10,7 @@ import pytest
 
 from storage.digest import Digest, canonical_json, sha256
 from storage.errors import InputError
-from storage.interfaces import Provider, Referrer
+from storage.interfaces.images import Provider, Referrer
 from storage.layout_listing import WithLayoutListing
 from storage.layout_target import REF_NAME, WithLayoutTargets
 from storage.reference import LAYOUT_REGISTRY

@@ -15,7 +15,7 @@ import pytest
 
 from storage.errors import DiskError, HostError, InputError, LogError, LogTooNew
 from storage.eventlog import SqliteEventLog
-from storage.interfaces import NewEvent
+from storage.interfaces.log import NewEvent
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts")
 

@@ -14,7 +14,8 @@ from storage.blobs import DirectoryBlobs
 from storage.compression import BLOCK, compressor, version
 from storage.digest import Digest, sha256
 from storage.errors import DiskError
-from storage.interfaces import BlobWriter, Compression
+from storage.interfaces.blobs import BlobWriter
+from storage.interfaces.images import Compression
 from storage.overlay import detach_below
 from storage.packing import BlobPacker
 from storage.snapshots import OverlaySnapshots

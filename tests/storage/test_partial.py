@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from storage.digest import sha256
-from storage.interfaces import Descriptor, PartialBlob
+from storage.interfaces.blobs import PartialBlob
+from storage.interfaces.images import Descriptor
 from storage.partial import DirectoryPartials
 from tests.storage.registry.kit import described, noise
 
@@ -38,7 +39,7 @@ def test_kill_9_keeps_what_was_written(partials: DirectoryPartials, tmp_path: Pa
     blob = Descriptor("x", sha256(b"never complete"), 1 << 40)
     script = (
         "import sys; from pathlib import Path; from storage.partial import DirectoryPartials\n"
-        "from storage.interfaces import Descriptor; from storage.digest import Digest\n"
+        "from storage.interfaces.images import Descriptor; from storage.digest import Digest\n"
         "partial = DirectoryPartials(Path(sys.argv[1])).open(Descriptor('x', Digest(sys.argv[2]), 1 << 40))\n"
         "at = 0\n"
         "while True:\n"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from storage.errors import InputError
-from storage.interfaces import Platform
+from storage.interfaces.images import Platform
 from storage.platform import (
     NoPlatformError,
     choose_platform,

@@ -19,7 +19,7 @@ from storage import codec, recorder
 from storage.detached import pointer, salted
 from storage.errors import LogDamaged, LogError, LogTooNew
 from storage.eventlog import SqliteEventLog
-from storage.interfaces import REDACTED, NewEvent, Payload
+from storage.interfaces.log import REDACTED, NewEvent, Payload
 from storage.leaves import leaf_hashes
 from storage.logfile import FORMAT
 from storage.merkle import Frontier

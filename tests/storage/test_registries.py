@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from storage.errors import InputError
-from storage.interfaces import Mirror, Provider
+from storage.interfaces.images import Mirror, Provider
 from storage.reference import LAYOUT_REGISTRY
 from storage.registries import HostSettings, Registries, find, load, parse
 from tests.certificates import Authority

@@ -19,7 +19,7 @@ from storage.erofs.header import HEADER_SIZE, SEAL
 from storage.erofs.layers import ErofsLayers
 from storage.erofs.mount import ErofsMounts
 from storage.errors import VerificationError
-from storage.interfaces import CheckedLayers, CheckedSnapshots, Look
+from storage.interfaces.layers import CheckedLayers, CheckedSnapshots, Look
 from storage.layers import ChosenLayers, DirectoryLayers
 from storage.snapshots import OverlaySnapshots
 from tests.storage.trees import TAR, diff_id, facts, file, info, make_tar

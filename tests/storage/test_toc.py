@@ -15,7 +15,8 @@ import pytest
 
 from storage.digest import Digest
 from storage.errors import TocUnusable, VerificationError
-from storage.interfaces import Descriptor, Part
+from storage.interfaces.images import Descriptor
+from storage.interfaces.parts import Part
 from storage.layers import DirectoryLayers
 from storage.parts import DirectoryParts, merge
 from storage.toc import LARGEST, ChunkedToc, reading

@@ -9,7 +9,7 @@ import pytest
 from engine.cache.spec import CacheSource, CacheTarget
 from storage.digest import sha256
 from storage.errors import InputError
-from storage.interfaces import Compression
+from storage.interfaces.images import Compression
 from storage.reference import LAYOUT_REGISTRY, parse_reference
 from tools.cli.caches import read_sources, read_targets
 

@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from storage.digest import Digest
-from storage.interfaces import Provider
+from storage.interfaces.images import Provider
 from storage.referrers import fallback_tag
 from tests.builder import Builder, layer_digests
 from tests.faulty import Answering, Fault, FaultyProxy, Seen

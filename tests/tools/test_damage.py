@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from storage.erofs.header import SEAL
-from storage.interfaces import Event
+from storage.interfaces.log import Event
 from tests.builder import Builder, base_image
 from tests.registry_fixture import RegistryProcess
 from tools.roots import read_root

@@ -8,7 +8,7 @@ import pytest
 
 from engine.output import Annotation, Output
 from storage.errors import InputError
-from storage.interfaces import Compression
+from storage.interfaces.images import Compression
 from storage.reference import parse_reference
 from tools.cli.outputs import read_outputs
 

@@ -9,7 +9,7 @@ import pytest
 
 from engine.events import BuildCompleted, BuildStarted, Fact, to_data
 from storage.errors import InputError
-from storage.interfaces import NewEvent
+from storage.interfaces.log import NewEvent
 from tools.roots import FORMAT, Root, open_root, recover
 
 

@@ -14,7 +14,7 @@ from projections.history import History
 from projections.mentions import Mentions
 from projections.records import read_records, records_of
 from storage.eventlog import SqliteEventLog
-from storage.interfaces import NewEvent
+from storage.interfaces.log import NewEvent
 from tests.builder import Done, refledger
 from tests.projections import story
 from tests.projections.support import ListLog

@@ -10,7 +10,7 @@ from projections.history import History
 from projections.mentions import Mentions, events_at
 from projections.provenance import BUILDER, provenance
 from storage.digest import Digest
-from storage.interfaces import BlobStore
+from storage.interfaces.blobs import BlobStore
 from tools.roots import Root
 
 Json = dict[str, Any]

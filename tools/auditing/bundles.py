@@ -20,7 +20,7 @@ from storage.codec import Row, stored_state
 from storage.detached import BadPayload, part
 from storage.digest import canonical_json, parse_json
 from storage.errors import VerificationError
-from storage.interfaces import Event
+from storage.interfaces.log import Event
 from storage.leaves import leaf_hashes
 from storage.multiproof import multiproof, root_of
 from storage.notes import Checkpoint, Note, Verifier

@@ -21,7 +21,8 @@ from typing import Protocol
 from engine.events import CheckpointSigned, to_data
 from storage.durable import replace_file
 from storage.errors import DiskError, HostError, InputError, VerificationError
-from storage.interfaces import EventLog, Locks, NewEvent, StoredPayloads, StoredRows
+from storage.interfaces.locks import Locks
+from storage.interfaces.log import EventLog, NewEvent, StoredPayloads, StoredRows
 from storage.leaves import leaf_hashes
 from storage.notes import Checkpoint, Note, Signer, sign_note
 from storage.regular import read_regular

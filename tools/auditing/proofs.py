@@ -16,7 +16,7 @@ from typing import Any
 
 from storage import merkle
 from storage.errors import InputError, VerificationError
-from storage.interfaces import EventLog
+from storage.interfaces.log import EventLog
 from storage.leaves import leaf
 from storage.notes import Checkpoint, Note, Verifier
 from storage.tree import Tree

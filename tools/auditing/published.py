@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from storage.digest import Digest, canonical_json, sha256
 from storage.durable import fsync_directory
 from storage.errors import DiskError, InputError, VerificationError
-from storage.interfaces import Descriptor, Provider, Reference
+from storage.interfaces.images import Descriptor, Provider, Reference
 from storage.media_types import EMPTY_CONFIG, MANIFEST
 from storage.notes import Checkpoint, Verifier
 from storage.reference import LAYOUT, parse_layout, parse_reference

@@ -13,7 +13,7 @@ from storage.blobs import DirectoryBlobs
 from storage.digest import Digest, canonical_json, parse_json
 from storage.durable import fsync_directory
 from storage.errors import DiskError, InputError
-from storage.interfaces import EventLog, NewEvent, Payload, StoredPayloads
+from storage.interfaces.log import EventLog, NewEvent, Payload, StoredPayloads
 
 _EVENT = 500  # digests that one event has room for
 _SHORTEST = 4  # characters of a value that is looked for in blobs: shorter ones are everywhere

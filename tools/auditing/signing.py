@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from storage.errors import RefledgerError, VerificationError
-from storage.interfaces import NewEvent
+from storage.interfaces.log import NewEvent
 from tools.auditing import keys
 from tools.roots import Root
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from engine.cache.spec import CacheSource, CacheTarget
 from storage.digest import Digest
 from storage.errors import InputError
-from storage.interfaces import Reference
+from storage.interfaces.images import Reference
 from storage.reference import LAYOUT_REGISTRY, is_tag, parse_reference
 from tools.cli.compression import KEYS, compression_of
 from tools.cli.fields import truth

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from storage.interfaces import Compression
+from storage.interfaces.images import Compression
 from tools.cli.fields import truth
 
 KEYS = ("compression", "compression-level", "force-compression")

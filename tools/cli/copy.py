@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from storage.errors import InputError
-from storage.interfaces import Reference
+from storage.interfaces.images import Reference
 from storage.platform import host_platform, parse_platform
 from storage.reference import LAYOUT_REGISTRY
 from tools import roots

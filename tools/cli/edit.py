@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from storage.errors import InputError
-from storage.interfaces import Reference
+from storage.interfaces.images import Reference
 from tools import __version__, roots
 from tools.cli.build import Machine, Report, run_request
 from tools.cli.grants import read_grants

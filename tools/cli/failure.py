@@ -6,7 +6,7 @@ from engine.errors import Cancelled, DockerfileError
 from engine.offline.missing import NotHere
 from projections.progress import ProgressView, fold
 from storage.errors import RefledgerError
-from storage.interfaces import EventLog
+from storage.interfaces.log import EventLog
 from tools.cli.text import cells, clean, fit, shortened
 
 LAST_LINES = 15

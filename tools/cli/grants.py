@@ -11,7 +11,7 @@ from pathlib import Path
 
 from engine.grants import INSECURE, Grants, Offered
 from storage.errors import InputError
-from storage.interfaces import SecretPlaces
+from storage.interfaces.mounts import SecretPlaces
 from tools.cli.writing import print_aside
 
 LARGEST = 500 * 1024

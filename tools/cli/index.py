@@ -17,7 +17,7 @@ import click
 
 from storage.durable import replace_file
 from storage.errors import DiskError, InputError
-from storage.interfaces import Reference
+from storage.interfaces.images import Reference
 from storage.platform import parse_platform
 from tools import __version__, roots
 from tools.cli.format import human_bytes, human_duration

@@ -18,7 +18,7 @@ from tools.cli.writing import as_json_option, print_json
 
 if TYPE_CHECKING:
     from engine.images.inspect import Inspected, RefView
-    from storage.interfaces import Platform
+    from storage.interfaces.images import Platform
 
 _BUILD = re.compile(r"[0-9a-f]{12}")
 _REF = re.compile(r"sha256:[0-9a-f]{4,64}|[0-9a-f]{12}-[0-9a-f]+(?:-[0-9]+)?")

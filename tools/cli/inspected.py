@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from engine.images.inspect import Entry, ImageView, Inspected, LayerView, RefView, names, pairs, text, texts
-from storage.interfaces import Referrer
+from storage.interfaces.images import Referrer
 from storage.media_types import DOCKER_LIST, DOCKER_MANIFEST, INDEX, MANIFEST
 from tools.cli.format import human_bytes
 from tools.cli.text import cells, clean

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from engine.build import BuildResult
     from engine.exporters.exporters import Written
     from engine.exporters.image import Bundle
-    from storage.interfaces import Reference
+    from storage.interfaces.images import Reference
 
 Json = dict[str, Any]
 

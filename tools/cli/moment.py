@@ -11,7 +11,7 @@ from projections.moments import event_at, seq_at
 from projections.progress import ProgressView, fold
 from projections.steps import Step
 from storage.errors import InputError
-from storage.interfaces import EventLog
+from storage.interfaces.log import EventLog
 from tools.cli.writing import local_time
 
 _SPAN = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from storage.interfaces import Reference
+from storage.interfaces.images import Reference
 from storage.reference import LAYOUT, parse_layout, parse_reference
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from engine.grants import Offered
 from storage.errors import InputError
-from storage.interfaces import Reference
+from storage.interfaces.images import Reference
 from tools import __version__, roots
 from tools.cli.attests import read_attests
 from tools.cli.contexts import read_contexts

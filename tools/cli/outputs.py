@@ -10,7 +10,7 @@ from typing import cast, get_args
 
 from engine.output import Annotation, Form, Output, Part
 from storage.errors import InputError
-from storage.interfaces import Reference
+from storage.interfaces.images import Reference
 from storage.platform import parse_platform
 from storage.reference import parse_reference
 from tools.cli.compression import compression_of

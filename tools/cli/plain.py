@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from projections.progress import ProgressView
 from projections.steps import Line, Step, Transfer
-from storage.interfaces import Event
+from storage.interfaces.log import Event
 from tools.cli.format import human_bytes
 from tools.cli.frame import label
 from tools.cli.stream import Out

@@ -7,7 +7,7 @@ import time
 from projections.moments import event_at
 from projections.presence import present
 from projections.refs import Refs
-from storage.interfaces import EventLog
+from storage.interfaces.log import EventLog
 from tools import roots
 from tools.cli.format import human_bytes, short_id
 from tools.cli.moment import log_moment

@@ -23,7 +23,7 @@ from projections.runner import Views
 from projections.served import Served, served
 from projections.steps import provider_name
 from storage.errors import VerificationError
-from storage.interfaces import Event
+from storage.interfaces.log import Event
 from tools import roots
 from tools.cli.format import human_bytes, short_id
 from tools.cli.moment import log_moment

@@ -13,7 +13,7 @@ from typing import Protocol, TextIO
 
 from projections.progress import ProgressView
 from storage.errors import InputError
-from storage.interfaces import Event
+from storage.interfaces.log import Event
 from tools.cli.frame import ASCII, UNICODE, Look, Row, frame
 from tools.cli.stream import Out
 

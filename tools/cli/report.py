@@ -17,7 +17,7 @@ from projections.progress import output as output_lines
 from projections.why import explain
 from storage.durable import replace_file
 from storage.errors import DiskError, InputError, VerificationError
-from storage.interfaces import EventLog
+from storage.interfaces.log import EventLog
 from tools import roots
 from tools.cli.text import clean, last_segment
 from tools.cli.why import hides

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from engine.errors import Cancelled
 from storage.errors import RefledgerError
-from storage.interfaces import EventLog
+from storage.interfaces.log import EventLog
 from tools import roots
 from tools.auditing.signing import signing_after
 from tools.cli.render import Renderer, make_renderer

@@ -19,7 +19,7 @@ from engine.ops.attend import Attended
 from engine.ops.oci_spec import SCRIPTS, ContainerMount, Process
 from engine.ops.rootfs import RootDir
 from engine.refs.ref import Layer, layers_to_json
-from storage.interfaces import Snapshot
+from storage.interfaces.layers import Snapshot
 from tools.cli.patch import Change, changes, unified
 from tools.cli.text import clean
 

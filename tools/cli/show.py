@@ -12,7 +12,7 @@ from projections.history import BuildRecord, History
 from projections.moments import event_at
 from projections.progress import ProgressView, fold
 from storage.errors import InputError, VerificationError
-from storage.interfaces import EventLog
+from storage.interfaces.log import EventLog
 from tools import roots
 from tools.cli.failure import excerpt, last_output
 from tools.cli.missing import missing_lines

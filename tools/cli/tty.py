@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.text import Text
 
 from projections.progress import ProgressView
-from storage.interfaces import Event
+from storage.interfaces.log import Event
 from tools.cli.frame import ASCII, UNICODE, Look, Row, frame
 from tools.cli.stream import speaks_unicode
 

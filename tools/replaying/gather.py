@@ -16,7 +16,8 @@ from storage.bundle import Index, Member
 from storage.digest import Digest, Hasher, sha256
 from storage.errors import InputError
 from storage.filelist import dump, list_tar
-from storage.interfaces import BlobStore, Descriptor, Provider
+from storage.interfaces.blobs import BlobStore
+from storage.interfaces.images import Descriptor, Provider
 from storage.pack import encode
 from storage.tar import BLOCK, HARD_LINK, REGULAR, TarReader
 from storage.tars import StoredTars, regular_files

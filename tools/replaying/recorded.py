@@ -18,7 +18,9 @@ from storage.bundle import Bundle, Member, read_bundle
 from storage.digest import Digest
 from storage.errors import DiskError, InputError, VerificationError
 from storage.filelist import FileFact, load
-from storage.interfaces import BlobStore, BlobWriter, Descriptor, EventLog, Provider
+from storage.interfaces.blobs import BlobStore, BlobWriter
+from storage.interfaces.images import Descriptor, Provider
+from storage.interfaces.log import EventLog
 from storage.tars import regular_files
 from tools import roots
 from tools.replaying.story import Story, layers_of, learn_results, read_graph, read_story

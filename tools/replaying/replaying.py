@@ -31,7 +31,7 @@ from projections.progress import output as output_lines
 from storage.digest import Digest, canonical_json
 from storage.errors import InputError
 from storage.filelist import FileFact, list_tar
-from storage.interfaces import EventLog, redacted, worded
+from storage.interfaces.log import EventLog, redacted, worded
 from tools import __version__, known, roots
 from tools.replaying.recorded import Recorded, restore_contexts
 from tools.replaying.story import closure

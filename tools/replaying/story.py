@@ -11,7 +11,8 @@ from engine.refs.ref import SCRATCH, Layer, layers_from_json
 from projections.history import BuildRecord
 from storage.digest import Digest, parse_json
 from storage.errors import InputError, VerificationError
-from storage.interfaces import Event, EventLog, Provider
+from storage.interfaces.images import Provider
+from storage.interfaces.log import Event, EventLog
 
 Json = dict[str, Any]
 _BEHIND = frozenset({"LocalCreated", "RemoteCreated", "BlobCreated", "ContextKept", "CacheRecorded"})

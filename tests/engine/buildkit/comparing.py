@@ -14,7 +14,7 @@ from engine.frontend.dockerignore import parse_dockerignore
 from engine.graph import ContextSource, Copy, Graph, ImageLayer, ResolvedImage
 from engine.ops.select import Selection, select
 from storage.digest import Digest
-from storage.interfaces import Descriptor, Provider
+from storage.interfaces.images import Descriptor, Provider
 
 Records = Sequence[Mapping[str, Any]]
 

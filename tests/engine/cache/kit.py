@@ -19,7 +19,8 @@ from engine.refs.ref import Layer, Remote, of_image
 from engine.solver.answers import Asking, Found, Solution
 from engine.solver.cache import CacheKey, cache_key
 from storage.digest import Digest, sha256
-from storage.interfaces import Descriptor, PackedBlob, Provider
+from storage.interfaces.images import Descriptor, Provider
+from storage.interfaces.packing import PackedBlob
 from storage.layout import WithLayouts
 from storage.layout_target import WithLayoutTargets
 from tests.engine.exporters.kit import transfer_in

@@ -15,7 +15,7 @@ from engine.cache.manifest import IMAGES, CacheManifest, ImageIndex, ImageManife
 from engine.errors import VerificationError
 from engine.refs.ref import Layer
 from storage.digest import Digest, sha256
-from storage.interfaces import Descriptor
+from storage.interfaces.images import Descriptor
 from storage.media_types import MANIFEST
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -27,7 +27,8 @@ from projections.history import History
 from projections.runner import Views
 from storage.blobs import DirectoryBlobs
 from storage.digest import Digest, sha256
-from storage.interfaces import Compression, Descriptor, Look, Provider
+from storage.interfaces.images import Compression, Descriptor, Provider
+from storage.interfaces.layers import Look
 from storage.packing import BlobConverter
 from tests.chunked import Made, estargz
 from tests.engine.exporters.kit import transfer_in

@@ -12,7 +12,7 @@ from engine.graph import Result
 from engine.output import Annotation, Form
 from engine.refs.ref import Layer
 from storage.digest import Digest, sha256
-from storage.interfaces import Descriptor
+from storage.interfaces.images import Descriptor
 
 OCI, DOCKER = "application/vnd.oci.image", "application/vnd.docker"
 URLS = ("https://elsewhere.test/layer",)

@@ -12,7 +12,7 @@ import pytest
 from engine.errors import InputError
 from engine.grants import Grants
 from engine.refs.ref import of_step, scratch
-from storage.interfaces import Look
+from storage.interfaces.layers import Look
 from storage.overlay import detach_below
 from storage.snapshots import OverlaySnapshots
 from tools.bootstrap import engine

@@ -11,7 +11,7 @@ from engine.exporters.exporters import MOST_LAYERS
 from engine.refs.ref import Layer, layers_from_json, layers_to_json
 from storage.digest import sha256
 from storage.errors import InputError
-from storage.interfaces import Descriptor, Provider
+from storage.interfaces.images import Descriptor, Provider
 from tests.builder import Builder
 from tests.registry_fixture import RegistryProcess, push_image
 

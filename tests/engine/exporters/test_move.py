@@ -20,7 +20,7 @@ from engine.refs.materializer import Clock
 from engine.refs.ref import Layer
 from storage.credentials import Anonymous
 from storage.digest import Digest
-from storage.interfaces import Descriptor, Provider
+from storage.interfaces.images import Descriptor, Provider
 from storage.layout import WithLayouts
 from storage.registry import Limits, RegistryClient
 from tests.engine.refs.kit import Kit, kit

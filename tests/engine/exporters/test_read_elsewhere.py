@@ -19,7 +19,7 @@ from engine.exporters.reading import drain
 from engine.exporters.transfer import Transfer
 from engine.refs.ref import Layer
 from projections.cache_index import CacheIndex
-from storage.interfaces import Compression
+from storage.interfaces.images import Compression
 from tests.builder import busybox_layer
 from tests.chunked import Made
 from tests.engine.exporters.kit import transfer_in

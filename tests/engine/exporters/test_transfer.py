@@ -10,15 +10,9 @@ from typing import Any
 from engine.exporters.transfer import Transfer
 from engine.refs.ref import Layer, Remote
 from storage.digest import Digest, sha256
-from storage.interfaces import (
-    Compression,
-    Descriptor,
-    LayerConverter,
-    LayerPacker,
-    Look,
-    PackedBlob,
-    Provider,
-)
+from storage.interfaces.images import Compression, Descriptor, Provider
+from storage.interfaces.layers import Look
+from storage.interfaces.packing import LayerConverter, LayerPacker, PackedBlob
 from tests.engine.exporters.kit import transfer_in
 from tests.engine.refs.kit import kit
 from tests.storage.trees import file, make_tar

@@ -9,7 +9,7 @@ from typing import Any
 from engine.frontend.compile import FrontendOptions, compile_dockerfile
 from engine.graph import Copy, Graph, ImageLayer, Mkdir, ResolvedImage, Run, Vertex
 from storage.digest import sha256
-from storage.interfaces import Descriptor, Provider
+from storage.interfaces.images import Descriptor, Provider
 
 BASE_ENV = ["PATH=/usr/bin:/bin", "LANG=C.UTF-8"]
 DEFAULT_ENV = ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]

@@ -19,7 +19,7 @@ from engine.images.combine import (
 from engine.images.read import Manifest
 from storage.digest import sha256
 from storage.errors import InputError
-from storage.interfaces import Platform
+from storage.interfaces.images import Platform
 from storage.media_types import DOCKER_LIST, INDEX, MANIFEST
 from storage.platform import parse_platform
 

@@ -18,7 +18,7 @@ from engine.images.contents import (
 )
 from engine.refs.ref import DESCRIBED_LIMIT
 from storage.digest import sha256
-from storage.interfaces import Provider
+from storage.interfaces.images import Provider
 
 TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"
 PROVIDER = Provider.of("registry.example", "a/b")

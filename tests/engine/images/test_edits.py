@@ -20,7 +20,7 @@ from engine.record import changed
 from engine.refs.ref import Layer
 from engine.solver.cache import cache_key
 from storage.digest import Digest, sha256
-from storage.interfaces import Descriptor, Provider
+from storage.interfaces.images import Descriptor, Provider
 from storage.platform import NoPlatformError
 
 TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"

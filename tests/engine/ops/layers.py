@@ -11,7 +11,7 @@ from pathlib import Path
 from engine.graph import Copy
 from engine.ops.copy import copy_layer, directory_layer
 from engine.ops.select import Selection
-from storage.interfaces import LayerWriter
+from storage.interfaces.layers import LayerWriter
 from storage.snapshots import OverlaySnapshots
 
 

@@ -17,7 +17,7 @@ from engine.graph import Copy, InlineFile
 from engine.ops.copy import copy_layer, directory_layer
 from engine.ops.select import select
 from storage.compose import TreeWriter
-from storage.interfaces import LayerWriter
+from storage.interfaces.layers import LayerWriter
 from storage.overlay import detach_below
 from storage.snapshots import OverlaySnapshots
 

@@ -17,7 +17,7 @@ from engine.graph import Copy, Mkdir, Op, vertex
 from engine.ops.select import select
 from engine.refs.ref import Layer, Remote, scratch
 from storage.digest import sha256
-from storage.interfaces import Descriptor, Provider
+from storage.interfaces.images import Descriptor, Provider
 from storage.overlay import detach_below, mounts_below
 from tools.bootstrap import engine
 from tools.roots import Root, open_root

@@ -19,7 +19,7 @@ from storage.credentials import DockerCredentials
 from storage.digest import Digest
 from storage.erofs.layers import ErofsLayers
 from storage.erofs.mount import ErofsMounts
-from storage.interfaces import Descriptor, Provider
+from storage.interfaces.images import Descriptor, Provider
 from storage.layers import DirectoryLayers
 from storage.partial import DirectoryPartials
 from storage.parts import DirectoryParts

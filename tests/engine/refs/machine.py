@@ -18,7 +18,7 @@ from storage.blobs import DirectoryBlobs
 from storage.credentials import Anonymous
 from storage.digest import Digest
 from storage.eventlog import SqliteEventLog
-from storage.interfaces import Descriptor, Provider
+from storage.interfaces.images import Descriptor, Provider
 from storage.layers import DirectoryLayers
 from storage.locks import FileLocks
 from storage.partial import DirectoryPartials

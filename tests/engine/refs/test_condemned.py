@@ -12,7 +12,7 @@ from engine.refs.fill import FetchLimits
 from engine.refs.places import Places
 from engine.refs.ref import Remote
 from storage.digest import Digest
-from storage.interfaces import Mirror, Provider
+from storage.interfaces.images import Mirror, Provider
 from tests.chunked import Made, estargz
 from tests.engine.refs.kit import Kit, kit, push_layers, remote
 from tests.faulty import Fault, FaultyProxy

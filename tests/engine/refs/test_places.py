@@ -10,7 +10,7 @@ from engine.errors import RefledgerError, RegistryError, VerificationError
 from engine.refs.places import Places
 from storage.digest import sha256
 from storage.errors import TocUnusable
-from storage.interfaces import Descriptor, Mirror, Provider, Reference
+from storage.interfaces.images import Descriptor, Mirror, Provider, Reference
 from storage.reference import parse_reference
 
 ORIGIN = Provider.of("origin.example", "team/app")

@@ -16,7 +16,7 @@ from engine.errors import MaterializationError
 from engine.refs.kept import NothingKnown
 from engine.refs.ref import Layer
 from storage.digest import Digest
-from storage.interfaces import Provider
+from storage.interfaces.images import Provider
 from tests.chunked import estargz
 from tests.engine.refs.kit import kit, push_layers, remote
 from tests.engine.refs.machine import Machine, layer_of

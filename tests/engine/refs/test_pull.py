@@ -17,7 +17,7 @@ from engine.errors import MaterializationError, RegistryError
 from engine.refs.fill import FetchLimits
 from engine.refs.ref import Layer
 from storage.digest import Digest, sha256
-from storage.interfaces import BlobStream
+from storage.interfaces.registry import BlobStream
 from storage.layers import DirectoryLayers
 from storage.registry import RegistryClient
 from tests.engine.refs.machine import KIB, SMALL, Machine, layer_of, open_files, threads, until

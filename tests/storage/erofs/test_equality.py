@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 from storage.decompression import decompress
 from storage.digest import Digest, Hasher, sha256
-from storage.interfaces import LayerStore
+from storage.interfaces.layers import LayerStore
 from tests.storage.erofs.readers import fsck, fsck_unpack
 from tests.storage.tars import CHAR, DIR, DISK, FIFO, HARD, LINK, Dialect, Member, Sparse, write
 from tests.storage.test_layers import opened

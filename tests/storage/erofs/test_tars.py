@@ -14,7 +14,8 @@ from storage.erofs.layers import ErofsLayers
 from storage.erofs.mount import ErofsMounts
 from storage.erofs.tars import ImageTars
 from storage.errors import DiskError, VerificationError
-from storage.interfaces import Compression, PackedBlob
+from storage.interfaces.images import Compression
+from storage.interfaces.packing import PackedBlob
 from storage.packing import BlobConverter
 from tests.registry_fixture import OCI_LAYER, layer_tar
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from storage.credentials import Anonymous, Credential, Credentials
 from storage.digest import Digest, sha256
-from storage.interfaces import Descriptor, Provider
+from storage.interfaces.images import Descriptor, Provider
 from storage.registries import HostSettings, Registries
 from storage.registry import Limits, RegistryClient
 from storage.uploads import UploadSessions

@@ -11,7 +11,7 @@ import pytest
 from storage.credentials import Anonymous
 from storage.digest import Digest
 from storage.errors import RefledgerError
-from storage.interfaces import Attempt, Descriptor, Provider
+from storage.interfaces.images import Attempt, Descriptor, Provider
 from storage.reference import parse_reference
 from storage.registry import Limits, RegistryClient
 from tests.faulty import Fault, FaultyProxy

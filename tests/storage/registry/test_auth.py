@@ -14,7 +14,7 @@ import pytest
 
 from storage.credentials import Credential, DockerCredentials
 from storage.errors import RegistryError
-from storage.interfaces import Provider
+from storage.interfaces.images import Provider
 from storage.registry import RegistryClient
 from storage.registry.auth import Challenge, merge_scopes, parse_challenges
 from tests.faulty import Answering, Fault, FaultyProxy, Seen

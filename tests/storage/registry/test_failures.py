@@ -11,7 +11,7 @@ from functools import partial
 import pytest
 
 from storage.errors import InputError, RegistryError
-from storage.interfaces import Provider
+from storage.interfaces.images import Provider
 from storage.reference import parse_reference
 from storage.registries import Registries
 from storage.registry import RegistryClient

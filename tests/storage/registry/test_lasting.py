@@ -15,7 +15,7 @@ import pytest
 
 from storage.digest import sha256
 from storage.errors import RegistryError, VerificationError
-from storage.interfaces import Provider
+from storage.interfaces.images import Provider
 from storage.registry import Limits, RegistryClient
 from storage.uploads import KEPT_SECONDS, UploadSessions
 from tests.registry_fixture import RegistryProcess

@@ -12,7 +12,7 @@ import pytest
 
 from storage.digest import Digest, sha256
 from storage.errors import RegistryError
-from storage.interfaces import Descriptor, Provider, Referrer
+from storage.interfaces.images import Descriptor, Provider, Referrer
 from storage.registry import RegistryClient
 from tests.faulty import Answering, Fault, FaultyProxy, Seen
 from tests.registry_fixture import OCI_CONFIG, OCI_MANIFEST, RegistryProcess, push_blob, push_image

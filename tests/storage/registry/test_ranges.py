@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from storage.errors import RegistryError, VerificationError
-from storage.interfaces import Descriptor, Provider
+from storage.interfaces.images import Descriptor, Provider
 from storage.registry import RegistryClient
 from tests.faulty import Answering, Fault, FaultyProxy
 from tests.registry_fixture import RegistryProcess, push_blob

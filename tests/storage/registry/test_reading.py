@@ -14,7 +14,7 @@ import pytest
 from storage.credentials import Anonymous, Credential
 from storage.digest import Digest, sha256
 from storage.errors import RegistryError, VerificationError
-from storage.interfaces import Descriptor, Platform, Provider
+from storage.interfaces.images import Descriptor, Platform, Provider
 from storage.media_types import DOCKER_LIST, DOCKER_MANIFEST
 from storage.media_types import INDEX as OCI_INDEX
 from storage.media_types import MANIFEST as OCI_MANIFEST

@@ -10,7 +10,7 @@ import pytest
 
 from storage.credentials import Credential
 from storage.errors import RegistryError
-from storage.interfaces import Provider
+from storage.interfaces.images import Provider
 from storage.reference import parse_reference
 from storage.registries import HostSettings
 from tests.certificates import Authority

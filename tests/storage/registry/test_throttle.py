@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from storage.errors import RegistryError, VerificationError
-from storage.interfaces import Descriptor, Provider
+from storage.interfaces.images import Descriptor, Provider
 from storage.registries import HostSettings, Registries
 from storage.registry import RegistryClient
 from storage.registry.throttle import Throttle

@@ -11,7 +11,7 @@ import pytest
 from storage.credentials import Credential
 from storage.digest import Digest
 from storage.errors import RegistryError
-from storage.interfaces import Provider
+from storage.interfaces.images import Provider
 from storage.registry import RegistryClient
 from storage.registry.auth import covers
 from tests.registry_fixture import RegistryProcess, push_blob

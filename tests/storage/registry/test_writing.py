@@ -11,7 +11,7 @@ import pytest
 
 from storage.digest import Digest, sha256
 from storage.errors import RegistryError, VerificationError
-from storage.interfaces import Provider
+from storage.interfaces.images import Provider
 from storage.media_types import INDEX as OCI_INDEX
 from storage.registry import RegistryClient
 from tests.faulty import Answer, Answering, Fault, FaultyProxy, Seen

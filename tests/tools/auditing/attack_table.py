@@ -18,7 +18,7 @@ from storage.bundle import Bundle, Index, Member, read_bundle, write_bundle
 from storage.codec import Row
 from storage.digest import Digest, sha256
 from storage.eventlog import SqliteEventLog
-from storage.interfaces import Event, NewEvent
+from storage.interfaces.log import Event, NewEvent
 from storage.leaves import leaf_hashes
 from storage.merkle import Frontier
 from storage.notes import Checkpoint, Note, Signer, sign_note

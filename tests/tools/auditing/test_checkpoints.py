@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from storage import merkle
 from storage.errors import InputError, VerificationError
-from storage.interfaces import NewEvent
+from storage.interfaces.log import NewEvent
 from storage.leaves import leaf_hashes
 from storage.notes import Checkpoint, Note, Signer, Verifier, new_signer
 from tests.builder import Builder, base_image

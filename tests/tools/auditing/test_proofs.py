@@ -16,7 +16,7 @@ from proofbundle import checkpoint as oracle_notes
 from proofbundle import merkle as oracle
 
 from storage.errors import InputError, VerificationError
-from storage.interfaces import NewEvent
+from storage.interfaces.log import NewEvent
 from storage.notes import new_signer
 from tests.builder import Builder
 from tests.tools.auditing.test_checkpoints import grow, tampered

@@ -14,7 +14,7 @@ import pytest
 
 from storage.bundle import Bundle, Index
 from storage.digest import Digest
-from storage.interfaces import Event
+from storage.interfaces.log import Event
 from tests.builder import PROJECT
 from tests.registry_fixture import RegistryProcess
 from tests.tools.auditing.attack_table import rebundle, without_proof

@@ -17,7 +17,7 @@ from tools.cli.writing import as_json_option, print_json, print_line
 
 if TYPE_CHECKING:
     from engine.attest.verify import Verified
-    from storage.interfaces import Reference
+    from storage.interfaces.images import Reference
 
 _TYPES = {"provenance": "https://slsa.dev/provenance/v1", "sbom": "https://cyclonedx.org/bom"}
 

@@ -1,0 +1,1 @@
+"""What the engine knows of storage: plain data, and protocols of at most six methods."""
