@@ -13,7 +13,8 @@ from tempfile import SpooledTemporaryFile
 from typing import IO, Any, Protocol
 
 from storage.blobs import DirectoryBlobs
-from storage.bundle import Bundle, Member, read_bundle
+from storage.bundle.form import Member
+from storage.bundle.reading import Bundle, read_bundle
 from storage.decompression import decompress
 from storage.digest import Digest, Hasher
 from storage.erofs.header import SUFFIX, Image

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from storage.bundle import read_bundle
+from storage.bundle.reading import read_bundle
 from storage.errors import LogError, RefledgerError
 from storage.eventlog import SqliteEventLog
 from storage.locks import FileLocks

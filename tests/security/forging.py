@@ -9,7 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from storage.bundle import Member, _event, read_bundle, write_bundle
+from storage.bundle.form import Member
+from storage.bundle.reading import _event, read_bundle
+from storage.bundle.writing import write_bundle
 from storage.digest import Digest, canonical_json, digest_json, parse_json, plain_json, sha256
 
 Json = dict[str, Any]

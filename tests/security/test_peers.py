@@ -13,7 +13,7 @@ import pytest
 from engine.errors import InputError, VerificationError
 from engine.ops.layer import Tree
 from engine.ops.unpack import plan_archive
-from storage.bundle import _events
+from storage.bundle.reading import _events
 from storage.credentials import Anonymous
 from storage.errors import RegistryError
 from storage.interfaces.images import Provider

@@ -14,7 +14,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from storage.blobs import DirectoryBlobs
-from storage.bundle import Index, Member, read_bundle, trailer, write_bundle
+from storage.bundle.form import Index, Member, trailer
+from storage.bundle.reading import read_bundle
+from storage.bundle.writing import write_bundle
 from storage.digest import Digest, canonical_json, parse_json, sha256
 from storage.errors import InputError, LogError, RefledgerError, VerificationError
 from storage.interfaces.log import Event, NewEvent

@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
-from storage.bundle import Index, Member, read_bundle, write_bundle
+from storage.bundle.form import Index, Member
+from storage.bundle.reading import read_bundle
+from storage.bundle.writing import write_bundle
 from storage.digest import sha256
 from tests.builder import PROJECT, Builder, base_image
 from tests.registry_fixture import RegistryProcess, push_image

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from projections.wellformed import Fault, Wellformed, at, ordered
-from storage.bundle import Bundle, read_bundle
+from storage.bundle.reading import Bundle, read_bundle
 from storage.codec import Row, stored_state
 from storage.detached import BadPayload, part
 from storage.digest import canonical_json, parse_json

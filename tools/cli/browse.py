@@ -13,7 +13,7 @@ import click
 from projections.mentions import Mentions
 from projections.runner import Views
 from projections.standard import STANDARD
-from storage.bundle import Bundle, read_bundle
+from storage.bundle.reading import Bundle, read_bundle
 from storage.digest import Digest
 from storage.errors import InputError
 from tools import roots

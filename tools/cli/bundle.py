@@ -14,7 +14,8 @@ from projections.history import History
 from projections.progress import ProgressView, fold
 from projections.runner import Views
 from projections.standard import STANDARD
-from storage.bundle import Bundle, Index, read_bundle
+from storage.bundle.form import Index
+from storage.bundle.reading import Bundle, read_bundle
 from storage.digest import Digest
 from storage.errors import InputError
 from tools import roots

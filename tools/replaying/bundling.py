@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from projections.runner import Views
-from storage.bundle import Index, write_bundle
+from storage.bundle.form import Index
+from storage.bundle.writing import write_bundle
 from storage.errors import DiskError, InputError
 from storage.temporary import TemporaryPlace
 from tools import __version__, bootstrap, known, roots

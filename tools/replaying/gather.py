@@ -12,7 +12,7 @@ from engine.frontend.dockerignore import IgnoreMatcher
 from engine.graph import Copy, Graph
 from engine.ops.keep import listed
 from engine.refs.ref import Layer
-from storage.bundle import Index, Member
+from storage.bundle.form import Index, Member
 from storage.digest import Digest, Hasher, sha256
 from storage.errors import InputError
 from storage.filelist import dump, list_tar

@@ -14,7 +14,8 @@ from engine.refs.ref import Layer
 from projections.history import History
 from projections.runner import Views
 from projections.standard import STANDARD
-from storage.bundle import Bundle, Member, read_bundle
+from storage.bundle.form import Member
+from storage.bundle.reading import Bundle, read_bundle
 from storage.digest import Digest
 from storage.errors import DiskError, InputError, VerificationError
 from storage.filelist import FileFact, load

@@ -14,7 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from storage.bundle import Bundle, Index, Member, read_bundle, write_bundle
+from storage.bundle.form import Index, Member
+from storage.bundle.reading import Bundle, read_bundle
+from storage.bundle.writing import write_bundle
 from storage.codec import Row
 from storage.digest import Digest, sha256
 from storage.eventlog import SqliteEventLog

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from storage.bundle import Bundle, Index
+from storage.bundle.form import Index
+from storage.bundle.reading import Bundle
 from storage.digest import Digest
 from storage.interfaces.log import Event
 from tests.builder import PROJECT

@@ -1,182 +1,36 @@
-"""The file format of a bundle: one build, in a tar, compressed with zstd.
-
-    index.json                what is in it (below); everything else is named, sized and hashed here
-    events.jsonl              the build's slice of a log, each line as `refledger events --json` prints it, keys of
-                              `data` in the order that the log has: its leaves can be made of them (storage/leaves.py)
-    blobs/sha256/<hex>        blobs, small ones first
-
-Nothing in a bundle says when or where it was made, so the same build gives the same bytes. Whoever reads one trusts
-nothing of it: every size is bounded before it is read, every member checked against the index, the index against the
-checksum of its frame. Index, events, small blobs and each larger one are frames of their own: damage in one leaves all
-before it readable. A skippable frame (RFC 8878, 3.1.2) ends the file: the digest of all bytes before it, as not every
-flipped bit of compressed data changes what it expands to.
-"""
+"""Reads bundles, and trusts nothing of them."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, Protocol
 
-from storage.archive import TarArchive
-from storage.compression import compressor
+from storage.bundle.form import BLOBS, EVENTS, FORMAT, INDEX, SMALL, TRAILER, VERSION, Index, Json, Member, trailer
+from storage.bundle.log import BundleLog
 from storage.decompression import ZstdFrames
-from storage.digest import Digest, Hasher, canonical_json, parse_json, plain_json, sha256
-from storage.errors import DiskError, InputError, LogError, VerificationError
+from storage.digest import Digest, Hasher, parse_json
+from storage.errors import DiskError, InputError, VerificationError
 from storage.interfaces.blobs import BlobWriter, ByteSource
-from storage.interfaces.log import Event, NewEvent
-from storage.tar import BLOCK, REGULAR, TarReader
+from storage.interfaces.log import Event
+from storage.tar import REGULAR, TarReader
 
-FORMAT, VERSION = "refledger-bundle", 1
 LIMIT = 64 << 30
 """Bytes that all members may have together."""
-SMALL = frozenset({"definition", "graph", "components", "listing", "files", "manifest", "config", "proof"})
-"""Roles of blobs that are held in memory when a bundle is read."""
 _SMALL_LIMIT = 64 << 20
 _INDEX_LIMIT = 32 << 20
 _EVENTS_LIMIT = 512 << 20
 _LINE_LIMIT = 256 << 10
 _OBJECTS = 20_000_000
 """In the events of a bundle: a few bytes of text become a hundred of memory."""
-_INDEX, _EVENTS, _BLOBS = "index.json", "events.jsonl", "blobs/sha256/"
-_READ = 1 << 20
-_TRAILER = b"\x50\x2a\x4d\x18" + (32).to_bytes(4, "little")
-_TRAILER_SIZE = len(_TRAILER) + 32
+_TRAILER_SIZE = len(TRAILER) + 32
 _ROLE = re.compile(r"[a-z][a-z-]{0,30}")
 _BUILD = re.compile(r"[0-9a-f]{1,64}")
 _HINT = "have it sent again, or bundle the build anew"
-
-Json = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """One blob of a bundle; `size` in bytes; `role`: what it is there for (one of SMALL, `pack` or `layer`)."""
-
-    digest: Digest
-    size: int
-    role: str
-
-    def to_json(self) -> Json:
-        """Its entry in the index."""
-        return {"digest": str(self.digest), "bytes": self.size, "role": self.role}
-
-
-@dataclass(frozen=True, slots=True)
-class Index:
-    """What a bundle holds. `layers`: by the name of a layer (Layer.name), what is known of it, as `Layer.to_json` has
-    it, and `bundled`, the descriptor of the blob in here that is its tar; `kept`: by the digest of a listing, the packs
-    that have its files; `files`: by the name of a step's layer, the digest of the list of what it changed; `withheld`:
-    what was left out on purpose or could not be had, each `kind`, `name` and `why`."""
-
-    build: str
-    engine_version: str
-    blobs: tuple[Member, ...]
-    layers: Mapping[str, Json] = field(default_factory=dict)
-    kept: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    files: Mapping[str, str] = field(default_factory=dict)
-    withheld: tuple[Json, ...] = ()
-    full: bool = False
-
-    def to_json(self, events: Json) -> Json:
-        """The content of index.json; `events`: `count`, `bytes` and `digest` of events.jsonl."""
-        return {
-            "format": FORMAT, "version": VERSION, "build": self.build, "engine_version": self.engine_version,
-            "full": self.full, "events": events, "blobs": [member.to_json() for member in self.blobs],
-            "layers": dict(self.layers), "kept": {key: list(packs) for key, packs in self.kept.items()},
-            "files": dict(self.files), "withheld": list(self.withheld),
-        }  # fmt: skip
-
-
-# ---------------------------------------------------------------- writing
-
-
-def write_bundle(
-    dest: str, index: Index, events: Iterable[Event], open_blob: Callable[[Digest], BinaryIO]
-) -> int:
-    """Write the bundle `dest` (complete, or not there at all); returns its size in bytes. Raises DiskError,
-    VerificationError when a blob is not what the index says, and what `open_blob` raises."""
-    lines = b"".join(plain_json(event.to_json()) + b"\n" for event in events)
-    about = {"count": lines.count(b"\n"), "bytes": len(lines), "digest": str(sha256(lines))}
-    tar = _Compressed(dest)
-    try:
-        for name, data in ((_INDEX, canonical_json(index.to_json(about))), (_EVENTS, lines)):
-            tar.add(name, data)
-            tar.end_frame()
-        for member in index.blobs:
-            if member.role not in SMALL:
-                tar.end_frame()
-            with open_blob(member.digest) as file:
-                tar.begin(_BLOBS + member.digest.hex, member.size)
-                _copy(file, member, tar.write)
-        tar.commit()
-        return tar.size
-    finally:
-        tar.abort()
-
-
-def _copy(file: BinaryIO, member: Member, write: Callable[[bytes], None]) -> None:
-    hasher = Hasher()
-    while data := file.read(_READ):
-        if hasher.size + len(data) > member.size:
-            break
-        hasher.update(data)
-        write(data)
-    if data or hasher.size != member.size or hasher.digest() != member.digest:
-        raise VerificationError(f"a blob changed while it was bundled: {member.digest}")
-
-
-class _Compressed(TarArchive):
-    """A tar in zstd frames."""
-
-    def __init__(self, dest: str) -> None:
-        self._zstd = compressor("zstd")
-        self._begun = False
-        self.size = 0
-        self._hasher = Hasher()
-        super().__init__(dest)
-
-    def end_frame(self) -> None:
-        """What follows can be read without what came before."""
-        if self._begun:
-            rest = self._zstd.flush()
-            self._zstd.close()
-            self._zstd, self._begun = compressor("zstd"), False
-            self._store(rest)
-
-    def commit(self) -> None:
-        """See Archive.commit."""
-        self._put(bytes(2 * BLOCK))
-        self.end_frame()
-        self._store(trailer(self._hasher.digest()))
-        self._file.commit()
-
-    def abort(self) -> None:
-        """See Archive.abort."""
-        super().abort()
-        self._zstd.close()
-
-    def _put(self, data: bytes) -> None:
-        self._begun = True
-        self._store(self._zstd.compress(data))
-
-    def _store(self, data: bytes) -> None:
-        self.size += len(data)
-        self._hasher.update(data)
-        super()._put(data)
-
-
-def trailer(digest: Digest) -> bytes:
-    """The last bytes of a bundle whose other bytes have `digest`."""
-    return _TRAILER + bytes.fromhex(digest.hex)
-
-
-# ---------------------------------------------------------------- reading
 
 
 class Take(Protocol):
@@ -260,7 +114,7 @@ class _Hashed:
 def _read_index(tar: TarReader, members: Iterator[Any], path: Path) -> tuple[Index, Json]:
     no_bundle = InputError("not a bundle", where=str(path), hint="`refledger bundle BUILD -o FILE` makes one")
     entry = next(members, None)
-    if entry is None or entry.name != _INDEX.encode() or entry.type != REGULAR:
+    if entry is None or entry.name != INDEX.encode() or entry.type != REGULAR:
         raise no_bundle
     if entry.size > _INDEX_LIMIT:
         raise VerificationError(f"an index of {entry.size} bytes")
@@ -358,12 +212,12 @@ def _read_rest(bundle: Bundle, about: Json, tar: TarReader, members: Iterator[An
     if size > _EVENTS_LIMIT:
         raise VerificationError(f"events of {size} bytes")
     data = bytearray()
-    _member(tar, members, _EVENTS, Member(digest, size, "events"), data.extend)
+    _member(tar, members, EVENTS, Member(digest, size, "events"), data.extend)
     bundle.events = _events(bytes(data))
     for member in bundle.index.blobs:
         if member.role in SMALL:
             data = bytearray()
-            _member(tar, members, _BLOBS + member.digest.hex, member, data.extend)
+            _member(tar, members, BLOBS + member.digest.hex, member, data.extend)
             bundle.small[member.digest] = bytes(data)
         else:
             _pass_on(tar, members, member, take(member))
@@ -372,7 +226,7 @@ def _read_rest(bundle: Bundle, about: Json, tar: TarReader, members: Iterator[An
 
 
 def _pass_on(tar: TarReader, members: Iterator[Any], member: Member, writer: BlobWriter | None) -> None:
-    name = _BLOBS + member.digest.hex
+    name = BLOBS + member.digest.hex
     if writer is None:
         _member(tar, members, name, member, lambda _: None)
         return
@@ -414,18 +268,18 @@ def _read_member(
 def _events(data: bytes) -> list[Event]:
     out: list[Event] = []
     if data.count(b"[") + data.count(b"{") > _OBJECTS:
-        raise VerificationError(f"{_EVENTS} has more than {_OBJECTS} lists and objects")
+        raise VerificationError(f"{EVENTS} has more than {_OBJECTS} lists and objects")
     # reason for one at a time: a megabyte of zstd may be half a gigabyte of empty lines
     for number, ended in enumerate(BytesIO(data), 1):
         line = ended.removesuffix(b"\n")
         if len(line) > _LINE_LIMIT:
-            raise VerificationError(f"{_EVENTS}:{number} has {len(line)} bytes")
+            raise VerificationError(f"{EVENTS}:{number} has {len(line)} bytes")
         try:
             event = _event(parse_json(line))
         except (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError) as error:
-            raise VerificationError(f"{_EVENTS}:{number} is no event: {error}") from error
+            raise VerificationError(f"{EVENTS}:{number} is no event: {error}") from error
         if out and event.seq <= out[-1].seq:
-            raise VerificationError(f"{_EVENTS}:{number} is out of order: {event.seq} after {out[-1].seq}")
+            raise VerificationError(f"{EVENTS}:{number} is out of order: {event.seq} after {out[-1].seq}")
         out.append(event)
     return out
 
@@ -448,41 +302,3 @@ def _event(said: Json) -> Event:
         _count(said["seq"]), time, said["stream"], _count(said["version"]), said["type"], build, where, cause,
         said["data"],
     )  # fmt: skip
-
-
-# ---------------------------------------------------------------- as a log
-
-
-class BundleLog:
-    """Implements the reading half of EventLog over the events of a bundle, with the numbers they had."""
-
-    def __init__(self, path: Path, events: Sequence[Event]) -> None:
-        self._path = path
-        self._events = events
-
-    def submit(self, events: Sequence[NewEvent]) -> Future[list[Event]]:
-        """Raises LogError: a bundle is what it is."""
-        raise LogError(f"{len(events)} events for a bundle, which is only read", where=str(self._path))
-
-    def append(self, *events: NewEvent) -> list[Event]:
-        """Raises LogError."""
-        return self.submit(events).result()
-
-    def read(self, *, after: int = 0, until: int | None = None, types: frozenset[str] | None = None) -> Iterator[Event]:
-        """See EventLog."""
-        for event in self._events:
-            if until is not None and event.seq > until:
-                return
-            if event.seq > after and (types is None or event.type in types):
-                yield event
-
-    def last_seq(self) -> int:
-        """See EventLog."""
-        return self._events[-1].seq if self._events else 0
-
-    def wait(self, after: int, timeout: float) -> bool:  # noqa: ARG002  # nothing will come
-        """See EventLog."""
-        return self.last_seq() > after
-
-    def close(self) -> None:
-        """See EventLog."""
