@@ -14,8 +14,9 @@ CHUNK = 8 * 1024
 DELAY = 0.05
 """Seconds that output may wait for more to come."""
 BURST = 16 * 1024 * 1024
-RATE = 2 * 1024 * 1024
-"""Bytes a step may print at once, and a second from then on; the rest is counted and dropped."""
+RATE = 200 * 1024
+"""Bytes a step may print at once, and a second from then on (as with BuildKit); the rest is counted and dropped. A step
+that floods for an hour leaves 0.7 GB."""
 
 
 class OutputRecorder:
