@@ -112,7 +112,7 @@ def _read(path: Path) -> Any:
     try:
         index = parse_json(read_regular(path, _LARGEST))
         for entry in index["manifests"]:
-            if not isinstance(_tag_of(entry), str | None):
+            if not isinstance((entry.get("annotations") or {}).get(REF_NAME), str | None):
                 raise TypeError("a name is no text")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError("the layout's index.json is malformed", where=str(path)) from error

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 from tests.processes import close_zygotes
 from tests.registry_fixture import RegistryProcess
+
+for ignored in (signal.SIGINT, signal.SIGHUP):
+    # reason: a shell ignores the one in the background, nohup the other, and all that is started inherits that
+    if signal.getsignal(ignored) == signal.SIG_IGN:
+        signal.signal(ignored, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

@@ -53,16 +53,31 @@ def test_a_file_is_replaced_whole_and_stays_its_owners(tmp_path: Path) -> None:
         os.chown(dest, 1234, 1234)
     link.symlink_to("file")
     before = dest.stat()
-    replace_file(link, b"after")
+    replace_file(link, b"after", named=True)
     now = dest.stat()
     assert (dest.read_bytes(), link.is_symlink()) == (b"after", True)
     assert (now.st_uid, now.st_gid, stat.S_IMODE(now.st_mode)) == (before.st_uid, before.st_gid, 0o640)
     assert now.st_ino != before.st_ino
 
 
-def test_what_is_no_regular_file_is_written_to(tmp_path: Path) -> None:
-    replace_file(Path(os.devnull), b"gone")
-    assert not Path(os.devnull).is_file()
+def test_a_link_in_the_place_of_a_file_of_ours_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "theirs").write_bytes(b"theirs")
+    (tmp_path / "ours").symlink_to("theirs")
+    replace_file(tmp_path / "ours", b"ours")
+    assert not (tmp_path / "ours").is_symlink()
+    assert ((tmp_path / "ours").read_bytes(), (tmp_path / "theirs").read_bytes()) == (b"ours", b"theirs")
+
+
+def test_what_is_no_regular_file_is_written_to_when_somebody_named_it(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        replace_file(pipe, b"into it", named=True)
+        assert os.read(reading, 100) == b"into it"
+    finally:
+        os.close(reading)
+    assert pipe.is_fifo()
 
 
 def test_a_place_that_is_none_says_so_and_leaves_nothing(tmp_path: Path) -> None:
