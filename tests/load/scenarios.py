@@ -277,7 +277,7 @@ def output(directory: Path, registry: RegistryProcess, scale: Scale) -> Result:
         told = result.take(crew.run("output", build), "output")
     result.need("the-end" in told.out, "the end of the output is not there")
     log = (crew.root / "log.db").stat().st_size
-    bound = 1.5 * (BURST + RATE * ran.seconds)
+    bound = 2 * (BURST + RATE * ran.seconds)
     result.need(log < bound, f"the log has grown to {log / MB:.0f} MB")
     result.figures["printed"] = f"{scale.output / MB:,.0f} MB, {scale.output / MB / ran.seconds:,.0f} MB/s"
     result.figures["log"] = f"{log / MB:.1f} MB"
