@@ -104,8 +104,10 @@ def test_what_stands_in_a_layout_is_not_believed(tmp_path: Path) -> None:
     (tmp_path / "index.json").write_bytes(
         b'{"manifests": [{"annotations": "x"}, {"annotations": {"%s": ["a"]}}]}' % REF_NAME.encode()
     )
+    with pytest.raises(InputError, match="is malformed"):
+        enter(tmp_path, [{"annotations": {REF_NAME: "tag"}}])
     outside = tmp_path.parent / f"{tmp_path.name}-outside"
-    enter(tmp_path, [{"annotations": {REF_NAME: "tag"}}])
+    (tmp_path / "index.json").write_bytes(b'{"manifests": []}')
     (tmp_path / "index.json.lock").unlink()
     (tmp_path / "index.json.lock").symlink_to(outside)
     with pytest.raises(Exception, match="naming the image in the layout"):
