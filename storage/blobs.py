@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from storage.digest import Digest, Hasher, canonical_json, sha256
-from storage.durable import create_held, fsync_directory, make_directories
+from storage.durable import create_held, fsync_directory, make_directories, remove_unheld
 from storage.errors import DiskError, VerificationError
 from storage.interfaces.blobs import BlobStore, BlobWriter
 from storage.media_types import INDEX
@@ -121,7 +121,8 @@ class DirectoryBlobs:
         try:
             for path in list(self._scratch.tmp.iterdir()):
                 if owner_of(path.name) is not None and path.is_file():
-                    _remove_unheld(path)
+                    with suppress(FileNotFoundError, BlockingIOError):
+                        remove_unheld(path)
         except FileNotFoundError:
             return
         except OSError as error:
@@ -193,7 +194,6 @@ class DirectoryBlobs:
         for directory in (self._root / "blobs", self._root):  # whoever made what is in there may have died before this
             fsync_directory(directory)
         self._laid_out = True
-
 
     def _unfinished(self) -> tuple[Path, int]:
         """A new file of our own in the scratch space, open. Raises OSError."""
@@ -313,16 +313,6 @@ def _write_all(fd: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
-
-
-def _remove_unheld(path: Path) -> None:
-    with suppress(FileNotFoundError, BlockingIOError):
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink()
-        finally:
-            os.close(fd)
 
 
 def _link_durably(path: Path, fd: int, data: bytes, target: Path) -> None:

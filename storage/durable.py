@@ -121,12 +121,18 @@ def create_held(path: Path, mode: int) -> int | None:
 def _remove_unlocked(dest: Path) -> None:
     for path in dest.parent.glob(f".{glob.escape(dest.name)}.????????.part"):
         with suppress(OSError):  # reason: somebody else's, or gone
-            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                path.unlink()
-            finally:
-                os.close(fd)
+            remove_unheld(path)
+
+
+def remove_unheld(path: Path) -> None:
+    """Remove what `create_held` made, and a dead process left. Raises OSError: BlockingIOError while it is held,
+    FileNotFoundError when it is gone."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
+    finally:
+        os.close(fd)
 
 
 class FileSystemSync:

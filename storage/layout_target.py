@@ -103,17 +103,18 @@ def enter(layout: Path, entries: Sequence[dict[str, Any]]) -> None:
 
 
 def _tag_of(entry: Mapping[str, Any]) -> str | None:
-    notes = entry.get("annotations")
-    tag = notes.get(REF_NAME) if isinstance(notes, dict) else None
-    return tag if isinstance(tag, str) else None
+    """Raises AttributeError or TypeError for what no descriptor has there."""
+    tag = (entry.get("annotations") or {}).get(REF_NAME)
+    if not isinstance(tag, str | None):
+        raise TypeError("a name is no text")
+    return tag
 
 
 def _read(path: Path) -> Any:
     try:
         index = parse_json(read_regular(path, _LARGEST))
         for entry in index["manifests"]:
-            if not isinstance((entry.get("annotations") or {}).get(REF_NAME), str | None):
-                raise TypeError("a name is no text")
+            _tag_of(entry)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError("the layout's index.json is malformed", where=str(path)) from error
     return index

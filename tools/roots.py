@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
 SNAPSHOTTERS = ("auto", "erofs", "directory")
 """How layers may be laid out in a root."""
-_RECOVERING = "recover"
-_POLL = 0.005  # seconds
 FORMAT = "1"
 """The layout of a root (DESIGN section 5); a root of another format is refused, not guessed at."""
 

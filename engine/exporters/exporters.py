@@ -17,7 +17,7 @@ from engine.exporters.transfer import Transfer
 from engine.graph import Result
 from engine.output import Form, Output
 from engine.refs.materializer import Clock
-from engine.refs.ref import Layer, Ref, Remote
+from engine.refs.ref import FEWER_LAYERS, Layer, Ref, Remote
 from storage.digest import Digest
 from storage.interfaces.images import Compression
 
@@ -93,10 +93,8 @@ class Exporters:
         """The images in each form that is wanted; layers are packed once for all forms that have the same."""
         for item in built if any(not output.of_files for output in outputs) else ():
             if (count := len(item.ref.layers)) > MOST_LAYERS:
-                raise InputError(
-                    f"the image would have {count} layers: more than {MOST_LAYERS}, which an event can describe",
-                    hint="join steps: several commands in one RUN, several files in one COPY",
-                )
+                what = f"the image would have {count} layers: more than {MOST_LAYERS}, which an event can describe"
+                raise InputError(what, hint=FEWER_LAYERS)
         packed: dict[tuple[Compression, bool], list[tuple[Layer, ...]]] = {}
         made: dict[Form, Bundle] = {}
         for form in dict.fromkeys(output.form for output in outputs if not output.of_files):

@@ -36,7 +36,7 @@ from engine.ops.rootfs import RootDir
 from engine.ops.rules import asked_of
 from engine.ops.run_mounts import Ready, RunMounts
 from engine.ops.sandbox import Sandbox
-from engine.ops.select import select
+from engine.ops.select import Selection, select
 from engine.ops.users import ExecUser, names_nobody, resolve_user
 from engine.record import changed
 from engine.refs.asked import AskedPaths
@@ -106,14 +106,18 @@ class LocalExecutor:
             return None
 
         def read() -> Digest | None:
-            with self.snapshots.view([kept.lower(layer) for layer in source.layers]) as tree:
-                try:
-                    selection = select(op, tree, hash_files=True)
-                except InputError:
-                    return None  # the step itself will say what is wrong
-                return self.materializer.blobs.put(selection.listing())
+            try:
+                selection = self._selection(op, [kept.lower(layer) for layer in source.layers])
+            except InputError:
+                return None  # the step itself will say what is wrong
+            return self.materializer.blobs.put(selection.listing())
 
         return await self._compose(task, read)
+
+    def _selection(self, op: Copy, lowers: Sequence[Path]) -> Selection:
+        """What `op` takes of the tree of `lowers`, with its contents. Blocking. Raises InputError, OSError."""
+        with self.snapshots.view(lowers) as tree:
+            return select(op, tree, hash_files=True)
 
     # ------------------------------------------------------------ ops
 

@@ -20,6 +20,7 @@ Json = dict[str, Any]
 SCRATCH = "scratch"
 DESCRIBED_LIMIT = 56 * 1024
 """Bytes that the layers of one ref may take in an event, which has 64 KiB."""
+FEWER_LAYERS = "join steps: several commands in one RUN, several files in one COPY"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +114,9 @@ def of_step(execution: str, base: Ref, created: int) -> Remote:
 def layers_to_json(layers: Sequence[Layer]) -> list[Json]:
     """For events and the cache index. Raises InputError for more than an event has room for."""
     out = [layer.to_json() for layer in layers]
-    if (size := described(layers)) > DESCRIBED_LIMIT:
-        raise InputError(
-            f"{len(out)} layers take {size} bytes to describe, and an event has room for {DESCRIBED_LIMIT}",
-            hint="join steps: several commands in one RUN, several files in one COPY",
-        )
+    if (size := len(canonical_json(out))) > DESCRIBED_LIMIT:
+        what = f"{len(out)} layers take {size} bytes to describe, and an event has room for {DESCRIBED_LIMIT}"
+        raise InputError(what, hint=FEWER_LAYERS)
     return out
 
 

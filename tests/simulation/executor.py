@@ -42,25 +42,6 @@ class ScriptedExecutor(LocalExecutor):
     put: Callable[[Snapshot, str, bytes], None]
     """Has a file appear in a snapshot that is being written."""
 
-    async def content(self, task: Task) -> Digest | None:
-        """See Executor.content."""
-        op = task.vertex.op
-        if not isinstance(op, Copy) or len(task.inputs) < 2:
-            return None
-        source, kept = task.inputs[1], self.materializer.kept
-        await kept.check(source.layers, task.vertex.digest)
-        if not source.layers or not all(map(kept.mountable, source.layers)):
-            return None
-
-        def read() -> Digest | None:
-            try:
-                _, selection = self._selected(op, [kept.lower(layer) for layer in source.layers])
-            except InputError:
-                return None
-            return self.materializer.blobs.put(selection.listing())
-
-        return await self._compose(task, read)
-
     async def _run(self, task: Task, op: Run) -> Outcome:
         base = await self._materialize(task, task.inputs[0], "run")
         await self._ready_sandbox()
@@ -119,6 +100,9 @@ class ScriptedExecutor(LocalExecutor):
                 writer.discard()
 
         return await self._finish(task, base, await self._compose(task, write))
+
+    def _selection(self, op: Copy, lowers: Sequence[Path]) -> Selection:
+        return self._selected(op, lowers)[1]
 
     def _selected(self, op: Copy, lowers: Sequence[Path]) -> tuple[bytes, Selection]:
         """The one file that `op` takes."""
