@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,10 @@ import pytest
 
 from storage.errors import LogError
 from storage.eventlog import PAGE, SqliteEventLog, follow
-from storage.interfaces.log import Event, EventLog, NewEvent
+from storage.interfaces.log import EventLog, NewEvent
 from tests.simulation.chance import Chance, Faults, Process
 from tests.simulation.disk import Disk
+from tests.storage.test_eventlog import check_order
 
 Open = Callable[..., EventLog]
 
@@ -48,16 +48,6 @@ def log(opening: Open) -> EventLog:
 
 def new(stream: str = "cache", name: str = "T", **data: Any) -> NewEvent:
     return NewEvent(stream, name, data)
-
-
-def check_order(events: list[Event]) -> None:
-    """Gapless seq, gapless versions in each stream, times that never go back."""
-    assert [event.seq for event in events] == list(range(1, len(events) + 1))
-    versions: dict[str, list[int]] = defaultdict(list)
-    for event in events:
-        versions[event.stream].append(event.version)
-    assert all(found == list(range(1, len(found) + 1)) for found in versions.values())
-    assert [event.time for event in events] == sorted(event.time for event in events)
 
 
 def test_what_is_appended_is_what_is_read(log: EventLog) -> None:

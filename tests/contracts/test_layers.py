@@ -21,7 +21,7 @@ from tests.contracts.conftest import simulated_place
 from tests.simulation.mounting import SimulatedMounts
 from tests.simulation.paths import DiskPath
 from tests.simulation.syscalls import Os
-from tests.storage.test_layers import opened
+from tests.storage.test_layers import is_whiteout, opened, unpack
 from tests.storage.trees import GZIP, TAR, diff_id, file, info, make_tar
 
 os = Os()
@@ -49,16 +49,6 @@ def layers(kind: str, place: Path) -> Iterator[LayerStore]:
             yield store
         return
     yield ErofsLayers(place / "layers", place / "tmp", "b1", SimulatedMounts(place / "tmp", "b1"))
-
-
-def unpack(layers: LayerStore, tar: bytes) -> Path:
-    layers.unpack(diff_id(tar), TAR, io.BytesIO(tar))
-    return layers.lower(diff_id(tar))
-
-
-def is_whiteout(path: Path) -> bool:
-    status = path.lstat()
-    return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
 
 
 def is_opaque(path: Path) -> bool:

@@ -11,12 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from storage.errors import DiskError
-from storage.interfaces.blobs import PartialBlob
 from storage.interfaces.images import Descriptor
 from storage.locks import FileLocks
 from storage.partial import KEPT_SECONDS, DirectoryPartials
 from tests.simulation.syscalls import Os
 from tests.storage.registry.kit import described, noise
+from tests.storage.test_partial import read_all
 
 os = Os()
 _EXAMPLES = itertools.count()
@@ -32,13 +32,6 @@ def partials(place: Path) -> DirectoryPartials:
 
 def of(place: Path, blob: Descriptor = BLOB) -> Path:
     return place / "partial" / f"sha256-{blob.digest.hex}"
-
-
-def read_all(partial: PartialBlob, size: int = 7000) -> bytes:
-    out = b""
-    while data := partial.read(len(out), size):
-        out += data
-    return out
 
 
 def test_what_came_is_read_from_the_start_while_more_comes(partials: DirectoryPartials) -> None:

@@ -114,6 +114,14 @@ def owners(place: Path) -> list[tuple[str, int, int]]:
     return [(str(path), path.lstat().st_mode, path.lstat().st_uid) for path in sorted([place, *place.rglob("*")])]
 
 
+def copied(op: Copy, context: Path, out: Path, *, hashed: bool) -> Path:
+    """`out`, new, with what a COPY takes from `context`."""
+    out.mkdir()
+    chosen = select(op, context, hash_files=hashed)
+    copy_layer(op, chosen, context, None, lambda: TreeWriter(out, empty=True), now_ns=0)
+    return out
+
+
 @pytest.mark.parametrize("hashed", [True, False])
 def test_a_directory_of_the_context_that_becomes_a_link(tmp_path: Path, victim: Path, hashed: bool) -> None:
     context = tmp_path / "context"
@@ -122,10 +130,7 @@ def test_a_directory_of_the_context_that_becomes_a_link(tmp_path: Path, victim: 
     op = Copy(sources=(".",), dest="/", from_context=True)
 
     def copy(number: int) -> str:
-        out = tmp_path / f"out{number}"
-        out.mkdir()
-        chosen = select(op, context, hash_files=hashed)
-        copy_layer(op, chosen, context, None, lambda: TreeWriter(out, empty=True), now_ns=0)
+        out = copied(op, context, tmp_path / f"out{number}", hashed=hashed)
         texts = [path.read_text() for path in out.rglob("*") if path.is_file() and not path.is_symlink()]
         return str(sorted(set(texts)))
 
@@ -143,10 +148,7 @@ def test_a_file_of_the_context_that_becomes_a_link_or_a_pipe(tmp_path: Path, vic
     op = Copy(sources=("f",), dest="/f", from_context=True)
 
     def copy(number: int) -> str:
-        out = tmp_path / f"out{number}"
-        out.mkdir()
-        chosen = select(op, context, hash_files=False)
-        copy_layer(op, chosen, context, None, lambda: TreeWriter(out, empty=True), now_ns=0)
+        out = copied(op, context, tmp_path / f"out{number}", hashed=False)
         return (out / "f").read_text() if (out / "f").is_file() and not (out / "f").is_symlink() else "other"
 
     with meanwhile(swapped(context / "f", link(context / "l", victim / "file"), fifo(context / "p"))):

@@ -229,21 +229,16 @@ def content(path: Path) -> dict[str, bytes]:
     """Regular files below a directory of a simulated disk (a lower, a view), by path."""
     found = locate(path)
     assert found is not None
-    out: dict[str, bytes] = {}
-    waiting = [("", found[0].find(found[1]))]
-    while waiting:
-        name, inode = waiting.pop()
-        if inode.is_directory:
-            waiting += [(f"{name}/{real_os.fsdecode(key)}", entry) for key, entry in inode.entries.items()]
-        elif inode.is_file:
-            out[name.removeprefix("/")] = bytes(inode.data)
-    return dict(sorted(out.items()))
+    return _files(found[0].find(found[1]))
 
 
 def merged_content(lowers: Sequence[Path]) -> dict[str, bytes]:
     """Regular files that an overlay of `lowers` (bottom first) shows, by path. Nothing is mounted."""
     places = [locate(lower) for lower in reversed(lowers)]
-    top = _merged([place[0].find(place[1]) for place in places if place is not None], None, {})
+    return _files(_merged([place[0].find(place[1]) for place in places if place is not None], None, {}))
+
+
+def _files(top: Inode) -> dict[str, bytes]:
     out: dict[str, bytes] = {}
     waiting = [("", top)]
     while waiting:
