@@ -1,8 +1,9 @@
 """Events as leaves of the log's Merkle tree: their canonical bytes.
 
 A leaf is the JSON text `{"seq":N,"stream":"…","version":N,"type":"…","state":{…}}`: five members in this order, no
-blanks, strings as orjson writes them, and `state` byte for byte as it is stored (storage/codec.py). So a leaf is what
-the log holds of an event, all of it, and somebody else can make it of `seq`, `stream`, `version`, `type` and that text.
+blanks, strings as orjson writes them, and `state` byte for byte as it is stored (storage/log/codec.py). So a leaf is
+what the log holds of an event, all of it, and somebody else can make it of `seq`, `stream`, `version`, `type` and that
+text.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from hashlib import sha256
 
 import orjson
 
-from storage.codec import Row
+from storage.log.codec import Row
 
 NOTHING = b""
 """The leaf of a row that is no event: stored with other types than events are, as only tampering does."""

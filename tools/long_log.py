@@ -16,8 +16,8 @@ from typing import Any
 
 from engine import events as e
 from storage.digest import canonical_json
-from storage.eventlog import SqliteEventLog
 from storage.interfaces.log import Event, NewEvent
+from storage.log.eventlog import SqliteEventLog
 
 Json = dict[str, Any]
 Told = tuple[e.Fact, str | None]

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from storage.errors import HostError, RefledgerError
-from storage.eventlog import SqliteEventLog
+from storage.log.eventlog import SqliteEventLog
 from tools.loopback_registry import LoopbackRegistry
 from tools.peers import workplace
 from tools.seed import seed

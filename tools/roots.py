@@ -21,11 +21,11 @@ from storage.blobs import DirectoryBlobs
 from storage.digest import Digest
 from storage.durable import fsync_directory, make_directories, replace_file
 from storage.errors import DiskError, InputError, RefledgerError
-from storage.eventlog import SqliteEventLog, follow
 from storage.interfaces.blobs import BlobStore
 from storage.interfaces.log import Event, EventLog, NewEvent
 from storage.interfaces.mounts import SecretPlaces
 from storage.locks import FileLocks
+from storage.log.eventlog import SqliteEventLog, follow
 from storage.overlay import private_mounts
 from storage.partial import KEPT_SECONDS, DirectoryPartials
 from storage.regular import read_regular

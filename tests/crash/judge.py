@@ -12,8 +12,8 @@ from pathlib import Path
 
 from storage.bundle.reading import read_bundle
 from storage.errors import LogError, RefledgerError
-from storage.eventlog import SqliteEventLog
 from storage.locks import FileLocks
+from storage.log.eventlog import SqliteEventLog
 from storage.notes import Verifier
 from tests.crash.place import Place
 from tools.auditing.verify import verify_root

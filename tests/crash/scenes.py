@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 
-from storage.eventlog import SqliteEventLog
+from storage.log.eventlog import SqliteEventLog
 from tests.crash.place import EPOCH, Place
 
 BASE = "crash/base"

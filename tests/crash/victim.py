@@ -59,7 +59,7 @@ class Victim:
 
     def wrap_log(self) -> None:
         """Be there at every commit."""
-        from storage import eventlog, recorder
+        from storage.log import eventlog, recorder
 
         eventlog.GROUP = 1
         commit, insert = recorder.LogWriter._commit, recorder.LogRecorder.insert

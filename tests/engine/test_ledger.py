@@ -15,8 +15,8 @@ from engine.events import PullProgressed, VertexCancelled
 from engine.ledger import ROOM, Ledger, fitting
 from storage.digest import canonical_json
 from storage.errors import DiskError, LogError
-from storage.eventlog import open_log
 from storage.interfaces.log import Event
+from storage.log.eventlog import open_log
 
 
 def test_a_list_is_cut_to_what_an_event_has_room_for() -> None:

@@ -336,8 +336,8 @@ def test_a_place_that_cannot_be_written_is_a_disk_error(tmp_path: Path) -> None:
 
 
 def test_I1_views_of_the_log_on_disk_are_those_of_the_same_events(tmp_path: Path) -> None:
-    from storage.eventlog import open_log
     from storage.interfaces.log import NewEvent
+    from storage.log.eventlog import open_log
 
     story_log = full_log()
     events = [NewEvent(x.stream, x.type, x.data, x.build, x.vertex, x.cause) for x in story_log.events]

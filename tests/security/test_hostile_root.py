@@ -15,11 +15,11 @@ from projections.standard import STANDARD
 from storage.blobs import DirectoryBlobs
 from storage.digest import Digest, sha256
 from storage.errors import DiskError, LogError, RefledgerError, VerificationError
-from storage.eventlog import SqliteEventLog
 from storage.interfaces.images import Provider
 from storage.interfaces.log import NewEvent
 from storage.layout import layout_entries, read_small
 from storage.locks import FileLocks
+from storage.log.eventlog import SqliteEventLog
 from storage.reference import LAYOUT_REGISTRY
 from storage.regular import open_regular, read_regular
 from storage.seal import broken

@@ -13,11 +13,11 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from storage import codec
-from storage.detached import erased, ids
 from storage.errors import DiskError, LogError
 from storage.interfaces.log import Event, NewEvent, Payload
-from storage.payloads import Payloads
+from storage.log import codec
+from storage.log.detached import erased, ids
+from storage.log.payloads import Payloads
 from tests.simulation.chance import Chance, Crashed
 from tests.simulation.processes import Process
 
@@ -208,7 +208,7 @@ class MemoryLog:
         return self.last_seq() > after
 
     def _query(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[object, ...]]:
-        """What storage.payloads asks the real file."""
+        """What storage.log.payloads asks the real file."""
         numbers = [int(str(value)) for value in parameters]
         if "FROM payloads" in sql:
             spans = list(zip(numbers[::2], numbers[1::2], strict=True))

@@ -354,7 +354,7 @@ class SimLoop(asyncio.AbstractEventLoop):
 def simulated_threads(loop: SimLoop) -> Iterator[Threads]:
     """Have the product's modules use threads of `loop`; those that import `threading` must be loaded before."""
     import storage.durable
-    import storage.eventlog
+    import storage.log.eventlog
     import storage.partial
     import storage.readahead  # noqa: F401
 

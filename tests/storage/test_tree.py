@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage import merkle
-from storage.codec import Row
 from storage.errors import LogError
 from storage.leaves import leaf, leaf_hashes
+from storage.log.codec import Row
 from storage.tree import Tree
 
 COUNT = 70_000  # more than a tile of tiles: three levels

@@ -12,13 +12,13 @@ from projections.named import Named
 from projections.runner import Views
 from projections.standard import STANDARD
 from projections.wellformed import Fault, Wellformed, at, ordered
-from storage.codec import Row
 from storage.errors import LogError, LogTooNew, RefledgerError
-from storage.eventlog import SqliteEventLog
 from storage.examine import examine_blob, examine_layer, examine_snapshot
 from storage.leaves import leaf_hashes
+from storage.log.codec import Row
+from storage.log.eventlog import SqliteEventLog
+from storage.log.payloads import payload_problems
 from storage.notes import Verifier
-from storage.payloads import payload_problems
 from storage.treecheck import Leaves
 from tools.auditing import checkpoints
 from tools.auditing.verdict import Json, Outside, Verdict

@@ -17,10 +17,10 @@ from engine.refs.ref import Layer, Local, Remote
 from storage.blobs import DirectoryBlobs
 from storage.credentials import Anonymous
 from storage.digest import Digest
-from storage.eventlog import SqliteEventLog
 from storage.interfaces.images import Descriptor, Provider
 from storage.layers import DirectoryLayers
 from storage.locks import FileLocks
+from storage.log.eventlog import SqliteEventLog
 from storage.partial import DirectoryPartials
 from storage.registry import Limits, RegistryClient
 from storage.snapshots import OverlaySnapshots

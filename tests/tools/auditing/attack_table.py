@@ -17,11 +17,11 @@ from typing import Any
 from storage.bundle.form import Index, Member
 from storage.bundle.reading import Bundle, read_bundle
 from storage.bundle.writing import write_bundle
-from storage.codec import Row
 from storage.digest import Digest, sha256
-from storage.eventlog import SqliteEventLog
 from storage.interfaces.log import Event, NewEvent
 from storage.leaves import leaf_hashes
+from storage.log.codec import Row
+from storage.log.eventlog import SqliteEventLog
 from storage.merkle import Frontier
 from storage.notes import Checkpoint, Note, Signer, sign_note
 from storage.tree import Tree

@@ -101,7 +101,7 @@ def _root(root: Path, keys: list[Verifier], against: tuple[str, ...], *, quick: 
 def _identity(root: Path) -> str:
     """What names the log of `root`; "" when its first event cannot be read."""
     from storage.errors import LogError
-    from storage.eventlog import SqliteEventLog
+    from storage.log.eventlog import SqliteEventLog
     from tools.auditing.checkpoints import log_id
 
     try:

@@ -1,4 +1,4 @@
-"""Another process that uses a log: `python -m tests.storage.log_worker LOG COMMAND ARGUMENT…`."""
+"""Another process that uses a log: `python -m tests.storage.log.log_worker LOG COMMAND ARGUMENT…`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import sys
 import threading
 from pathlib import Path
 
-from storage.eventlog import SqliteEventLog, follow
 from storage.interfaces.log import NewEvent
+from storage.log.eventlog import SqliteEventLog, follow
 
 
 def append(log: SqliteEventLog, me: str, threads: str, submissions: str) -> None:

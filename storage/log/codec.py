@@ -2,7 +2,7 @@
 
 The state is a JSON object with short keys, `t` first: `t` time (UTC, ns), `b` build, `v` vertex, `c` cause
 (each only when there is one), `d` data, `x` the digests of what is detached from the data, where that is null (only
-when something is, see storage.detached). A type name is data: nothing is ever imported by a stored name.
+when something is, see storage.log.detached). A type name is data: nothing is ever imported by a stored name.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any, NoReturn
 
 import orjson
 
-from storage.detached import detach
 from storage.interfaces.images import Json
 from storage.interfaces.log import Event, NewEvent
+from storage.log.detached import detach
 
 MAX_STATE = 64 * 1024  # bytes, DESIGN section 4: what is larger is a blob, and the event carries its digest
 _LATEST = 1 << 64  # UTC ns, in the year 2554

@@ -21,11 +21,11 @@ from eventsourcing.sqlite import (
     SQLiteDatastore,
 )
 
-from storage import codec
-from storage.detached import SCHEMA, erased, ids
 from storage.errors import DiskError, LogError
 from storage.interfaces.log import Event, Payload
-from storage.logfile import (
+from storage.log import codec
+from storage.log.detached import SCHEMA, erased, ids
+from storage.log.logfile import (
     APPLICATION,
     EVENTS,
     FORMAT,

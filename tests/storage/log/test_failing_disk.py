@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from storage import recorder
 from storage.archive import DestFile
 from storage.blobs import DirectoryBlobs
 from storage.cachemounts import DirectoryCacheMounts, MemoryPlaces
 from storage.digest import sha256
 from storage.errors import DiskError
-from storage.eventlog import open_log
 from storage.interfaces.images import Descriptor
 from storage.layers import DirectoryLayers
 from storage.locks import FileLocks
+from storage.log import recorder
+from storage.log.eventlog import open_log
 from storage.partial import DirectoryPartials
 from storage.snapshots import OverlaySnapshots
 from storage.sweep import sweep

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage import codec
 from storage.digest import Digest
 from storage.interfaces.log import Event, NewEvent
+from storage.log import codec
 
 TIME = 1_700_000_000_123_456_789
 _TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)

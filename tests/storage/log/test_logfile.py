@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from storage.errors import DiskError, HostError, InputError, LogError, LogTooNew
-from storage.eventlog import SqliteEventLog
 from storage.interfaces.log import NewEvent
+from storage.log.eventlog import SqliteEventLog
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts")
 

@@ -1,4 +1,4 @@
-"""Detached values as a log's readers see them (see storage.detached): joined with their events, or one by one."""
+"""Detached values as a log's readers see them (see storage.log.detached): joined with their events, or one by one."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 import orjson
 
-from storage import codec
-from storage.detached import REDACTION, BadPayload, ids, join, problem, salted, stored
 from storage.interfaces.log import Event, EventLog, Payload, StoredPayloads
+from storage.log import codec
+from storage.log.detached import REDACTION, BadPayload, ids, join, problem, salted, stored
 
 Query = Callable[[str, Sequence[Any]], list[tuple[Any, ...]]]
 _MANY = 250  # events a query

@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from storage import logfile, recorder
 from storage.errors import InputError, LogError
-from storage.eventlog import SqliteEventLog, open_log
 from storage.interfaces.log import Event, NewEvent
+from storage.log import logfile, recorder
+from storage.log.eventlog import SqliteEventLog, open_log
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def new(stream: str = "cache", name: str = "T", **data: Any) -> NewEvent:
 
 
 def start(path: Path, *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tests.storage.log_worker", str(path), *arguments]
+    command = [sys.executable, "-m", "tests.storage.log.log_worker", str(path), *arguments]
     return subprocess.Popen(command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
 
@@ -192,7 +192,7 @@ def test_only_paths_are_logs_for_now(tmp_path: Path) -> None:
 def test_a_reading_command_does_not_import_the_library(log: SqliteEventLog, tmp_path: Path) -> None:
     log.append(new())
     code = (
-        "import sys; from storage.eventlog import open_log; log = open_log(sys.argv[1], read_only=True); "
+        "import sys; from storage.log.eventlog import open_log; log = open_log(sys.argv[1], read_only=True); "
         "assert len(list(log.read())) == 1; assert not [name for name in sys.modules if 'eventsourcing' in name]"
     )
     subprocess.run([sys.executable, "-c", code, tmp_path / "root" / "log.db"], cwd=ROOT, check=True)

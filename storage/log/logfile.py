@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote_from_bytes
 
-from storage.detached import SCHEMA as PAYLOADS
 from storage.errors import DiskError, InputError, LogDamaged, LogError, LogTooNew, RefledgerError
+from storage.log.detached import SCHEMA as PAYLOADS
 
 if TYPE_CHECKING:
     from storage.temporary import TemporaryPlace

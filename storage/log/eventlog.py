@@ -16,16 +16,16 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from storage import codec
 from storage.errors import DiskError, InputError, LogDamaged, LogError
 from storage.interfaces.log import Event, EventLog, NewEvent, Payload
-from storage.logfile import LogReader, check_writable
-from storage.payloads import BadPayload, Payloads
+from storage.log import codec
+from storage.log.logfile import LogReader, check_writable
+from storage.log.payloads import BadPayload, Payloads
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-    from storage.recorder import LogWriter
+    from storage.log.recorder import LogWriter
 
 PAGE = 2_000  # events a query reads at a time
 GROUP = 5_000  # events after which a transaction takes no further submission
@@ -97,7 +97,7 @@ class SqliteEventLog:
             raise DiskError.of(error, "creating the event log") from error
         check_writable(self._path)
         if not self._path.exists() or self._reader.is_empty_file():
-            from storage.recorder import create  # reason: slow to import, and needed once in the life of a root
+            from storage.log.recorder import create  # reason: slow to import, and needed once in the life of a root
 
             create(self._path)
 
@@ -147,7 +147,7 @@ class SqliteEventLog:
         """See StoredPayloads. What was submitted before may land later."""
         if self._read_only:
             raise LogError("the event log is open for reading only", where=str(self._path))
-        from storage.recorder import LogWriter  # reason: slow to import
+        from storage.log.recorder import LogWriter  # reason: slow to import
 
         encoded = [(codec.encode(event), payloads) for event, payloads in said]
         return LogWriter(self._path).redact(self._clock(), encoded) if encoded else []
@@ -172,7 +172,7 @@ class SqliteEventLog:
     def _commit(self, group: list[_Submission]) -> None:
         try:
             if self._writer is None:
-                from storage.recorder import LogWriter  # reason: slow to import; only the first append waits for it
+                from storage.log.recorder import LogWriter  # reason: slow to import; only the first append waits for it
 
                 self._writer = LogWriter(self._path)
             results = self._writer.commit([(submitted, events) for submitted, events, _ in group])

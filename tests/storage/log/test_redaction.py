@@ -15,17 +15,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from storage import codec, recorder
-from storage.detached import pointer, salted
 from storage.errors import LogDamaged, LogError, LogTooNew
-from storage.eventlog import SqliteEventLog
 from storage.interfaces.log import REDACTED, NewEvent, Payload
 from storage.leaves import leaf_hashes
-from storage.logfile import FORMAT
+from storage.log import codec, recorder
+from storage.log.detached import pointer, salted
+from storage.log.eventlog import SqliteEventLog
+from storage.log.logfile import FORMAT
+from storage.log.payloads import payload_problems
 from storage.merkle import Frontier
-from storage.payloads import payload_problems
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -186,9 +186,9 @@ def test_a_backup_has_payloads_and_what_was_erased_later(log: SqliteEventLog, tm
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from storage import recorder
-from storage.eventlog import SqliteEventLog
-from tests.storage.test_redaction import erase, all_payloads, printed
+from storage.log import recorder
+from storage.log.eventlog import SqliteEventLog
+from tests.storage.log.test_redaction import erase, all_payloads, printed
 log = SqliteEventLog(Path(sys.argv[1]))
 log.append(printed("other"), printed("swordfish-4711"))
 def die(*_): os.kill(os.getpid(), signal.SIGKILL)
@@ -321,7 +321,7 @@ def test_an_older_refledger_refuses_a_log_with_payloads(
     log: SqliteEventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log.append(printed("new"))
-    monkeypatch.setattr("storage.logfile.FORMAT", 1)
+    monkeypatch.setattr("storage.log.logfile.FORMAT", 1)
     with pytest.raises(LogTooNew, match="format 2, and this Refledger knows formats up to 1"):
         SqliteEventLog(tmp_path / "a root" / "log.db", read_only=True)
 
