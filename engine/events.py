@@ -645,8 +645,8 @@ class Attested(Fact):
 
 
 class CheckpointSigned(Fact):
-    """The log's first `size` events were vouched for: `root` of their tree (hexadecimal; storage/leaves.py), and the
-    signed `note`, complete (C2SP tlog-checkpoint), whose origin is `origin`."""
+    """The log's first `size` events were vouched for: `root` of their tree (hexadecimal; storage/logtree/leaves.py),
+    and the signed `note`, complete (C2SP tlog-checkpoint), whose origin is `origin`."""
 
     STREAM: ClassVar[Literal["build", "ref", "cache", "log"]] = "log"
     origin: str

@@ -6,9 +6,9 @@ of its state the value's *salted digest*, by the place's JSON pointer (RFC 6901)
     SHA-256(salt, 32 random bytes || 0x00 || the value as JSON)
 
 Salt and value lie in a table of their own, `payloads`, and go into the log with the event, in one transaction. The tree
-over the log (storage/leaves.py) is of states, so it holds for the digests: with the value, a proof covers it too;
-without, nobody can guess a value and try it, as the salt is gone with it. Where the value was, the payload then names
-the event that tells who erased it, when and why.
+over the log (storage/logtree/leaves.py) is of states, so it holds for the digests: with the value, a proof covers it
+too; without, nobody can guess a value and try it, as the salt is gone with it. Where the value was, the payload then
+names the event that tells who erased it, when and why.
 """
 
 from __future__ import annotations

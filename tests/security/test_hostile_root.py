@@ -20,11 +20,11 @@ from storage.interfaces.log import NewEvent
 from storage.layout import layout_entries, read_small
 from storage.locks import FileLocks
 from storage.log.eventlog import SqliteEventLog
+from storage.logtree.tiles import Tree
 from storage.reference import LAYOUT_REGISTRY
 from storage.regular import open_regular, read_regular
 from storage.seal import broken
 from storage.snapshots import OverlaySnapshots
-from storage.tree import Tree
 from tests.builder import Builder, Done
 from tools.layer_files import RootFiles
 

@@ -23,10 +23,10 @@ from storage.durable import replace_file
 from storage.errors import DiskError, HostError, InputError, VerificationError
 from storage.interfaces.locks import Locks
 from storage.interfaces.log import EventLog, NewEvent, StoredPayloads, StoredRows
-from storage.leaves import leaf_hashes
+from storage.logtree.leaves import leaf_hashes
+from storage.logtree.tiles import Tree
 from storage.notes import Checkpoint, Note, Signer, sign_note
 from storage.regular import read_regular
-from storage.tree import Tree
 
 FILE, TREE = "checkpoint", "tree.db"
 OWN = frozenset({"CheckpointSigned", "CheckpointPublished", "CheckpointPublishFailed"})

@@ -1,8 +1,8 @@
 """Proofs about a log, as small JSON files that are checked with nothing but a verifier key.
 
-Of inclusion: `type`, `seq`, `leaf` (the canonical bytes of the event, storage/leaves.py), `path` (hashes, hexadecimal,
-RFC 9162 section 2.1.3), `checkpoint` (the signed note). Of consistency: `type`, `from` and `to` (signed notes), `path`
-(section 2.1.4). No other members, and each once.
+Of inclusion: `type`, `seq`, `leaf` (the canonical bytes of the event, storage/logtree/leaves.py), `path` (hashes,
+hexadecimal, RFC 9162 section 2.1.3), `checkpoint` (the signed note). Of consistency: `type`, `from` and `to` (signed
+notes), `path` (section 2.1.4). No other members, and each once.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from storage import merkle
 from storage.errors import InputError, VerificationError
 from storage.interfaces.log import EventLog
-from storage.leaves import leaf
+from storage.logtree import merkle
+from storage.logtree.leaves import leaf
+from storage.logtree.tiles import Tree
 from storage.notes import Checkpoint, Note, Verifier
-from storage.tree import Tree
 from tools.auditing.checkpoints import AuditedLog, Signed, last_signed, log_id, settled_tree
 
 INCLUSION = "application/vnd.refledger.inclusion-proof.v1+json"

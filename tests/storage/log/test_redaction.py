@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 
 from storage.errors import LogDamaged, LogError, LogTooNew
 from storage.interfaces.log import REDACTED, NewEvent, Payload
-from storage.leaves import leaf_hashes
 from storage.log import codec, recorder
 from storage.log.detached import pointer, salted
 from storage.log.eventlog import SqliteEventLog
 from storage.log.logfile import FORMAT
 from storage.log.payloads import payload_problems
-from storage.merkle import Frontier
+from storage.logtree.leaves import leaf_hashes
+from storage.logtree.merkle import Frontier
 
 ROOT = Path(__file__).parents[3]
 

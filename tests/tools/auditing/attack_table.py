@@ -19,12 +19,12 @@ from storage.bundle.reading import Bundle, read_bundle
 from storage.bundle.writing import write_bundle
 from storage.digest import Digest, sha256
 from storage.interfaces.log import Event, NewEvent
-from storage.leaves import leaf_hashes
 from storage.log.codec import Row
 from storage.log.eventlog import SqliteEventLog
-from storage.merkle import Frontier
+from storage.logtree.leaves import leaf_hashes
+from storage.logtree.merkle import Frontier
+from storage.logtree.tiles import Tree
 from storage.notes import Checkpoint, Note, Signer, sign_note
-from storage.tree import Tree
 from tests.tools.auditing.attacks import Copy, copy_root
 from tools.auditing.bundles import prove_events
 

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage import merkle
 from storage.errors import InputError, VerificationError
 from storage.interfaces.log import NewEvent
-from storage.leaves import leaf_hashes
+from storage.logtree import merkle
+from storage.logtree.leaves import leaf_hashes
 from storage.notes import Checkpoint, Note, Signer, Verifier, new_signer
 from tests.builder import Builder, base_image
 from tests.registry_fixture import RegistryProcess

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from storage.merkle import Frontier
+from storage.logtree.merkle import Frontier
 
 Kept = Callable[[int, int], Sequence[bytes] | None]
 """Leaf hashes [start, end) as they were kept, None where they were not."""

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage import merkle
 from storage.errors import LogError
-from storage.leaves import leaf, leaf_hashes
 from storage.log.codec import Row
-from storage.tree import Tree
+from storage.logtree import merkle
+from storage.logtree.leaves import leaf, leaf_hashes
+from storage.logtree.tiles import Tree
 
 COUNT = 70_000  # more than a tile of tiles: three levels
 LEAVES = [merkle.leaf_hash(b"%d" % number) for number in range(COUNT)]

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.merkle import EMPTY, Frontier, leaf_hash
-from storage.treecheck import Claim, Leaves, Misfit, check_claims, root_of
+from storage.logtree.check import Claim, Leaves, Misfit, check_claims, root_of
+from storage.logtree.merkle import EMPTY, Frontier, leaf_hash
 
 TRUE = [leaf_hash(b"event %d" % number) for number in range(60)]
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage import merkle
+from storage.logtree import merkle
 
 LEAVES = [merkle.leaf_hash(b"event %d" % number) for number in range(200)]
 SIZES = st.integers(1, len(LEAVES))

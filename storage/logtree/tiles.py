@@ -17,10 +17,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from storage import merkle
 from storage.errors import LogError
 from storage.interfaces.log import StoredRows
-from storage.leaves import leaf_hashes
+from storage.logtree import merkle
+from storage.logtree.leaves import leaf_hashes
 
 HASH = 32  # bytes
 TILE = 256  # hashes

@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-from storage.merkle import Node, node_hash, subtree
+from storage.logtree.merkle import Node, node_hash, subtree
 
 
 def multiproof(node: Node, indices: Sequence[int], size: int) -> list[bytes]:

@@ -13,9 +13,9 @@ from proofbundle import checkpoint as oracle_notes
 from proofbundle import merkle as oracle
 from pymerkle import InclusionProof, InmemoryTree, verify_inclusion
 
-from storage import merkle
+from storage.logtree import merkle
+from storage.logtree.tiles import Tree
 from storage.notes import Checkpoint, Note, Verifier, new_signer, sign_note
-from storage.tree import Tree
 
 COUNT = 600
 LEAVES = [b'{"seq":%d}' % number for number in range(1, COUNT + 1)]

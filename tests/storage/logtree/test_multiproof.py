@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.merkle import Frontier, inclusion_proof, leaf_hash, subtree
-from storage.multiproof import multiproof, root_of
+from storage.logtree.merkle import Frontier, inclusion_proof, leaf_hash, subtree
+from storage.logtree.multiproof import multiproof, root_of
 
 LEAVES = [leaf_hash(b"event %d" % number) for number in range(150)]
 
