@@ -25,10 +25,10 @@ from engine.refs.materializer import Materializer
 from engine.refs.ref import Layer, Remote
 from engine.together import in_thread
 from storage.digest import Digest, parse_json
-from storage.dsse import IN_TOTO, key_id, sign
 from storage.interfaces.blobs import BlobStore
 from storage.interfaces.parts import LayerTree
-from storage.notes import Signer
+from storage.signing.dsse import IN_TOTO, key_id, sign
+from storage.signing.notes import Signer
 
 if TYPE_CHECKING:
     from engine.exporters.exporters import Built

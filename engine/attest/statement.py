@@ -14,10 +14,10 @@ from typing import Any
 from engine.exporters.image import Image
 from engine.refs.ref import Layer
 from storage.digest import Digest, canonical_json, parse_json, sha256
-from storage.dsse import ENVELOPE, IN_TOTO
 from storage.errors import VerificationError
 from storage.interfaces.images import Descriptor
 from storage.media_types import CONFIG, EMPTY_CONFIG, MANIFEST
+from storage.signing.dsse import ENVELOPE, IN_TOTO
 
 Json = dict[str, Any]
 STATEMENT = "https://in-toto.io/Statement/v1"

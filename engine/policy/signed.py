@@ -13,11 +13,11 @@ from typing import Any
 from engine.errors import RegistryError, VerificationError
 from engine.images.read import ImageReader, whole
 from storage.digest import Digest, parse_json
-from storage.dsse import ENVELOPE, IN_TOTO, Envelope
 from storage.errors import InputError
 from storage.interfaces.images import Descriptor, Provider, Referrer
 from storage.interfaces.registry import RegistryListing
-from storage.notes import Verifier
+from storage.signing.dsse import ENVELOPE, IN_TOTO, Envelope
+from storage.signing.notes import Verifier
 
 _STATEMENTS = frozenset({"https://in-toto.io/Statement/v1", "https://in-toto.io/Statement/v0.1"})
 _REFERRERS = 100

@@ -14,7 +14,7 @@ from storage.bundle.reading import read_bundle
 from storage.errors import LogError, RefledgerError
 from storage.locks import FileLocks
 from storage.log.eventlog import SqliteEventLog
-from storage.notes import Verifier
+from storage.signing.notes import Verifier
 from tests.crash.place import Place
 from tools.auditing.verify import verify_root
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from storage.digest import Digest
-from storage.dsse import ENVELOPE, IN_TOTO, sign
 from storage.interfaces.images import Provider
-from storage.notes import Signer, new_signer
+from storage.signing.dsse import ENVELOPE, IN_TOTO, sign
+from storage.signing.notes import Signer, new_signer
 from tests.builder import Builder, Done, base_image, layer_digests
 from tests.registry_fixture import OCI_MANIFEST, RegistryProcess, digest_of, free_port, get_json, push_blob
 from tests.storage.registry.kit import use

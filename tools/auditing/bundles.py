@@ -23,7 +23,7 @@ from storage.log.codec import Row, stored_state
 from storage.log.detached import BadPayload, part
 from storage.logtree.leaves import leaf_hashes
 from storage.logtree.multiproof import multiproof, root_of
-from storage.notes import Checkpoint, Note, Verifier
+from storage.signing.notes import Checkpoint, Note, Verifier
 from tools.auditing.checkpoints import AuditedLog, last_signed, settled_tree
 from tools.replaying.story import small_blobs
 

@@ -25,8 +25,8 @@ from storage.interfaces.locks import Locks
 from storage.interfaces.log import EventLog, NewEvent, StoredPayloads, StoredRows
 from storage.logtree.leaves import leaf_hashes
 from storage.logtree.tiles import Tree
-from storage.notes import Checkpoint, Note, Signer, sign_note
 from storage.regular import read_regular
+from storage.signing.notes import Checkpoint, Note, Signer, sign_note
 
 FILE, TREE = "checkpoint", "tree.db"
 OWN = frozenset({"CheckpointSigned", "CheckpointPublished", "CheckpointPublishFailed"})

@@ -1,7 +1,7 @@
 """Where the key is that signs checkpoints.
 
 `$REFLEDGER_AUDIT_KEY` (the key itself), else `$REFLEDGER_AUDIT_KEY_FILE`, else `audit.key` in the root, when it is
-there. The format is that of storage/notes.py.
+there. The format is that of storage/signing/notes.py.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from storage.durable import Unfinished
 from storage.errors import DiskError, InputError
-from storage.notes import Signer, Verifier, new_signer
+from storage.signing.notes import Signer, Verifier, new_signer
 
 FILE = "audit.key"
 _MAX_BYTES = 4096

@@ -19,7 +19,7 @@ from storage.interfaces.log import EventLog
 from storage.logtree import merkle
 from storage.logtree.leaves import leaf
 from storage.logtree.tiles import Tree
-from storage.notes import Checkpoint, Note, Verifier
+from storage.signing.notes import Checkpoint, Note, Verifier
 from tools.auditing.checkpoints import AuditedLog, Signed, last_signed, log_id, settled_tree
 
 INCLUSION = "application/vnd.refledger.inclusion-proof.v1+json"

@@ -22,8 +22,8 @@ from storage.durable import fsync_directory
 from storage.errors import DiskError, InputError, VerificationError
 from storage.interfaces.images import Descriptor, Provider, Reference
 from storage.media_types import EMPTY_CONFIG, MANIFEST
-from storage.notes import Checkpoint, Verifier
 from storage.reference import LAYOUT, parse_layout, parse_reference
+from storage.signing.notes import Checkpoint, Verifier
 from tools.auditing.checkpoints import Signed, is_of
 from tools.auditing.proofs import signed_by
 

@@ -19,7 +19,7 @@ from storage.log.eventlog import SqliteEventLog
 from storage.log.payloads import payload_problems
 from storage.logtree.check import Leaves
 from storage.logtree.leaves import leaf_hashes
-from storage.notes import Verifier
+from storage.signing.notes import Verifier
 from tools.auditing import checkpoints
 from tools.auditing.verdict import Json, Outside, Verdict
 from tools.auditing.vouching import check_tree, last_seen, read_checkpoints

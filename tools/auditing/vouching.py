@@ -11,8 +11,8 @@ from projections.wellformed import Fault, at
 from storage.errors import VerificationError
 from storage.logtree.check import Claim, Leaves, Misfit, check_claims, root_of
 from storage.logtree.tiles import Tree
-from storage.notes import Checkpoint, Note, Verifier
 from storage.regular import read_regular
+from storage.signing.notes import Checkpoint, Note, Verifier
 from tools.auditing import checkpoints
 from tools.auditing.checkpoints import is_of
 from tools.auditing.verdict import Json, Outside, Signed, Verdict

@@ -15,7 +15,7 @@ from pymerkle import InclusionProof, InmemoryTree, verify_inclusion
 
 from storage.logtree import merkle
 from storage.logtree.tiles import Tree
-from storage.notes import Checkpoint, Note, Verifier, new_signer, sign_note
+from storage.signing.notes import Checkpoint, Note, Verifier, new_signer, sign_note
 
 COUNT = 600
 LEAVES = [b'{"seq":%d}' % number for number in range(1, COUNT + 1)]

@@ -24,7 +24,7 @@ from storage.log.eventlog import SqliteEventLog
 from storage.logtree.leaves import leaf_hashes
 from storage.logtree.merkle import Frontier
 from storage.logtree.tiles import Tree
-from storage.notes import Checkpoint, Note, Signer, sign_note
+from storage.signing.notes import Checkpoint, Note, Signer, sign_note
 from tests.tools.auditing.attacks import Copy, copy_root
 from tools.auditing.bundles import prove_events
 

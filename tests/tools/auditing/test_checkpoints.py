@@ -17,7 +17,7 @@ from storage.errors import InputError, VerificationError
 from storage.interfaces.log import NewEvent
 from storage.logtree import merkle
 from storage.logtree.leaves import leaf_hashes
-from storage.notes import Checkpoint, Note, Signer, Verifier, new_signer
+from storage.signing.notes import Checkpoint, Note, Signer, Verifier, new_signer
 from tests.builder import Builder, base_image
 from tests.registry_fixture import RegistryProcess
 from tools import roots

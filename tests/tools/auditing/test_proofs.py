@@ -17,7 +17,7 @@ from proofbundle import merkle as oracle
 
 from storage.errors import InputError, VerificationError
 from storage.interfaces.log import NewEvent
-from storage.notes import new_signer
+from storage.signing.notes import new_signer
 from tests.builder import Builder
 from tests.tools.auditing.test_checkpoints import grow, tampered
 from tools import roots
@@ -171,7 +171,7 @@ def test_other_keys_even_of_the_same_name_do_not_do(signed: Path) -> None:
 
 
 def test_the_key_of_one_log_does_not_vouch_for_the_origin_of_another(copied: Path) -> None:
-    from storage.notes import Checkpoint, sign_note
+    from storage.signing.notes import Checkpoint, sign_note
 
     proof = inclusion(copied, 9)
     size, root = proof["checkpoint"].splitlines()[1:3]

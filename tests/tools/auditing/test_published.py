@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from storage.errors import InputError, VerificationError
-from storage.notes import new_signer
+from storage.signing.notes import new_signer
 from tests.builder import Builder
 from tests.registry_fixture import RegistryProcess, push_image
 from tests.tools.auditing.test_checkpoints import grow, tampered

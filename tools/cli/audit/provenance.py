@@ -41,8 +41,8 @@ def _statement(build_id: str, platform: str, *, whole: bool, sign: bool) -> byte
     from projections.mentions import Mentions
     from projections.provenance import provenance as predicate_of
     from storage.digest import Digest
-    from storage.dsse import IN_TOTO
-    from storage.dsse import sign as sign_envelope
+    from storage.signing.dsse import IN_TOTO
+    from storage.signing.dsse import sign as sign_envelope
     from tools.auditing.attesting import builder_id
     from tools.auditing.keys import find_signer
 

@@ -16,7 +16,7 @@ from tools.cli.writing import as_json_option, print_json, print_line
 
 if TYPE_CHECKING:
     from projections.wellformed import Fault
-    from storage.notes import Checkpoint, Verifier
+    from storage.signing.notes import Checkpoint, Verifier
     from tools.auditing.verdict import Verdict
 
 SHOWN = 20

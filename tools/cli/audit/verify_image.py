@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from storage.notes import Verifier
 from storage.platform import parse_platform
+from storage.signing.notes import Verifier
 from tools.cli.names import image_name
 from tools.cli.running import interruptible
 from tools.cli.text import clean

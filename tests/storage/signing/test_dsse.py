@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from storage.dsse import Envelope, key_id, pae, sign
 from storage.errors import VerificationError
-from storage.notes import new_signer
+from storage.signing.dsse import Envelope, key_id, pae, sign
+from storage.signing.notes import new_signer
 
 SIGNER = new_signer("ci.example", bytes(range(32)))
 

@@ -1,7 +1,7 @@
 """DSSE envelopes: signed bytes with their type, in JSON.
 
-Source: secure-systems-lab/dsse, protocol.md and envelope.md (version 1.0.2). Keys are those of storage/notes.py; the
-`keyid` is a verifier key's name and hash, `NAME+HASH`.
+Source: secure-systems-lab/dsse, protocol.md and envelope.md (version 1.0.2). Keys are those of
+storage/signing/notes.py; the `keyid` is a verifier key's name and hash, `NAME+HASH`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from storage.digest import canonical_json, parse_json
 from storage.errors import VerificationError
-from storage.notes import Signer, Verifier
+from storage.signing.notes import Signer, Verifier
 
 ENVELOPE = "application/vnd.dsse.envelope.v1+json"
 IN_TOTO = "application/vnd.in-toto+json"

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storage.errors import InputError, VerificationError
-from storage.notes import Checkpoint, Note, Signer, Verifier, new_signer, sign_note
+from storage.signing.notes import Checkpoint, Note, Signer, Verifier, new_signer, sign_note
 
 # Known good: key and note that other implementations of C2SP signed-note are tested with.
 KEY = "example.com/foo+530d903a+AekyeRrm56hApGFkyQR4ZCbV54Id2LKaANYcrnKv3U2k"
