@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from storage import registries
-from storage.credentials import Credential, Credentials, DockerCredentials
+from storage.credentials.lookup import Credential, Credentials, DockerCredentials
 from storage.registries import Registries
 from storage.registry import Limits, RegistryClient
 from storage.registry.attempts import Observe
@@ -15,7 +15,7 @@ from tools import __version__
 from tools.roots import root_directory
 
 if TYPE_CHECKING:
-    from storage.credential_store import CredentialStore
+    from storage.credentials.store import CredentialStore
     from storage.registry.login import Accepted
 
 USER_AGENT = f"refledger/{__version__}"
@@ -51,6 +51,6 @@ def kept_credentials() -> Credentials:
 
 def credential_store() -> CredentialStore:
     """Where this user's credentials are kept."""
-    from storage.credential_store import CredentialStore
+    from storage.credentials.store import CredentialStore
 
     return CredentialStore()

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from storage.credentials import Credential, Credentials
+from storage.credentials.lookup import Credential, Credentials
 from storage.errors import RegistryError
 from storage.reference import is_loopback
 from storage.registry.clients import load_httpx

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
-from storage.credentials import Credentials
+from storage.credentials.lookup import Credentials
 from storage.digest import Digest, Hasher
 from storage.errors import InputError, RegistryError, VerificationError
 from storage.interfaces.images import Descriptor, Provider, Reference, Referrer, push_scope

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from storage.credentials import Credential
+from storage.credentials.lookup import Credential
 from storage.errors import RegistryError
 from storage.registries import Registries
 from storage.registry.auth import Authenticator

@@ -18,7 +18,7 @@ from urllib.request import Request, urlopen
 from engine.errors import MaterializationError
 from engine.refs.fill import FetchLimits
 from engine.refs.ref import Layer
-from storage.credentials import Credential
+from storage.credentials.lookup import Credential
 from storage.digest import sha256
 from storage.errors import RefledgerError
 from storage.interfaces.images import Descriptor, Provider, Reference

@@ -14,7 +14,7 @@ from engine.errors import InputError, VerificationError
 from engine.ops.layer import Tree
 from engine.ops.unpack import plan_archive
 from storage.bundle.reading import _events
-from storage.credentials import Anonymous
+from storage.credentials.lookup import Anonymous
 from storage.errors import RegistryError
 from storage.interfaces.images import Provider
 from storage.interfaces.log import Event

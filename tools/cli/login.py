@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from storage.credentials import Credential
+from storage.credentials.lookup import Credential
 from storage.errors import InputError, RegistryError
 from storage.reference import DEFAULT_REGISTRY, is_host
 from tools import connecting

@@ -15,7 +15,7 @@ from engine.refs.asked import AskedPaths
 from engine.refs.materializer import Clock, Materializer
 from engine.refs.ref import Layer, Remote
 from storage.blobs import DirectoryBlobs
-from storage.credentials import DockerCredentials
+from storage.credentials.lookup import DockerCredentials
 from storage.digest import Digest
 from storage.erofs.layers import ErofsLayers
 from storage.erofs.mount import ErofsMounts

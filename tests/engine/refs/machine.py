@@ -15,7 +15,7 @@ from engine.refs.kept import Known, NothingKnown
 from engine.refs.materializer import Clock, Materializer
 from engine.refs.ref import Layer, Local, Remote
 from storage.blobs import DirectoryBlobs
-from storage.credentials import Anonymous
+from storage.credentials.lookup import Anonymous
 from storage.digest import Digest
 from storage.interfaces.images import Descriptor, Provider
 from storage.layers import DirectoryLayers

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from storage.credentials import Credential, DockerCredentials
+from storage.credentials.lookup import Credential, DockerCredentials
 from storage.errors import RegistryError
 from storage.interfaces.images import Provider
 from storage.registry import RegistryClient

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from storage.credentials import Credential, DockerCredentials
+from storage.credentials.lookup import Credential, DockerCredentials
 from storage.errors import RegistryError
 
 SECRET = "s3cr3t:with:colons"

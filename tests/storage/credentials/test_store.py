@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from storage.credential_store import CredentialStore
-from storage.credentials import Credential, DockerCredentials
-from storage.docker_config import DockerConfig
+from storage.credentials.docker_config import DockerConfig
+from storage.credentials.lookup import Credential, DockerCredentials
+from storage.credentials.store import CredentialStore
 from storage.errors import RegistryError
 
 SECRET = "s3cr3t:with:colons"

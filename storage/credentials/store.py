@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from storage.credentials import TOKEN_USER, Credential
-from storage.docker_config import DockerConfig, helper_failed, helper_for, keys_for, names_of, unusable
+from storage.credentials.docker_config import DockerConfig, helper_failed, helper_for, keys_for, names_of, unusable
+from storage.credentials.lookup import TOKEN_USER, Credential
 from storage.durable import replace_file
 
 

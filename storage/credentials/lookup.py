@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from storage.docker_config import DockerConfig, helper_failed, helper_for, keys_for, names_of, unusable
+from storage.credentials.docker_config import DockerConfig, helper_failed, helper_for, keys_for, names_of, unusable
 
 TOKEN_USER = "<token>"  # noqa: S105 -- a name: what helpers keep an identity token under
 _NOT_FOUND = "credentials not found"
