@@ -38,8 +38,8 @@ from storage.interfaces.locks import Locks
 from storage.interfaces.packing import LayerTars
 from storage.interfaces.registry import RegistrySource, RegistryTarget
 from storage.layers import LAYER_LIMIT, ChosenLayers, DirectoryLayers
-from storage.layout import WithLayouts
-from storage.layout_listing import WithLayoutListing
+from storage.layout.listing import WithLayoutListing
+from storage.layout.source import WithLayouts
 from storage.partial import DirectoryPartials
 from storage.registry import RegistryClient
 from storage.snapshots import OverlaySnapshots
@@ -118,7 +118,7 @@ def engine(
     @lru_cache(maxsize=1)
     def movers() -> Mover:
         from engine.exporters.move import Mover
-        from storage.layout_target import WithLayoutTargets
+        from storage.layout.target import WithLayoutTargets
 
         return Mover(registry, WithLayoutTargets(client, build), reader(), locks)
 
@@ -216,7 +216,7 @@ def _exporters(
     from storage.archive import DestFile, TarArchive
     from storage.compose import TreeWriter
     from storage.durable import flush_file_system
-    from storage.layout_target import enter
+    from storage.layout.target import enter
     from storage.pack import write_tree
 
     return Exporters(

@@ -21,9 +21,9 @@ from storage.blobs import DirectoryBlobs
 from storage.interfaces.blobs import BlobStore
 from storage.interfaces.locks import Locks
 from storage.interfaces.registry import RegistryListing
-from storage.layout import WithLayouts
-from storage.layout_listing import WithLayoutListing
-from storage.layout_target import WithLayoutTargets
+from storage.layout.listing import WithLayoutListing
+from storage.layout.source import WithLayouts
+from storage.layout.target import WithLayoutTargets
 from storage.locks import FileLocks
 from storage.temporary import TemporaryPlace
 from storage.uploads import UploadSessions

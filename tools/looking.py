@@ -38,8 +38,8 @@ from storage.interfaces.blobs import BlobStore
 from storage.interfaces.images import Descriptor, Platform, Provider, Reference, Referrer
 from storage.interfaces.log import EventLog
 from storage.interfaces.registry import RegistryListing
-from storage.layout import WithLayouts
-from storage.layout_listing import WithLayoutListing
+from storage.layout.listing import WithLayoutListing
+from storage.layout.source import WithLayouts
 from storage.platform import choose_platform, host_platform
 from storage.reference import LAYOUT, parse_layout, parse_reference
 from storage.temporary import TemporaryPlace

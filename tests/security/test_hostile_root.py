@@ -17,7 +17,7 @@ from storage.digest import Digest, sha256
 from storage.errors import DiskError, LogError, RefledgerError, VerificationError
 from storage.interfaces.images import Provider
 from storage.interfaces.log import NewEvent
-from storage.layout import layout_entries, read_small
+from storage.layout.source import layout_entries, read_small
 from storage.locks import FileLocks
 from storage.log.eventlog import SqliteEventLog
 from storage.logtree.tiles import Tree

@@ -18,7 +18,7 @@ from storage.credentials.lookup import Anonymous
 from storage.errors import RegistryError
 from storage.interfaces.images import Provider
 from storage.interfaces.log import Event
-from storage.layout_target import REF_NAME, enter
+from storage.layout.target import REF_NAME, enter
 from storage.registry.auth import Authenticator, Challenge
 from storage.registry.client import RegistryClient
 from storage.registry.limits import Limits

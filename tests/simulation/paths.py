@@ -25,12 +25,12 @@ _OS = Os()
 _USERS = (
     "storage.archive", "storage.blobs", "storage.compose", "storage.durable", "storage.erofs.check", "storage.regular",
     "storage.erofs.encode", "storage.erofs.header", "storage.erofs.image", "storage.erofs.mount", "storage.implied",
-    "storage.layout_target", "storage.locks", "storage.lookup", "storage.pack", "storage.partial",
+    "storage.layout.target", "storage.locks", "storage.lookup", "storage.pack", "storage.partial",
     "storage.scratch", "storage.seal", "storage.snapshots", "storage.unpack", "storage.uploads", "storage.usage",
     "tools.roots",
 )  # fmt: skip
 """Modules that make system calls on what lies in a root."""
-_NAMERS = ("storage.archive", "storage.layout", "storage.layout_listing", "storage.layout_target")
+_NAMERS = ("storage.archive", "storage.layout.source", "storage.layout.listing", "storage.layout.target")
 """Those that make paths of names that they are given."""
 _TOKENS = ("storage.archive", "storage.durable", "storage.scratch", "tools.roots", "tools.collecting")
 """Those that draw names at random."""

@@ -17,8 +17,8 @@ from storage.digest import Digest, sha256
 from storage.durable import fsync_directory, make_directories
 from storage.errors import DiskError
 from storage.interfaces.layers import Look
-from storage.layout import layout_entries
-from storage.layout_target import REF_NAME, enter
+from storage.layout.source import layout_entries
+from storage.layout.target import REF_NAME, enter
 from storage.media_types import MANIFEST
 from storage.trees import SnapshotTrees
 from tests.simulation.chance import Chance, Crashed, Faults

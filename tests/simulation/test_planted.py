@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from projections.history import History
-from storage import layout_target, locks, sweep
+from storage import locks, sweep
 from storage.errors import RefledgerError
+from storage.layout import target as layout_target
 from storage.partial import DirectoryPartials
 from tests.simulation import test_durability as durability
 from tests.simulation import test_races as races

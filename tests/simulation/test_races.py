@@ -20,8 +20,8 @@ from storage.digest import sha256
 from storage.errors import RefledgerError
 from storage.interfaces.images import Descriptor
 from storage.interfaces.log import NewEvent
-from storage.layout import layout_entries
-from storage.layout_target import REF_NAME, enter
+from storage.layout.source import layout_entries
+from storage.layout.target import REF_NAME, enter
 from storage.media_types import MANIFEST
 from storage.partial import lock_name
 from storage.scratch import Scratch

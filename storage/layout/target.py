@@ -16,7 +16,7 @@ from storage.durable import replace_file
 from storage.errors import DiskError, InputError, VerificationError
 from storage.interfaces.images import Descriptor, Provider
 from storage.interfaces.registry import ByteStream, RegistryTarget
-from storage.layout_listing import read_tagged
+from storage.layout.listing import read_tagged
 from storage.reference import LAYOUT_REGISTRY, is_tag
 from storage.referrers import FallbackTag, referring
 from storage.regular import read_regular

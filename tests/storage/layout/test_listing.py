@@ -11,10 +11,10 @@ import pytest
 from storage.digest import Digest, canonical_json, sha256
 from storage.errors import InputError
 from storage.interfaces.images import Provider, Referrer
-from storage.layout_listing import WithLayoutListing
-from storage.layout_target import REF_NAME, WithLayoutTargets
+from storage.layout.listing import WithLayoutListing
+from storage.layout.target import REF_NAME, WithLayoutTargets
 from storage.reference import LAYOUT_REGISTRY
-from tests.storage.test_layout_target import MANIFEST, Elsewhere, put
+from tests.storage.layout.test_target import MANIFEST, Elsewhere, put
 
 SBOM = "application/vnd.example.sbom"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from storage.digest import Digest
 from storage.interfaces.images import Provider, Referrer
 from storage.interfaces.registry import RegistryListing
-from storage.layout import layout_entries, read_small, tag_of
+from storage.layout.source import layout_entries, read_small, tag_of
 from storage.reference import LAYOUT_REGISTRY
 from storage.referrers import fallback_tag, read_referrers, referring
 

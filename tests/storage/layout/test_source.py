@@ -12,8 +12,8 @@ import pytest
 from storage.digest import Digest, sha256
 from storage.errors import InputError, RegistryError, VerificationError
 from storage.interfaces.images import Descriptor, Provider
-from storage.layout import WithLayouts
-from storage.layout_target import REF_NAME, enter
+from storage.layout.source import WithLayouts
+from storage.layout.target import REF_NAME, enter
 from storage.reference import LAYOUT_REGISTRY, parse_layout
 
 ENTRY: dict[str, Any] = {"mediaType": "m", "digest": str(sha256(b"{}")), "size": 2}

@@ -16,8 +16,8 @@ from storage.digest import Digest, canonical_json, sha256
 from storage.errors import DiskError, InputError, VerificationError
 from storage.interfaces.images import Descriptor, Provider
 from storage.interfaces.registry import ByteStream
-from storage.layout import WithLayouts
-from storage.layout_target import REF_NAME, WithLayoutTargets
+from storage.layout.source import WithLayouts
+from storage.layout.target import REF_NAME, WithLayoutTargets
 from storage.reference import LAYOUT_REGISTRY, parse_layout
 
 GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
