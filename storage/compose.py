@@ -16,7 +16,7 @@ from typing import Literal
 
 from storage.errors import DiskError
 from storage.interfaces.layers import Look
-from storage.unpack import umask
+from storage.tar.unpack import umask
 
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC

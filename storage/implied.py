@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from storage.interfaces.layers import Look
-from storage.unpack import IGNORED_XATTRS, OPAQUE_XATTR
+from storage.tar.unpack import IGNORED_XATTRS, OPAQUE_XATTR
 
 _FILE = "implied"  # beside the tree; paths relative to it, each ended by NUL; the empty path is the root
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

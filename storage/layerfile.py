@@ -12,7 +12,7 @@ from storage.interfaces.blobs import BlobStore, BlobWriter
 from storage.interfaces.images import Descriptor
 from storage.interfaces.layers import StagedLayer, StoredLayer
 from storage.readahead import ReadAhead
-from storage.tar import TarReader
+from storage.tar.reader import TarReader
 
 _TYPE = "application/vnd.oci.image.layer.v1.tar"
 _OTHERS = {b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"LZIP": "lzip", b"\x04\x22\x4d\x18": "lz4", b"PK\x03\x04": "zip"}

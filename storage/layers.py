@@ -50,7 +50,7 @@ class DirectoryLayers(CheckedOnce):
         """See LayerStore.unpack."""
         from storage.implied import write_implied
         from storage.readahead import read_layer
-        from storage.unpack import unpack_tree
+        from storage.tar.unpack import unpack_tree
 
         doing = f"unpacking layer {diff_id.short}"
         try:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from storage.interfaces.parts import Seen
-from storage.pack import is_opaque
+from storage.tar.pack import is_opaque
 
 
 @dataclass(frozen=True, slots=True)

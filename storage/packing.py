@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
-from storage.clamp import Clamped
 from storage.compression import BLOCK, checked, compressor, version
 from storage.decompression import decompress
 from storage.digest import Digest, Hasher
@@ -20,6 +19,7 @@ from storage.interfaces.blobs import BlobStore, BlobWriter, ByteSource
 from storage.interfaces.images import Compression, Descriptor
 from storage.interfaces.layers import SnapshotStore
 from storage.interfaces.packing import PackedBlob
+from storage.tar.clamp import Clamped
 
 Give = Callable[[Callable[[bytes], Any]], None]
 

@@ -26,9 +26,9 @@ from storage.interfaces.images import Descriptor
 from storage.interfaces.parts import LayerTree, Part, Seen, Toc
 from storage.lookup import LaidOut
 from storage.scratch import Scratch, clear_away, remove_tree
-from storage.tar import BLOCK_DEVICE, CHARACTER, DIRECTORY, FIFO, HARD_LINK, REGULAR, SYMLINK, Entry
+from storage.tar.reader import BLOCK_DEVICE, CHARACTER, DIRECTORY, FIFO, HARD_LINK, REGULAR, SYMLINK, Entry
+from storage.tar.unpack import OPAQUE_NAME, WHITEOUT, unpack_tree
 from storage.toc import Chunk, ChunkedToc, Node, Range, number, reading, text
-from storage.unpack import OPAQUE_NAME, WHITEOUT, unpack_tree
 
 _TREE, _SPOOL = "fs", "ranges"
 _GAP = 8 * 1024
@@ -182,7 +182,7 @@ def merge(ranges: Iterable[Range]) -> list[Range]:
 
 
 _IMPLIED = {"mode": 0o755, "uid": 0, "gid": 0}
-"""How a directory looks until a lower layer tells (storage/unpack.py)."""
+"""How a directory looks until a lower layer tells (storage/tar/unpack.py)."""
 
 
 def _members(table: ChunkedToc, part: Part) -> Iterator[Member]:

@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar
 from storage.digest import Digest, Hasher
 from storage.errors import VerificationError
 from storage.interfaces.blobs import ByteSource
-from storage.tar import TarReader
+from storage.tar.reader import TarReader
 
 T = TypeVar("T")
 CHUNK = 1 << 20

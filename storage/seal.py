@@ -42,7 +42,7 @@ def directory_seal(name: bytes, own: bytes, lines: list[bytes]) -> int:
 
 def tree_seal(tree: bytes, prefix: bytes = b"") -> int:
     """The sum over directory `tree`, called `prefix` in its own tree, and all that is below. Raises OSError."""
-    from storage.pack import is_opaque
+    from storage.tar.pack import is_opaque
 
     total = 0
     pending = [(tree, prefix)]

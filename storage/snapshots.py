@@ -144,7 +144,7 @@ class OverlaySnapshots(CheckedOnce):
     def pack(self, snapshot: str, write: Callable[[bytes], Any], *, clamp_mtime: int | None = None) -> None:
         """See SnapshotStore.pack. Raises DiskError, VerificationError for an image that was damaged, and what `write`
         raises."""
-        from storage.pack import pack_tar, pack_tree
+        from storage.tar.pack import pack_tar, pack_tree
 
         tree = self._tree(snapshot)
         with_root = (tree.parent / _ROOT_CHANGED).exists()
@@ -200,7 +200,7 @@ class OverlaySnapshots(CheckedOnce):
         look. The kernel merges the roots of layers whatever marks they have, so what lies below an opaque root
         (image-spec layer.md, "Opaque Whiteout") is left out here."""
         from storage.implied import hidden_looks, make_directories
-        from storage.pack import is_opaque
+        from storage.tar.pack import is_opaque
 
         top = next((at for at in reversed(range(len(lowers))) if is_opaque(os.fsencode(lowers[at]))), 0)
         lowers = lowers[top:]
@@ -305,8 +305,8 @@ def _settle(upper: bytes, lowers: Sequence[bytes]) -> tuple[int, int]:
     was removed, and beside other lowers it would remove what the step never saw. And it copies a directory up when
     something is made in it, be it a mount point that is gone by now: empty and unchanged, it is no change.
     """
-    from storage.pack import is_opaque
-    from storage.unpack import OPAQUE_XATTR
+    from storage.tar.pack import is_opaque
+    from storage.tar.unpack import OPAQUE_XATTR
 
     size = sealed = 0
     linked: set[int] = set()
@@ -347,7 +347,7 @@ def _shown(places: Sequence[bytes]) -> list[bytes]:
     """Those of `places`, one path in all lowers, whose entries an overlay shows together, by its rules: a directory on
     top of anything else hides that, an opaque one what is below it. Asked for parents first, no link is followed: one
     in an image would lead to a directory of this machine."""
-    from storage.pack import is_opaque
+    from storage.tar.pack import is_opaque
 
     shown = []
     for place in places:

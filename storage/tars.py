@@ -14,7 +14,7 @@ from storage.errors import DiskError
 from storage.interfaces.blobs import BlobStore, ByteSource
 from storage.interfaces.images import Descriptor
 from storage.interfaces.layers import SnapshotStore
-from storage.tar import REGULAR, TarReader
+from storage.tar.reader import REGULAR, TarReader
 
 _READ = 1 << 20
 

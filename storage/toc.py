@@ -20,8 +20,8 @@ from storage.digest import Digest, Hasher, parse_json
 from storage.errors import InputError, TocUnusable, VerificationError
 from storage.interfaces.images import ESTARGZ, Descriptor
 from storage.lookup import Own, Tree
-from storage.tar import REGULAR, Entry, TarReader
-from storage.unpack import OPAQUE_NAME, WHITEOUT
+from storage.tar.reader import REGULAR, Entry, TarReader
+from storage.tar.unpack import OPAQUE_NAME, WHITEOUT
 
 _CHUNKED = ("io.github.containers.zstd-chunked.", "io.containers.zstd-chunked.")
 _POSITION, _CHECKSUM = "manifest-position", "manifest-checksum"

@@ -217,7 +217,7 @@ def _exporters(
     from storage.compose import TreeWriter
     from storage.durable import flush_file_system
     from storage.layout.target import enter
-    from storage.pack import write_tree
+    from storage.tar.pack import write_tree
 
     return Exporters(
         transfer=transfer,

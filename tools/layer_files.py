@@ -19,9 +19,9 @@ from storage.decompression import decompress
 from storage.digest import Digest, Hasher
 from storage.erofs.header import SUFFIX, Image
 from storage.errors import DiskError, InputError, VerificationError
-from storage.filelist import FileFact, load
 from storage.interfaces.blobs import ByteSource
-from storage.tar import CHARACTER, DIRECTORY, HARD_LINK, REGULAR, SYMLINK, Entry, TarReader
+from storage.tar.filelist import FileFact, load
+from storage.tar.reader import CHARACTER, DIRECTORY, HARD_LINK, REGULAR, SYMLINK, Entry, TarReader
 
 Json = dict[str, Any]
 

@@ -48,7 +48,7 @@ _SPECIAL: dict[bytes, Literal["fifo", "char", "block"]] = {
     tarfile.FIFOTYPE: "fifo", tarfile.CHRTYPE: "char", tarfile.BLKTYPE: "block",
 }  # fmt: skip
 _EXTENSIONS = frozenset({b"x", b"X", b"g", b"L", b"K"})
-_LARGEST_EXTENSION = 1 << 20  # bytes, as of layers (storage/tar.py)
+_LARGEST_EXTENSION = 1 << 20  # bytes, as of layers (storage/tar/reader.py)
 _NAME_MAX, _PATH_MAX = 255, 4096  # bytes: <linux/limits.h>
 _NO_ID = 2**32 - 1  # the uid that means none
 

@@ -84,7 +84,7 @@ def _write_anew(image: Image, name: str, scratch: Scratch) -> str:
     from storage.erofs.compose import LONGEST_PATH
     from storage.erofs.image import ImageWriter
     from storage.readahead import read_layer
-    from storage.tar import TarReader
+    from storage.tar.reader import TarReader
 
     new = scratch.name()
     scratch.tmp.mkdir(parents=True, exist_ok=True)

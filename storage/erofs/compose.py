@@ -12,10 +12,10 @@ from storage.durable import fsync_directory
 from storage.erofs.image import ImageWriter
 from storage.errors import DiskError, InputError, VerificationError
 from storage.interfaces.layers import Look
-from storage.pack import encode, marker
 from storage.scratch import remove_tree
-from storage.tar import BLOCK, BLOCK_DEVICE, CHARACTER, DIRECTORY, FIFO, HARD_LINK, REGULAR, SYMLINK, Entry
-from storage.unpack import OPAQUE_NAME, OPAQUE_XATTR
+from storage.tar.pack import encode, marker
+from storage.tar.reader import BLOCK, BLOCK_DEVICE, CHARACTER, DIRECTORY, FIFO, HARD_LINK, REGULAR, SYMLINK, Entry
+from storage.tar.unpack import OPAQUE_NAME, OPAQUE_XATTR
 
 _NODES = {"symlink": SYMLINK, "fifo": FIFO, "char": CHARACTER, "block": BLOCK_DEVICE}
 _GATHERED = 1 << 20

@@ -75,7 +75,7 @@ class ErofsLayers(CheckedOnce):
     def _write(self, path: Path, diff_id: Digest, media_type: str, source: ByteSource) -> int:
         from storage.erofs.image import ImageWriter
         from storage.readahead import read_layer
-        from storage.tar import TarReader
+        from storage.tar.reader import TarReader
 
         self._scratch.tmp.mkdir(parents=True, exist_ok=True)
         with ImageWriter(path) as image:

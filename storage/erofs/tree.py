@@ -1,6 +1,6 @@
 """What a layer tar holds, as a tree in memory: the same result as laying it out on a disk, without a disk.
 
-Rules are those of storage/unpack.py, which lays out directories: every parent resolves with the layer's own root as
+Rules are those of storage/tar/unpack.py, which lays out directories: every parent resolves with the layer's own root as
 `/`, last components are never followed, the last member of a name wins, and whiteouts hide entries of lower layers
 only, wherever in the tar they stand (image-spec layer.md). Links can only lead to nodes of the tree, so nothing a
 hostile layer says can reach anything else. What it holds in memory is bounded by `Budget`.
@@ -15,8 +15,8 @@ import struct
 from dataclasses import dataclass
 
 from storage.errors import VerificationError
-from storage.tar import BLOCK_DEVICE, CHARACTER, DIRECTORY, FIFO, HARD_LINK, REGULAR, SYMLINK, Entry
-from storage.unpack import (
+from storage.tar.reader import BLOCK_DEVICE, CHARACTER, DIRECTORY, FIFO, HARD_LINK, REGULAR, SYMLINK, Entry
+from storage.tar.unpack import (
     AUFS,
     IGNORED_XATTRS,
     OPAQUE_NAME,

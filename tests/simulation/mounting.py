@@ -13,8 +13,8 @@ from storage.erofs.header import Image
 from storage.erofs.mount import ErofsMounts
 from storage.erofs.tree import LayerTree, Node
 from storage.errors import DiskError
-from storage.tar import TarReader
-from storage.unpack import OPAQUE_XATTR
+from storage.tar.reader import TarReader
+from storage.tar.unpack import OPAQUE_XATTR
 from tests.simulation.inodes import Inode, directory
 from tests.simulation.paths import DiskPath
 from tests.simulation.processes import Mounted, Process, locate

@@ -25,8 +25,8 @@ _OS = Os()
 _USERS = (
     "storage.archive", "storage.blobs", "storage.compose", "storage.durable", "storage.erofs.check", "storage.regular",
     "storage.erofs.encode", "storage.erofs.header", "storage.erofs.image", "storage.erofs.mount", "storage.implied",
-    "storage.layout.target", "storage.locks", "storage.lookup", "storage.pack", "storage.partial",
-    "storage.scratch", "storage.seal", "storage.snapshots", "storage.unpack", "storage.uploads", "storage.usage",
+    "storage.layout.target", "storage.locks", "storage.lookup", "storage.tar.pack", "storage.partial",
+    "storage.scratch", "storage.seal", "storage.snapshots", "storage.tar.unpack", "storage.uploads", "storage.usage",
     "tools.roots",
 )  # fmt: skip
 """Modules that make system calls on what lies in a root."""

@@ -18,10 +18,10 @@ from storage.bundle.form import Member
 from storage.bundle.reading import Bundle, read_bundle
 from storage.digest import Digest
 from storage.errors import DiskError, InputError, VerificationError
-from storage.filelist import FileFact, load
 from storage.interfaces.blobs import BlobStore, BlobWriter
 from storage.interfaces.images import Descriptor, Provider
 from storage.interfaces.log import EventLog
+from storage.tar.filelist import FileFact, load
 from storage.tars import regular_files
 from tools import roots
 from tools.replaying.story import Story, layers_of, learn_results, read_graph, read_story

@@ -30,8 +30,8 @@ from engine.solver.scheduler import VertexError
 from projections.progress import output as output_lines
 from storage.digest import Digest, canonical_json
 from storage.errors import InputError
-from storage.filelist import FileFact, list_tar
 from storage.interfaces.log import EventLog, redacted, worded
+from storage.tar.filelist import FileFact, list_tar
 from tools import __version__, known, roots
 from tools.replaying.recorded import Recorded, restore_contexts
 from tools.replaying.story import closure

@@ -27,7 +27,7 @@ from storage.decompression import decompress
 from storage.digest import Digest, Hasher, sha256
 from storage.interfaces.layers import LayerStore
 from tests.storage.erofs.readers import fsck, fsck_unpack
-from tests.storage.tars import CHAR, DIR, DISK, FIFO, HARD, LINK, Dialect, Member, Sparse, write
+from tests.storage.tar.tars import CHAR, DIR, DISK, FIFO, HARD, LINK, Dialect, Member, Sparse, write
 from tests.storage.test_layers import opened
 from tests.storage.trees import TAR, facts
 from tools.seed import ImageCache, default_cache

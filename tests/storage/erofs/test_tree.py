@@ -8,7 +8,7 @@ import pytest
 
 from storage.erofs.tree import Budget, LayerTree
 from storage.errors import VerificationError
-from storage.tar import HARD_LINK, REGULAR, SYMLINK, Entry
+from storage.tar.reader import HARD_LINK, REGULAR, SYMLINK, Entry
 
 LIMIT = 5_000_000
 

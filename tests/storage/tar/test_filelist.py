@@ -9,7 +9,7 @@ import pytest
 
 from storage.digest import sha256
 from storage.errors import VerificationError
-from storage.filelist import compare, dump, list_tar, load
+from storage.tar.filelist import compare, dump, list_tar, load
 
 
 def tar_of(*members: tuple[tarfile.TarInfo, bytes]) -> io.BytesIO:

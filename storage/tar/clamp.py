@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from storage.interfaces.blobs import ByteSource
-from storage.rawtar import RawTar
-from storage.tar import BLOCK
-from storage.tarfields import nanoseconds, number, pax_record, pax_records
+from storage.tar.fields import nanoseconds, number, pax_record, pax_records
+from storage.tar.raw import RawTar
+from storage.tar.reader import BLOCK
 
 _EXTENDED, _WITH_DATA = frozenset(b"xXg"), frozenset(b"xXgLKVD")
 _TIMES = frozenset({b"mtime", b"atime", b"ctime"})

@@ -9,7 +9,7 @@ from typing import Any
 from storage.digest import Hasher, canonical_json, parse_json
 from storage.errors import VerificationError
 from storage.interfaces.blobs import ByteSource
-from storage.tar import (
+from storage.tar.reader import (
     BLOCK_DEVICE,
     CHARACTER,
     DIRECTORY,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from storage.errors import VerificationError
 from storage.interfaces.blobs import ByteSource
-from storage.tarfields import check_sum, integer, nanoseconds, number, pax_records, repeated
+from storage.tar.fields import check_sum, integer, nanoseconds, number, pax_records, repeated
 
 BLOCK = 512
 REGULAR, HARD_LINK, SYMLINK, CHARACTER, BLOCK_DEVICE, DIRECTORY, FIFO = b"0", b"1", b"2", b"3", b"4", b"5", b"6"

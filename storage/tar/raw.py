@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from storage.errors import VerificationError
 from storage.interfaces.blobs import ByteSource
-from storage.tar import BLOCK, Entry, TarReader
+from storage.tar.reader import BLOCK, Entry, TarReader
 
 _MOST = 32 << 20
 """Bytes between the contents of two files: headers, and what only a hostile tar has there."""

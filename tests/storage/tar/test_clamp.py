@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.clamp import Clamped, clamp_header
 from storage.errors import VerificationError
-from storage.tar import Entry, TarReader
+from storage.tar.clamp import Clamped, clamp_header
+from storage.tar.reader import Entry, TarReader
 from tests.storage.trees import file, gnu_tar, info, make_tar
 
 EPOCH = 1_500_000_000

@@ -14,9 +14,20 @@ from pathlib import Path
 from typing import Any
 
 from storage.interfaces.blobs import ByteSource
-from storage.tar import BLOCK, BLOCK_DEVICE, CHARACTER, DIRECTORY, FIFO, HARD_LINK, REGULAR, SYMLINK, Entry, TarReader
-from storage.tarfields import pax_record
-from storage.unpack import OPAQUE_NAME, OPAQUE_XATTR, WHITEOUT
+from storage.tar.fields import pax_record
+from storage.tar.reader import (
+    BLOCK,
+    BLOCK_DEVICE,
+    CHARACTER,
+    DIRECTORY,
+    FIFO,
+    HARD_LINK,
+    REGULAR,
+    SYMLINK,
+    Entry,
+    TarReader,
+)
+from storage.tar.unpack import OPAQUE_NAME, OPAQUE_XATTR, WHITEOUT
 
 _TYPES = {
     stat.S_IFREG: REGULAR, stat.S_IFLNK: SYMLINK, stat.S_IFCHR: CHARACTER, stat.S_IFBLK: BLOCK_DEVICE,
