@@ -102,7 +102,7 @@ class _Sink(Protocol):
 def _sink(compression: Compression) -> _Sink:
     if compression.kind != "estargz":
         return _Stream(compression)
-    from storage.estargz import Estargz  # reason: few ask for it
+    from storage.parts.estargz import Estargz  # reason: few ask for it
 
     return Estargz(compression.level)
 

@@ -105,7 +105,7 @@ def engine(
 
     def asked() -> AskedPaths:
         from engine.refs.asked import AskedPaths
-        from storage.parts import DirectoryParts
+        from storage.parts.trees import DirectoryParts
 
         return AskedPaths(materializer, DirectoryParts(tmp, build), registry, ledger, clock)
 
@@ -234,7 +234,7 @@ def _exporters(
 
 def _attester(root: Root, build: str, ledger: Ledger, blobs: BlobStore, materializer: Materializer) -> Attester:
     from engine.attest.attester import Attester
-    from storage.parts import DirectoryParts
+    from storage.parts.trees import DirectoryParts
     from tools import __version__
     from tools.auditing.attesting import LogFacts
     from tools.auditing.keys import find_signer
@@ -279,7 +279,7 @@ def _needs(
     sources: Callable[[], SourceFetcher], tars: LayerTars,
 ) -> Needs:  # fmt: skip
     from engine.offline.needs import Needs
-    from storage.parts import DirectoryParts
+    from storage.parts.trees import DirectoryParts
 
     return Needs(materializer, registry, cache, DirectoryParts(root.tmp, build), sources, tars)
 

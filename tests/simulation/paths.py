@@ -25,7 +25,7 @@ _OS = Os()
 _USERS = (
     "storage.archive", "storage.blobs", "storage.compose", "storage.durable", "storage.erofs.check", "storage.regular",
     "storage.erofs.encode", "storage.erofs.header", "storage.erofs.image", "storage.erofs.mount", "storage.implied",
-    "storage.layout.target", "storage.locks", "storage.lookup", "storage.tar.pack", "storage.partial",
+    "storage.layout.target", "storage.locks", "storage.parts.lookup", "storage.tar.pack", "storage.partial",
     "storage.scratch", "storage.seal", "storage.snapshots", "storage.tar.unpack", "storage.uploads", "storage.usage",
     "tools.roots",
 )  # fmt: skip

@@ -22,7 +22,7 @@ from storage.erofs.mount import ErofsMounts
 from storage.interfaces.images import Descriptor, Provider
 from storage.layers import DirectoryLayers
 from storage.partial import DirectoryPartials
-from storage.parts import DirectoryParts
+from storage.parts.trees import DirectoryParts
 from storage.registry import RegistryClient
 from storage.snapshots import OverlaySnapshots
 from tests.chunked import Made

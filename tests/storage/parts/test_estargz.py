@@ -24,9 +24,9 @@ from hypothesis import strategies as st
 from storage.compression import STARGZ_CHUNK
 from storage.digest import Digest, sha256
 from storage.errors import VerificationError
-from storage.estargz import Estargz
 from storage.interfaces.images import Descriptor
-from storage.toc import ChunkedToc, reading
+from storage.parts.estargz import Estargz
+from storage.parts.toc import ChunkedToc, reading
 from tests.chunked import estargz as by_hand
 from tests.storage.trees import GZIP, file, gnu_tar, gnu_untar, info, make_tar, members
 
@@ -285,7 +285,7 @@ def test_nothing_at_all_is_an_empty_layer() -> None:
 def test_memory_does_not_grow_with_the_layer() -> None:
     program = """
 import resource, sys, tarfile
-from storage.estargz import Estargz
+from storage.parts.estargz import Estargz
 block = bytes(range(256)) * 4096
 def layer(files, blocks):
     for number in range(files):

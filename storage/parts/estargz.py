@@ -24,11 +24,11 @@ from storage.compression import BLOCK, STARGZ_CHUNK, checked, cores, gzip_member
 from storage.digest import Digest, Hasher, canonical_json, sha256
 from storage.errors import VerificationError
 from storage.interfaces.images import ESTARGZ
+from storage.parts.toc import FOOTER_MARK, TOC_NAME
 from storage.tar.pack import encode
 from storage.tar.raw import RawTar
 from storage.tar.reader import BLOCK as TAR_BLOCK
 from storage.tar.reader import BLOCK_DEVICE, CHARACTER, DIRECTORY, FIFO, HARD_LINK, REGULAR, SYMLINK, Entry
-from storage.toc import FOOTER_MARK, TOC_NAME
 
 UNCOMPRESSED_SIZE = "io.containers.estargz.uncompressed-size"
 """The annotation that says how large the tar is."""

@@ -24,11 +24,11 @@ from storage.errors import DiskError, TocUnusable, VerificationError
 from storage.implied import read_implied, write_implied
 from storage.interfaces.images import Descriptor
 from storage.interfaces.parts import LayerTree, Part, Seen, Toc
-from storage.lookup import LaidOut
+from storage.parts.lookup import LaidOut
+from storage.parts.toc import Chunk, ChunkedToc, Node, Range, number, reading, text
 from storage.scratch import Scratch, clear_away, remove_tree
 from storage.tar.reader import BLOCK_DEVICE, CHARACTER, DIRECTORY, FIFO, HARD_LINK, REGULAR, SYMLINK, Entry
 from storage.tar.unpack import OPAQUE_NAME, WHITEOUT, unpack_tree
-from storage.toc import Chunk, ChunkedToc, Node, Range, number, reading, text
 
 _TREE, _SPOOL = "fs", "ranges"
 _GAP = 8 * 1024

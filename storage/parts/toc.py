@@ -19,7 +19,7 @@ from storage.decompression import decompress
 from storage.digest import Digest, Hasher, parse_json
 from storage.errors import InputError, TocUnusable, VerificationError
 from storage.interfaces.images import ESTARGZ, Descriptor
-from storage.lookup import Own, Tree
+from storage.parts.lookup import Own, Tree
 from storage.tar.reader import REGULAR, Entry, TarReader
 from storage.tar.unpack import OPAQUE_NAME, WHITEOUT
 

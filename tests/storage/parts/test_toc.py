@@ -18,8 +18,8 @@ from storage.errors import TocUnusable, VerificationError
 from storage.interfaces.images import Descriptor
 from storage.interfaces.parts import Part
 from storage.layers import DirectoryLayers
-from storage.parts import DirectoryParts, merge
-from storage.toc import LARGEST, ChunkedToc, reading
+from storage.parts.toc import LARGEST, ChunkedToc, reading
+from storage.parts.trees import DirectoryParts, merge
 from tests.chunked import MAKERS, Made, estargz, gzip_member, zstd_chunked, zstd_frame
 from tests.registry_fixture import digest_of
 from tests.storage.trees import facts, file, info, make_tar
