@@ -13,12 +13,12 @@ from typing import Any, Protocol
 from storage.compression import BLOCK, checked, compressor, version
 from storage.decompression import decompress
 from storage.digest import Digest, Hasher
-from storage.erofs.header import Hashing
 from storage.errors import VerificationError
 from storage.interfaces.blobs import BlobStore, BlobWriter, ByteSource
 from storage.interfaces.images import Compression, Descriptor
 from storage.interfaces.layers import SnapshotStore
 from storage.interfaces.packing import PackedBlob
+from storage.layers.erofs.header import Hashing
 from storage.tar.clamp import Clamped
 
 Give = Callable[[Callable[[bytes], Any]], None]

@@ -28,8 +28,6 @@ from projections.history import History
 from projections.names import Names
 from storage.blobs import DirectoryBlobs, WithMore
 from storage.digest import Digest
-from storage.erofs.layers import ErofsLayers
-from storage.erofs.mount import ErofsMounts
 from storage.errors import InputError
 from storage.interfaces.blobs import BlobStore
 from storage.interfaces.images import Provider
@@ -37,12 +35,14 @@ from storage.interfaces.layers import CheckedLayers, SnapshotStore
 from storage.interfaces.locks import Locks
 from storage.interfaces.packing import LayerTars
 from storage.interfaces.registry import RegistrySource, RegistryTarget
-from storage.layers import LAYER_LIMIT, ChosenLayers, DirectoryLayers
+from storage.layers.directory import LAYER_LIMIT, ChosenLayers, DirectoryLayers
+from storage.layers.erofs.layers import ErofsLayers
+from storage.layers.erofs.mount import ErofsMounts
+from storage.layers.snapshots import OverlaySnapshots
 from storage.layout.listing import WithLayoutListing
 from storage.layout.source import WithLayouts
 from storage.partial import DirectoryPartials
 from storage.registry import RegistryClient
-from storage.snapshots import OverlaySnapshots
 from tools.auditing.sensitive import sensitive_args
 from tools.bases import LogBases
 from tools.connecting import USER_AGENT, known_registries, registry_client
@@ -129,9 +129,9 @@ def engine(
     @lru_cache(maxsize=1)
     def sources() -> SourceFetcher:
         from engine.ops.sources import SourceFetcher
-        from storage.compose import TreeWriter
         from storage.git import GitClient
-        from storage.trees import SnapshotTrees
+        from storage.layers.compose import TreeWriter
+        from storage.layers.trees import SnapshotTrees
 
         trees, write = SnapshotTrees(snapshots, tmp, build), partial(TreeWriter, empty=True)
         if offline:
@@ -214,8 +214,8 @@ def _exporters(
     from engine.exporters.push import Pusher
     from engine.exporters.tar import TarExporter
     from storage.archive import DestFile, TarArchive
-    from storage.compose import TreeWriter
     from storage.durable import flush_file_system
+    from storage.layers.compose import TreeWriter
     from storage.layout.target import enter
     from storage.tar.pack import write_tree
 
@@ -269,7 +269,7 @@ def _transfer(
 
 
 def _tars(root: Root) -> LayerTars:
-    from storage.erofs.tars import ImageTars
+    from storage.layers.erofs.tars import ImageTars
 
     return ImageTars(root.path / "layers")
 
@@ -346,7 +346,7 @@ def _layers(root: Root, build: str, mounts: ErofsMounts, snapshotter: str) -> Ch
 
 def _files(blobs: BlobStore, locks: Locks, facts: Facts, clock: Clock) -> LayerFiles:
     from engine.images.intake import LayerFiles
-    from storage.layerfile import BlobIntake
+    from storage.layers.layerfile import BlobIntake
 
     return LayerFiles(BlobIntake(blobs, _layer_limit()), locks, facts, clock)
 
@@ -396,7 +396,7 @@ def _executor(
     from engine.ops.run_mounts import RunMounts
     from engine.ops.sandbox import OciSandbox, Sandbox, choose_runtime
     from storage.cachemounts import DirectoryCacheMounts, MemoryPlaces
-    from storage.compose import TreeWriter
+    from storage.layers.compose import TreeWriter
 
     async def make_sandbox() -> tuple[Sandbox, RuntimeChosen]:
         choice = await choose_runtime(runtime, root.run, build)

@@ -17,9 +17,9 @@ from storage.bundle.form import Member
 from storage.bundle.reading import Bundle, read_bundle
 from storage.decompression import decompress
 from storage.digest import Digest, Hasher
-from storage.erofs.header import SUFFIX, Image
 from storage.errors import DiskError, InputError, VerificationError
 from storage.interfaces.blobs import ByteSource
+from storage.layers.erofs.header import SUFFIX, Image
 from storage.tar.filelist import FileFact, load
 from storage.tar.reader import CHARACTER, DIRECTORY, HARD_LINK, REGULAR, SYMLINK, Entry, TarReader
 

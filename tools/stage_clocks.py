@@ -22,11 +22,12 @@ from typing import Any
 
 from engine.refs.materializer import Materializer
 from engine.refs.spool import Spool
-from storage import compression, overlay, readahead
+from storage import compression, overlay
 from storage.digest import Hasher
-from storage.erofs import image as erofs_image
-from storage.erofs.layers import ErofsLayers
-from storage.erofs.mount import ErofsMounts
+from storage.layers import readahead
+from storage.layers.erofs import image as erofs_image
+from storage.layers.erofs.layers import ErofsLayers
+from storage.layers.erofs.mount import ErofsMounts
 from storage.partial import FilePartial
 from tools.cli.main import main
 

@@ -59,7 +59,7 @@ class LaidOut(Tree):
     """Implements LayerTree for a layer that is an overlay lower here."""
 
     def __init__(self, lower: Path, implied: AbstractSet[bytes]) -> None:
-        """`implied`: directories whose looks the layer does not tell (see storage.implied)."""
+        """`implied`: directories whose looks the layer does not tell (see storage.layers.implied)."""
         super().__init__()
         self._lower = os.fsencode(lower)
         self._implied = implied

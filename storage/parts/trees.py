@@ -21,9 +21,9 @@ from typing import IO, Any
 from storage.decompression import decompress
 from storage.digest import Hasher
 from storage.errors import DiskError, TocUnusable, VerificationError
-from storage.implied import read_implied, write_implied
 from storage.interfaces.images import Descriptor
 from storage.interfaces.parts import LayerTree, Part, Seen, Toc
+from storage.layers.implied import read_implied, write_implied
 from storage.parts.lookup import LaidOut
 from storage.parts.toc import Chunk, ChunkedToc, Node, Range, number, reading, text
 from storage.scratch import Scratch, clear_away, remove_tree

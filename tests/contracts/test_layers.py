@@ -13,16 +13,16 @@ from pathlib import Path
 import pytest
 
 from storage.digest import sha256
-from storage.erofs.layers import ErofsLayers
 from storage.errors import DiskError, VerificationError
 from storage.interfaces.layers import CheckedLayers, LayerStore
-from storage.layers import DirectoryLayers
+from storage.layers.directory import DirectoryLayers
+from storage.layers.erofs.layers import ErofsLayers
 from tests.contracts.conftest import simulated_place
 from tests.simulation.mounting import SimulatedMounts
 from tests.simulation.paths import DiskPath
 from tests.simulation.syscalls import Os
-from tests.storage.test_layers import is_whiteout, opened, unpack
-from tests.storage.trees import GZIP, TAR, diff_id, file, info, make_tar
+from tests.storage.layers.test_directory import is_whiteout, opened, unpack
+from tests.storage.layers.trees import GZIP, TAR, diff_id, file, info, make_tar
 
 os = Os()
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="ownership and devices need root")

@@ -17,14 +17,14 @@ from storage.digest import Digest, sha256
 from storage.errors import DiskError, LogError, RefledgerError, VerificationError
 from storage.interfaces.images import Provider
 from storage.interfaces.log import NewEvent
+from storage.layers.seal import broken
+from storage.layers.snapshots import OverlaySnapshots
 from storage.layout.source import layout_entries, read_small
 from storage.locks import FileLocks
 from storage.log.eventlog import SqliteEventLog
 from storage.logtree.tiles import Tree
 from storage.reference import LAYOUT_REGISTRY
 from storage.regular import open_regular, read_regular
-from storage.seal import broken
-from storage.snapshots import OverlaySnapshots
 from tests.builder import Builder, Done
 from tools.layer_files import RootFiles
 

@@ -17,8 +17,8 @@ from engine.graph import Copy
 from engine.ops.copy import copy_layer
 from engine.ops.rootfs import RootDir
 from engine.ops.select import select
-from storage.compose import TreeWriter
 from storage.interfaces.layers import Look
+from storage.layers.compose import TreeWriter
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="owners need root")
 

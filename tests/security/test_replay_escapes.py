@@ -19,7 +19,7 @@ from storage.digest import sha256
 from storage.errors import InputError, VerificationError
 from storage.git import GitClient
 from storage.interfaces.layers import Look
-from storage.tars import regular_files
+from storage.layers.tars import regular_files
 from tests.builder import Builder, Done, base_image
 from tests.registry_fixture import RegistryProcess
 from tests.security.forging import Json, forge

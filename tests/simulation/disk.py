@@ -15,16 +15,16 @@ from pathlib import Path
 
 from storage.blobs import DirectoryBlobs
 from storage.digest import Digest
-from storage.erofs.header import SUFFIX
-from storage.erofs.layers import ErofsLayers
-from storage.erofs.tars import ImageTars
 from storage.interfaces.blobs import BlobStore
 from storage.interfaces.layers import CheckedLayers
 from storage.interfaces.packing import LayerPacker, LayerTars
+from storage.layers.erofs.header import SUFFIX
+from storage.layers.erofs.layers import ErofsLayers
+from storage.layers.erofs.tars import ImageTars
+from storage.layers.snapshots import OverlaySnapshots
 from storage.locks import FileLocks
 from storage.packing import BlobPacker
 from storage.partial import DirectoryPartials
-from storage.snapshots import OverlaySnapshots
 from tests.simulation import chance
 from tests.simulation.chance import Chance, Faults
 from tests.simulation.eventlog import MemoryLog, StoredLog

@@ -354,9 +354,9 @@ class SimLoop(asyncio.AbstractEventLoop):
 def simulated_threads(loop: SimLoop) -> Iterator[Threads]:
     """Have the product's modules use threads of `loop`; those that import `threading` must be loaded before."""
     import storage.durable
+    import storage.layers.readahead
     import storage.log.eventlog
-    import storage.partial
-    import storage.readahead  # noqa: F401
+    import storage.partial  # noqa: F401
 
     with patched(loop.threads):
         yield loop.threads

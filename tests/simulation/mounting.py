@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from storage.erofs.header import Image
-from storage.erofs.mount import ErofsMounts
-from storage.erofs.tree import LayerTree, Node
 from storage.errors import DiskError
+from storage.layers.erofs.header import Image
+from storage.layers.erofs.mount import ErofsMounts
+from storage.layers.erofs.tree import LayerTree, Node
 from storage.tar.reader import TarReader
 from storage.tar.unpack import OPAQUE_XATTR
 from tests.simulation.inodes import Inode, directory

@@ -87,13 +87,13 @@ MUTATIONS = (
     ),
     Mutation(
         "a layer is published before it is durable: no fsync of the image",
-        (Change("storage.erofs.image:ImageWriter.finish", "os.fsync(self._fd)", "pass"),),
+        (Change("storage.layers.erofs.image:ImageWriter.finish", "os.fsync(self._fd)", "pass"),),
         point="commit log.db",
         kind="power loss",
     ),
     Mutation(
         "a layer's name is not durable: no fsync of the directory",
-        (Change("storage.erofs.layers:ErofsLayers.unpack", "fsync_directory(self._layers)", "pass"),),
+        (Change("storage.layers.erofs.layers:ErofsLayers.unpack", "fsync_directory(self._layers)", "pass"),),
         seeds=(1, 0, 2, 3),
         point="commit log.db",
         kind="power loss",
@@ -125,7 +125,7 @@ MUTATIONS = (
     ),
     Mutation(
         "the diff ID of a layer is not looked at",
-        (Change("storage.readahead:ReadAhead.check", "if found != diff_id:", "if False:"),),
+        (Change("storage.layers.readahead:ReadAhead.check", "if found != diff_id:", "if False:"),),
         seeds=(20,),
     ),
     Mutation(
@@ -243,7 +243,8 @@ MUTATIONS = (
         "a layer counts as here when a process has it half unpacked: it is renamed before it is written",
         (
             Change(
-                "storage.erofs.layers:ErofsLayers.unpack", "path = self._scratch.name()", "path = self._image(diff_id)"
+                "storage.layers.erofs.layers:ErofsLayers.unpack", "path = self._scratch.name()",
+                "path = self._image(diff_id)",
             ),
         ),
     ),

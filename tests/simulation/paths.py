@@ -23,11 +23,11 @@ from tests.simulation.syscalls import Os
 
 _OS = Os()
 _USERS = (
-    "storage.archive", "storage.blobs", "storage.compose", "storage.durable", "storage.erofs.check", "storage.regular",
-    "storage.erofs.encode", "storage.erofs.header", "storage.erofs.image", "storage.erofs.mount", "storage.implied",
-    "storage.layout.target", "storage.locks", "storage.parts.lookup", "storage.tar.pack", "storage.partial",
-    "storage.scratch", "storage.seal", "storage.snapshots", "storage.tar.unpack", "storage.uploads", "storage.usage",
-    "tools.roots",
+    "storage.archive", "storage.blobs", "storage.durable", "storage.layers.compose", "storage.layers.erofs.check",
+    "storage.layers.erofs.encode", "storage.layers.erofs.header", "storage.layers.erofs.image",
+    "storage.layers.erofs.mount", "storage.layers.implied", "storage.layers.seal", "storage.layers.snapshots",
+    "storage.layout.target", "storage.locks", "storage.partial", "storage.parts.lookup", "storage.regular",
+    "storage.scratch", "storage.tar.pack", "storage.tar.unpack", "storage.uploads", "storage.usage", "tools.roots",
 )  # fmt: skip
 """Modules that make system calls on what lies in a root."""
 _NAMERS = ("storage.archive", "storage.layout.source", "storage.layout.listing", "storage.layout.target")
@@ -301,7 +301,7 @@ def simulated_files() -> Iterator[None]:
             stack.enter_context(patch.object(roots, name, stand_in))
         for module in (roots, collecting):
             stack.enter_context(patch.object(module, "time", CLOCK))
-        for name in ("storage.snapshots", "storage.erofs.mount"):
+        for name in ("storage.layers.snapshots", "storage.layers.erofs.mount"):
             stack.enter_context(patch.object(importlib.import_module(name), "mount_overlay", mount_overlay))
         try:
             yield

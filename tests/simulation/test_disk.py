@@ -19,7 +19,7 @@ from tests.simulation.disk import Disk, DiskProcess, Stored
 from tests.simulation.mounting import content, merged_content
 from tests.simulation.paths import simulated_files
 from tests.simulation.recovery import open_root
-from tests.storage.trees import GZIP, diff_id, file, make_tar
+from tests.storage.layers.trees import GZIP, diff_id, file, make_tar
 from tools import roots
 
 TAR = make_tar(file("etc/name", b"base"), file("data", b"d" * 2000))

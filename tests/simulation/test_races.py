@@ -32,7 +32,7 @@ from tests.simulation.disk import Disk, DiskProcess
 from tests.simulation.loop import SimLoop, simulated_threads
 from tests.simulation.paths import simulated_files
 from tests.simulation.recovery import open_root
-from tests.storage.trees import TAR, diff_id, file, make_tar
+from tests.storage.layers.trees import TAR, diff_id, file, make_tar
 from tools import collecting, roots
 
 SEEDS = 40 * (50 if os.environ.get("REFLEDGER_LONG") else 1)

@@ -14,7 +14,7 @@ from storage.digest import Hasher, sha256
 from storage.durable import FileSystemSync
 from storage.errors import VerificationError
 from storage.interfaces.images import Descriptor
-from storage.readahead import ReadAhead
+from storage.layers.readahead import ReadAhead
 from tests.simulation.chance import Chance, Crashed
 from tests.simulation.loop import SimLoop, simulated_threads
 from tests.simulation.threads import Deadlock, Threads

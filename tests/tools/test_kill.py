@@ -14,7 +14,7 @@ import pytest
 from tests.builder import Builder, busybox_layer
 from tests.faulty import Fault, FaultyProxy
 from tests.registry_fixture import RegistryProcess, push_image
-from tests.storage.trees import facts
+from tests.storage.layers.trees import facts
 from tests.tools.test_hostile_layers import loops
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="builds need root")

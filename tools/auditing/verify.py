@@ -13,7 +13,7 @@ from projections.runner import Views
 from projections.standard import STANDARD
 from projections.wellformed import Fault, Wellformed, at, ordered
 from storage.errors import LogError, LogTooNew, RefledgerError
-from storage.examine import examine_blob, examine_layer, examine_snapshot
+from storage.layers.examine import examine_blob, examine_layer, examine_snapshot
 from storage.log.codec import Row
 from storage.log.eventlog import SqliteEventLog
 from storage.log.payloads import payload_problems

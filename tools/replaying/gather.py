@@ -17,10 +17,10 @@ from storage.digest import Digest, Hasher, sha256
 from storage.errors import InputError
 from storage.interfaces.blobs import BlobStore
 from storage.interfaces.images import Descriptor, Provider
+from storage.layers.tars import StoredTars, regular_files
 from storage.tar.filelist import dump, list_tar
 from storage.tar.pack import encode
 from storage.tar.reader import BLOCK, HARD_LINK, REGULAR, TarReader
-from storage.tars import StoredTars, regular_files
 from tools.replaying.story import Story, layers_of, small_blobs
 
 LAYER_TAR = "application/vnd.oci.image.layer.v1.tar"

@@ -21,8 +21,8 @@ from storage.errors import DiskError, InputError, VerificationError
 from storage.interfaces.blobs import BlobStore, BlobWriter
 from storage.interfaces.images import Descriptor, Provider
 from storage.interfaces.log import EventLog
+from storage.layers.tars import regular_files
 from storage.tar.filelist import FileFact, load
-from storage.tars import regular_files
 from tools import roots
 from tools.replaying.story import Story, layers_of, learn_results, read_graph, read_story
 

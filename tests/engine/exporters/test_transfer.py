@@ -15,7 +15,7 @@ from storage.interfaces.layers import Look
 from storage.interfaces.packing import LayerConverter, LayerPacker, PackedBlob
 from tests.engine.exporters.kit import transfer_in
 from tests.engine.refs.kit import kit
-from tests.storage.trees import file, make_tar
+from tests.storage.layers.trees import file, make_tar
 
 
 class _NothingKnown:

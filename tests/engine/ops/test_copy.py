@@ -15,7 +15,7 @@ from engine.ops.copy import copy_layer
 from engine.ops.origin import content
 from engine.ops.select import select
 from storage.digest import sha256
-from storage.snapshots import OverlaySnapshots
+from storage.layers.snapshots import OverlaySnapshots
 from tests.engine.ops.layers import copy_into, make_directory
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]

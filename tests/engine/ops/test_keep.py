@@ -17,9 +17,9 @@ from engine.ops.keep import restore
 from engine.ops.select import select
 from storage.blobs import DirectoryBlobs
 from storage.digest import Digest, parse_json
-from storage.erofs.mount import ErofsMounts
-from storage.snapshots import OverlaySnapshots
-from storage.tars import regular_files
+from storage.layers.erofs.mount import ErofsMounts
+from storage.layers.snapshots import OverlaySnapshots
+from storage.layers.tars import regular_files
 from tests.builder import Builder, base_image
 from tests.registry_fixture import RegistryProcess
 

@@ -27,7 +27,7 @@ from tests.chunked import Edit, Made, estargz, zstd_chunked
 from tests.engine.refs.kit import Kit, kit, push_layers, remote
 from tests.faulty import Fault, FaultyProxy
 from tests.registry_fixture import OCI_LAYER, RegistryProcess, digest_of
-from tests.storage.trees import Member, file, info, make_tar
+from tests.storage.layers.trees import Member, file, info, make_tar
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
 

@@ -18,7 +18,7 @@ from engine.refs.fill import FetchLimits
 from engine.refs.ref import Layer
 from storage.digest import Digest, sha256
 from storage.interfaces.registry import BlobStream
-from storage.layers import DirectoryLayers
+from storage.layers.directory import DirectoryLayers
 from storage.registry import RegistryClient
 from tests.engine.refs.machine import KIB, SMALL, Machine, layer_of, open_files, threads, until
 from tests.faulty import Fault, FaultyProxy

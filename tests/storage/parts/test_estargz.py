@@ -28,7 +28,7 @@ from storage.interfaces.images import Descriptor
 from storage.parts.estargz import Estargz
 from storage.parts.toc import ChunkedToc, reading
 from tests.chunked import estargz as by_hand
-from tests.storage.trees import GZIP, file, gnu_tar, gnu_untar, info, make_tar, members
+from tests.storage.layers.trees import GZIP, file, gnu_tar, gnu_untar, info, make_tar, members
 
 TOC = "stargz.index.json"
 LANDMARK = ".no.prefetch.landmark"

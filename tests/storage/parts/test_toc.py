@@ -17,12 +17,12 @@ from storage.digest import Digest
 from storage.errors import TocUnusable, VerificationError
 from storage.interfaces.images import Descriptor
 from storage.interfaces.parts import Part
-from storage.layers import DirectoryLayers
+from storage.layers.directory import DirectoryLayers
 from storage.parts.toc import LARGEST, ChunkedToc, reading
 from storage.parts.trees import DirectoryParts, merge
 from tests.chunked import MAKERS, Made, estargz, gzip_member, zstd_chunked, zstd_frame
 from tests.registry_fixture import digest_of
-from tests.storage.trees import facts, file, info, make_tar
+from tests.storage.layers.trees import facts, file, info, make_tar
 
 TAR = make_tar(
     info("etc"), file("etc/one", b"one" * 1000), file("etc/two", b"2"),

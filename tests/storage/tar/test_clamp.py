@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from storage.errors import VerificationError
 from storage.tar.clamp import Clamped, clamp_header
 from storage.tar.reader import Entry, TarReader
-from tests.storage.trees import file, gnu_tar, info, make_tar
+from tests.storage.layers.trees import file, gnu_tar, info, make_tar
 
 EPOCH = 1_500_000_000
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from storage.errors import VerificationError
 from storage.tar.pack import encode
 from storage.tar.reader import CHARACTER, DIRECTORY, FIFO, HARD_LINK, REGULAR, SYMLINK, Entry, TarReader
+from tests.storage.layers.trees import file, gnu_tar, gnu_untar, info, make_tar, names
 from tests.storage.tar import tars
-from tests.storage.trees import file, gnu_tar, gnu_untar, info, make_tar, names
 
 LONG = "d" * 90 + "/" + "e" * 120 + "/" + "f" * 200
 

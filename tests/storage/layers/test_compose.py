@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 
 from storage import durable
-from storage.compose import TreeWriter
-from storage.erofs.mount import ErofsMounts
 from storage.errors import DiskError, InputError
 from storage.interfaces.layers import LayerWriter, Look, SnapshotStore
+from storage.layers.compose import TreeWriter
+from storage.layers.erofs.mount import ErofsMounts
+from storage.layers.snapshots import OverlaySnapshots
 from storage.overlay import detach_below, mounts_below
-from storage.snapshots import OverlaySnapshots
-from tests.storage.trees import facts, gnu_untar, names
+from tests.storage.layers.trees import facts, gnu_untar, names
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts and devices need root")
 

@@ -18,14 +18,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from storage.digest import sha256
-from storage.erofs.layers import ErofsLayers
-from storage.erofs.mount import ErofsMounts
 from storage.errors import DiskError, VerificationError
 from storage.interfaces.layers import LayerStore
-from storage.layers import LAYER_LIMIT, DirectoryLayers
+from storage.layers.directory import LAYER_LIMIT, DirectoryLayers
+from storage.layers.erofs.layers import ErofsLayers
+from storage.layers.erofs.mount import ErofsMounts
+from storage.layers.snapshots import OverlaySnapshots
 from storage.scratch import remove_tree
-from storage.snapshots import OverlaySnapshots
-from tests.storage.trees import TAR, Member, diff_id, facts, file, gnu_tar, gnu_untar, info, make_tar
+from tests.storage.layers.trees import TAR, Member, diff_id, facts, file, gnu_tar, gnu_untar, info, make_tar
 
 KINDS = ["directory", "erofs"]
 
@@ -283,10 +283,10 @@ def test_memory_does_not_grow_with_the_layer(tmp_path: Path, kind: str) -> None:
 import hashlib, resource, sys, tarfile, io
 from pathlib import Path
 from storage.digest import Digest, Hasher
-from storage.erofs.layers import ErofsLayers
-from storage.erofs.mount import ErofsMounts
+from storage.layers.erofs.layers import ErofsLayers
+from storage.layers.erofs.mount import ErofsMounts
 from storage.interfaces.layers import LayerStore
-from tests.storage.test_layers import opened
+from tests.storage.layers.test_directory import opened
 place, hasher = Path(sys.argv[1]), Hasher()
 with (place / "layer.tar").open("wb") as out:
     head = tarfile.TarInfo("big")

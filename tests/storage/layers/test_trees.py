@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from storage.snapshots import OverlaySnapshots
-from storage.trees import SnapshotTrees
+from storage.layers.snapshots import OverlaySnapshots
+from storage.layers.trees import SnapshotTrees
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="trees have the owners of their files")
 

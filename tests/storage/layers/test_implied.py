@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from storage.implied import hidden_looks, read_implied
+from storage.layers.implied import hidden_looks, read_implied
+from storage.layers.snapshots import OverlaySnapshots
 from storage.overlay import detach_below
-from storage.snapshots import OverlaySnapshots
-from tests.storage.test_snapshots import Root
-from tests.storage.trees import file, info, make_tar, names, xattrs
+from tests.storage.layers.test_snapshots import Root
+from tests.storage.layers.trees import file, info, make_tar, names, xattrs
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
 
@@ -199,7 +199,7 @@ def test_nothing_is_opened_where_nothing_is_implied(root: Root, monkeypatch: pyt
     def refuse(*_: object) -> None:
         raise AssertionError("looked at the layers")
 
-    monkeypatch.setattr("storage.implied.hidden_looks", refuse)
+    monkeypatch.setattr("storage.layers.implied.hidden_looks", refuse)
     lowers = [root.base, layer(root, info("./"), sticky())]
     assert read_implied(root.base) == set()
     assert looks_everywhere(root, lowers)[:3] == STICKY[:3]

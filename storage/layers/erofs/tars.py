@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from storage.digest import Digest
-from storage.erofs.header import SUFFIX, Image
 from storage.errors import DiskError
 from storage.interfaces.blobs import ByteSource
+from storage.layers.erofs.header import SUFFIX, Image
 
 
 @dataclass(frozen=True, slots=True)

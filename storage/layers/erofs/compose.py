@@ -9,9 +9,9 @@ from typing import Literal
 
 from storage.digest import Hasher
 from storage.durable import fsync_directory
-from storage.erofs.image import ImageWriter
 from storage.errors import DiskError, InputError, VerificationError
 from storage.interfaces.layers import Look
+from storage.layers.erofs.image import ImageWriter
 from storage.scratch import remove_tree
 from storage.tar.pack import encode, marker
 from storage.tar.reader import BLOCK, BLOCK_DEVICE, CHARACTER, DIRECTORY, FIFO, HARD_LINK, REGULAR, SYMLINK, Entry

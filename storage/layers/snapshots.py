@@ -12,19 +12,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from storage.checked import CheckedOnce
 from storage.durable import FileSystemSync, fsync_directory
-from storage.erofs.header import SUFFIX, Hashing, Image
-from storage.erofs.mount import ErofsMounts
 from storage.errors import DiskError, InputError, VerificationError
 from storage.interfaces.layers import LayerWriter
+from storage.layers.checked import CheckedOnce
+from storage.layers.erofs.header import SUFFIX, Hashing, Image
+from storage.layers.erofs.mount import ErofsMounts
+from storage.layers.seal import broken, directory_seal, line, write_seal
 from storage.overlay import detach_below, mount_overlay, unmount
 from storage.scratch import Scratch, clear_away, remove_tree
-from storage.seal import broken, directory_seal, line, write_seal
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+-]{0,199}")
 _TREE = "fs"
-_LOOKS = "looks"  # in the scratch directory: see storage.implied
+_LOOKS = "looks"  # in the scratch directory: see storage.layers.implied
 _ROOT_CHANGED = "root-changed"  # a file beside the tree: the step changed owner or mode of the root directory itself
 
 
@@ -92,10 +92,10 @@ class OverlaySnapshots(CheckedOnce):
         """See SnapshotStore.compose."""
         final = self._tree(snapshot).parent
         if self._as_images():
-            from storage.erofs.compose import ErofsLayerWriter
+            from storage.layers.erofs.compose import ErofsLayerWriter
 
             return ErofsLayerWriter(self._scratch.name(), self._image(snapshot), snapshot)
-        from storage.compose import NewTree
+        from storage.layers.compose import NewTree
 
         scratch = self._make_scratch()
         tree = scratch / _TREE
@@ -177,7 +177,7 @@ class OverlaySnapshots(CheckedOnce):
         problem = broken(tree.parent)
         if problem or self._mounts is None or tree.is_dir() or not os.path.lexists(self._image(name)):
             return problem
-        from storage.erofs.check import check_image
+        from storage.layers.erofs.check import check_image
 
         return check_image(self._image(name), name, self._scratch)
 
@@ -199,7 +199,7 @@ class OverlaySnapshots(CheckedOnce):
         """Those of `lowers` that are seen, with one more on top where directories that they imply hide how those below
         look. The kernel merges the roots of layers whatever marks they have, so what lies below an opaque root
         (image-spec layer.md, "Opaque Whiteout") is left out here."""
-        from storage.implied import hidden_looks, make_directories
+        from storage.layers.implied import hidden_looks, make_directories
         from storage.tar.pack import is_opaque
 
         top = next((at for at in reversed(range(len(lowers))) if is_opaque(os.fsencode(lowers[at]))), 0)
@@ -213,7 +213,7 @@ class OverlaySnapshots(CheckedOnce):
 
     def _implied(self, lower: Path) -> AbstractSet[bytes]:
         """A step's root counts like that of the layer it is packed as."""
-        from storage.implied import ROOT, read_implied
+        from storage.layers.implied import ROOT, read_implied
 
         if lower.parent.parent != self.directory:
             return read_implied(lower)
@@ -299,7 +299,7 @@ def _put_on(upper: Path, dress: Dress) -> None:
 
 def _settle(upper: bytes, lowers: Sequence[bytes]) -> tuple[int, int]:
     """Take back opaque marks that hide nothing, and directories that say nothing; returns the bytes of regular files,
-    each inode once, and what seals the entries (storage/seal.py). `lowers`: the uppermost first.
+    each inode once, and what seals the entries (storage/layers/seal.py). `lowers`: the uppermost first.
 
     The kernel marks every new directory opaque to save itself lookups; in a layer the mark says that something below
     was removed, and beside other lowers it would remove what the step never saw. And it copies a directory up when

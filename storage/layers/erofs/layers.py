@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from storage.checked import CheckedOnce
 from storage.digest import Digest
 from storage.durable import fsync_directory
-from storage.erofs.header import SUFFIX
-from storage.erofs.mount import KIND, ErofsMounts
 from storage.errors import DiskError, VerificationError
 from storage.interfaces.blobs import ByteSource
-from storage.layers import LAYER_LIMIT
+from storage.layers.checked import CheckedOnce
+from storage.layers.directory import LAYER_LIMIT
+from storage.layers.erofs.header import SUFFIX
+from storage.layers.erofs.mount import KIND, ErofsMounts
 from storage.scratch import Scratch, clear_away
 
 
@@ -59,7 +59,7 @@ class ErofsLayers(CheckedOnce):
         return laid_out
 
     def _problem(self, name: str) -> str:
-        from storage.erofs.check import check_image
+        from storage.layers.erofs.check import check_image
 
         return check_image(self._image(Digest(name)), name, self._scratch)
 
@@ -73,8 +73,8 @@ class ErofsLayers(CheckedOnce):
         self._mounts.close()
 
     def _write(self, path: Path, diff_id: Digest, media_type: str, source: ByteSource) -> int:
-        from storage.erofs.image import ImageWriter
-        from storage.readahead import read_layer
+        from storage.layers.erofs.image import ImageWriter
+        from storage.layers.readahead import read_layer
         from storage.tar.reader import TarReader
 
         self._scratch.tmp.mkdir(parents=True, exist_ok=True)

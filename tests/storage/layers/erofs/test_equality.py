@@ -26,10 +26,10 @@ from hypothesis import strategies as st
 from storage.decompression import decompress
 from storage.digest import Digest, Hasher, sha256
 from storage.interfaces.layers import LayerStore
-from tests.storage.erofs.readers import fsck, fsck_unpack
+from tests.storage.layers.erofs.readers import fsck, fsck_unpack
+from tests.storage.layers.test_directory import opened
+from tests.storage.layers.trees import TAR, facts
 from tests.storage.tar.tars import CHAR, DIR, DISK, FIFO, HARD, LINK, Dialect, Member, Sparse, write
-from tests.storage.test_layers import opened
-from tests.storage.trees import TAR, facts
 from tools.seed import ImageCache, default_cache
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="ownership and devices need root")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from storage.digest import sha256
-from storage.erofs.image import ImageWriter
+from storage.layers.erofs.image import ImageWriter
 
 
 def fsck(image: Path) -> None:

@@ -10,12 +10,12 @@ import pytest
 
 from storage.blobs import DirectoryBlobs
 from storage.digest import Digest, sha256
-from storage.erofs.layers import ErofsLayers
-from storage.erofs.mount import ErofsMounts
-from storage.erofs.tars import ImageTars
 from storage.errors import DiskError, VerificationError
 from storage.interfaces.images import Compression
 from storage.interfaces.packing import PackedBlob
+from storage.layers.erofs.layers import ErofsLayers
+from storage.layers.erofs.mount import ErofsMounts
+from storage.layers.erofs.tars import ImageTars
 from storage.packing import BlobConverter
 from tests.registry_fixture import OCI_LAYER, layer_tar
 

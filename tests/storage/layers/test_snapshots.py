@@ -18,11 +18,11 @@ import pytest
 from storage import durable
 from storage.durable import FileSystemSync
 from storage.errors import DiskError
-from storage.layers import DirectoryLayers
+from storage.layers.directory import DirectoryLayers
+from storage.layers.snapshots import OverlaySnapshots
 from storage.overlay import detach_below, mounts_below
-from storage.snapshots import OverlaySnapshots
-from tests.storage.test_layers import rich_tree
-from tests.storage.trees import TAR, diff_id, facts, file, gnu_untar, info, make_tar, names
+from tests.storage.layers.test_directory import rich_tree
+from tests.storage.layers.trees import TAR, diff_id, facts, file, gnu_untar, info, make_tar, names
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
 

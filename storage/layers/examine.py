@@ -7,12 +7,12 @@ import os
 from pathlib import Path
 
 from storage.digest import Digest, Hasher
-from storage.erofs.check import examine_image
-from storage.erofs.header import SUFFIX
 from storage.errors import InputError
+from storage.layers.erofs.check import examine_image
+from storage.layers.erofs.header import SUFFIX
+from storage.layers.seal import broken
+from storage.layers.snapshots import is_snapshot_id
 from storage.regular import open_regular
-from storage.seal import broken
-from storage.snapshots import is_snapshot_id
 
 _CHUNK = 1 << 20
 

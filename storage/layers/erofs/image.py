@@ -13,9 +13,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from storage.digest import Digest, canonical_json
-from storage.erofs.encode import TAR_START, encode, write_at
-from storage.erofs.header import HEADER_SIZE, SEAL, VERSION, rest_digest
-from storage.erofs.tree import LONGEST_PATH, LayerTree
+from storage.layers.erofs.encode import TAR_START, encode, write_at
+from storage.layers.erofs.header import HEADER_SIZE, SEAL, VERSION, rest_digest
+from storage.layers.erofs.tree import LONGEST_PATH, LayerTree
 
 _WRITEBACK = 8 << 20  # bytes between two nudges to the kernel to begin writing
 _SYNC_FILE_RANGE_WRITE = 2  # <linux/fs.h>

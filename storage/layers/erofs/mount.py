@@ -15,8 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from storage.digest import sha256
-from storage.erofs.header import Image
 from storage.errors import DiskError
+from storage.layers.erofs.header import Image
 from storage.overlay import mount_overlay, mount_read_only, unmount
 from storage.scratch import Scratch, clear_away
 
@@ -74,7 +74,7 @@ def _loop_device(fd: int) -> tuple[int, Path]:
 def _choose_mount(scratch: Scratch) -> Mount | None:
     """The way that this kernel mounts EROFS images on the file system of `scratch`, and overlays on them; None when
     there is none. Tried with an empty image. Raises DiskError when that cannot be written."""
-    from storage.erofs.image import ImageWriter
+    from storage.layers.erofs.image import ImageWriter
 
     try:
         directory = scratch.directory()
@@ -103,7 +103,7 @@ def _choose_mount(scratch: Scratch) -> Mount | None:
 
 class ErofsMounts:
     """The images that this process has mounted: each once, in a scratch directory of its owner, while it lives. What an
-    image's layer only implies is noted beside its mount, as beside a directory's tree (storage/implied.py).
+    image's layer only implies is noted beside its mount, as beside a directory's tree (storage/layers/implied.py).
 
     Mounts belong to the mount namespace: a build has one of its own, so they vanish with it, also at kill -9.
     """
@@ -158,7 +158,7 @@ class ErofsMounts:
                 self._directory = None
 
     def _mount(self, path: Path) -> Path:
-        from storage.implied import write_implied
+        from storage.layers.implied import write_implied
 
         way = self._choose()
         if way is None:

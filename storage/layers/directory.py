@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from storage.checked import CheckedOnce
 from storage.digest import Digest
 from storage.durable import FileSystemSync, fsync_directory
 from storage.errors import DiskError, VerificationError
 from storage.interfaces.blobs import ByteSource
 from storage.interfaces.layers import CheckedLayers
+from storage.layers.checked import CheckedOnce
+from storage.layers.seal import broken, write_seal
 from storage.scratch import Scratch, clear_away
-from storage.seal import broken, write_seal
 
 LAYER_LIMIT = 64 << 30
 """Uncompressed bytes of one layer that are let onto the disk, unless told otherwise: a bomb must end somewhere."""
@@ -48,8 +48,8 @@ class DirectoryLayers(CheckedOnce):
 
     def unpack(self, diff_id: Digest, media_type: str, source: ByteSource) -> int:
         """See LayerStore.unpack."""
-        from storage.implied import write_implied
-        from storage.readahead import read_layer
+        from storage.layers.implied import write_implied
+        from storage.layers.readahead import read_layer
         from storage.tar.unpack import unpack_tree
 
         doing = f"unpacking layer {diff_id.short}"

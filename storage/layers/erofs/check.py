@@ -13,8 +13,8 @@ import stat
 from pathlib import Path
 
 from storage.durable import fsync_directory
-from storage.erofs.header import SEAL, Hashing, Image, rest_digest
 from storage.errors import DiskError, VerificationError
+from storage.layers.erofs.header import SEAL, Hashing, Image, rest_digest
 from storage.regular import open_regular
 from storage.scratch import Scratch, clear_away
 
@@ -81,9 +81,9 @@ def _misfit(image: Image) -> str:
 
 def _write_anew(image: Image, name: str, scratch: Scratch) -> str:
     """What a seal needs cannot be added in place: a crash might leave half of it."""
-    from storage.erofs.compose import LONGEST_PATH
-    from storage.erofs.image import ImageWriter
-    from storage.readahead import read_layer
+    from storage.layers.erofs.compose import LONGEST_PATH
+    from storage.layers.erofs.image import ImageWriter
+    from storage.layers.readahead import read_layer
     from storage.tar.reader import TarReader
 
     new = scratch.name()

@@ -29,8 +29,8 @@ _CHUNK = 1 << 20
 @dataclass(frozen=True, slots=True)
 class Image:
     """What the header of the image at `path` says: `tar` and `implied_at` are (offset, size) in it.
-    `name`: whose it is, a diff ID or a snapshot; `rest`: digest of all but the tar (storage/erofs/check.py), for which
-    `header` is what it says without that; all empty in older images."""
+    `name`: whose it is, a diff ID or a snapshot; `rest`: digest of all but the tar (storage/layers/erofs/check.py), for
+    which `header` is what it says without that; all empty in older images."""
 
     path: Path
     diff_id: Digest

@@ -13,7 +13,7 @@ import zstandard
 from storage.blobs import DirectoryBlobs
 from storage.digest import sha256
 from storage.errors import DiskError, VerificationError
-from storage.layerfile import BlobIntake
+from storage.layers.layerfile import BlobIntake
 from tests.registry_fixture import layer_tar
 
 LIMIT = 1 << 30

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from storage.durable import FileSystemSync, fsync_directory
 from storage.errors import DiskError
+from storage.layers.seal import write_seal
+from storage.layers.snapshots import OverlaySnapshots
 from storage.scratch import Scratch, remove_tree
-from storage.seal import write_seal
-from storage.snapshots import OverlaySnapshots
 
 
 class SnapshotTrees:

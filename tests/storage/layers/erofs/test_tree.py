@@ -6,8 +6,8 @@ import tracemalloc
 
 import pytest
 
-from storage.erofs.tree import Budget, LayerTree
 from storage.errors import VerificationError
+from storage.layers.erofs.tree import Budget, LayerTree
 from storage.tar.reader import HARD_LINK, REGULAR, SYMLINK, Entry
 
 LIMIT = 5_000_000

@@ -17,8 +17,8 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from storage.erofs.tree import LayerTree, Node, Segments
 from storage.errors import VerificationError
+from storage.layers.erofs.tree import LayerTree, Node, Segments
 
 BLOCK = 512
 TAR_START = 4096

@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 
 from storage.digest import Digest, canonical_json
-from storage.erofs.header import HEADER_SIZE, SEAL
-from storage.erofs.layers import ErofsLayers
-from storage.erofs.mount import ErofsMounts
 from storage.errors import VerificationError
 from storage.interfaces.layers import CheckedLayers, CheckedSnapshots, Look
-from storage.layers import ChosenLayers, DirectoryLayers
-from storage.snapshots import OverlaySnapshots
-from tests.storage.trees import TAR, diff_id, facts, file, info, make_tar
+from storage.layers.directory import ChosenLayers, DirectoryLayers
+from storage.layers.erofs.header import HEADER_SIZE, SEAL
+from storage.layers.erofs.layers import ErofsLayers
+from storage.layers.erofs.mount import ErofsMounts
+from storage.layers.snapshots import OverlaySnapshots
+from tests.storage.layers.trees import TAR, diff_id, facts, file, info, make_tar
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
 

@@ -9,11 +9,11 @@ from typing import Any, BinaryIO
 
 from storage.decompression import decompress
 from storage.digest import Digest
-from storage.erofs.header import SUFFIX, Image
 from storage.errors import DiskError
 from storage.interfaces.blobs import BlobStore, ByteSource
 from storage.interfaces.images import Descriptor
 from storage.interfaces.layers import SnapshotStore
+from storage.layers.erofs.header import SUFFIX, Image
 from storage.tar.reader import REGULAR, TarReader
 
 _READ = 1 << 20

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from storage.digest import Digest, Hasher
-from storage.erofs.tree import LayerTree
 from storage.errors import DiskError, VerificationError
 from storage.interfaces.blobs import BlobStore, BlobWriter
 from storage.interfaces.images import Descriptor
 from storage.interfaces.layers import StagedLayer, StoredLayer
-from storage.readahead import ReadAhead
+from storage.layers.erofs.tree import LayerTree
+from storage.layers.readahead import ReadAhead
 from storage.tar.reader import TarReader
 
 _TYPE = "application/vnd.oci.image.layer.v1.tar"
