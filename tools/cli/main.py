@@ -13,12 +13,12 @@ import click
 
 from storage.errors import RefledgerError
 from tools import __version__
-from tools.cli.text import clean
+from tools.text import clean
 
 _COMMANDS = {
     "append": "tools.cli.append",
     "audit": "tools.cli.audit",
-    "browse": "tools.cli.browse",
+    "browse": "tools.cli.browse.command",
     "build": "tools.cli.build",
     "bundle": "tools.cli.bundle",
     "copy": "tools.cli.copy",
@@ -36,7 +36,7 @@ _COMMANDS = {
     "rebuild": "tools.cli.reading",
     "replay": "tools.cli.replay",
     "refs": "tools.cli.reading",
-    "report": "tools.cli.report",
+    "report": "tools.cli.report.command",
     "show": "tools.cli.show",
     "why": "tools.cli.why",
 }

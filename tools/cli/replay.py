@@ -15,13 +15,13 @@ import click
 from storage.errors import InputError
 from tools import bootstrap, roots
 from tools.cli.build import Machine
-from tools.cli.format import human_bytes
 from tools.cli.grants import Lent, granted, read_grants
 from tools.cli.render import make_renderer
 from tools.cli.result_options import progress_option, snapshotter_option
 from tools.cli.running import interruptible, watching
-from tools.cli.text import clean
 from tools.cli.writing import as_json_option, print_json, print_line
+from tools.format import human_bytes
+from tools.text import clean
 
 if TYPE_CHECKING:
     from engine.ops.attend import Attend

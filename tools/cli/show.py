@@ -19,8 +19,9 @@ from tools.cli.missing import missing_lines
 from tools.cli.moment import build_moment
 from tools.cli.render import draw, make_renderer
 from tools.cli.stream import speaks_unicode
-from tools.cli.text import clean
-from tools.cli.writing import as_json_option, local_time, print_json, print_line
+from tools.cli.writing import as_json_option, print_json, print_line
+from tools.format import local_time
+from tools.text import clean
 
 FRAME = 0.05
 """Seconds between two looks at the clock while a build is played back."""

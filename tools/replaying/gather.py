@@ -21,7 +21,8 @@ from storage.interfaces.images import Descriptor, Provider
 from storage.pack import encode
 from storage.tar import BLOCK, HARD_LINK, REGULAR, TarReader
 from storage.tars import StoredTars, regular_files
-from tools.replaying.story import Story, layers_of, small_blobs
+from tools.documents import small_blobs
+from tools.replaying.story import Story, layers_of
 
 LAYER_TAR = "application/vnd.oci.image.layer.v1.tar"
 _READ = 1 << 20

@@ -30,7 +30,7 @@ from tests.storage.erofs.readers import fsck, fsck_unpack
 from tests.storage.tars import CHAR, DIR, DISK, FIFO, HARD, LINK, Dialect, Member, Sparse, write
 from tests.storage.test_layers import opened
 from tests.storage.trees import TAR, facts
-from tools.seed import ImageCache, default_cache
+from tools.lab.seed import ImageCache, default_cache
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="ownership and devices need root")
 

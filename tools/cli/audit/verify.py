@@ -10,9 +10,9 @@ import click
 from storage.errors import DiskError, InputError, VerificationError
 from tools import roots
 from tools.auditing.keys import read_verifier
-from tools.cli.format import count
-from tools.cli.text import clean
 from tools.cli.writing import as_json_option, print_json, print_line
+from tools.format import count
+from tools.text import clean
 
 if TYPE_CHECKING:
     from projections.wellformed import Fault
