@@ -184,7 +184,7 @@ def test_a_stream_without_utf8_gets_ascii() -> None:
     log.add(story.started("b9", "later"), "b9")
     for mode in ("plain", "tty", "json"):
         raw = io.BytesIO()
-        stream = io.TextIOWrapper(raw, encoding="ascii", write_through=True)
+        stream = io.TextIOWrapper(raw, encoding="ascii", errors="backslashreplace", write_through=True)
         rendered(log, mode, stream=stream)
         assert b"debian:12" in raw.getvalue()
         assert raw.getvalue().isascii()
