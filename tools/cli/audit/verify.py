@@ -115,11 +115,10 @@ def _identity(root: Path) -> str:
 
 
 def _published(source: str, keys: list[Verifier], identity: str) -> list[Checkpoint]:
-    """Those of the log `identity`, as others of other keys may lie there too; where there are none, all, for it may be
-    the first event that was changed. Raises InputError where nothing was published."""
+    """See published.published. Raises InputError where nothing was published."""
     from tools.auditing.published import published
 
-    found = published(source, keys, identity) or published(source, keys)
+    found = published(source, keys, identity)
     if not found:
         raise InputError("no checkpoint was published there", where=source, hint="name what --publish named")
     return found
