@@ -23,7 +23,7 @@ from typing import Any
 
 PACKAGES = ("engine", "projections", "storage", "tools.auditing", "tools.cli", "tools.replaying")
 READY = b"ready"
-APART = ("tools.cli.main", "tools.cli.browse")
+APART = ("tools.cli.main", "tools.cli.browse.command")
 """Modules whose names begin so are not imported: runpy runs the first, textual reads the environment for the others."""
 
 

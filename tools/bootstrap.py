@@ -43,12 +43,12 @@ from storage.layout.listing import WithLayoutListing
 from storage.layout.source import WithLayouts
 from storage.partial import DirectoryPartials
 from storage.registry import RegistryClient
-from tools.auditing.sensitive import sensitive_args
 from tools.bases import LogBases
 from tools.connecting import USER_AGENT, known_registries, registry_client
 from tools.known import LogAnswers, Past
 from tools.policing import make_gate
 from tools.roots import Root, read_blobs, read_root, root_directory
+from tools.sensitive import sensitive_args
 
 if TYPE_CHECKING:
     from engine.attest.attester import Attester

@@ -27,11 +27,11 @@ from storage.layout.target import WithLayoutTargets
 from storage.locks import FileLocks
 from storage.temporary import TemporaryPlace
 from storage.uploads import UploadSessions
-from tools.auditing.sensitive import sensitive_args
 from tools.connecting import known_registries, registry_client
 from tools.known import LogAnswers
 from tools.policing import make_gate
 from tools.roots import Root
+from tools.sensitive import sensitive_args
 
 if TYPE_CHECKING:
     from engine.policy.gate import Gate

@@ -1,7 +1,7 @@
 """The policies that hold here, and what keeps builds to them.
 
 `$REFLEDGER_POLICY` names a file whose rules hold for every build of this machine; `--policy` adds more, and no flag
-takes one away. (`policy.toml` of a root is about something else: what is collected, see tools/policy.py.)
+takes one away. (`policy.toml` of a root is about something else: what is collected, see tools/collection_rules.py.)
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     tools/projects [NAME...] [--output docs/projects.md]
 
 Each project starts with an empty root. Cold: everything runs. Warm: everything is cached, nothing is pulled. Then one
-line of its source changes, and exactly the steps run again that tools/project_list.py names. Both images are
-run by runc and must answer as expected. The base images are Debian, from tools/seed.py; where pip and npm fetch from is
+line of its source changes, and exactly the steps run again that tools/project_list.py names. Both images are run by
+runc and must answer as expected. The base images are Debian, from tools/lab/seed.py; where pip and npm fetch from is
 asked of this host and lent as secrets. Exit code 0 when all was as expected, 1 when not, 3 when the host refuses, 130
 when interrupted.
 """
@@ -30,20 +30,20 @@ from typing import Any
 
 from storage.errors import HostError, RefledgerError
 from tools.demo import interrupted, workplace
-from tools.host_registries import host_registries
-from tools.image_runner import BrokenPromise, answer, run, served
-from tools.loopback_registry import LoopbackRegistry
+from tools.lab import PROJECT
+from tools.lab.host_registries import host_registries
+from tools.lab.image_runner import BrokenPromise, answer, run, served
+from tools.lab.loopback_registry import LoopbackRegistry
+from tools.lab.seed import seed
 from tools.project_list import PROJECTS, Get, Project
-from tools.seed import seed
 
-PROJECT = Path(__file__).resolve().parent.parent
 HEADER = """# Real projects
 
 The projects of `examples/`, each with the Dockerfile that its users would write. `tools/projects --output
 docs/projects.md` built them, each in an empty root, and made this page:
 
 - *cold*: everything runs. Seconds are those of the whole command with its push to a registry on loopback, the pulls of
-  its base images included; base images are Debian, made by `tools/seed.py`. Counts are exact, seconds depend on
+  its base images included; base images are Debian, made by `tools/lab/seed.py`. Counts are exact, seconds depend on
   what else the machine does;
 - *warm*: the same again. Nothing may run, and nothing may be pulled;
 - *after the change*: one line of the file named there was changed. Exactly the steps named in *what ran again* must

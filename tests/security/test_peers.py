@@ -25,7 +25,7 @@ from storage.registry.limits import Limits
 from storage.registry.transport import Transport
 from tests.faulty import Answering
 from tests.storage.registry.kit import missing_digest, use
-from tools.replaying.story import small_blobs
+from tools.documents import small_blobs
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from tests.storage.layers.trees import facts
 from tests.storage.test_usage import du
 from tests.tools.test_reading import in_window
 from tests.web_fixture import Page, WebServer
-from tools.cli.text import cells
+from tools.text import cells
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="builds need root")
 

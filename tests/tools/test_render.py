@@ -20,9 +20,9 @@ from projections.progress import fold
 from storage.errors import InputError
 from tests.projections import story
 from tests.projections.support import SECOND, ListLog, digest
-from tools.cli.format import human_bytes, human_duration, short_id
 from tools.cli.render import draw, make_renderer
-from tools.cli.text import cells, clean, fit, last_segment
+from tools.format import human_bytes, human_duration, short_id
+from tools.text import cells, clean, fit, last_segment
 
 EVIL = "\x1b[2J\x1b]0;owned\x07\x9b31m\u202egnp.exe\u2028\x00\x08[red]not markup[/red]"
 
@@ -184,7 +184,7 @@ def test_a_stream_without_utf8_gets_ascii() -> None:
     log.add(story.started("b9", "later"), "b9")
     for mode in ("plain", "tty", "json"):
         raw = io.BytesIO()
-        stream = io.TextIOWrapper(raw, encoding="ascii", write_through=True)
+        stream = io.TextIOWrapper(raw, encoding="ascii", errors="backslashreplace", write_through=True)
         rendered(log, mode, stream=stream)
         assert b"debian:12" in raw.getvalue()
         assert raw.getvalue().isascii()

@@ -19,7 +19,7 @@ from tests.builder import Done, refledger
 from tests.projections import story
 from tests.projections.support import ListLog
 from tools import roots
-from tools.long_log import make
+from tools.lab.long_log import make
 
 LOGS = Path(__file__).parents[1] / "fixtures" / "logs"
 EVENTS, BUILDS = 18_000, 60

@@ -25,7 +25,7 @@ from storage.logtree.leaves import leaf_hashes
 from storage.logtree.multiproof import multiproof, root_of
 from storage.signing.notes import Checkpoint, Note, Verifier
 from tools.auditing.checkpoints import AuditedLog, last_signed, settled_tree
-from tools.replaying.story import small_blobs
+from tools.documents import small_blobs
 
 Json = dict[str, Any]
 _HASH = 32

@@ -83,10 +83,11 @@ def check_tree(
     reach = max((one.checkpoint.size for one in counted), default=0)
     verdict.origin = counted[0].checkpoint.origin if counted else ""
     faults = _unsigned(signed, counted, keys, reach, len(leaves))
-    here = _identity(verdict.origin) if verdict.origin else leaves[0][:8].hex()
+    here = _identity(verdict.origin) if verdict.origin else leaves[0][:8].hex() if len(leaves) else ""
     own = {Claim(one.checkpoint.size, one.checkpoint.root): one for one in reversed(counted)}
     others: dict[Claim, Outside] = {}
-    mine = [other for other in outside if is_of(other.checkpoint, here)]
+    # an empty log is no log in particular: whichever it was, all of it is gone
+    mine = [other for other in outside if not here or is_of(other.checkpoint, here)]
     verdict.published = sum(other.kind == "fork" for other in mine)
     known = {other.source for other in mine}
     for source in dict.fromkeys(other.source for other in outside if other.source not in known):

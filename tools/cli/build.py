@@ -242,7 +242,7 @@ async def _build(
 
 def _bundle(root: roots.Root, build_id: str, dest: str) -> None:
     """Put the build that failed into `dest`. That this fails, too, is told, and changes nothing."""
-    from tools.cli.format import human_bytes
+    from tools.format import human_bytes
     from tools.replaying.bundling import bundle_build
     from tools.replaying.gather import Wish
 
@@ -258,7 +258,7 @@ def _bundle(root: roots.Root, build_id: str, dest: str) -> None:
 def _summary(root: roots.Root, build_id: str, result: BuildResult) -> str:
     """What the build made, in which time, and what that cost."""
     from projections.history import History
-    from tools.cli.format import human_bytes, human_duration
+    from tools.format import human_bytes, human_duration
 
     root.views.catch_up(root.log)
     record = History(root.views).get(build_id)

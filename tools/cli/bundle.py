@@ -20,11 +20,11 @@ from storage.digest import Digest
 from storage.errors import InputError
 from tools import roots
 from tools.cli.failure import excerpt, last_output
-from tools.cli.format import human_bytes
 from tools.cli.render import draw
 from tools.cli.stream import speaks_unicode
-from tools.cli.text import clean
-from tools.cli.writing import as_json_option, local_time, print_json, print_line
+from tools.cli.writing import as_json_option, print_json, print_line
+from tools.format import human_bytes, local_time
+from tools.text import clean
 
 if TYPE_CHECKING:
     from projections.history import BuildRecord

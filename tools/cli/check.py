@@ -15,7 +15,7 @@ from engine.frontend.scope import FrontendOptions
 from engine.graph import ResolvedImage
 from tools import bootstrap
 from tools.cli.failure import excerpt
-from tools.cli.text import clean
+from tools.text import clean
 
 
 def check(text: str, options: FrontendOptions, *, as_json: bool, offline: bool) -> None:

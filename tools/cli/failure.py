@@ -7,7 +7,7 @@ from engine.offline.missing import NotHere
 from projections.progress import ProgressView, fold
 from storage.errors import RefledgerError
 from storage.interfaces.log import EventLog
-from tools.cli.text import cells, clean, fit, shortened
+from tools.text import cells, clean, fit, shortened
 
 LAST_LINES = 15
 AROUND = 2

@@ -20,12 +20,12 @@ from storage.errors import DiskError, InputError
 from storage.interfaces.images import Reference
 from storage.platform import parse_platform
 from tools import __version__, roots
-from tools.cli.format import human_bytes, human_duration
 from tools.cli.names import image_name
 from tools.cli.policy_option import policy_option
 from tools.cli.result_options import progress_option, quiet_option
 from tools.cli.running import interruptible, running
-from tools.cli.text import clean
+from tools.format import human_bytes, human_duration
+from tools.text import clean
 
 if TYPE_CHECKING:
     from engine.images.combine import Annotation

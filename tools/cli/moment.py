@@ -12,7 +12,7 @@ from projections.progress import ProgressView, fold
 from projections.steps import Step
 from storage.errors import InputError
 from storage.interfaces.log import EventLog
-from tools.cli.writing import local_time
+from tools.format import local_time
 
 _SPAN = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?")
 _CLOCK = re.compile(r"\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?")

@@ -12,8 +12,8 @@ from projections.progress import output as output_lines
 from storage.errors import InputError
 from tools import roots
 from tools.cli.moment import find_step, whole_view
-from tools.cli.text import clean
 from tools.cli.writing import as_json_option, print_json, print_line
+from tools.text import clean
 
 
 @click.command()

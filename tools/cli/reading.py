@@ -25,10 +25,10 @@ from projections.steps import provider_name
 from storage.errors import VerificationError
 from storage.interfaces.log import Event
 from tools import roots
-from tools.cli.format import human_bytes, short_id
 from tools.cli.moment import log_moment
-from tools.cli.text import clean
-from tools.cli.writing import as_json_option, columns, local_time, print_cut, print_json, print_line, table
+from tools.cli.writing import as_json_option, columns, print_cut, print_json, print_line, table
+from tools.format import human_bytes, local_time, short_id
+from tools.text import clean
 
 
 def _short_ref(ref: str) -> str:

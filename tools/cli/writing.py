@@ -6,12 +6,11 @@ import json
 import shutil
 import sys
 from collections.abc import Sequence
-from datetime import datetime
 
 import click
 
 from tools.cli.stream import speaks_unicode
-from tools.cli.text import cells, clean, fit
+from tools.text import cells, clean, fit
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for programs.")
 
@@ -39,11 +38,6 @@ def print_cut(line: str, limit: int) -> None:
 def columns(otherwise: int) -> int:
     """The terminal's width; `otherwise` where the output goes elsewhere."""
     return shutil.get_terminal_size((200, 24)).columns if sys.stdout.isatty() else otherwise
-
-
-def local_time(ns: int) -> str:
-    """UTC nanoseconds as date and time of day here."""
-    return datetime.fromtimestamp(ns / 1e9).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 def table(rows: Sequence[Sequence[str]], optional: Sequence[str], limit: int) -> None:

@@ -21,7 +21,8 @@ from storage.layers.tars import StoredTars, regular_files
 from storage.tar.filelist import dump, list_tar
 from storage.tar.pack import encode
 from storage.tar.reader import BLOCK, HARD_LINK, REGULAR, TarReader
-from tools.replaying.story import Story, layers_of, small_blobs
+from tools.documents import small_blobs
+from tools.replaying.story import Story, layers_of
 
 LAYER_TAR = "application/vnd.oci.image.layer.v1.tar"
 _READ = 1 << 20

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -223,20 +223,3 @@ def closure(graph: Graph, roots: Iterable[Digest]) -> list[Vertex]:
             wanted.add(digest)
             queue.extend(graph.by_digest[digest].inputs)
     return [item for item in graph.vertices if item.digest in wanted]
-
-
-def small_blobs(events: Sequence[Event]) -> Mapping[str, str]:
-    """Digests of stored documents that `events` name, and their roles."""
-    found: dict[str, str] = {}
-    fields = {
-        "BuildStarted": (("definition", "definition"),), "DefinitionRead": (("definition", "definition"),),
-        "GraphDefined": (("graph", "graph"),), "CacheQueried": (("components", "components"),),
-        "CacheRecorded": (("components", "components"),), "ContextScanned": (("listing", "listing"),),
-        "SourceResolved": (("manifest", "manifest"), ("config", "config")),
-    }  # fmt: skip
-    for event in events:
-        for name, role in fields.get(event.type, ()):
-            digest = event.data.get(name)
-            if digest and isinstance(digest, str):
-                found.setdefault(digest, role)
-    return found

@@ -210,10 +210,11 @@ def test_builds_sign_at_their_end_whatever_it_is_and_not_without_a_key(builder: 
     builder.must_build(DOCKERFILE)
     failed = builder.build("FROM scratch\nCOPY missing /\n")
     assert failed.code == 2
+    assert builder.run("replay", str(builder.builds()[0]["id"])).code == 2
     assert builder.run("copy", "--quiet", "oci-layout:///nowhere:1", "oci-layout:///neither:1").code != 0
     events = builder.events()
     signed = [event for event in events if event["type"] == "CheckpointSigned"]
-    assert len(signed) == 3
+    assert len(signed) == 4
     for event in signed:
         before = events[event["seq"] - 2]
         assert event["data"]["size"] == before["seq"] == event["seq"] - 1

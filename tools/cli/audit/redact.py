@@ -13,10 +13,10 @@ from projections.history import History
 from storage.errors import InputError
 from tools import roots
 from tools.auditing.redaction import Found, erase, erase_blobs, find, holding
-from tools.cli.format import count
 from tools.cli.moment import find_step, whole_view
-from tools.cli.text import clean
 from tools.cli.writing import print_aside, print_line
+from tools.format import count
+from tools.text import clean
 
 _LONGEST = 500  # characters of a reason
 

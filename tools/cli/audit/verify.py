@@ -10,9 +10,9 @@ import click
 from storage.errors import DiskError, InputError, VerificationError
 from tools import roots
 from tools.auditing.keys import read_verifier
-from tools.cli.format import count
-from tools.cli.text import clean
 from tools.cli.writing import as_json_option, print_json, print_line
+from tools.format import count
+from tools.text import clean
 
 if TYPE_CHECKING:
     from projections.wellformed import Fault
@@ -115,11 +115,10 @@ def _identity(root: Path) -> str:
 
 
 def _published(source: str, keys: list[Verifier], identity: str) -> list[Checkpoint]:
-    """Those of the log `identity`, as others of other keys may lie there too; where there are none, all, for it may be
-    the first event that was changed. Raises InputError where nothing was published."""
+    """See published.published. Raises InputError where nothing was published."""
     from tools.auditing.published import published
 
-    found = published(source, keys, identity) or published(source, keys)
+    found = published(source, keys, identity)
     if not found:
         raise InputError("no checkpoint was published there", where=source, hint="name what --publish named")
     return found

@@ -30,7 +30,7 @@ from tests.storage.layers.erofs.readers import fsck, fsck_unpack
 from tests.storage.layers.test_directory import opened
 from tests.storage.layers.trees import TAR, facts
 from tests.storage.tar.tars import CHAR, DIR, DISK, FIFO, HARD, LINK, Dialect, Member, Sparse, write
-from tools.seed import ImageCache, default_cache
+from tools.lab.seed import ImageCache, default_cache
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="ownership and devices need root")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.prune_drill import drill, report
+from tools.drills.prune_under_load import drill, report
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="builds need root"),

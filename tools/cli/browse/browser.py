@@ -1,5 +1,5 @@
 """The terminal UI of `refledger browse`: a list, what is said of its highlighted line, and a filter. Thin over
-tools/browsing.py."""
+tools/cli/browse/nodes.py."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from storage.errors import RefledgerError
-from tools.browsing import Node, matching
-from tools.cli.text import clean, fit
+from tools.cli.browse.nodes import Node, matching
+from tools.text import clean, fit
 
 SHOWN = 1000
 """Lines of the list: whoever wants others types a part of them."""

@@ -17,9 +17,9 @@ from storage.bundle.reading import Bundle, read_bundle
 from storage.digest import Digest
 from storage.errors import InputError
 from tools import roots
-from tools.browsing import Source, tree
-from tools.cli.text import clean
+from tools.cli.browse.nodes import Source, tree
 from tools.layer_files import BundledFiles, RootFiles
+from tools.text import clean
 
 
 @click.command()
@@ -32,7 +32,7 @@ def browse(place: Path | None) -> None:
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise InputError("browse needs a terminal", hint="refledger history, show and why print to anywhere")
     with open_source(place) as source:
-        from tools.cli.browser import Browser
+        from tools.cli.browse.browser import Browser
 
         Browser(tree(source)).run()
 

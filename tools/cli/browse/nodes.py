@@ -25,12 +25,11 @@ from projections.why import explain
 from storage.errors import InputError
 from storage.interfaces.log import Event, EventLog
 from tools.cli.explained import all_steps, one_step
-from tools.cli.format import human_bytes, human_duration, short_id
 from tools.cli.missing import missing_lines
-from tools.cli.text import clean
 from tools.cli.why import hides
-from tools.cli.writing import local_time
+from tools.format import human_bytes, human_duration, local_time, short_id
 from tools.layer_files import LIMIT, LayerFile, LayerFiles
+from tools.text import clean
 
 OUTPUT = 200
 """Last lines of a step's output that are shown."""

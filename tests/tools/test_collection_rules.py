@@ -11,7 +11,7 @@ import pytest
 from storage.errors import InputError
 from tests.builder import Builder, base_image
 from tests.registry_fixture import RegistryProcess
-from tools.policy import read_rules
+from tools.collection_rules import read_rules
 
 HOUR = 3_600_000_000_000
 

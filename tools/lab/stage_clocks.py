@@ -1,7 +1,7 @@
 """The command line with clocks around the parts of a materialization, for tools/bench/materialize: what the product
 does not measure is measured from outside, by wrapping its methods in this process alone.
 
-    python -m tools.stage_clocks RESULT.json build …
+    python -m tools.lab.stage_clocks RESULT.json build …
 
 Time inside a wrapped method counts for its stage, without what wrapped methods called by it take. Stages overlap, in
 several threads: their sum is more than the time that passed. `busy` is wall clock, `cpu` the thread's own time; the

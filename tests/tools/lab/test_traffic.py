@@ -7,9 +7,9 @@ from pathlib import Path
 import httpx
 
 from tests.registry_fixture import OCI_MANIFEST, push_blob, push_image, push_manifest
-from tools import traffic
-from tools.loopback_registry import LoopbackRegistry, Request
-from tools.traffic import kind_of
+from tools.lab import traffic
+from tools.lab.loopback_registry import LoopbackRegistry, Request
+from tools.lab.traffic import kind_of
 
 UNKNOWN = f"sha256:{'0' * 64}"
 

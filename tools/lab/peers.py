@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from storage.errors import HostError
-from tools.loopback_registry import LoopbackRegistry
-from tools.seed import seed
+from tools.lab import PROJECT
+from tools.lab.loopback_registry import LoopbackRegistry
+from tools.lab.seed import seed
 
-PROJECT = Path(__file__).resolve().parents[1]
 CORES = os.cpu_count() or 1
 _SECTOR = 512
 

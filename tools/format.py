@@ -1,6 +1,8 @@
-"""Sizes, durations and ids as people read them."""
+"""Sizes, times and ids as people read them."""
 
 from __future__ import annotations
+
+from datetime import datetime
 
 
 def human_bytes(count: float) -> str:
@@ -23,6 +25,11 @@ def human_duration(nanoseconds: int) -> str:
         return f"{minutes}m{rest:02d}s"
     hours, minutes = divmod(round(seconds / 60), 60)
     return f"{hours}h{minutes:02d}m"
+
+
+def local_time(ns: int) -> str:
+    """UTC nanoseconds as date and time of day here."""
+    return datetime.fromtimestamp(ns / 1e9).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 def count(number: int, what: str) -> str:

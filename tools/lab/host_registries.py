@@ -19,7 +19,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from storage.errors import HostError
-from tools.debian_mirror import DebianMirror
+from tools.lab.debian_mirror import DebianMirror
 
 _CA = "/run/secrets/ca"  # where a step sees the secret `ca` that names no target
 _PIP_KEYS = ("index-url", "extra-index-url", "find-links", "no-index", "trusted-host", "proxy", "timeout")

@@ -1,4 +1,4 @@
-"""The loss drill: one random loss, then a build through the command line, many times. See tools/drills/loss.
+"""The loss drill: one random loss, then a build through the command line, many times.
 
 An image is built and pushed once. Each run takes a copy of that root, as it was left ("warm") or with everything gone
 that the registry has ("lean": all steps are remote hits), damages something, and builds: the same again into an
@@ -33,11 +33,11 @@ from typing import Any
 
 from storage.errors import HostError, RefledgerError
 from storage.log.eventlog import SqliteEventLog
-from tools.loopback_registry import LoopbackRegistry
-from tools.peers import workplace
-from tools.seed import seed
+from tools.lab import PROJECT
+from tools.lab.loopback_registry import LoopbackRegistry
+from tools.lab.peers import workplace
+from tools.lab.seed import seed
 
-PROJECT = Path(__file__).resolve().parents[1]
 EPOCH = "1700000000"
 DOCKERFILE = """\
 FROM {base} AS tools
@@ -392,7 +392,9 @@ def table(verdicts: Sequence[Verdict]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 0, 1 when a run went wrong, 3 when the host refuses, 130 when interrupted."""
-    parser = argparse.ArgumentParser(description="Builds on roots and registries that lose bytes.")
+    parser = argparse.ArgumentParser(
+        prog="tools/drills/loss", description="Builds on roots and registries that lose bytes."
+    )
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1, help="of the first run; each next one has the next number")
     parser.add_argument("--directory", type=Path, help="where to work; default: the temporary directory")
@@ -408,3 +410,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

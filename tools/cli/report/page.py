@@ -21,11 +21,11 @@ from projections.verdict import Verdict, Why
 from tools.auditing.report_text import build_sections
 from tools.cli.explained import one_step
 from tools.cli.failure import LAST_LINES, excerpt
-from tools.cli.format import human_bytes, human_duration, short_id
 from tools.cli.missing import missing_lines
-from tools.cli.text import last_segment
-from tools.report_drawing import Axis, bars, duration, graph, safe, scale, span_of
-from tools.report_style import STYLE
+from tools.cli.report.drawing import Axis, bars, duration, graph, safe, scale, span_of
+from tools.cli.report.style import STYLE
+from tools.format import human_bytes, human_duration, short_id
+from tools.text import last_segment
 
 WIDTH = 100
 """Columns of the prose about hits and misses; the page wraps it where it is narrower."""

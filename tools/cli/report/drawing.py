@@ -11,8 +11,8 @@ from html import escape
 
 from projections.asked import Step as Vertex
 from projections.steps import Step, Transfer
-from tools.cli.format import human_bytes, human_duration, short_id
-from tools.cli.text import clean
+from tools.format import human_bytes, human_duration, short_id
+from tools.text import clean
 
 TICKS = 5
 """At most so many marks on the time axis beside 0: as many as fit a telephone."""

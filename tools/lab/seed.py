@@ -1,6 +1,6 @@
 """Base images for demos, tests and benches, made of Debian packages and pushed to a registry.
 
-    python -m tools.seed --registry 127.0.0.1:5000 --repository base/python --kind python
+    python -m tools.lab.seed --registry 127.0.0.1:5000 --repository base/python --kind python
 
 mmdebstrap makes the first layer, `apt-get install` in buildah's chroot each further one. What was made is kept as one
 OCI image layout (`$XDG_CACHE_HOME/refledger-seed`), a tag for every prefix of every kind, so a second call only copies.
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Self
 
 from storage.errors import HostError, RefledgerError
-from tools.debian_mirror import DebianMirror
+from tools.lab.debian_mirror import DebianMirror
 
 _RECIPE = "2"  # part of every tag: change it when the way images are made changes
 _PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -263,7 +263,7 @@ def _run(*command: str, stdin: str = "") -> bytes:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; prints one JSON object: reference, digest, bytes, layers."""
-    parser = argparse.ArgumentParser(prog="tools.seed", description="Push a Debian image to a plain-http registry.")
+    parser = argparse.ArgumentParser(prog="tools.lab.seed", description="Push a Debian image to a plain-http registry.")
     parser.add_argument("--registry", required=True, metavar="HOST:PORT")
     parser.add_argument("--repository", required=True, metavar="NAME")
     parser.add_argument("--kind", required=True, choices=sorted(KINDS))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qs
 
-from tools.loopback_registry import LoopbackRegistry, Request
+from tools.lab.loopback_registry import LoopbackRegistry, Request
 
 MANIFEST, CONFIG, CACHE, LAYER = "manifest", "config", "cache metadata", "layer"
 ASKED, MOUNTED, UPLOADING, WRITTEN, OTHER = "blob asked for", "mounted", "uploading", "manifest written", "other"

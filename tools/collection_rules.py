@@ -93,7 +93,7 @@ def collecting_after(root: Root, *, quiet: bool) -> Iterator[None]:
     finally:
         told = _collect(root, rules) if rules else ""
         if told and not quiet:
-            from tools.cli.text import clean
+            from tools.text import clean
 
             sys.stderr.write(f"{FILE}: {clean(told)}\n")
 
@@ -102,8 +102,8 @@ def _collect(root: Root, rules: Sequence[Policy]) -> str:
     """One line for people, "" when there was nothing to do."""
     import asyncio
 
-    from tools.cli.format import human_bytes
     from tools.collecting import carry_out, plan_collection
+    from tools.format import human_bytes
 
     lock = root.locks.try_acquire(_ONE)
     if lock is None:

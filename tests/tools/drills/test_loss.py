@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tools.loopback_registry import LoopbackRegistry
-from tools.loss_drill import AGAIN as ACTION
-from tools.loss_drill import Damage, Done, Place, archived, judge, main
+from tools.drills.loss import AGAIN as ACTION
+from tools.drills.loss import Damage, Done, Place, archived, judge, main
+from tools.lab.loopback_registry import LoopbackRegistry
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or shutil.which("docker-registry") is None, reason="builds need root and a registry"

@@ -19,10 +19,10 @@ from storage.durable import replace_file
 from storage.errors import DiskError, InputError, VerificationError
 from storage.interfaces.log import EventLog
 from tools import roots
-from tools.cli.text import clean, last_segment
+from tools.cli.report.page import Facts, Printed, page
 from tools.cli.why import hides
 from tools.cli.writing import print_line
-from tools.report_page import Facts, Printed, page
+from tools.text import clean, last_segment
 
 OUTPUT = 256 * 1024
 """Characters of a step's output that the page has, the last ones."""

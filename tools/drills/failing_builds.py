@@ -17,16 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from storage.errors import RefledgerError
-from tools.cli.format import human_bytes
-from tools.loopback_registry import LoopbackRegistry
-from tools.seed import Seeded, seed
-
-PROJECT = Path(__file__).resolve().parent.parent
+from tools.format import human_bytes
+from tools.lab import PROJECT
+from tools.lab.loopback_registry import LoopbackRegistry
+from tools.lab.seed import Seeded, seed
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One build: `image` names its base (a kind of tools.seed), `steps` follow FROM, `files` are its context;
+    """One build: `image` names its base (a kind of tools.lab.seed), `steps` follow FROM, `files` are its context;
     `spoil` is done to the registry between the base's push and the build."""
 
     name: str

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from storage.errors import HostError
-from tools.debian_mirror import DebianMirror
-from tools.loopback_registry import LoopbackRegistry, Request
-from tools.seed import KINDS, seed
+from tools.lab.debian_mirror import DebianMirror
+from tools.lab.loopback_registry import LoopbackRegistry, Request
+from tools.lab.seed import KINDS, seed
 
 pytestmark = pytest.mark.root
 

@@ -7,25 +7,27 @@ let go meanwhile.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
 import random
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from storage.errors import HostError
+from storage.errors import HostError, RefledgerError
 from storage.usage import measure
-from tools.loopback_registry import LoopbackRegistry
+from tools.lab import PROJECT
+from tools.lab.loopback_registry import LoopbackRegistry
 
-PROJECT = Path(__file__).resolve().parents[1]
 BASES = 3
 PAUSE = 1.0
 """Seconds at most between two builds."""
@@ -224,3 +226,32 @@ def report(figures: Figures) -> Iterator[str]:
     yield f"layers pulled: {figures.pulled_again}, of which without a reason in the log: {len(figures.unexplained)}"
     yield f"du afterwards: {figures.du} bytes, refledger du: {figures.measured} bytes"
     yield from (f"FAILED {line}" for line in (*figures.failures, *figures.wrong, *figures.unexplained))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code 0, 1 when something is wrong, 3 when the host refuses, 130 when interrupted."""
+    parser = argparse.ArgumentParser(
+        prog="tools/drills/prune_under_load", description="Builds while everything prunable is pruned in a loop."
+    )
+    parser.add_argument("--seconds", type=float, default=120)
+    parser.add_argument("--builders", type=int, default=4)
+    parser.add_argument("--snapshotter", default="auto", choices=["auto", "erofs", "directory"])
+    parser.add_argument("--directory", type=Path, help="where to work; default: the temporary directory")
+    given = parser.parse_args(arguments)
+    try:
+        with tempfile.TemporaryDirectory(prefix="refledger-drill-", dir=given.directory) as directory:
+            figures = drill(
+                Path(directory), seconds=given.seconds, builders=given.builders, snapshotter=given.snapshotter
+            )
+    except RefledgerError as error:
+        print(f"prune_under_load: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    for line in report(figures):
+        print(line)
+    return 0 if figures.right else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
