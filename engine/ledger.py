@@ -18,6 +18,8 @@ from storage.interfaces.log import Event, EventLog, NewEvent
 
 ROOM = 48 * 1024
 """Bytes that a list in one event may take: an event has 64 KiB."""
+MOST_TEXT = ROOM // 6
+"""Characters of an error in an event: JSON takes six bytes for one that cannot be printed."""
 
 
 def fitting(items: Sequence[Any]) -> tuple[Any, ...]:
@@ -29,6 +31,11 @@ def fitting(items: Sequence[Any]) -> tuple[Any, ...]:
             break
         fit.append(item)
     return tuple(fit)
+
+
+def shortened(text: str) -> str:
+    """`text`, or as much of its beginning as an event that says little else has room for in any encoding."""
+    return text if len(text) <= MOST_TEXT else f"{text[:MOST_TEXT]}…"
 
 
 class Facts(Protocol):

@@ -19,7 +19,7 @@ from tools.cli.why import hides
 from tools.cli.writing import columns, print_cut, print_json
 
 if TYPE_CHECKING:
-    from engine.build import Foreseen
+    from engine.request import Foreseen
 
 Json = dict[str, Any]
 
