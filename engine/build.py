@@ -65,10 +65,10 @@ class Engine:
     gate: Gate | None = None
 
     async def build(self, request: BuildRequest) -> BuildResult:
-        """Build `request`. Raises RefledgerError (its exit code is the process's), with the end already in the log."""
-        vertex: Vertex | None = None
+        """Build `request`. Raises RefledgerError, whose exit code is the process's. Where its start is in the log, its
+        end is, too."""
+        self._start(request)
         try:
-            self._start(request)
             if self.gate is not None:
                 from engine.policing import check_request
 
@@ -79,15 +79,10 @@ class Engine:
         except asyncio.CancelledError:
             await cancelled(self.ledger)
         except VertexError as failure:
-            vertex, error = failure.vertex, failure.cause
-            if isinstance(error, NotGranted) and vertex.lines[0]:
-                error.where = f"{request.frontend.filename}:{vertex.lines[0]}"
-            error.definition = (request.dockerfile, request.frontend.filename)  # type: ignore[attr-defined]
-            error.vertex = vertex  # type: ignore[attr-defined]  # for the excerpt that the terminal shows
-            await self._failed(error, vertex)
-            raise error from failure
+            await self._failed(failure.cause, request, failure.vertex)
+            raise failure.cause from failure
         except RefledgerError as error:
-            await self._failed(error, None)
+            await self._failed(error, request, None)
             raise
         return result
 
@@ -243,7 +238,12 @@ class Engine:
     def _attach(self, request: BuildRequest) -> Attach | None:
         return partial(self.attester().attest, request.attest) if request.attest else None
 
-    async def _failed(self, error: RefledgerError, vertex: Vertex | None) -> None:
+    async def _failed(self, error: RefledgerError, request: BuildRequest, vertex: Vertex | None) -> None:
+        """Record that the build ended with `error`, which takes along what the terminal shows of it."""
+        if isinstance(error, NotGranted) and vertex is not None and vertex.lines[0]:
+            error.where = f"{request.frontend.filename}:{vertex.lines[0]}"
+        error.definition = (request.dockerfile or "", request.frontend.filename)  # type: ignore[attr-defined]
+        error.vertex = vertex  # type: ignore[attr-defined]
         where = None if vertex is None else str(vertex.digest)
         if isinstance(error, NotHere):
             self.ledger.post(error.fact, vertex=where)
