@@ -5,23 +5,67 @@ from __future__ import annotations
 import asyncio
 import errno
 import posixpath
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from engine.errors import DiskError, InputError, RefledgerError
 from engine.events import DefinitionRead, VertexCancelled, VertexCompleted, VertexFailed, VertexStarted
 from engine.frontend.contexts import context_title
 from engine.frontend.source import DOCKERFILE_LIMIT
-from engine.graph import ArchiveSource, FetchedSource, GitSource, HttpSource, Vertex
+from engine.graph import (
+    ArchiveSource,
+    ContextSource,
+    FetchedSource,
+    GitSource,
+    Graph,
+    HttpSource,
+    Op,
+    Vertex,
+    VertexError,
+)
 from engine.ledger import Facts
+from engine.offline.missing import NotHere
 from engine.ops.rootfs import RootDir
 from engine.ops.sources import CONTEXT_FILE, SourceFetcher
-from engine.solver.scheduler import VertexError
+from engine.request import BuildRequest
+from storage.digest import Digest
 from storage.interfaces.blobs import BlobStore
+from storage.sources import TreeStore
 
-if TYPE_CHECKING:
-    from engine.build import BuildRequest
+
+async def open_contexts(
+    graph: Graph, request: BuildRequest, pinned: Mapping[Op, Op], sources: Callable[[], SourceFetcher], facts: Facts,
+    stack: AsyncExitStack,
+) -> dict[Digest, Path]:  # fmt: skip
+    """The directories of all contexts in `graph`, by vertex; those that are elsewhere are fetched now. `pinned`: what
+    became of the ops that `request` names. What is made for this is gone when `stack` ends. Raises VertexError."""
+    named = (request.frontend.context, *request.frontend.named.values())
+    trees = {pinned.get(op, op) for op in named if isinstance(op, FetchedSource)}
+    found: dict[Digest, Path] = {}
+    lacks: list[tuple[Vertex, NotHere]] = []
+    for vertex in graph.vertices:
+        op = vertex.op
+        if isinstance(op, ContextSource):
+            path = request.directories[op.name]
+            found[vertex.digest] = Path(path) if path else _empty(sources().trees, stack)
+        elif isinstance(op, FetchedSource) and op in trees:
+            try:
+                found[vertex.digest] = await fetch_tree(op, vertex, sources(), facts)
+            except VertexError as failure:
+                if not isinstance(failure.cause, NotHere):
+                    raise
+                lacks.append((vertex, failure.cause))
+    if lacks:
+        raise VertexError(lacks[0][0], NotHere([item for _, lack in lacks for item in lack.missing]))
+    return found
+
+
+def _empty(trees: TreeStore, stack: AsyncExitStack) -> Path:
+    made = trees.begin()
+    stack.callback(lambda: trees.discard([made]))
+    return made
 
 
 async def fetch_context(

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from engine.record import R, Record
 from storage.digest import Digest, digest_json
+from storage.errors import RefledgerError
 from storage.interfaces.images import Descriptor, Provider
 
 Json = dict[str, Any]
@@ -298,6 +299,15 @@ class Vertex(Record):
     name: str
     stage: str = ""
     lines: tuple[int, int] = (0, 0)
+
+
+class VertexError(Exception):
+    """The failure of `vertex`, as `cause`: raised for the first one only."""
+
+    def __init__(self, vertex: Vertex, cause: RefledgerError) -> None:
+        super().__init__(str(cause))
+        self.vertex = vertex
+        self.cause = cause
 
 
 def vertex(

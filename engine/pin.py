@@ -8,12 +8,11 @@ from typing import Protocol
 
 from engine.errors import RefledgerError
 from engine.events import VertexCancelled, VertexCompleted, VertexFailed, VertexStarted
-from engine.graph import ArchiveSource, FetchedSource, GitSource, Graph, HttpSource, Op, Vertex, vertex
+from engine.graph import ArchiveSource, FetchedSource, GitSource, Graph, HttpSource, Op, Vertex, VertexError, vertex
 from engine.ledger import Facts
 from engine.offline.missing import NotHere
 from engine.record import changed
 from engine.refs.ref import Remote
-from engine.solver.scheduler import VertexError
 from engine.together import together
 from storage.digest import Digest
 

@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.errors import MaterializationError
-from engine.executor import Executor, Outcome, Task
 from engine.grants import Offered, refusal
-from engine.graph import Graph, ImageSource, LayerSource, Run, Scratch, Vertex
+from engine.graph import Graph, ImageSource, LayerSource, Run, Scratch, Vertex, VertexError
 from engine.ledger import Facts
+from engine.ops.executor import Executor, Outcome, Task
 from engine.record import Record
 from engine.refs.ref import Layer, Remote, scratch
 from engine.solver.answers import CacheLookup
 from engine.solver.contexts import Taken
 from engine.solver.plan import Plan
-from engine.solver.scheduler import Scheduler, VertexError
+from engine.solver.scheduler import Scheduler
 from engine.solver.solve import check_platforms
 from storage.digest import Digest
 from storage.interfaces.blobs import BlobStore

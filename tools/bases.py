@@ -20,7 +20,7 @@ _UNREADABLE = (
 
 @dataclass(frozen=True, slots=True)
 class LogBases:
-    """Implements engine.resolver.Bases."""
+    """Implements engine.images.resolver.Bases."""
 
     log: EventLog
     views: Views

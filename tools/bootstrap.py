@@ -11,17 +11,18 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.build import BuildRequest, Engine
+from engine.build import Engine
 from engine.events import LocalLost, RuntimeChosen
-from engine.executor import Executor, Outcome, Task
 from engine.grants import Grants
 from engine.images.read import ImageReader
+from engine.images.resolver import Bases, ImageResolver, Resolver
 from engine.ledger import Facts, Ledger, Silent
+from engine.ops.executor import Executor, Outcome, Task
 from engine.refs.materializer import Clock, Materializer
 from engine.refs.places import Places, tried
 from engine.refs.presence import HeadPresence
 from engine.refs.ref import Layer
-from engine.resolver import Bases, ImageResolver, Resolver
+from engine.request import BuildRequest
 from engine.solver.answers import Presence
 from projections.cache_index import CacheIndex
 from projections.history import History

@@ -54,8 +54,8 @@ def make_gate(
     policies = read_policies(files)
     if not policies:
         return None
+    from engine.attest.signed import Attestations
     from engine.policy.gate import Gate
-    from engine.policy.signed import Attestations
 
     for policy in policies:
         images.blobs.put(policy.text)  # before an event names it

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from engine.attest.scan import Scan, combine, scan_layer
 from engine.attest.spec import Attest
-from engine.attest.statement import PROVENANCE, SBOM, Attested, Said, attach, statement
+from engine.attest.statement import PROVENANCE, SBOM, Said, attach, statement
 from engine.errors import DiskError, VerificationError
 from engine.events import Attested as AttestedFact
 from engine.events import LayerScanned
-from engine.exporters.image import Image
+from engine.exporters.image import Attested, Image
 from engine.ledger import Ledger
 from engine.refs.materializer import Materializer
 from engine.refs.ref import Layer, Remote

@@ -30,7 +30,7 @@ from engine.images.change import apply_changes
 from engine.images.contents import check_described
 from engine.images.definition import Given, Json, Take, platforms_of
 from engine.images.inherited import entries, fitted
-from engine.resolver import Resolver, parse_image
+from engine.images.resolver import Resolver, parse_image
 from storage.interfaces.images import Provider
 
 SCRATCH = "scratch"

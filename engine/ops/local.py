@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 from engine.errors import DiskError, InputError, StepFailed
 from engine.events import LocalCreated, RemoteCreated, RuntimeChosen, SecurityLifted
-from engine.executor import Outcome, Task
 from engine.grants import refusal
 from engine.graph import (
     ArchiveSource,
@@ -29,6 +28,7 @@ from engine.graph import (
 from engine.ledger import Facts
 from engine.ops.attend import Attend, Attended
 from engine.ops.copy import copy_layer, directory_layer
+from engine.ops.executor import Outcome, Task
 from engine.ops.oci_spec import Process
 from engine.ops.output import OutputRecorder
 from engine.ops.redact import Redactor

@@ -23,11 +23,11 @@ from pathlib import Path
 
 from engine.errors import DiskError, InputError
 from engine.events import AgentForwarded, CacheMountUsed, SecretMounted
-from engine.executor import Task
 from engine.grants import Grants
 from engine.graph import Copy, Mount, Run, Sharing
 from engine.ledger import Facts
 from engine.ops.copy import copy_layer
+from engine.ops.executor import Task
 from engine.ops.oci_spec import ContainerMount
 from engine.ops.rootfs import RootDir
 from engine.ops.rules import source_of

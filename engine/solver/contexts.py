@@ -16,13 +16,12 @@ from engine.events import (
     VertexFailed,
     VertexStarted,
 )
-from engine.graph import ContextSource, Copy, Graph, Run, Vertex
+from engine.graph import ContextSource, Copy, Graph, Run, Vertex, VertexError
 from engine.ledger import Facts
 from engine.ops.rules import source_of
 from engine.ops.select import Selection, select
 from engine.refs.ref import Remote
 from engine.solver.answers import CacheLookup
-from engine.solver.scheduler import VertexError
 from engine.together import in_thread
 from storage.digest import Digest
 from storage.interfaces.blobs import BlobStore

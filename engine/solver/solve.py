@@ -19,11 +19,23 @@ from typing import TYPE_CHECKING
 
 from engine.errors import MaterializationError, RefledgerError
 from engine.events import CacheRecorded, HitRevoked, VertexCached, VertexFailed, VertexStarted
-from engine.executor import Executor, Outcome, Task
 from engine.grants import NOTHING, Offered, refusal
-from engine.graph import Copy, GitSource, Graph, HttpSource, ImageSource, LayerSource, Op, Run, Scratch, Vertex
+from engine.graph import (
+    Copy,
+    GitSource,
+    Graph,
+    HttpSource,
+    ImageSource,
+    LayerSource,
+    Op,
+    Run,
+    Scratch,
+    Vertex,
+    VertexError,
+)
 from engine.ledger import Facts
 from engine.offline.missing import Missing, NotHere, blob_name
+from engine.ops.executor import Executor, Outcome, Task
 from engine.refs.materializer import Materializer
 from engine.refs.presence import LOST, UNREACHABLE
 from engine.refs.ref import Remote, layers_to_json, of_image, of_layer, scratch
@@ -33,7 +45,7 @@ from engine.solver.cache import CacheKey, cache_key
 from engine.solver.contexts import Taken
 from engine.solver.hits import Hits
 from engine.solver.plan import Answer, Hit, Miss, Plan, plan
-from engine.solver.scheduler import Scheduler, VertexError
+from engine.solver.scheduler import Scheduler
 from engine.together import COLLECT, locked
 from storage.digest import Digest, canonical_json
 from storage.interfaces.blobs import BlobStore

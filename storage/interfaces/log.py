@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from concurrent.futures import Future  # it brings logging along, which a quick start cannot afford
 
 
+class TooLarge(ValueError):
+    """An event of more than 64 KiB."""
+
+
 @dataclass(frozen=True, slots=True)
 class NewEvent:
     """An event to be appended. `data` holds primitives, lists and string-keyed dicts only, 64 KiB encoded at most.

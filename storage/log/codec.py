@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import orjson
 
 from storage.interfaces.images import Json
-from storage.interfaces.log import Event, NewEvent
+from storage.interfaces.log import Event, NewEvent, TooLarge
 from storage.log.detached import detach
 
 MAX_STATE = 64 * 1024  # bytes, DESIGN section 4: what is larger is a blob, and the event carries its digest
@@ -31,8 +31,8 @@ def encode(event: NewEvent) -> Encoded:
     """`event`, checked and ready to be stored but for its time, which `stamp` adds.
 
     The decoded state is a private copy, so that the caller may reuse `event.data`. Raises ValueError (a bug of the
-    caller) when the payload is not made of str, int (64 bit), finite float, bool, None, list and str-keyed dict, or is
-    too large, and KeyError when what is to be detached is not in it.
+    caller) when the payload is not made of str, int (64 bit), finite float, bool, None, list and str-keyed dict,
+    TooLarge, and KeyError when what is to be detached is not in it.
     """
     state = _members(event)
     try:
@@ -42,7 +42,7 @@ def encode(event: NewEvent) -> Encoded:
     except (TypeError, UnicodeEncodeError) as error:
         _refuse(event, str(error))
     if len(body) + _STAMP > MAX_STATE:
-        raise ValueError(f"{event.type}: {len(body)} bytes, more than {MAX_STATE}: store a blob and log its digest")
+        raise TooLarge(f"{event.type}: {len(body) + _STAMP} bytes, more than {MAX_STATE}")
     # orjson writes tuples, UUIDs, dates, dataclasses and NaN as something else without a word; comparing what comes
     # back finds them all, and costs less than a walk in Python.
     copy: Json = orjson.loads(body)

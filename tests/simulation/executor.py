@@ -14,8 +14,8 @@ from pathlib import Path
 
 from engine.errors import InputError, StepFailed
 from engine.events import RuntimeChosen
-from engine.executor import Outcome, Task
 from engine.graph import Copy, Mkdir, Run
+from engine.ops.executor import Outcome, Task
 from engine.ops.local import LocalExecutor
 from engine.ops.output import OutputRecorder
 from engine.ops.sandbox import Sandbox

@@ -21,7 +21,6 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
-from engine.build import BuildRequest
 from engine.cache.spec import CacheSource, CacheTarget
 from engine.errors import Cancelled, RefledgerError
 from engine.events import BuildStarted
@@ -35,6 +34,7 @@ from engine.output import Form, Output
 from engine.refs.asked import AskedPaths
 from engine.refs.fill import FetchLimits
 from engine.refs.materializer import Clock
+from engine.request import BuildRequest
 from engine.together import in_thread
 from projections.collect import Policy
 from projections.runner import Views

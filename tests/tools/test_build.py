@@ -451,3 +451,12 @@ def running_commands(marker: str) -> list[str]:
         if not found or time.monotonic() > deadline:
             return found
         time.sleep(0.1)
+
+
+def test_what_an_event_has_no_room_for_is_no_internal_error(builder: Builder) -> None:
+    done = builder.build("FROM scratch\nCOPY Dockerfile /\n", "--build-arg", f"A={'x' * 70_000}")
+    assert (done.code, "there is more to say of this than an event of the log has room for" in done.err) == (2, True)
+    assert "tells the story" not in done.err, "there is none"
+    done = builder.build(f"FROM scratch\nRUN --mount=type=bad {'y ' * 20_000}\\\n{'z ' * 20_000}\n")
+    assert (done.code, "unsupported mount type 'bad'" in done.err) == (2, True), done.err
+    assert builder.builds()[0]["status"] == "failed"

@@ -77,6 +77,11 @@ def test_a_tar_on_standard_input_with_another_dockerfile_in_it(builder: Builder)
     assert "there is no 'Dockerfile' in the context" in missing.err
 
 
+def test_what_is_wrong_in_the_dockerfile_of_a_tar_is_shown(builder: Builder) -> None:
+    done, _ = build(builder, "-", stdin=tar_of({"Dockerfile": "FROM scratch\nCOPY\n"}))
+    assert (done.code, "   2 | >>> COPY" in done.err) == (2, True), done.err
+
+
 def test_files_of_a_tar_keep_their_owners(builder: Builder) -> None:
     done, _ = build(builder, "-", stdin=tar_of({"Dockerfile": "FROM scratch\nCOPY a /\n", "a": "A"}, uid=7))
     assert done.code == 0, done.err

@@ -31,8 +31,8 @@ from tools.cli.running import interruptible, running
 from tools.cli.writing import print_aside
 
 if TYPE_CHECKING:
-    from engine.build import BuildRequest, BuildResult
     from engine.ops.attend import Attend
+    from engine.request import BuildRequest, BuildResult
 
 
 @click.command()

@@ -19,7 +19,7 @@ from tools.format import count, human_bytes
 from tools.text import clean
 
 if TYPE_CHECKING:
-    from engine.build import Foreseen
+    from engine.request import Foreseen
 
 Json = dict[str, Any]
 

@@ -14,9 +14,9 @@ from tools.cli.attests import read_attests
 from tools.cli.contexts import read_contexts
 
 if TYPE_CHECKING:
-    from engine.build import BuildRequest
     from engine.cache.spec import CacheSource, CacheTarget
     from engine.output import Output
+    from engine.request import BuildRequest
 
 
 def read_request(
@@ -43,9 +43,9 @@ def read_request(
     offered: Offered,
 ) -> tuple[BuildRequest, dict[str, str]]:
     """The request, and the proxy variables of RUN, which are no part of it. Raises InputError."""
-    from engine.build import BuildRequest
     from engine.frontend.compile import FrontendOptions
     from engine.frontend.scope import proxy_environment
+    from engine.request import BuildRequest
     from storage.platform import host_platform
     from storage.reference import parse_reference
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from engine.build import _base_layers
 from engine.errors import InputError
+from engine.exporters.exporters import base_layers
 from engine.exporters.image import compose
 from engine.graph import Graph, ImageLayer, ImageSource, LayerSource, Merge, ResolvedImage, vertex
 from engine.images.append import Append
@@ -93,15 +93,15 @@ def test_a_rebase_is_two_parts_of_images_and_a_merge() -> None:
     assert result.annotations == {
         "org.example.kept": "yes", BASE_NAME: "registry.example/base:2", BASE_DIGEST: str(NEW.digest)
     }  # fmt: skip
-    assert _base_layers(graph, merge.digest) == 2
+    assert base_layers(graph, merge.digest) == 2
 
 
 def test_an_image_without_layers_of_its_own_is_its_base() -> None:
     graph = compiled(REBASE, OLD, NEW, image("app:1", ["one", "two"]))
     assert [entry["created_by"] for entry in graph.results[0].base_history] == ["three"]
-    assert _base_layers(graph, graph.results[0].vertex) == 1
+    assert base_layers(graph, graph.results[0].vertex) == 1
     graph = compiled(REBASE, image("base:1", []), image("base:2", []), image("app:1", []))
-    assert _base_layers(graph, graph.results[0].vertex) == 0
+    assert base_layers(graph, graph.results[0].vertex) == 0
 
 
 def test_annotations_stand_for_what_is_not_said() -> None:
@@ -173,7 +173,7 @@ def composed(graph: Graph, layers: Sequence[ImageLayer]) -> Any:
     sources = [v.op for v in graph.vertices if isinstance(v.op, LayerSource)]
     made[-len(sources) :] = [Layer(op.layer.diff_id, op.layer.blob, created=op.created) for op in sources]
     (result,) = graph.results
-    below = _base_layers(graph, result.vertex)
+    below = base_layers(graph, result.vertex)
     return json.loads(compose(result, made, below, None, now=0, extra={}).config)
 
 
@@ -181,7 +181,7 @@ def test_an_append_has_a_vertex_and_a_line_of_history_for_each_file() -> None:
     graph = compiled(Append(APP.reference, ("a.tar", "b.tar"), (), ("ENV A=b", "CMD x"), GIVEN), APP)
     base, one, two, merge = graph.vertices
     assert merge.inputs == (base.digest, one.digest, two.digest)
-    assert _base_layers(graph, merge.digest) == 3
+    assert base_layers(graph, merge.digest) == 3
     config = composed(graph, [*APP.layers, *(item.layer for item in GIVEN)])
     assert [entry["created_by"] for entry in config["history"]] == [
         "one", "two", "own", "refledger append a.tar", "refledger append b.tar", "ENV A=b", 'CMD ["/bin/sh" "-c" "x"]'

@@ -12,12 +12,11 @@ import pytest
 
 from engine.errors import MaterializationError
 from engine.events import Fact, HitRevoked, VertexCancelled, VertexStarted
-from engine.executor import Outcome, Task
-from engine.graph import Graph, Result, Run, Scratch, Vertex, vertex
+from engine.graph import Graph, Result, Run, Scratch, Vertex, VertexError, vertex
+from engine.ops.executor import Outcome, Task
 from engine.refs.materializer import Materializer
 from engine.refs.ref import Layer, Remote, of_step
 from engine.solver.answers import Found
-from engine.solver.scheduler import VertexError
 from engine.solver.solve import REVOCATIONS, Solver
 from storage.blobs import DirectoryBlobs
 from storage.digest import Digest

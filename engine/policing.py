@@ -6,16 +6,15 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from engine.errors import PolicyViolation
-from engine.graph import Graph
+from engine.graph import Graph, VertexError
 from engine.policy.gate import Gate
 from engine.policy.subjects import fetched, imported_cache, of_graph
 from engine.refs.materializer import Materializer
 from engine.refs.ref import Ref
-from engine.solver.scheduler import VertexError
 from storage.digest import Digest
 
 if TYPE_CHECKING:
-    from engine.build import BuildRequest
+    from engine.request import BuildRequest
 
 
 def check_request(gate: Gate, request: BuildRequest) -> None:

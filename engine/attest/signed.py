@@ -10,20 +10,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from engine.attest.statement import Statement
 from engine.errors import RegistryError, VerificationError
 from engine.images.read import ImageReader, whole
-from storage.digest import Digest, parse_json
+from storage.digest import Digest
 from storage.errors import InputError
 from storage.interfaces.images import Descriptor, Provider, Referrer
 from storage.interfaces.registry import RegistryListing
 from storage.signing.dsse import ENVELOPE, IN_TOTO, Envelope
 from storage.signing.notes import Verifier
 
-_STATEMENTS = frozenset({"https://in-toto.io/Statement/v1", "https://in-toto.io/Statement/v0.1"})
 _REFERRERS = 100
 _LAYERS = 20
 _ENVELOPE_LIMIT = 8 << 20
-_SUBJECTS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +84,6 @@ def signed_by(envelope: bytes, subject: Digest, verifiers: Sequence[Verifier]) -
         if found.payload_type != IN_TOTO:
             return []
         signers = [str(one) for one in verifiers if found.signed_by(one)]
-        return signers if signers and _is_about(parse_json(found.payload), subject) else []
+        return signers if signers and str(subject) in Statement.parse(found.payload).subjects else []
     except (VerificationError, KeyError, TypeError, ValueError, AttributeError):
         return []
-
-
-def _is_about(statement: Any, subject: Digest) -> bool:
-    return statement["_type"] in _STATEMENTS and any(
-        one["digest"].get(subject.algorithm) == subject.hex for one in statement["subject"][:_SUBJECTS]
-    )
