@@ -16,8 +16,8 @@ from engine.events import SENSITIVE, Fact, detached, to_data
 from storage.digest import canonical_json
 from storage.interfaces.log import Event, EventLog, NewEvent
 
-ROOM = 48 * 1024
-"""Bytes that a list in one event may take: an event has 64 KiB."""
+ROOM = 512 * 1024
+"""Bytes that a list in one event may take: an event has 1 MiB."""
 
 
 def fitting(items: Sequence[Any]) -> tuple[Any, ...]:

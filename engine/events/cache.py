@@ -64,7 +64,7 @@ class CacheImportFailed(Fact):
 
 class CacheExported(Fact):
     """`target` as written; `mode` min or max; `digest` of the manifest written, "" for inline; `layers` and `provider`
-    as in Exported, of the layers the first 200; `bytes` moved, layers and metadata."""
+    as in Exported; `bytes` moved, layers and metadata."""
 
     STREAM: ClassVar[Stream] = "cache"
     target: str

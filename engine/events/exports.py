@@ -9,7 +9,7 @@ from engine.events.fact import Fact, Json, Stream
 
 class ExportStarted(Fact):
     """`kind`: image, index, copy, oci, docker, local, tar or cache; `target`: name or path, of a cache as written;
-    `layers`: digests that may have to be read, of an index at most 200; `compression`: what was asked for (see
+    `layers`: digests that may have to be read; `compression`: what was asked for (see
     Compression.written), "" where there is none."""
 
     kind: str
