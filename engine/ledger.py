@@ -17,10 +17,11 @@ from engine.events import SENSITIVE, Fact, detached, to_data
 from storage.digest import canonical_json
 from storage.interfaces.log import Event, EventLog, NewEvent, TooLarge
 
-ROOM = 48 * 1024
-"""Bytes that a list in one event may take: an event has 64 KiB."""
-MOST_TEXT = ROOM // 6
-"""Characters of an error in an event: JSON takes six bytes for one that cannot be printed."""
+ROOM = 512 * 1024
+"""Bytes that a list in one event may take: an event has 1 MiB with its lists."""
+MOST_TEXT = 8 * 1024
+"""Characters of an error in an event, which has 64 KiB without lists: JSON takes six bytes for one that cannot be
+printed."""
 
 
 def fitting(items: Sequence[Any]) -> tuple[Any, ...]:
@@ -47,8 +48,8 @@ class Facts(Protocol):
         ...
 
     def post(self, fact: Fact, *, vertex: str | None = None, cause: int | None = None) -> None:
-        """Append in order, durable a little later. A failure surfaces at the next `record` or `flush`. Raises InputError
-        for what no event has room for."""
+        """Append in order, durable a little later. A failure surfaces at the next `record` or `flush`. Raises
+        InputError for what no event has room for."""
         ...
 
 

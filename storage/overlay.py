@@ -36,14 +36,41 @@ _MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
 _OPTIONS = {"redirect_dir": "nofollow", "metacopy": "off", "index": "off"}
 """What makes an upper mean the same beside any other lowers: no entry of it points into a lower."""
 
+_MOST = 500
+"""Lowers that one overlay has at most (OVL_MAX_STACK in fs/overlayfs/params.h), and an overlay may be one of them."""
 _PATIENCE = 2.0  # seconds for a process that is about to exit to let go of a mount
 
 
 def mount_overlay(target: Path, lowers: Sequence[Path], upper: Path | None = None, work: Path | None = None) -> None:
-    """Mount `lowers` (bottom first, may be none) at directory `target`: read-only, or writable with `upper` and an
-    empty `work` of one file system. An empty directory `empty` is made beside `target` where the kernel wants a lower
-    too many. Until the mount is gone syncs inside it do nothing: the caller makes `upper` durable. Raises DiskError."""
+    """Mount `lowers` (bottom first, 0 to 999) at directory `target`: read-only, or writable with `upper` and an empty
+    `work` of one file system. An empty directory `empty` is made beside `target` where the kernel wants a
+    lower too many. Until the mount is gone syncs inside it do nothing: the caller makes `upper` durable. Raises
+    DiskError."""
     layers = list(dict.fromkeys(reversed(lowers)))  # an image may have a layer twice; the upper one covers the other
+    if len(layers) > _MOST:
+        _mount_on_one(target, layers, upper, work)
+    else:
+        _mount_layers(target, layers, upper, work)
+
+
+def _mount_on_one(target: Path, layers: list[Path], upper: Path | None, work: Path | None) -> None:
+    """The lowest of `layers` (top first) as one overlay, for which the other one stays when it is unmounted here."""
+    try:
+        below = Path(tempfile.mkdtemp(prefix="below-", dir=target.parent))
+        try:
+            _mount_layers(below, layers[_MOST - 1 :], None, None)
+            try:
+                _mount_layers(target, [*layers[: _MOST - 1], below], upper, work)
+            finally:
+                _umount(below, _MNT_DETACH)
+        finally:
+            below.rmdir()
+    except OSError as error:
+        raise _explain(error, target, len(layers)) from error
+
+
+def _mount_layers(target: Path, layers: list[Path], upper: Path | None, work: Path | None) -> None:
+    """`layers`: top first."""
     try:
         if len(layers) < (1 if upper else 2):
             # overlay wants two layers; over an empty one even a lone lower hides its whiteouts
@@ -273,7 +300,7 @@ def _explain(error: OSError, target: Path, layers: int) -> DiskError:
     hints = {
         errno.ENODEV: "this kernel has no overlay file system: modprobe overlay",
         errno.EINVAL: "the file system of REFLEDGER_ROOT may not serve as overlay upper (another overlay, NFS): "
-        "put it on ext4, xfs, btrfs or tmpfs; an overlay has 500 layers at most",
+        "put it on ext4, xfs, btrfs or tmpfs; 999 layers are the most",
         errno.EPERM: "run as root, outside of containers that may not mount",
         errno.ENOENT: "a layer is missing: was the root changed by hand?",
     }

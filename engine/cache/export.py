@@ -18,7 +18,7 @@ from engine.exporters.move import Mover
 from engine.exporters.reading import of_bytes
 from engine.exporters.transfer import Transfer
 from engine.graph import Graph
-from engine.ledger import Facts
+from engine.ledger import Facts, fitting
 from engine.record import changed
 from engine.refs.ref import Layer, Remote
 from engine.solver.answers import Solution
@@ -26,9 +26,6 @@ from engine.together import together
 from storage.digest import Digest, sha256
 from storage.interfaces.images import Descriptor, Provider
 from storage.interfaces.registry import RegistryTarget
-
-LISTED = 200
-"""Layers that an event names: it has at most 64 KiB, and a cache may have more layers than an image."""
 
 
 @dataclass(slots=True)
@@ -85,7 +82,7 @@ class CacheExporter:
         to = name.target
         steps = await self._packed(target)
         layers = {layer.blob.digest: layer for step in steps for layer in step.layers if layer.blob}
-        digests = tuple(map(str, layers))[:LISTED]
+        digests = fitting([*map(str, layers)])
         started = await self.facts.record(
             ExportStarted(kind="cache", target=target.written, digest="", layers=digests)
         )
@@ -110,7 +107,7 @@ class CacheExporter:
                 digest=str(sha256(data)),
                 records=len(config.records),
                 bytes=metadata + sum(int(str(layer["bytes"])) for layer in moved),
-                layers=tuple(moved[:LISTED]),
+                layers=fitting(moved),
                 provider=name.provider.to_json() if target.kind == "registry" else None,
             ),
             cause=started,

@@ -14,7 +14,7 @@ from typing import Any
 from engine.events import Exported, ExportStarted
 from engine.exporters.image import Bundle, Image
 from engine.exporters.reading import BlobReader, drain
-from engine.ledger import Facts
+from engine.ledger import Facts, fitting
 from engine.output import Output
 from storage.digest import Digest, canonical_json
 from storage.interfaces.images import Provider, Reference
@@ -36,7 +36,7 @@ class ArchiveExporter:
         kind, dest = output.kind, output.dest
         compression = output.form.compression.written
         unique = made.layers
-        layers = tuple(map(str, unique))
+        layers = fitting([*map(str, unique)])
         started = await self.facts.record(
             ExportStarted(
                 kind=kind, target=dest, digest=str(made.digest), layers=layers, compression=compression
@@ -48,7 +48,7 @@ class ArchiveExporter:
             moved = await self.reader.anew(unique.values(), lambda: self._write(made, output))
         await self.facts.record(
             Exported(
-                kind=kind, target=dest, digest=str(made.digest), layers=tuple(moved), compression=compression
+                kind=kind, target=dest, digest=str(made.digest), layers=fitting(moved), compression=compression
             ),
             cause=started,
         )

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from engine.errors import InputError, MaterializationError
+from engine.errors import MaterializationError
 from engine.exporters.archive import ArchiveExporter
 from engine.exporters.image import Attested, Bundle, Image, bundle, compose
 from engine.exporters.layout import LayoutExporter
@@ -17,13 +17,9 @@ from engine.exporters.transfer import Transfer
 from engine.graph import Graph, ImageSource, Merge, Result
 from engine.output import Form, Output
 from engine.refs.materializer import Clock
-from engine.refs.ref import FEWER_LAYERS, Layer, Ref, Remote
+from engine.refs.ref import Layer, Ref, Remote
 from storage.digest import Digest
 from storage.interfaces.images import Compression
-
-MOST_LAYERS = 160
-"""Layers of an image that is given out: so many descriptors fit an event of whoever starts from it, and what became of
-them fits one here. Docker takes 127."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +99,6 @@ class Exporters:
         attach: Attach | None,
     ) -> dict[Form, Bundle]:  # fmt: skip
         """The images in each form that is wanted; layers are packed once for all forms that have the same."""
-        for item in built if any(not output.of_files for output in outputs) else ():
-            if (count := len(item.ref.layers)) > MOST_LAYERS:
-                what = f"the image would have {count} layers: more than {MOST_LAYERS}, which an event can describe"
-                raise InputError(what, hint=FEWER_LAYERS)
         packed: dict[tuple[Compression, bool], list[tuple[Layer, ...]]] = {}
         made: dict[Form, Bundle] = {}
         for form in dict.fromkeys(output.form for output in outputs if not output.of_files):

@@ -12,7 +12,7 @@ from engine.exporters.archive import entries
 from engine.exporters.image import Bundle
 from engine.exporters.move import Mover
 from engine.exporters.reading import of_bytes
-from engine.ledger import Facts
+from engine.ledger import Facts, fitting
 from engine.output import Output
 from engine.together import in_thread, together
 from storage.interfaces.images import Descriptor, Provider
@@ -34,7 +34,7 @@ class LayoutExporter:
         MaterializationError, VerificationError, InputError for a layout that is none."""
         dest, compression = output.dest, output.form.compression.written
         target = _layout(dest)
-        layers = tuple(map(str, made.layers))
+        layers = fitting([*map(str, made.layers)])
         started = await self.facts.record(
             ExportStarted(
                 kind="oci", target=dest, digest=str(made.digest), layers=layers, compression=compression
@@ -52,7 +52,7 @@ class LayoutExporter:
         await in_thread(lambda: self.enter(Path(target.repository), entries(made, output.names)))
         await self.facts.record(
             Exported(
-                kind="oci", target=dest, digest=str(made.digest), layers=tuple(moved), compression=compression
+                kind="oci", target=dest, digest=str(made.digest), layers=fitting(moved), compression=compression
             ),
             cause=started,
         )

@@ -14,7 +14,7 @@ from engine.events import Exported, ExportStarted
 from engine.exporters.image import Bundle, Image
 from engine.exporters.move import Mover
 from engine.exporters.reading import of_bytes
-from engine.ledger import Facts
+from engine.ledger import Facts, fitting
 from engine.together import together
 from storage.interfaces.images import Provider, Reference
 from storage.interfaces.registry import RegistrySource, RegistryTarget
@@ -46,7 +46,7 @@ class Pusher:
                 kind="image",
                 target=shown,
                 digest=str(made.digest),
-                layers=tuple(map(str, made.layers)),
+                layers=fitting([*map(str, made.layers)]),
                 compression=compression,
             )
         )
@@ -68,7 +68,7 @@ class Pusher:
                 kind="image",
                 target=shown,
                 digest=str(made.digest),
-                layers=tuple(moved),
+                layers=fitting(moved),
                 provider=Provider.of(target.registry, target.repository).to_json(),
                 compression=compression,
             ),

@@ -11,13 +11,11 @@ from typing import Any
 
 from engine.errors import InputError, VerificationError
 from engine.graph import ImageLayer
-from engine.refs.ref import DESCRIBED_LIMIT, described, of_image
+from engine.refs.ref import DESCRIBED_LIMIT, MOST_LAYERS, described, of_image
 from storage.digest import Digest, parse_json
 from storage.interfaces.images import Descriptor, Provider
 from storage.platform import parse_platform
 
-LAYERS_LIMIT = 500
-"""The kernel's overlay takes no more lowers than this."""
 _LARGEST = 1 << 50
 """Bytes of a blob: far above any, and sums of them stay far below what an event's integers hold."""
 _MEDIA_TYPE = re.compile(r"[!-~]{1,255}")
@@ -61,8 +59,8 @@ def read_layers(
         blobs = manifest.get("layers")
         if not isinstance(blobs, list):
             raise ValueError("it has no list of layers")
-        if len(blobs) > LAYERS_LIMIT:
-            text = f"{len(blobs)} layers are more than the kernel mounts: {LAYERS_LIMIT}"
+        if len(blobs) > MOST_LAYERS:
+            text = f"{len(blobs)} layers are more than the kernel mounts: {MOST_LAYERS}"
             raise VerificationError(text, where=where)
         fields = parse_json(config)
         layers = tuple(map(ImageLayer, _diff_ids(fields, len(blobs)), map(read_descriptor, blobs)))

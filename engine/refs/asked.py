@@ -35,7 +35,6 @@ WHOLE_SHARE = 2
 """When more than 1/2 of a layer is asked for, all of it comes: it can be used again then."""
 _KEPT = 16
 """Tables of contents that are kept for the next COPY."""
-_MOST_UNFETCHED = 300  # layers named in one event, which has 64 KiB
 
 
 @dataclass(slots=True)
@@ -279,9 +278,7 @@ class _Asking:
                 waited=request.waited,
                 whole=whole,
                 avoided=sum(missing.values()),
-                unfetched=tuple(
-                    {"digest": name, "bytes": count} for name, count in list(missing.items())[:_MOST_UNFETCHED]
-                ),
+                unfetched=tuple({"digest": name, "bytes": count} for name, count in missing.items()),
             ),
             vertex=self._vertex,
             cause=request.seq,

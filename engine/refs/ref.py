@@ -18,8 +18,10 @@ from storage.interfaces.images import Descriptor, Provider
 
 Json = dict[str, Any]
 SCRATCH = "scratch"
-DESCRIBED_LIMIT = 56 * 1024
-"""Bytes that the layers of one ref may take in an event, which has 64 KiB."""
+MOST_LAYERS = 900
+"""Layers of one ref: the kernel shows 999 (storage/overlay.py)."""
+DESCRIBED_LIMIT = 512 * 1024
+"""Bytes that the layers of one ref may take in an event, which has 1 MiB."""
 FEWER_LAYERS = "join steps: several commands in one RUN, several files in one COPY"
 
 
@@ -112,7 +114,9 @@ def of_step(execution: str, base: Ref, created: int) -> Remote:
 
 
 def layers_to_json(layers: Sequence[Layer]) -> list[Json]:
-    """For events and the cache index. Raises InputError for more than an event has room for."""
+    """For events and the cache index. Raises InputError for more than the kernel shows, or an event has room for."""
+    if len(layers) > MOST_LAYERS:
+        raise InputError(f"{len(layers)} layers: more than {MOST_LAYERS}", hint=FEWER_LAYERS)
     out = [layer.to_json() for layer in layers]
     if (size := len(canonical_json(out))) > DESCRIBED_LIMIT:
         what = f"{len(out)} layers take {size} bytes to describe, and an event has room for {DESCRIBED_LIMIT}"

@@ -24,7 +24,7 @@ LIMIT = 64 << 30
 _SMALL_LIMIT = 64 << 20
 _INDEX_LIMIT = 32 << 20
 _EVENTS_LIMIT = 512 << 20
-_LINE_LIMIT = 256 << 10
+_LINE_LIMIT = 4 << 20
 _OBJECTS = 20_000_000
 """In the events of a bundle: a few bytes of text become a hundred of memory."""
 _TRAILER_SIZE = len(TRAILER) + 32

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 class TooLarge(ValueError):
-    """An event of more than 64 KiB."""
+    """An event of more than 1 MiB, or of more than 64 KiB without its lists."""
 
 
 @dataclass(frozen=True, slots=True)
 class NewEvent:
-    """An event to be appended. `data` holds primitives, lists and string-keyed dicts only, 64 KiB encoded at most.
-    `detached`: places in it (JSON pointers, RFC 6901, through objects only) whose values are stored apart, so that they
-    can be erased (see storage.log.detached)."""
+    """An event to be appended. `data` holds primitives, lists and string-keyed dicts only, 64 KiB encoded at most, and
+    1 MiB with lists in it that are longer: they are stored apart. `detached`: places in it (JSON pointers, RFC 6901,
+    through objects only) whose values are stored apart, too, so that they can be erased (see storage.log.detached)."""
 
     stream: str
     type: str

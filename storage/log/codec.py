@@ -7,17 +7,21 @@ when something is, see storage.log.detached). A type name is data: nothing is ev
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
 import orjson
 
 from storage.interfaces.images import Json
 from storage.interfaces.log import Event, NewEvent, TooLarge
-from storage.log.detached import detach
+from storage.log.detached import detach, pointer
 
-MAX_STATE = 64 * 1024  # bytes, DESIGN section 4: what is larger is a blob, and the event carries its digest
+MAX_STATE = 64 * 1024
+"""Bytes of a state. The longest lists of an event that has more are stored apart, and its state has their digests."""
+MAX_EVENT = 1024 * 1024
+"""Bytes of an event with all that is stored apart of it."""
 _LATEST = 1 << 64  # UTC ns, in the year 2554
+_DETACHED = 128  # bytes that a state has in the place of a list, and its digest
 _STAMP = len('"t":18446744073709551615,')  # bytes that `stamp` adds at most
 
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError)  # what decoding damaged bytes can raise
@@ -32,7 +36,8 @@ def encode(event: NewEvent) -> Encoded:
 
     The decoded state is a private copy, so that the caller may reuse `event.data`. Raises ValueError (a bug of the
     caller) when the payload is not made of str, int (64 bit), finite float, bool, None, list and str-keyed dict,
-    TooLarge, and KeyError when what is to be detached is not in it.
+    TooLarge, and KeyError when what is to be detached is not in it. Lists of `data` that make it larger than a state
+    may be are detached, too.
     """
     state = _members(event)
     try:
@@ -41,17 +46,32 @@ def encode(event: NewEvent) -> Encoded:
         body = orjson.dumps(state)
     except (TypeError, UnicodeEncodeError) as error:
         _refuse(event, str(error))
-    if len(body) + _STAMP > MAX_STATE:
-        raise TooLarge(f"{event.type}: {len(body) + _STAMP} bytes, more than {MAX_STATE}")
+    if len(body) > MAX_EVENT:
+        raise TooLarge(f"{event.type}: {len(body)} bytes, more than {MAX_EVENT}")
     # orjson writes tuples, UUIDs, dates, dataclasses and NaN as something else without a word; comparing what comes
     # back finds them all, and costs less than a walk in Python.
     copy: Json = orjson.loads(body)
     if copy != state:
         _refuse(event, "it would be read back as something else")
-    if not event.detached:
-        return event.stream, event.type, body, copy, ()
-    state["d"], state["x"], payloads = detach(event.data, event.detached)
-    return event.stream, event.type, orjson.dumps(state), copy, payloads
+    apart = event.detached
+    if (over := len(body) + _STAMP - MAX_STATE) > 0:
+        apart = (*apart, *_longest_lists(event, over))
+    payloads: tuple[tuple[bytes, bytes], ...] = ()
+    if apart:
+        state["d"], state["x"], payloads = detach(event.data, apart)
+        body = orjson.dumps(state)
+    if len(body) + _STAMP > MAX_STATE:
+        raise TooLarge(f"{event.type}: {len(body) + _STAMP} bytes without its lists, more than {MAX_STATE}")
+    return event.stream, event.type, body, copy, payloads
+
+
+def _longest_lists(event: NewEvent, over: int) -> Iterator[str]:
+    """Pointers to the longest lists of its data, as many as take `over` bytes together."""
+    lists = [(len(orjson.dumps(value)), pointer(name)) for name, value in event.data.items() if isinstance(value, list)]
+    for size, place in sorted(lists, reverse=True):
+        if over > 0 and place not in event.detached:
+            yield place
+            over -= size - _DETACHED
 
 
 def stamp(body: bytes, time: int) -> bytes:

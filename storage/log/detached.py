@@ -1,7 +1,8 @@
-"""Values that are stored apart from their events, so that they can be erased and no event changes.
+"""Values that are stored apart from their events: those that may have to be erased while no event changes, and lists
+that are too long for one (storage/codec.py).
 
-An event that has such a value (what a step printed, the value of a build arg) holds null in its place, and under `x`
-of its state the value's *salted digest*, by the place's JSON pointer (RFC 6901):
+An event that has such a value (what a step printed, the value of a build arg, 500 layers) holds null in its place, and
+under `x` of its state the value's *salted digest*, by the place's JSON pointer (RFC 6901):
 
     SHA-256(salt, 32 random bytes || 0x00 || the value as JSON)
 

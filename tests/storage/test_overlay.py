@@ -49,14 +49,25 @@ def test_the_kernel_that_runs_this_is_recognised(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("writable", [False, True])
-def test_300_layers_mount_and_read(place: Path, writable: bool) -> None:
+def test_501_layers_more_than_one_overlay_takes_mount_and_read(place: Path, writable: bool) -> None:
+    """Each layer has a file of its own, all have the same one; the third and the last remove what was there."""
+    count = 501
     lowers = [layer(place, f"layer-{number:03}-{'x' * 150}", same=str(number), **{f"f{number}": "x"})
-              for number in range(300)]  # fmt: skip
+              for number in range(count)]  # fmt: skip
+    os.mknod(lowers[2] / "f1", 0o020644, 0)
+    os.mknod(lowers[count - 1] / "f0", 0o020644, 0)
     mount_overlay(place / "root", lowers, *(upper_of(place) if writable else ()))
-    assert (place / "root/same").read_text() == "299"
-    assert len(names(place / "root")) == 301
+    assert (place / "root/same").read_text() == str(count - 1)
+    assert len(names(place / "root")) == count + 1 - 2
+    if writable:
+        (place / "root/f3").unlink()
+        (place / "root/same").write_text("new")
+        assert (place / "root/same").read_text() == "new"
+        assert len(names(place / "root")) == count + 1 - 3
+    assert mounts_below(place) == [place / "root"]
     unmount(place / "root")
     assert names(place / "root") == []
+    assert [path.name for path in place.glob("below-*")] == []
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])

@@ -25,6 +25,8 @@ from tools.auditing.verdict import Json, Outside, Verdict
 from tools.auditing.vouching import check_tree, last_seen, read_checkpoints
 
 PAGE = 2_000
+_APART = frozenset({"VertexOutput", "BuildStarted"})
+"""Events of which values are stored apart that name nothing."""
 
 
 def verify_root(
@@ -77,6 +79,8 @@ class _Reading:
                 if data is None:
                     continue
                 try:
+                    if row[3] not in _APART and b'"x":{' in row[4]:
+                        data = self._whole(row[0]) or data
                     note(row[0], row[3], data)
                 except (TypeError, KeyError, AttributeError, IndexError):
                     self.form.faults.append(at(row[0], "state", f"the {row[3]} has fields of another shape"))
@@ -86,6 +90,14 @@ class _Reading:
                 elif row[3] == "CheckpointPublished" and (data.get("size"), str(data.get("root"))) not in said:
                     self.form.faults.append(at(row[0], "checkpoint", "what it says was published was never signed"))
             self.leaves.add(leaf_hashes(page))
+
+    def _whole(self, seq: int) -> Json | None:
+        """The data of event `seq` with the lists that are stored apart; None when they are not what they were, which
+        `payload_problems` tells."""
+        try:
+            return next(self._log.read(after=seq - 1, until=seq)).data
+        except LogError:
+            return None
 
     def _rows(self) -> Iterator[Row]:
         """All that can be read; where the file is damaged, up to there."""

@@ -10,13 +10,12 @@ import pytest
 
 from engine.errors import VerificationError
 from engine.images.contents import (
-    LAYERS_LIMIT,
     platform_of,
     read_annotations,
     read_config_blob,
     read_layers,
 )
-from engine.refs.ref import DESCRIBED_LIMIT
+from engine.refs.ref import DESCRIBED_LIMIT, MOST_LAYERS
 from storage.digest import sha256
 from storage.interfaces.images import Provider
 
@@ -31,6 +30,13 @@ def descriptor(number: int = 0, **changes: Any) -> dict[str, Any]:
 def image(count: int = 2) -> tuple[dict[str, Any], dict[str, Any]]:
     manifest = {"config": descriptor(), "layers": [descriptor(n) for n in range(count)]}
     return manifest, {"rootfs": {"diff_ids": [str(sha256(b"d%d" % n)) for n in range(count)]}, "config": {}}
+
+
+def annotated(count: int, each: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    manifest, config = image(count)
+    for layer in manifest["layers"]:
+        layer["annotations"] = {"a": "x" * each}
+    return manifest, config
 
 
 def read(manifest: dict[str, Any], config: Any) -> Any:
@@ -106,11 +112,11 @@ def test_a_config_that_is_none_is_refused(config: Any) -> None:
 
 
 def test_layers_are_bounded_in_number_and_in_what_they_take() -> None:
-    assert len(read(*image(120))[0]) == 120
+    assert len(read(*image(500))[0]) == 500
     with pytest.raises(VerificationError, match="more than the kernel mounts"):
-        read(*image(LAYERS_LIMIT + 1))
+        read(*image(MOST_LAYERS + 1))
     with pytest.raises(VerificationError, match=f"of which {DESCRIBED_LIMIT} are let in"):
-        read(*image(400))  # the kernel would take them, an event does not
+        read(*annotated(500, DESCRIBED_LIMIT // 500))
 
 
 def test_a_platform_is_what_the_config_says_or_nothing() -> None:

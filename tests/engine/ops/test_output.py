@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from engine.events import Fact, VertexOutput
-from engine.ops.output import BURST, CHUNK, DELAY, RATE, OutputRecorder
+from engine.ops.output import BURST, CHUNK, DELAY, RATE, TAIL, OutputRecorder
 
 
 class Told:
@@ -56,29 +56,53 @@ def test_large_output_is_cut_into_events_of_bounded_size() -> None:
     assert max(len(one.text) for one in found) <= CHUNK
 
 
-def test_what_is_more_than_a_step_may_print_is_dropped_and_counted() -> None:
+def test_what_is_more_than_a_step_may_print_is_dropped_and_counted_but_for_its_end() -> None:
     def work(output: OutputRecorder, now: list[float]) -> None:
         output.write(1, b"a" * (BURST - 10))
-        output.write(1, b"b" * 11)
-        output.write(1, b"c" * 5)
+        output.write(1, b"b" * 2 * TAIL)
+        output.write(2, b"c" * (TAIL - 10))
         output.write(1, b"d" * 6)
         now[0] += 2.0
         output.write(1, b"e" * RATE)
 
     found = told(work)
     text = "".join(one.text for one in found)
-    assert (text.count("a"), "b" in text, text.count("c"), "d" in text, text.count("e")) == (
-        BURST - 10, False, 5, False, RATE
-    )  # fmt: skip
-    assert [one.dropped for one in found if one.dropped] == [11, 6]
-    assert found[-1].offset + len(found[-1].text) == BURST - 10 + 11 + 5 + 6 + RATE
+    assert [text.count(one) for one in "abcde"] == [BURST - 10, 4, TAIL - 10, 6, RATE]
+    [late] = [one for one in found if one.dropped]
+    assert (late.fd, late.text, late.offset, late.dropped) == (1, "bbbb", BURST - 10 + 2 * TAIL - 4, 2 * TAIL - 4)
+    whole = [one for one in found if one.offset >= late.offset]
+    assert [one.offset for one in whole[1:]] == [one.offset + len(one.text) for one in whole[:-1]]
+    assert found[-1].offset + len(found[-1].text) == BURST - 10 + 3 * TAIL - 4 + RATE
 
 
-def test_what_is_dropped_last_is_told_at_the_end() -> None:
+def test_the_end_of_a_flood_is_told_at_the_end_of_the_step() -> None:
+    error = "error: no space left\n"
+
     def work(output: OutputRecorder, _: list[float]) -> None:
-        output.write(2, b"x" * (BURST + 1))
+        output.write(1, b"x" * BURST)
+        output.write(1, b"y" * 3 * TAIL)
+        output.write(2, error.encode())
 
-    assert [(one.text, one.dropped) for one in told(work)] == [("", BURST + 1)]
+    *_, flood, last = told(work)
+    kept = TAIL - len(error)
+    assert (flood.fd, flood.text, flood.dropped) == (1, "y" * kept, 3 * TAIL - kept)
+    assert (last.fd, last.text, last.dropped, last.offset) == (2, error, 0, BURST + 3 * TAIL)
+
+
+def test_the_end_of_a_flood_does_not_wait_for_the_end_of_the_step() -> None:
+    facts = Told()
+
+    async def main() -> None:
+        clock = asyncio.get_running_loop().time
+        recorder = OutputRecorder(facts, "v", clock)
+        recorder.write(1, b"x" * (BURST + TAIL) + b"and now something else")
+        assert facts.output == []
+        while not facts.output:
+            await asyncio.sleep(DELAY)
+
+    asyncio.run(main())
+    [told] = facts.output
+    assert (len(told.text), told.text[-14:]) == (TAIL, "something else")
 
 
 def test_little_output_waits_for_more_and_not_for_ever() -> None:

@@ -130,6 +130,25 @@ def test_64_kib_is_the_most_an_event_may_take() -> None:
     assert "more than 65536" in refused({"x": "é" * (room // 2 + 1)})
 
 
+def test_lists_that_are_longer_than_an_event_are_stored_apart_the_longest_first() -> None:
+    layers = [f"sha256:{number:064}" for number in range(1000)]
+    data = {"ref": "a", "few": layers[:10], "a/b": layers, "many": layers, "none": []}
+    *_, body, copy, payloads = codec.encode(NewEvent("cache", "T", data))
+    state = orjson.loads(body)
+    assert len(body) < codec.MAX_STATE
+    assert copy["d"] == data
+    assert state["d"] == {**data, "a/b": None, "many": None}
+    assert list(state["x"]) == ["/many", "/a~1b"]
+    assert [orjson.loads(value) for _, value in payloads] == [layers, layers]
+    *_, body, copy, payloads = codec.encode(NewEvent("cache", "T", {**data, "a/b": []}))
+    assert (list(orjson.loads(body)["x"]), len(payloads)) == (["/many"], 1)
+
+
+def test_1_mib_is_the_most_that_an_event_and_its_lists_may_take() -> None:
+    assert "store a blob" in refused({"layers": ["x" * 1000] * 1050})
+    assert "store a blob" in refused({"text": "x" * 70_000, "layers": ["x" * 1000] * 100})
+
+
 @pytest.mark.parametrize("state", [b"", b"{", b"[]", b"1", b"{}", b'{"t":1}', b'{"d":{}}', b"\xff"])
 def test_bytes_that_are_no_state_raise_what_is_promised(state: bytes) -> None:
     with pytest.raises(codec.UNREADABLE):
