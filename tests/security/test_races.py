@@ -177,7 +177,7 @@ def test_a_file_that_grows_while_it_is_copied_is_said_or_cut_off(tmp_path: Path)
             out.mkdir()
             try:
                 chosen = select(op, context, hash_files=True)
-                copy_layer(op, chosen, context, None, lambda out=out: TreeWriter(out, empty=True), now_ns=0)  # type: ignore[misc]
+                copy_layer(op, chosen, context, None, lambda out=out: TreeWriter(out, empty=True), now_ns=0)
             except InputError as error:
                 assert "changed during the build" in str(error)
     finally:

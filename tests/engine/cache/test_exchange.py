@@ -8,7 +8,6 @@ from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import httpx
 import pytest
 
 from engine.cache import facts
@@ -23,7 +22,7 @@ from storage.digest import Digest, sha256
 from storage.media_types import DOCKER_LIST, MANIFEST
 from storage.media_types import INDEX as OCI_INDEX
 from tests.engine.cache.kit import CREATED, Caches, Project, caches, found_for, names, project
-from tests.registry_fixture import RegistryProcess, get_json, push_blob, push_manifest
+from tests.registry_fixture import WEB, RegistryProcess, get_json, push_blob, push_manifest
 from tools.cli.caches import read_targets
 
 T = TypeVar("T")
@@ -36,7 +35,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
 def manifest_of(registry: RegistryProcess, repository: str, tag: str = "c") -> Any:
     url = f"http://{registry.host}/v2/{repository}/manifests/{tag}"
-    return httpx.get(url, headers={"Accept": f"{MANIFEST}, {OCI_INDEX}, {DOCKER_LIST}"}).json()
+    return WEB.get(url, headers={"Accept": f"{MANIFEST}, {OCI_INDEX}, {DOCKER_LIST}"}).json()
 
 
 def blob_of(registry: RegistryProcess, repository: str, entry: Mapping[str, Any]) -> Any:
@@ -280,7 +279,7 @@ def test_a_step_whose_bytes_are_gone_is_left_out(
     """Of the other stage, which nobody needs any more; the target is another repository, so a mount would need them."""
     made = project(registry, f"{repository}/app", salt=repository)
     gone = made.layers[1]
-    httpx.delete(f"http://{registry.host}/v2/{repository}/app/blobs/{gone}").raise_for_status()
+    WEB.delete(f"http://{registry.host}/v2/{repository}/app/blobs/{gone}").raise_for_status()
     ref = f"{registry.host}/{repository}/cache:c"
     with caches(tmp_path) as one:
         (warning,) = run(one.export(made, f"type=registry,ref={ref},mode=max"))

@@ -7,13 +7,12 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import httpx
 import pytest
 
 from storage.errors import InputError, VerificationError
 from storage.signing.notes import new_signer
 from tests.builder import Builder
-from tests.registry_fixture import RegistryProcess, push_image
+from tests.registry_fixture import WEB, RegistryProcess, push_image
 from tests.tools.auditing.test_checkpoints import grow, tampered
 from tools import roots
 from tools.auditing import published
@@ -115,7 +114,7 @@ def test_a_registry_holds_artifacts_that_no_fork_overwrites(
     builder.env["REFLEDGER_ROOT"] = str(builder.root.with_name("fork"))
     builder.must_build(DOCKERFILE, "--no-cache")
     assert builder.run("audit", "checkpoint", "--publish", where).code == 0
-    tags = httpx.get(f"http://{registry.host}/v2/{repository}/tags/list").json()["tags"]
+    tags = WEB.get(f"http://{registry.host}/v2/{repository}/tags/list").json()["tags"]
     assert len(tags) == 3 and all(tag.startswith("checkpoint-") for tag in tags)
     command = ["skopeo", "inspect", "--raw", "--tls-verify=false", f"docker://{where}:{tags[0]}"]
     manifest = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import httpx
-
-from tests.registry_fixture import OCI_MANIFEST, push_blob, push_image, push_manifest
+from tests.registry_fixture import OCI_MANIFEST, WEB, push_blob, push_image, push_manifest
 from tools.lab import traffic
 from tools.lab.loopback_registry import LoopbackRegistry, Request
 from tools.lab.traffic import kind_of
@@ -21,11 +19,11 @@ def test_reading_and_writing_are_counted_by_what_the_manifests_name(tmp_path: Pa
         layer, size = described["digest"], described["size"]
         before = len(registry.requests())
         url = f"http://{registry.host}/v2/one"
-        manifest = httpx.get(f"{url}/manifests/latest", headers={"Accept": OCI_MANIFEST})
-        config = httpx.get(f"{url}/blobs/{manifest.json()['config']['digest']}")
-        httpx.head(f"{url}/blobs/{layer}")
-        httpx.get(f"{url}/blobs/{layer}", headers={"Range": "bytes=0-9"})
-        mount = httpx.post(f"http://{registry.host}/v2/two/blobs/uploads/?mount={layer}&from=one")
+        manifest = WEB.get(f"{url}/manifests/latest", headers={"Accept": OCI_MANIFEST})
+        config = WEB.get(f"{url}/blobs/{manifest.json()['config']['digest']}")
+        WEB.head(f"{url}/blobs/{layer}")
+        WEB.get(f"{url}/blobs/{layer}", headers={"Range": "bytes=0-9"})
+        mount = WEB.post(f"http://{registry.host}/v2/two/blobs/uploads/?mount={layer}&from=one")
         assert mount.status_code == 201
         push_blob(registry.host, "two", b"new")
         push_manifest(registry.host, "one", "again", manifest.content, OCI_MANIFEST)
