@@ -17,7 +17,7 @@ from tests.simulation.chance import Process
 from tests.simulation.disk import Disk, DiskProcess
 from tests.simulation.scenarios import Act
 
-PASSWORD = "hunter2-of-the-simulation"
+SECRET = "hunter2-of-the-simulation"  # noqa: S105  # the one that builds are lent, to be looked for everywhere
 
 
 class KeptViews(Views):
@@ -63,19 +63,22 @@ class Machine:
 @dataclass(slots=True)
 class Doing:
     """An act that is under way: as what build, on which machine, and which exits it may have; `struck`: how
-    many faults had struck before; `owner`: its process."""
+    many faults had struck before; `problems`: what it does wrong is added; `owner`: its process."""
 
     act: Act
     build: str
     machine: Machine
     allowed: set[int]
     struck: int
+    problems: list[str]
     owner: Process | None = None
 
     @property
     def process(self) -> DiskProcess:
         """What the process sees of the disk."""
-        return self.machine.disk.process(self.build, self.owner)
+        found = self.machine.disk.process(self.build, self.owner)
+        found.calls.problems = self.problems
+        return found
 
 
 current: ContextVar[Doing] = ContextVar("doing")
@@ -119,4 +122,4 @@ def disk_problems(machine: Machine, reader: DiskProcess) -> Iterator[str]:
             if found != diff_id:
                 yield f"I3 layer {diff_id} has other bytes"
     log = {f"event {row[0]}": row[4] for row in machine.disk.log.rows}
-    yield from oracle.secret_problems([PASSWORD], {**log, **stored})
+    yield from oracle.secret_problems([SECRET], {**log, **stored})

@@ -65,6 +65,10 @@ class Process:
     mounts: dict[Inode, Mounted] = field(default_factory=dict)
     log: Callable[[], Any] = lambda: None
     """Gives the event log of its root, open."""
+    reads_only: bool = False
+    """Is it one that must change nothing (I13)?"""
+    problems: list[str] = field(default_factory=list)
+    """What it does all the same."""
 
     @property
     def prefix(self) -> str:
@@ -98,9 +102,16 @@ class Process:
         self.machine.pause()
         self.check()
 
+    def change(self, call: str, where: tuple[bytes, ...] = ()) -> None:
+        """Something is about to be changed. Raises Crashed, OSError."""
+        self.check()
+        if self.reads_only:
+            self.problems.append(f"I13 {self.name} only looks, and calls {call} of {b'/'.join(where)!r}")
+            raise failure(errno.EROFS, where)
+
     def fault(self, call: str, where: tuple[bytes, ...], *kinds: str) -> str:
         """The fault that strikes a call that changes something; raises what it is, but for those that are told."""
-        self.check()
+        self.change(call, where)
         if call not in {"mount", "fsync", "syncfs"} and self._is_read_only(where):
             raise failure(errno.EROFS, where)
         top = where[1].decode("ascii", "replace") if len(where) > 1 else ""
