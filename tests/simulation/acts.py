@@ -82,7 +82,7 @@ class Acts:
 
     async def _build(self, doing: Doing) -> None:
         async with self._running(doing) as root:
-            await _interruptible(doing.act, self._build_in(root, doing))
+            await _interruptible(doing, self._build_in(root, doing))
 
     async def _build_in(self, root: roots.Root, doing: Doing) -> None:
         engine, connections = bootstrap.engine(root, doing.build, None, {}, "auto", GRANTS)
@@ -106,7 +106,7 @@ class Acts:
             started = BuildStarted(
                 frontend="copy.v0", definition="", options=request.options, context=None, engine_version="0", host={}
             )
-            await operate(ledger, started, work())
+            await _interruptible(doing, operate(ledger, started, work()))
 
     async def _prune(self, doing: Doing) -> None:
         policy = Policy(name="prune", by="somebody", everything=doing.act.kind == "prune")
@@ -126,13 +126,13 @@ class Acts:
                 self.lost_bases.add(layers[0])
 
 
-async def _interruptible(act: Act, work: Coroutine[Any, Any, object]) -> None:
+async def _interruptible(doing: Doing, work: Coroutine[Any, Any, object]) -> None:
     """As tools.cli.running: interrupted by a signal from where it begins to where it ends."""
-    task = asyncio.ensure_future(work)
-    if act.cancel:
-        asyncio.get_running_loop().call_later(act.cancel, task.cancel)
+    doing.work = asyncio.ensure_future(work)
+    if doing.act.cancel:
+        asyncio.get_running_loop().call_later(doing.act.cancel, doing.work.cancel)
     try:
-        await task
+        await doing.work
     except asyncio.CancelledError:
         raise Cancelled("interrupted") from None
 

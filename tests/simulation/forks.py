@@ -117,7 +117,7 @@ class Forks:
             os.close(child.answers)
             os.waitpid(child.pid, 0)
         # a pickle that this program made itself
-        report = pickle.loads(data) if data else Report.of_failure("the simulating process hangs, or died")  # noqa: S301
+        report = pickle.loads(data) if data else Report.of_failure("the simulating process hangs, or died")
         if not self._enough:
             self._enough = self._done(child.strikes, report)
 

@@ -128,12 +128,11 @@ def blobs_of(read: Read, name: str) -> Iterator[str]:
         yield from blobs_of(read, entry["digest"])
 
 
-def only_manifest(files: Mapping[str, bytes]) -> str | None:
-    """The digest of the one image of an OCI layout, by path; None when there is none, or more than one."""
+def manifests_of(files: Mapping[str, bytes]) -> list[str]:
+    """The digests of the images of an OCI layout, whose `files` are by path; none when it is none."""
     if "oci-layout" not in files or "index.json" not in files:
-        return None
-    digests = {entry["digest"] for entry in json.loads(files["index.json"])["manifests"]}
-    return str(digests.pop()) if len(digests) == 1 else None
+        return []
+    return sorted({entry["digest"] for entry in json.loads(files["index.json"])["manifests"]})
 
 
 # ---------------------------------------------------------------- the log

@@ -32,7 +32,9 @@ _USERS = (
     "tools.roots",
 )  # fmt: skip
 """Modules that make system calls on what lies in a root."""
-_NAMERS = ("engine.exporters.layout", "storage.archive", "storage.layout", "storage.layout_listing", "storage.layout_target")
+_NAMERS = (
+    "engine.exporters.layout", "storage.archive", "storage.layout", "storage.layout_listing", "storage.layout_target",
+)  # fmt: skip
 """Those that make paths of names that they are given."""
 _TOKENS = ("storage.archive", "storage.durable", "storage.scratch", "tools.roots", "tools.collecting")
 """Those that draw names at random."""

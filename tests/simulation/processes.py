@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from tests.simulation import chance
 from tests.simulation.chance import Crashed, Faults
 from tests.simulation.inodes import FileSystem, Inode
+from tests.simulation.threads import Threads
 
 PREFIX = "/~simulated/"
 FIRST_FD = 1 << 24
@@ -28,6 +29,8 @@ class Machine(Protocol):
     files: FileSystem
     faults: Faults
     number: int
+    threads: Threads | None
+    """Who may be stalled at a call that changes something, if anybody."""
 
     def now(self) -> int:
         """UTC, ns."""
@@ -115,7 +118,13 @@ class Process:
         if call not in {"mount", "fsync", "syncfs"} and self._is_read_only(where):
             raise failure(errno.EROFS, where)
         top = where[1].decode("ascii", "replace") if len(where) > 1 else ""
+        threads = self.machine.threads
+        if threads is not None and threads.current is not None:
+            kinds = (*kinds, "stalled")
         kind = self.machine.faults.at(f"{call} {top}".strip(), *kinds, "crash")
+        if kind == "stalled" and threads is not None:
+            threads.stall()
+            return ""
         if kind == "crash":
             self.die()
             raise crashed(f"{self.name} was killed at {call} {b'/'.join(where)!r}")

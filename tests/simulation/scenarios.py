@@ -24,8 +24,8 @@ MIRROR = "mirror.test"
 @dataclass(frozen=True, slots=True)
 class Step:
     """One instruction. `kind` run: writes `/r<number>`, whose bytes depend on all that it sees and on who ran it, and
-    `fails` after `seconds`, and prints a `secret` that is mounted for it; copy: takes path number `pick` of what stage `source` has, or, below 0, of image -1 -
-    `source`; write: a file that is in the Dockerfile; mkdir: WORKDIR."""
+    `fails` after `seconds`, and prints a `secret` that is mounted for it; copy: takes path number `pick` of what stage
+    `source` has, or, below 0, of image -1 - `source`; write: a file that is in the Dockerfile; mkdir: WORKDIR."""
 
     kind: Literal["run", "copy", "write", "mkdir"]
     number: int
@@ -128,7 +128,7 @@ def _seasoned(whole: Scenario, draw: Chance) -> Scenario:
     if draw.maybe(40):
         programs = tuple(tuple(_with_secrets(stage, draw) for stage in stages) for stages in whole.programs)
         whole = replace(whole, programs=programs)
-    rounds = [[_with_outputs(act, draw) for act in acts] for acts in whole.rounds]
+    rounds = [[_varied(act, draw) for act in acts] for acts in whole.rounds]
     for acts in rounds:
         if draw.maybe(20):
             acts.append(Act("look", delay=draw.pick((0.0, 0.01, 0.2)), machine=acts[0].machine))
@@ -139,7 +139,9 @@ def _with_secrets(stage: Stage, draw: Chance) -> Stage:
     return replace(stage, steps=tuple(replace(one, secret=one.kind == "run" and draw.maybe(40)) for one in stage.steps))
 
 
-def _with_outputs(act: Act, draw: Chance) -> Act:
+def _varied(act: Act, draw: Chance) -> Act:
+    if act.kind in {"prune", "demote"}:  # while somebody is stalled, or busy with large layers
+        return replace(act, delay=draw.pick((act.delay, act.delay, 0.5, 1.0, 2.0)))
     if act.kind != "build":
         return act
     file = draw.pick(("layout", "archive")) if draw.maybe(10) else act.file

@@ -21,11 +21,11 @@ _LASTING = ("partial/", "locks/")
 
 
 class Verdict:
-    """Finds `problems`. `ended`: how processes ended; `dead`: builds whose end nobody was told; `struck`: how many
-    faults have struck so far."""
+    """Finds `problems`. `ended`: how processes ended; `dead`: builds whose end nobody was told; `harm`: how many
+    faults have struck so far that may be a reason to fail."""
 
     def __init__(
-        self, wanted: Wanted, registries: MemoryRegistries, machines: Sequence[Machine], struck: Callable[[], int]
+        self, wanted: Wanted, registries: MemoryRegistries, machines: Sequence[Machine], harm: Callable[[], int]
     ) -> None:
         self.problems: list[str] = []
         self.dead: set[str] = set()
@@ -34,7 +34,7 @@ class Verdict:
         self._wanted = wanted
         self._registries = registries
         self._machines = machines
-        self._struck = struck
+        self._harm = harm
 
     def process(self, doing: Doing, ended: Ended) -> None:
         """It ended by itself."""
@@ -42,7 +42,7 @@ class Verdict:
             self.dead.add(doing.build)  # its log could not be told how it ended
         else:
             self._ended.append(ended)
-        allowed = doing.allowed | (EXIT_OF_FAULTS if self._struck() > doing.struck else set())
+        allowed = doing.allowed | (EXIT_OF_FAULTS if self._harm() > doing.harm else set())
         if ended.exit not in allowed:
             told = f"{doing.act.kind} {doing.build} ended with {ended.exit} ({ended.error})"
             self.problems.append(f"I12 {told}, not one of {sorted(allowed)}")
@@ -100,12 +100,11 @@ class Verdict:
         reader = reader_of(machine.disk)
         place = reader.path.parent / self._wanted.file(act, "").strip("/")
         files = _of_layout(place) if act.file == "layout" else _of_archive(place)
-        top = oracle.only_manifest(files)
-        if top is None:
+        images = oracle.manifests_of(files)
+        if not images:
             self.problems.append(f"I6 {place.name} is not there, or names no image")
-            return
-        read: Read = lambda wanted: files.get(f"blobs/{wanted.replace(':', '/')}")  # noqa: E731
-        self._judge(read, top, self._wanted.made(act))
+        for image in images:
+            self._judge(lambda wanted: files.get(f"blobs/{wanted.replace(':', '/')}"), image, self._wanted.made(act))
 
     def _judge(self, read: Read, name: str, made: Made) -> None:
         completed: dict[str, str] = {}

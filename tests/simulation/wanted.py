@@ -14,7 +14,7 @@ from storage.reference import parse_reference
 from tests.simulation import model
 from tests.simulation.scenarios import TARGETS, Act, Scenario, Stage
 
-SECRET_ID = "token"  # noqa: S105  # its name, which is no secret
+SECRET_ID = "token"  # its name, which is no secret
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ processes do is in acts.py, and what must come of it in verdict.py.
 from __future__ import annotations
 
 import asyncio
-import gc
 import sys
 import traceback
 import warnings
@@ -59,6 +58,11 @@ def simulate(scenario: Scenario, points: Points, *, told: bool = False) -> Repor
             world.end()
 
 
+def _interrupt() -> None:
+    """Have whoever runs be interrupted."""
+    current.get().interrupt()
+
+
 def _of_the_dead(error: BaseException | None) -> bool:
     return isinstance(error, Crashed) or "GeneratorExit" in str(error)
 
@@ -89,11 +93,14 @@ class World:
         self._machines = tuple(Machine(Disk(self._chance, points, self._clock.now)) for _ in range(MACHINES))
         self._wanted = Wanted(scenario)
         self._acts = Acts(self._wanted, self._registries)
-        self.verdict = Verdict(self._wanted, self._registries, self._machines, lambda: len(points.struck))
+        self.verdict = Verdict(self._wanted, self._registries, self._machines, lambda: points.harm)
         self._living: dict[str, Doing] = {}
         self._crashes: Counter[str] = Counter()
         self._count = 0
         points.crashed = self._note_crash
+        points.interrupted = _interrupt
+        for machine in self._machines:
+            machine.disk.threads = self.loop.threads
 
     def end(self) -> None:
         """Let go of everything."""
@@ -160,7 +167,7 @@ class World:
         build = f"{self._count:012x}"
         machine = self._machines[act.machine % len(self._machines)]
         allowed = self._wanted.exits(act, lossy=lossy or bool(self._acts.lost_bases))
-        doing = Doing(act, build, machine, allowed, len(self._points.struck), self.verdict.problems)
+        doing = Doing(act, build, machine, allowed, self._points.harm, self.verdict.problems)
         self._living[build] = doing
         doing.owner, future = self.loop.spawn(build, self._process(doing))
         future.add_done_callback(lambda future: self._over(doing, future))
