@@ -33,6 +33,7 @@ from tests.simulation.mounting import SimulatedMounts
 from tests.simulation.paths import CLOCK, DiskPath
 from tests.simulation.processes import Process, processes
 from tests.simulation.syscalls import Os
+from tests.simulation.threads import Threads
 
 _BEGAN = 1_700_000_000 * 10**9
 _TICK = 1000
@@ -56,6 +57,7 @@ class Disk:
         self.pause = pause
         self.files = FileSystem()
         self.log = StoredLog()
+        self.threads: Threads | None = None
         ticks = itertools.count(_BEGAN, _TICK)
         self.now: Callable[[], int] = clock or (lambda: next(ticks))
         self._processes: dict[str, DiskProcess] = {}

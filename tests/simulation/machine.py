@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-from engine.errors import RefledgerError
+from engine.errors import Cancelled, RefledgerError
 from projections.runner import Views
 from projections.standard import STANDARD
 from storage.digest import sha256
@@ -17,7 +18,7 @@ from tests.simulation.chance import Process
 from tests.simulation.disk import Disk, DiskProcess
 from tests.simulation.scenarios import Act
 
-PASSWORD = "hunter2-of-the-simulation"
+SECRET = "hunter2-of-the-simulation"  # the one that builds are lent, to be looked for everywhere
 
 
 class KeptViews(Views):
@@ -62,20 +63,31 @@ class Machine:
 
 @dataclass(slots=True)
 class Doing:
-    """An act that is under way: as what build, on which machine, and which exits it may have; `struck`: how
-    many faults had struck before; `owner`: its process."""
+    """An act that is under way: as what build, on which machine, and which exits it may have; `harm`: how many faults
+    had struck before that may be a reason to fail; `problems`: what it does wrong is added; `owner`: its process."""
 
     act: Act
     build: str
     machine: Machine
     allowed: set[int]
-    struck: int
+    harm: int
+    problems: list[str]
     owner: Process | None = None
+    work: asyncio.Task[object] | None = None
+    """What a signal would interrupt."""
+
+    def interrupt(self) -> None:
+        """SIGINT: soon; it may come too late."""
+        if self.work is not None and not self.work.done():
+            self.allowed.add(Cancelled.exit_code)
+            self.work.get_loop().call_soon(self.work.cancel)
 
     @property
     def process(self) -> DiskProcess:
         """What the process sees of the disk."""
-        return self.machine.disk.process(self.build, self.owner)
+        found = self.machine.disk.process(self.build, self.owner)
+        found.calls.problems = self.problems
+        return found
 
 
 current: ContextVar[Doing] = ContextVar("doing")
@@ -119,4 +131,4 @@ def disk_problems(machine: Machine, reader: DiskProcess) -> Iterator[str]:
             if found != diff_id:
                 yield f"I3 layer {diff_id} has other bytes"
     log = {f"event {row[0]}": row[4] for row in machine.disk.log.rows}
-    yield from oracle.secret_problems([PASSWORD], {**log, **stored})
+    yield from oracle.secret_problems([SECRET], {**log, **stored})

@@ -11,14 +11,15 @@ import importlib
 import inspect
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import reduce
-from itertools import islice
 from unittest.mock import patch
 
 from tests.simulation.driver import Case
+from tests.simulation.points import Strike
+from tests.simulation.report import Report
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,22 +254,42 @@ MUTATIONS = (
 
 def search(mutation: Mutation, runs: int) -> tuple[Case, str] | None:
     """A case that catches `mutation`, and what it says; None when there is none among the first `runs`."""
+    found: list[tuple[Case, str]] = []
+    done = 0
+
+    def judge(case: Case, report: Report) -> bool:
+        nonlocal done
+        done += 1
+        if report.problems:
+            found.append((case, report.problems[0]))
+        return bool(found) or done >= runs
+
     with mutation.planted():
-        for case in islice(_cases(mutation), runs):
-            if problems := case.run().problems:
-                return case, problems[0]
-    return None
+        for seed in mutation.seeds:
+            plain = Case(seed)
+            report = plain.run()
+            if judge(plain, report) or (mutation.point and _struck(plain, report, mutation, judge)):
+                break
+    return found[0] if found else None
 
 
-def _cases(mutation: Mutation) -> Iterator[Case]:
-    for seed in mutation.seeds:
-        plain = Case(seed)
-        yield plain
-        if mutation.point:
-            offered = plain.run().offered
-            points = [number for number, (name, _) in enumerate(offered, 1) if name == mutation.point]
-            for number in points[:: max(1, len(points) // STRIKES)]:
-                yield replace(plain, strikes=((number, offered[number - 1][1].index(mutation.kind)),))
+def _struck(plain: Case, report: Report, mutation: Mutation, judge: Callable[[Case, Report], bool]) -> bool:
+    """Run `plain` with faults at the points of a name, of which its `report` tells. Was that enough?"""
+    points = [number for number, (name, _) in enumerate(report.offered, 1) if name == mutation.point]
+    wanted = frozenset(points[:: max(1, len(points) // STRIKES)])
+
+    def choose(number: int, _point: str, kinds: tuple[str, ...]) -> Iterable[tuple[Strike, ...]]:
+        return [((number, kinds.index(mutation.kind)),)] if number in wanted else []
+
+    enough = False
+
+    def done(case: Case, report: Report) -> bool:
+        nonlocal enough
+        enough = bool(case.strikes) and judge(case, report)
+        return enough
+
+    plain.part(choose, done)
+    return enough
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ import zstandard
 
 from storage.interfaces.blobs import ByteSource
 from storage.interfaces.log import Event
-from tests.simulation.model import Made, Tree, fingerprint, symbol, told_by_run
+from tests.simulation.model import TOC, Made, Tree, fingerprint, symbol, told_by_run
 
 ENDS = frozenset({"BuildCompleted", "BuildFailed", "BuildCancelled", "BuildInterrupted"})
 VERTEX_ENDS = frozenset({"VertexCompleted", "VertexFailed", "VertexCancelled"})
@@ -104,6 +104,8 @@ def files_of(tar: bytes) -> Tree:
     with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
         for member in archive:
             name = member.name.strip("/").removeprefix("./")
+            if name in TOC:
+                continue
             if member.isfile():
                 file = archive.extractfile(member)
                 assert file is not None
@@ -124,6 +126,13 @@ def blobs_of(read: Read, name: str) -> Iterator[str]:
     for entry in manifest.get("manifests", ()):
         yield entry["digest"]
         yield from blobs_of(read, entry["digest"])
+
+
+def manifests_of(files: Mapping[str, bytes]) -> list[str]:
+    """The digests of the images of an OCI layout, whose `files` are by path; none when it is none."""
+    if "oci-layout" not in files or "index.json" not in files:
+        return []
+    return sorted({entry["digest"] for entry in json.loads(files["index.json"])["manifests"]})
 
 
 # ---------------------------------------------------------------- the log

@@ -9,13 +9,15 @@ import io
 import itertools
 import os as real_os
 import time as real_time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from pathlib import Path, PosixPath
 from typing import Any
 from unittest.mock import patch
 
+from projections.runner import Projection, Views
+from storage.interfaces.log import EventLog
 from tests.simulation.descriptors import Raw
 from tests.simulation.oslocks import Fcntl, Libc
 from tests.simulation.processes import FIRST_FD, PREFIX, locate
@@ -30,7 +32,10 @@ _USERS = (
     "storage.scratch", "storage.tar.pack", "storage.tar.unpack", "storage.uploads", "storage.usage", "tools.roots",
 )  # fmt: skip
 """Modules that make system calls on what lies in a root."""
-_NAMERS = ("storage.archive", "storage.layout.source", "storage.layout.listing", "storage.layout.target")
+_NAMERS = (
+    "engine.exporters.layout", "storage.archive", "storage.layout.source", "storage.layout.listing",
+    "storage.layout.target",
+)  # fmt: skip
 """Those that make paths of names that they are given."""
 _TOKENS = ("storage.archive", "storage.durable", "storage.scratch", "tools.roots", "tools.collecting")
 """Those that draw names at random."""
@@ -255,14 +260,9 @@ def simulated_files() -> Iterator[None]:
     from tests.simulation.mounting import SimulatedMounts, mount, mount_overlay
     from tools import bootstrap, collecting, roots
 
-    def log_at(path: Path) -> Any:
+    def log_at(path: Path, *, read_only: bool = False) -> Any:
         found = locate(path)
-        return real_log(path) if found is None else found[0].log()
-
-    def views_at(path: Path, projections: Any) -> Any:
-        return real_views(None if is_simulated(path) else path, projections)
-
-    views_at.read_only = roots.Views.read_only  # type: ignore[attr-defined]
+        return real_log(path, read_only=read_only) if found is None else found[0].log()
 
     def leave(path: Path, log: Any, views: Any) -> None:
         if not is_simulated(path):  # else nobody reads what is kept beside the log
@@ -275,7 +275,7 @@ def simulated_files() -> Iterator[None]:
             mount(source, target, kind)
 
     real_mounts_below, real_umount, real_mount = overlay.mounts_below, overlay._umount, overlay._mount
-    real_log, real_views, real_leave = roots.SqliteEventLog, roots.Views, roots._leave
+    real_log, real_leave = roots.SqliteEventLog, roots._leave
     tokens = Tokens()
     with ExitStack() as stack:
         for name in _USERS:
@@ -297,7 +297,7 @@ def simulated_files() -> Iterator[None]:
         stack.enter_context(patch.object(overlay, "_umount", umount))
         stack.enter_context(patch.object(overlay, "_mount", mount_call))
         stack.enter_context(patch.object(bootstrap, "ErofsMounts", SimulatedMounts))
-        for name, stand_in in (("SqliteEventLog", log_at), ("Views", views_at), ("_leave", leave)):
+        for name, stand_in in (("SqliteEventLog", log_at), ("Views", SharedViews()), ("_leave", leave)):
             stack.enter_context(patch.object(roots, name, stand_in))
         for module in (roots, collecting):
             stack.enter_context(patch.object(module, "time", CLOCK))
@@ -307,6 +307,26 @@ def simulated_files() -> Iterator[None]:
             yield
         finally:
             gc.collect()  # locks that nobody refers to let go of descriptors that only exist here
+
+
+class SharedViews:
+    """What tools/ gets as `Views`: for a simulated root what `shared` gives, or views of one's own, in memory."""
+
+    def __init__(self, shared: Callable[[], Views] | None = None) -> None:
+        self._shared = shared
+
+    def __call__(self, path: Path, projections: Sequence[Projection]) -> Views:
+        if not is_simulated(path):
+            return Views(path, projections)
+        return self._shared() if self._shared is not None else Views(None, projections)
+
+    def read_only(self, path: Path, log: EventLog, projections: Sequence[Projection]) -> Views:
+        """Those that a reader makes for itself when the file is behind."""
+        if not is_simulated(path):
+            return Views.read_only(path, log, projections)
+        views = Views(None, projections)
+        views.catch_up(log)
+        return views
 
 
 def is_simulated(path: Path) -> bool:

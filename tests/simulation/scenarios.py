@@ -13,6 +13,9 @@ from typing import Any, Literal, TypeVar
 from tests.simulation.chance import Chance
 
 T = TypeVar("T")
+Kind = Literal["build", "prune", "demote", "lose", "copy", "begin", "look"]
+Worth = Literal["", "whole", "partial", "corrupt", "down"]
+MIRRORS: tuple[Worth, ...] = ("", "", "", "whole", "partial", "corrupt", "down")
 BASES, TARGETS = "bases.test", ("one.test", "two.test")
 """The registry that has the base images, and those that builds push to. The last one wants a login."""
 MIRROR = "mirror.test"
@@ -21,8 +24,8 @@ MIRROR = "mirror.test"
 @dataclass(frozen=True, slots=True)
 class Step:
     """One instruction. `kind` run: writes `/r<number>`, whose bytes depend on all that it sees and on who ran it, and
-    `fails` after `seconds`; copy: takes path number `pick` of what stage `source` has, or, below 0, of image -1 -
-    `source`; write: a file that is in the Dockerfile; mkdir: WORKDIR."""
+    `fails` after `seconds`, and prints a `secret` that is mounted for it; copy: takes path number `pick` of what stage
+    `source` has, or, below 0, of image -1 - `source`; write: a file that is in the Dockerfile; mkdir: WORKDIR."""
 
     kind: Literal["run", "copy", "write", "mkdir"]
     number: int
@@ -30,6 +33,7 @@ class Step:
     pick: int = 0
     fails: bool = False
     seconds: float = 0.0
+    secret: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +51,10 @@ class Act:
     `prune`, `demote`: what may go; `lose`: a registry forgets or damages blob number `pick` of what it has; `copy`: an
     image that was pushed goes to another registry; `begin`: no more than what every process does first. It begins after
     `delay` seconds and is interrupted after `cancel` more (0: never); `stranger`: with credentials that are refused
-    where a login is wanted; `machine`: whose root is used."""
+    where a login is wanted; `machine`: whose root is used; `file`: what a build leaves on the machine's disk, besides.
+    `look`: reads what is there."""
 
-    kind: Literal["build", "prune", "demote", "lose", "copy", "begin"]
+    kind: Kind
     subject: int = 0
     target: int = -1
     pick: int = 0
@@ -60,7 +65,8 @@ class Act:
     no_cache: bool = False
     cache_from: bool = False
     cache_to: Literal["", "min", "max", "inline"] = ""
-    zstd: bool = False
+    compression: Literal["gzip", "zstd", "estargz"] = "gzip"
+    file: Literal["", "layout", "archive"] = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +79,7 @@ class Scenario:
     images: tuple[tuple[int, ...], ...]
     programs: tuple[tuple[Stage, ...], ...]
     rounds: tuple[tuple[Act, ...], ...]
-    mirror: Literal["", "whole", "partial", "corrupt", "down"] = ""
+    mirror: Worth = ""
     lies: int = -1
 
     def told(self) -> str:
@@ -110,9 +116,36 @@ def scenario(seed: int) -> Scenario:
     else:
         rounds = tuple(_round(draw, len(programs)) for _ in range(1 + draw.below(3)))
     first = Act("build", draw.below(len(programs)), draw.below(2))
-    mirror = draw.pick(("", "", "", "whole", "partial", "corrupt", "down"))
+    mirror = draw.pick(MIRRORS)
     lies = draw.below(len(images)) if draw.maybe(6) else -1
-    return Scenario(seed, images, programs, ((first, *rounds[0]), *rounds[1:]), mirror, lies)  # type: ignore[arg-type]
+    whole = Scenario(seed, images, programs, ((first, *rounds[0]), *rounds[1:]), mirror, lies)
+    return _seasoned(whole, Chance(seed ^ 0x5A17))
+
+
+def _seasoned(whole: Scenario, draw: Chance) -> Scenario:
+    """`whole`, with readers, secrets, and outputs beside the image: of draws of their own, so that what is drawn before
+    stays as it was."""
+    if draw.maybe(40):
+        programs = tuple(tuple(_with_secrets(stage, draw) for stage in stages) for stages in whole.programs)
+        whole = replace(whole, programs=programs)
+    rounds = [[_varied(act, draw) for act in acts] for acts in whole.rounds]
+    for acts in rounds:
+        if draw.maybe(20):
+            acts.append(Act("look", delay=draw.pick((0.0, 0.01, 0.2)), machine=acts[0].machine))
+    return replace(whole, rounds=tuple(map(tuple, rounds)))
+
+
+def _with_secrets(stage: Stage, draw: Chance) -> Stage:
+    return replace(stage, steps=tuple(replace(one, secret=one.kind == "run" and draw.maybe(40)) for one in stage.steps))
+
+
+def _varied(act: Act, draw: Chance) -> Act:
+    if act.kind in {"prune", "demote"}:  # while somebody is stalled, or busy with large layers
+        return replace(act, delay=draw.pick((act.delay, act.delay, 0.5, 1.0, 2.0)))
+    if act.kind != "build":
+        return act
+    file = draw.pick(("layout", "archive")) if draw.maybe(10) else act.file
+    return replace(act, file=file, compression="estargz" if draw.maybe(6) else act.compression)
 
 
 def _loss(draw: Chance, programs: int) -> tuple[tuple[Act, ...], ...]:
@@ -175,7 +208,7 @@ def _act(draw: Chance, programs: int) -> Act:
         no_cache=draw.maybe(8),
         cache_from=draw.maybe(25),
         cache_to=draw.pick(("", "", "", "", "min", "max", "inline")),  # type: ignore[arg-type]
-        zstd=draw.maybe(8),
+        compression="zstd" if draw.maybe(8) else "gzip",
     )
 
 

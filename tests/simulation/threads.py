@@ -27,6 +27,8 @@ from tests.simulation.locking import Condition, Event, Future, Lock, Queue, RLoc
 
 T = TypeVar("T")
 _OURS = {__file__, locking.__file__}
+STALL = 3.0
+"""Seconds that a thread that is stalled does nothing: the others get far meanwhile."""
 PATCHED = ("engine", "storage", "projections", "tools")
 """Packages whose modules are given the simulated `threading`, `queue` and `ThreadPoolExecutor`."""
 
@@ -47,6 +49,10 @@ class Time(Protocol):
         ...
 
 
+def _never() -> bool:
+    return False
+
+
 class SimThread:
     """A thread, as the scheduler sees it; `process`: on whose behalf it runs."""
 
@@ -55,6 +61,7 @@ class SimThread:
         self.process = process_of(context)
         self.until: Callable[[], object] | None = None
         self.deadline: float | None = None
+        self.stalled = False
         self.label = "its first turn"
         self.source: object = None
         self._threads = threads
@@ -178,7 +185,9 @@ class Threads:
         if is_dead():
             raise Crashed("a thread of a dead process")
         if self.current is not None:
-            self._yield(None, None, "its turn")
+            deadline = self._time.time() + STALL if self.current.stalled else None
+            self.current.stalled = False
+            self._yield(None if deadline is None else _never, deadline, "its turn")
         elif self._all and self._chance.maybe(30) and (able := self.runnable()):
             self.step(self._chance.pick(able))
 
@@ -187,6 +196,11 @@ class Threads:
         library's that compresses)."""
         if threading.get_ident() == self._ident and not is_dead():
             self.pause()
+
+    def stall(self) -> None:
+        """The thread that runs will get no turn for a long time, from where it passes a point next."""
+        assert self.current is not None, "the others would have to wait for the hub"
+        self.current.stalled = True
 
     def wait(self, until: Callable[[], object], label: str, timeout: float | None = None) -> bool:
         """Return True once `until()` holds, False when `timeout` seconds have passed before. Raises Crashed in a
