@@ -22,9 +22,22 @@ from tests.registry_fixture import RegistryProcess
 
 SIGNALS = ("TERM", "INT", "HUP")
 INTERRUPTED = 130
-HOWS = ("after", "before", "inside", "before-op", "signal", "twice", "unsynced", "power")
+DISKS = {"power": "ext4", "power-xfs": "xfs", "power-btrfs": "btrfs"}
+HOWS = ("after", "before", "inside", "before-op", "signal", "twice", "unsynced", *DISKS)
 """Kinds of crash: at events, between changes of files, by a signal that can be handled, once more in what mends; and
 loss of power, by the letter (unsynced.py) and on a disk (power.py)."""
+_WORLDS = frozenset({"unsynced", *DISKS})
+
+
+def kind_of(moment: str) -> str:
+    """One of HOWS."""
+    world, plus, rest = moment.rpartition("+")
+    return world if plus else "signal" if rest.count(":") == 2 else rest.partition(":")[0]
+
+
+def disk_of(how: str) -> str:
+    """The file system that this kind of crash needs for itself; "" when it does not."""
+    return DISKS.get(how, "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +68,7 @@ class Stage:
     disk: Disk | None = None
     events: int = 0
     names: Iterator[int] = field(default_factory=itertools.count)
+    token: str = field(default_factory=lambda: secrets.token_hex(6))
 
     def moments(self, hows: Sequence[str]) -> Iterator[str]:
         """Every moment of the undisturbed run: each transaction, and each change of a file."""
@@ -65,9 +79,9 @@ class Stage:
                     yield f"{how}:{last}"
             if "signal" in hows:
                 yield f"after:{last}:{SIGNALS[number % len(SIGNALS)]}"
-            for world in sorted({"unsynced", "power"} & set(hows)):
+            for world in sorted(_WORLDS & set(hows)):
                 yield f"{world}+{('after', 'before', 'inside')[number % 3]}:{last}"
-        for world in sorted({"unsynced", "power"} & set(hows)):
+        for world in sorted(_WORLDS & set(hows)):
             yield f"{world}+end"
         if "before-op" in hows:
             for number in range(1, len(self.undisturbed.ops) + 1):
@@ -116,7 +130,7 @@ class Stage:
             self.place.put_back(self.kept)
         else:
             self.disk.put_back(self.kept, dice)
-        self.place.repository = f"crash/{self.scene.name.replace(', ', '-').replace(' ', '-')}/{next(self.names)}"
+        self.place.repository = f"crash/{self.token}/{next(self.names)}"
 
     def _ended(self, done: Done, signal: str) -> list[str]:
         """What is wrong with how the first one ended."""
@@ -159,8 +173,10 @@ class Stage:
 
 def _outliving(place: Place) -> list[str]:
     """What is alive a tenth of a second after the victim: the kernel takes that long to end what is to die with it."""
-    time.sleep(0.1)
-    return list(judge.processes(place).values())
+    until = time.monotonic() + 0.1
+    while (alive := judge.processes(place)) and time.monotonic() < until:
+        time.sleep(0.01)
+    return list(alive.values())
 
 
 def _difference(found: object, expected: object) -> str:
@@ -179,17 +195,17 @@ def registries(directory: Path) -> Iterator[tuple[RegistryProcess, RegistryProce
 
 
 @contextmanager
-def staged(scene: Scene, directory: Path, host: str, second: str, *, on_disk: bool = False) -> Iterator[Stage]:
-    """`scene`, run once undisturbed; `on_disk`: on a file system of its own. `directory` is made, and removed."""
+def staged(scene: Scene, directory: Path, host: str, second: str, *, on: str = "") -> Iterator[Stage]:
+    """`scene`, run once undisturbed; `on`: a file system of its own. `directory` is made, and removed."""
     directory.mkdir(parents=True)
     place = Place(directory / "place", host, second)
-    disk = Disk(directory / "disk.img", place.directory) if on_disk else None
+    disk = Disk(directory / "disk.img", place.directory, on) if on else None
     stage = Stage(scene, place, directory / "kept", Done(0, "", ""), None, disk)
     try:
         if disk is not None:
             disk.make()
         place.lay_out()
-        place.repository = f"crash/before/{secrets.token_hex(4)}"
+        place.repository = f"crash/before/{stage.token}"
         scene.before(place)
         if disk is None:
             place.keep(stage.kept)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -20,6 +21,8 @@ from tools.auditing.verify import verify_root
 
 _ENDS = frozenset({"BuildCompleted", "BuildFailed", "BuildCancelled", "BuildInterrupted"})
 _CGROUPS = "refledger"
+_SHARED = ("/run", "/run/runc", "/run/crun", "/run/netns", "/run/lock", "/dev/shm", "/dev/mqueue", "/tmp", "/var/tmp")
+_WORD = re.compile(r"[0-9a-z]+")
 
 
 def problems(place: Place) -> list[str]:
@@ -94,7 +97,7 @@ def torn(place: Place) -> list[str]:
 
 def leftovers(place: Place) -> list[str]:
     """What nobody works with and nobody will remove: in the root, and outside of it."""
-    return [*mounts(place), *loops(place), *_processes(place), *_groups(place), *_files(place)]
+    return [*mounts(place), *loops(place), *_processes(place), *_elsewhere(place), *_files(place)]
 
 
 def mounts(place: Place) -> list[str]:
@@ -115,7 +118,7 @@ def loops(place: Place) -> list[str]:
 
 
 def processes(place: Place) -> dict[int, str]:
-    """Processes that have to do with the place: by their command, their environment or a mount of theirs."""
+    """Processes that have to do with the place: by their session, command, environment or a mount of theirs."""
     mark = os.fsencode(place.directory) + b"/"
     own = {os.getpid(), os.getppid()}
     found = {}
@@ -126,7 +129,8 @@ def processes(place: Place) -> dict[int, str]:
             command = (path / "cmdline").read_bytes()
             place_of = [command, (path / "environ").read_bytes(), os.fsencode((path / "cwd").readlink()) + b"/"]
             place_of.append((path / "mountinfo").read_bytes())
-            if any(mark in one for one in place_of):
+            session = int((path / "stat").read_bytes().rpartition(b")")[2].split()[3])
+            if session in place.sessions or any(mark in one for one in place_of):
                 found[int(path.name)] = command.replace(b"\0", b" ").decode("utf-8", "replace")[:120]
     return found
 
@@ -135,15 +139,19 @@ def _processes(place: Place) -> list[str]:
     return [f"process {pid}: {command}" for pid, command in processes(place).items()]
 
 
-def _groups(place: Place) -> Iterator[str]:
-    """Control groups of containers of this root's builds, which are called after them."""
+def _elsewhere(place: Place) -> Iterator[str]:
+    """What is called after a build of this root where nobody but the machine could know of it: control groups, runtime
+    state, network namespaces, shared memory."""
     builds = set(_builds(place))
+    where = [Path(name) for name in _SHARED]
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         mount, _, kind = line.partition(" - ")
         if kind.startswith("cgroup"):
-            for group in Path(mount.split(" ")[4], _CGROUPS).glob("*.*.*"):
-                if group.name.partition(".")[0] in builds:
-                    yield f"control group {group}"
+            where.append(Path(mount.split(" ")[4], _CGROUPS))
+    for directory in where:
+        for path in directory.glob("*"):
+            if builds.intersection(_WORD.findall(path.name)):
+                yield f"{path}"
 
 
 def _builds(place: Place) -> list[str]:
@@ -166,7 +174,7 @@ def _files(place: Place) -> Iterator[str]:
     for path in root.glob("locks/*"):
         if not locks.held(path.name):
             yield f"a lock that nobody holds: {path.name}"
-    for part in ("tmp", "home"):
+    for part in ("tmp", "home", "runtime"):
         for path in (place.directory / part).rglob("*"):
             if not path.is_dir() or not any(path.iterdir()):
                 yield f"file {path.relative_to(place.directory)}"

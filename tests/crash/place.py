@@ -7,15 +7,15 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parents[2]
+from tests.processes import run_into
+
 EPOCH = "1700000000"
 _TIMEOUT = 120  # seconds
-_PARTS = ("root", "context", "out", "tmp", "home")
+_PARTS = ("root", "context", "out", "tmp", "home", "runtime")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +56,16 @@ class Done:
 
 @dataclass(slots=True)
 class Place:
-    """`directory` has a part for everything that a command may write to, `tmp` and `home` among them: what is left
-    there is left by it. `host` and `second`: registries; `repository`: a name in them that only this run has."""
+    """`directory` has a part for everything that a command may write to, `tmp`, `home` and `runtime` among them: what
+    is left there is left by it. `host` and `second`: registries; `repository`: a name in them that only this run has;
+    `sessions`: of the processes that have run here."""
 
     directory: Path
     host: str
     second: str
     repository: str = ""
     env: dict[str, str] = field(default_factory=dict)
+    sessions: set[int] = field(default_factory=set)
 
     @property
     def root(self) -> Path:
@@ -103,13 +105,15 @@ class Place:
         """Have everything as it was when it was kept."""
         for part in _PARTS:
             shutil.rmtree(self.directory / part, ignore_errors=True)
-            subprocess.run(["cp", "-a", "--reflink=auto", str(kept / part), str(self.directory / part)], check=True)
+        parts = [str(kept / part) for part in _PARTS]
+        subprocess.run(["cp", "-a", "--reflink=auto", *parts, str(self.directory)], check=True)
 
     def environment(self) -> dict[str, str]:
         """Of every process here; nothing of the machine's own."""
         return {
             "PATH": os.environ["PATH"], "HOME": str(self.directory / "home"), "TMPDIR": str(self.directory / "tmp"),
-            "REFLEDGER_ROOT": str(self.root), "SOURCE_DATE_EPOCH": EPOCH, "LC_ALL": "C.UTF-8", **self.env,
+            "XDG_RUNTIME_DIR": str(self.directory / "runtime"), "REFLEDGER_ROOT": str(self.root), "SOURCE_DATE_EPOCH": EPOCH,
+            "LC_ALL": "C.UTF-8", **self.env,
         }  # fmt: skip
 
     def run(self, args: Sequence[str], moment: str = "") -> Done:
@@ -118,26 +122,17 @@ class Place:
         said_in.mkdir(exist_ok=True)
         told = said_in / "told"
         told.unlink(missing_ok=True)
+        module = ["tests.crash.victim", moment] if moment else ["tools.cli.main"]
+        ears = {"CRASH_TOLD": str(told), "CRASH_WITHIN": str(self.directory)} if moment else {}
         # files, not pipes: processes that outlive the victim would keep a pipe open
-        with (said_in / "stdout").open("w+") as out, (said_in / "stderr").open("w+") as err:
-            module = ["tests.crash.victim", moment] if moment else ["tools.cli.main"]
-            ears = {"CRASH_TOLD": str(told), "CRASH_WITHIN": str(self.directory)} if moment else {}
-            process = subprocess.Popen(
-                [sys.executable, "-m", *module, *args], cwd=PROJECT, stdin=subprocess.DEVNULL, stdout=out, stderr=err,
-                env={**self.environment(), **ears}, start_new_session=True,
-            )  # fmt: skip
-            try:
-                code = process.wait(_TIMEOUT)
-            finally:
-                if process.poll() is None:
-                    process.kill()
-                    process.wait()
-            out.seek(0)
-            err.seek(0)
-            said = out.read(), err.read()
+        out, err = said_in / "stdout", said_in / "stderr"
+        session, code = run_into(
+            *module, *args, env={**self.environment(), **ears}, out=out, err=err, timeout=_TIMEOUT
+        )
+        self.sessions.add(session)
         met = tuple(map(json.loads, told.read_text().splitlines())) if told.exists() else ()
         told.unlink(missing_ok=True)
-        return Done(code, *said, met)
+        return Done(code, out.read_text(errors="replace"), err.read_text(errors="replace"), met)
 
     def must(self, *args: str) -> Done:
         """Run `refledger ARGS`, which has to go well."""
