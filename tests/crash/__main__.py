@@ -21,7 +21,7 @@ def main() -> int:
     parser.add_argument("--at-most", type=int, default=10**9, metavar="N", help="of each kind of crash of a scene")
     parser.add_argument("--seed", type=int, default=1, help="which ones these are")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="crashes at once")
-    parser.add_argument("--parts", type=int, default=1, metavar="N", help="stages of a scene, for more jobs than scenes")
+    parser.add_argument("--parts", type=int, default=1, metavar="N", help="stages for each scene")
     parser.add_argument("--directory", type=Path, help="where to work; default: the temporary directory")
     parser.add_argument("--results", type=Path, help="a line of JSON for each; what is there already is not done again")
     parser.add_argument("--table", action="store_true", help="only print what --results have")

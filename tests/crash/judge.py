@@ -15,8 +15,8 @@ from storage.bundle.reading import read_bundle
 from storage.errors import LogError, RefledgerError
 from storage.eventlog import SqliteEventLog
 from storage.locks import FileLocks
-from storage.notes import Verifier
 from tests.crash.place import Place
+from tools.auditing.keys import FILE, read_signer
 from tools.auditing.verify import verify_root
 
 _ENDS = frozenset({"BuildCompleted", "BuildFailed", "BuildCancelled", "BuildInterrupted"})
@@ -61,8 +61,8 @@ def events(place: Place) -> int:
 
 def unsound(place: Place, *, views: bool = True) -> list[str]:
     """What `audit verify` finds: the form of the log, the bytes that it names, views that differ from a fresh fold."""
-    key = place.root / "verifier"
-    keys = [Verifier.parse(key.read_text().strip())] if key.exists() else []
+    key = place.root / FILE
+    keys = [read_signer(key).verifier] if key.exists() else []
     try:
         faults = verify_root(place.root, keys=keys).faults
     except RefledgerError as error:
@@ -142,7 +142,7 @@ def _processes(place: Place) -> list[str]:
 def _elsewhere(place: Place) -> Iterator[str]:
     """What is called after a build of this root where nobody but the machine could know of it: control groups, runtime
     state, network namespaces, shared memory."""
-    builds = set(_builds(place))
+    owners = set(builds(place))
     where = [Path(name) for name in _SHARED]
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         mount, _, kind = line.partition(" - ")
@@ -150,11 +150,12 @@ def _elsewhere(place: Place) -> Iterator[str]:
             where.append(Path(mount.split(" ")[4], _CGROUPS))
     for directory in where:
         for path in directory.glob("*"):
-            if builds.intersection(_WORD.findall(path.name)):
+            if owners.intersection(_WORD.findall(path.name)):
                 yield f"{path}"
 
 
-def _builds(place: Place) -> list[str]:
+def builds(place: Place) -> list[str]:
+    """Ids of all that were begun."""
     if not (place.root / "log.db").exists():
         return []
     log = SqliteEventLog(place.root / "log.db", read_only=True)
@@ -176,5 +177,6 @@ def _files(place: Place) -> Iterator[str]:
             yield f"a lock that nobody holds: {path.name}"
     for part in ("tmp", "home", "runtime"):
         for path in (place.directory / part).rglob("*"):
-            if not path.is_dir() or not any(path.iterdir()):
-                yield f"file {path.relative_to(place.directory)}"
+            name = str(path.relative_to(place.directory))
+            if name not in place.keeps and (not path.is_dir() or not any(path.iterdir())):
+                yield f"file {name}"

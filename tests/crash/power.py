@@ -21,7 +21,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A file system: how an empty one is made (the file's name is added), and the mount options of which one is drawn."""
+    """A file system: how an empty one is made (the file's name is added), and mount options, of which one is drawn."""
 
     make: tuple[str, ...]
     options: tuple[str, ...]

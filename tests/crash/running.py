@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import time
+import traceback
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -19,8 +20,8 @@ from tests.processes import close_zygotes
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Crashes of one scene in one place: every `parts`-th moment of the chosen ones, from `part` on. `hows` need the same
-    file system. `done`: moments that need not be had again."""
+    """Crashes of one scene in one place: every `parts`-th moment of the chosen ones, from `part` on. `hows` need the
+    same file system. `done`: moments that need not be had again."""
 
     scene: str
     hows: tuple[str, ...]
@@ -34,18 +35,18 @@ class Task:
 
 
 def run_all(tasks: Iterable[Task], directory: Path, results: Path, jobs: int) -> list[str]:
-    """All of them, `jobs` at once, in `directory`; each crash becomes a line of `results`. Returns what kept a task from
-    being done."""
+    """All of them, `jobs` at once, in `directory`; each crash becomes a line of `results`. Returns what kept a task
+    from being done."""
     with registries(directory) as (hub, second), ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
         begun = {
             pool.submit(_work, task, directory / f"stage{number}", hub.host, second.host, results): task
             for number, task in enumerate(tasks)
         }
-        return [f"{task.scene}: {error!r}" for future, task in begun.items() if (error := future.exception())]
+        return [f"{task.scene}: {error}" for future, task in begun.items() if (error := future.exception())]
 
 
 def _work(task: Task, directory: Path, host: str, second: str, results: Path) -> None:
-    """Blocking; in a process of its own."""
+    """Blocking; in a process of its own. Raises RuntimeError for what kept it from being done."""
     dice = random.Random(task.seed)
     try:
         with staged(SCENES[task.scene], directory, host, second, on=disk_of(task.hows[0])) as stage:
@@ -65,6 +66,8 @@ def _work(task: Task, directory: Path, host: str, second: str, results: Path) ->
                     print(f"{crash} [{time.monotonic() - began:.1f} s]", flush=True)
                 with results.open("ab", buffering=0) as file:  # in one piece: others write there, too
                     file.write(json.dumps(asdict(crash)).encode() + b"\n")
+    except Exception as error:
+        raise RuntimeError(f"{error!r}\n{traceback.format_exc()}") from None  # reason: not every error can be pickled
     finally:
         close_zygotes()
 
@@ -95,8 +98,8 @@ def read(results: Path) -> list[Crash]:
 def table(found: list[Crash]) -> list[str]:
     """Markdown: crashes by command and by what was met."""
     lines = []
-    for title, key in (("command", lambda one: one.scene), ("met", lambda one: one.met)):
-        counts = Counter((key(one), kind_of(one.moment)) for one in found)
+    for title in ("scene", "met"):
+        counts = Counter((str(getattr(one, title)), kind_of(one.moment)) for one in found)
         kinds = sorted({kind for _, kind in counts})
         lines += ["", f"| {title} | {' | '.join(kinds)} | all |", "|---" * (len(kinds) + 2) + "|"]
         for row in sorted({row for row, _ in counts}):

@@ -48,7 +48,10 @@ _ELSEWHERE = ("/proc/", "/sys/", "/dev/")
 class Victim:
     """Counts, tells, and dies when it is time."""
 
-    def __init__(self, how: str, which: str, number_of_signal: int, told: int, unsynced: Unsynced | None) -> None:
+    def __init__(
+        self, how: str, which: str, number_of_signal: int, told: int, within: str, unsynced: Unsynced | None
+    ) -> None:
+        self._within = f"{within}/"
         self._unsynced = unsynced
         self._how = how
         self._type = "" if which.isdecimal() else which
@@ -88,8 +91,8 @@ class Victim:
                 self._die("doomed", names)
             return last
 
-        recorder.LogWriter._commit = watched_commit  # type: ignore[method-assign]
-        recorder.LogRecorder.insert = watched_insert  # type: ignore[method-assign]
+        recorder.LogWriter._commit = watched_commit  # type: ignore[method-assign, assignment]
+        recorder.LogRecorder.insert = watched_insert  # type: ignore[method-assign, assignment]
 
     def _here(self, names: Sequence[str]) -> bool:
         """Are these the next events, and is it one of them?"""
@@ -107,7 +110,9 @@ class Victim:
         elif event not in _CHANGES:
             return
         path = args[0]
-        if isinstance(path, str) and (path.startswith(_ELSEWHERE) or "__pycache__" in path):
+        if isinstance(path, str) and (
+            "__pycache__" in path or (path.startswith(_ELSEWHERE) and not path.startswith(self._within))
+        ):
             return
         if os.getpid() != self._pid:
             return
@@ -174,7 +179,7 @@ def main() -> None:
     told = os.open(where, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600) if where else -1
     within = os.environ.pop("CRASH_WITHIN", "")
     unsynced = Unsynced(within) if world == "unsynced" else None
-    victim = Victim(how, number or "0", signal.Signals[f"SIG{name or 'KILL'}"], told, unsynced)
+    victim = Victim(how, number or "0", signal.Signals[f"SIG{name or 'KILL'}"], told, within, unsynced)
 
     from tools.cli.main import main as refledger
 
