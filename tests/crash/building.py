@@ -13,6 +13,7 @@ from tests.crash.outcomes import (
     bundled,
     files,
     layout,
+    manifest,
     nothing,
     outputs,
     tagged,
@@ -21,7 +22,6 @@ from tests.crash.outcomes import (
 )
 from tests.crash.place import Place
 from tests.crash.scene import BASE, FILES, STEPS, Commands, Scene, build, first_build, recorded, write
-from tests.registry_fixture import get_json
 
 _REPLAY = ("replay", "--progress", "plain")
 
@@ -110,7 +110,7 @@ def _traces(place: Place) -> object:
 
 
 def _adding(place: Place) -> Sequence[str]:
-    layer = get_json(place.host, f"/v2/{BASE}/manifests/latest")["layers"][1]["digest"]
+    layer = manifest(place.host, BASE, "latest").json()["layers"][1]["digest"]
     url = f"http://{place.host}/v2/{BASE}/blobs/{layer}"
     steps = f"FROM {{base}}\nADD --checksum={layer} {url} /layer.tar.gz\nADD {url} /again\n"
     return build(place, steps, *_image(place))

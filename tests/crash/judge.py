@@ -62,7 +62,7 @@ def events(place: Place) -> int:
 def unsound(place: Place, *, views: bool = True) -> list[str]:
     """What `audit verify` finds: the form of the log, the bytes that it names, views that differ from a fresh fold."""
     key = place.root / FILE
-    keys = [read_signer(key).verifier] if key.exists() else []
+    keys = [read_signer(key).verifier] if (place.root / "checkpoint").exists() else []  # something is signed
     try:
         faults = verify_root(place.root, keys=keys).faults
     except RefledgerError as error:

@@ -42,13 +42,14 @@ def _client() -> httpx.Client:
     return httpx.Client(headers={"Accept": _ACCEPT})
 
 
-def _manifest(host: str, repository: str, tag: str) -> httpx.Response:
+def manifest(host: str, repository: str, tag: str) -> httpx.Response:
+    """What the registry says of that name."""
     return _client().get(f"http://{host}/v2/{repository}/manifests/{tag}")
 
 
 def pushed(host: str, repository: str, tag: str = "1") -> str:
     """The digest that the tag has, with everything below it there; what is wrong otherwise (I11)."""
-    answer = _manifest(host, repository, tag)
+    answer = manifest(host, repository, tag)
     if answer.status_code != 200:
         return f"no tag: {answer.status_code}"
     told = answer.json()
@@ -79,7 +80,7 @@ def attested(place: Place) -> object:
     if not str(index).startswith("sha256:"):
         return index
     found = []
-    for item in _manifest(place.host, place.repository, "1").json()["manifests"]:
+    for item in manifest(place.host, place.repository, "1").json()["manifests"]:
         is_proof = item["platform"]["os"] == "unknown"
         whole = pushed(place.host, place.repository, item["digest"])
         if whole != item["digest"]:
@@ -89,7 +90,7 @@ def attested(place: Place) -> object:
 
 
 def _predicates(place: Place, digest: str) -> list[str]:
-    layers: list[dict[str, Any]] = _manifest(place.host, place.repository, digest).json()["layers"]
+    layers: list[dict[str, Any]] = manifest(place.host, place.repository, digest).json()["layers"]
     return [layer["annotations"]["in-toto.io/predicate-type"] for layer in layers]
 
 
