@@ -120,7 +120,7 @@ def test_a_registry_holds_artifacts_that_no_fork_overwrites(
     manifest = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
     assert manifest["artifactType"] == manifest["layers"][0]["mediaType"] == published.CHECKPOINT
     layers = {
-        httpx.get(f"http://{registry.host}/v2/{repository}/manifests/{tag}", headers={"Accept": manifest["mediaType"]})
+        WEB.get(f"http://{registry.host}/v2/{repository}/manifests/{tag}", headers={"Accept": manifest["mediaType"]})
         .json()["layers"][0]["digest"]
         for tag in tags
     }  # fmt: skip
