@@ -341,13 +341,6 @@ class SqliteEventLog:
                 self._committed.wait_for(lambda: self._head > after, min(left, POLL))
         return True
 
-    # ---------------------------------------------------------------- care
-
-    def backup(self, dest: Path) -> None:
-        """Write a consistent copy of the log to the new file `dest`, durably; appending goes on meanwhile.
-        Raises InputError (`dest` exists), LogError, DiskError. A plain copy would lack what is in `-wal`."""
-        self._reader.backup(dest)
-
     def close(self) -> None:
         """See EventLog. Harmless when closed already; `submit`, `read`, `wait` and `last_seq` raise LogError then."""
         with self._changed:

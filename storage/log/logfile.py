@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote_from_bytes
 
-from storage.errors import DiskError, InputError, LogDamaged, LogError, LogTooNew, RefledgerError
+from storage.errors import DiskError, LogDamaged, LogError, LogTooNew, RefledgerError
 from storage.log.detached import SCHEMA as PAYLOADS
 
 if TYPE_CHECKING:
@@ -142,33 +142,6 @@ class LogReader:
         """Is there nothing in the file yet, not even the table? Raises LogTooNew, LogError."""
         return not self._run("opening the event log", lambda connection: check_format(connection, self._path))
 
-    def backup(self, dest: Path) -> None:
-        """Write a consistent, complete copy to the new file `dest`, durably; appending goes on meanwhile.
-        Raises InputError (it exists), LogError, DiskError."""
-        if dest.exists():
-            raise InputError("the backup would overwrite a file", where=str(dest), hint="name a new file")
-        part = dest.with_name(f".{dest.name}.{os.getpid()}.part")
-
-        def copy(connection: sqlite3.Connection) -> None:
-            target = sqlite3.connect(part)
-            try:
-                connection.backup(target)
-                # One file, that can be read where it cannot be written.
-                target.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            finally:
-                target.close()
-
-        try:
-            self._run("copying the event log", copy)
-            with part.open("rb") as file:
-                os.fsync(file.fileno())
-            part.rename(dest)
-            sync_directory(dest.parent)
-        except OSError as error:
-            raise DiskError.of(error, "copying the event log") from error
-        finally:
-            part.unlink(missing_ok=True)
-
     def close(self) -> None:
         """Let go of the file. Queries raise LogError from now on."""
         with self._lock:
@@ -270,15 +243,6 @@ def check_writable(path: Path) -> None:
     if not os.access(path.parent, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
         number = _errno(sqlite3.SQLITE_READONLY, path) or errno.EACCES
         raise DiskError.of(OSError(number, os.strerror(number), str(path)), "opening the event log")
-
-
-def sync_directory(path: Path) -> None:
-    """Make names in the directory durable."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _code(error: sqlite3.Error) -> int:

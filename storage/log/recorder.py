@@ -21,6 +21,7 @@ from eventsourcing.sqlite import (
     SQLiteDatastore,
 )
 
+from storage.durable import fsync_directory
 from storage.errors import DiskError, LogError
 from storage.interfaces.log import Event, Payload
 from storage.log import codec
@@ -32,7 +33,6 @@ from storage.log.logfile import (
     LOCK_TIMEOUT,
     check_format,
     patiently,
-    sync_directory,
     uri,
 )
 
@@ -272,7 +272,7 @@ def create(path: Path) -> None:
         # The directory is its own lock file: it goes with the process, and nothing is left to sweep.
         fcntl.flock(directory, fcntl.LOCK_EX)
         patiently(path, "creating the event log", lambda: _create(path))
-        sync_directory(path.parent)
+        fsync_directory(path.parent)
     finally:
         os.close(directory)
 
