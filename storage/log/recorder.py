@@ -31,6 +31,7 @@ from storage.log.logfile import (
     EVENTS,
     FORMAT,
     LOCK_TIMEOUT,
+    check_files,
     check_format,
     patiently,
     uri,
@@ -126,6 +127,7 @@ class _Pool(SQLiteConnectionPool):
 
     def _create_connection(self) -> SQLiteConnection:
         """Raises sqlite3.Error, LogError."""
+        check_files(self._path)
         connection = sqlite3.connect(
             self.db_name, uri=True, timeout=LOCK_TIMEOUT, isolation_level=None, check_same_thread=False
         )

@@ -191,6 +191,40 @@ def test_an_event_of_other_types_is_damage(tmp_path: Path, column: str, value: o
         list(log.read())
 
 
+@pytest.mark.parametrize("read_only", [True, False])
+@pytest.mark.parametrize("name", ["log.db-wal", "log.db-shm", "log.db-journal"])
+def test_what_is_no_file_beside_a_log_is_not_waited_for(tmp_path: Path, name: str, read_only: bool) -> None:
+    with closing(SqliteEventLog(tmp_path / "root" / "log.db")) as log:
+        log.append(NewEvent("cache", "T", {}))
+        shutil.copytree(tmp_path / "root", tmp_path / "copy")  # with its -wal and -shm
+    replace(tmp_path / "copy" / name, "fifo")
+    with pytest.raises(LogError, match=f"{name}: this is no file"):
+        SqliteEventLog(tmp_path / "copy" / "log.db", read_only=read_only)
+
+
+def test_a_tree_with_a_pipe_for_a_journal_is_made_anew(tmp_path: Path) -> None:
+    with closing(SqliteEventLog(logged(tmp_path / "log.db"))) as log:
+        os.mkfifo(tmp_path / "tree.db-journal")
+        with Tree(tmp_path / "tree.db") as tree:
+            tree.extend(log, 1)
+            tree.keep()
+            assert tree.size == 1
+
+
+def test_a_value_larger_than_events_are_is_damage_and_not_read(tmp_path: Path) -> None:
+    path = logged(tmp_path / "log.db")
+    with closing(sqlite3.connect(path)) as db, db:
+        text = "x" * (1 << 20)
+        db.execute("INSERT INTO events VALUES (2, 'cache', 2, 'T', ?)", (f'{{"t":1,"d":{{"a":"{text}"}}}}'.encode(),))
+    with closing(SqliteEventLog(path, read_only=True)) as log:
+        read = log.read()
+        assert next(read).seq == 1
+        with pytest.raises(LogError, match="more in it than an event may have|after event 1 cannot be read"):
+            next(read)
+    with closing(SqliteEventLog(path)) as log, pytest.raises(LogError, match="more in it than an event may have"):
+        list(log.read())
+
+
 @pytest.mark.parametrize("kind", ["view", "trigger"])
 def test_views_and_trees_with_a_schema_of_their_own_are_made_anew(tmp_path: Path, kind: str) -> None:
     log = SqliteEventLog(logged(tmp_path / "log.db"))
