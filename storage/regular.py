@@ -32,8 +32,8 @@ def read_regular(path: Path, limit: int) -> bytes:
 
 
 def check_database(path: Path) -> None:
-    """Raises OSError, EINVAL where something else than a file stands in the place of SQLite's database `path`, or of one
-    that SQLite looks for beside it. What is not there is none."""
+    """Raises OSError, EINVAL where something else than a file stands in the place of SQLite's database `path`, or of
+    one that SQLite looks for beside it. What is not there is none."""
     for end in ("", "-wal", "-shm", "-journal"):
         beside = path.with_name(path.name + end)
         try:
