@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sqlite3
@@ -17,6 +18,8 @@ from storage.digest import Digest, sha256
 from storage.errors import DiskError, LogError, RefledgerError, VerificationError
 from storage.interfaces.images import Provider
 from storage.interfaces.log import NewEvent
+from storage.layers.examine import examine_snapshot
+from storage.layers.implied import read_implied
 from storage.layers.seal import broken
 from storage.layers.snapshots import OverlaySnapshots
 from storage.layout.source import layout_entries, read_small
@@ -127,6 +130,35 @@ def test_only_regular_files_are_opened(tmp_path: Path) -> None:
     with pytest.raises(DiskError):
         FileLocks(tmp_path).try_acquire("other")
     assert not (tmp_path / "outside").exists()
+
+
+@pytest.mark.parametrize("kind", ["fifo", "sparse"])
+def test_what_stands_beside_a_tree_is_not_read_into_memory(tmp_path: Path, kind: str) -> None:
+    tree = tmp_path / "snapshots" / "s1" / "fs"
+    tree.mkdir(parents=True)
+    (tree.parent / "seal").write_text("1 00")
+    replace(tree.parent / "implied", kind)
+    assert broken(tree.parent)
+    with pytest.raises(OSError, match=r"no regular file|more than"):
+        read_implied(tree)
+
+
+def header(**said: object) -> bytes:
+    known = {"refledger": 1, "diff_id": str(sha256(b"")), "tar": [4096, 0], "implied": [4096, 0], "name": "s1"}
+    return json.dumps({**known, **said}).encode().ljust(1024, b"\0")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"tar": [1 << 63, 5]}, {"tar": [-5, 5]}, {"tar": [1e300, 1]}, {"tar": [4096, 1 << 60]}, {"tar": [0]},
+        {"implied": [4096, 1 << 40]}, {"implied": "ab"}, {"implied": 1}, {"tar": [True, False]},
+    ],
+)  # fmt: skip
+def test_an_image_whose_header_points_anywhere_is_damaged(tmp_path: Path, said: dict[str, object]) -> None:
+    (tmp_path / "snapshots").mkdir()
+    (tmp_path / "snapshots/s1.erofs").write_bytes(header(rest="0", **said))
+    assert "not a layer image" in (examine_snapshot(tmp_path, "s1") or "")
 
 
 def test_a_link_in_the_place_of_a_tree_is_not_followed(tmp_path: Path) -> None:
