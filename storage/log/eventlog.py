@@ -303,7 +303,8 @@ class SqliteEventLog:
         sound, step = 0, 4096
         while step:
             # the last byte of every state, so that pages that large ones lie on are read too
-            sql = f"SELECT rowid, substr(state, -1) FROM events WHERE rowid > ? ORDER BY rowid LIMIT {step}"  # noqa: S608
+            columns = "rowid, originator_id, topic, substr(state, -1)"
+            sql = f"SELECT {columns} FROM events WHERE rowid > ? ORDER BY rowid LIMIT {step}"  # noqa: S608
             try:
                 rows = self._reader.query(sql, (sound,))
             except LogDamaged:

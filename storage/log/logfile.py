@@ -65,6 +65,8 @@ def patiently(path: Path, doing: str, action: Callable[[], T]) -> T:
 def explain(error: sqlite3.Error, path: Path, doing: str) -> RefledgerError:
     """What `error` means for a person; `doing` names the action, as in "writing the event log"."""
     code, where = _code(error), str(path)
+    if not code and str(error).startswith("Could not decode"):  # sqlite3's own, which quotes what it cannot
+        code = sqlite3.SQLITE_CORRUPT
     if number := _errno(code, path):
         return DiskError.of(OSError(number, os.strerror(number), where), doing)
     words = {

@@ -15,7 +15,7 @@ from projections.runner import Views
 from projections.standard import STANDARD
 from storage.blobs import DirectoryBlobs
 from storage.digest import Digest, sha256
-from storage.errors import DiskError, LogError, RefledgerError, VerificationError
+from storage.errors import DiskError, LogDamaged, LogError, RefledgerError, VerificationError
 from storage.interfaces.images import Provider
 from storage.interfaces.log import NewEvent
 from storage.layers.examine import examine_snapshot
@@ -24,7 +24,9 @@ from storage.layers.seal import broken
 from storage.layers.snapshots import OverlaySnapshots
 from storage.layout.source import layout_entries, read_small
 from storage.locks import FileLocks
+from storage.log.detached import REDACTION
 from storage.log.eventlog import SqliteEventLog
+from storage.log.payloads import payload_problems
 from storage.logtree.tiles import Tree
 from storage.reference import LAYOUT_REGISTRY
 from storage.regular import open_regular, read_regular
@@ -221,6 +223,35 @@ def test_an_event_of_other_types_is_damage(tmp_path: Path, column: str, value: o
         db.execute(f"UPDATE events SET {column} = ?", (value,))
     with closing(SqliteEventLog(path, read_only=True)) as log, pytest.raises(LogError, match="event 1 is damaged"):
         list(log.read())
+
+
+@pytest.mark.parametrize("column", ["topic", "originator_id"])
+def test_a_name_that_is_no_text_is_damage_and_not_quoted(tmp_path: Path, column: str) -> None:
+    path = logged(tmp_path / "log.db")
+    with closing(SqliteEventLog(path)) as log:
+        log.append(NewEvent("cache", "T", {}))
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("DROP TRIGGER events_no_update")
+        db.execute(f"UPDATE events SET {column} = CAST(? AS TEXT) WHERE rowid = 2", (b"\xffodd",))
+    with closing(SqliteEventLog(path, read_only=True)) as log:
+        read = log.read()
+        assert next(read).seq == 1
+        with pytest.raises(LogDamaged, match="after event 1") as raised:
+            next(read)
+        assert "odd" not in str(raised.value)
+
+
+@pytest.mark.parametrize("data", [{}, {"digests": 5}, {"digests": [[]]}])
+def test_a_redaction_that_names_nothing_excuses_nothing(tmp_path: Path, data: dict[str, object]) -> None:
+    with closing(SqliteEventLog(tmp_path / "log.db")) as log:
+        log.append(NewEvent("cache", "T", {"text": "x"}, detached=("/text",)), NewEvent("cache", REDACTION, data))
+        assert not list(payload_problems(log, log))
+    with closing(sqlite3.connect(tmp_path / "log.db")) as db, db:
+        db.execute("UPDATE payloads SET salt = ?, data = ?", ((2).to_bytes(32, "big"), bytes(3)))
+    with closing(SqliteEventLog(tmp_path / "log.db", read_only=True)) as log:
+        assert [seq for seq, _ in payload_problems(log, log)] == [1]
+        with pytest.raises(LogError, match="no event says that it was redacted"):
+            list(log.read())
 
 
 @pytest.mark.parametrize("read_only", [True, False])
