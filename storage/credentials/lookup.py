@@ -31,6 +31,15 @@ class Credential:
     identity_token: str = field(default="", repr=False)
     registry_token: str = field(default="", repr=False)
 
+    @property
+    def can_be_shown(self) -> bool:
+        """Can requests carry it? Tokens stand in headers as they are, and a library that refuses one would quote it."""
+        try:
+            (self.username + self.password).encode()
+        except UnicodeEncodeError:
+            return False
+        return all(token.isascii() and token.isprintable() for token in (self.identity_token, self.registry_token))
+
 
 class Credentials(Protocol):
     """Where credentials come from. Asked anew whenever a registry asks, so a rotated secret is picked up."""
@@ -71,9 +80,14 @@ class DockerCredentials:
             # reason for a thread: asyncio's processes wait for grandchildren that hold the pipe, beyond any timeout
             status, out = await asyncio.to_thread(self._config.run_helper, helper, "get", server, registry)
             found = _helper_answer(helper, registry, status, out)
+            if found is not None and not found.can_be_shown:
+                raise helper_failed(helper, registry, "answered with what no request can carry")
             if found is not None:
                 return found
-        return _from_auths(config.get("auths"), registry, str(self._config.path))
+        found = _from_auths(config.get("auths"), registry, str(self._config.path))
+        if found is not None and not found.can_be_shown:
+            raise unusable(str(self._config.path), f"has damaged credentials for {registry}", "log in again")
+        return found
 
 
 def _helper_answer(helper: str, registry: str, status: int, out: bytes) -> Credential | None:

@@ -6,6 +6,9 @@ from abc import ABC, abstractmethod
 
 from storage.errors import DiskError
 
+MOST_NOTED = 256 << 20
+"""Bytes of what is noted beside a tree, or at the end of an image: names of directories that its layer implies."""
+
 
 class CheckedOnce(ABC):
     """Implements Checked: a `kind` (`layer`, `snapshot`) is checked once a process, and what this process made itself,

@@ -15,6 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from storage.interfaces.layers import Look
+from storage.layers.checked import MOST_NOTED
+from storage.regular import read_regular
 from storage.tar.unpack import IGNORED_XATTRS, OPAQUE_XATTR
 
 _FILE = "implied"  # beside the tree; paths relative to it, each ended by NUL; the empty path is the root
@@ -31,7 +33,7 @@ def write_implied(directory: Path, paths: AbstractSet[bytes]) -> None:
 def read_implied(lower: Path) -> frozenset[bytes]:
     """The implied directories of the layer whose tree is `lower`. Raises OSError."""
     try:
-        return frozenset((lower.parent / _FILE).read_bytes().split(b"\0")[:-1])
+        return frozenset(read_regular(lower.parent / _FILE, MOST_NOTED).split(b"\0")[:-1])
     except FileNotFoundError:
         return frozenset()
 

@@ -14,6 +14,7 @@ import os
 import stat
 from pathlib import Path
 
+from storage.layers.checked import MOST_NOTED
 from storage.regular import read_regular
 
 NAME = "seal"
@@ -102,7 +103,7 @@ def broken(directory: Path) -> str:
     except OSError as error:
         if error.errno in {errno.ENOENT, errno.ENOTDIR} and not os.path.lexists(directory):
             return ""  # somebody let it go meanwhile
-        if error.errno in _UNREADABLE:
+        if error.errno in {*_UNREADABLE, errno.EFBIG}:
             return f"it cannot be read: {error.strerror}"
         raise
     return "" if said == found else "its files are not those it was made of"
@@ -114,7 +115,7 @@ def _sum(directory: Path, entries: int) -> str:
     total = entries + _hash(b"%d %d %d" % (status.st_mode, status.st_uid, status.st_gid))
     for path in directory.iterdir():
         if path.name not in {NAME, _TREE} and path.is_file():
-            total += _hash(os.fsencode(path.name) + b"\0" + path.read_bytes())
+            total += _hash(os.fsencode(path.name) + b"\0" + read_regular(path, MOST_NOTED))
     return f"{total % _MODULUS:064x}"
 
 

@@ -34,7 +34,7 @@ class WithLayoutTargets:
         self._inner = inner
         self._owner = owner
         self._fallback = FallbackTag(read_tagged, self.put_manifest)
-        self._swept: set[str] = set()
+        self._layouts: dict[str, DirectoryBlobs] = {}
 
     async def mount(self, target: Provider, digest: Digest, source: Provider) -> bool:
         """See RegistryTarget.mount. A layout mounts nothing."""
@@ -68,10 +68,10 @@ class WithLayoutTargets:
         return digest
 
     def _blobs(self, target: Provider) -> DirectoryBlobs:
-        blobs = DirectoryBlobs(Path(target.repository), owner=self._owner)
-        if target.repository not in self._swept:
+        blobs = self._layouts.get(target.repository)
+        if blobs is None:
+            blobs = self._layouts[target.repository] = DirectoryBlobs(Path(target.repository), owner=self._owner)
             blobs.sweep()
-            self._swept.add(target.repository)
         return blobs
 
     def _put(self, target: Provider, name: str, media_type: str, data: bytes) -> Digest:

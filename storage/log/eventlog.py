@@ -303,7 +303,8 @@ class SqliteEventLog:
         sound, step = 0, 4096
         while step:
             # the last byte of every state, so that pages that large ones lie on are read too
-            sql = f"SELECT rowid, substr(state, -1) FROM events WHERE rowid > ? ORDER BY rowid LIMIT {step}"  # noqa: S608
+            columns = "rowid, originator_id, topic, substr(state, -1)"
+            sql = f"SELECT {columns} FROM events WHERE rowid > ? ORDER BY rowid LIMIT {step}"  # noqa: S608
             try:
                 rows = self._reader.query(sql, (sound,))
             except LogDamaged:
@@ -340,13 +341,6 @@ class SqliteEventLog:
             with self._committed:
                 self._committed.wait_for(lambda: self._head > after, min(left, POLL))
         return True
-
-    # ---------------------------------------------------------------- care
-
-    def backup(self, dest: Path) -> None:
-        """Write a consistent copy of the log to the new file `dest`, durably; appending goes on meanwhile.
-        Raises InputError (`dest` exists), LogError, DiskError. A plain copy would lack what is in `-wal`."""
-        self._reader.backup(dest)
 
     def close(self) -> None:
         """See EventLog. Harmless when closed already; `submit`, `read`, `wait` and `last_seq` raise LogError then."""

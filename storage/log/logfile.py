@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
-import stat
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -16,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote_from_bytes
 
-from storage.errors import DiskError, InputError, LogDamaged, LogError, LogTooNew, RefledgerError
+from storage.errors import DiskError, LogDamaged, LogError, LogTooNew, RefledgerError
 from storage.log.detached import SCHEMA as PAYLOADS
+from storage.regular import check_database
 
 if TYPE_CHECKING:
     from storage.temporary import TemporaryPlace
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 FORMAT = 2  # PRAGMA user_version: raise it when older versions could no longer read what is written; 2: payloads
 APPLICATION = 0x52464C47  # PRAGMA application_id ("RFLG"): tells a log from any other SQLite file
 LOCK_TIMEOUT = 5  # seconds that SQLite itself waits for a lock
+LARGEST = 256 * 1024  # bytes of a value in the file at most: four times what an event may have
 PATIENCE = 180.0  # seconds after which a held lock is an error; a commit takes milliseconds, so its holder is stuck
 _KEEP = "keep it for analysis; restore a backup, or use another root"
 
@@ -64,12 +65,15 @@ def patiently(path: Path, doing: str, action: Callable[[], T]) -> T:
 def explain(error: sqlite3.Error, path: Path, doing: str) -> RefledgerError:
     """What `error` means for a person; `doing` names the action, as in "writing the event log"."""
     code, where = _code(error), str(path)
+    if not code and str(error).startswith("Could not decode"):  # sqlite3's own, which quotes what it cannot
+        code = sqlite3.SQLITE_CORRUPT
     if number := _errno(code, path):
         return DiskError.of(OSError(number, os.strerror(number), where), doing)
     words = {
         sqlite3.SQLITE_BUSY: ("another process has kept it locked for minutes", f"see which one: fuser -v {where}"),
         sqlite3.SQLITE_LOCKED: ("another process has kept it locked for minutes", f"see which one: fuser -v {where}"),
         sqlite3.SQLITE_CORRUPT: ("the file is damaged", _KEEP),
+        sqlite3.SQLITE_TOOBIG: ("the file is damaged: there is more in it than an event may have", _KEEP),
         sqlite3.SQLITE_NOTADB: ("the file is not an event log", "restore a backup, or use another root"),
         sqlite3.SQLITE_READONLY: ("it may only be read", "set REFLEDGER_ROOT to a writable place"),
         sqlite3.SQLITE_PERM: ("permission denied", "set REFLEDGER_ROOT to a place you may write"),
@@ -77,7 +81,7 @@ def explain(error: sqlite3.Error, path: Path, doing: str) -> RefledgerError:
         sqlite3.SQLITE_IOERR: (f"the disk failed ({name(error)})", "see the kernel's messages; check the disk"),
     }
     what, hint = words.get(code, (str(error), ""))
-    kind = LogDamaged if code == sqlite3.SQLITE_CORRUPT else LogError
+    kind = LogDamaged if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_TOOBIG} else LogError
     return kind(f"{doing}: {what}", where=where, hint=hint)
 
 
@@ -142,33 +146,6 @@ class LogReader:
         """Is there nothing in the file yet, not even the table? Raises LogTooNew, LogError."""
         return not self._run("opening the event log", lambda connection: check_format(connection, self._path))
 
-    def backup(self, dest: Path) -> None:
-        """Write a consistent, complete copy to the new file `dest`, durably; appending goes on meanwhile.
-        Raises InputError (it exists), LogError, DiskError."""
-        if dest.exists():
-            raise InputError("the backup would overwrite a file", where=str(dest), hint="name a new file")
-        part = dest.with_name(f".{dest.name}.{os.getpid()}.part")
-
-        def copy(connection: sqlite3.Connection) -> None:
-            target = sqlite3.connect(part)
-            try:
-                connection.backup(target)
-                # One file, that can be read where it cannot be written.
-                target.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            finally:
-                target.close()
-
-        try:
-            self._run("copying the event log", copy)
-            with part.open("rb") as file:
-                os.fsync(file.fileno())
-            part.rename(dest)
-            sync_directory(dest.parent)
-        except OSError as error:
-            raise DiskError.of(error, "copying the event log") from error
-        finally:
-            part.unlink(missing_ok=True)
-
     def close(self) -> None:
         """Let go of the file. Queries raise LogError from now on."""
         with self._lock:
@@ -204,9 +181,6 @@ class LogReader:
             main = self._path.stat()
         except OSError as error:
             raise DiskError.of(error, "opening the event log") from error
-        if not stat.S_ISREG(main.st_mode):
-            # reason: to open a FIFO waits for ever
-            raise LogError("this is no file", where=str(self._path), hint="restore a backup, or use another root")
         if not self._read_only:
             return "shared", main.st_ino
         state = (main.st_ino, main.st_size, main.st_mtime_ns)
@@ -224,6 +198,7 @@ class LogReader:
         if self._connection is not None and self._manner == manner:
             return self._connection
         self._disconnect()
+        check_files(self._path)
         query = {"shared": "mode=rw", "mapped": "mode=ro&readonly_shm=1", "immutable": "mode=ro&immutable=1"}
         path, how = self._path, query.get(manner[0], "mode=rw")
         if manner[0] == "copied":
@@ -231,6 +206,8 @@ class LogReader:
         connection = sqlite3.connect(
             uri(path, how), uri=True, timeout=LOCK_TIMEOUT, isolation_level=None, check_same_thread=False
         )
+        # reason: rows of a log from elsewhere can share their pages, so that a small file has more than any memory
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LARGEST)
         connection.execute("PRAGMA query_only = 1")
         connection.execute("PRAGMA trusted_schema = OFF")
         if self._tolerant:
@@ -264,21 +241,23 @@ class LogReader:
             self._copy = None
 
 
+def check_files(path: Path) -> None:
+    """Raises LogError where SQLite would wait for ever, for what is no file."""
+    try:
+        check_database(path)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise DiskError.of(error, "opening the event log") from error
+        hint = "restore a backup, or use another root"
+        raise LogError("this is no file", where=str(error.filename), hint=hint) from error
+
+
 def check_writable(path: Path) -> None:
     """Raises DiskError when the log could only be read: SQLite would open it all the same, and say so at the first
     append."""
     if not os.access(path.parent, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
         number = _errno(sqlite3.SQLITE_READONLY, path) or errno.EACCES
         raise DiskError.of(OSError(number, os.strerror(number), str(path)), "opening the event log")
-
-
-def sync_directory(path: Path) -> None:
-    """Make names in the directory durable."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _code(error: sqlite3.Error) -> int:

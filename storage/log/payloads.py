@@ -80,19 +80,21 @@ class Payloads:
             )
             self._told[seq] = codec.decode(found[0]) if found and found[0][3] == REDACTION else None
         event = self._told[seq]
-        if event is None or payload.digest not in event.data["digests"]:
+        if event is None or payload.digest not in _digests(event):
             return None
         return {"seq": seq, "time": event.time, "by": event.data["by"], "reason": event.data["reason"]}
+
+
+def _digests(event: Event) -> list[str]:
+    """What a redaction says that it erased; nothing, where it is none that anybody made."""
+    said = event.data.get("digests")
+    return [digest for digest in said if isinstance(digest, str)] if isinstance(said, list) else []
 
 
 def payload_problems(log: EventLog, payloads: StoredPayloads) -> Iterator[tuple[int, str]]:
     """What is wrong with detached values: event and why, in order of events, for those that verify a log. Raises
     LogError."""
-    told = {
-        digest: event.seq
-        for event in log.read(types=frozenset({REDACTION}))
-        for digest in event.data["digests"]
-    }  # fmt: skip
+    told = {digest: event.seq for event in log.read(types=frozenset({REDACTION})) for digest in _digests(event)}
     for payload in payloads.payloads(0, log.last_seq()):
         if wrong := problem(payload):
             yield payload.seq, wrong

@@ -21,6 +21,7 @@ from eventsourcing.sqlite import (
     SQLiteDatastore,
 )
 
+from storage.durable import fsync_directory
 from storage.errors import DiskError, LogError
 from storage.interfaces.log import Event, Payload
 from storage.log import codec
@@ -30,9 +31,9 @@ from storage.log.logfile import (
     EVENTS,
     FORMAT,
     LOCK_TIMEOUT,
+    check_files,
     check_format,
     patiently,
-    sync_directory,
     uri,
 )
 
@@ -126,6 +127,7 @@ class _Pool(SQLiteConnectionPool):
 
     def _create_connection(self) -> SQLiteConnection:
         """Raises sqlite3.Error, LogError."""
+        check_files(self._path)
         connection = sqlite3.connect(
             self.db_name, uri=True, timeout=LOCK_TIMEOUT, isolation_level=None, check_same_thread=False
         )
@@ -272,7 +274,7 @@ def create(path: Path) -> None:
         # The directory is its own lock file: it goes with the process, and nothing is left to sweep.
         fcntl.flock(directory, fcntl.LOCK_EX)
         patiently(path, "creating the event log", lambda: _create(path))
-        sync_directory(path.parent)
+        fsync_directory(path.parent)
     finally:
         os.close(directory)
 

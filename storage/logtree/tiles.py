@@ -21,6 +21,7 @@ from storage.errors import LogError
 from storage.interfaces.log import StoredRows
 from storage.logtree import merkle
 from storage.logtree.leaves import leaf_hashes
+from storage.regular import check_database
 
 HASH = 32  # bytes
 TILE = 256  # hashes
@@ -57,11 +58,12 @@ class Tree:
             self._db.close()
 
     def _open(self, path: Path) -> None:
-        if not path.exists():
-            if self._read_only:
-                return
-        elif not path.is_file():
-            raise sqlite3.DatabaseError("it is no file")  # to open a FIFO waits for ever
+        if self._read_only and not path.exists():
+            return
+        try:
+            check_database(path)
+        except OSError as error:
+            raise sqlite3.DatabaseError(str(error)) from error
         how = "mode=ro&immutable=1" if self._read_only else "mode=rwc"
         self._db = sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True, isolation_level=None)
         self._db.execute("PRAGMA trusted_schema=OFF")  # reason: the file may come with a root from elsewhere

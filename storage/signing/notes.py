@@ -99,7 +99,7 @@ class Signer:
 
 def new_signer(name: str, random: bytes) -> Signer:
     """A key called `name`, of 32 random bytes. Raises InputError for a name that a note cannot have."""
-    if not _NAME.fullmatch(name):
+    if not _NAME.fullmatch(name) or not name.isprintable():
         hint = "use no blanks and no +, as in ci.example/refledger"
         raise InputError(f"a key cannot be called {name[:60]!r}", hint=hint)
     if len(random) != 32:

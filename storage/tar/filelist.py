@@ -25,12 +25,15 @@ _KINDS = {
     REGULAR: "file", HARD_LINK: "link", SYMLINK: "symlink", CHARACTER: "char", BLOCK_DEVICE: "block",
     DIRECTORY: "dir", FIFO: "fifo",
 }  # fmt: skip
+_MOST = (1 << 63) - 1
+"""What a list can say of a size or a time; a tar can say more, of files that no disk can have."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileFact:
     """One entry of a layer's tar. `path` as in the tar, odd bytes escaped; `mode` the 12 permission bits; `mtime` ns
-    since the epoch; `content`: digest of a file, target of a link, numbers of a device; `xattrs` hexadecimal."""
+    since the epoch, within 64 bits; `content`: digest of a file, target of a link, numbers of a device; `xattrs`
+    hexadecimal."""
 
     path: str
     kind: str
@@ -68,8 +71,8 @@ def list_tar(source: ByteSource) -> Iterator[FileFact]:
             content = str(hasher.digest())
         xattrs = tuple(sorted((_shown(key), value.hex()) for key, value in entry.xattrs.items()))
         yield FileFact(
-            _shown(entry.name), _KINDS[entry.type], entry.mode, f"{entry.uid}:{entry.gid}", entry.size, entry.mtime,
-            content, xattrs,
+            _shown(entry.name), _KINDS[entry.type], entry.mode, f"{entry.uid}:{entry.gid}",
+            min(entry.size, _MOST), max(-_MOST, min(entry.mtime, _MOST)), content, xattrs,
         )  # fmt: skip
 
 

@@ -275,6 +275,8 @@ def _extend(entry: Entry, pax: dict[bytes, bytes]) -> None:
         raise VerificationError(f"a name with a zero byte in it: {_show(entry.name)}")
     for key, value in pax.items():
         if key.startswith(_XATTR):
+            if b"\0" in key:
+                raise VerificationError(f"an attribute with a zero byte in its name: {_show(entry.name)}")
             entry.xattrs[key[len(_XATTR) :]] = value
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from storage.digest import Digest, Hasher, canonical_json, parse_json
 from storage.errors import DiskError, InputError
 from storage.interfaces.blobs import ByteSource
+from storage.layers.checked import MOST_NOTED
 from storage.regular import open_regular
 
 SUFFIX = ".erofs"
@@ -54,11 +55,13 @@ class Image:
             said: dict[str, Any] = parse_json(start.rstrip(b"\0"))
             if said["refledger"] != VERSION:
                 raise ValueError(f"version {said['refledger']}")
-            tar, implied, rest = said["tar"], said["implied"], str(said.pop("rest", ""))
+            rest = str(said.pop("rest", ""))
+            tar, implied = _place(said["tar"]), _place(said["implied"])
+            if sum(tar) > implied[0] or implied[1] > MOST_NOTED:
+                raise ValueError("its parts lie where they cannot")
             return cls(
-                path, Digest(said["diff_id"]), (int(tar[0]), int(tar[1])), (int(implied[0]), int(implied[1])),
-                str(said.get("name", "")), rest, canonical_json(said),
-            )  # fmt: skip
+                path, Digest(said["diff_id"]), tar, implied, str(said.get("name", "")), rest, canonical_json(said)
+            )
         except (ValueError, KeyError, TypeError, IndexError, AttributeError, InputError) as error:
             raise DiskError(
                 f"not a layer image of this Refledger: {error}", where=str(path),
@@ -79,6 +82,14 @@ class Image:
         with open_regular(self.path) as file:
             file.seek(at)
             yield _Part(file, size)
+
+
+def _place(said: Any) -> tuple[int, int]:
+    """Offset and size. Raises ValueError, TypeError."""
+    offset, size = said
+    if not all(type(number) is int and 0 <= number < 1 << 62 for number in (offset, size)):
+        raise ValueError("a place that is none")
+    return offset, size
 
 
 def rest_digest(fd: int, header: bytes, tar: tuple[int, int], end: int) -> str:

@@ -137,5 +137,20 @@ def test_I9_damaged_configuration_is_one_line_without_its_contents(tmp_path: Pat
     assert caught.value.__cause__ is None
 
 
+@pytest.mark.parametrize("field", ["username", "password", "identitytoken", "registrytoken"])
+def test_I9_what_no_request_can_carry_is_refused_and_not_quoted(tmp_path: Path, field: str) -> None:
+    kept = {"auths": {"r.example": {field: f"{SECRET}\ud800" if field in {"username", "password"} else f"{SECRET}\n"}}}
+    with pytest.raises(RegistryError, match="has damaged credentials") as raised:
+        lookup(configured(tmp_path, kept), "r.example")
+    assert SECRET not in str(raised.value)
+
+
+def test_I9_a_helper_that_answers_what_no_request_can_carry_is_named(tmp_path: Path) -> None:
+    helper(tmp_path, "odd", """printf '{"Username": "<token>", "Secret": "%s\\\\n"}' """ + SECRET)
+    with pytest.raises(RegistryError, match="answered with what no request") as raised:
+        lookup(configured(tmp_path, {"credsStore": "odd"}), "r.example")
+    assert SECRET not in str(raised.value)
+
+
 def test_I9_a_credential_does_not_show_itself() -> None:
     assert SECRET not in repr(Credential("me", SECRET, SECRET, SECRET))

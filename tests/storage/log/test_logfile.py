@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.errors import DiskError, HostError, InputError, LogError, LogTooNew
+from storage.errors import DiskError, HostError, LogError, LogTooNew
 from storage.interfaces.log import NewEvent
 from storage.log.eventlog import SqliteEventLog
 
@@ -95,12 +95,8 @@ def test_I13_reading_leaves_the_directory_as_it_was(tmp_path: Path, kind: str) -
     assert fingerprint(path.parent) == before
     with pytest.raises(LogError, match="reading only"):
         log.append(new())
-    log.backup(tmp_path / "copy.db")
     log.close()
     assert fingerprint(path.parent) == before
-    copy = SqliteEventLog(tmp_path / "copy.db", read_only=True)
-    assert copy.last_seq() == 10
-    copy.close()
 
 
 @needs_root
@@ -316,26 +312,4 @@ def test_a_log_on_a_disk_that_is_full_already_is_refused_until_there_is_space(sm
     filler = fill(small_disk)
     log = SqliteEventLog(small_disk / "root" / "log.db", read_only=True)  # reading needs no space
     assert log.last_seq() == 1
-    log.close()
-
-
-# ---------------------------------------------------------------- copies
-
-
-def test_a_backup_of_a_living_log_is_complete_and_one_file(tmp_path: Path) -> None:
-    log = SqliteEventLog(tmp_path / "root" / "log.db")
-    log.append(*(new(number=number) for number in range(100)))
-    (tmp_path / "copies").mkdir()
-    log.backup(tmp_path / "copies" / "log.db")
-    assert [entry.name for entry in (tmp_path / "copies").iterdir()] == ["log.db"]
-    log.append(new())
-    copy = SqliteEventLog(tmp_path / "copies" / "log.db")
-    assert list(copy.read()) == list(log.read(until=100))
-    assert copy.append(new())[0].seq == 101  # a copy is a log
-    copy.close()
-    with pytest.raises(InputError, match="overwrite"):
-        log.backup(tmp_path / "copies" / "log.db")
-    with pytest.raises(HostError) as caught:
-        log.backup(tmp_path / "missing" / "log.db")
-    assert one_line(caught.value).count("copying the event log") == 1
     log.close()

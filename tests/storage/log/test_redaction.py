@@ -173,16 +173,6 @@ def test_erasing_twice_keeps_what_was_said_first(log: SqliteEventLog) -> None:
     assert next(log.read()).data["text"][REDACTED]["seq"] == first
 
 
-def test_a_backup_has_payloads_and_what_was_erased_later(log: SqliteEventLog, tmp_path: Path) -> None:
-    log.append(printed("kept"), printed("erased later"))
-    log.backup(tmp_path / "copy.db")
-    erase(log, all_payloads(log)[1])
-    copy = SqliteEventLog(tmp_path / "copy.db", read_only=True)
-    assert [event.data["text"] for event in copy.read()] == ["kept", "erased later"]
-    assert not list(payload_problems(copy, copy))
-    copy.close()
-
-
 KILLED = """
 import os, signal, sys
 from pathlib import Path

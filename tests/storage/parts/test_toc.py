@@ -19,7 +19,8 @@ from storage.interfaces.images import Descriptor
 from storage.interfaces.parts import Part
 from storage.layers.directory import DirectoryLayers
 from storage.parts.toc import LARGEST, ChunkedToc, reading
-from storage.parts.trees import DirectoryParts, merge
+from storage.parts.trees import DirectoryParts, UsableToc, merge
+from storage.scratch import Scratch
 from tests.chunked import MAKERS, Made, estargz, gzip_member, zstd_chunked, zstd_frame
 from tests.registry_fixture import digest_of
 from tests.storage.layers.trees import facts, file, info, make_tar
@@ -189,6 +190,13 @@ def test_what_is_no_table_is_unusable(data: bytes) -> None:
     with pytest.raises(TocUnusable):
         toc = ChunkedToc(data, 100)
         toc.look(b"a")
+
+
+def test_an_attribute_that_no_file_can_have_makes_a_table_unusable(tmp_path: Path) -> None:
+    toc = UsableToc(ChunkedToc(table(reg("a", xattrs={"user.a\0b": ""})), 100), Scratch(tmp_path, "b1"))
+    with pytest.raises(TocUnusable, match="xattrs"):
+        toc.part(Part(set(), {b"a"}, set(), lambda _: "nothing"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_neighbouring_ranges_are_read_in_one() -> None:

@@ -89,6 +89,6 @@ def test_damaged_keys_are_refused_and_not_quoted() -> None:
     for text in (KEY[:-4], KEY.replace("530d903a", "530d903b"), "x+y", ""):
         with pytest.raises(InputError):
             Verifier.parse(text)
-    for name in ("", "a b", "a+b", "a\nb"):
+    for name in ("", "a b", "a+b", "a\nb", "a\udcff", "a\x9b"):
         with pytest.raises(InputError, match="cannot be called"):
             new_signer(name, bytes(32))

@@ -28,6 +28,13 @@ def member(name: str, data: bytes = b"", **more: object) -> tuple[tarfile.TarInf
     return info, data
 
 
+@pytest.mark.parametrize("time", ["99999999999", "-99999999999"])
+def test_a_time_that_no_number_of_64_bits_tells_is_the_furthest(time: str) -> None:
+    (fact,) = list_tar(tar_of(member("a", pax_headers={"mtime": time})))
+    assert abs(fact.mtime) == (1 << 63) - 1
+    assert load(dump([fact])) == [fact]
+
+
 def test_a_list_says_what_the_tar_says_and_survives_being_kept() -> None:
     facts = list(
         list_tar(

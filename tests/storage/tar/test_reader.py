@@ -270,6 +270,7 @@ MALFORMED = {
     "a pax time that is none": pax(b"13 mtime=nan\n") + header(),
     "a pax time with exponent": pax(b"15 mtime=1e999\n") + header(),
     "a zero byte in a name": pax(b"12 path=a\0b\n") + header(),
+    "a zero byte in an attribute's name": pax(b"27 SCHILY.xattr.user.a\0b=v\n") + header(),
     "sparse segments backwards": header(
         type=b"S", size=b"00000000004\0", real=b"00000001000\0",
         sparse=b"00000000100\x0000000000002\x0000000000000\x0000000000002\0",
