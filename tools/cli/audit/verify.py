@@ -38,8 +38,12 @@ def verify(
 
     Nothing is written and, but for a registry named with --against, nobody is asked.
     """
+    if proof and what:
+        raise InputError("--proof checks a proof alone", hint="leave out what else is named")
     verifiers = [read_verifier(key) for key in keys]
     target = proof or what or roots.root_directory()
+    if (against or quick) and not target.is_dir():
+        raise InputError("--against and --quick are about a root", where=str(target), hint="name a root, or nothing")
     try:
         if target.is_dir():
             _root(target, verifiers, against, quick=quick, as_json=as_json)
