@@ -204,7 +204,7 @@ def run_request(
 
                 text, filename = getattr(error, "definition", (request.dockerfile or "", request.frontend.filename))
                 sys.stderr.write(explain(root.log, run.before, build_id, error, text, filename))
-            elif progress == "quiet":
+            elif progress == "quiet" and any(event.build == build_id for event in root.log.read(after=run.before)):
                 sys.stderr.write(f"build {build_id}\n")
             if bundle is not None:
                 _bundle(root, build_id, bundle)

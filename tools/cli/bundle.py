@@ -75,7 +75,7 @@ def create(build_id: str, dest: str, full: bool, no_context: bool, redact: tuple
 
 
 @bundle.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @as_json_option
 def inspect(file: Path, as_json: bool) -> None:
     """Check FILE to its last byte, and tell the build that is in it. Needs no root and no network."""

@@ -46,7 +46,8 @@ def write_file(dest: str | None, data: bytes, doing: str) -> None:
     try:
         replace_file(Path(str(dest)), data, named=True)
     except OSError as error:
-        raise DiskError.of(error, doing) from error
+        # reason: the file that error names is the unfinished one beside it
+        raise DiskError.of(OSError(error.errno, error.strerror, dest), doing) from error
 
 
 def columns(otherwise: int) -> int:

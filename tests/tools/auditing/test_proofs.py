@@ -123,7 +123,7 @@ def test_what_is_not_there_or_not_signed_yet_cannot_be_proved(signed: Path) -> N
         inclusion(signed, 604)
     with pytest.raises(InputError, match="no checkpoint of 5 events was signed"):
         consistency(signed, "5")
-    with pytest.raises(InputError, match="no checkpoint of 9+ events was signed"):
+    with pytest.raises(InputError, match=r"no checkpoint of 9+ events was signed"):
         consistency(signed, "9" * 5000)
     with pytest.raises(InputError, match="--from is the larger"):
         consistency(signed, "257", "3")

@@ -52,7 +52,7 @@ def report(build_id: str, dest: str | None) -> None:
             # reason: ids come from the log, and that from whomever: this one might lead anywhere
             raise InputError("the id of this build is no name for a file", hint="name one with -o FILE")
         path = dest or f"{record.id}.html"
-        write_file(path, text.encode(), f"writing {path}")
+        write_file(path, text.encode(), "writing the report")
         if path != "-":
             print_line(clean(path))
 
