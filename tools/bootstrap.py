@@ -372,8 +372,8 @@ class _Parts:
 
 def _layer_limit() -> int:
     limit = os.environ.get("REFLEDGER_LAYER_LIMIT") or str(LAYER_LIMIT)
-    if not limit.isdecimal():
-        raise InputError(f"REFLEDGER_LAYER_LIMIT={limit}: not a number of bytes", hint="write digits only")
+    if not limit.isdecimal() or len(limit) > 18:
+        raise InputError(f"REFLEDGER_LAYER_LIMIT={limit[:40]}: not a number of bytes", hint="write digits only")
     return int(limit)
 
 
