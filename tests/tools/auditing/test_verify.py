@@ -18,7 +18,7 @@ from storage.digest import Digest
 from storage.interfaces.log import Event
 from tests.builder import PROJECT
 from tests.registry_fixture import RegistryProcess
-from tests.tools.auditing.attack_table import rebundle, without_proof
+from tests.tools.auditing.attack_bundles import rebundle, without_proof
 from tests.tools.auditing.attacks import Scene, clear, copy_root, make_scene, open_copy, verify
 from tools.auditing.bundles import verify_bundle
 
