@@ -91,6 +91,8 @@ def test_files_of_a_tar_keep_their_owners(builder: Builder) -> None:
 def test_a_dockerfile_on_standard_input_has_no_context(builder: Builder) -> None:
     done, files = build(builder, "-", stdin=b"FROM scratch\nCOPY <<x /x\nhello\nx\n")
     assert (done.code, files) == (0, {"x": "hello\n"})
+    large, _ = build(builder, "-", stdin=b"FROM scratch\n#".ljust((16 << 20) + 1, b"#"))
+    assert (large.code, large.err) == (2, "ERROR: standard input: it is larger than 16777216 bytes\n")
     failed, _ = build(builder, "-", stdin=b"FROM scratch\nCOPY a /\n")
     assert failed.code == 2
     assert '"/a": not found' in failed.err

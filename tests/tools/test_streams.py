@@ -53,6 +53,17 @@ def test_output_that_cannot_be_written_is_an_error_and_told_in_one_line(
 
 
 @root_only
+def test_a_file_that_cannot_be_written_is_called_what_it_was_called(tmp_path: Path) -> None:
+    builder = Builder(tmp_path)
+    builder.must_build("FROM scratch\nLABEL a=b\n")
+    build = json.loads(builder.run("history", "--json").out)["id"]
+    for command in (["report", build], ["bundle", build]):
+        done = builder.run(*command, "-o", "/proc/no/such")
+        assert done.code == 3
+        assert done.err.startswith("ERROR: /proc/no/such: writing the "), done.err
+
+
+@root_only
 def test_a_build_goes_on_to_its_end_whoever_listens(tmp_path: Path) -> None:
     builder = Builder(tmp_path)
     builder.write({"Dockerfile": "FROM scratch\nCOPY ünïcode /\n", "ünïcode": "x"})

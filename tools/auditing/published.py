@@ -24,7 +24,7 @@ from storage.interfaces.images import Descriptor, Provider, Reference
 from storage.media_types import EMPTY_CONFIG, MANIFEST
 from storage.reference import LAYOUT, parse_layout, parse_reference
 from storage.signing.notes import Checkpoint, Verifier
-from tools.auditing.checkpoints import Signed, is_of
+from tools.auditing.checkpoints import Signed, log_of
 from tools.auditing.proofs import signed_by
 
 if TYPE_CHECKING:
@@ -101,8 +101,7 @@ def _append(path: Path, note: str) -> None:
 
 def tag_of(checkpoint: Checkpoint) -> str:
     """The tag of a checkpoint: log, size, and root."""
-    identity = checkpoint.origin.rpartition("/")[2]
-    return f"{_TAG}{identity}-{checkpoint.size}-{checkpoint.root[:8].hex()}"
+    return f"{_TAG}{log_of(checkpoint)}-{checkpoint.size}-{checkpoint.root[:8].hex()}"
 
 
 async def _push(signed: Signed, target: Target, subject: str) -> str:
@@ -147,7 +146,7 @@ def published(source: str, verifiers: Sequence[Verifier] = (), identity: str = "
     changed. With `verifiers`, all that are given back are signed by them. Raises VerificationError for what is no
     signed checkpoint, InputError, DiskError, RegistryError."""
     found = [(where, note, Signed.parse(note, where).checkpoint) for where, note in notes(source)]
-    mine = [one for one in found if identity and is_of(one[2], identity)] or found
+    mine = [one for one in found if identity and log_of(one[2]) == identity] or found
     for where, note, _ in mine if verifiers else ():
         try:
             signed_by(note, verifiers)

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from engine.request import BuildRequest
 
 
+_LATEST = 253_402_300_799
+"""Seconds from 1970 to the end of the year 9999, the last one that an image's config can name (RFC 3339)."""
+
+
 def read_request(
     context: str,
     file: str | None,
@@ -147,7 +151,7 @@ def read_epoch(text: str | None) -> int | None:
     """SOURCE_DATE_EPOCH in seconds; None when it is not set. Raises InputError."""
     if not text:
         return None
-    if not text.isascii() or not text.isdigit():
+    if not text.isascii() or not text.isdigit() or len(text) > len(str(_LATEST)) or int(text) > _LATEST:
         raise InputError(f"SOURCE_DATE_EPOCH is {text[:40]!r}", hint="it is a number of seconds since 1970")
     return int(text)
 

@@ -37,10 +37,14 @@ def _short_ref(ref: str) -> str:
     return f"{algorithm}:{rest[:12]}" if colon else ref
 
 
+_MOST = (1 << 63) - 1
+"""The largest number that an event can have."""
+
+
 @click.command()
 @click.option("--build", "build_id", metavar="BUILD", help="Only this build's.")
 @click.option("--type", "types", multiple=True, metavar="TYPE", help="Only this type; may be given again.")
-@click.option("--after", default=0, type=click.IntRange(0), metavar="SEQ", help="Only later ones.")
+@click.option("--after", default=0, type=click.IntRange(0, _MOST), metavar="SEQ", help="Only later ones.")
 @click.option("--follow", is_flag=True, help="Go on with what is appended from now on.")
 @as_json_option
 def events(build_id: str | None, types: tuple[str, ...], after: int, follow: bool, as_json: bool) -> None:

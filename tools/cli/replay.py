@@ -16,6 +16,7 @@ from storage.errors import InputError
 from tools import bootstrap, roots
 from tools.cli.build import Machine
 from tools.cli.grants import Lent, granted, read_grants
+from tools.cli.moment import find_step, whole_view
 from tools.cli.result_options import progress_option, snapshotter_option
 from tools.cli.running import interruptible, running
 from tools.cli.writing import as_json_option, print_json, print_line
@@ -217,23 +218,17 @@ def choose(recorded: Recorded, which: Which) -> Choice:
 
 
 def _find(recorded: Recorded, text: str) -> Digest:
-    from projections.progress import fold
     from storage.digest import Digest
 
-    story, graph = recorded.story, recorded.graph
+    record, graph = recorded.story.record, recorded.graph
     assert graph is not None
-    record = story.record
-    view = fold(recorded.log, record.id, after=record.first_seq - 1, until=record.last_seq, tail=0)
-    steps = [step for step in view.steps if step.kind == "step"]
-    found = [s for s in steps if str(s.number) == text] or [s for s in steps if text in s.name]
-    if len(found) != 1:
-        which = "several steps match" if found else "no step matches"
-        raise InputError(f"{which} {text!r} in build {record.id}", hint="refledger show lists the steps")
+    steps = (step for step in whole_view(recorded.log, record).steps if step.kind == "step")
+    found = find_step(steps, record, text)
     with suppress(InputError):
-        digest = Digest(found[0].vertex)
+        digest = Digest(found.vertex)
         if digest in graph.by_digest:
             return digest
-    raise InputError(f"{found[0].name!r} is no step that can be executed")
+    raise InputError(f"{found.name!r} is no step that can be executed")
 
 
 # ---------------------------------------------------------------- what came of it

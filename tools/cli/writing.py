@@ -6,9 +6,12 @@ import json
 import shutil
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
+from storage.durable import replace_file
+from storage.errors import DiskError
 from tools.cli.stream import speaks_unicode
 from tools.text import cells, clean, fit
 
@@ -33,6 +36,18 @@ def print_json(value: object) -> None:
 def print_cut(line: str, limit: int) -> None:
     """Write `line`, cut to `limit` columns."""
     print_line(fit(line, limit, "…" if speaks_unicode(sys.stdout) else "..."))
+
+
+def write_file(dest: str | None, data: bytes, doing: str) -> None:
+    """`data` as the file `dest`, whole or not at all; None or -: on standard output. Raises DiskError."""
+    if dest in {None, "-"}:
+        sys.stdout.buffer.write(data)
+        return
+    try:
+        replace_file(Path(str(dest)), data, named=True)
+    except OSError as error:
+        # reason: the file that error names is the unfinished one beside it
+        raise DiskError.of(OSError(error.errno, error.strerror, dest), doing) from error
 
 
 def columns(otherwise: int) -> int:

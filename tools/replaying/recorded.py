@@ -62,7 +62,7 @@ class Recorded:
         """SOURCE_DATE_EPOCH of the build."""
         options = self.story.started.get("options", {})
         text = options.get("epoch", options.get("args", {}).get("SOURCE_DATE_EPOCH"))
-        return int(text) if str(text).isdecimal() else None
+        return int(text) if str(text).isdecimal() and len(str(text)) < 20 else None
 
     def name(self, vertex: Digest) -> str:
         """A step's name."""

@@ -123,6 +123,8 @@ def test_what_is_not_there_or_not_signed_yet_cannot_be_proved(signed: Path) -> N
         inclusion(signed, 604)
     with pytest.raises(InputError, match="no checkpoint of 5 events was signed"):
         consistency(signed, "5")
+    with pytest.raises(InputError, match=r"no checkpoint of 9+ events was signed"):
+        consistency(signed, "9" * 5000)
     with pytest.raises(InputError, match="--from is the larger"):
         consistency(signed, "257", "3")
     with pytest.raises(InputError, match="cannot be read"):
@@ -242,6 +244,7 @@ def test_prove_writes_a_file_that_can_be_checked_anywhere(tmp_path: Path) -> Non
     assert (done.code, done.out, done.err) == (0, "", "")
     data = (tmp_path / "3.proof").read_bytes()
     assert builder.run("audit", "prove", "3").out.encode() == data
+    assert builder.run("audit", "prove", "3", "-o", "-").out.encode() == data
     assert builder.run("audit", "prove", "--from", str(tmp_path / "first"), "-o", str(tmp_path / "c.proof")).code == 0
     shutil.rmtree(builder.root)
     (tmp_path / "key").write_text(key)

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tools.drills.loss import AGAIN as ACTION
-from tools.drills.loss import Damage, Done, Place, archived, judge, main
+from tools.drills.damage import Damage
+from tools.drills.loss import judge, main
+from tools.drills.place import AGAIN as ACTION
+from tools.drills.place import Done, Place, archived
 from tools.lab.loopback_registry import LoopbackRegistry
 
 pytestmark = pytest.mark.skipif(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections import deque
-from pathlib import Path
 
 import click
 
@@ -15,13 +13,12 @@ from projections.mentions import Mentions
 from projections.progress import fold
 from projections.progress import output as output_lines
 from projections.why import explain
-from storage.durable import replace_file
-from storage.errors import DiskError, InputError, VerificationError
+from storage.errors import InputError, VerificationError
 from storage.interfaces.log import EventLog
 from tools import roots
 from tools.cli.report.page import Facts, Printed, page
 from tools.cli.why import hides
-from tools.cli.writing import print_line
+from tools.cli.writing import print_line, write_file
 from tools.text import clean, last_segment
 
 OUTPUT = 256 * 1024
@@ -51,18 +48,13 @@ def report(build_id: str, dest: str | None) -> None:
         audit = build_report(log, blobs, views, record, hides, found)
         text = page(Facts(record, view, found, definition, _printed(log, record), audit))
         # reason for within: of a damaged log there is a page of what lies before the damage, and then the error
-        if dest == "-":
-            sys.stdout.buffer.write(text.encode())
-            return
         if not dest and not _ID.fullmatch(record.id):
             # reason: ids come from the log, and that from whomever: this one might lead anywhere
             raise InputError("the id of this build is no name for a file", hint="name one with -o FILE")
-        path = Path(dest or f"{record.id}.html")
-        try:
-            replace_file(path, text.encode(), named=True)
-        except OSError as error:
-            raise DiskError.of(error, f"writing {path}") from error
-        print_line(clean(str(path)))
+        path = dest or f"{record.id}.html"
+        write_file(path, text.encode(), "writing the report")
+        if path != "-":
+            print_line(clean(path))
 
 
 def _printed(log: EventLog, record: BuildRecord) -> dict[str, Printed]:
