@@ -47,8 +47,8 @@ class Facts(Protocol):
         ...
 
     def post(self, fact: Fact, *, vertex: str | None = None, cause: int | None = None) -> None:
-        """Append in order, durable a little later. A failure surfaces at the next `record` or `flush`. Raises InputError
-        for what no event has room for."""
+        """Append in order, durable a little later. A failure surfaces at the next `record` or `flush`. Raises
+        InputError for what no event has room for."""
         ...
 
 
