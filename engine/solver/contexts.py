@@ -18,6 +18,7 @@ from engine.events import (
 )
 from engine.graph import ContextSource, Copy, Graph, Run, Vertex, VertexError
 from engine.ledger import Facts
+from engine.ops.executor import Task
 from engine.ops.rules import source_of
 from engine.ops.select import Selection, select
 from engine.refs.ref import Remote
@@ -91,6 +92,16 @@ class Taken:
             return {}
         taken = ((number, vertex.inputs[m.input]) for number, m in enumerate(vertex.op.mounts) if m.input >= 0)
         return {number: str(self.directories[digest]) for number, digest in taken if digest in self.directories}
+
+    def task(
+        self, build: str, vertex: Vertex, inputs: tuple[Remote, ...], attempt: int, epoch: int | None
+    ) -> Task:
+        """The execution of `vertex` on `inputs` that is `attempt` of `build`."""
+        return Task(
+            vertex, f"{build}-{vertex.digest.short}-{attempt}", attempt, inputs, self.directory(vertex),
+            selection=self.selections.get(vertex.digest), epoch=epoch, mounted=self.mounted.get(vertex.digest, {}),
+            directories=self.mounts(vertex),
+        )  # fmt: skip
 
     async def keep(self, vertex: Vertex, ref: Remote) -> None:
         """Say where the files that `vertex` took stay, now that `ref` is its result; durable before that can be a cache
