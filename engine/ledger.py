@@ -19,8 +19,8 @@ from storage.interfaces.log import Event, EventLog, NewEvent, TooLarge
 
 ROOM = 48 * 1024
 """Bytes that a list in one event may take: an event has 64 KiB."""
-MOST_TEXT = ROOM // 6
-"""Characters of an error in an event: JSON takes six bytes for one that cannot be printed."""
+MOST_TEXT = 8192
+"""Characters of an error in an event."""
 
 
 def fitting(items: Sequence[Any]) -> tuple[Any, ...]:
@@ -35,7 +35,7 @@ def fitting(items: Sequence[Any]) -> tuple[Any, ...]:
 
 
 def shortened(text: str) -> str:
-    """`text`, or as much of its beginning as an event that says little else has room for in any encoding."""
+    """`text`, or as much of its beginning as an event has room for beside what else it says."""
     return text if len(text) <= MOST_TEXT else f"{text[:MOST_TEXT]}…"
 
 

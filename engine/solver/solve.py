@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 REVOCATIONS = 3
 """How often the result of one vertex may be lost in a build."""
 NAMED = 500
-"""Vertices that one HitRevoked names at most: an event has 64 KiB."""
+"""Vertices that one HitRevoked names at most, so that it fits into an event."""
 Lacking = Callable[[Graph, Plan], Awaitable[Sequence[Missing]]]
 """What a plan needs on this disk and does not have."""
 
