@@ -117,3 +117,22 @@ def test_I6_a_base_layer_made_anew_that_is_let_go_of_before_its_event_is_made_on
         assert packed.blob is not None
         assert raced.times == 2
         assert blobs.size(packed.blob.digest) == event.data["bytes"]
+
+
+def test_I8_a_packed_blob_that_is_let_go_of_before_it_is_read_is_packed_again(tmp_path: Path) -> None:
+    with kit(tmp_path) as parts:
+        writer = parts.snapshots.compose("b1-step-1")
+        writer.file(b"a", Look(0o644, 0, 0, 0), 1, [b"a"])
+        writer.commit()
+        transfer: Transfer = transfer_in(parts, _NothingKnown())
+
+        async def run() -> tuple[Layer, bytes]:
+            made = Remote("b1-step-1", (Layer(snapshot="b1-step-1", created=1),))
+            (layer,) = await transfer.pack(made, None, None)
+            assert layer.blob is not None
+            (parts.root.path / "blobs" / "sha256" / layer.blob.digest.hex).unlink()
+            return layer, b"".join([chunk async for chunk in transfer.reader.read(layer, lambda _: None)])
+
+        layer, data = asyncio.run(run())
+        assert layer.blob is not None
+        assert sha256(data) == layer.blob.digest
