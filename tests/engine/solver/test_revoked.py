@@ -56,7 +56,7 @@ class _Losing:
         return Outcome(of_step(task.execution, task.inputs[0], 1))
 
 
-class _Nothing:
+class Nothing:
     def lookup(self, key: Digest) -> Found | None:
         return None
 
@@ -103,7 +103,7 @@ def _solve(tmp_path: Path, times: int, between: int = 0) -> tuple[_Facts, dict[s
     solver = Solver(
         build="b", facts=facts, executor=_Losing("last", times),
         materializer=cast("Materializer", _Doors(FileLocks(tmp_path))),
-        cache=_Nothing(), presence=_Nothing(), blobs=DirectoryBlobs(tmp_path, owner="b"), contexts={}, jobs=2,
+        cache=Nothing(), presence=Nothing(), blobs=DirectoryBlobs(tmp_path, owner="b"), contexts={}, jobs=2,
     )  # fmt: skip
     solution = asyncio.run(solver.solve(graph))
     return facts, {graph.by_digest[digest].name: ref for digest, ref in solution.refs.items()}
