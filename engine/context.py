@@ -10,8 +10,9 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
+from engine.aside import shown_step
 from engine.errors import DiskError, InputError, RefledgerError
-from engine.events import DefinitionRead, VertexCancelled, VertexCompleted, VertexFailed, VertexStarted
+from engine.events import DefinitionRead
 from engine.frontend.contexts import context_title
 from engine.frontend.source import DOCKERFILE_LIMIT
 from engine.graph import (
@@ -76,8 +77,7 @@ async def fetch_context(
     given = request.frontend.context
     kind = "git source" if isinstance(given, GitSource) else "build context"
     name = f"[internal] load {kind} {context_title(given) if given else ''}".rstrip()
-    facts.post(VertexStarted(name=name, inputs=()), vertex="context")
-    try:
+    async with shown_step(facts, name, "context") as outputs:
         op: GitSource | ArchiveSource
         if request.archive is not None:
             op = await sources.store(request.archive)
@@ -90,13 +90,7 @@ async def fetch_context(
             read, filename = await asyncio.to_thread(_read_dockerfile, op, sources.tree(op), filename)
             await facts.record(DefinitionRead(definition=str(blobs.put(read.encode())), filename=filename))
             text = read
-    except asyncio.CancelledError:
-        facts.post(VertexCancelled(name=name), vertex="context")
-        raise
-    except RefledgerError as error:
-        await facts.record(VertexFailed(name=name, error=str(error)), vertex="context")
-        raise
-    facts.post(VertexCompleted(name=name, outputs=(ref.id,)), vertex="context")
+        outputs.append(ref.id)
     return replace(request, dockerfile=text, frontend=replace(request.frontend, context=op, filename=filename))
 
 
@@ -104,16 +98,11 @@ async def fetch_tree(op: FetchedSource, vertex: Vertex, sources: SourceFetcher, 
     """The directory of a pinned context, fetched now if it is not here. Raises VertexError."""
     if not await sources.is_here(op):
         shown = f"fetch:{vertex.digest}"
-        facts.post(VertexStarted(name=vertex.name, inputs=()), vertex=shown)
         try:
-            ref = await sources.fetch(op, shown)
-        except asyncio.CancelledError:
-            facts.post(VertexCancelled(name=vertex.name), vertex=shown)
-            raise
+            async with shown_step(facts, vertex.name, shown) as outputs:
+                outputs.append((await sources.fetch(op, shown)).id)
         except RefledgerError as error:
-            await facts.record(VertexFailed(name=vertex.name, error=str(error)), vertex=shown)
             raise VertexError(vertex, error) from error
-        facts.post(VertexCompleted(name=vertex.name, outputs=(ref.id,)), vertex=shown)
     return sources.tree(op)
 
 

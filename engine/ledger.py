@@ -19,9 +19,8 @@ from storage.interfaces.log import Event, EventLog, NewEvent, TooLarge
 
 ROOM = 512 * 1024
 """Bytes that a list in one event may take: an event has 1 MiB with its lists."""
-MOST_TEXT = 8 * 1024
-"""Characters of an error in an event, which has 64 KiB without lists: JSON takes six bytes for one that cannot be
-printed."""
+MOST_TEXT = 8192
+"""Characters of an error in an event."""
 
 
 def fitting(items: Sequence[Any]) -> tuple[Any, ...]:
@@ -36,7 +35,7 @@ def fitting(items: Sequence[Any]) -> tuple[Any, ...]:
 
 
 def shortened(text: str) -> str:
-    """`text`, or as much of its beginning as an event that says little else has room for in any encoding."""
+    """`text`, or as much of its beginning as an event has room for beside what else it says."""
     return text if len(text) <= MOST_TEXT else f"{text[:MOST_TEXT]}…"
 
 

@@ -297,9 +297,9 @@ class Materializer:
             if not isinstance(outcome, _Failure):
                 return outcome
             last = outcome
-            self.lost_by(provider, layer, blob, last.kind, str(last.error), vertex, cause)
             if last.final:
                 break  # before anybody is blamed
+            self.lost_by(provider, layer, blob, last.kind, str(last.error), vertex, cause)
             self.places.failed(provider, blob.digest, last.error)
         if last is None:
             refusal = self.places.refusal(blob.digest)
@@ -323,7 +323,12 @@ class Materializer:
     async def _use_stored(self, blob: Descriptor, use: _Use) -> None:
         with self.blobs.open(blob.digest) as stored:
             source = io.BufferedReader(stored, 1 << 20) if isinstance(stored, io.RawIOBase) else stored
-            await self._in_thread(lambda: use.read(source))
+            using = asyncio.ensure_future(self._in_thread(lambda: use.read(source)))
+            try:
+                await asyncio.shield(using)
+            finally:
+                stored.close()  # ends the use, if it is the waiter who is leaving
+                await settle(using)
 
     async def _pull(
         self, blob: Descriptor, provider: Provider, use: _Use, vertex: str | None, cause: int

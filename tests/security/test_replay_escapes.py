@@ -15,6 +15,7 @@ import pytest
 from engine.graph import Copy, GitSource, HttpSource, Op, Run, op_from_json, op_to_json
 from engine.ops.keep import restore
 from engine.ops.layer import Inode, Tree
+from engine.stored import op_from_json
 from storage.digest import sha256
 from storage.errors import InputError, VerificationError
 from storage.git import GitClient

@@ -226,12 +226,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a blob is said to be here that a collection took meanwhile",
-        (
-            Change(
-                "engine.exporters.transfer:Transfer._make",
-                "if self.reader.blobs.size(packed.blob.digest) is not None:", "if True:",
-            ),
-        ),
+        (Change("engine.together:made_and_told", "if here(made):", "if True:"),),
         seeds=tuple(range(400)),
     ),
     Mutation(

@@ -8,6 +8,7 @@ from typing import Any
 
 from engine.graph import ContextSource, Graph, Vertex, vertex
 from engine.refs.ref import SCRATCH, Layer, layers_from_json
+from engine.stored import graph_from_json
 from projections.history import BuildRecord
 from storage.digest import Digest, parse_json
 from storage.errors import InputError, VerificationError
@@ -198,7 +199,7 @@ def read_graph(story: Story, blob: Callable[[Digest], bytes]) -> Graph | None:
     if not story.graph:
         return None
     try:
-        graph = Graph.from_json(parse_json(blob(Digest(story.graph))))
+        graph = graph_from_json(parse_json(blob(Digest(story.graph))))
     except FileNotFoundError as error:
         raise VerificationError(
             f"the graph of build {story.record.id} is not here: {story.graph}",

@@ -18,7 +18,8 @@ from engine.frontend.contexts import (
     named_context,
     remote_context,
 )
-from engine.graph import ArchiveSource, ContextSource, Copy, GitSource, Graph, HttpSource, ImageSource, Merge
+from engine.graph import ArchiveSource, ContextSource, Copy, GitSource, HttpSource, ImageSource, Merge
+from engine.stored import graph_from_json
 from tests.engine.frontend.support import Images, compile_text, history_of, names
 
 
@@ -117,7 +118,7 @@ def test_a_context_that_is_a_stage() -> None:
 def test_the_stored_graph_has_all_that_is_needed_to_do_it_again() -> None:
     text = "FROM scratch\nCOPY a /\nADD git@h:b?subdir=d&submodules=false https://h/c /d/\n"
     graph = compile_text(text, context=ArchiveSource("https://h/x.tar"))
-    assert Graph.from_json(graph.to_json()).vertices == graph.vertices
+    assert graph_from_json(graph.to_json()).vertices == graph.vertices
 
 
 # ---------------------------------------------------------------- ADD

@@ -15,7 +15,7 @@ from engine.errors import ChecksFailed, DockerfileError, RefledgerError
 from engine.frontend.check import check_dockerfile
 from engine.frontend.compile import FrontendOptions
 from engine.frontend.dockerignore import IgnoreMatcher, parse_dockerignore
-from engine.graph import Graph
+from engine.stored import graph_from_json
 from tests.engine.frontend.support import Images, compile_text
 
 RUNS = int(os.environ.get("REFLEDGER_FUZZ", "700"))
@@ -111,7 +111,7 @@ def _survives(text: str, trigger: str = "RUN x", **options: object) -> None:
     except ChecksFailed as error:
         assert ":" in error.where
     else:
-        assert Graph.from_json(graph.to_json()).vertices == graph.vertices
+        assert graph_from_json(graph.to_json()).vertices == graph.vertices
         assert all("\n" not in vertex.name for vertex in graph.vertices)
     report = asyncio.run(check_dockerfile(text, FrontendOptions(**options), images.resolve))  # type: ignore[arg-type]
     last = text.count("\n") + 1

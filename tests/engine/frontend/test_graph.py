@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from engine.graph import ContextSource, Copy, Graph, ImageSource, InlineFile, Mkdir, Run, Scratch
+from engine.graph import ContextSource, Copy, ImageSource, InlineFile, Mkdir, Run, Scratch
+from engine.stored import graph_from_json
 from tests.engine.frontend.support import (
     DEFAULT_ENV,
     Images,
@@ -119,7 +120,7 @@ def test_vertices_stand_behind_their_inputs_and_all_serve_the_result() -> None:
         seen.add(vertex.digest)
     used = {graph.results[0].vertex} | {digest for vertex in graph.vertices for digest in vertex.inputs}
     assert used == seen
-    stored = Graph.from_json(json.loads(json.dumps(graph.to_json())))
+    stored = graph_from_json(json.loads(json.dumps(graph.to_json())))
     assert (stored.vertices, stored.results[0].history) == (graph.vertices, graph.results[0].history)
 
 
