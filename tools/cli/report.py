@@ -12,8 +12,8 @@ import click
 from projections.audit.report import build_report
 from projections.history import BuildRecord, History
 from projections.mentions import Mentions
+from projections.output import output_lines
 from projections.progress import fold
-from projections.progress import output as output_lines
 from projections.why import explain
 from storage.durable import replace_file
 from storage.errors import DiskError, InputError, VerificationError

@@ -27,7 +27,7 @@ from engine.operation import cancelled, conclude
 from engine.refs.ref import Layer, Remote
 from engine.replay import Replayer, Steps, Survey, plan_replay, survey
 from engine.solver.scheduler import VertexError
-from projections.progress import output as output_lines
+from projections.output import output_lines
 from storage.digest import Digest, canonical_json
 from storage.errors import InputError
 from storage.filelist import FileFact, list_tar
