@@ -109,6 +109,11 @@ def objects(data: Data, key: str) -> list[dict[str, Any]]:
     return list(value)
 
 
+def build_of(event: Event) -> str:
+    """The build that an event of it is about."""
+    return event.build or event.stream.removeprefix("build/")
+
+
 def git_name(data: Data) -> str:
     """A repository and its ref as they are asked for: `remote#ref`. Raises Malformed."""
     return f"{text(data, 'remote')}#{text(data, 'ref', '')}".rstrip("#")
