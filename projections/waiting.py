@@ -123,8 +123,8 @@ class Waiting:
             return []
         step = request.step
         step.avoided += size(event.data, "avoided")
-        for transfer in (step.transfers[digest] for digest in request.layers):
-            if transfer.open:
+        for transfer in map(step.transfers.get, request.layers):
+            if transfer is not None and transfer.open:
                 transfer.state, transfer.ended = "waited", event.time
                 transfer.done = max(transfer.done, transfer.total)
         if step.kind == "fetch":

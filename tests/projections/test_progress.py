@@ -311,3 +311,15 @@ def test_bytes_of_an_export_are_shown_under_it_and_not_under_one_whose_target_en
     assert [(one.name, list(one.transfers)) for one in fold(log, "b1").steps] == [
         ("exporting to oci my out", []), ("exporting to oci out", ["d"])
     ]  # fmt: skip
+
+
+def test_an_answer_to_a_step_that_was_called_off_meanwhile_changes_nothing() -> None:
+    log = ListLog()
+    story.begin(log)
+    asked = log.add(
+        e.MaterializationRequested(ref="r", reason="run", layers=story.BLOBS, bytes=1, snapshotter="d"), "b1", "v2"
+    )
+    log.add(e.VertexCancelled(name="v2", reason="bytes that it stands on were lost"), "b1", "v2")
+    assert step(fold(log, "b1"), "v2").transfers == {}
+    log.add(e.Materialized(ref="r", bytes=1, seconds=0.1), "b1", "v2", cause=asked.seq)
+    assert (step(fold(log, "b1"), "v2").state, step(fold(log, "b1"), "v2").transfers) == ("pending", {})
