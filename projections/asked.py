@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from projections.fields import BAD_EVENT, malformed, mapping, maybe_text, objects, size, text, texts
+from projections.fields import BAD_EVENT, git_name, integer, malformed, mapping, maybe_text, objects, size, text, texts
 from projections.history import BuildRecord
 from projections.steps import provider_names
 from storage.digest import Digest, parse_json
@@ -202,7 +202,7 @@ def _fold_source(build: Build, event: Event) -> None:
         case "HttpResolved":
             build.sources[text(data, "url"), ""] = text(data, "digest")
         case "GitResolved":
-            build.sources[f"{text(data, 'remote')}#{text(data, 'ref', '')}".rstrip("#"), ""] = text(data, "commit")
+            build.sources[git_name(data), ""] = text(data, "commit")
 
 
 def _fold_loss(build: Build, event: Event) -> None:
@@ -224,16 +224,25 @@ def _read_graph(build: Build, digest: str, blobs: Blobs) -> None:
     graph, build.targets = stored(blobs, digest, _vertices) or ([], [])
     number = 0
     for item in graph:
-        op, lines = mapping(item, "op"), item.get("lines") or (0, 0)
+        op, (first, last) = mapping(item, "op"), item.get("lines") or (0, 0)
+        _check_op(op)
         shown = op.get("op") != "scratch"
         number += shown
         vertex = text(item, "digest")
         build.steps[vertex] = Step(
-            vertex, text(item, "name"), text(item, "stage", ""), (int(lines[0]), int(lines[1])), op,
-            tuple(map(str, item.get("inputs", ()))), number if shown else 0,
+            vertex, text(item, "name"), text(item, "stage", ""), (int(first), int(last)), op,
+            tuple(texts(item, "inputs")), number if shown else 0,
         )  # fmt: skip
         if op.get("op") == "context":
             build.contexts.add(vertex)
+
+
+def _check_op(op: Json) -> None:
+    """What is asked of an op later has its shape. Raises Malformed: the graph may be a stranger's."""
+    for mount in objects(op, "mounts"):
+        integer(mount, "input")
+    objects(op, "layers")
+    texts(op, "excludes")
 
 
 def _vertices(data: bytes) -> tuple[list[Json], list[str]]:

@@ -111,12 +111,10 @@ class CacheIndex:
         )
         return [Provider(registry, repo, scope, tuple(json.loads(mirrors))) for registry, repo, scope, mirrors in rows]
 
-
     def page_of(self, url: str) -> Page | None:
         """The latest answer for `url`."""
         rows = self._views.query("SELECT digest, bytes, mtime, etag, last_modified FROM pages WHERE url = ?", (url,))
         return Page(*rows[0]) if rows else None
-
 
     def kept_of(self, listing: str) -> Kept | None:
         """Where the contents of `listing` stay."""

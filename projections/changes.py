@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from difflib import SequenceMatcher
+from itertools import count
 from typing import Any
 
 from projections.asked import Asked, Blobs, Build, Component, Step, read_components, read_listing
@@ -171,9 +172,10 @@ def _excludes(build: Build, vertex: str, component: str) -> list[str] | None:
     step = build.steps[vertex]
     place = 1
     if component.startswith("mount "):
-        mounts = step.op.get("mounts") or []
-        number = int(component.split()[1])
-        place = int(mounts[number].get("input", -1)) if number < len(mounts) else -1
+        number = component.split()[1]
+        mounts = dict(zip(map(str, count()), step.op.get("mounts") or (), strict=False))
+        given = mounts.get(number, {}).get("input")
+        place = -1 if given is None else given
     source = build.steps.get(step.inputs[place]) if 0 <= place < len(step.inputs) else None
     if source is None or source.kind != "context":
         return None
@@ -203,7 +205,7 @@ def component_changes(old: Sequence[Component], new: Sequence[Component]) -> lis
 def _group(name: str, names: Sequence[str]) -> str:
     """The first of `names` that is about the same mount; `name` itself when it is about none."""
     mount = " ".join(name.split()[:2]) + " " if name.startswith("mount ") else name
-    return next(item for item in names if item.startswith(mount))
+    return next((item for item in names if item.startswith(mount)), name)
 
 
 def _pair_changes(name: str, old: Sequence[str], new: Sequence[str]) -> list[Change]:

@@ -25,7 +25,7 @@ class Malformed(ValueError):
 PUSHED = frozenset({"image", "index", "copy"})
 """Kinds of exports that put a name into a registry."""
 
-BAD_EVENT = (Malformed, KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError, InputError)
+BAD_EVENT = (Malformed, LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError, InputError)
 """What a handler may raise over an event that no version of the engine wrote."""
 
 
@@ -107,6 +107,16 @@ def objects(data: Data, key: str) -> list[dict[str, Any]]:
     if not isinstance(value, (list, tuple)) or not all(isinstance(item, dict) for item in value):
         raise Malformed(f"{key} is not a list of objects")
     return list(value)
+
+
+def build_of(event: Event) -> str:
+    """The build that an event of it is about."""
+    return event.build or event.stream.removeprefix("build/")
+
+
+def git_name(data: Data) -> str:
+    """A repository and its ref as they are asked for: `remote#ref`. Raises Malformed."""
+    return f"{text(data, 'remote')}#{text(data, 'ref', '')}".rstrip("#")
 
 
 def texts(data: Data, key: str) -> list[str]:

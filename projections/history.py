@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from projections.fields import integer, mapping, objects, size, text, texts
+from projections.fields import build_of, integer, mapping, objects, size, text, texts
 from projections.mentions import short
 from projections.runner import Projection, Row, Views
 from storage.digest import canonical_json
@@ -138,32 +138,28 @@ def _started(cursor: sqlite3.Cursor, event: Event) -> None:
         "INSERT OR IGNORE INTO builds VALUES"
         " (?, ?, ?, ?, 'running', ?, NULL, ?, NULL, 0, 0, 0, 0, NULL, '[]', NULL, ?)",
         (
-            _build(event), text(data, "name", ""), text(data, "filename", "Dockerfile"),
+            build_of(event), text(data, "name", ""), text(data, "filename", "Dockerfile"),
             canonical_json(texts(data, "tags")).decode(), event.time, event.seq,
             mapping(data, "options").get("cache_check") is True,
         ),
     )  # fmt: skip
 
 
-def _build(event: Event) -> str:
-    return event.build or event.stream.removeprefix("build/")
-
-
 def _graph_defined(cursor: sqlite3.Cursor, event: Event) -> None:
-    cursor.execute("UPDATE builds SET vertices = ? WHERE id = ?", (size(event.data, "vertices"), _build(event)))
+    cursor.execute("UPDATE builds SET vertices = ? WHERE id = ?", (size(event.data, "vertices"), build_of(event)))
 
 
 def _vertex_cached(cursor: sqlite3.Cursor, event: Event) -> None:
-    cursor.execute("UPDATE builds SET cached = cached + 1 WHERE id = ?", (_build(event),))
+    cursor.execute("UPDATE builds SET cached = cached + 1 WHERE id = ?", (build_of(event),))
 
 
 def _vertex_executed(cursor: sqlite3.Cursor, event: Event) -> None:
-    cursor.execute("UPDATE builds SET executed = executed + 1 WHERE id = ?", (_build(event),))
+    cursor.execute("UPDATE builds SET executed = executed + 1 WHERE id = ?", (build_of(event),))
 
 
 def _bytes_came(cursor: sqlite3.Cursor, event: Event) -> None:
     cursor.execute(
-        "UPDATE builds SET bytes_pulled = bytes_pulled + ? WHERE id = ?", (size(event.data, "bytes"), _build(event))
+        "UPDATE builds SET bytes_pulled = bytes_pulled + ? WHERE id = ?", (size(event.data, "bytes"), build_of(event))
     )
 
 
@@ -171,7 +167,7 @@ def _layer_came(cursor: sqlite3.Cursor, event: Event) -> None:
     """A whole layer: what an earlier step did without has come after all."""
     _bytes_came(cursor, event)
     digest = text(event.data, "digest", "")
-    cursor.execute("DELETE FROM avoided WHERE build = ? AND digest = ?", (_build(event), digest))
+    cursor.execute("DELETE FROM avoided WHERE build = ? AND digest = ?", (build_of(event), digest))
 
 
 def _materialized(cursor: sqlite3.Cursor, event: Event) -> None:
@@ -186,7 +182,7 @@ def _materialized(cursor: sqlite3.Cursor, event: Event) -> None:
 def _completed(cursor: sqlite3.Cursor, event: Event) -> None:
     results = canonical_json(objects(event.data, "results")).decode()
     _end(cursor, event, "completed", None, 0)
-    cursor.execute("UPDATE builds SET results = ? WHERE id = ?", (results, _build(event)))
+    cursor.execute("UPDATE builds SET results = ? WHERE id = ?", (results, build_of(event)))
 
 
 def _failed(cursor: sqlite3.Cursor, event: Event) -> None:
@@ -204,7 +200,7 @@ def _interrupted(cursor: sqlite3.Cursor, event: Event) -> None:
 def _end(cursor: sqlite3.Cursor, event: Event, status: str, error: str | None, exit_code: int | None) -> None:
     cursor.execute(
         "UPDATE builds SET status = ?, ended = ?, last_seq = ?, error = ?, exit_code = ? WHERE id = ?",
-        (status, event.time, event.seq, error, exit_code, _build(event)),
+        (status, event.time, event.seq, error, exit_code, build_of(event)),
     )
 
 

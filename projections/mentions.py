@@ -11,8 +11,10 @@ from storage.interfaces.log import Event, EventLog
 
 SHORT = 20
 """Characters of a name that are kept, without its algorithm: 80 bits of a digest."""
-GIVEN = frozenset({"CacheMountUsed", "SecretMounted", "AgentForwarded", "SecurityLifted"})
-"""What a step had beside its inputs: found by the vertex."""
+GIVEN: Mapping[str, str] = {
+    "CacheMountUsed": "cache", "SecretMounted": "secret", "AgentForwarded": "ssh", "SecurityLifted": "security",
+}  # fmt: skip
+"""What a step had beside its inputs, and what that is called: found by the vertex."""
 
 READ, GAVE, HOLDS = "Exported, read", "Exported, gave", "LocalCreated, holds"
 """In place of a type, what an event names a digest as: a layer that an export read somewhere, the digest it gave, a

@@ -6,25 +6,16 @@ build, maybe in another process, fetches (I4): whoever pulls it, the bar stands 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any, ClassVar
 
-from projections.fields import BAD_EVENT, integer, malformed, mapping, maybe_text, objects, size, text, texts
-from projections.steps import Line, Source, Step, Transfer, provider_name
-from storage.interfaces.log import Event, EventLog, redacted
+from projections.fields import BAD_EVENT, integer, malformed, mapping, maybe_text, objects, size, text
+from projections.output import take_output
+from projections.steps import Source, Step, Steps, Transfer, provider_name
+from projections.waiting import Waiting
+from storage.interfaces.log import Event, EventLog
 
 Json = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class _Request:
-    """A MaterializationRequested that waits for its end."""
-
-    step: Step
-    layers: list[str]
-    vertex: str | None
-    ref: str
 
 
 class ProgressView:
@@ -49,17 +40,13 @@ class ProgressView:
         self.sources: list[Source] = []
         self.missing: list[Json] = []
         """What an offline build lacked: as in FoundMissing.items."""
-        self._tail = tail
-        self._steps: dict[str, Step] = {}
-        self._pulls: dict[str, Transfer] = {}
-        """Pulls under way now, of any build."""
-        self._requests: dict[int, _Request] = {}
-        """What waits for which blobs, by the request's seq: a step may have several requests."""
+        self._steps = Steps(tail)
+        self._waiting = Waiting(build, self._steps)
 
     @property
     def steps(self) -> list[Step]:
         """In plan order; then those that no plan names, as they appeared; exports last."""
-        return sorted(self._steps.values(), key=lambda step: (step.kind == "export", step.number))
+        return sorted(self._steps, key=lambda step: (step.kind == "export", step.number))
 
     @property
     def finished(self) -> bool:
@@ -81,28 +68,18 @@ class ProgressView:
     def apply(self, event: Event) -> list[Step]:
         """Fold `event` in; returns the steps it changed. Events of no concern and of unknown types change nothing.
         Raises LogError for a malformed one."""
-        own = event.build == self.build
-        handler = self._SHARED.get(event.type) or (self._OWN.get(event.type) if own else None)
-        if handler is None:
+        handler = self._HANDLERS.get(event.type) if event.build == self.build else None
+        if handler is None and not self._waiting.concerns(event):
             return []
         self.seen = max(self.seen, event.time)
         try:
-            return handler(self, event)
+            return handler(self, event) if handler else self._waiting.apply(event)
         except BAD_EVENT as error:
             raise malformed(event, error) from error
 
     def _step(self, event: Event) -> Step:
         """The step an event is about; made now when no plan announced it."""
-        return self._named(event.vertex or event.type, maybe_text(event.data, "name") or "")
-
-    def _named(self, vertex: str, name: str, kind: str = "step") -> Step:
-        step = self._steps.get(vertex)
-        if step is None:
-            number = len(self._steps) + 1
-            step = self._steps[vertex] = Step(vertex, name, number=number, kind=kind, tail=self._tail)
-        elif name and not step.name:
-            step.name = name
-        return step
+        return self._steps.named(event.vertex or event.type, maybe_text(event.data, "name") or "")
 
     def _build_started(self, event: Event) -> list[Step]:
         self.name = text(event.data, "name", "")
@@ -112,7 +89,7 @@ class ProgressView:
 
     def _graph_defined(self, event: Event) -> list[Step]:
         for number, entry in enumerate(objects(event.data, "plan"), 1):
-            step = self._named(text(entry, "vertex"), text(entry, "name", ""))
+            step = self._steps.named(text(entry, "vertex"), text(entry, "name", ""))
             step.number, step.planned = number, True
             step.lines = _lines(entry.get("lines"))
         return []
@@ -126,7 +103,8 @@ class ProgressView:
                 provider_name(by) if by.get("mirror_of") else "",
             )
         )  # fmt: skip
-        return [self._steps[event.vertex]] if event.vertex in self._steps else []
+        step = self._steps.get(event.vertex)
+        return [step] if step else []
 
     def _found_missing(self, event: Event) -> list[Step]:
         self.missing = objects(event.data, "items")
@@ -167,7 +145,7 @@ class ProgressView:
         """One calm line at the step that makes the lost layer anew."""
         if not event.vertex:
             return []
-        step = self._named(event.vertex, "")
+        step = self._steps.named(event.vertex)
         step.state, step.origin_build = "pending", None
         digest, where = text(event.data, "digest"), provider_name(mapping(event.data, "provider"))
         gone = f"layer {digest.removeprefix('sha256:')[:12]} is gone" + (f" from {where}" if where else "")
@@ -180,114 +158,7 @@ class ProgressView:
 
     def _vertex_output(self, event: Event) -> list[Step]:
         step = self._step(event)
-        _print(step, event)
-        return [step]
-
-    # ------------------------------------------------------------ bytes
-
-    def _requested(self, event: Event) -> list[Step]:
-        reason = text(event.data, "reason", "")
-        step = self._waiting_step(event, reason)
-        layers = texts(event.data, "layers")
-        self._requests[event.seq] = _Request(step, layers, event.vertex, text(event.data, "ref"))
-        for digest in layers:
-            transfer = step.transfers[digest] = Transfer(digest, requested=event.time)
-            pull = self._pulls.get(digest)
-            if pull is not None and pull.state == "pulling":
-                transfer.follow(pull)
-        return [step]
-
-    def _waiting_step(self, event: Event, reason: str) -> Step:
-        """The step whose bytes these are; an export that is under way, or a step of its own, when no vertex asks."""
-        if event.vertex:
-            step = self._named(event.vertex, "")
-            if step.state == "pending":
-                step.state, step.started = "running", event.time
-            return step
-        for step in self._steps.values():
-            if reason == "export" and step.kind == "export" and step.state == "running":
-                return step
-        step = self._named(f"fetch {reason}", f"fetching layers for {reason or 'use'}", "fetch")
-        if step.state == "pending":
-            step.state, step.started = "running", event.time
-        return step
-
-    def _waiters(self, digest: str) -> Iterator[tuple[Step, Transfer]]:
-        for step in self._steps.values():
-            transfer = step.transfers.get(digest)
-            if transfer is not None and transfer.open and step.open:
-                yield step, transfer
-
-    def _pulled(self, event: Event) -> list[Step]:
-        """PullStarted, PullProgressed, PullFailed and LayerPulled, of any build."""
-        digest = text(event.data, "digest")
-        pull = self._pulls.setdefault(digest, Transfer(digest, requested=event.time))
-        if event.type == "PullStarted":
-            pull.begin(event.time, size(event.data, "total"), provider_name(mapping(event.data, "provider")))
-        elif event.type == "PullProgressed":
-            pull.advance(event.time, size(event.data, "bytes"), size(event.data, "total"))
-        elif event.type == "PullFailed":
-            pull.fail(event.time, text(event.data, "error", ""))
-        else:
-            if who := mapping(event.data, "provider"):
-                pull.provider = provider_name(who)
-            pull.finish(event.time, size(event.data, "bytes"))
-        if not pull.open:
-            del self._pulls[digest]
-        touched = []
-        for step, transfer in self._waiters(digest):
-            transfer.follow(pull)
-            if pull.state == "done" and (event.build != self.build or event.vertex not in (None, step.vertex)):
-                transfer.state, transfer.puller = "waited", event.build or ""
-            touched.append(step)
-        return touched
-
-    def _part_came(self, event: Event) -> list[Step]:
-        """A layer's table of contents, or the asked files of it."""
-        request = self._requests.get(event.cause or 0)
-        transfer = request.step.transfers.get(text(event.data, "digest")) if request is not None else None
-        if request is None or transfer is None:
-            return []
-        transfer.transport = "contents listed" if event.type == "LayerTocRead" else "of it asked for"
-        transfer.provider = provider_name(mapping(event.data, "provider"))
-        transfer.total = 0  # of a part only what came is known
-        transfer.finish(event.time, size(event.data, "bytes"))
-        return [request.step]
-
-    def _answered(self, event: Event) -> _Request | None:
-        """The request that `event` ends: its cause, or the last one like it."""
-        ref = text(event.data, "ref")
-        alike = [seq for seq, one in self._requests.items() if (one.vertex, one.ref) == (event.vertex, ref)]
-        seq = event.cause if event.cause in self._requests else max(alike, default=None)
-        return None if seq is None else self._requests.pop(seq)
-
-    def _materialized(self, event: Event) -> list[Step]:
-        """What a step waited for is here: bars that saw no end of their own end now."""
-        request = self._answered(event)
-        if request is None:
-            return []
-        step = request.step
-        step.avoided += size(event.data, "avoided")
-        for transfer in (step.transfers[digest] for digest in request.layers):
-            if transfer.open:
-                transfer.state, transfer.ended = "waited", event.time
-                transfer.done = max(transfer.done, transfer.total)
-        if step.kind == "fetch":
-            step.close("done", event.time)
-        return [step]
-
-    def _materialization_failed(self, event: Event) -> list[Step]:
-        request = self._answered(event)
-        if request is None:
-            return []
-        step = request.step
-        error = text(event.data, "error", "")
-        transfer = step.transfers.get(text(event.data, "digest", ""))
-        if transfer is not None:
-            transfer.state, transfer.ended, transfer.error = "failed", event.time, error
-        if step.kind == "fetch":
-            step.error = error
-            step.close("failed", event.time)
+        take_output(step, event)
         return [step]
 
     # ------------------------------------------------------------ exports and the end
@@ -296,7 +167,7 @@ class ProgressView:
         kind, target = text(event.data, "kind", ""), text(event.data, "target", "")
         told = {"cache": "exporting cache to", "copy": "copying to", "index": "exporting index to"}
         name = f"{told.get(kind, f'exporting to {kind}')} {target}"
-        step = self._named(f"export {kind} {target}", name, "export")
+        step = self._steps.named(f"export {kind} {target}", name, "export")
         if step.state == "pending":
             step.state, step.started = "running", event.time
         return step
@@ -306,8 +177,8 @@ class ProgressView:
 
     def _export_progressed(self, event: Event) -> list[Step]:
         digest, target = text(event.data, "digest"), text(event.data, "target", "")
-        for step in self._steps.values():
-            if step.kind == "export" and step.open and step.vertex.endswith(f" {target}"):
+        for step in self._steps:
+            if step.kind == "export" and step.open and step.vertex.split(" ", 2)[2] == target:
                 transfer = step.transfers.setdefault(digest, Transfer(digest, requested=event.time))
                 transfer.transport = text(event.data, "transport", "")
                 transfer.advance(event.time, size(event.data, "bytes"), size(event.data, "total"))
@@ -318,12 +189,7 @@ class ProgressView:
 
     def _exported(self, event: Event) -> list[Step]:
         step = self._export(event)
-        step.result = text(event.data, "digest", "")
-        for layer in objects(event.data, "layers"):
-            digest = text(layer, "digest")
-            transfer = step.transfers.setdefault(digest, Transfer(digest, requested=event.time))
-            transfer.transport, transfer.provider = text(layer, "transport", ""), text(layer, "source", "")
-            transfer.finish(event.time, size(layer, "bytes"))
+        _moved(step, event)
         for transfer in step.transfers.values():
             if transfer.open:  # a config on its way: it is no layer, so nothing else tells its end
                 transfer.finish(event.time, transfer.done)
@@ -332,20 +198,15 @@ class ProgressView:
     def _cache_exported(self, event: Event) -> list[Step]:
         """CacheExported and CacheExportFailed: the end of an export of kind cache, or all that is told of one."""
         target = text(event.data, "target")
-        step = self._named(f"export cache {target}", f"exporting cache to {target}", "export")
-        step.result = text(event.data, "digest", "")
-        for layer in objects(event.data, "layers"):
-            digest = text(layer, "digest")
-            transfer = step.transfers.setdefault(digest, Transfer(digest, requested=event.time))
-            transfer.transport, transfer.provider = text(layer, "transport", ""), text(layer, "source", "")
-            transfer.finish(event.time, size(layer, "bytes"))
+        step = self._steps.named(f"export cache {target}", f"exporting cache to {target}", "export")
+        _moved(step, event)
         step.error = text(event.data, "error", "")
         return self._close(step, "failed" if step.error else "done", event)
 
     def _cache_imported(self, event: Event) -> list[Step]:
         """CacheImported and CacheImportFailed. That nothing is there yet is how a cache begins, and no failure."""
         source = text(event.data, "source")
-        step = self._named(f"import cache {source}", f"importing cache from {source}", "cache")
+        step = self._steps.named(f"import cache {source}", f"importing cache from {source}", "cache")
         step.number = 0
         if event.type == "CacheImported":
             step.name += f": {integer(event.data, 'records', 0)} records"
@@ -365,7 +226,7 @@ class ProgressView:
         self.results = objects(event.data, "results")
         left = "interrupted" if self.status == "interrupted" else "cancelled"
         touched = []
-        for step in self._steps.values():
+        for step in self._steps:
             if step.state == "running":
                 at_fault = self.status == "failed" and self.failed_vertex == (
                     None if step.kind == "export" else step.vertex
@@ -375,7 +236,7 @@ class ProgressView:
                 touched.append(step)
         return touched
 
-    _OWN: ClassVar[dict[str, Callable[[ProgressView, Event], list[Step]]]] = {
+    _HANDLERS: ClassVar[dict[str, Callable[[ProgressView, Event], list[Step]]]] = {
         "BuildStarted": _build_started,
         "GraphDefined": _graph_defined,
         "SourceResolved": _source_resolved,
@@ -387,11 +248,6 @@ class ProgressView:
         "VertexCancelled": _vertex_cancelled,
         "VertexOutput": _vertex_output,
         "HitRevoked": _hit_revoked,
-        "MaterializationRequested": _requested,
-        "LayerTocRead": _part_came,
-        "FilesFetched": _part_came,
-        "Materialized": _materialized,
-        "MaterializationFailed": _materialization_failed,
         "ExportStarted": _export_started,
         "ExportProgressed": _export_progressed,
         "Exported": _exported,
@@ -404,14 +260,8 @@ class ProgressView:
         "BuildCancelled": _build_ended,
         "BuildInterrupted": _build_ended,
     }
-    _SHARED: ClassVar[dict[str, Callable[[ProgressView, Event], list[Step]]]] = {
-        "PullStarted": _pulled,
-        "PullProgressed": _pulled,
-        "PullFailed": _pulled,
-        "LayerPulled": _pulled,
-    }
 
-    TYPES: ClassVar[frozenset[str]] = frozenset(_OWN) | frozenset(_SHARED)
+    TYPES: ClassVar[frozenset[str]] = frozenset(_HANDLERS) | Waiting.TYPES
     """All that the view needs: for `EventLog.read`."""
 
 
@@ -428,48 +278,14 @@ def fold(
     return view
 
 
-@dataclass(frozen=True, slots=True)
-class Printed:
-    """A line of output: of which `attempt`, when its end came (UTC ns), from which stream (as in Line)."""
-
-    attempt: int
-    time: int
-    fd: int
-    text: str
-
-
-def output(
-    log: EventLog, build: str, vertex: str | None = None, *, after: int = 0, until: int | None = None
-) -> Iterator[tuple[str, Printed]]:
-    """Every line that a build, or one step of it, printed, with its vertex, as lines were completed; a line that an
-    attempt left without an end is its own. Memory does not grow with the output. Raises LogError."""
-    steps: dict[str, Step] = {}
-    for event in log.read(after=after, until=until, types=frozenset({"VertexOutput", "VertexStarted"})):
-        if event.build != build or event.vertex is None or vertex not in (None, event.vertex):
-            continue
-        step = steps.setdefault(event.vertex, Step(event.vertex, "", number=0, tail=0, attempt=1))
-        try:
-            if event.type == "VertexStarted":
-                lines = _printed(step, step.flush())
-                step.attempt = integer(event.data, "attempt", 1) or 1
-            else:
-                lines = _printed(step, _print(step, event))
-        except BAD_EVENT as error:
-            raise malformed(event, error) from error
-        yield from lines
-    for step in steps.values():
-        yield from _printed(step, step.flush())
-
-
-def _print(step: Step, event: Event) -> list[Line]:
-    data = event.data
-    if words := redacted(data.get("text")):
-        return step.redact(event.time, words)
-    return step.print(event.time, integer(data, "fd", 1) or 1, text(data, "text"), size(data, "dropped"))
-
-
-def _printed(step: Step, lines: list[Line]) -> list[tuple[str, Printed]]:
-    return [(step.vertex, Printed(step.attempt, line.time, line.fd, line.text)) for line in lines]
+def _moved(step: Step, event: Event) -> None:
+    """What an export gave, and how each layer came there."""
+    step.result = text(event.data, "digest", "")
+    for layer in objects(event.data, "layers"):
+        digest = text(layer, "digest")
+        transfer = step.transfers.setdefault(digest, Transfer(digest, requested=event.time))
+        transfer.transport, transfer.provider = text(layer, "transport", ""), text(layer, "source", "")
+        transfer.finish(event.time, size(layer, "bytes"))
 
 
 def _lines(value: Any) -> list[int]:

@@ -59,7 +59,7 @@ def provenance(
     made = _steps(build, records_of(log, mentions, keys, record.last_seq), history)
     started = next((event for event in events if event.type == "BuildStarted"), None)
     assert started is not None, "a build of the history was started"
-    options = mapping(started.data, "options")
+    frontend, version, options = _told(started)
     reasons = _gaps(build, events, made, whole=whole)
     dependencies = [one for event in events if (one := _dependency(event)) is not None]
     definition: Json = {"filename": record.filename}
@@ -72,13 +72,13 @@ def provenance(
         internal["steps"] = [_step(one) for one in made]
     return {
         "buildDefinition": {
-            "buildType": BUILD_TYPE + text(started.data, "frontend"),
+            "buildType": BUILD_TYPE + frontend,
             "externalParameters": {"definition": definition, **parameters},
             "internalParameters": internal,
             "resolvedDependencies": list({str(one): one for one in dependencies}.values()),
         },
         "runDetails": {
-            "builder": {"id": builder, "version": {"refledger": text(started.data, "engine_version", "")}},
+            "builder": {"id": builder, "version": {"refledger": version}},
             "metadata": {
                 "invocationId": record.id,
                 "startedOn": _time(record.started),
@@ -92,6 +92,15 @@ def provenance(
             },
         },
     }
+
+
+def _told(started: Event) -> tuple[str, str, Json]:
+    """Frontend, version of the engine, and options."""
+    try:
+        data = started.data
+        return text(data, "frontend"), text(data, "engine_version", ""), mapping(data, "options")
+    except BAD_EVENT as error:
+        raise malformed(started, error) from error
 
 
 def _last(log: EventLog, record: BuildRecord) -> int:

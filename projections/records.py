@@ -11,14 +11,12 @@ from typing import Any
 
 from projections.asked import Asked, Build
 from projections.fields import BAD_EVENT, malformed, mapping, objects, size, text, texts
-from projections.mentions import Mentions, events_at
+from projections.mentions import GIVEN, Mentions, events_at
 from projections.steps import provider_name, provider_names
 from storage.interfaces.log import Event, EventLog
 
 Json = dict[str, Any]
-LENT = frozenset({"CacheMountUsed", "SecretMounted", "AgentForwarded", "SecurityLifted"})
-"""What a step had beside its inputs."""
-_KINDS = LENT | {
+_KINDS = frozenset(GIVEN) | {
     "CacheRecorded", "BlobCreated", "LayerPulled", "LayerStored", "RemoteCreated", "Exported", "Pruned", "Demoted"
 }  # fmt: skip
 
@@ -127,7 +125,7 @@ def records_of(log: EventLog, mentions: Mentions, keys: Iterable[str], until: in
     names |= {name for event in events_at(log, packed) for name in (event.data.get("digest"),) if isinstance(name, str)}
     about = mentions.seqs(names, {"LayerPulled", "LayerStored", "Pruned", "Demoted"}, until=until)
     about |= mentions.seqs(names, {"Exported", "RemoteCreated"}, until=until, last=1)
-    about |= mentions.seqs(vertices, LENT, until=until)
+    about |= mentions.seqs(vertices, GIVEN, until=until)
     return _folded(events_at(log, recorded | packed | about))
 
 
@@ -185,7 +183,7 @@ def _fold(found: Records, event: Event) -> None:
         case "Exported" | "RemoteCreated":
             names = provider_names([mapping(data, "provider"), *objects(data, "providers")])
             found.providers |= {text(layer, "digest"): names for layer in objects(data, "layers") if names}
-        case _ if event.type in LENT:
+        case _ if event.type in GIVEN:
             found.lent.setdefault((event.build or "", event.vertex or ""), []).append(event)
         case _:
             had = provider_names(objects(data, "providers"))

@@ -97,9 +97,10 @@ class Refs:
         providers = [provider for layer, row in zip(layers, rows, strict=True)
                      for provider in layer.get("providers") or json.loads(row[1])]  # fmt: skip
         unique = {canonical_json(provider): provider for provider in providers}
-        name, count = str(layers[0]["digest"]), int(layers[0].get("size", 0))
+        name, count = str(layers[0]["digest"]), layers[0].get("size")
         return RefRecord(
-            name, "blob", (layers[0],), tuple(unique.values()), None, None, rows[0][2], False, count
+            name, "blob", (layers[0],), tuple(unique.values()), None, None, rows[0][2], False,
+            count if isinstance(count, int) else 0,
         )  # fmt: skip
 
     def _record(self, row: Row) -> RefRecord:

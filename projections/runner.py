@@ -22,7 +22,6 @@ from projections.fields import BAD_EVENT, malformed
 from storage.digest import canonical_json
 from storage.errors import LogError
 from storage.interfaces.log import Event, EventLog
-from storage.temporary import TemporaryPlace
 
 Handler = Callable[[sqlite3.Cursor, Event], None]
 Row = tuple[Any, ...]
@@ -238,13 +237,11 @@ class Views:
                 if not viewfile.is_damage(error):
                     raise viewfile.explained(error, self._path) from error
                 return [view.name for view in self._projections]
-            with TemporaryPlace() as directory:
-                fresh = Views(directory / "views.db", self._projections)
-                try:
-                    fresh._fold(log, until, BATCH)
-                    return [view.name for view in self._projections if fresh._sum(view, key) != here[view.name]]
-                finally:
-                    fresh.close()
+            with Views(None, self._projections) as fresh:
+                fresh._db.close()
+                fresh._db = viewfile.open_aside()
+                fresh.catch_up(log, until=until)
+                return [view.name for view in self._projections if fresh._sum(view, key) != here[view.name]]
 
     def _sum(self, view: Projection, key: bytes) -> int:
         """Equal for equal views, in whatever order their rows are kept, and without holding them. `key`: nobody can

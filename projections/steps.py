@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
@@ -219,3 +219,28 @@ class Step:
             "output": [asdict(line) for line in (*self.output, *self.rest)],
             "transfers": [transfer.to_json() for transfer in self.transfers.values()],
         }  # fmt: skip
+
+
+class Steps:
+    """The steps of one build, by vertex; `tail`: lines of output kept of each (None: all)."""
+
+    def __init__(self, tail: int | None) -> None:
+        self._tail = tail
+        self._steps: dict[str, Step] = {}
+
+    def __iter__(self) -> Iterator[Step]:
+        return iter(self._steps.values())
+
+    def get(self, vertex: str | None) -> Step | None:
+        """The step of `vertex`, if there is one."""
+        return self._steps.get(vertex or "")
+
+    def named(self, vertex: str, name: str = "", kind: str = "step") -> Step:
+        """The step of `vertex`; made now when there is none."""
+        step = self._steps.get(vertex)
+        if step is None:
+            number = len(self._steps) + 1
+            step = self._steps[vertex] = Step(vertex, name, number=number, kind=kind, tail=self._tail)
+        elif name and not step.name:
+            step.name = name
+        return step

@@ -8,6 +8,7 @@ from typing import Any
 
 from projections.asked import Step
 from projections.fields import BAD_EVENT, malformed, text
+from projections.mentions import GIVEN
 from storage.interfaces.log import Event
 
 Json = dict[str, Any]
@@ -49,13 +50,10 @@ def taint_of(step: Step, lent: Sequence[Event] | None) -> tuple[Taint, ...]:
     return tuple(found)
 
 
-_FACTS = {"cache": "CacheMountUsed", "secret": "SecretMounted", "ssh": "AgentForwarded"}
-
-
 def _seen(kind: str, name: str, target: str, lent: Sequence[Event] | None) -> str:
     if lent is None:
         return ""
-    told = [event for event in lent if event.type == _FACTS[kind]]
+    told = [event for event in lent if GIVEN.get(event.type) == kind]
     try:
         here = [event for event in told if text(event.data, "id", "") == name]
         exact = [event for event in here if text(event.data, "target", "") == target] or here

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from projections.fields import PUSHED, integer, mapping, maybe_text, objects, size, text, texts
+from projections.fields import PUSHED, build_of, integer, mapping, maybe_text, objects, size, text, texts
 from projections.runner import Projection, Views
 from storage.digest import canonical_json
 from storage.interfaces.log import Event
@@ -92,14 +92,10 @@ class Usage:
 # ---------------------------------------------------------------- folding
 
 
-def _build(event: Event) -> str:
-    return event.build or event.stream.removeprefix("build/")
-
-
 def _use(cursor: sqlite3.Cursor, event: Event, items: Iterable[str]) -> None:
     cursor.executemany(
         "INSERT OR REPLACE INTO uses VALUES (?, ?, ?, ?)",
-        [(item, _build(event), event.seq, event.time) for item in items],
+        [(item, build_of(event), event.seq, event.time) for item in items],
     )
 
 
@@ -262,7 +258,7 @@ def _started(cursor: sqlite3.Cursor, event: Event) -> None:
 
 
 def _tagged(cursor: sqlite3.Cursor, event: Event, names: Iterable[str]) -> None:
-    cursor.executemany("INSERT OR IGNORE INTO tagged VALUES (?, ?)", [(_build(event), name) for name in names])
+    cursor.executemany("INSERT OR IGNORE INTO tagged VALUES (?, ?)", [(build_of(event), name) for name in names])
 
 
 def _defined(cursor: sqlite3.Cursor, event: Event) -> None:
@@ -290,7 +286,7 @@ def _cache_imported(cursor: sqlite3.Cursor, event: Event) -> None:
 
 
 def _completed(cursor: sqlite3.Cursor, event: Event) -> None:
-    build = _build(event)
+    build = build_of(event)
     refs = [ref for result in objects(event.data, "results") if (ref := maybe_text(result, "ref"))]
     _use_refs(cursor, event, refs)
     names = [name for (name,) in cursor.execute("SELECT name FROM tagged WHERE build = ?", (build,)).fetchall()]
@@ -300,7 +296,7 @@ def _completed(cursor: sqlite3.Cursor, event: Event) -> None:
 
 
 def _ended(cursor: sqlite3.Cursor, event: Event) -> None:
-    cursor.execute("DELETE FROM tagged WHERE build = ?", (_build(event),))
+    cursor.execute("DELETE FROM tagged WHERE build = ?", (build_of(event),))
 
 
 def _let_go(cursor: sqlite3.Cursor, event: Event) -> None:

@@ -57,6 +57,11 @@ def open_views(path: Path | None, *, discard: bool = False) -> sqlite3.Connectio
         raise explained(error, path) from error
 
 
+def open_aside() -> sqlite3.Connection:
+    """A connection to a file that has no name, which goes with it: for views that may be too large for memory."""
+    return _connect("")
+
+
 class Source:
     """The file as a reader takes it, touching nothing; `db` allows no writing.
 
@@ -143,7 +148,7 @@ def _connect(target: str) -> sqlite3.Connection:
         # reason: with OFF, a power loss could leave old pages among new ones, and nothing would notice; what it takes
         # back with NORMAL are whole transactions, which are folded again
         db.execute("PRAGMA synchronous=NORMAL")
-        if target != ":memory:":
+        if target not in {"", ":memory:"}:
             db.execute("PRAGMA journal_mode=WAL")
         _prepare(db)
     except BaseException:

@@ -20,7 +20,7 @@ from engine.events import CacheImported, CacheImportFailed
 from engine.images.read import stored, whole
 from engine.ledger import Facts
 from engine.refs.places import Places, kind_of
-from engine.refs.ref import DESCRIBED_LIMIT, Layer, Remote, described
+from engine.refs.ref import Layer, Remote, too_much
 from engine.solver.answers import Asking, Found
 from engine.solver.cache import Component
 from engine.together import together
@@ -175,7 +175,7 @@ class Cache:
         if result.created and not top.created:
             top = replace(top, created=result.created)
         found = (*(layer for layer in below if layer), top)
-        return found if described(found) <= DESCRIBED_LIMIT else ()
+        return () if too_much(found) else found
 
 
 @dataclass(slots=True)

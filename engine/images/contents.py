@@ -11,7 +11,7 @@ from typing import Any
 
 from engine.errors import InputError, VerificationError
 from engine.graph import ImageLayer
-from engine.refs.ref import DESCRIBED_LIMIT, MOST_LAYERS, described, of_image
+from engine.refs.ref import MOST_LAYERS, of_image, too_much
 from storage.digest import Digest, parse_json
 from storage.interfaces.images import Descriptor, Provider
 from storage.platform import parse_platform
@@ -59,9 +59,8 @@ def read_layers(
         blobs = manifest.get("layers")
         if not isinstance(blobs, list):
             raise ValueError("it has no list of layers")
-        if len(blobs) > MOST_LAYERS:
-            text = f"{len(blobs)} layers are more than the kernel mounts: {MOST_LAYERS}"
-            raise VerificationError(text, where=where)
+        if len(blobs) > MOST_LAYERS:  # before each of them is looked at
+            raise ValueError(f"{len(blobs)} layers, more than {MOST_LAYERS}")
         fields = parse_json(config)
         layers = tuple(map(ImageLayer, _diff_ids(fields, len(blobs)), map(read_descriptor, blobs)))
     except ValueError as error:
@@ -71,13 +70,10 @@ def read_layers(
 
 
 def check_described(layers: Sequence[ImageLayer], provider: Provider, where: str) -> None:
-    """Raises VerificationError for layers whose descriptors, of which everything may be an annotation, fill an
-    event."""
-    size = described(of_image(layers, provider).layers)
-    if size > DESCRIBED_LIMIT:
-        raise not_understood(
-            f"its {len(layers)} layers take {size} bytes to describe, of which {DESCRIBED_LIMIT} are let in", where
-        )
+    """Raises VerificationError for layers that are too many, or whose descriptors, of which everything may be an
+    annotation, fill an event."""
+    if why := too_much(of_image(layers, provider).layers):
+        raise not_understood(f"it has {why}", where)
 
 
 def read_annotations(manifest: Mapping[str, Any]) -> dict[str, str]:

@@ -115,18 +115,24 @@ def of_step(execution: str, base: Ref, created: int) -> Remote:
 
 def layers_to_json(layers: Sequence[Layer]) -> list[Json]:
     """For events and the cache index. Raises InputError for more than the kernel shows, or an event has room for."""
-    if len(layers) > MOST_LAYERS:
-        raise InputError(f"{len(layers)} layers: more than {MOST_LAYERS}", hint=FEWER_LAYERS)
     out = [layer.to_json() for layer in layers]
-    if (size := len(canonical_json(out))) > DESCRIBED_LIMIT:
-        what = f"{len(out)} layers take {size} bytes to describe, and an event has room for {DESCRIBED_LIMIT}"
-        raise InputError(what, hint=FEWER_LAYERS)
+    if why := _too_much(out):
+        raise InputError(why, hint=FEWER_LAYERS)
     return out
 
 
-def described(layers: Sequence[Layer]) -> int:
-    """Bytes that it takes in an event to say what `layers` are."""
-    return len(canonical_json([layer.to_json() for layer in layers]))
+def too_much(layers: Sequence[Layer]) -> str:
+    """Why `layers` cannot be those of one ref; "" when they can."""
+    return _too_much([layer.to_json() for layer in layers])
+
+
+def _too_much(layers: Sequence[Json]) -> str:
+    if len(layers) > MOST_LAYERS:
+        return f"{len(layers)} layers, more than {MOST_LAYERS}"
+    size = len(canonical_json(layers))
+    if size > DESCRIBED_LIMIT:
+        return f"{len(layers)} layers that take {size} bytes to describe, more than {DESCRIBED_LIMIT}"
+    return ""
 
 
 def layers_from_json(data: Sequence[Mapping[str, Any]]) -> tuple[Layer, ...]:

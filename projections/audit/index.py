@@ -6,7 +6,7 @@ import sqlite3
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from projections.fields import integer, text, texts
+from projections.fields import git_name, integer, text, texts
 from projections.runner import Projection, Views
 from storage.interfaces.log import Event
 
@@ -132,11 +132,6 @@ def _http(cursor: sqlite3.Cursor, event: Event) -> None:
 
 def _git(cursor: sqlite3.Cursor, event: Event) -> None:
     _resolved(cursor, event, "git", git_name(event.data), "", text(event.data, "commit"))
-
-
-def git_name(data: Json) -> str:
-    """A repository and its ref as they are asked for: `remote#ref`."""
-    return f"{text(data, 'remote')}#{text(data, 'ref', '')}".rstrip("#")
 
 
 def _signed(cursor: sqlite3.Cursor, event: Event) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from projections.audit.index import AuditIndex, Resolution, git_name
+from projections.audit.index import AuditIndex, Resolution
 from projections.audit.statements import Attestation, Decision, Identity, Input, Result, Taint
 from projections.audit.told import Told
-from projections.fields import mapping, maybe_text, objects, size, text
+from projections.fields import git_name, mapping, maybe_text, objects, size, text
 from projections.mentions import GAVE, GIVEN, events_at
 from projections.steps import provider_name
 from storage.errors import InputError
@@ -15,7 +15,6 @@ from storage.interfaces.log import Event
 
 Json = dict[str, Any]
 _ENDS = ("BuildCompleted", "BuildFailed", "BuildCancelled", "BuildInterrupted")
-_LENT = {"CacheMountUsed": "cache", "SecretMounted": "secret", "AgentForwarded": "ssh", "SecurityLifted": "security"}
 _SHOWN = ("target", "network", "no_cache", "epoch", "cache_from", "allow", "offline")
 """Options that change what a result is, beside those that are inputs of their own."""
 
@@ -118,9 +117,9 @@ def _made_here(told: Told, event: Event, digests: set[str]) -> tuple[str, tuple[
             record = told.history.get(build)
         except InputError:
             return build, (), (seq,)  # the log was begun in the midst of it
-        lent = told.log.read(after=record.first_seq - 1, until=record.last_seq, types=GIVEN)
+        lent = told.log.read(after=record.first_seq - 1, until=record.last_seq, types=frozenset(GIVEN))
         taint = tuple(
-            Taint(_LENT[item.type], text(item.data, "id", text(item.data, "security", "")),
+            Taint(GIVEN[item.type], text(item.data, "id", text(item.data, "security", "")),
                   text(item.data, "target", ""), "used", build, (item.seq,))
             for item in lent if item.build == build
         )  # fmt: skip

@@ -21,9 +21,6 @@ _ENDS = ("VertexCached", "VertexCompleted", "VertexFailed", "VertexCancelled")
 _OUTCOMES = {
     "VertexCached": "cached", "VertexCompleted": "executed", "VertexFailed": "failed", "VertexCancelled": "cancelled",
 }  # fmt: skip
-_FACTS = {
-    "cache": "CacheMountUsed", "secret": "SecretMounted", "ssh": "AgentForwarded", "security": "SecurityLifted",
-}  # fmt: skip
 
 
 def steps(told: Told) -> list[Step]:
@@ -115,7 +112,7 @@ def _taint(told: Told, vertex: Vertex, verdict: Verdict | None, record: Record |
 
 def _proof(item: Lent, lent: Iterable[Event]) -> Seqs:
     """The events that say so. A mount that was not given, and the network, have none but the graph."""
-    facts = [event for event in lent if event.type == _FACTS.get(item.kind)]
+    facts = [event for event in lent if GIVEN[event.type] == item.kind]
     if item.kind != "security":
         facts = [event for event in facts if text(event.data, "id", "") == item.id]
     return tuple(event.seq for event in facts)

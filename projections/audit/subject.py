@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 from projections.audit.statements import Descendant, Maker
 from projections.audit.told import exactly, holds, whole_name
-from projections.fields import mapping, objects, text
+from projections.fields import BAD_EVENT, malformed, mapping, objects, text
 from projections.history import BuildRecord, History
 from projections.mentions import GAVE, HOLDS, Mentions, events_at, short
 from projections.runner import Views
 from storage.errors import InputError
-from storage.interfaces.log import EventLog
+from storage.interfaces.log import Event, EventLog
 
 MAKERS = 100
 """Builds that are told of one by one, the first and the last ones."""
@@ -57,19 +57,30 @@ def makers(log: EventLog, views: Views, name: str) -> tuple[list[Maker], int]:
     told = {*builds[: MAKERS // 2], *builds[-MAKERS // 2 :]}
     found: list[Maker] = []
     for event in exactly(log, [row for row in rows if row[2] in told], name):
-        data = event.data
-        if event.type == "Exported" and data.get("digest") != name:
-            continue  # one of its layers, under the same beginning
-        if event.type == "LocalCreated" and data.get("ref") != name:
+        if not _made(event, name):
             continue
-        if event.type == "BlobCreated" and name not in {data.get("digest"), data.get("snapshot"), data.get("ref")}:
-            continue
-        how = text(data, "kind", "") if event.type == "Exported" else _HOW[event.type]
-        target = text(data, "target", "")
+        try:
+            how = text(event.data, "kind", "") if event.type == "Exported" else _HOW[event.type]
+            target = text(event.data, "target", "")
+        except BAD_EVENT as error:
+            raise malformed(event, error) from error
         if how == "result" and any(item.build == event.build and item.target for item in found):
             continue  # it is what was exported
         found.append(_maker(log, views, event.build or "", how, target, event.time, event.seq))
     return found, len(builds)
+
+
+def _made(event: Event, name: str) -> bool:
+    """Does the event say that `name` was made, and not only name it?"""
+    data = event.data
+    match event.type:
+        case "Exported":
+            return bool(data.get("digest") == name)  # else it is one of its layers, under the same beginning
+        case "LocalCreated":
+            return bool(data.get("ref") == name)
+        case "BlobCreated":
+            return name in (data.get("digest"), data.get("snapshot"), data.get("ref"))
+    return True
 
 
 def _maker(log: EventLog, views: Views, build: str, how: str, target: str, time: int, seq: int) -> Maker:

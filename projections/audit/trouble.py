@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 
 from engine.events import TYPES
 from projections.asked import Blobs, Build
-from projections.audit.index import AuditIndex, Checkpoint, git_name
+from projections.audit.index import AuditIndex, Checkpoint
 from projections.audit.statements import DIGEST_ONLY, NEVER, PART, Attempt, Difference, Gap, Layer, Step
 from projections.audit.told import Told
 from projections.changes import Change, Hides
 from projections.difference import difference
-from projections.fields import integer, mapping, objects, size, text, texts
+from projections.fields import git_name, integer, mapping, objects, size, text, texts
 from projections.steps import provider_name, provider_names
 from storage.interfaces.log import Event
 

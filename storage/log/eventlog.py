@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from storage.log.recorder import LogWriter
 
 PAGE = 2_000  # events a query reads at a time
+PIECE = 250  # of them whose values that are stored apart are in memory at a time: each may have 1 MiB
 GROUP = 5_000  # events after which a transaction takes no further submission
 POLL = 0.03  # seconds between looks for what other processes appended (SQLite cannot notify)
 
@@ -240,7 +241,7 @@ class SqliteEventLog:
     def payloads(self, after: int, until: int) -> Iterator[Payload]:
         """See StoredPayloads. Raises LogError, also for a damaged file."""
         while after < until:
-            rows = list(islice(self.rows(after, until), PAGE))
+            rows = list(islice(self.rows(after, until, PIECE), PIECE))
             if not rows:
                 return
             try:
@@ -267,17 +268,19 @@ class SqliteEventLog:
             raise self._damage
 
     def _decode(self, rows: list[codec.Row]) -> Iterator[Event]:
-        try:
-            events = self._joined(rows)
-        except codec.UNREADABLE:
-            for row in rows:
-                try:
-                    yield from self._joined([row])
-                except codec.UNREADABLE as error:
-                    what = f"event {row[0]} is damaged" + (f": {error}" if isinstance(error, BadPayload) else "")
-                    raise LogDamaged(what, sound=row[0] - 1, where=str(self._path), hint=_KEEP) from error
-        else:
-            yield from events
+        for start in range(0, len(rows), PIECE):
+            some = rows[start : start + PIECE]
+            try:
+                events = self._joined(some)
+            except codec.UNREADABLE:
+                for row in some:
+                    try:
+                        yield from self._joined([row])
+                    except codec.UNREADABLE as error:
+                        what = f"event {row[0]} is damaged" + (f": {error}" if isinstance(error, BadPayload) else "")
+                        raise LogDamaged(what, sound=row[0] - 1, where=str(self._path), hint=_KEEP) from error
+            else:
+                yield from events
 
     def _joined(self, rows: list[codec.Row]) -> list[Event]:
         """The events of stored rows with all their data. Raises one of codec.UNREADABLE."""

@@ -11,7 +11,7 @@ from projections import moments
 from projections.history import History, Wanted
 from projections.mentions import Mentions
 from projections.moments import Moments, seq_at, wanted_positions
-from projections.progress import output
+from projections.output import output_lines
 from projections.refs import Refs, life
 from projections.runner import Views
 from projections.standard import STANDARD, TRAVELLED
@@ -128,5 +128,5 @@ def test_attempts_do_not_overwrite_each_other() -> None:
     for attempt in (1, 2):
         log.add(e.VertexStarted(name="RUN x", inputs=(), attempt=attempt), "b1", "v")
         log.add(e.VertexOutput(fd=1, offset=0, text=f"whole {attempt}\nhalf {attempt}"), "b1", "v")
-    told = [(line.attempt, line.text) for _, line in output(log, "b1")]
+    told = [(line.attempt, line.text) for _, line in output_lines(log, "b1")]
     assert told == [(1, "whole 1"), (1, "half 1"), (2, "whole 2"), (2, "half 2")]

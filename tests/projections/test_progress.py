@@ -7,7 +7,8 @@ import json
 import pytest
 
 from engine import events as e
-from projections.progress import ProgressView, fold, output
+from projections.output import output_lines
+from projections.progress import ProgressView, fold
 from projections.steps import LONGEST_LINE, Step
 from storage.errors import LogError
 from tests.projections import story
@@ -196,9 +197,9 @@ def test_output_keeps_a_tail_and_the_log_has_all_of_it() -> None:
     assert len(run.output) == 50
     assert run.dropped == 77
     assert [line.text for line in run.rest] == ["half"]
-    told = [line.text for _, line in output(log, "b1", "v2")]
+    told = [line.text for _, line in output_lines(log, "b1", "v2")]
     assert told == [*(f"line {n}" for n in range(200)), "[77 bytes of output were dropped: printed too fast]", "half"]
-    assert {vertex for vertex, _ in output(log, "b1")} == {"v2", "v3"}
+    assert {vertex for vertex, _ in output_lines(log, "b1")} == {"v2", "v3"}
 
 
 def test_a_line_without_an_end_does_not_grow_for_ever() -> None:
@@ -299,3 +300,26 @@ def test_caches_are_read_before_and_written_behind_all_steps() -> None:
     assert (failed.name, failed.state, failed.error) == (
         "exporting cache to type=local,dest=/c", "failed", "/c: no space"
     )  # fmt: skip
+
+
+def test_bytes_of_an_export_are_shown_under_it_and_not_under_one_whose_target_ends_like_it() -> None:
+    log = ListLog()
+    log.add(story.started(), "b1")
+    for target in ("my out", "out"):
+        log.add(e.ExportStarted(kind="oci", target=target, digest=digest("i")), "b1")
+    log.add(e.ExportProgressed(target="out", digest="d", bytes=1, total=9, transport="written"), "b1")
+    assert [(one.name, list(one.transfers)) for one in fold(log, "b1").steps] == [
+        ("exporting to oci my out", []), ("exporting to oci out", ["d"])
+    ]  # fmt: skip
+
+
+def test_an_answer_to_a_step_that_was_called_off_meanwhile_changes_nothing() -> None:
+    log = ListLog()
+    story.begin(log)
+    asked = log.add(
+        e.MaterializationRequested(ref="r", reason="run", layers=story.BLOBS, bytes=1, snapshotter="d"), "b1", "v2"
+    )
+    log.add(e.VertexCancelled(name="v2", reason="bytes that it stands on were lost"), "b1", "v2")
+    assert step(fold(log, "b1"), "v2").transfers == {}
+    log.add(e.Materialized(ref="r", bytes=1, seconds=0.1), "b1", "v2", cause=asked.seq)
+    assert (step(fold(log, "b1"), "v2").state, step(fold(log, "b1"), "v2").transfers) == ("pending", {})

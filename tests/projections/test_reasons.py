@@ -10,7 +10,8 @@ from engine import events as e
 from projections.changes import FileChange
 from projections.verdict import REASONS
 from storage.digest import canonical_json
-from tests.projections.asking import Story, vertex
+from storage.errors import LogError
+from tests.projections.asking import Json, Story, vertex
 
 HUB = {"registry": "hub.test", "repository": "app", "scope": "repository:app:pull"}
 BLOB: dict[str, Any] = {"digest": "sha256:" + "b" * 64, "diff_id": "sha256:" + "d" * 64, "size": 9, "mediaType": "m",
@@ -476,3 +477,33 @@ def test_a_step_that_moved_is_compared_with_itself(story: Story) -> None:
     assert [item.step.title for item in found.causes] == ["b"]
     assert [item.step.title for item in found.followed] == ["a"]
     assert "it stands on another result\n    was  [s] a" in story.text("b2")
+
+
+@pytest.mark.parametrize(
+    "op",
+    [{"mounts": [1]}, {"mounts": {}}, {"mounts": [{"input": "0"}]}, {"excludes": [7]}, {"layers": "all"}],
+    ids=str,
+)  # fmt: skip
+def test_the_graph_of_a_stranger_is_an_error_that_names_its_event(story: Story, op: Json) -> None:
+    story.begin("b1", vertex("a", **op))
+    with pytest.raises(LogError, match=r"event 2 \(GraphDefined\) is malformed"):
+        story.why("b1")
+
+
+@pytest.mark.parametrize("field", [{"lines": [1]}, {"lines": [1, 2, 3]}, {"inputs": 5}, {"inputs": [{}]}], ids=str)
+def test_a_strangers_vertex_is_an_error_that_names_its_event(story: Story, field: Json) -> None:
+    story.begin("b1", {**vertex("a"), **field})
+    with pytest.raises(LogError, match=r"event 2 \(GraphDefined\) is malformed"):
+        story.why("b1")
+
+
+@pytest.mark.parametrize("component", ["mount content", "mount 7 content", "mount x content"])
+def test_a_key_that_tells_of_a_mount_that_the_step_has_not_is_compared_all_the_same(
+    story: Story, component: str
+) -> None:
+    for build, listing in (("b1", b"file\tf\t644\tsha256:1\n"), ("b2", b"other\tf\t644\tsha256:1\n")):
+        key = story.key((component, story.blobs.put(listing)))
+        story.begin(build, vertex("a"))
+        story.made(build, "a", key)
+        story.end(build)
+    assert [change.component for change in story.verdict("b2", "a").changes] == [component]

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from projections import runner
+from projections import runner, viewfile
 from projections.history import History
 from projections.runner import Projection, Views
 from projections.standard import STANDARD
-from storage.errors import DiskError, LogError
+from storage.errors import DiskError, HostError, LogError
 from storage.interfaces.log import Event
 from tests.projections import story
 from tests.projections.support import ListLog
@@ -333,6 +333,58 @@ def test_a_place_that_cannot_be_written_is_a_disk_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DiskError):
         Views(tmp_path / "file" / "views.db", STANDARD)
+
+
+def test_a_directory_in_the_place_of_the_views_is_a_disk_error(tmp_path: Path) -> None:
+    (tmp_path / "views.db").mkdir()
+    with pytest.raises(DiskError, match=r"opening the views|folding the views"):
+        Views(tmp_path / "views.db", STANDARD)
+
+
+def test_views_that_another_process_holds_for_too_long_are_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(viewfile, "WAIT", 0.05)
+    path = tmp_path / "views.db"
+    with Views(path, STANDARD) as views, sqlite3.connect(path, isolation_level=None) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(HostError, match="another process holds the views") as caught:
+            views.catch_up(full_log())
+        assert (caught.value.exit_code, caught.value.where) == (3, str(path))
+        other.execute("ROLLBACK")
+        assert views.catch_up(full_log()) > 0
+
+
+def test_damaged_views_without_a_log_at_hand_say_what_mends_them(tmp_path: Path) -> None:
+    path = tmp_path / "views.db"
+    with Views(path, STANDARD) as views:
+        views.catch_up(full_log())
+    with sqlite3.connect(path) as db:
+        db.execute("DROP TABLE builds")
+    with Views(path, STANDARD) as views, pytest.raises(LogError, match="the views are damaged") as caught:
+        History(views).list()
+    assert "refledger rebuild" in caught.value.hint
+
+
+def test_views_are_not_saved_over_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / "there").write_text("not ours")
+    with Views(None, STANDARD) as views, pytest.raises(HostError):
+        views.save(tmp_path / "there")
+    assert (tmp_path / "there").read_text() == "not ours"
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [(sqlite3.SQLITE_FULL, "No space left"), (sqlite3.SQLITE_IOERR_WRITE, "Input/output error"),
+     (sqlite3.SQLITE_READONLY, "Read-only file system"), (sqlite3.SQLITE_ERROR, "cannot be used")],
+)  # fmt: skip
+def test_what_sqlite_says_of_the_disk_is_told_in_plain_words(code: int, words: str) -> None:
+    error = sqlite3.OperationalError("some words of SQLite's")
+    error.sqlite_errorcode = code
+    told = viewfile.explained(error, Path("/root/views.db"))
+    assert words in str(told)
+    assert "/root/views.db" in str(told)
+    assert told.exit_code == 3
 
 
 def test_I1_views_of_the_log_on_disk_are_those_of_the_same_events(tmp_path: Path) -> None:

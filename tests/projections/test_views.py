@@ -203,6 +203,17 @@ def test_refs_know_where_they_come_from_and_whether_they_are_here(log: ListLog, 
         refs.get("nope")
 
 
+@pytest.mark.parametrize(("size", "told"), [(7, 7), ("7", 0), (None, 0)])
+def test_a_blob_is_found_by_its_digest_whatever_its_layer_says_of_the_size(size: object, told: int) -> None:
+    log = ListLog()
+    layer = {"digest": digest("blob"), "size": size}
+    log.add(e.LocalCreated(ref="r", parent=None, bytes=0, layers=(layer, {**layer, "digest": digest("other")})), "b1")
+    with Views(None, STANDARD) as views:
+        views.catch_up(log)
+        found = Refs(views).get(digest("blob")[7:17])
+    assert (found.kind, found.ref, found.bytes) == ("blob", digest("blob"), told)
+
+
 def test_the_life_of_a_ref_in_order(log: ListLog, views: Views) -> None:
     refs = Refs(views)
     told = life(log, refs.get(digest("chain")))

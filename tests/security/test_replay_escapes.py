@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from engine.graph import Copy, GitSource, HttpSource, Op, Run, op_from_json, op_to_json
+from engine.graph import Copy, GitSource, HttpSource, Op, Run, op_to_json
 from engine.ops.keep import restore
 from engine.ops.layer import Inode, Tree
 from engine.stored import op_from_json

@@ -7,7 +7,7 @@ from datetime import datetime
 import click
 
 from projections.history import History
-from projections.progress import output as output_lines
+from projections.output import output_lines
 from storage.errors import InputError
 from tools import roots
 from tools.cli.fields import pattern as regex

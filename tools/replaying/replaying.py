@@ -24,7 +24,7 @@ from engine.graph import ContextSource, Graph, ImageSource, LayerSource, Scratch
 from engine.operation import build_failed, cancelled, conclude, graph_defined
 from engine.refs.ref import Layer, Remote
 from engine.replay import Replayer, Steps, Survey, plan_replay, survey
-from projections.progress import output as output_lines
+from projections.output import output_lines
 from storage.digest import Digest, canonical_json
 from storage.errors import InputError
 from storage.interfaces.log import EventLog, redacted, worded

@@ -37,11 +37,11 @@ def layer(number: int) -> Layer:
 def test_layers_that_no_event_has_room_for_are_an_input_error_that_says_what_to_do() -> None:
     as_many_as_there_may_be = tuple(map(layer, range(MOST_LAYERS)))
     assert layers_from_json(layers_to_json(as_many_as_there_may_be)) == as_many_as_there_may_be
-    with pytest.raises(InputError, match=f"{MOST_LAYERS + 1} layers: more than {MOST_LAYERS}") as caught:
+    with pytest.raises(InputError, match=f"{MOST_LAYERS + 1} layers, more than {MOST_LAYERS}") as caught:
         layers_to_json([*map(layer, range(MOST_LAYERS + 1))])
     assert "join steps" in caught.value.hint
     long = Provider.of("registry.example", "x" * 200)
-    with pytest.raises(InputError, match=f"an event has room for {DESCRIBED_LIMIT}"):
+    with pytest.raises(InputError, match=f"to describe, more than {DESCRIBED_LIMIT}"):
         layers_to_json([replace(one, providers=(long,) * 2) for one in as_many_as_there_may_be])
 
 

@@ -13,6 +13,9 @@ from engine import events as e
 from projections.audit.index import AuditIndex
 from projections.audit.report import report
 from projections.audit.statements import Report
+from projections.history import History
+from projections.mentions import Mentions
+from projections.provenance import provenance
 from projections.runner import Views
 from projections.standard import STANDARD
 from storage.errors import InputError, LogError
@@ -241,3 +244,21 @@ def test_I10_builds_in_logs_of_old_versions_have_a_report(name: str, tmp_path: P
     finally:
         log.close()
     assert builds
+
+
+def test_an_export_that_no_version_wrote_is_an_error_that_names_its_event() -> None:
+    log = ListLog()
+    whole(log)
+    made = log.add_raw("Exported", {"kind": "oci", "target": 5, "digest": digest("x"), "layers": []}, "b1")
+    with pytest.raises(LogError, match=rf"event {made.seq} \(Exported\) is malformed: target is not text"):
+        audit(log, digest("x"))
+
+
+def test_a_build_without_a_frontend_has_no_provenance_but_an_error_that_names_its_event() -> None:
+    log = ListLog()
+    log.add_raw("BuildStarted", {"frontend": 5}, "b1")
+    with Views(None, STANDARD) as views:
+        views.catch_up(log)
+        history = History(views)
+        with pytest.raises(LogError, match=r"event 1 \(BuildStarted\) is malformed: frontend is not text"):
+            provenance(log, MemoryBlobs(), history, Mentions(views), history.get("b1"))

@@ -49,6 +49,16 @@ def erase(log: SqliteEventLog, *payloads: Payload) -> int:
     return log.redact((said(list(payloads)), payloads))[0].seq
 
 
+def test_an_event_of_1_mib_is_read_as_it_was_written_and_its_lists_are_no_redaction(log: SqliteEventLog) -> None:
+    """Layers of an image of hundreds, which are stored apart because they are long."""
+    data = {"ref": "a", "layers": [{"digest": f"{number:0200}"} for number in range(4800)], "few": [1]}
+    [event] = log.append(NewEvent("ref/a", "RemoteCreated", data, "b"))
+    assert (event.data, [one.data for one in log.read()]) == (data, [data])
+    assert [len(row[4]) < codec.MAX_STATE for row in log.rows(0, 1)] == [True]
+    assert [(one.pointer, len(one.data) > 1_000_000) for one in all_payloads(log)] == [("/layers", True)]
+    assert list(payload_problems(log, log)) == []
+
+
 def all_payloads(log: SqliteEventLog) -> list[Payload]:
     return list(log.payloads(0, log.last_seq()))
 

@@ -10,8 +10,8 @@ import click
 from projections.audit.report import build_report
 from projections.history import BuildRecord, History
 from projections.mentions import Mentions
+from projections.output import output_lines
 from projections.progress import fold
-from projections.progress import output as output_lines
 from projections.why import explain
 from storage.errors import InputError, VerificationError
 from storage.interfaces.log import EventLog
