@@ -181,3 +181,20 @@ def test_other_durations_are_errors(text: str) -> None:
 def test_other_ports_are_errors(text: str) -> None:
     with pytest.raises(InputError):
         parse_port(text)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"config": {"WorkingDir": "/a\0b"}},
+        {"config": {"Env": ["A=\0"]}},
+        {"config": {"Shell": ["/bin/sh\0"]}},
+        {"os": ["linux"]},
+        {"architecture": 64},
+        {"variant": {}, "os": "linux\0"},
+    ],
+)
+def test_a_base_whose_config_no_process_can_be_started_with_is_refused(data: dict[str, Any]) -> None:
+    images = Images({"base": {"architecture": "amd64", "os": "linux", "config": {}} | data})
+    with pytest.raises(DockerfileError, match=r"image base: its config .* not understood"):
+        compile_text("FROM base\nRUN a\n", images)
