@@ -28,7 +28,7 @@ from engine.graph import (
     Vertex,
     merged,
 )
-from engine.ledger import Ledger
+from engine.ledger import Ledger, fitting
 from engine.offline.missing import Missing, NotHere
 from engine.operation import cancelled, conclude
 from engine.output import Output
@@ -202,7 +202,7 @@ class Engine:
             self._pinned = {**self._pinned, **pinned}
         stored = self.blobs.put(canonical_json(graph.to_json()))
         shown = [vertex for vertex in graph.vertices if not isinstance(vertex.op, Scratch)]
-        plan = tuple({"vertex": str(v.digest), "name": v.name, "lines": list(v.lines)} for v in shown[:PLAN_SHOWN])
+        plan = fitting([{"vertex": str(v.digest), "name": v.name, "lines": list(v.lines)} for v in shown[:PLAN_SHOWN]])
         self.ledger.post(
             GraphDefined(
                 graph=str(stored),
