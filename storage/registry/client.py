@@ -278,7 +278,7 @@ def _described(response: httpx.Response, wanted: Digest | None, where: str) -> D
         digest = Digest(response.headers.get("docker-content-digest", ""))
     except InputError:
         return None
-    if media_type not in KNOWN or not length.isdigit():
+    if media_type not in KNOWN or not length.isdigit() or len(length) > 18:
         return None
     if wanted is not None and wanted.algorithm == digest.algorithm and wanted != digest:
         what = f"the registry has {digest} under this digest"
