@@ -19,7 +19,7 @@ from engine.images.place import (
     descriptors,
 )
 from engine.images.read import ImageReader, Manifest
-from engine.ledger import Facts
+from engine.ledger import Facts, fitting
 from engine.together import together
 from storage.digest import Digest, parse_json
 from storage.interfaces.images import Descriptor, Platform, Provider, Reference
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from engine.policy.gate import Gate
 
 Json = dict[str, Any]
-TOLD = 200
-"""Layers named in an event at most, which has 64 KiB: an index of many platforms may have more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,15 +216,15 @@ class Indexer:
         cargo = await self.placer.gather(wanted, target)
         if self.gate is not None:
             self.gate.layers(cargo.layers)
-        layers = tuple(str(layer.blob.digest) for layer in cargo.layers if layer.blob)
+        layers = fitting([str(layer.blob.digest) for layer in cargo.layers if layer.blob])
         started = await self.facts.record(
-            ExportStarted(kind="index", target=str(name), digest=str(index.digest), layers=layers[:TOLD])
+            ExportStarted(kind="index", target=str(name), digest=str(index.digest), layers=layers)
         )
         moved = await self.placer.place(cargo, target, str(name))
         for put in (str(index.digest), name.tag or "latest"):
             await self.placer.mover.target.put_manifest(target, put, index.media_type, index.data)
         exported = Exported(
-            kind="index", target=str(name), digest=str(index.digest), layers=tuple(moved[:TOLD]),
+            kind="index", target=str(name), digest=str(index.digest), layers=fitting(moved),
             provider=name.provider.to_json(),
         )  # fmt: skip
         await self.facts.record(exported, cause=started)

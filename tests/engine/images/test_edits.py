@@ -193,6 +193,12 @@ def test_an_append_has_a_vertex_and_a_line_of_history_for_each_file() -> None:
     assert graph.results[0].annotations == APP.annotations
 
 
+def test_a_base_from_a_year_that_cannot_be_told_in_nanoseconds_gives_the_last_time_that_can() -> None:
+    config = {**APP.config, "created": "9999-12-31T23:59:59Z"}
+    graph = compiled(Append(APP.reference, ("a.tar",), (), (), GIVEN[:1]), changed(APP, config=config))
+    assert [v.op.created for v in graph.vertices if isinstance(v.op, LayerSource)] == [2**63 - 1]
+
+
 def test_scratch_with_the_same_file_twice() -> None:
     given = (GIVEN[0], GIVEN[0])
     graph = compiled(Append("scratch", ("a.tar", "a.tar"), ("linux/arm64",), (), given))
