@@ -21,7 +21,7 @@ from engine.frontend.glob import compile_glob, has_wildcard
 from engine.frontend.linear import Matcher
 from engine.graph import Copy
 from engine.ops.rootfs import RootDir
-from engine.ops.select import CHUNK, Entry, Match, Selection, changed
+from engine.ops.selection import CHUNK, Entry, Match, Selection, changed
 from storage.digest import sha256
 
 _TYPES = {"file": "0", "dir": "5", "symlink": "2"}

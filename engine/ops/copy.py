@@ -32,7 +32,7 @@ from engine.ops.compose import write
 from engine.ops.layer import Directory, Inode, Tree, need
 from engine.ops.origin import Origin
 from engine.ops.rootfs import RootDir
-from engine.ops.select import Entry, Match, Selection, printable
+from engine.ops.selection import Entry, Match, Selection, printable
 from engine.ops.unpack import Archive, is_archive, plan_archive
 from engine.ops.users import directory_owner, resolve_owner
 from storage.interfaces.layers import LayerWriter, Look

@@ -22,7 +22,7 @@ from typing import IO, BinaryIO, cast
 from engine.errors import InputError, VerificationError
 from engine.graph import Copy
 from engine.ops.rootfs import RootDir
-from engine.ops.select import KEPT_XATTRS, KINDS, Entry, Selection, changed
+from engine.ops.selection import KEPT_XATTRS, KINDS, Entry, Selection, changed
 from engine.ops.unpack import is_archive
 from storage.digest import Digest, Hasher
 from storage.interfaces.blobs import BlobStore

@@ -26,7 +26,7 @@ from typing import IO, BinaryIO, Literal, cast
 from engine.errors import InputError
 from engine.ops.layer import Below, Directory, Found, Inode, Tree, need
 from engine.ops.origin import Origin
-from engine.ops.select import Entry, changed, printable
+from engine.ops.selection import Entry, changed, printable
 from storage.digest import Digest, sha256
 from storage.interfaces.layers import LayerWriter, Look
 

@@ -19,7 +19,8 @@ from engine.events import (
 from engine.graph import ContextSource, Copy, Graph, Run, Vertex
 from engine.ledger import Facts
 from engine.ops.rules import source_of
-from engine.ops.select import Selection, select
+from engine.ops.select import select
+from engine.ops.selection import Selection
 from engine.refs.ref import Remote
 from engine.solver.answers import CacheLookup
 from engine.solver.scheduler import VertexError

@@ -19,7 +19,7 @@ from engine.graph import Copy, Mkdir, Run
 from engine.ops.local import LocalExecutor
 from engine.ops.output import OutputRecorder
 from engine.ops.sandbox import Sandbox
-from engine.ops.select import Entry, Selection
+from engine.ops.selection import Entry, Selection
 from engine.record import changed
 from engine.refs.ref import Local
 from engine.together import both

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from engine.errors import InputError
 from engine.graph import Copy, Mount
 from engine.ops.rules import asked_of, source_of
-from engine.ops.select import Selection, printable, select
+from engine.ops.select import select
+from engine.ops.selection import Selection, printable
 from storage.digest import Digest, sha256
 
 
