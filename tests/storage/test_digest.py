@@ -18,5 +18,5 @@ def test_what_is_read_can_be_copied_and_written_again_as_a_part() -> None:
 
 @pytest.mark.parametrize("data", [b"[" * 101 + b"]" * 101, b'{"a":' * 300 + b"1" + b"}" * 300, b"[" * 2000])
 def test_what_is_nested_too_deep_is_refused(data: bytes) -> None:
-    with pytest.raises(ValueError, match="deep|depth|unexpected end"):
+    with pytest.raises(ValueError, match=r"deep|depth|unexpected end"):
         parse_json(data)
