@@ -41,6 +41,22 @@ def origins(instruction: Instruction) -> Iterator[str]:
             continue
 
 
+def with_origin(text: str, rename: Callable[[str], str]) -> str:
+    """A mount whose `from` is what `rename` makes of it; what cannot be read is told later, so it stays as it is."""
+    import csv
+    import io
+
+    try:
+        parts = [field.partition("=") for field in _fields(text)]
+    except InputError:
+        return text
+    out = io.StringIO()
+    csv.writer(out, lineterminator="").writerow(
+        f"{key}{equals}{rename(value) if key.lower() == 'from' else value}" for key, equals, value in parts
+    )
+    return out.getvalue()
+
+
 def variable_values(instruction: Instruction) -> Iterator[str]:
     """The values of all mounts' options in which variables are replaced. Raises InputError."""
     for text in instruction.every("mount"):
