@@ -45,6 +45,8 @@ _ONBUILD = re.compile(r"\A\s*ONBUILD\b(?:\s|[\\`]\r?\n)*", re.IGNORECASE)
 _HEREDOC = re.compile(r"(\d*)<<(-?)([^<]+)")
 _UNREADABLE = re.compile("[\0\ud800-\udfff]")
 """What the parser's C boundary would cut the text at, or the process would die of."""
+_JSON_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+"""The same in JSON form: the argument would be cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +195,8 @@ def _instruction(source: Source, command: Any, escape: str, at: tuple[int, int] 
     heredocs = tuple((item.name, item.content) for item in command.heredocs)
     if name == "ONBUILD":
         return _onbuild(source, command, escape, lines, text)
+    if command.json and _JSON_NUL.search(text):
+        raise source.error(f"an argument of {name} has a NUL byte: no process can be given it", lines)
     flags = _flags(source, name, command.flags, lines)
     return Instruction(name, tuple(command.value), dict(flags), bool(command.json), heredocs, text, lines, flags)
 

@@ -238,6 +238,8 @@ def _understood(error: OSError, path: str) -> Exception:
     where = printable(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else path
     if error.errno in {errno.ENOTDIR, errno.EEXIST}:
         return InputError(f"{where!r} in the image is not a directory", hint="choose another destination")
+    if error.errno == errno.ENAMETOOLONG:
+        return InputError(f"{where[:80]!r}… cannot be a file's name: it is too long", hint="choose a shorter one")
     if error.errno == errno.ELOOP:
         return InputError(f"{where!r} in the image: too many symbolic links", hint="choose another destination")
     return DiskError.of(error, f"copying to {path}")

@@ -178,5 +178,6 @@ def test_a_context_stands_behind_the_from_of_a_mount_however_it_is_quoted(mount:
 
 
 def test_a_mount_that_cannot_be_read_is_told_as_it_is_written() -> None:
-    with pytest.raises(DockerfileError, match=r"--mount=\"from=tools\"x,target=/t: "):
-        compile_text('FROM a\nRUN --mount=\\"from=tools\\"x,target=/t b\n', named={"tools": ContextSource(name="tools")})
+    text = 'FROM a\nRUN --mount=\\"from=tools\\"x,target=/t b\n'
+    with pytest.raises(DockerfileError, match=r'--mount="from=tools"x,target=/t: '):
+        compile_text(text, named={"tools": ContextSource(name="tools")})

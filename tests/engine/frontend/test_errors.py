@@ -90,6 +90,7 @@ def _error(text: str, **options: object) -> DockerfileError:
         # RUN, WORKDIR
         ("FROM x\nRUN\n", 2, "RUN requires"),
         ("FROM x\nRUN []\n", 2, "RUN requires"),
+        ('FROM x\nRUN ["a", "b\\u0000c"]\n', 2, "an argument of RUN has a NUL byte"),
         ("FROM x\nRUN --network=slow a\n", 2, "unknown network"),
         ("FROM x\nWORKDIR\n", 2, "WORKDIR requires"),
         ("FROM x\nWORKDIR $A\n", 2, "empty once its variables"),

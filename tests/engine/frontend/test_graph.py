@@ -390,3 +390,7 @@ def test_a_name_that_variables_made_long_is_cut_as_events_have_it(step: str) -> 
     made = last(f"FROM x\nENV A={'y' * 50_000}\nENV A=$A$A\n{step}\n")
     assert len(made.name) < 2100
     assert made.name.endswith("…")
+
+
+def test_what_looks_like_a_zero_byte_in_json_and_is_none_stays() -> None:
+    assert last_run('FROM x\nRUN ["a", "b\\\\u0000c"]\n').argv == ("a", "b\\u0000c")
