@@ -32,6 +32,7 @@ def test_scratch_begins_as_docker_begins_it() -> None:
         ("EXPOSE 80 53/UDP 8000-8002", "ExposedPorts",
          {"53/udp": {}, "80/tcp": {}, "8000/tcp": {}, "8001/tcp": {}, "8002/tcp": {}}),
         ("ENV P='1 2/sctp'\nEXPOSE $P 127.0.0.1:80:81", "ExposedPorts", {"1/tcp": {}, "2/sctp": {}, "81/tcp": {}}),
+        ("EXPOSE 1.2.3.4::80 8080:81 [::1]:1:82", "ExposedPorts", {"80/tcp": {}, "81/tcp": {}, "82/tcp": {}}),
         ("VOLUME /a $LANG\nVOLUME [\"/b c\"]", "Volumes", {"/a": {}, "C.UTF-8": {}, "/b c": {}}),
         ("CMD echo $LANG", "Cmd", ["/bin/sh", "-c", "echo $LANG"]),
         ("CMD [\"a\", \"$LANG\"]", "Cmd", ["a", "$LANG"]),

@@ -181,3 +181,8 @@ def test_a_mount_that_cannot_be_read_is_told_as_it_is_written() -> None:
     text = 'FROM a\nRUN --mount=\\"from=tools\\"x,target=/t b\n'
     with pytest.raises(DockerfileError, match=r'--mount="from=tools"x,target=/t: '):
         compile_text(text, named={"tools": ContextSource(name="tools")})
+
+
+def test_a_name_that_is_no_images_is_no_contexts() -> None:
+    with pytest.raises(DockerfileError, match="Bad:Tag:x"):
+        compile_text("FROM x\nCOPY --from=Bad:Tag:x a b\n", named={"tools": ContextSource(name="tools")})

@@ -68,3 +68,9 @@ def test_variables_cannot_make_a_dockerfile_that_fills_the_memory(text: str) -> 
 def test_expose_names_no_more_ports_than_there_are() -> None:
     with pytest.raises(InputError, match="more ports than there are"):
         compile_text("FROM a\nEXPOSE " + "0-65535 " * 4)
+
+
+def test_what_is_remembered_of_names_is_bounded() -> None:
+    automaton = _Automaton([".*", "a", ".*", "b", ".*", "c", ".*"])
+    assert automaton.fullmatch("".join(map(chr, range(0x4E00, 0x4E00 + 9000))) + "abc")
+    assert len(automaton._known) <= 4096

@@ -267,3 +267,39 @@ def test_the_very_blobs_count_in_the_key_of_an_edit() -> None:
     keys = {cache_key(graph.vertices[-1].op, ()).digest for graph in graphs}
     assert len(keys) == 2
     assert cache_key(Merge(), ()).components == (("schema", "1"), ("op", "merge"))
+
+
+# ---------------------------------------------------------------- what cannot be
+
+
+@pytest.mark.parametrize("definition", [REBASE, Append(APP.reference, ("a.tar",), (), (), GIVEN[:1])])
+def test_an_image_whose_config_is_not_understood_is_named(definition: Definition) -> None:
+    odd = image("app:1", ["one", "two", "own"], config={"Env": 7})
+    with pytest.raises(InputError, match=r"registry.example/app:1: its config has a Env that is not understood"):
+        compiled(definition, OLD, NEW, odd)
+
+
+def test_an_image_without_one_platform_that_both_bases_have_cannot_be_moved() -> None:
+    images = [image("app:1", ["one", "two", "own"], name) for name in ("arm64", "s390x")]
+    with pytest.raises(NoPlatformError, match="has no manifest for linux/arm64"):
+        compiled(REBASE, OLD, NEW, *images)
+
+
+def test_an_index_of_very_many_platforms_is_not_edited_by_chance() -> None:
+    images = [image("app:1", ["one"], f"m{number}") for number in range(65)]
+    with pytest.raises(InputError, match=r"there for 65 platforms .*name them with --platform"):
+        compiled(Append(APP.reference, ("a.tar",), (), (), GIVEN[:1]), *images)
+
+
+def test_a_base_that_is_a_path_of_this_machine_is_nobodys_business() -> None:
+    new = changed(NEW, reference="oci-layout:///home/me/base")
+    moved = asyncio.run(Rebase(APP.reference, OLD.reference, new.reference).compile(Known(OLD, new, APP)))
+    assert moved.results[0].annotations == {"org.example.kept": "yes"}
+
+
+def test_layers_that_were_read_are_not_read_again() -> None:
+    async def take(_: str) -> Given:
+        raise AssertionError("read")
+
+    done = Append("scratch", ("a.tar",), ("linux/amd64",), (), GIVEN[:1])
+    assert asyncio.run(done.read(take)) is done
