@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING
 from engine.errors import InputError, MaterializationError, NotGranted, RefledgerError
 from engine.events import BuildCompleted, BuildStarted, is_sensitive
 from engine.frontend.compile import compile_dockerfile
-from engine.graph import ContextSource, FetchedSource, Graph, Op, Scratch, Vertex, VertexError, merged
+from engine.graph import (
+    ContextSource,
+    FetchedSource,
+    Graph,
+    Op,
+    Scratch,
+    Vertex,
+    VertexError,
+    merged,
+)
 from engine.images.resolver import Resolver
 from engine.ledger import Ledger
 from engine.offline.missing import Missing, NotHere

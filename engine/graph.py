@@ -267,12 +267,17 @@ class VertexError(Exception):
         self.cause = cause
 
 
+_NAME = 2000
+"""Characters of a step's name."""
+
+
 def vertex(
     op: Op, inputs: tuple[Digest, ...], name: str, *, stage: str = "", lines: tuple[int, int] = (0, 0)
 ) -> Vertex:
-    """Make a vertex; its digest follows from `op` and `inputs` only, not from how it is called or where it stands."""
+    """Make a vertex; its digest follows from `op` and `inputs` only, not from how it is called or where it stands. Of a
+    long name the beginning counts: variables may stand for anything, and events have the name."""
     digest = digest_json({"op": op_to_json(op), "inputs": [str(item) for item in inputs]})
-    return Vertex(digest, op, inputs, name, stage, lines)
+    return Vertex(digest, op, inputs, name if len(name) <= _NAME else f"{name[:_NAME]}…", stage, lines)
 
 
 class HistoryStep(Record):

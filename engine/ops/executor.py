@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from engine.graph import Vertex
-from engine.ops.select import Selection
+from engine.ops.selection import Selection
 from engine.record import Record
 from engine.refs.ref import Remote
 from storage.digest import Digest

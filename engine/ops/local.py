@@ -36,7 +36,8 @@ from engine.ops.rootfs import RootDir
 from engine.ops.rules import asked_of
 from engine.ops.run_mounts import Ready, RunMounts
 from engine.ops.sandbox import Sandbox
-from engine.ops.select import Selection, select
+from engine.ops.select import select
+from engine.ops.selection import Selection
 from engine.ops.users import ExecUser, names_nobody, resolve_user
 from engine.record import changed
 from engine.refs.asked import AskedPaths

@@ -31,7 +31,8 @@ from engine.ops.executor import Task
 from engine.ops.oci_spec import ContainerMount
 from engine.ops.rootfs import RootDir
 from engine.ops.rules import source_of
-from engine.ops.select import Selection, select
+from engine.ops.select import select
+from engine.ops.selection import Selection
 from engine.refs.materializer import Clock
 from engine.refs.ref import Local, Remote
 from engine.together import POLL, in_thread

@@ -14,7 +14,8 @@ from engine.graph import ContextSource, Copy, Graph, Run, Vertex, VertexError
 from engine.ledger import Facts
 from engine.ops.executor import Task
 from engine.ops.rules import source_of
-from engine.ops.select import Selection, select
+from engine.ops.select import select
+from engine.ops.selection import Selection
 from engine.refs.ref import Remote
 from engine.solver.answers import CacheLookup
 from engine.together import in_thread

@@ -24,7 +24,7 @@ from engine.ops.output import OutputRecorder
 from engine.ops.redact import Redactor
 from engine.ops.run_mounts import RunMounts
 from engine.ops.sandbox import Sandbox
-from engine.ops.select import Entry, Selection
+from engine.ops.selection import Entry, Selection
 from engine.ops.sources import SourceFetcher
 from engine.record import changed
 from engine.refs.asked import AskedPaths

@@ -384,3 +384,14 @@ def test_workdir_makes_the_directory(paths: str, result: str) -> None:
 
 def test_workdir_root_makes_nothing() -> None:
     assert [type(vertex.op) for vertex in compile_text("FROM x\nWORKDIR /\n").vertices] == [ImageSource]
+
+
+@pytest.mark.parametrize("step", ["RUN a $A", "COPY $A /b", "WORKDIR /$A"])
+def test_a_name_that_variables_made_long_is_cut_as_events_have_it(step: str) -> None:
+    made = last(f"FROM x\nENV A={'y' * 50_000}\nENV A=$A$A\n{step}\n")
+    assert len(made.name) < 2100
+    assert made.name.endswith("…")
+
+
+def test_what_looks_like_a_zero_byte_in_json_and_is_none_stays() -> None:
+    assert last_run('FROM x\nRUN ["a", "b\\\\u0000c"]\n').argv == ("a", "b\\u0000c")

@@ -177,3 +177,8 @@ def test_a_misspelt_stage_is_suggested_when_it_is_no_image() -> None:
     with pytest.raises(DockerfileError) as caught:
         compile_text("FROM x AS builder\nFROM x\nRUN --mount=from=Bilder,target=/a y\n")
     assert caught.value.hint == "did you mean builder?"
+
+
+def test_an_option_has_no_more_characters_than_a_path() -> None:
+    with pytest.raises(DockerfileError, match=r"target= of a mount has 5001 characters"):
+        compile_text(f"FROM x\nENV A={'y' * 5000}\nRUN --mount=type=cache,target=/$A b\n")

@@ -194,6 +194,12 @@ def test_an_append_has_a_vertex_and_a_line_of_history_for_each_file() -> None:
     assert graph.results[0].annotations == APP.annotations
 
 
+def test_a_base_from_a_year_that_cannot_be_told_in_nanoseconds_gives_the_last_time_that_can() -> None:
+    config = {**APP.config, "created": "9999-12-31T23:59:59Z"}
+    graph = compiled(Append(APP.reference, ("a.tar",), (), (), GIVEN[:1]), changed(APP, config=config))
+    assert [v.op.created for v in graph.vertices if isinstance(v.op, LayerSource)] == [2**63 - 1]
+
+
 def test_scratch_with_the_same_file_twice() -> None:
     given = (GIVEN[0], GIVEN[0])
     graph = compiled(Append("scratch", ("a.tar", "a.tar"), ("linux/arm64",), (), given))
@@ -262,3 +268,39 @@ def test_the_very_blobs_count_in_the_key_of_an_edit() -> None:
     keys = {cache_key(graph.vertices[-1].op, ()).digest for graph in graphs}
     assert len(keys) == 2
     assert cache_key(Merge(), ()).components == (("schema", "1"), ("op", "merge"))
+
+
+# ---------------------------------------------------------------- what cannot be
+
+
+@pytest.mark.parametrize("definition", [REBASE, Append(APP.reference, ("a.tar",), (), (), GIVEN[:1])])
+def test_an_image_whose_config_is_not_understood_is_named(definition: Definition) -> None:
+    odd = image("app:1", ["one", "two", "own"], config={"Env": 7})
+    with pytest.raises(InputError, match=r"registry.example/app:1: its config has a Env that is not understood"):
+        compiled(definition, OLD, NEW, odd)
+
+
+def test_an_image_without_one_platform_that_both_bases_have_cannot_be_moved() -> None:
+    images = [image("app:1", ["one", "two", "own"], name) for name in ("arm64", "s390x")]
+    with pytest.raises(NoPlatformError, match="has no manifest for linux/arm64"):
+        compiled(REBASE, OLD, NEW, *images)
+
+
+def test_an_index_of_very_many_platforms_is_not_edited_by_chance() -> None:
+    images = [image("app:1", ["one"], f"m{number}") for number in range(65)]
+    with pytest.raises(InputError, match=r"there for 65 platforms .*name them with --platform"):
+        compiled(Append(APP.reference, ("a.tar",), (), (), GIVEN[:1]), *images)
+
+
+def test_a_base_that_is_a_path_of_this_machine_is_nobodys_business() -> None:
+    new = changed(NEW, reference="oci-layout:///home/me/base")
+    moved = asyncio.run(Rebase(APP.reference, OLD.reference, new.reference).compile(Known(OLD, new, APP)))
+    assert moved.results[0].annotations == {"org.example.kept": "yes"}
+
+
+def test_layers_that_were_read_are_not_read_again() -> None:
+    async def take(_: str) -> Given:
+        raise AssertionError("read")
+
+    done = Append("scratch", ("a.tar",), ("linux/amd64",), (), GIVEN[:1])
+    assert asyncio.run(done.read(take)) is done

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from engine.graph import Copy
 from engine.ops.copy import copy_layer, directory_layer
-from engine.ops.select import Selection
+from engine.ops.selection import Selection
 from storage.interfaces.layers import LayerWriter
 from storage.layers.snapshots import OverlaySnapshots
 
