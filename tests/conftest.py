@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.processes import close_zygotes
 from tests.registry_fixture import RegistryProcess
@@ -17,6 +18,12 @@ for ignored in (signal.SIGINT, signal.SIGHUP):
     # reason: a shell ignores the one in the background, nohup the other, and all that is started inherits that
     if signal.getsignal(ignored) == signal.SIG_IGN:
         signal.signal(ignored, signal.SIG_DFL)
+
+# reason: how long an example takes is the machine's affair, and a fixture may serve all examples of a test
+settings.register_profile(
+    "ours", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
+settings.load_profile("ours")
 
 LONG = (
     "tools/test_replay.py", "tools/test_offline.py", "crash/test_crash.py", "tools/test_kill.py",

@@ -65,7 +65,7 @@ def test_any_number_of_threads_gives_the_same_bytes(name: str, threads: int | No
     assert packed(name, large(), cuts, threads) == alone(name)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     st.sampled_from(PARALLEL),
     st.integers(1, 8),

@@ -465,7 +465,7 @@ def layers(draw: st.DrawFn) -> list[Member]:
     ]  # GNU tar adds those of a directory's second member to those of the first
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(layers(), st.sampled_from(["pax", "gnu"]), st.sampled_from(["0.0", "0.1", "1.0"]))
 def test_any_layer_is_as_gnu_tar_has_it(
     memory: Path, kind: str, members: list[Member], dialect: Dialect, sparse: Sparse
