@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from projections import runner, viewfile
@@ -53,7 +53,7 @@ def test_I1_rebuilt_views_dump_byte_for_byte_the_same(tmp_path: Path) -> None:
     assert before.count(b"\n") > 10
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25)
 @given(cuts=st.lists(st.integers(0, len(full_log().events)), max_size=6), batch=st.integers(1, 30),
        restarts=st.booleans())  # fmt: skip
 def test_I1_any_split_into_batches_and_restarts_gives_the_same_dump(

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import unicodedata
+from itertools import chain
 from typing import TextIO
 
 import pytest
@@ -356,7 +357,8 @@ def test_cleaned_text_has_no_control_character_and_is_never_wider_than_thought(t
 
 
 def test_no_character_is_wider_than_thought() -> None:
-    shown = (clean(chr(code)) for code in range(0x110000))
+    planes = (range(0x40000), range(0x40000, 0xE0000, 0xFF), range(0xE0000, 0xE1000), range(0xE1000, 0x110000, 0xFF))
+    shown = (clean(chr(code)) for code in chain(*planes))  # all, but of planes without characters a sample
     assert [hex(ord(char)) for char in shown if len(char) == 1 and cells(char) < cell_len(char)] == []
 
 

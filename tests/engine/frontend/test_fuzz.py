@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from engine.errors import ChecksFailed, DockerfileError, RefledgerError
@@ -123,14 +123,14 @@ def test_the_seed_itself_compiles() -> None:
         assert compile_text(SEED, target=target).vertices
 
 
-@settings(max_examples=RUNS * 4 // 7, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=RUNS * 4 // 7)
 @given(_EDITS)
 @example([(0, 10_000, "")])
 def test_mutated_dockerfiles_give_a_graph_or_an_error_with_a_line(edits: list[tuple[int, int, str]]) -> None:
     _survives(_mutated(edits))
 
 
-@settings(max_examples=RUNS * 2 // 7, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=RUNS * 2 // 7)
 @given(st.lists(st.sampled_from(SEED.splitlines(keepends=True)), max_size=12).map("".join), st.text(max_size=4))
 def test_shuffled_lines_and_targets_do_too(text: str, target: str) -> None:
     _survives(text, target=target)
@@ -160,7 +160,7 @@ _INSTRUCTIONS = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(max_examples=RUNS // 7 + 1, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=RUNS // 7 + 1)
 @given(st.lists(st.tuples(_INSTRUCTIONS, _WORDS), max_size=8), _INSTRUCTIONS, _WORDS)
 def test_made_up_instructions_and_triggers_do_too(
     lines: list[tuple[str, str]], instruction: str, words: str
@@ -174,7 +174,7 @@ def test_every_prefix_of_a_dockerfile_is_survived() -> None:
         _survives(SEED[:end])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text("ab*?[]^-\\!/.#\n ", max_size=30), st.text("ab/.", min_size=1, max_size=8))
 def test_any_dockerignore_decides_or_is_an_input_error(text: str, path: str) -> None:
     try:

@@ -20,7 +20,7 @@ PIECES = st.lists(st.sampled_from(["a", "b", "/", "[^/]", "[^/]*", ".*", ".", "[
 
 @given(PIECES, st.booleans(), st.text("ab/c\n", max_size=12))
 @example(["a", DIRECTORIES, "b"], True, "a/b/c")
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_the_automaton_matches_what_re_does(pieces: list[str], below: bool, text: str) -> None:
     pieces = [*pieces, BELOW] if below else pieces
     assert _Automaton(pieces).fullmatch(text) == bool(re.compile("".join(pieces), re.DOTALL).fullmatch(text))

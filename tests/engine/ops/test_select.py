@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import InputError
@@ -215,7 +215,7 @@ def test_names_that_are_not_utf8_and_odd_ones(tree: Path) -> None:
 
 
 @given(st.binary(min_size=1, max_size=20).filter(lambda name: 0 not in name), st.binary(min_size=1, max_size=20))
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200)
 def test_printable_tells_all_names_apart(one: bytes, other: bytes) -> None:
     text = printable(os.fsdecode(one))
     assert text.isprintable()

@@ -153,7 +153,7 @@ def compared(
     return found
 
 
-@settings(max_examples=25, deadline=None, phases=set(Phase) - {Phase.shrink}, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, phases=set(Phase) - {Phase.shrink}, suppress_health_check=list(HealthCheck))
 @given(LAYERS, st.lists(PATTERNS, min_size=1, max_size=2), st.booleans(), st.booleans())
 def test_paths_have_what_all_layers_would_give(
     registry: RegistryProcess,

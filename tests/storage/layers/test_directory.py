@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.digest import sha256
@@ -316,7 +316,7 @@ members = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40)
 @given(members)
 def test_any_mixture_of_files_and_directories_is_as_gnu_tar_has_it(
     tmp_path_factory: pytest.TempPathFactory, kind: str, made: list[Member]

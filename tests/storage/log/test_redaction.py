@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.errors import LogDamaged, LogError, LogTooNew
@@ -92,7 +92,7 @@ VALUES = st.recursive(
 )  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.dictionaries(NAMES, VALUES, min_size=1, max_size=5), st.randoms()), max_size=5))
 def test_what_is_detached_anywhere_comes_back_as_it_was(log: SqliteEventLog, drawn: list[Any]) -> None:
     before = log.last_seq()

@@ -32,7 +32,7 @@ def test_roots(size: int) -> None:
 
 
 @given(st.integers(1, COUNT), st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_inclusion_proofs(size: int, data: st.DataObject) -> None:
     index = data.draw(st.integers(0, size - 1))
     root, path = TREE.root(size), merkle.inclusion_proof(TREE.node, index, size)
@@ -48,7 +48,7 @@ def test_inclusion_proofs(size: int, data: st.DataObject) -> None:
 
 
 @given(st.integers(1, 120), st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_consistency_proofs(second: int, data: st.DataObject) -> None:
     first = data.draw(st.integers(1, second))
     old, new = TREE.root(first), TREE.root(second)
@@ -62,7 +62,7 @@ def test_consistency_proofs(second: int, data: st.DataObject) -> None:
 
 
 @given(st.integers(0, 2**62), st.binary(min_size=32, max_size=32))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_checkpoints(size: int, root: bytes) -> None:
     made = Checkpoint("ci.example/log/0123456789abcdef", size, root)
     note = sign_note(str(made), SIGNER)

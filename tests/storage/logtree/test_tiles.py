@@ -42,7 +42,7 @@ def root_of(leaves: list[bytes]) -> bytes:
 
 
 @given(st.lists(st.integers(1, 700), min_size=1, max_size=6))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_tree_that_grows_by_pieces_has_the_root_of_one_made_at_once(pieces: list[int]) -> None:
     tree = Tree()
     for piece in pieces:

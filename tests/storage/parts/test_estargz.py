@@ -232,7 +232,7 @@ def test_a_name_that_is_no_unicode_is_in_the_tar_and_told_to_be_none() -> None:
         look(blob, writer)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.lists(st.integers(0, 40_000) | st.sampled_from([0, 1, 511, 512, STARGZ_CHUNK, STARGZ_CHUNK + 1]), max_size=6),
     st.integers(1, 4),

@@ -104,7 +104,7 @@ def test_no_time_is_left_that_tells_when_the_tar_was_made(tmp_path: Path) -> Non
     assert out == clamped(clamped(out))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.lists(st.tuples(st.integers(-(2**40), 2**40), st.integers(0, 3000)), max_size=6), st.integers(0, 2**34),
     st.sampled_from([tarfile.PAX_FORMAT, tarfile.GNU_FORMAT]), st.booleans(),

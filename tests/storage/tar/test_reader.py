@@ -296,7 +296,7 @@ def test_I3_malformed_tars_are_verification_errors(tar: bytes, most: int) -> Non
         read(tar, most)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.binary(max_size=1500), st.integers(0, 3000))
 def test_I3_no_damage_is_a_crash(noise: bytes, at: int) -> None:
     tar = bytearray(make_tar(file(LONG, b"x" * 700, mtime=1.5), info("l", tarfile.SYMTYPE, linkname=LONG)))
@@ -323,7 +323,7 @@ entries = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(entries, max_size=4))
 def test_what_is_encoded_is_read_back(written: list[Entry]) -> None:
     for entry in written:
@@ -333,7 +333,7 @@ def test_what_is_encoded_is_read_back(written: list[Entry]) -> None:
     assert found == written
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(entries)
 def test_python_reads_what_is_encoded(entry: Entry) -> None:
     written = io.BytesIO(encode(entry) + bytes(1024))

@@ -112,7 +112,7 @@ def test_two_logs_have_two_origins_and_an_empty_one_is_not_signed(root: roots.Ro
 
 
 @given(st.sampled_from([(), (TREE,), (FILE,), (TREE, FILE)]), st.integers(1, 300))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_I1_the_tree_and_the_last_checkpoint_may_be_deleted(
     tmp_path_factory: pytest.TempPathFactory, gone: tuple[str, ...], count: int
 ) -> None:

@@ -202,7 +202,7 @@ def test_no_byte_of_a_proof_can_be_changed(signed: Path, kind: str) -> None:
 
 
 @given(st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_no_member_can_be_exchanged_for_that_of_another_proof(signed: Path, data: st.DataObject) -> None:
     one, other = (inclusion(signed, data.draw(st.integers(1, 601))) for _ in range(2))
     key = data.draw(st.sampled_from(["seq", "leaf", "path"]))

@@ -17,7 +17,7 @@ pytestmark = [
 
 
 def test_no_build_fails_or_goes_wrong_while_everything_prunable_is_pruned(tmp_path: Path) -> None:
-    figures = drill(tmp_path, seconds=6, builders=2)
+    figures = drill(tmp_path, seconds=4, builders=2)
     assert figures.right, "\n".join(report(figures))
     assert figures.prunes > 0
     assert figures.events["Demoted"] > 0
