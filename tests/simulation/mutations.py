@@ -20,6 +20,7 @@ from unittest.mock import patch
 from tests.simulation.driver import Case
 from tests.simulation.points import Strike
 from tests.simulation.report import Report
+from tests.simulation.scenarios import scenario
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,12 @@ class Mutation:
             yield
 
 
-STRIKES = 12
+TAKEN_AWAY = tuple(
+    seed for seed in range(300)
+    if len(rounds := scenario(seed).rounds) > 1 and [act.kind for act in rounds[1]][1:] in (["prune"], ["demote"])
+)  # fmt: skip
+"""Seeds of scenarios in which somebody takes away what is made again just now."""
+STRIKES = 40
 """At how many of the points of a name faults strike."""
 _RECORD_REQUEST = "requested = await self.facts.record("
 _RECORD_START = "started = await self.facts.record("
@@ -215,7 +221,9 @@ MUTATIONS = (
     Mutation(
         "an interruption adds a second end to a build",
         (Change("engine.operation:conclude", "await settle(recording)", "await recording"),),
-        seeds=tuple(range(400)),
+        seeds=(4, 0, 1, 2),
+        point="commit log.db",
+        kind="interrupt",
     ),
     Mutation(
         "a build that died is said to have been interrupted without another look at the log",
@@ -232,7 +240,9 @@ MUTATIONS = (
                 "if self.reader.blobs.size(packed.blob.digest) is not None:", "if True:",
             ),
         ),
-        seeds=tuple(range(400)),
+        seeds=TAKEN_AWAY,
+        point="unlink tmp",
+        kind="stalled",
     ),
     Mutation(
         "a leftover that cannot be removed ends a build with a traceback",
@@ -247,6 +257,107 @@ MUTATIONS = (
                 "storage.erofs.layers:ErofsLayers.unpack", "path = self._scratch.name()", "path = self._image(diff_id)"
             ),
         ),
+    ),
+    Mutation(
+        "what goes is gone before the log says so",
+        (
+            Change(
+                "tools.collecting:_let_go",
+                "        root.log.append(*(_tombstone(action, policy) for action in present))\n"
+                "        taken = [path for action in present for path in disk.take(action.item.key)]\n",
+                "        taken = [path for action in present for path in disk.take(action.item.key)]\n"
+                "        root.log.append(*(_tombstone(action, policy) for action in present))\n",
+            ),
+        ),
+        seeds=TAKEN_AWAY,
+        point="commit log.db",
+        kind="crash",
+    ),
+    Mutation(
+        "a collection does not look at the log again before it takes something away",
+        (Change("tools.collecting:_let_go", "if _used_since(", "if False and _used_since("),),
+        seeds=TAKEN_AWAY,
+        point="create locks",
+        kind="stalled",
+    ),
+    Mutation(
+        "a result that was revoked is believed again",
+        (Change("engine.solver.solve:Solver._revoke", "self._answers[vertex.digest] = Miss(LOST)", "pass"),),
+        seeds=(112, 20, 24, 44, 46),
+    ),
+    Mutation(
+        "where there is a mirror, the provider itself is not asked",
+        (
+            Change(
+                "engine.refs.places:Places.of", "for mirror in self._before(provider)), provider):",
+                "for mirror in self._before(provider)),) or (provider,):",
+            ),
+        ),
+    ),
+    Mutation(
+        "the first platform of an index is taken for the wanted one",
+        (
+            Change(
+                "storage.platform:choose_platform", "if rank is not None and (best is None or rank < best[0]):",
+                "rank = rank or 0\n        if best is None:",
+            ),
+        ),
+    ),
+    Mutation(
+        "an exported cache names a config that is not there",
+        (
+            Change(
+                "engine.cache.export:CacheExporter._write",
+                "config_blob = await self._put(to, cache_config.MEDIA_TYPE, cache_config.write(config))",
+                "data = cache_config.write(config)\n"
+                "    config_blob = Descriptor(cache_config.MEDIA_TYPE, sha256(data), len(data))",
+            ),
+        ),
+        seeds=tuple(range(40)),
+    ),
+    Mutation(
+        "an interrupted pull goes on behind a gap",
+        (Change("storage.partial:FilePartial.gaps", "if position < start:", "if position < start and not position:"),),
+        seeds=tuple(range(20)),
+        point="registry.piece",
+        kind="crash",
+    ),
+    Mutation(
+        "output is numbered from 0 each time",
+        (Change("engine.ops.output:OutputRecorder._emit", "self._offset += len(data)", "pass"),),
+    ),
+    Mutation(
+        "a key does not count which file is taken",
+        (
+            Change(
+                "engine.solver.cache:cache_key", 'components += [("source", source) for source in op.sources]', "pass"
+            ),
+        ),
+        seeds=tuple(range(400)),
+    ),
+    Mutation(
+        "secrets are printed as they are",
+        (Change("engine.ops.redact:Redactor.write", "if self._pattern is None:", "if True:"),),
+    ),
+    Mutation(
+        "who only looks takes the locks of others",
+        (Change("tools.collecting:running_builds", "held.held(name)", "held.try_acquire(name)"),),
+        seeds=tuple(range(40)),
+    ),
+    Mutation(
+        "a layout's index is written in place",
+        (
+            Change(
+                "storage.layout_target:enter", "replace_file(layout / \"index.json\", canonical_json(index))",
+                "(layout / \"index.json\").write_bytes(canonical_json(index))",
+            ),
+        ),
+        seeds=tuple(range(60)),
+    ),
+    Mutation(
+        "an archive has its name before its bytes are durable",
+        (Change("storage.durable:Unfinished.commit", "os.fsync(self.file.fileno())", "pass"),),
+        seeds=tuple(range(60)),
     ),
 )
 

@@ -154,6 +154,7 @@ def log_problems(events: Sequence[Event], ended: Iterable[Ended], dead: Iterable
             yield f"I12 build {build} has the ends {ends}"
         interrupted = "BuildInterrupted" in ends or build in gone
         yield from _vertices(build, own, interrupted=interrupted)
+        yield from output_problems(build, own)
     for one in ended:
         yield from _told(one, [event.type for event in by_build.get(one.build, ())])
 
@@ -165,6 +166,19 @@ def _told(one: Ended, types: Sequence[str]) -> Iterator[str]:
     wanted = {0: "BuildCompleted", 130: "BuildCancelled"}.get(one.exit, "BuildFailed")
     if wanted not in types:
         yield f"I6 build {one.build} ended with {one.exit} ({one.error}), and its log has no {wanted}"
+
+
+def output_problems(build: str, events: Sequence[Event]) -> Iterator[str]:
+    """Is what each step printed there, without a gap that nobody tells of?"""
+    reached: dict[str | None, int] = {}
+    for event in events:
+        if event.type == "VertexStarted":
+            reached[event.vertex] = 0
+        elif event.type == "VertexOutput":
+            expected = reached.get(event.vertex, 0) + event.data["dropped"]
+            if event.data["offset"] != expected:
+                yield f"I6 build {build} has output at {event.data['offset']} of event {event.seq}, not {expected}"
+            reached[event.vertex] = event.data["offset"] + len(event.data["text"].encode())
 
 
 def _vertices(build: str, events: Sequence[Event], *, interrupted: bool) -> Iterator[str]:

@@ -132,7 +132,18 @@ def _seasoned(whole: Scenario, draw: Chance) -> Scenario:
     for acts in rounds:
         if draw.maybe(20):
             acts.append(Act("look", delay=draw.pick((0.0, 0.01, 0.2)), machine=acts[0].machine))
+    if draw.maybe(12):
+        rounds.insert(1, _taken_away(whole.rounds[0][0], draw))
     return replace(whole, rounds=tuple(map(tuple, rounds)))
+
+
+def _taken_away(build: Act, draw: Chance) -> list[Act]:
+    """What `build` made is made again, while somebody takes away what there is of it."""
+    taking: Kind = draw.pick(("prune", "demote"))
+    return [
+        replace(build, no_cache=True),
+        Act(taking, delay=draw.pick((0.0, 0.2, 0.5, 1.0)), machine=build.machine),
+    ]
 
 
 def _with_secrets(stage: Stage, draw: Chance) -> Stage:
