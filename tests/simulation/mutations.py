@@ -327,21 +327,23 @@ MUTATIONS = (
         (Change("engine.ops.output:OutputRecorder._emit", "self._offset += len(data)", "pass"),),
     ),
     Mutation(
-        "a key does not count which file is taken",
-        (
-            Change(
-                "engine.solver.cache:cache_key", 'components += [("source", source) for source in op.sources]', "pass"
-            ),
-        ),
-        seeds=tuple(range(400)),
+        "a key does not count which directory is made",
+        (Change("engine.solver.cache:cache_key", '("path", op.path), ', ""),),
+        seeds=(205, 339, 544, 1300),
     ),
     Mutation(
         "secrets are printed as they are",
         (Change("engine.ops.redact:Redactor.write", "if self._pattern is None:", "if True:"),),
+        seeds=tuple(range(20)),
     ),
     Mutation(
-        "who only looks takes the locks of others",
-        (Change("tools.collecting:running_builds", "held.held(name)", "held.try_acquire(name)"),),
+        "who only looks sets the mode of a directory",
+        (
+            Change(
+                "tools.roots:read_root", "with Views.read_only(",
+                '(path / "tmp").chmod(0o700)\n        with Views.read_only(',
+            ),
+        ),
         seeds=tuple(range(40)),
     ),
     Mutation(
@@ -385,7 +387,10 @@ def search(mutation: Mutation, runs: int) -> tuple[Case, str] | None:
 
 def _struck(plain: Case, report: Report, mutation: Mutation, judge: Callable[[Case, Report], bool]) -> bool:
     """Run `plain` with faults at the points of a name, of which its `report` tells. Was that enough?"""
-    points = [number for number, (name, _) in enumerate(report.offered, 1) if name == mutation.point]
+    points = [
+        number for number, (name, kinds) in enumerate(report.offered, 1)
+        if name == mutation.point and mutation.kind in kinds
+    ]  # fmt: skip
     wanted = frozenset(points[:: max(1, len(points) // STRIKES)])
 
     def choose(number: int, _point: str, kinds: tuple[str, ...]) -> Iterable[tuple[Strike, ...]]:

@@ -9,7 +9,7 @@ import io
 import itertools
 import os as real_os
 import time as real_time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from pathlib import Path, PosixPath
@@ -17,6 +17,7 @@ from typing import Any
 from unittest.mock import patch
 
 from projections.runner import Projection, Views
+from storage.eventlog import SqliteEventLog
 from storage.interfaces.log import EventLog
 from tests.simulation.descriptors import Raw
 from tests.simulation.oslocks import Fcntl, Libc
@@ -78,7 +79,7 @@ class DiskPath(PosixPath):
                 return False
             raise
 
-    def open(  # type: ignore[override]
+    def open(
         self, mode: str = "r", buffering: int = -1, encoding: Any = None, errors: Any = None, newline: Any = None
     ) -> Any:
         kinds = {"r": real_os.O_RDONLY, "w": real_os.O_CREAT | real_os.O_TRUNC, "a": real_os.O_CREAT | real_os.O_APPEND,
@@ -139,11 +140,11 @@ class DiskPath(PosixPath):
     def chmod(self, mode: int, *, follow_symlinks: bool = True) -> None:
         _OS.chmod(self, mode, follow_symlinks=follow_symlinks)
 
-    def iterdir(self) -> Iterator[DiskPath]:
-        return iter([self / name for name in _OS.listdir(self)])
+    def iterdir(self) -> Generator[DiskPath, None, None]:
+        yield from [self / name for name in _OS.listdir(self)]
 
-    def readlink(self) -> Path:
-        return Path(_OS.readlink(self))
+    def readlink(self) -> DiskPath:
+        return DiskPath(_OS.readlink(self))
 
     def symlink_to(self, target: Any, target_is_directory: bool = False) -> None:
         _OS.symlink(target, self)
@@ -261,7 +262,7 @@ def simulated_files() -> Iterator[None]:
 
     def log_at(path: Path, *, read_only: bool = False) -> Any:
         found = locate(path)
-        return real_log(path, read_only=read_only) if found is None else found[0].log()
+        return SqliteEventLog(path, read_only=read_only) if found is None else found[0].log()
 
     def leave(path: Path, log: Any, views: Any) -> None:
         if not is_simulated(path):  # else nobody reads what is kept beside the log
@@ -274,7 +275,7 @@ def simulated_files() -> Iterator[None]:
             mount(source, target, kind)
 
     real_mounts_below, real_umount, real_mount = overlay.mounts_below, overlay._umount, overlay._mount
-    real_log, real_leave = roots.SqliteEventLog, roots._leave
+    real_leave = roots._leave
     tokens = Tokens()
     with ExitStack() as stack:
         for name in _USERS:
