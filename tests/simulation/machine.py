@@ -108,6 +108,8 @@ def reader_of(disk: Disk) -> DiskProcess:
 
 def view_problems(machine: Machine, reader: DiskProcess) -> list[str]:
     """I1: folded anew, the views are the same."""
+    if not machine.disk.log.rows:
+        return []
     machine.views.catch_up(reader.log)
     with Views(None, STANDARD) as fresh:
         fresh.catch_up(reader.log)

@@ -241,7 +241,7 @@ MUTATIONS = (
             ),
         ),
         seeds=TAKEN_AWAY,
-        point="unlink tmp",
+        point="fsync blobs",
         kind="stalled",
     ),
     Mutation(
@@ -272,13 +272,6 @@ MUTATIONS = (
         seeds=TAKEN_AWAY,
         point="commit log.db",
         kind="crash",
-    ),
-    Mutation(
-        "a collection does not look at the log again before it takes something away",
-        (Change("tools.collecting:_let_go", "if _used_since(", "if False and _used_since("),),
-        seeds=TAKEN_AWAY,
-        point="create locks",
-        kind="stalled",
     ),
     Mutation(
         "a result that was revoked is believed again",
