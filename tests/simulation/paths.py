@@ -8,6 +8,7 @@ import importlib
 import io
 import itertools
 import os as real_os
+import stat
 import time as real_time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -20,6 +21,7 @@ from projections.runner import Projection, Views
 from storage.eventlog import SqliteEventLog
 from storage.interfaces.log import EventLog
 from tests.simulation.descriptors import Raw
+from tests.simulation.inodes import Inode
 from tests.simulation.oslocks import Fcntl, Libc
 from tests.simulation.processes import FIRST_FD, PREFIX, locate
 from tests.simulation.syscalls import Os
@@ -54,20 +56,14 @@ class DiskPath(PosixPath):
         return self._is(lambda mode: True)
 
     def is_dir(self, **_: Any) -> bool:
-        from stat import S_ISDIR
-
-        return self._is(S_ISDIR)
+        return self._is(stat.S_ISDIR)
 
     def is_file(self, **_: Any) -> bool:
-        from stat import S_ISREG
-
-        return self._is(S_ISREG)
+        return self._is(stat.S_ISREG)
 
     def is_symlink(self) -> bool:
-        from stat import S_ISLNK
-
         try:
-            return S_ISLNK(self.lstat().st_mode)
+            return stat.S_ISLNK(self.lstat().st_mode)
         except (FileNotFoundError, NotADirectoryError):
             return False
 
@@ -262,7 +258,14 @@ def simulated_files() -> Iterator[None]:
 
     def log_at(path: Path, *, read_only: bool = False) -> Any:
         found = locate(path)
-        return SqliteEventLog(path, read_only=read_only) if found is None else found[0].log()
+        if found is None:
+            return SqliteEventLog(path, read_only=read_only)
+        process, where = found
+        if not read_only:  # a name for what eventlog.py keeps elsewhere: readers look whether there is one
+            root = process.find(where[:-1])
+            file = root.entries.setdefault(where[-1], Inode(stat.S_IFREG | 0o600))
+            root.durable_entries.setdefault(where[-1], file)
+        return process.log()
 
     def leave(path: Path, log: Any, views: Any) -> None:
         if not is_simulated(path):  # else nobody reads what is kept beside the log
