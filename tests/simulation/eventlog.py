@@ -65,6 +65,8 @@ class MemoryLog:
         self._queue: deque[tuple[int, list[codec.Encoded], Future[list[Event]]]] = deque()
         self._due = False
         self.closed = False
+        self.damage: LogError | None = None
+        """Nobody damages a log here."""
         self._payloads = Payloads(self._query)
 
     # ------------------------------------------------------------ writing
@@ -206,6 +208,9 @@ class MemoryLog:
     def payloads(self, after: int, until: int) -> Iterator[Payload]:
         """See StoredPayloads."""
         yield from self._payloads.of(list(self.rows(after, until)))
+
+    def end_before_damage(self) -> None:
+        """See SqliteEventLog.end_before_damage."""
 
     def last_seq(self) -> int:
         """See EventLog."""

@@ -74,9 +74,8 @@ class Forks:
             if self._fork(strikes):
                 return strikes
             while len(self._children) >= self._jobs:
-                self._hear()
-            if self._enough:
-                break
+                if self._hear():
+                    return ()
         return ()
 
     def _fork(self, strikes: tuple[Strike, ...]) -> bool:
@@ -102,7 +101,8 @@ class Forks:
         finally:
             os._exit(0)
 
-    def _hear(self) -> None:
+    def _hear(self) -> bool:
+        """Wait for the child that parted first. Was that enough?"""
         child = self._children.popleft()
         data = bytearray()
         try:
@@ -112,6 +112,7 @@ class Forks:
                     break
                 data += part
             else:
+                data.clear()
                 os.kill(child.pid, signal.SIGKILL)
         finally:
             os.close(child.answers)
@@ -120,6 +121,7 @@ class Forks:
         report = pickle.loads(data) if data else Report.of_failure("the simulating process hangs, or died")
         if not self._enough:
             self._enough = self._done(child.strikes, report)
+        return self._enough
 
     def _abandon(self) -> None:
         for child in self._children:

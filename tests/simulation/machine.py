@@ -108,6 +108,8 @@ def reader_of(disk: Disk) -> DiskProcess:
 
 def view_problems(machine: Machine, reader: DiskProcess) -> list[str]:
     """I1: folded anew, the views are the same."""
+    if not machine.disk.log.rows:
+        return []
     machine.views.catch_up(reader.log)
     with Views(None, STANDARD) as fresh:
         fresh.catch_up(reader.log)
@@ -117,7 +119,8 @@ def view_problems(machine: Machine, reader: DiskProcess) -> list[str]:
 def disk_problems(machine: Machine, reader: DiskProcess) -> Iterator[str]:
     """I3, I9: what is stored is what its name says, and no secret is in it."""
     here = reader.stored()
-    stored = {digest: (reader.path / "blobs" / digest.algorithm / digest.hex).read_bytes() for digest in here.blobs}
+    blobs = reader.path / "blobs"
+    stored = {str(digest): (blobs / digest.algorithm / digest.hex).read_bytes() for digest in here.blobs}
     for digest, data in stored.items():
         if sha256(data) != digest:
             yield f"I3 blob {digest} has other bytes"
@@ -130,5 +133,5 @@ def disk_problems(machine: Machine, reader: DiskProcess) -> Iterator[str]:
         else:
             if found != diff_id:
                 yield f"I3 layer {diff_id} has other bytes"
-    log = {f"event {row[0]}": row[4] for row in machine.disk.log.rows}
+    log = {f"event {event.seq}": str(event.data).encode() for event in machine.events}
     yield from oracle.secret_problems([SECRET], {**log, **stored})

@@ -143,7 +143,7 @@ def _merged(layers: Sequence[Inode], upper: Inode | None, made: dict[Inode, Inod
             break
     names = dict.fromkeys(name for layer in seen for name in layer.entries)
     for name in names:
-        found = []
+        found: list[Inode] = []
         for layer in seen:
             entry = layer.entries.get(name)
             if entry is None:

@@ -8,8 +8,9 @@ import importlib
 import io
 import itertools
 import os as real_os
+import stat
 import time as real_time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from pathlib import Path, PosixPath
@@ -18,7 +19,9 @@ from unittest.mock import patch
 
 from projections.runner import Projection, Views
 from storage.interfaces.log import EventLog
+from storage.log.eventlog import SqliteEventLog
 from tests.simulation.descriptors import Raw
+from tests.simulation.inodes import Inode
 from tests.simulation.oslocks import Fcntl, Libc
 from tests.simulation.processes import FIRST_FD, PREFIX, locate
 from tests.simulation.syscalls import Os
@@ -54,20 +57,14 @@ class DiskPath(PosixPath):
         return self._is(lambda mode: True)
 
     def is_dir(self, **_: Any) -> bool:
-        from stat import S_ISDIR
-
-        return self._is(S_ISDIR)
+        return self._is(stat.S_ISDIR)
 
     def is_file(self, **_: Any) -> bool:
-        from stat import S_ISREG
-
-        return self._is(S_ISREG)
+        return self._is(stat.S_ISREG)
 
     def is_symlink(self) -> bool:
-        from stat import S_ISLNK
-
         try:
-            return S_ISLNK(self.lstat().st_mode)
+            return stat.S_ISLNK(self.lstat().st_mode)
         except (FileNotFoundError, NotADirectoryError):
             return False
 
@@ -79,7 +76,7 @@ class DiskPath(PosixPath):
                 return False
             raise
 
-    def open(  # type: ignore[override]
+    def open(
         self, mode: str = "r", buffering: int = -1, encoding: Any = None, errors: Any = None, newline: Any = None
     ) -> Any:
         kinds = {"r": real_os.O_RDONLY, "w": real_os.O_CREAT | real_os.O_TRUNC, "a": real_os.O_CREAT | real_os.O_APPEND,
@@ -140,11 +137,11 @@ class DiskPath(PosixPath):
     def chmod(self, mode: int, *, follow_symlinks: bool = True) -> None:
         _OS.chmod(self, mode, follow_symlinks=follow_symlinks)
 
-    def iterdir(self) -> Iterator[DiskPath]:
-        return iter([self / name for name in _OS.listdir(self)])
+    def iterdir(self) -> Generator[DiskPath, None, None]:
+        yield from [self / name for name in _OS.listdir(self)]
 
-    def readlink(self) -> Path:
-        return Path(_OS.readlink(self))
+    def readlink(self) -> DiskPath:
+        return DiskPath(_OS.readlink(self))
 
     def symlink_to(self, target: Any, target_is_directory: bool = False) -> None:
         _OS.symlink(target, self)
@@ -262,7 +259,14 @@ def simulated_files() -> Iterator[None]:
 
     def log_at(path: Path, *, read_only: bool = False) -> Any:
         found = locate(path)
-        return real_log(path, read_only=read_only) if found is None else found[0].log()
+        if found is None:
+            return SqliteEventLog(path, read_only=read_only)
+        process, where = found
+        if not read_only:  # a name for what eventlog.py keeps elsewhere: readers look whether there is one
+            root = process.find(where[:-1])
+            file = root.entries.setdefault(where[-1], Inode(stat.S_IFREG | 0o600))
+            root.durable_entries.setdefault(where[-1], file)
+        return process.log()
 
     def leave(path: Path, log: Any, views: Any) -> None:
         if not is_simulated(path):  # else nobody reads what is kept beside the log
@@ -275,7 +279,7 @@ def simulated_files() -> Iterator[None]:
             mount(source, target, kind)
 
     real_mounts_below, real_umount, real_mount = overlay.mounts_below, overlay._umount, overlay._mount
-    real_log, real_leave = roots.SqliteEventLog, roots._leave
+    real_leave = roots._leave
     tokens = Tokens()
     with ExitStack() as stack:
         for name in _USERS:

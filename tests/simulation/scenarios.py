@@ -15,6 +15,14 @@ from tests.simulation.chance import Chance
 T = TypeVar("T")
 Kind = Literal["build", "prune", "demote", "lose", "copy", "begin", "look"]
 Worth = Literal["", "whole", "partial", "corrupt", "down"]
+Cache = Literal["", "min", "max", "inline"]
+File = Literal["", "layout", "archive"]
+Instruction = Literal["run", "copy", "write", "mkdir"]
+INSTRUCTIONS: tuple[Instruction, ...] = ("run", "run", "copy", "copy", "write", "mkdir")
+DONE: tuple[Kind, ...] = (*("build",) * 8, "prune", "demote", "lose", "copy")
+TAKING: tuple[Kind, ...] = ("prune", "demote")
+CACHES: tuple[Cache, ...] = ("", "", "", "", "min", "max", "inline")
+FILES: tuple[File, ...] = ("layout", "archive")
 MIRRORS: tuple[Worth, ...] = ("", "", "", "whole", "partial", "corrupt", "down")
 BASES, TARGETS = "bases.test", ("one.test", "two.test")
 """The registry that has the base images, and those that builds push to. The last one wants a login."""
@@ -27,7 +35,7 @@ class Step:
     `fails` after `seconds`, and prints a `secret` that is mounted for it; copy: takes path number `pick` of what stage
     `source` has, or, below 0, of image -1 - `source`; write: a file that is in the Dockerfile; mkdir: WORKDIR."""
 
-    kind: Literal["run", "copy", "write", "mkdir"]
+    kind: Instruction
     number: int
     source: int = 0
     pick: int = 0
@@ -64,9 +72,9 @@ class Act:
     stranger: bool = False
     no_cache: bool = False
     cache_from: bool = False
-    cache_to: Literal["", "min", "max", "inline"] = ""
+    cache_to: Cache = ""
     compression: Literal["gzip", "zstd", "estargz"] = "gzip"
-    file: Literal["", "layout", "archive"] = ""
+    file: File = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +140,17 @@ def _seasoned(whole: Scenario, draw: Chance) -> Scenario:
     for acts in rounds:
         if draw.maybe(20):
             acts.append(Act("look", delay=draw.pick((0.0, 0.01, 0.2)), machine=acts[0].machine))
+    if draw.maybe(12):
+        rounds.insert(1, _taken_away(whole.rounds[0][0], draw))
     return replace(whole, rounds=tuple(map(tuple, rounds)))
+
+
+def _taken_away(build: Act, draw: Chance) -> list[Act]:
+    """What `build` made is made again, while somebody takes away what there is of it."""
+    return [
+        replace(build, no_cache=True),
+        Act(draw.pick(TAKING), delay=draw.pick((0.0, 0.2, 0.5, 1.0)), machine=build.machine),
+    ]
 
 
 def _with_secrets(stage: Stage, draw: Chance) -> Stage:
@@ -144,7 +162,7 @@ def _varied(act: Act, draw: Chance) -> Act:
         return replace(act, delay=draw.pick((act.delay, act.delay, 0.5, 1.0, 2.0)))
     if act.kind != "build":
         return act
-    file = draw.pick(("layout", "archive")) if draw.maybe(10) else act.file
+    file = draw.pick(FILES) if draw.maybe(10) else act.file
     return replace(act, file=file, compression="estargz" if draw.maybe(6) else act.compression)
 
 
@@ -154,7 +172,7 @@ def _loss(draw: Chance, programs: int) -> tuple[tuple[Act, ...], ...]:
     build = Act("build", subject, target)
     lost = tuple(Act("lose", subject, target, 1 + draw.below(7)) for _ in range(1 + draw.below(3)))
     last = replace(build, target=draw.below(2), cache_from=draw.maybe(30), no_cache=draw.maybe(10))
-    return (build,), (Act(draw.pick(("prune", "demote")), subject),), lost, (last, *_round(draw, programs))  # type: ignore[arg-type]
+    return (build,), (Act(draw.pick(TAKING), subject),), lost, (last, *_round(draw, programs))
 
 
 def _image(draw: Chance) -> tuple[int, ...]:
@@ -177,14 +195,14 @@ def _program(draw: Chance, images: int) -> tuple[Stage, ...]:
 
 
 def _step(draw: Chance, stage: int, images: int) -> Step:
-    kind = draw.pick(("run", "run", "copy", "copy", "write", "mkdir"))
+    kind = draw.pick(INSTRUCTIONS)
     number = draw.below(4)
     if kind == "run":
         return Step("run", number, fails=draw.maybe(4), seconds=draw.pick((0.0, 0.0, 0.5, 3.0)))
     if kind == "copy":
         source = -1 - draw.below(images) if stage == 0 or draw.maybe(30) else draw.below(stage)
         return Step("copy", number, source=source, pick=draw.below(6))
-    return Step(kind, number)  # type: ignore[arg-type]
+    return Step(kind, number)
 
 
 def _round(draw: Chance, programs: int) -> tuple[Act, ...]:
@@ -192,11 +210,11 @@ def _round(draw: Chance, programs: int) -> tuple[Act, ...]:
 
 
 def _act(draw: Chance, programs: int) -> Act:
-    kind = draw.pick(("build",) * 8 + ("prune", "demote", "lose", "copy"))
+    kind = draw.pick(DONE)
     delay = draw.pick((0.0, 0.0, 0.01, 0.2))
     if kind != "build":
         machine = int(draw.maybe(10))
-        return Act(kind, draw.below(programs), draw.below(2), draw.below(8), delay, machine=machine)  # type: ignore[arg-type]
+        return Act(kind, draw.below(programs), draw.below(2), draw.below(8), delay, machine=machine)
     return Act(
         "build",
         draw.below(programs),
@@ -207,7 +225,7 @@ def _act(draw: Chance, programs: int) -> Act:
         stranger=draw.maybe(6),
         no_cache=draw.maybe(8),
         cache_from=draw.maybe(25),
-        cache_to=draw.pick(("", "", "", "", "min", "max", "inline")),  # type: ignore[arg-type]
+        cache_to=draw.pick(CACHES),
         compression="zstd" if draw.maybe(8) else "gzip",
     )
 

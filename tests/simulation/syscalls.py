@@ -99,14 +99,12 @@ class Os(Descriptors):
         if found is None:
             return real_os.scandir(path)
         process, inode = found
-        text = isinstance(path, int) or not isinstance(path, bytes)
-        entries = []
-        for name, entry in inode.entries.items():
-            shown = real_os.fsdecode(name) if text else name
-            top = "" if isinstance(path, int) else real_os.fspath(path)
-            full = shown if isinstance(path, int) else (f"{top}/{shown}" if text else top + b"/" + shown)
-            entries.append(Entry(shown, full, process.mounted(entry), process))
-        return Scan(entries)
+        given: Any = real_os.fsdecode if not isinstance(path, bytes) else bytes
+        top = b"" if isinstance(path, int) else real_os.fsencode(path) + b"/"
+        return Scan([
+            Entry(given(name), given(top + name), process.mounted(entry), process)
+            for name, entry in inode.entries.items()
+        ])
 
     def _directory(self, path: Any) -> tuple[Process, Inode] | None:
         if isinstance(path, int):

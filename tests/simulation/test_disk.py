@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import pytest
@@ -245,7 +245,7 @@ class _Recording(Faults):
         return super().at(point, *kinds)
 
 
-ACTIONS = {
+ACTIONS: dict[str, Callable[[DiskProcess], object]] = {
     "blob": lambda process: process.blobs("b1").put(b"a blob"),
     "layer": unpack,
     "snapshot": lambda process: compose(process, "s1", {b"new": b"n"}),

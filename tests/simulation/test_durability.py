@@ -86,11 +86,15 @@ def is_snapshot(name: str) -> Callable[[DiskProcess], bool]:
     return kept
 
 
+def _furnish(tree: Path) -> None:
+    (tree / "furniture").write_bytes(b"abc")
+
+
 def furnish(process: DiskProcess, owner: str) -> None:
     mounts = DirectoryCacheMounts(process.path / "cache", process.path / "tmp", owner, process.locks)
     held = mounts.try_acquire(CACHE, "locked")
     assert held is not None
-    held.fill(lambda tree: (tree / "furniture").write_bytes(b"abc"))
+    held.fill(_furnish)
     held.release()
 
 

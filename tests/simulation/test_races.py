@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,13 +41,18 @@ LAYER = make_tar(file("etc/name", b"base"))
 BLOBS = (b"one blob", b"another blob")
 CRASH = -1
 
-assert Ledger  # the modules whose threads are simulated are those that are loaded
+LOADED = (Ledger,)
+"""The modules whose threads are simulated are those that are loaded."""
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _files() -> Iterator[None]:
     with simulated_files():
         yield
+
+
+def _furnish(tree: Path) -> None:
+    (tree / "furniture").write_bytes(b"abc")
 
 
 @dataclass
@@ -330,7 +336,7 @@ def test_a_cache_mount_stays_what_it_is_while_a_step_has_it() -> None:
                 continue
             try:
                 if not held.exists():
-                    held.fill(lambda tree: (tree / "furniture").write_bytes(b"abc"))
+                    held.fill(_furnish)
                 assert (held.path / "furniture").read_bytes() == b"abc"
                 process.calls.pause()
                 assert (held.path / "furniture").read_bytes() == b"abc"

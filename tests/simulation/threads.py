@@ -17,13 +17,16 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType, SimpleNamespace
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from greenlet import getcurrent, greenlet
 
 from tests.simulation import locking
 from tests.simulation.chance import Chance, Crashed, Process, is_dead, process_of
 from tests.simulation.locking import Condition, Event, Future, Lock, Queue, RLock, Thread, ThreadPoolExecutor
+
+if TYPE_CHECKING:
+    from tests.simulation.tasks import Source
 
 T = TypeVar("T")
 _OURS = {__file__, locking.__file__}
@@ -63,7 +66,7 @@ class SimThread:
         self.deadline: float | None = None
         self.stalled = False
         self.label = "its first turn"
-        self.source: object = None
+        self.source: Source | None = None
         self._threads = threads
         self._work = work
         self._context = context
@@ -72,7 +75,7 @@ class SimThread:
     @property
     def ended(self) -> bool:
         """Is it over?"""
-        return self._greenlet.dead
+        return bool(self._greenlet.dead)
 
     def runnable(self, now: float) -> bool:
         """Could it go on?"""
@@ -265,8 +268,8 @@ def patched(threads: Threads) -> Iterator[None]:
     try:
         yield
     finally:
-        for module, attribute, real in undo:
-            setattr(module, attribute, real)
+        for holder, attribute, real in undo:
+            setattr(holder, attribute, real)
 
 
 def _stack(frame: FrameType | None) -> str:

@@ -46,7 +46,7 @@ class Verdict:
         if ended.exit not in allowed:
             told = f"{doing.act.kind} {doing.build} ended with {ended.exit} ({ended.error})"
             self.problems.append(f"I12 {told}, not one of {sorted(allowed)}")
-        self.problems += oracle.secret_problems([SECRET], {f"the error of {doing.build}": ended.error})
+        self.problems += oracle.secret_problems([SECRET], {f"the error of {doing.build}": ended.error.encode()})
         if doing.act.kind == "build" and ended.exit == 0:
             if doing.act.target >= 0:
                 self._image(doing.act)
@@ -59,7 +59,7 @@ class Verdict:
         """What the log of `machine` names is there, and as it should be."""
         reader = reader_of(machine.disk)
         here = reader.stored()
-        kinds = {"blobs": here.blobs, "layers": here.layers, "snapshots": here.snapshots}
+        kinds: dict[str, Sequence[str]] = {"blobs": here.blobs, "layers": here.layers, "snapshots": here.snapshots}
         self.problems += oracle.content_problems(machine.events, kinds)
         self.problems += disk_problems(machine, reader)
         for place, act in self._files.values():
@@ -125,6 +125,9 @@ def _of_layout(place: Path) -> Mapping[str, bytes]:
 def _of_archive(place: Path) -> Mapping[str, bytes]:
     if not place.is_file():
         return {}
-    with tarfile.open(fileobj=io.BytesIO(place.read_bytes())) as archive:
-        members = ((member.name, archive.extractfile(member)) for member in archive)
-        return {name: file.read() for name, file in members if file is not None}
+    try:
+        with tarfile.open(fileobj=io.BytesIO(place.read_bytes())) as archive:
+            members = ((member.name, archive.extractfile(member)) for member in archive)
+            return {name: file.read() for name, file in members if file is not None}
+    except tarfile.ReadError:
+        return {}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from engine.build import BuildRequest
 from engine.cache.spec import CacheSource, CacheTarget
 from engine.frontend.compile import FrontendOptions
 from engine.grants import Offered
 from engine.output import Form, Output
+from engine.request import BuildRequest
 from storage.interfaces.images import Compression, Reference
 from storage.reference import parse_reference
 from tests.simulation import model

@@ -152,15 +152,12 @@ class World:
 
     async def _again(self) -> None:
         """I12, I5: whatever happened, the same builds end as they should now, in processes that begin with nothing."""
-        done: set[tuple[int, int, int]] = set()
-        acts = [act for acts in self._scenario.rounds for act in acts if act.kind == "build"]
-        for act in acts:
-            what = (self._wanted.subject(act), max(act.target, 0) % len(TARGETS), act.machine)
-            if what not in done:
-                done.add(what)
-                await self._at_once([Act("build", what[0], what[1], machine=act.machine)])
-        for number in sorted({act.machine for acts in self._scenario.rounds for act in acts}):
-            await self._at_once([Act("begin", machine=number)])
+        acts = [act for acts in self._scenario.rounds for act in acts]
+        built = {(self._wanted.subject(act), act.machine): max(act.target, 0) for act in acts if act.kind == "build"}
+        for (subject, machine), target in built.items():
+            await self._at_once([Act("build", subject, target, machine=machine)])
+        for machine in dict.fromkeys(act.machine for act in acts):
+            await self._at_once([Act("begin", machine=machine)])
 
     def _start(self, act: Act, *, lossy: bool) -> asyncio.Future[Ended]:
         self._count += 1

@@ -18,6 +18,7 @@ import pytest
 from storage import durable
 from storage.durable import FileSystemSync
 from storage.errors import DiskError
+from storage.interfaces.layers import CheckedLayers
 from storage.layers.directory import DirectoryLayers
 from storage.layers.snapshots import OverlaySnapshots
 from storage.overlay import detach_below, mounts_below
@@ -40,7 +41,7 @@ class Root:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.snapshots = OverlaySnapshots(path / "snapshots", path / "tmp", "b1")
-        self.layers = DirectoryLayers(path / "layers", path / "tmp", "b1")
+        self.layers: CheckedLayers = DirectoryLayers(path / "layers", path / "tmp", "b1")
         self.base = self.layer(BASE)
 
     def layer(self, tar: bytes) -> Path:
