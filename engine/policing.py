@@ -42,8 +42,7 @@ async def check_layers(gate: Gate, graph: Graph, refs: Mapping[Digest, Ref], mat
     this."""
     for result in graph.results:
         ref = refs[result.vertex]
-        if gate.fetches and not all(gate.verified(ref.layers)):
-            await materializer.materialize(
-                ref, vertex=str(result.vertex), reason="export", needed_by="a rule of the policy"
-            )
+        unsure = [layer for layer, sure in zip(ref.layers, gate.verified(ref.layers), strict=True) if not sure]
+        if gate.fetches and unsure:
+            await materializer.verify(ref, unsure, vertex=str(result.vertex), needed_by="a rule of the policy")
         gate.layers(ref.layers)

@@ -191,7 +191,7 @@ class LogWriter:
             while True:
                 cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
                 if not cursor.fetchone()[0]:
-                    return
+                    break
                 if time.monotonic() > until:
                     raise LogError(
                         "erased, but another process reads an earlier state of the file, which keeps that on the disk",
@@ -199,6 +199,7 @@ class LogWriter:
                         hint="it is gone when that process has ended and the log is opened again",
                     )
                 time.sleep(0.05)
+            _flush(Path(f"{self._path}-wal"))
 
     def close(self) -> None:
         """Let go of the file; `commit` opens it again."""
@@ -262,6 +263,18 @@ class LogWriter:
         )
         row = cursor.fetchone()
         return row[0] if row else 0
+
+
+def _flush(path: Path) -> None:
+    """SQLite does not: after a power loss the file would be as long as it was. Raises DiskError."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise DiskError.of(error, "erasing from the event log") from error
 
 
 def create(path: Path) -> None:

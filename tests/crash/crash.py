@@ -128,6 +128,7 @@ class Stage:
         return wrong
 
     def _begin(self, dice: random.Random) -> None:
+        self.place.sessions.clear()  # their numbers are given to others in time
         if self.disk is None:
             self.place.put_back(self.kept)
         else:

@@ -70,6 +70,7 @@ class Disk:
 
     def keep(self, copy: Path) -> None:
         """Keep all of it as it is; goes on unmounted."""
+        _run("sync", "-f", str(self._point))  # where others have it mounted still, nothing else writes it out
         self.unmount()
         _copy(self._image, copy)
 

@@ -288,6 +288,23 @@ def test_I2_layers_that_nobody_looked_at_go_nowhere_unless_the_rule_has_them_fet
     assert not registry.layer_gets(layer_digests(image), since=mark)
 
 
+@pytest.mark.parametrize("snapshotter", ["directory", "erofs"])
+def test_I12_a_layer_that_lies_here_without_a_word_in_the_log_is_fetched_for_the_rule(
+    builder: Policed, registry: RegistryProcess, repository: str, snapshotter: str
+) -> None:
+    """As a process leaves it that is killed before it can say what it checked."""
+    image = base_image(registry, f"{repository}/base", layers=2)
+    dockerfile = f"FROM {image['reference']}\nRUN echo x > /x\n"
+    options = ["-o", f"type=oci,dest={builder.context}/out.tar", "--snapshotter", snapshotter]
+    builder.must_build(dockerfile)
+    for path in builder.root.glob("*.db*"):
+        path.unlink()
+    done = builder.build(dockerfile, *options, "--policy", builder.policy(rule("layers", "fetch = true")))
+    assert done.code == 0, done.err
+    pulled = [event["data"]["digest"] for event in builder.events("LayerPulled")]
+    assert sorted(pulled) == sorted(layer_digests(image))
+
+
 def test_copies_indexes_and_edits_keep_to_policies_as_well(
     builder: Policed, registry: RegistryProcess, repository: str
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import sqlite3
@@ -342,3 +343,20 @@ def test_a_log_read_in_place_needs_no_write(log: SqliteEventLog, tmp_path: Path)
     reader.close()
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "a root").iterdir()} == before
     assert list(before) == ["log.db"]
+
+
+def test_I6_what_was_erased_does_not_come_back_with_the_write_ahead_log_of_a_power_loss(
+    log: SqliteEventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite empties that, and does not flush it: xfs had the old one after a power loss."""
+    log.append(printed("swordfish"))
+    synced: list[tuple[str, int]] = []
+    fsync = os.fsync
+
+    def watched(fd: int) -> None:
+        fsync(fd)
+        synced.append((Path(f"/proc/self/fd/{fd}").readlink().name, os.fstat(fd).st_size))
+
+    monkeypatch.setattr(os, "fsync", watched)
+    erase(log, *all_payloads(log))
+    assert synced[-1] == ("log.db-wal", 0)

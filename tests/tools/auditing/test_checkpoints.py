@@ -21,6 +21,7 @@ from storage.signing.notes import Checkpoint, Note, Signer, Verifier, new_signer
 from tests.builder import Builder, base_image
 from tests.registry_fixture import RegistryProcess
 from tools import roots
+from tools.auditing import keys
 from tools.auditing.checkpoints import FILE, TREE, Signed, log_id, sign_checkpoint
 
 SIGNER = new_signer("ci.example/refledger", bytes(range(32)))
@@ -328,3 +329,16 @@ def test_a_build_that_is_interrupted_is_signed_with_its_end(
     events = builder.events("BuildCancelled", "CheckpointSigned")
     assert [event["type"] for event in events] == ["BuildCancelled", "CheckpointSigned"]
     assert events[1]["data"]["size"] >= events[0]["seq"]
+
+
+def test_I12_who_died_before_printing_the_verifier_key_is_told_it_the_next_time(tmp_path: Path) -> None:
+    path = tmp_path / "audit.key"
+    made = keys.generate(path, "ci.example")
+    for name in ("ci.example", "another"):
+        with pytest.raises(InputError, match="not overwritten") as caught:
+            keys.generate(path, name)
+        assert str(made) in caught.value.what
+    path.write_text("no key\n")
+    with pytest.raises(InputError, match="not overwritten") as caught:
+        keys.generate(path, "ci.example")
+    assert "verifier key" not in caught.value.what
