@@ -53,6 +53,10 @@ class DiskPath(PosixPath):
 
         return self._is(S_ISDIR)
 
+    def is_mount(self) -> bool:
+        found = locate(self)
+        return found is not None and not found[1]
+
     def is_file(self, **_: Any) -> bool:
         from stat import S_ISREG
 
