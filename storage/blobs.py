@@ -145,6 +145,9 @@ class DirectoryBlobs:
             return False
         with suppress(OSError):
             if size == len(data) and read_regular(self.path(digest), size) == data:
+                if digest not in self._sound:
+                    fsync_directory(self.path(digest).parent)  # whoever put it there may have died before this
+                    self._sound.add(digest)
                 return True
         self._drop(digest)
         return False
@@ -194,8 +197,7 @@ class DirectoryBlobs:
             file = self._root / name
             if not file.exists():
                 _link_durably(*self._unfinished(), canonical_json(content), file)
-        for directory in (self._root / "blobs", self._root):  # whoever made what is in there may have died before this
-            fsync_directory(directory)
+        fsync_directory(self._root)  # whoever made what is in there may have died before this
         self._laid_out = True
 
     def _unfinished(self) -> tuple[Path, int]:
@@ -266,7 +268,8 @@ class FileBlobWriter:
             digest = self._check(expected)
             target = self._store.path(digest)
             os.fsync(self._fd)
-            make_directories(target.parent)
+            if digest.algorithm != "sha256":  # whose directory is there
+                make_directories(target.parent)
             with _locked(target.parent, fcntl.LOCK_SH) as directory:
                 self._path.rename(target)
                 os.fsync(directory)

@@ -5,7 +5,6 @@ Locks `cache-<digest>-<instance>` say who uses an instance: shared steps share i
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -33,14 +32,15 @@ class DirectoryCacheMounts:
 
     def try_acquire(self, cache: Digest, sharing: Literal["shared", "private", "locked"]) -> HeldDirectory | None:
         """See CacheMounts.try_acquire."""
-        for instance in itertools.count():
+        instance = 0
+        while True:
             lock = self._locks.try_acquire(f"cache-{cache.hex}-{instance}", shared=sharing == "shared")
             if lock is not None:
                 path = self._directory / cache.hex / str(instance)
                 return HeldDirectory(path, instance, lock, self._scratch, self._sync)
             if sharing != "private":
                 return None
-        raise AssertionError("there is always a next number")
+            instance += 1
 
 
 class HeldDirectory:

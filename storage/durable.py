@@ -31,6 +31,9 @@ def make_directories(path: Path, mode: int = 0o777) -> None:
     while not path.is_dir():
         missing.append(path)
         path = path.parent
+    if not path.is_mount():
+        with suppress(PermissionError):  # reason: what is there may lie where one may not look
+            fsync_directory(path.parent)  # whoever made it may have died before its name was durable
     for directory in reversed(missing):
         directory.mkdir(mode if directory == missing[0] else 0o777, exist_ok=True)
         fsync_directory(directory.parent)

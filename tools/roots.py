@@ -179,7 +179,6 @@ def _check_format(path: Path) -> None:
     file = path / "format"
     found = read_regular(file, 4096).decode(errors="replace").strip("\0\n ") if file.exists() else ""
     if not found:
-        fsync_directory(path.parent)  # whoever made the root may have died before its name was durable
         replace_file(file, FORMAT.encode() + b"\n")
     elif found != FORMAT:
         raise InputError(

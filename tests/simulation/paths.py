@@ -59,6 +59,10 @@ class DiskPath(PosixPath):
     def is_dir(self, **_: Any) -> bool:
         return self._is(stat.S_ISDIR)
 
+    def is_mount(self) -> bool:
+        found = locate(self)
+        return found is not None and not found[1]
+
     def is_file(self, **_: Any) -> bool:
         return self._is(stat.S_ISREG)
 

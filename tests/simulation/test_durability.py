@@ -228,6 +228,28 @@ def test_I12_wherever_it_breaks_off_it_is_whole_or_not_there_and_can_be_done_aga
     assert number > 5
 
 
+@pytest.mark.parametrize("name", ["blob", "cache mount", "fetched tree", "archive", "layout"])
+def test_I6_what_one_that_died_began_is_durable_once_another_has_done_it(name: str) -> None:
+    """Wherever the first one died: what it left is there to be seen, and need not be durable."""
+    promise, number, struck = PROMISES[name], 0, True
+    while struck:
+        number += 1
+        faults = Faults()
+        disk = Disk(Chance(number), faults)
+        process = opened(disk, "a")
+        faults.planned = {faults.points + number: 0}
+        with suppress(Crashed, DiskError, OSError):
+            promise.do(process, "b1")
+        faults.planned, struck = {}, bool(faults.struck)
+        if process.alive:
+            disk.crash("a")
+        promise.do(opened(disk, "b"), "b2")
+        disk.power_loss(strict=True)
+        assert promise.kept(disk.process("c"))
+        disk.end()
+    assert number > 5
+
+
 def test_a_directory_is_not_believed_to_be_durable_because_it_is_there() -> None:
     """The disk tells a name that was synchronised from one that can be seen."""
     disk = Disk(Chance(1), Faults())

@@ -181,8 +181,12 @@ def test_I12_recovery_takes_nothing_from_a_build_that_begins_or_ends() -> None:
                 writer.commit()
             process.layers(process.name).unpack(diff_id(LAYER), TAR, io.BytesIO(LAYER))
 
+    def twice(process: DiskProcess) -> None:
+        build(process)
+        build(process)  # looks for the dead while others write
+
     for seed in range(SEEDS):
-        with racing(seed, {"a": build, "b": build, "c": build}) as found:
+        with racing(seed, {"a": twice, "b": twice, "c": build}) as found:
             if found.survivors():
                 assert set(found.after.stored().blobs) >= set(map(sha256, BLOBS))
                 assert found.after.layers("after").check(diff_id(LAYER)) == ""

@@ -79,3 +79,7 @@ def test_bad_platforms_are_refused(text: str) -> None:
 def test_host_platform_is_in_its_one_spelling() -> None:
     assert host_platform() == normalise(host_platform())
     assert host_platform().os == "linux"
+
+
+def test_a_variant_that_is_a_number_is_a_version() -> None:
+    assert str(parse_platform("linux/arm/6")) == "linux/arm/v6"

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storage.errors import InputError
-from storage.reference import check_provider, is_loopback, parse_reference
+from storage.reference import check_provider, is_loopback, parse_layout, parse_reference
 
 HEX = "a" * 64
 DIGEST = f"sha256:{HEX}"
@@ -94,3 +94,8 @@ def test_loopback_is_known_by_name_alone(host: str, loopback: bool) -> None:
 def test_providers_of_foreign_logs_cannot_leave_their_host_or_path(parts: tuple[str, str]) -> None:
     with pytest.raises(InputError):
         check_provider(*parts)
+
+
+def test_a_layout_without_an_absolute_path_is_refused() -> None:
+    with pytest.raises(InputError, match="it has no absolute path"):
+        parse_layout("oci-layout://relative:tag")

@@ -154,3 +154,9 @@ def test_I9_a_helper_that_answers_what_no_request_can_carry_is_named(tmp_path: P
 
 def test_I9_a_credential_does_not_show_itself() -> None:
     assert SECRET not in repr(Credential("me", SECRET, SECRET, SECRET))
+
+
+def test_a_configuration_that_cannot_be_read_is_said(tmp_path: Path) -> None:
+    (tmp_path / "config.json").mkdir()
+    with pytest.raises(RegistryError, match="cannot be read: Is a directory"):
+        lookup(DockerCredentials(tmp_path), "r.example")

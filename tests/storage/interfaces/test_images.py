@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from storage.digest import sha256
-from storage.interfaces.images import Descriptor
+from storage.interfaces.images import Descriptor, Provider
 
 SAID = {"mediaType": "application/octet-stream", "digest": str(sha256(b"")), "size": 0}
 
@@ -21,3 +21,8 @@ def test_a_size_that_no_event_could_tell_is_none(size: Any) -> None:
 def test_what_was_read_is_told_as_it_was() -> None:
     said = {**SAID, "size": (1 << 63) - 1, "annotations": {"a": "b"}, "urls": ["https://elsewhere.example"]}
     assert Descriptor.from_json(said).to_json() == said
+
+
+def test_a_provider_with_mirrors_is_told_as_it_was() -> None:
+    said = {"registry": "r.example", "repository": "a", "scope": "repository:a:pull", "mirrors": ["m.example"]}
+    assert Provider.from_json(said).to_json() == said

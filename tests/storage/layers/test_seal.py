@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -18,10 +19,13 @@ from storage.digest import Digest, canonical_json
 from storage.errors import VerificationError
 from storage.interfaces.layers import CheckedLayers, CheckedSnapshots, Look
 from storage.layers.directory import ChosenLayers, DirectoryLayers
+from storage.layers.erofs.check import check_image, examine_image
 from storage.layers.erofs.header import HEADER_SIZE, SEAL
 from storage.layers.erofs.layers import ErofsLayers
 from storage.layers.erofs.mount import ErofsMounts
+from storage.layers.seal import broken, write_seal
 from storage.layers.snapshots import OverlaySnapshots
+from storage.scratch import Scratch
 from tests.storage.layers.trees import TAR, diff_id, facts, file, info, make_tar
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
@@ -307,3 +311,61 @@ def test_directories_that_a_step_only_touched_leave_the_seal_whole(tmp_path: Pat
         snapshot.commit()
     with opened(tmp_path, "directory") as stores:
         assert stores.snapshots.check("s") == ""
+
+
+def _sealed(directory: Path) -> Path:
+    (directory / "fs").mkdir(parents=True)
+    write_seal(directory)
+    return directory
+
+
+def test_a_seal_of_another_refledger_is_not_judged(tmp_path: Path) -> None:
+    tree = _sealed(tmp_path / "s")
+    (tree / "seal").write_text("2 of another kind")
+    assert broken(tree) == ""
+
+
+def test_a_seal_that_is_no_file_seals_nothing(tmp_path: Path) -> None:
+    tree = _sealed(tmp_path / "s")
+    (tree / "seal").unlink()
+    (tree / "seal").mkdir()
+    assert broken(tree) == "its files are not those it was made of"
+
+
+@pytest.mark.parametrize(
+    ("number", "said"), [(errno.EIO, "it cannot be read: Input/output error"), (errno.EUCLEAN, "it cannot be read")]
+)
+def test_a_tree_that_the_disk_does_not_give_is_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, said: str
+) -> None:
+    def scandir(_: object) -> object:
+        raise OSError(number, os.strerror(number))
+
+    tree = _sealed(tmp_path / "s")
+    monkeypatch.setattr("storage.layers.seal.os.scandir", scandir)
+    assert broken(tree).startswith(said)
+
+
+def test_a_tree_that_somebody_removes_meanwhile_is_not_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def scandir(_: object) -> object:
+        tree.rename(tmp_path / "taken")
+        raise FileNotFoundError(errno.ENOENT, "gone")
+
+    tree = _sealed(tmp_path / "s")
+    monkeypatch.setattr("storage.layers.seal.os.scandir", scandir)
+    assert broken(tree) == ""
+
+
+def test_what_stands_in_the_place_of_an_image_is_said(tmp_path: Path) -> None:
+    scratch = Scratch(tmp_path / "tmp", "b1")
+    image = tmp_path / "x.erofs"
+    image.mkdir()
+    assert check_image(image, "x", scratch) == examine_image(image, "x") == (
+        "something else stands in the place of its file"
+    )
+    image.rmdir()
+    image.write_bytes(b"no image")
+    for found in (check_image(image, "x", scratch), examine_image(image, "x")):
+        assert found.startswith("not a layer image of this Refledger")
+    image.unlink()
+    assert check_image(image, "x", scratch) == ""

@@ -18,7 +18,7 @@ import pytest
 from storage import durable
 from storage.durable import FileSystemSync
 from storage.errors import DiskError
-from storage.interfaces.layers import CheckedLayers
+from storage.interfaces.layers import CheckedLayers, Look
 from storage.layers.directory import DirectoryLayers
 from storage.layers.snapshots import OverlaySnapshots
 from storage.overlay import detach_below, mounts_below
@@ -237,3 +237,21 @@ def test_a_directory_that_was_made_anew_keeps_what_looks_like_the_old_one_in_it(
     with root.snapshots.view([root.base, root.snapshots.lower("step.1")]) as view:
         assert names(view / "old") == ["sub"]
         assert names(view / "old/sub") == []
+
+
+@pytest.mark.parametrize("damage", ["gone", "file"])
+def test_a_disk_that_refuses_is_said_of_whatever_is_begun(tmp_path: Path, damage: str) -> None:
+    (tmp_path / "tmp").write_text("no directory") if damage == "file" else (tmp_path / "tmp").symlink_to("nowhere")
+    snapshots = OverlaySnapshots(tmp_path / "snapshots", tmp_path / "tmp", "b1")
+    for begin in (lambda: snapshots.compose("s"), lambda: snapshots.begin("s", [])):
+        with pytest.raises(DiskError, match="beginning a snapshot"):
+            begin()
+
+
+def test_a_tree_is_composed_and_gone_where_it_is_dropped(tmp_path: Path) -> None:
+    snapshots = OverlaySnapshots(tmp_path / "snapshots", tmp_path / "tmp", "b1")
+    writer = snapshots.compose("s")
+    writer.directory(b"d", Look(0o755, 0, 0, 0))
+    writer.discard()
+    assert not snapshots.has("s")
+    assert list((tmp_path / "tmp").iterdir()) == []

@@ -313,3 +313,34 @@ def test_a_log_on_a_disk_that_is_full_already_is_refused_until_there_is_space(sm
     log = SqliteEventLog(small_disk / "root" / "log.db", read_only=True)  # reading needs no space
     assert log.last_seq() == 1
     log.close()
+
+
+def test_reading_ends_quietly_before_a_gap_for_who_asks_for_the_damage(tmp_path: Path) -> None:
+    path = written(tmp_path / "log.db", 5)
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("DROP TRIGGER events_no_delete")
+        db.execute("DELETE FROM events WHERE rowid = 3")
+    with closing(SqliteEventLog(path, read_only=True)) as log:
+        log.end_before_damage()
+        assert [event.seq for event in log.read()] == [1, 2]
+        assert log.damage is not None
+        assert log.damage.sound == 2
+        assert [event.seq for event in log.read()] == [1, 2]
+
+
+def test_what_is_apart_of_events_that_are_damaged_or_not_there(tmp_path: Path) -> None:
+    path = written(tmp_path / "log.db", 2)
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("DROP TRIGGER events_no_update")
+        db.execute("UPDATE events SET state = ? WHERE rowid = 2", (b'{"t":1,"x":{',))
+    with closing(SqliteEventLog(path, read_only=True)) as log:
+        assert list(log.payloads(7, 9)) == []
+        with pytest.raises(LogError, match="an event between 0 and 3 is damaged"):
+            list(log.payloads(0, 2))
+
+
+def test_a_log_that_somebody_takes_away_is_said(tmp_path: Path) -> None:
+    with closing(SqliteEventLog(written(tmp_path / "log.db"), read_only=True)) as log:
+        (tmp_path / "log.db").unlink()
+        with pytest.raises(DiskError, match="opening the event log"):
+            list(log.read())

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from storage.errors import LogDamaged, LogError, LogTooNew
 from storage.interfaces.log import REDACTED, NewEvent, Payload
 from storage.log import codec, recorder
-from storage.log.detached import pointer, salted
+from storage.log.detached import ROOM, detach, pointer, salted
 from storage.log.eventlog import SqliteEventLog
 from storage.log.logfile import FORMAT
 from storage.log.payloads import payload_problems
@@ -360,3 +361,19 @@ def test_I6_what_was_erased_does_not_come_back_with_the_write_ahead_log_of_a_pow
     monkeypatch.setattr(os, "fsync", watched)
     erase(log, *all_payloads(log))
     assert synced[-1] == ("log.db-wal", 0)
+
+
+def test_an_event_has_so_many_detached_values_at_most() -> None:
+    names = tuple(f"a{number}" for number in range(ROOM + 1))
+    with pytest.raises(ValueError, match="more than 1024"):
+        detach(dict.fromkeys(names, 1), tuple(map(pointer, names)))
+
+
+def test_a_value_that_stands_in_the_event_too_is_damage(log: SqliteEventLog, tmp_path: Path) -> None:
+    log.append(printed("said"))
+    with closing(sqlite3.connect(tmp_path / "a root" / "log.db")) as db, db:
+        db.execute("DROP TRIGGER events_no_update")
+        db.execute("UPDATE events SET state = replace(CAST(state AS TEXT), '\"text\":null', '\"text\":\"more\"')")
+        db.execute("UPDATE events SET state = CAST(state AS BLOB)")
+    with pytest.raises(LogError, match="its /text is there twice"):
+        list(log.read())

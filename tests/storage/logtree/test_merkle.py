@@ -119,3 +119,11 @@ def test_the_known_roots_and_proofs() -> None:
     assert [one.hex() for one in merkle.inclusion_proof(known_node, 0, 8)] == LEFT
     assert [one.hex() for one in merkle.consistency_proof(known_node, 6, 8)] == SIX_EIGHT
     assert [one.hex() for one in merkle.consistency_proof(known_node, 1, 8)] == LEFT
+
+
+def test_trees_that_are_none_have_no_proofs() -> None:
+    for first, second in ((0, 4), (5, 4)):
+        with pytest.raises(ValueError, match="no tree of"):
+            merkle.roots_of_consistency(first, second, [], b"")
+    with pytest.raises(ValueError, match="too short"):
+        merkle.roots_of_consistency(3, 4, [], b"")

@@ -169,3 +169,35 @@ def test_a_leaf_is_all_that_is_stored_of_an_event() -> None:
 def test_a_row_that_is_no_event_has_the_leaf_of_none(row: Row) -> None:
     assert leaf(row) == b""
     assert list(leaf_hashes([row])) == [merkle.leaf_hash(b"")]
+
+
+def test_a_tree_that_cannot_be_kept_or_read_costs_time_and_no_more(tmp_path: Path) -> None:
+    with Tree(tmp_path / "tree.db") as tree:
+        tree.add(LEAVES[:300])
+        tree.keep()
+        with sqlite3.connect(tmp_path / "tree.db") as other:
+            other.execute("DROP TABLE tiles")
+        other.close()
+        tree.add(LEAVES[300:600])
+        tree.keep()
+        assert tree.root() == root_of(LEAVES[:600])
+    with Tree(tmp_path / "tree.db") as again:
+        assert again.size == 0
+
+
+def test_a_tree_that_lacks_tiles_answers_nothing(tmp_path: Path) -> None:
+    with Tree(tmp_path / "tree.db") as tree:
+        tree.add(LEAVES[:600])
+        tree.keep()
+    with sqlite3.connect(tmp_path / "tree.db") as other:
+        other.execute("DELETE FROM tiles WHERE level = 0 AND number = 0")
+    other.close()
+    with Tree(tmp_path / "tree.db", read_only=True) as tree:
+        assert tree.size == 600
+        assert tree.root(100) == b""
+        assert not tree.agrees(Rows(600), 1)
+        assert tree.first_change(Rows(600), b"") is None
+    with Tree(tmp_path / "none.db", read_only=True) as tree:
+        assert tree.size == 0
+        with pytest.raises(LookupError, match="no tile 0 at level 0"):
+            tree.node(0, 0)

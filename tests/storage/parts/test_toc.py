@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from storage.digest import Digest
+from storage.digest import Digest, sha256
 from storage.errors import TocUnusable, VerificationError
-from storage.interfaces.images import Descriptor
+from storage.interfaces.images import ESTARGZ, Descriptor
 from storage.interfaces.parts import Part
 from storage.layers.directory import DirectoryLayers
-from storage.parts.toc import LARGEST, ChunkedToc, reading
+from storage.parts.toc import FOOTER_MARK, LARGEST, ChunkedToc, reading
 from storage.parts.trees import DirectoryParts, UsableToc, merge
 from storage.scratch import Scratch
 from tests.chunked import MAKERS, Made, estargz, gzip_member, zstd_chunked, zstd_frame
@@ -269,3 +269,55 @@ def test_all_there_is_to_a_file_comes_from_the_table(maker: Callable[..., Made],
     assert ours == facts(layers.lower(whole))
     assert (tmp_path / "tmp").exists()
     assert toc.entries == usable.entries
+
+
+LAYER = "application/vnd.oci.image.layer.v1.tar"
+
+
+def estargz_footer(start: int) -> bytes:
+    return b"\x1f\x8b\x08\x04" + bytes(6) + b"\x1a\x00" + FOOTER_MARK + b"%016xSTARGZ" % start + bytes(13)
+
+
+@pytest.mark.parametrize(
+    ("size", "start", "before", "why"),
+    [
+        (51, 0, b"", "has no room for one"), (1000, 0, b"", "points to 0"), (1000, 990, b"", "points to 990"),
+        (64 << 20, 1, b"", "before its end"),
+        (1000, 1, gzip.compress(make_tar(file("other")), mtime=0), "no table of contents"),
+    ],
+)  # fmt: skip
+def test_a_footer_that_points_nowhere_is_said(size: int, start: int, before: bytes, why: str) -> None:
+    blob = Descriptor(LAYER, sha256(b""), size, {ESTARGZ: str(sha256(b""))})
+    data = (bytes(start) + before).ljust(1000 - 51, b"\0") + estargz_footer(start)
+    steps = reading(blob)
+    assert steps is not None
+    with pytest.raises(VerificationError, match=why):
+        asked = next(steps)
+        while True:
+            offset = size - len(data)
+            asked = steps.send(data[max(0, asked[0] - offset) : asked[1] - offset])
+
+
+def test_a_table_in_damaged_zstd_is_unusable() -> None:
+    data = b"\x28\xb5\x2f\xfd" + b"damaged" * 5
+    prefix = "io.github.containers.zstd-chunked."
+    notes = {f"{prefix}manifest-position": f"10:{len(data)}:90:1", f"{prefix}manifest-checksum": str(sha256(data))}
+    steps = reading(Descriptor(f"{LAYER}+zstd", sha256(b""), 1000, notes))
+    assert steps is not None
+    next(steps)
+    with pytest.raises(TocUnusable):
+        steps.send(data)
+
+
+def test_what_a_table_says_of_directories_devices_and_chunks() -> None:
+    folder = {"type": "dir", "name": "d", "mode": 0o755}
+    chunk = {"type": "chunk", "name": "f", "chunkOffset": 7, "offset": 5}
+    toc = ChunkedToc(
+        table(folder, {**folder, "mode": 0o700}, {"type": "char", "name": "w"}, reg("d/.wh..wh.plnk"),
+              reg("f", size=9, offset=2, chunkSize=4, chunkDigest=str(sha256(b""))), chunk), 100
+    )  # fmt: skip
+    assert toc.names(b"") == {b"d", b"w", b"f"}
+    assert (toc.nodes[b"d"].told or {})["mode"] == 0o700
+    assert toc.look(b"w").kind == "whiteout"
+    with pytest.raises(TocUnusable, match="a hole in it"):
+        toc.chunks(toc.nodes[b"f"])

@@ -99,6 +99,16 @@ def test_mount_asks_for_both_scopes(registry: RegistryProcess, repository: str) 
         assert tokens.scopes() == [[f"repository:{repository}-b:pull,push", f"repository:{repository}:pull"]]
 
 
+def test_a_mount_that_the_token_server_denies_is_none(registry: RegistryProcess, repository: str) -> None:
+    """It may grant the scope of an upload alone."""
+    with (
+        Answering(lambda seen: (403, {}, b"")) as tokens,
+        demanding(registry, f"http://{tokens.host}/token") as proxy,
+    ):
+        source, target = Provider.of(proxy.host, repository), Provider.of(proxy.host, f"{repository}-b")
+        assert use(lambda client: client.mount(target, missing_digest(), source)) is False
+
+
 def test_user_and_password_go_to_the_token_server_only(registry: RegistryProcess, repository: str) -> None:
     push_blob(registry.host, repository, DATA)
     with TokenServer(BASIC) as tokens, demanding(registry, f"http://{tokens.host}/token?x=1") as proxy:
@@ -206,7 +216,7 @@ def test_failing_token_server_is_retried_then_named(registry: RegistryProcess) -
 
 
 @pytest.mark.parametrize(
-    "realm", ["http://example.org/token", "ftp://127.0.0.1/", "/token", "", "https://", "http://["]
+    "realm", ["http://example.org/token", "ftp://127.0.0.1/", "/token", "", "https://", "http://[", "http://h:x/y"]
 )
 def test_I9_credentials_go_to_no_realm_in_plain_http(registry: RegistryProcess, realm: str) -> None:
     with demanding(registry, realm) as proxy, pytest.raises(RegistryError, match="not https") as caught:

@@ -287,3 +287,10 @@ def test_upload_waits_for_its_place(registry: RegistryProcess, repository: str) 
 
     use(work, registries=settings(**{registry.host: HostSettings(connections=1)}))
     assert [event.split()[1] for event in order] == ["begins", "ends", "begins", "ends"]
+
+
+def test_a_host_with_a_rate_alone_takes_any_number_of_uploads(registry: RegistryProcess, repository: str) -> None:
+    registries = settings(**{registry.host: HostSettings(requests_per_second=1000.0)})
+    provider = Provider.of(registry.host, repository)
+    use(lambda client: client.upload(provider, described(DATA), stream_of(DATA)), registries=registries)
+    assert use(lambda client: client.exists(provider, described(DATA).digest))

@@ -92,3 +92,11 @@ def test_damaged_keys_are_refused_and_not_quoted() -> None:
     for name in ("", "a b", "a+b", "a\nb", "a\udcff", "a\x9b"):
         with pytest.raises(InputError, match="cannot be called"):
             new_signer(name, bytes(32))
+
+
+def test_what_no_note_can_hold_is_a_bug_of_the_caller() -> None:
+    for text in ("no end", "a\tb\n"):
+        with pytest.raises(ValueError, match="made of lines"):
+            sign_note(text, SIGNER)
+    with pytest.raises(ValueError, match="32 bytes"):
+        new_signer("log", b"short")
