@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import sqlite3
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -41,8 +42,11 @@ def test_every_line_is_cleaned_where_it_is_written(capsys: pytest.CaptureFixture
 
 @pytest.mark.parametrize("error", [ValueError(EVIL), RecursionError(EVIL)])
 def test_an_internal_error_is_cleaned_too(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], error: Exception
 ) -> None:
+    for name in ("stdin", "stdout", "stderr"):  # they become the command's
+        monkeypatch.setattr(sys, name, getattr(sys, name))
+
     def fail(**_: object) -> None:
         raise error
 
@@ -50,7 +54,7 @@ def test_an_internal_error_is_cleaned_too(
     with pytest.raises(SystemExit) as ended:
         main.main()
     assert ended.value.code in {3, 4}
-    told = capsys.readouterr().err
+    told = capfd.readouterr().err
     assert told.startswith("ERROR: ")
     assert told.count("\n") == 1
     assert not RAW.search(told)

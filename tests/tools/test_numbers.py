@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import pytest
 
 from engine.events import to_data
@@ -14,7 +16,7 @@ from tests.projections import story
 from tests.projections.support import BEGIN, ListLog
 from tools import bootstrap
 from tools.cli.fields import pattern
-from tools.cli.moment import build_moment, log_moment
+from tools.cli.moment import build_moment, instant, log_moment
 from tools.cli.options import read_epoch
 
 NINES = "9" * 5000
@@ -56,3 +58,19 @@ def test_a_limit_of_layers_is_a_number_of_bytes(monkeypatch: pytest.MonkeyPatch)
 def test_a_pattern_that_is_none_is_an_error_of_its_flag(text: str) -> None:
     with pytest.raises(InputError, match="--grep"):
         pattern("--grep", text)
+
+
+def test_times_that_no_event_can_have_are_the_nearest_that_can() -> None:
+    assert instant("9999-12-31", BEGIN) == (1 << 63) - 1
+    assert instant("999999999d", BEGIN) == instant("1969-12-31T00:00+00:00", BEGIN) == 0
+
+
+def test_a_time_of_day_is_the_last_one_or_the_first_after_a_build_began() -> None:
+    noon = datetime.now().astimezone().replace(hour=12, minute=0, second=0, microsecond=0)
+    now = int(noon.timestamp()) * 10**9
+    hour = 3600 * 10**9
+    assert instant("11:00", now) == now - hour
+    assert instant("13:00:00", now) == now - 23 * hour
+    assert instant("13:00:00.25", now, now) == now + hour + 250_000_000
+    assert instant("11:00", now, now) == now + 23 * hour
+    assert instant("24:00", now) is instant("noon", now) is None

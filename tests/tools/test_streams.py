@@ -98,3 +98,12 @@ def test_colours_are_for_terminals_that_take_them_and_users_who_want_them(tmp_pa
     )
     assert "\x1b[" in drawn
     assert "\x1b[" not in plain
+
+
+def test_who_interrupts_while_it_starts_sees_no_traceback(tmp_path: Path) -> None:
+    """In the place of a module that is imported early: one that interrupts."""
+    goes_on = "os.write(1, b'went on')\nos._exit(0)\n"
+    (tmp_path / "click.py").write_text(f"import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n{goes_on}")
+    where = f"PYTHONPATH='{tmp_path}'"
+    assert shell(Builder(tmp_path), f"eval env --default-signal=INT {where} $R history") == (128 + 2, "")
+    assert shell(Builder(tmp_path), f"eval env --ignore-signal=INT {where} $R history") == (0, "went on")

@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 @click.option("--ssh", multiple=True, metavar="ID[=…]", help="Lend an ssh agent: default, or ID=SOCKET or ID=KEY.")
 @click.option("--allow", multiple=True, metavar="NAME", help="Let steps ask for more: security.insecure.")
 @policy_option
-@click.option("--jobs", type=click.IntRange(1), metavar="N", help="Steps at once.  [default: number of cores]")
+@click.option("--jobs", type=click.IntRange(1, 10_000), metavar="N", help="Steps at once.  [default: number of cores]")
 @click.option("--runtime", metavar="NAME", help="OCI runtime.  [default: crun or runc, whichever works here]")
 @snapshotter_option
 @iidfile_option

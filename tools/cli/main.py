@@ -13,7 +13,7 @@ import click
 
 from storage.errors import RefledgerError
 from tools import __version__
-from tools.cli import stream
+from tools.cli import interrupt, stream
 from tools.text import clean
 
 _COMMANDS = {
@@ -73,6 +73,7 @@ def main() -> None:
         if signal.getsignal(number) == signal.SIG_DFL:  # reason: nohup has SIGHUP ignored
             signal.signal(number, signal.default_int_handler)  # whatever ends it, what it holds is let go of
     stream.stand()
+    interrupt(quietly=False)
     code = _run()
     try:
         stream.finish()
@@ -82,6 +83,7 @@ def main() -> None:
         if not code:
             _complain(error)
             code = error.exit_code
+    interrupt(quietly=True)  # all is done
     sys.exit(code)
 
 

@@ -17,6 +17,7 @@ from tools.format import local_time
 _SPAN = re.compile(r"(?:(\d{1,9})d)?(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9}(?:\.\d{1,9})?)s)?")
 _CLOCK = re.compile(r"\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?")
 _DIGITS = 19
+_LATEST = (1 << 63) - 1
 _DAY = 24 * 3600 * 10**9
 _FORMS = "give an event's number, a time such as 14:05:30 or 2026-01-31T14:05, or an age such as 90m"
 
@@ -37,10 +38,15 @@ def span(text: str) -> int | None:
 def instant(text: str, now: int, since: int | None = None) -> int | None:
     """UTC ns of a time as written: a date and time, a time of day (here; of the day of `since`, or the next one when
     that is earlier; without `since` the last one that is over), or how long before `now`; None when it is none of
-    them."""
+    them. What no event's time can be is the nearest that can."""
+    found = _instant(text, now, since)
+    return None if found is None else min(max(found, 0), _LATEST)
+
+
+def _instant(text: str, now: int, since: int | None) -> int | None:
     age = span(text)
     if age is not None:
-        return max(now - age, 0)  # no log is older than that
+        return now - age
     try:
         if _CLOCK.fullmatch(text):
             day = datetime.fromtimestamp((now if since is None else since) / 1e9).astimezone()
