@@ -16,7 +16,7 @@ from storage.blobs import DirectoryBlobs
 from storage.digest import Digest
 from storage.eventlog import open_log
 from storage.interfaces.log import Event
-from tests.engine.solver.test_revoked import Nothing
+from tests.engine.solver.kit import Nothing
 
 
 def told(path: Path, error: BaseException | None) -> list[Event]:
