@@ -8,19 +8,31 @@ from typing import cast
 
 import pytest
 
-from engine.errors import MaterializationError
+from engine.errors import DiskError, MaterializationError
 from engine.events import HitRevoked, VertexCancelled
-from engine.graph import Graph, Result, VertexError
+from engine.graph import Copy, Graph, Result, VertexError, vertex
+from engine.ops.executor import Outcome, Task
 from engine.refs.materializer import Materializer
 from engine.refs.ref import Remote
 from engine.solver import solve
 from engine.solver.solve import REVOCATIONS, Solver
 from storage.blobs import DirectoryBlobs
+from storage.digest import Digest
 from storage.locks import FileLocks
 from tests.engine.solver.kit import Doors, Losing, Nothing, Recorded, vertex_of
 
 
-def _solve(tmp_path: Path, times: int, between: int = 0) -> tuple[Recorded, dict[str, Remote]]:
+class LosingTwice(Losing):
+    """Two steps find their base gone, at once."""
+
+    async def execute(self, task: Task) -> Outcome:
+        self.consumer = task.vertex.name if task.vertex.name.startswith("other") else ""
+        return await super().execute(task)
+
+
+def _solve(
+    tmp_path: Path, times: int, between: int = 0, losing: type[Losing] = Losing
+) -> tuple[Recorded, dict[str, Remote]]:
     """`between`: so many steps stand on the one that is lost, and the one that finds it lost waits for them."""
     base = vertex_of("scratch")
     made, beside = vertex_of("made", base), vertex_of("beside", base)
@@ -30,7 +42,7 @@ def _solve(tmp_path: Path, times: int, between: int = 0) -> tuple[Recorded, dict
     graph = Graph((base, made, beside, *others, last), results)
     facts = Recorded()
     solver = Solver(
-        build="b", facts=facts, executor=Losing("last", times),
+        build="b", facts=facts, executor=losing("last", times),
         materializer=cast("Materializer", Doors(FileLocks(tmp_path))),
         cache=Nothing(), presence=Nothing(), blobs=DirectoryBlobs(tmp_path, owner="b"), contexts={}, jobs=2,
     )  # fmt: skip
@@ -61,6 +73,34 @@ def test_I8_all_that_is_made_again_is_named_however_many_events_that_takes(
     assert len({vertex for vertices in told for vertex in vertices}) == 4
     started = facts.started()
     assert [started.count(name) for name in ("made", "other 0", "other 2", "last", "beside")] == [2, 2, 2, 2, 1]
+
+
+def test_I8_what_two_steps_find_lost_is_made_again_once(tmp_path: Path) -> None:
+    facts, _ = _solve(tmp_path, 2, between=2, losing=LosingTwice)
+    started = facts.started()
+    assert [started.count(name) for name in ("made", "other 0", "other 1", "last")] == [2, 2, 2, 1]
+    assert [fact.attempt for fact in facts.of(HitRevoked)] == [1]
+
+
+class Unreadable(Losing):
+    """What a COPY takes of another result cannot be looked at."""
+
+    async def content(self, task: Task) -> Digest | None:
+        raise DiskError("looking into layers: Input/output error")
+
+
+def test_a_step_that_cannot_be_looked_for_ends_the_build_with_its_name(tmp_path: Path) -> None:
+    base = vertex_of("scratch")
+    made = vertex_of("made", base)
+    copy = vertex(Copy(("/a",), "/", from_context=False), (base.digest, made.digest), "COPY")
+    solver = Solver(
+        build="b", facts=Recorded(), executor=Unreadable("", 0),
+        materializer=cast("Materializer", Doors(FileLocks(tmp_path))),
+        cache=Nothing(), presence=Nothing(), blobs=DirectoryBlobs(tmp_path, owner="b"), contexts={}, jobs=2,
+    )  # fmt: skip
+    with pytest.raises(VertexError, match="Input/output error") as caught:
+        asyncio.run(solver.solve(Graph((base, made, copy), (Result(copy.digest, "linux/amd64", {}),))))
+    assert caught.value.vertex == copy
 
 
 def test_I8_a_result_that_is_lost_again_and_again_ends_the_build_with_the_reason(tmp_path: Path) -> None:
