@@ -67,17 +67,17 @@ def steps_of(
 
 
 def assemble(
-    steps: Iterable[Step], chains: Chains, place: Callable[[Sequence[Layer]], ConfigResult | None]
+    steps: Iterable[Step], chains: Chains, place: Callable[[Sequence[Layer]], ConfigResult]
 ) -> tuple[tuple[ConfigRecord, ...], dict[str, KeyFacts]]:
     """The records of `steps`, whose layers are packed, and our facts by key. `place` says where a chain of layers is
-    found, None for nowhere.
+    found.
 
     A result is in one record only: BuildKit before 0.11 takes any that has it for the one it found. So it is recorded
     under BuildKit's name, the first of several, and a record under a key of ours links to that.
     """
     records = _Records()
     keys: dict[str, KeyFacts] = {}
-    placed = [(step, result) for step in steps if (result := place(step.layers)) is not None]
+    placed = [(step, place(step.layers)) for step in steps]
     for step, result in placed:
         for chain in chains.get(step.vertex, ())[:1]:
             records.give(records.index_of(chain), result)
@@ -121,25 +121,20 @@ def whole(steps: Iterable[Step], chains: Chains, past: Past) -> tuple[CacheConfi
     return CacheConfig(tuple(table.layers), records), _facts(keys, past)
 
 
-def inline(
-    steps: Iterable[Step], chains: Chains, past: Past, image: Ref, packed: Sequence[Layer]
-) -> tuple[int, dict[str, Any]]:
-    """The cache that fits into the config of `image`, whose layers are `packed`: the number of records, and the fields.
-    No fields where there is none."""
-    by_name = {layer.name: done for layer, done in zip(image.layers, packed, strict=True)}
+def inline(steps: Iterable[Step], chains: Chains, past: Past, image: Ref) -> tuple[int, dict[str, Any]]:
+    """The cache that fits into the config of `image`: the number of records, and the fields. No fields where there is
+    none."""
     positions = {layer.name: number for number, layer in reversed(list(enumerate(image.layers)))}
     names = [layer.name for layer in image.layers]
 
-    def place(layers: Sequence[Layer]) -> ConfigResult | None:
+    def place(layers: Sequence[Layer]) -> ConfigResult:
         wanted = [layer.name for layer in layers]
-        if any(name not in positions for name in wanted):
-            return None
         created = layers[-1].created
         if wanted == names[: len(wanted)]:
             return ConfigResult((len(wanted) - 1,), created)
         return ConfigResult(tuple(positions[name] for name in wanted), created, listed=True)
 
-    known = [step for step in steps if all(layer.name in by_name for layer in step.layers)]
+    known = [step for step in steps if all(layer.name in positions for layer in step.layers)]
     records, keys = assemble(known, chains, place)
     if not records:
         return 0, {}

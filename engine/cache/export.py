@@ -44,10 +44,10 @@ class CacheExporter:
     chains: Chains = field(default_factory=dict)
     _inline: list[tuple[int, int]] = field(default_factory=list)
 
-    def inline(self, built: Built, layers: Sequence[Layer]) -> Mapping[str, Any]:
-        """The fields that an inline cache adds to the config of what was `built`, on packed `layers`."""
+    def inline(self, built: Built) -> Mapping[str, Any]:
+        """The fields that an inline cache adds to the config of what was `built`."""
         steps = steps_of(self.graph, self.solution, "min", self.build, self.past)
-        records, fields = assemble.inline(steps, self.chains, self.past, built.ref, layers)
+        records, fields = assemble.inline(steps, self.chains, self.past, built.ref)
         self._inline.append((records, sum(len(str(value)) for value in fields.values())))
         return fields
 

@@ -58,8 +58,8 @@ class Written:
 
 Attach = Callable[[Built, Image], Awaitable[Attested]]
 """What is attested of an image."""
-Extra = Callable[[Built, Sequence[Layer]], Mapping[str, Any]]
-"""Further fields of an image's config, given its packed layers."""
+Extra = Callable[[Built], Mapping[str, Any]]
+"""Further fields of an image's config."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ class Exporters:
                 packed[way] = [await self._pack(item, epoch, form) for item in built]
             images = []
             for item, layers in zip(built, packed[way], strict=True):
-                fields = extra(item, layers) if extra is not None else {}
+                fields = extra(item) if extra is not None else {}
                 images.append(self._image(item, layers, epoch, fields, form))
             attested = [await attach(*pair) for pair in zip(built, images, strict=True)] if attach else []
             referrers = [one for item in attested for one in item.referrers]

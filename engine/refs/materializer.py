@@ -64,8 +64,9 @@ class Clock:
 
 @dataclass(slots=True)
 class _Flight:
-    """One layer on its way, wanted by `waiters` tasks of this process."""
+    """One `layer` on its way, wanted by `waiters` tasks of this process."""
 
+    layer: Layer
     task: asyncio.Task[int | None]
     waiters: int = 0
 
@@ -245,22 +246,28 @@ class Materializer:
 
     async def _wait_for(self, layer: Layer, vertex: str | None, cause: int, *, anew: bool) -> int | None:
         """Bytes fetched, or None when somebody else fetched it. Raises LayerUnavailable."""
-        flight = self._flights.get(layer.name)
-        joined = flight is not None
-        if flight is None:
-            flight = _Flight(asyncio.ensure_future(self._fly(layer, vertex, cause, anew=anew)))
-            self._flights[layer.name] = flight
-        flight.waiters += 1
-        try:
-            fetched = await asyncio.shield(flight.task)
-        finally:
-            flight.waiters -= 1
-            if flight.waiters == 0:
-                # The last waiter left: nobody wants the bytes any more.
-                self._flights.pop(layer.name, None)
-                flight.task.cancel()
-                await settle(flight.task)  # also to have seen how it ended: this waiter may leave for another reason
-        return None if joined else fetched
+        while True:
+            flight = self._flights.get(layer.name)
+            joined = flight is not None and not flight.task.done()
+            if flight is None or not joined:
+                flight = _Flight(layer, asyncio.ensure_future(self._fly(layer, vertex, cause, anew=anew)))
+                self._flights[layer.name] = flight
+            flight.waiters += 1
+            try:
+                fetched = await asyncio.shield(flight.task)
+            except LayerUnavailable:
+                if not joined or _source(flight.layer) == _source(layer):
+                    raise  # else this waiter knows of other places, or of another blob that becomes the layer
+            else:
+                return None if joined else fetched
+            finally:
+                flight.waiters -= 1
+                if flight.waiters == 0:
+                    # The last waiter left: nobody wants the bytes any more.
+                    if self._flights.get(layer.name) is flight:
+                        del self._flights[layer.name]
+                    flight.task.cancel()
+                    await settle(flight.task)  # also to have seen how it ended: the waiter may leave for another reason
 
     async def _fly(self, layer: Layer, vertex: str | None, cause: int, *, anew: bool) -> int | None:
         async with locked(self.locks, f"layer-{layer.name}"):
@@ -403,6 +410,11 @@ class Materializer:
 
     async def _in_thread(self, work: Callable[[], int]) -> int:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+
+def _source(layer: Layer) -> tuple[Descriptor | None, tuple[Provider, ...]]:
+    """What a layer is made of, and who is named for it."""
+    return layer.blob, layer.providers
 
 
 def _misfit(error: VerificationError, pull: Pull | None) -> _Failure:

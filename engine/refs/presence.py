@@ -24,21 +24,23 @@ LOST, UNREACHABLE = "bytes-lost", "provider-unreachable"
 
 @dataclass(slots=True)
 class HeadPresence:
-    """Implements Presence. What was found out once is not asked again."""
+    """Implements Presence. What was found out once is not asked again: of a layer with the same providers."""
 
     registry: RegistrySource
     facts: Facts
     places: Places = field(default_factory=Places)
-    _answers: dict[str, str] = field(default_factory=dict)
+    _answers: dict[tuple[str, tuple[Provider, ...]], str] = field(default_factory=dict)
     _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PARALLEL))
 
     async def absent(self, layers: Sequence[Layer]) -> Mapping[str, str]:
         """See Presence.absent. A provider that lost a blob is told of in the log."""
-        unknown = {layer.name: layer for layer in layers if layer.name not in self._answers}
-        await together(self._ask(layer) for layer in unknown.values())
-        return {layer.name: answer for layer in layers if (answer := self._answers[layer.name])}
+        keys = [(layer.name, layer.providers) for layer in layers]
+        unknown = {key: layer for key, layer in zip(keys, layers, strict=True) if key not in self._answers}
+        found = await together(self._ask(layer) for layer in unknown.values())
+        self._answers |= zip(unknown, found, strict=True)
+        return {name: answer for name, providers in keys if (answer := self._answers[name, providers])}
 
-    async def _ask(self, layer: Layer) -> None:
+    async def _ask(self, layer: Layer) -> str:
         blob, reason = layer.blob, LOST
         for place in self.places.of(layer.providers, blob.digest) if blob else ():
             assert blob is not None
@@ -46,9 +48,8 @@ class HeadPresence:
             if found is None and not place.mirror_of:
                 reason = UNREACHABLE
             elif found:
-                reason = ""
-                break
-        self._answers[layer.name] = reason
+                return ""
+        return reason
 
     async def _holds(self, place: Provider, layer: Layer, blob: Descriptor) -> bool | None:
         kind: FailureKind = "missing"

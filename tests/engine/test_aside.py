@@ -16,6 +16,7 @@ from storage.blobs import DirectoryBlobs
 from storage.digest import Digest
 from storage.interfaces.log import Event
 from storage.log.eventlog import open_log
+from tests.engine.solver.kit import Nothing
 from tests.engine.solver.test_revoked import Nothing
 
 

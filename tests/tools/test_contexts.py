@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.frontend.source import DOCKERFILE_LIMIT
 from tests.builder import Builder, Done, base_image, layer_digests, refledger
 from tests.registry_fixture import RegistryProcess
 from tests.web_fixture import Repository, WebServer, git_daemon
@@ -32,13 +33,14 @@ def web() -> Iterator[WebServer]:
         yield server
 
 
-def tar_of(contents: Mapping[str, str], uid: int = 0) -> bytes:
+def tar_of(contents: Mapping[str, str | bytes], uid: int = 0) -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as tar:
         for name, text in contents.items():
             info = tarfile.TarInfo(name)
-            info.size, info.uid, info.gid = len(text), uid, uid
-            tar.addfile(info, io.BytesIO(text.encode()))
+            data = text if isinstance(text, bytes) else text.encode()
+            info.size, info.uid, info.gid = len(data), uid, uid
+            tar.addfile(info, io.BytesIO(data))
     return out.getvalue()
 
 
@@ -80,6 +82,15 @@ def test_a_tar_on_standard_input_with_another_dockerfile_in_it(builder: Builder)
 def test_what_is_wrong_in_the_dockerfile_of_a_tar_is_shown(builder: Builder) -> None:
     done, _ = build(builder, "-", stdin=tar_of({"Dockerfile": "FROM scratch\nCOPY\n"}))
     assert (done.code, "   2 | >>> COPY" in done.err) == (2, True), done.err
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [(b"FROM scratch\n# \xff\n", "is not UTF-8 text"), (b"#" * (DOCKERFILE_LIMIT + 1), "is larger than")],
+)
+def test_a_dockerfile_of_a_tar_that_cannot_be_read_as_one(builder: Builder, text: bytes, said: str) -> None:
+    done, _ = build(builder, "-", stdin=gzip.compress(tar_of({"Dockerfile": text}), 1))
+    assert (done.code, said in done.err) == (2, True), done.err
 
 
 def test_files_of_a_tar_keep_their_owners(builder: Builder) -> None:

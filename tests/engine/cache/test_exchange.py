@@ -195,7 +195,7 @@ def exported_image(one: Caches, made: Project) -> Any:
     _, first, second = made.steps
     ref = made.solution.refs[result.vertex]
     exporter = one.exporter(made)
-    extra = exporter.inline(Built(result, ref, 1), ref.layers)
+    extra = exporter.inline(Built(result, ref, 1))
     history = (HistoryStep("RUN first", first.digest), HistoryStep("RUN second", second.digest))
     base = ({"created": "2024-01-01T00:00:00Z", "created_by": "base"},)
     described = Result(result.vertex, "linux/amd64", {"os": "linux", "architecture": "amd64"}, base, history)

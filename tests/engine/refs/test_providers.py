@@ -6,9 +6,10 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -16,9 +17,11 @@ from engine.errors import MaterializationError
 from engine.refs.kept import NothingKnown
 from engine.refs.ref import Layer
 from storage.digest import Digest
-from storage.interfaces.images import Provider
+from storage.interfaces.images import Descriptor, Provider
+from storage.interfaces.registry import BlobStream
+from storage.registry import RegistryClient
 from tests.chunked import estargz
-from tests.engine.refs.kit import kit, push_layers, remote
+from tests.engine.refs.kit import Kit, kit, push_layers, remote
 from tests.engine.refs.machine import Machine, layer_of
 from tests.faulty import Fault, FaultyProxy
 from tests.registry_fixture import RegistryProcess, push_image
@@ -131,3 +134,47 @@ def test_a_result_that_nobody_else_has_is_said_to_have_vanished(machine: Machine
     assert (raised.value.kind, raised.value.layer) == ("missing", "b0-step-1")
     (lost,) = machine.events("LocalLost")
     assert (lost["kind"], lost["name"], lost["problem"]) == ("snapshot", "b0-step-1", "vanished")
+
+
+class Held:
+    """A registry client that asks `host` only once it may."""
+
+    def __init__(self, inner: RegistryClient, host: str) -> None:
+        self.inner, self.host = inner, host
+        self.asked, self.go_on = asyncio.Event(), asyncio.Event()
+
+    @asynccontextmanager
+    async def blob(self, provider: Provider, blob: Descriptor, **bounds: Any) -> AsyncIterator[BlobStream]:
+        if provider.registry == self.host:
+            self.asked.set()
+            await self.go_on.wait()
+        async with self.inner.blob(provider, blob, **bounds) as stream:
+            yield stream
+
+
+def test_I4_who_joined_a_pull_that_fails_asks_its_own_provider(
+    registry: RegistryProcess, second_registry: RegistryProcess, repository: str, tmp_path: Path
+) -> None:
+    made = estargz(make_tar(file("salt", repository.encode())))
+    push_layers(second_registry.host, repository, [made])
+    lost, there = (remote([one.host], repository, [made]) for one in (registry, second_registry))
+
+    async def run(parts: Kit) -> None:
+        held = Held(parts.registry, registry.host)
+        parts.materializer.registry = cast("RegistryClient", held)
+        first = asyncio.ensure_future(parts.materializer.materialize(lost, vertex="v", reason="run"))
+        await held.asked.wait()
+        second = asyncio.ensure_future(parts.materializer.materialize(there, vertex="w", reason="run"))
+        while len(parts.events("MaterializationRequested")) < 2:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)
+        held.go_on.set()
+        with pytest.raises(MaterializationError):
+            await first
+        await second
+        await parts.registry.aclose()
+
+    with kit(tmp_path / "root") as parts:
+        asyncio.run(run(parts))
+        (pulled,) = parts.events("LayerPulled")
+        assert pulled["provider"]["registry"] == second_registry.host

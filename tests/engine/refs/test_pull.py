@@ -202,6 +202,19 @@ def test_I4_nothing_goes_on_behind_a_waiter_that_left_while_a_stored_blob_was_un
     asyncio.run(run())
 
 
+def test_I8_a_stored_blob_that_is_damaged_is_fetched_instead(
+    machine: Machine, registry: RegistryProcess, image: dict[str, Any]
+) -> None:
+    layer = layer_of(image, registry.host)
+    blobs = DirectoryBlobs(machine.root, owner="t")
+    path = blobs.path(blobs.put(blob_bytes(registry, layer)))
+    path.chmod(0o644)
+    path.write_bytes(b"damaged")
+    asyncio.run(machine.pull([layer], limits=ONE_PIECE))
+    (pulled,) = machine.events("LayerPulled")
+    assert pulled["bytes"] == len(blob_bytes(registry, layer))
+
+
 def test_a_pull_that_is_cancelled_while_it_fails_asks_no_other_provider(
     machine: Machine, registry: RegistryProcess, image: dict[str, Any]
 ) -> None:

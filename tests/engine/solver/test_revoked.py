@@ -3,106 +3,47 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
-from engine.errors import MaterializationError
-from engine.events import Fact, HitRevoked, VertexCancelled, VertexStarted
-from engine.graph import Graph, Result, Run, Scratch, Vertex, VertexError, vertex
+from engine.errors import DiskError, MaterializationError
+from engine.events import HitRevoked, VertexCancelled
+from engine.graph import Copy, Graph, Result, VertexError, vertex
 from engine.ops.executor import Outcome, Task
 from engine.refs.materializer import Materializer
-from engine.refs.ref import Layer, Remote, of_step
+from engine.refs.ref import Remote
 from engine.solver import solve
-from engine.solver.answers import Found
 from engine.solver.solve import REVOCATIONS, Solver
 from storage.blobs import DirectoryBlobs
 from storage.digest import Digest
 from storage.locks import FileLocks
+from tests.engine.solver.kit import Doors, Losing, Nothing, Recorded, vertex_of
 
 
-@dataclass
-class _Facts:
-    told: list[Fact] = field(default_factory=list)
-
-    async def record(self, fact: Fact, *, vertex: str | None = None, cause: int | None = None) -> int:
-        self.told.append(fact)
-        return len(self.told)
-
-    def post(self, fact: Fact, *, vertex: str | None = None, cause: int | None = None) -> None:
-        self.told.append(fact)
-
-    def of(self, kind: type[Fact]) -> list[Any]:
-        return [fact for fact in self.told if isinstance(fact, kind)]
-
-
-class _Losing:
-    """Executes everything, but finds the base of `consumer` gone `times` times."""
-
-    def __init__(self, consumer: str, times: int) -> None:
-        self.consumer, self.times = consumer, times
-
-    async def content(self, task: Task) -> Digest | None:
-        return None
+class LosingTwice(Losing):
+    """Two steps find their base gone, at once."""
 
     async def execute(self, task: Task) -> Outcome:
-        if task.vertex.name == self.consumer and self.times:
-            self.times -= 1
-            layer = task.inputs[0].layers[-1].name
-            raise MaterializationError(f"layer {layer} cannot be had", kind="missing", layer=layer)
-        return Outcome(of_step(task.execution, task.inputs[0], 1))
+        self.consumer = task.vertex.name if task.vertex.name.startswith("other") else ""
+        return await super().execute(task)
 
 
-class Nothing:
-    def lookup(self, key: Digest) -> Found | None:
-        return None
-
-    def let_go(self, name: str) -> bool:
-        return False
-
-    def keeps(self, listing: Digest) -> bool:
-        return True
-
-    def packs(self) -> Sequence[Digest]:
-        return ()
-
-    async def absent(self, layers: Sequence[Layer]) -> Mapping[str, str]:
-        return {}
-
-
-@dataclass
-class _Doors:
-    """The part of the Materializer that the solver asks."""
-
-    locks: FileLocks
-
-    def obtainable(self, layer: Layer) -> bool:
-        return True
-
-    def here(self, layer: Layer) -> bool:
-        return True
-
-
-def _vertex(name: str, *inputs: Vertex) -> Vertex:
-    op = Run(argv=(name,), env=(), cwd="/") if inputs else Scratch()
-    return vertex(op, tuple(v.digest for v in inputs), name)
-
-
-def _solve(tmp_path: Path, times: int, between: int = 0) -> tuple[_Facts, dict[str, Remote]]:
+def _solve(
+    tmp_path: Path, times: int, between: int = 0, losing: type[Losing] = Losing
+) -> tuple[Recorded, dict[str, Remote]]:
     """`between`: so many steps stand on the one that is lost, and the one that finds it lost waits for them."""
-    base = _vertex("scratch")
-    made, beside = _vertex("made", base), _vertex("beside", base)
-    others = [_vertex(f"other {number}", made) for number in range(between)]
-    last = _vertex("last", made, *others)
+    base = vertex_of("scratch")
+    made, beside = vertex_of("made", base), vertex_of("beside", base)
+    others = [vertex_of(f"other {number}", made) for number in range(between)]
+    last = vertex_of("last", made, *others)
     results = tuple(Result(v.digest, "linux/amd64", {}) for v in (last, beside))
     graph = Graph((base, made, beside, *others, last), results)
-    facts = _Facts()
+    facts = Recorded()
     solver = Solver(
-        build="b", facts=facts, executor=_Losing("last", times),
-        materializer=cast("Materializer", _Doors(FileLocks(tmp_path))),
+        build="b", facts=facts, executor=losing("last", times),
+        materializer=cast("Materializer", Doors(FileLocks(tmp_path))),
         cache=Nothing(), presence=Nothing(), blobs=DirectoryBlobs(tmp_path, owner="b"), contexts={}, jobs=2,
     )  # fmt: skip
     solution = asyncio.run(solver.solve(graph))
@@ -112,7 +53,7 @@ def _solve(tmp_path: Path, times: int, between: int = 0) -> tuple[_Facts, dict[s
 @pytest.mark.parametrize("times", [1, REVOCATIONS])
 def test_I8_only_what_holds_the_lost_layer_is_made_again(tmp_path: Path, times: int) -> None:
     facts, refs = _solve(tmp_path, times)
-    started = [fact.name for fact in facts.of(VertexStarted)]
+    started = facts.started()
     assert started.count("made") == times + 1
     assert started.count("last") == times + 1
     assert started.count("beside") == 1
@@ -130,8 +71,36 @@ def test_I8_all_that_is_made_again_is_named_however_many_events_that_takes(
     told = [fact.reexecuted for fact in facts.of(HitRevoked)]
     assert [len(vertices) for vertices in told] == [2, 2]
     assert len({vertex for vertices in told for vertex in vertices}) == 4
-    started = [fact.name for fact in facts.of(VertexStarted)]
+    started = facts.started()
     assert [started.count(name) for name in ("made", "other 0", "other 2", "last", "beside")] == [2, 2, 2, 2, 1]
+
+
+def test_I8_what_two_steps_find_lost_is_made_again_once(tmp_path: Path) -> None:
+    facts, _ = _solve(tmp_path, 2, between=2, losing=LosingTwice)
+    started = facts.started()
+    assert [started.count(name) for name in ("made", "other 0", "other 1", "last")] == [2, 2, 2, 1]
+    assert [fact.attempt for fact in facts.of(HitRevoked)] == [1]
+
+
+class Unreadable(Losing):
+    """What a COPY takes of another result cannot be looked at."""
+
+    async def content(self, task: Task) -> Digest | None:
+        raise DiskError("looking into layers: Input/output error")
+
+
+def test_a_step_that_cannot_be_looked_for_ends_the_build_with_its_name(tmp_path: Path) -> None:
+    base = vertex_of("scratch")
+    made = vertex_of("made", base)
+    copy = vertex(Copy(("/a",), "/", from_context=False), (base.digest, made.digest), "COPY")
+    solver = Solver(
+        build="b", facts=Recorded(), executor=Unreadable("", 0),
+        materializer=cast("Materializer", Doors(FileLocks(tmp_path))),
+        cache=Nothing(), presence=Nothing(), blobs=DirectoryBlobs(tmp_path, owner="b"), contexts={}, jobs=2,
+    )  # fmt: skip
+    with pytest.raises(VertexError, match="Input/output error") as caught:
+        asyncio.run(solver.solve(Graph((base, made, copy), (Result(copy.digest, "linux/amd64", {}),))))
+    assert caught.value.vertex == copy
 
 
 def test_I8_a_result_that_is_lost_again_and_again_ends_the_build_with_the_reason(tmp_path: Path) -> None:

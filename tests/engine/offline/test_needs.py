@@ -1,0 +1,179 @@
+"""What a build without a network lacks is found out before anything runs, and nobody is asked for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import pytest
+
+from engine.graph import (
+    ArchiveSource,
+    Copy,
+    FetchedSource,
+    GitSource,
+    Graph,
+    HttpSource,
+    ImageLayer,
+    ImageSource,
+    LayerSource,
+    Merge,
+    Mkdir,
+    Op,
+    Result,
+    Vertex,
+    vertex,
+)
+from engine.offline.missing import Missing
+from engine.offline.needs import Needs
+from engine.offline.nobody import NoRegistry, NoRepositories, NoWeb, Refused
+from engine.output import Output
+from engine.refs.materializer import Materializer
+from engine.refs.ref import Layer, Remote
+from storage.digest import Digest, sha256
+from storage.interfaces.blobs import BlobStore
+from storage.interfaces.images import Descriptor, Provider
+from storage.interfaces.packing import PackedBlob
+from storage.interfaces.parts import LayerParts
+from storage.reference import parse_reference
+
+HOST = Provider.of("r.example", "base")
+BLOB = Descriptor("application/vnd.oci.image.layer.v1.tar+gzip", sha256(b"blob"), 7)
+LAYER = ImageLayer(sha256(b"layer"), BLOB)
+COMMIT = "c" * 40
+
+
+@dataclass
+class Here:
+    """A root that has the blobs in `stored`, and nothing that is mountable."""
+
+    stored: set[Digest] = field(default_factory=set)
+
+    @property
+    def kept(self) -> Here:
+        return self
+
+    @property
+    def blobs(self) -> Here:
+        return self
+
+    @property
+    def snapshots(self) -> Here:
+        return self
+
+    def mountable(self, _layer: Layer) -> bool:
+        return False
+
+    def here(self, layer: Layer) -> bool:
+        return layer.blob is not None and layer.blob.digest in self.stored
+
+    def has(self, _name: str) -> bool:
+        return False
+
+    def size(self, digest: Digest) -> int | None:
+        return 1 if digest in self.stored else None
+
+
+class Packed:
+    def packed(self, _name: str, _epoch: int | None, _compression: str) -> PackedBlob | None:
+        return None
+
+
+@dataclass
+class Sources:
+    blobs: BlobStore
+
+    async def is_here(self, _op: FetchedSource) -> bool:
+        return False
+
+
+def lacking(
+    *vertices: Vertex, here: Here | None = None, known: Mapping[Digest, Remote] | None = None,
+    outputs: tuple[Output, ...] = (),
+) -> list[Missing]:  # fmt: skip
+    root: Any = here or Here()
+    needs = Needs(
+        cast("Materializer", root), NoRegistry(), Packed(), cast("LayerParts", None), lambda: Sources(root.blobs)
+    )
+    graph = Graph(vertices, (Result(vertices[-1].digest, "linux/amd64", {}),))
+    run = [one for one in vertices if one.digest not in (known or {})]
+    return asyncio.run(needs.lacking(graph, run, known or {}, outputs=outputs))
+
+
+def step(op: Op, *inputs: Vertex, name: str = "step") -> Vertex:
+    return vertex(op, tuple(one.digest for one in inputs), name)
+
+
+IMAGE = step(ImageSource("base", sha256(b"manifest"), "linux/amd64", HOST, (LAYER,)), name="FROM base")
+FILE = step(LayerSource(LAYER, 1), name="a.tar")
+
+
+@pytest.mark.parametrize(
+    ("op", "kind", "name"),
+    [
+        (HttpSource("https://h.example/f?signature=1", "f", digest=sha256(b"f")), "url", "https://h.example/f"),
+        (GitSource("https://h.example/r.git", "main", commit=COMMIT), "git", "https://h.example/r.git#main"),
+        (ArchiveSource("https://h.example/a.tar", sha256(b"a")), "archive", "https://h.example/a.tar"),
+        (ArchiveSource("", sha256(b"a")), "archive", sha256(b"a")),
+    ],
+)
+def test_a_source_that_was_not_kept_is_missing(op: Op, kind: str, name: str) -> None:
+    (found,) = lacking(step(op, name="ADD it"))
+    assert (found.kind, found.name, found.needed_by) == (kind, name, ("ADD it",))
+
+
+def test_an_archive_that_is_stored_can_be_unpacked() -> None:
+    assert lacking(step(ArchiveSource("", sha256(b"a"))), here=Here({sha256(b"a")})) == []
+
+
+@pytest.mark.parametrize("source", [IMAGE, FILE, step(Merge(), IMAGE, name="merge"), step(Merge(), FILE, IMAGE)])
+def test_a_step_needs_the_layers_of_what_it_stands_on(source: Vertex) -> None:
+    graph = [IMAGE, FILE, source] if source not in (IMAGE, FILE) else [source]
+    (found,) = lacking(*graph, step(Mkdir("/a"), source, name="WORKDIR /a"))
+    assert (found.kind, found.name, found.size) == ("layer", str(BLOB.digest), 7)
+    assert found.needed_by == ("WORKDIR /a",)
+    assert lacking(*graph, step(Mkdir("/a"), source), here=Here({BLOB.digest})) == []
+
+
+def test_what_is_copied_is_looked_for_from_the_top() -> None:
+    copy = Copy(("/x",), "/", from_context=False, link=True)
+    (found,) = lacking(IMAGE, step(copy, IMAGE, IMAGE, name="COPY"))
+    assert found.name == str(BLOB.digest)
+    assert lacking(IMAGE, step(copy, IMAGE, IMAGE), here=Here({BLOB.digest})) == []
+
+
+def test_a_result_that_nobody_else_has_is_missing_to_an_archive_and_none_to_a_push() -> None:
+    made = step(Mkdir("/a"), IMAGE)
+    known = {made.digest: Remote("b0-a-1", (Layer(snapshot="b0-a-1"),)), IMAGE.digest: Remote("base", ())}
+    archive = Output("oci", dest="a.tar")
+    (found,) = lacking(IMAGE, made, known=known, outputs=(archive,))
+    assert (found.name, found.elsewhere, found.needed_by) == ("b0-a-1", (), ("--output type=oci,dest=a.tar",))
+    assert "only the step that made it can make it again" in found.detail
+    assert lacking(IMAGE, made, known=known, outputs=(Output("image"),)) == []
+
+
+async def _blob() -> None:
+    async with NoRegistry().blob(HOST, BLOB):
+        pass
+
+
+QUESTIONS = {
+    "resolve": lambda: NoRegistry().resolve(parse_reference("r.example/base")),
+    "manifest": lambda: NoRegistry().manifest(HOST, BLOB.digest),
+    "blob": _blob,
+    "exists": lambda: NoRegistry().exists(HOST, BLOB.digest),
+    "mount": lambda: NoRegistry().mount(HOST, BLOB.digest, HOST),
+    "upload": lambda: NoRegistry().upload(HOST, BLOB, lambda: cast("Any", None)),
+    "put_manifest": lambda: NoRegistry().put_manifest(HOST, "latest", "", b""),
+    "get": lambda: NoWeb().get("https://h.example/f?signature=1", lambda: cast("Any", None)),
+    "resolve of a repository": lambda: NoRepositories().resolve("https://h.example/r.git", "main"),
+    "checkout": lambda: NoRepositories().checkout("https://h.example/r.git", COMMIT, cast("Any", None)),
+}
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_nobody_is_asked_anything(question: str) -> None:
+    with pytest.raises(Refused, match=r"^[^?]*offline: [^?]*$"):
+        asyncio.run(cast("Any", QUESTIONS[question])())
