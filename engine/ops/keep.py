@@ -22,8 +22,9 @@ from typing import IO, BinaryIO, cast
 from engine.errors import InputError, VerificationError
 from engine.graph import Copy
 from engine.ops.rootfs import RootDir
-from engine.ops.selection import KEPT_XATTRS, KINDS, Entry, Selection, changed
+from engine.ops.selection import KINDS, Entry, Selection, changed
 from engine.ops.unpack import is_archive
+from engine.ops.xattrs import KEPT
 from storage.digest import Digest, Hasher
 from storage.interfaces.blobs import BlobStore
 
@@ -223,7 +224,7 @@ def _row(line: str) -> _Row:
         raise ValueError(f"{kind[:20]!r} is no kind of file")
     if "\0" in _plain(line) or not all(0 <= number < _NOBODY for number in (*owner, *row.device)):
         raise ValueError("a name with a zero byte in it, or a number that is too large")
-    if not all(key.startswith(KEPT_XATTRS) for key, _ in xattrs):
+    if not all(key.startswith(KEPT) for key, _ in xattrs):
         raise ValueError("an attribute that contexts do not keep")
     return row
 
