@@ -166,5 +166,8 @@ def test_a_step_that_is_cancelled_twice_while_it_mounts_leaves_no_mount(tmp_path
             await beginning
         assert not ended
 
-    asyncio.run(run())
-    assert [*(tmp_path / "tmp").iterdir(), *mounts_below(tmp_path)] == []
+    try:
+        asyncio.run(run())
+        assert [*(tmp_path / "tmp").iterdir(), *mounts_below(tmp_path)] == []
+    finally:
+        detach_below(tmp_path)
