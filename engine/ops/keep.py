@@ -21,16 +21,16 @@ from typing import IO, BinaryIO, cast
 
 from engine.errors import InputError, VerificationError
 from engine.graph import Copy
-from engine.ops.rootfs import RootDir
-from engine.ops.selection import KEPT_XATTRS, KINDS, Entry, Selection, changed
+from engine.ops.origin import Origin
+from engine.ops.selection import KINDS, Entry, Selection, changed
 from engine.ops.unpack import is_archive
+from engine.ops.xattrs import KEPT
 from storage.digest import Digest, Hasher
 from storage.interfaces.blobs import BlobStore
 
 _CHUNK = 1 << 20
 _HOPS = 40
 """Links on the way to a directory, as for the kernel."""
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NOBODY = 2**32 - 1
 Pack = Iterable[tuple[bytes, int, Iterable[memoryview]]]
 """What is in a pack: name, time (ns since the epoch) and content of each file, which is to be read before the next."""
@@ -45,8 +45,8 @@ def pack_lost(
     Returns the packs that hold it: those of `before` that do, and a new one for the rest. Blocking. Raises InputError
     when a file changed since it was selected, DiskError, OSError.
     """
-    with RootDir(source) as root:
-        entries = selection.entries if op is None else _lost(op, selection, root)
+    with Origin(source) as origin:
+        entries = selection.entries if op is None else _lost(op, selection, origin)
         lost = {entry.digest: entry for entry in entries if entry.digest}
         packs = _covering(lost, before, blobs)
         if not lost:
@@ -58,7 +58,7 @@ def pack_lost(
                 for digest, entry in sorted(lost.items()):
                     info = tarfile.TarInfo(digest.hex)
                     info.size = entry.size
-                    with _opened(root, entry) as file:
+                    with _opened(origin, entry) as file:
                         info.mtime = int(os.fstat(file.fileno()).st_mtime)
                         tar.addfile(info, cast("IO[bytes]", _Checked(file, digest, entry.path)))
             return [*packs, writer.commit()[0]]
@@ -84,7 +84,7 @@ def _covering(wanted: dict[Digest, Entry], packs: Sequence[Digest], blobs: BlobS
     return used
 
 
-def _lost(op: Copy, selection: Selection, root: RootDir) -> Iterator[Entry]:
+def _lost(op: Copy, selection: Selection, origin: Origin) -> Iterator[Entry]:
     last: dict[str, Entry] = {}
     for match in selection.matches:
         for entry in selection.entries[match.start : match.end]:
@@ -98,17 +98,14 @@ def _lost(op: Copy, selection: Selection, root: RootDir) -> Iterator[Entry]:
                 yield last[name]
             last[name] = entry
             if op.unpack and entry.path == match.path:
-                with _opened(root, entry) as file:
+                with _opened(origin, entry) as file:
                     unpacked = is_archive(file)
                 if unpacked:
                     yield entry
 
 
-def _opened(root: RootDir, entry: Entry) -> BinaryIO:
-    try:
-        return open(root.open(entry.source, _READ), "rb")  # noqa: PTH123  # a descriptor; the caller closes it
-    except OSError as error:
-        raise changed(entry.path) from error
+def _opened(origin: Origin, entry: Entry) -> BinaryIO:
+    return open(origin.open(entry)[0], "rb")  # noqa: PTH123  # a descriptor; the caller closes it
 
 
 @dataclass(slots=True)
@@ -223,7 +220,7 @@ def _row(line: str) -> _Row:
         raise ValueError(f"{kind[:20]!r} is no kind of file")
     if "\0" in _plain(line) or not all(0 <= number < _NOBODY for number in (*owner, *row.device)):
         raise ValueError("a name with a zero byte in it, or a number that is too large")
-    if not all(key.startswith(KEPT_XATTRS) for key, _ in xattrs):
+    if not all(key.startswith(KEPT) for key, _ in xattrs):
         raise ValueError("an attribute that contexts do not keep")
     return row
 

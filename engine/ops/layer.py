@@ -18,6 +18,7 @@ from typing import Literal, Self
 
 from engine.errors import InputError
 from engine.ops.rootfs import RootDir
+from engine.ops.xattrs import CARRIED, read_xattrs
 from storage.interfaces.layers import Look
 
 Kind = Literal["file", "symlink", "fifo", "char", "block"]
@@ -26,8 +27,6 @@ KINDS: dict[int, Kind] = {
 }  # fmt: skip
 _DIR_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MAX_LINKS = 40  # as the kernel's MAXSYMLINKS
-_KEPT_XATTRS = (b"user.", b"trusted.", b"security.capability", b"system.posix_acl_")  # what a layer carries
-_OVERLAY_XATTRS = (b"trusted.overlay.", b"user.overlay.")
 _ACL = b"system.posix_acl_access"
 OPAQUE = b"trusted.overlay.opaque"
 
@@ -204,7 +203,7 @@ class Tree:
         kind = KINDS.get(stat.S_IFMT(info.st_mode))
         if kind is None:
             raise _error(errno.EOPNOTSUPP, f"{at.path}/{name}")
-        xattrs = _xattrs(b"/proc/self/fd/%d/%s" % (self._fd(at), os.fsencode(name)))
+        xattrs = _xattrs(f"/proc/self/fd/{self._fd(at)}/{name}")
         look = Look(stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid, info.st_mtime_ns, xattrs)
         inode = Inode(kind, look, found, self._target(found) or "", info.st_rdev)
         self.put(at, name, inode)
@@ -301,17 +300,8 @@ def _split(path: str) -> list[str]:
     return parts[::-1]
 
 
-def _xattrs(where: int | bytes) -> dict[bytes, bytes]:
-    """What a layer carries of them, sorted. Where the file system has none, there are none."""
-    follow = isinstance(where, int)
-    try:
-        names = sorted(os.fsencode(name) for name in os.listxattr(where, follow_symlinks=follow))
-        kept = [name for name in names if name.startswith(_KEPT_XATTRS) and not name.startswith(_OVERLAY_XATTRS)]
-        return {name: os.getxattr(where, name, follow_symlinks=follow) for name in kept}
-    except OSError as error:
-        if error.errno in {errno.ENOTSUP, errno.ENODATA}:
-            return {}
-        raise
+def _xattrs(where: int | str) -> dict[bytes, bytes]:
+    return {os.fsencode(name): value for name, value in read_xattrs(where, CARRIED).items()}
 
 
 def _check_name(at: Directory, name: str) -> None:

@@ -43,7 +43,7 @@ from engine.record import changed
 from engine.refs.asked import AskedPaths
 from engine.refs.materializer import Clock, Materializer, Reason
 from engine.refs.ref import Local, Ref, Remote, layers_to_json, of_image, of_layer, of_step, scratch
-from engine.together import both, in_thread
+from engine.together import both, in_thread, settle
 from storage.digest import Digest, digest_json
 from storage.interfaces.layers import Snapshot, SnapshotStore
 
@@ -311,7 +311,7 @@ class LocalExecutor:
         try:
             return await asyncio.shield(starting)
         except asyncio.CancelledError:
-            await asyncio.wait([starting])
+            await settle(starting)
             if starting.exception() is None:
                 await in_thread(starting.result().discard)
             raise

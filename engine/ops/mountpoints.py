@@ -26,6 +26,7 @@ class _Stub:
     parent: str
     name: bytes
     inode: int
+    directory: bool
     before: int
     after: int
 
@@ -69,7 +70,7 @@ class MountPoints:
             os.chmod(at.name, 0o755, dir_fd=at.directory)  # noqa: S103  # as mkdir, free of the umask
         inode = os.stat(at.name, dir_fd=at.directory, follow_symlinks=False).st_ino
         after = os.fstat(at.directory).st_mtime_ns
-        self._made.append(_Stub(Position(-1, b".", at.parents).path, at.name, inode, before, after))
+        self._made.append(_Stub(Position(-1, b".", at.parents).path, at.name, inode, not at.last, before, after))
 
     def _remove(self) -> None:
         with RootDir(self._path) as root:
@@ -89,9 +90,9 @@ def _remove_stub(stub: _Stub, parent: int) -> None:
     times = os.fstat(parent)
     try:
         info = os.stat(stub.name, dir_fd=parent, follow_symlinks=False)
-        if info.st_ino != stub.inode:
-            return
-        if stat.S_ISDIR(info.st_mode):
+        if info.st_ino != stub.inode or stat.S_ISDIR(info.st_mode) != stub.directory:
+            return  # the step's own, which may have got the number of what it removed
+        if stub.directory:
             os.rmdir(stub.name, dir_fd=parent)
         elif info.st_size == 0:
             os.unlink(stub.name, dir_fd=parent)

@@ -296,7 +296,6 @@ class _Step:
 
         await in_thread(lambda: held.fill(make))
 
-
     def _begin_with(self, directory: Path, mount: Mount, chosen: Selection, tree: Path) -> tuple[int, int, int]:
         """Copy the initial content of a cache; returns mode and owner of the directory that it was in."""
         top = chosen.entries[chosen.matches[0].start]

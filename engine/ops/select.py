@@ -27,8 +27,9 @@ from engine.frontend.glob import compile_glob, has_wildcard
 from engine.graph import Copy
 from engine.ops.rootfs import RootDir
 from engine.ops.rules import Below, below, with_parents
-from engine.ops.selection import CHUNK, KEPT_XATTRS, Entry, EntryType, Match, Selection, changed, printable
+from engine.ops.selection import CHUNK, Entry, EntryType, Match, Selection, changed, printable
 from engine.ops.visible import GONE, Judge, VisibleTree, join
+from engine.ops.xattrs import KEPT, read_xattrs
 from storage.digest import Digest
 
 _TYPES: dict[int, EntryType] = {
@@ -242,7 +243,9 @@ class _Selector:
         if self._op.from_context:
             return Entry(path, source, kind, mode, size, digest, target, device=device)
         link = (info.st_dev, info.st_ino) if info.st_nlink > 1 and kind != "dir" else None
-        xattrs = _xattrs(name, directory) if kind in {"file", "dir"} else ()
+        xattrs: tuple[tuple[str, bytes], ...] = ()
+        if kind in {"file", "dir"}:  # listxattr(2) takes no directory descriptor
+            xattrs = tuple(read_xattrs(f"/proc/self/fd/{directory}/{name}", KEPT).items())
         return Entry(path, source, kind, mode, size, digest, target, info.st_uid, info.st_gid, device, xattrs, link)
 
 def _name(item: os.DirEntry[str]) -> str:
@@ -268,15 +271,3 @@ def _hash(name: str, directory: int) -> tuple[os.stat_result, Digest]:
     finally:
         os.close(fd)
     return info, Digest("sha256:" + seen.hexdigest())
-
-
-def _xattrs(name: str, directory: int) -> tuple[tuple[str, bytes], ...]:
-    """The kept extended attributes, sorted. Where the file system has none, there are none."""
-    path = f"/proc/self/fd/{directory}/{name}"  # listxattr(2) takes no directory descriptor; a file is not a link here
-    try:
-        keys = sorted(key for key in os.listxattr(path, follow_symlinks=False) if key.startswith(KEPT_XATTRS))
-        return tuple((key, os.getxattr(path, key, follow_symlinks=False)) for key in keys)
-    except OSError as error:
-        if error.errno in {errno.ENOTSUP, errno.ENODATA}:
-            return ()
-        raise

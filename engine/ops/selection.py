@@ -16,7 +16,6 @@ CHUNK = 1 << 20
 """Bytes held of one file at a time."""
 
 KINDS: frozenset[str] = frozenset(get_args(EntryType))
-KEPT_XATTRS = ("user.", "security.capability")
 
 
 @dataclass(frozen=True, slots=True)

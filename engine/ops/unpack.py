@@ -27,6 +27,7 @@ from engine.errors import InputError
 from engine.ops.layer import Below, Directory, Found, Inode, Tree, need
 from engine.ops.origin import Origin
 from engine.ops.selection import Entry, changed, printable
+from engine.ops.xattrs import KEPT
 from storage.digest import Digest, sha256
 from storage.interfaces.layers import LayerWriter, Look
 
@@ -39,8 +40,6 @@ _CODECS: tuple[tuple[bytes, Callable[[IO[bytes]], IO[bytes]]], ...] = (
     (b"\xfd7zXZ\x00", lzma.LZMAFile),
 )
 _XATTR = "SCHILY.xattr."
-_USER = "user."
-_KEPT_XATTRS = (_USER, "security.capability")
 _BROKEN = (
     tarfile.TarError, zlib.error, lzma.LZMAError, gzip.BadGzipFile,
     EOFError, ValueError, OverflowError, RecursionError,  # the last three of absurd numbers and nested long names
@@ -241,12 +240,17 @@ class _Merger:
         xattrs = {
             name.encode(): value.encode("utf-8", "surrogateescape")
             for key, value in member.pax_headers.items()
-            if key.startswith(_XATTR) and (name := key.removeprefix(_XATTR)).startswith(_KEPT_XATTRS)
+            if key.startswith(_XATTR) and (name := key.removeprefix(_XATTR)).startswith(KEPT)
         }
-        for attribute, data in xattrs.items():
-            if not len(_USER) < len(attribute) <= _XATTR_NAME_MAX or b"\0" in attribute or len(data) > _XATTR_SIZE_MAX:
-                raise _malformed(f"{printable(member.name)!r} has an extended attribute that no file can have")
+        if not all(_can_be(*item) for item in xattrs.items()):
+            raise _malformed(f"{printable(member.name)!r} has an extended attribute that no file can have")
         return Look(member.mode & 0o7777, uid, gid, _time(member), xattrs)
+
+
+def _can_be(attribute: bytes, value: bytes) -> bool:
+    """Can a file have this extended attribute (xattr(7))?"""
+    named = attribute != b"user." and b"\0" not in attribute and len(attribute) <= _XATTR_NAME_MAX
+    return named and len(value) <= _XATTR_SIZE_MAX
 
 
 def _same(one: Found, other: Found) -> bool:

@@ -331,6 +331,25 @@ def test_a_cache_begins_with_what_from_names(builder: Builder, base: str) -> Non
     assert output(builder) == "711\nseed\nd\n711\nseed\nadded\nd\n"
 
 
+def test_a_cache_begins_with_a_named_directory_or_says_that_it_is_none(builder: Builder, base: str) -> None:
+    builder.write({"seed/f": "begun\n"})
+    named = f"--build-context=seed={builder.context}/seed"
+    mount = "--mount=type=cache,target=/c,from=seed"
+    builder.must_build(f"FROM {base}\nRUN {mount} cat /c/f && echo more > /c/f\n", named)
+    assert "more" in builder.must_build(f"FROM {base}\nRUN {mount} cat /c/f #\n", named).err
+    done = builder.build(f"FROM {base}\nRUN {mount},source=f true\n", named)
+    assert done.code == 2
+    assert '"f" is not a directory: a cache mount cannot begin with it' in done.err
+
+
+def test_a_secret_with_a_zero_byte_is_no_variable(builder: Builder, base: str, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"a\0b")
+    mount = "--mount=type=secret,id=s,env=S"
+    done = builder.build(f"FROM {base}\nRUN {mount} true\n", "--secret", f"id=s,src={tmp_path}/secret")
+    assert done.code == 2
+    assert "secret 's' holds a NUL byte: it cannot be a variable (mount it as a file)" in done.err
+
+
 def test_a_cache_that_is_read_only_cannot_be_written(builder: Builder, base: str) -> None:
     step = "RUN --mount=type=cache,target=/c"
     builder.must_build(

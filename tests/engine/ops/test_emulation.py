@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,20 @@ def test_an_emulator_without_flag_F_is_said_to_be_the_reason(tmp_path: Path) -> 
         assert said in refusal(tmp_path, f"linux/{OTHER}")
     entry.write_text(f"disabled\ninterpreter /usr/bin/qemu\nflags: OCF\noffset 0\nmagic {magic}\n")
     assert "no emulator" in refusal(tmp_path, f"linux/{OTHER}")
+
+
+def test_a_program_that_does_not_end_or_cannot_be_started_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    for problem in (FileNotFoundError(), subprocess.TimeoutExpired("chroot", 1)):
+
+        def fails(*_: object, problem: Exception = problem, **__: object) -> None:
+            raise problem
+
+        monkeypatch.setattr(subprocess, "run", fails)
+        assert not run_in_empty_root(b"")
+
+
+@pytest.mark.parametrize("text", ["enabled\nmagic zz\n", "enabled\ninterpreter /q\n", "enabled\noffset x\nmagic 7f\n"])
+def test_a_registration_that_is_not_understood_matches_nothing(tmp_path: Path, text: str) -> None:
+    (tmp_path / "odd").write_text(text)
+    with pytest.raises(HostError, match="no emulator for it is registered"):
+        Emulation(runs=lambda _: False, registered=tmp_path).require(f"linux/{OTHER}")

@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
-from engine.errors import VerificationError
-from engine.graph import Graph, op_to_json
-from engine.ops.keep import restore
+from engine.errors import InputError, VerificationError
+from engine.graph import Copy, Graph, op_from_json, op_to_json
+from engine.ops.keep import pack_lost, restore
 from engine.ops.select import select
+from engine.ops.selection import Selection
 from engine.stored import graph_from_json, op_from_json
 from storage.blobs import DirectoryBlobs
-from storage.digest import Digest, parse_json
+from storage.digest import Digest, parse_json, sha256
 from storage.layers.erofs.mount import ErofsMounts
 from storage.layers.snapshots import OverlaySnapshots
 from storage.layers.tars import regular_files
@@ -164,3 +165,74 @@ def test_a_content_that_is_gone_is_said(builder: Builder, tmp_path: Path) -> Non
     listing = f"file\tfile\t0644\tsha256:{'0' * 64}\n".encode()
     with pytest.raises(VerificationError, match="not kept any more"):
         restore(listing, [tmp_path], [], tmp_path / "out")
+
+
+# ---------------------------------------------------------------- without a build
+
+
+@pytest.fixture
+def blobs(tmp_path: Path) -> DirectoryBlobs:
+    return DirectoryBlobs(tmp_path / "root", owner="test")
+
+
+@pytest.fixture
+def ctx(tmp_path: Path) -> Path:
+    (tmp_path / "ctx/d").mkdir(parents=True)
+    (tmp_path / "ctx/d/one").write_text("one")
+    (tmp_path / "ctx/two").write_text("two")
+    return tmp_path / "ctx"
+
+
+def _mounted(ctx: Path, *sources: str) -> Selection:
+    return select(Copy(sources, "/", from_context=True), ctx, (), hash_files=True)
+
+
+def test_what_an_earlier_pack_holds_is_not_packed_again_unless_that_is_none(ctx: Path, blobs: DirectoryBlobs) -> None:
+    (first,) = pack_lost(None, _mounted(ctx, "two"), ctx, blobs)
+    whole = _mounted(ctx, ".")
+    used, new = pack_lost(None, whole, ctx, blobs, [first])
+    assert used == first
+    with blobs.open(new) as file, tarfile.open(fileobj=file) as tar:
+        assert tar.getnames() == [sha256(b"one").hex]
+    no_pack, gone = blobs.put(b"no tar"), sha256(b"gone")
+    (again,) = pack_lost(None, whole, ctx, blobs, [no_pack, gone])
+    assert again not in {no_pack, gone}
+
+
+@pytest.mark.parametrize("now", ["gone", "other", "shorter", "a directory"])
+def test_a_file_that_changed_since_it_was_selected_is_not_packed(
+    ctx: Path, blobs: DirectoryBlobs, tmp_path: Path, now: str
+) -> None:
+    selection = _mounted(ctx, "two")
+    (ctx / "two").unlink()
+    if now == "a directory":
+        (ctx / "two").mkdir()
+    elif now != "gone":
+        (ctx / "two").write_text({"other": "owt", "shorter": "t"}[now])
+    with pytest.raises(InputError, match="changed during the build"):
+        pack_lost(None, selection, ctx, blobs)
+    assert {path.name for path in (tmp_path / "root").rglob("*") if path.is_file()} == {"index.json", "oci-layout"}
+
+
+def test_no_more_is_looked_at_than_is_wanted_and_attributes_come_back(tmp_path: Path, ctx: Path) -> None:
+    os.setxattr(ctx / "two", "user.kept", b"\x00\xff")
+    listing = select(Copy(("two",), "/", from_context=False), ctx, (), hash_files=True).listing()
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "unreadable").symlink_to("/proc/self/mem")
+    restore(listing, [ctx, broken], [], tmp_path / "out")
+    assert os.getxattr(tmp_path / "out/two", "user.kept") == b"\x00\xff"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken", "ctx", "out"]
+
+
+def test_a_pack_whose_member_is_not_what_its_name_says_gives_nothing(tmp_path: Path, ctx: Path) -> None:
+    listing = _mounted(ctx, "two").listing()
+    pack = [(sha256(b"two").hex.encode(), 0, [memoryview(b"owt")]), (b"other", 0, [])]
+    with pytest.raises(VerificationError, match="the content of 'two' is not kept any more"):
+        restore(listing, [], [pack], tmp_path / "out")
+
+
+def test_a_listing_in_which_a_file_holds_another_is_damaged(tmp_path: Path, ctx: Path) -> None:
+    listing = _mounted(ctx, "two").listing() + _mounted(ctx, "two").listing().replace(b"two", b"two/x")
+    with pytest.raises(VerificationError, match="'two' is no directory"):
+        restore(listing, [ctx], [], tmp_path / "out")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
+import socket
 import stat
 import tarfile
 from collections.abc import Callable, Iterator
@@ -15,8 +17,10 @@ import pytest
 from engine.errors import InputError
 from engine.graph import Copy, InlineFile
 from engine.ops.copy import copy_layer, directory_layer
+from engine.ops.layer import Below, Tree
+from engine.ops.rootfs import RootDir
 from engine.ops.select import select
-from storage.interfaces.layers import LayerWriter
+from storage.interfaces.layers import LayerWriter, Look
 from storage.layers.compose import TreeWriter
 from storage.layers.snapshots import OverlaySnapshots
 from storage.overlay import detach_below
@@ -295,3 +299,44 @@ def test_archives_and_files_in_one_add(world: World) -> None:
     with world.store.view(world.lowers) as view:
         found = {str(p.relative_to(view / "d")): p.read_text() for p in (view / "d").rglob("*") if p.is_file()}
     assert found == {"x/f": "one", "x/g": "two", "x/h": "two", "f": "plain"}
+
+
+def test_links_in_a_circle_lead_to_no_directory(tmp_path: Path) -> None:
+    (tmp_path / "round").symlink_to("round")
+    (tmp_path / "slash").symlink_to("etc/")
+    (tmp_path / "etc").mkdir()
+    with RootDir(tmp_path) as base, Tree(base) as tree:
+        assert not tree.is_directory("/round/x")
+        assert tree.is_directory("/slash")
+        with pytest.raises(OSError, match="symbolic links"):
+            tree.locate("/round/x")
+
+
+def test_a_disk_that_cannot_be_read_is_no_missing_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with RootDir(tmp_path) as base, Tree(base) as tree:
+        tree.is_directory("/")
+        monkeypatch.setattr(os, "stat", broken)
+        with pytest.raises(OSError, match="Input/output error"):
+            tree.is_directory("/etc")
+
+
+def test_a_socket_of_the_base_gets_no_other_name(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(tmp_path / "s"))
+    with RootDir(tmp_path) as base, Tree(base) as tree:
+        found = tree.find(tree.root, "s")
+        assert isinstance(found, Below)
+        with pytest.raises(OSError, match="not supported"):
+            tree.adopt(found)
+
+
+def test_what_lies_in_a_directory_is_below_it(tmp_path: Path) -> None:
+    with Tree(None) as tree:
+        inner = tree.make("/a/b", Look(0o755, 0, 0, 0))
+        assert inner.parent is not None
+        assert inner.is_below(inner.parent)
+        assert inner.is_below(tree.root)
+        assert not inner.parent.is_below(inner)

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from engine.errors import InputError, MaterializationError
 from engine.grants import Grants
-from engine.graph import Copy, Mkdir, Op, vertex
+from engine.graph import ContextSource, Copy, Mkdir, Op, Scratch, vertex
 from engine.ops.executor import Outcome, Task
+from engine.ops.local import LocalExecutor
 from engine.ops.select import select
 from engine.refs.ref import Layer, Remote, scratch
 from storage.digest import sha256
 from storage.interfaces.images import Descriptor, Provider
+from storage.layers.snapshots import OverlaySnapshot, OverlaySnapshots
 from storage.overlay import detach_below, mounts_below
 from tools.bootstrap import engine
 from tools.roots import Root, open_root
@@ -123,3 +128,46 @@ def test_a_step_that_changes_nothing_is_a_layer_too(tmp_path: Path, ctx: Path) -
             made = _execute(root, ctx, op, base).ref
             assert len(made.layers) == 2
             assert list(_tree(root, made).iterdir()) == []
+
+
+def test_an_image_of_nothing_is_no_step_and_a_context_is_none(tmp_path: Path, ctx: Path) -> None:
+    with _root(tmp_path) as root:
+        assert _execute(root, ctx, Scratch()).ref == scratch()
+        with pytest.raises(AssertionError, match="a context has no ref"):
+            _execute(root, ctx, ContextSource())
+
+
+def test_a_step_that_is_cancelled_twice_while_it_mounts_leaves_no_mount(tmp_path: Path, ctx: Path) -> None:
+    inside, go_on = threading.Event(), threading.Event()
+
+    class Slow(OverlaySnapshots):
+        """Takes its time."""
+
+        def begin(self, ref: str, lowers: Sequence[Path]) -> OverlaySnapshot:
+            inside.set()
+            assert go_on.wait(20)
+            return super().begin(ref, lowers)
+
+    nothing: Any = None  # of the other collaborators
+    store = Slow(tmp_path / "snapshots", tmp_path / "tmp", "b1")
+    executor = LocalExecutor(nothing, nothing, store, nothing, nothing, nothing, nothing, nothing)
+    base: Any = SimpleNamespace(lowers=(ctx,))
+
+    async def run() -> None:
+        beginning = asyncio.ensure_future(executor._begin(Task(vertex(Scratch(), (), "x"), "b1-x", 1, ()), base))
+        while not inside.is_set():
+            await asyncio.sleep(0.01)
+        for _ in range(2):
+            beginning.cancel()
+            await asyncio.sleep(0.02)
+        ended = beginning.done()
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await beginning
+        assert not ended
+
+    try:
+        asyncio.run(run())
+        assert [*(tmp_path / "tmp").iterdir(), *mounts_below(tmp_path)] == []
+    finally:
+        detach_below(tmp_path)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 import stat
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from engine.ops import rootfs
 from engine.ops.rootfs import Position, RootDir
 
 
@@ -152,3 +156,19 @@ def test_names_that_are_not_utf8_work(root: RootDir, host: Path) -> None:
     (host / "root" / name).write_text("raw")
     assert root.read_bytes(name, 10) == b"raw"
     assert root.resolve(name) == f"/{name}"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EPERM, errno.EAGAIN])
+def test_where_the_kernel_does_not_walk_we_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    calls: list[int] = []
+
+    def refuse(*_: object) -> int:
+        calls.append(1)
+        ctypes.set_errno(number)
+        return -1
+
+    monkeypatch.setattr(rootfs, "_libc", SimpleNamespace(syscall=refuse))
+    with RootDir(tmp_path) as root:
+        for _ in range(2):
+            os.close(root.open("/", os.O_RDONLY))
+    assert len(calls) == (2 * rootfs._RETRIES if number == errno.EAGAIN else 1)  # a race may not come again

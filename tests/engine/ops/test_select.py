@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import socket
+import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.errors import InputError
+from engine.errors import DiskError, InputError
 from engine.graph import Copy, Mount
 from engine.ops.rules import asked_of, source_of
 from engine.ops.select import select
@@ -421,3 +423,34 @@ def test_a_directory_that_goes_away_while_it_is_read_is_a_changed_context(
     monkeypatch.setattr(VisibleTree, "scan", racing)
     with pytest.raises(InputError, match="changed during the build"):
         _select(tree, ".")
+
+
+def test_parents_are_kept_of_a_directory_only(tree: Path) -> None:
+    with pytest.raises(InputError, match=r'"/a\.txt": not found|does not lie below'):
+        select(Copy(("a.txt/./*",), "/x/", from_context=True, parents=True), tree, (), hash_files=True)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES])
+def test_a_disk_that_cannot_be_read_is_told_with_the_name(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "read", broken)
+    with pytest.raises(DiskError, match=r"a\.txt: reading the files to copy"):
+        _select(tree, "a.txt")
+
+
+def test_a_file_that_becomes_another_kind_of_thing_while_it_is_looked_at_is_a_change(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stat_of = os.fstat
+
+    def swapped(fd: int) -> os.stat_result:
+        info = stat_of(fd)
+        return Path("/").stat() if stat.S_ISREG(info.st_mode) else info
+
+    monkeypatch.setattr("engine.ops.select.os.fstat", swapped)
+    with pytest.raises(InputError, match="changed during the build"):
+        select(Copy((".",), "/x/", from_context=True), tree, (), hash_files=True)

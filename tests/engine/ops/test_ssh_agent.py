@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.errors import InputError
+from engine.errors import DiskError, HostError, InputError
+from engine.ops import ssh_agent
 from engine.ops.ssh_agent import agents_of_keys, relay
 
 pytestmark = pytest.mark.skipif(
@@ -117,3 +118,71 @@ def test_a_step_that_opens_connections_without_end_takes_few_descriptors_of_the_
                     await asyncio.sleep(0.05)
 
     asyncio.run(use())
+
+
+def _programs(place: Path, agent: str) -> dict[str, str]:
+    (place / "bin").mkdir()
+    (place / "bin/ssh-agent").write_text(f"#!/bin/sh\n{agent}\n")
+    (place / "bin/ssh-agent").chmod(0o755)
+    return {"PATH": f"{place}/bin:/usr/bin:/bin"}
+
+
+@pytest.mark.parametrize("agent", ["exit 1", "exec sleep 60"])
+def test_an_agent_that_does_not_start_is_told_and_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, agent: str
+) -> None:
+    monkeypatch.setattr(ssh_agent, "_ENVIRONMENT", _programs(tmp_path, agent))
+    monkeypatch.setattr(ssh_agent, "_POLLS", 20)
+
+    async def start() -> None:
+        async with agents_of_keys({"default": []}, tmp_path):
+            raise AssertionError("it started")
+
+    with pytest.raises(HostError, match="ssh-agent did not start"):
+        asyncio.run(start())
+
+
+def test_where_there_is_no_ssh_agent_that_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ssh_agent, "_ENVIRONMENT", {"PATH": str(tmp_path)})
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+
+    async def start() -> None:
+        async with agents_of_keys({"default": []}, tmp_path):
+            raise AssertionError("it started")
+
+    with pytest.raises(HostError, match=r"ssh-agent cannot be started: No such file .*apt-get install openssh-client"):
+        asyncio.run(start())
+
+
+def test_a_socket_that_cannot_be_made_is_the_disks_fault(tmp_path: Path) -> None:
+    (tmp_path / "taken").touch()
+
+    async def listen() -> None:
+        async with relay("/nowhere", tmp_path / "taken", 0o600, 0, 0):
+            raise AssertionError("it listens")
+
+    with pytest.raises(DiskError, match="forwarding the ssh agent: Address already in use"):
+        asyncio.run(listen())
+
+
+def test_a_client_that_stays_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    agent, listen = tmp_path / "agent", tmp_path / "relay"
+
+    async def stay() -> bytes:
+        asked = asyncio.Event()
+
+        async def silent(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+            await reader.read(1)
+            asked.set()
+
+        server = await asyncio.start_unix_server(silent, agent)
+        async with relay(str(agent), listen, 0o600, 0, 0):
+            reader, writer = await asyncio.open_unix_connection(listen)
+            writer.write(b"\0\0\0\1\x0b")
+            await asked.wait()
+        ended = await reader.read()
+        writer.close()
+        server.close()
+        return ended
+
+    assert asyncio.run(asyncio.wait_for(stay(), 20)) == b""

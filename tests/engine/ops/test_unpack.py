@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import io
 import lzma
@@ -332,3 +333,36 @@ def test_names_that_the_kernel_has_no_room_for_are_refused_when_they_are_read(
     kind = LINK if "linkpath" in headers else FILE
     with pytest.raises(InputError, match=r"cannot unpack the archive: .* (cannot be|no file can have)"):
         _unpack(_tar((name, kind, b""), pax_headers=headers), root)
+
+
+def test_a_disk_that_cannot_be_read_is_no_broken_archive(root: Path) -> None:
+    class Failing(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            if self.tell() >= 512:
+                raise OSError(errno.EIO, "Input/output error")
+            return super().read(size)
+
+    data = bz2.compress(_tar(("f", FILE, os.urandom(100_000))))
+    with Tree(None) as tree, pytest.raises(OSError, match="Input/output"):
+        plan_archive(Failing(data), tree, tree.root, owner=None, now_ns=NOW)
+
+    class Broken(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise OSError(errno.EIO, "Input/output error")
+
+    with pytest.raises(OSError, match="Input/output"):
+        is_archive(Broken(b"BZh"))
+    assert not is_archive(io.BytesIO(b"BZh9 and no more of bzip2"))
+
+
+def test_a_file_in_the_place_of_a_directory_is_told_with_its_name(root: Path) -> None:
+    with pytest.raises(InputError, match="the archive has 'f' for a directory, and that is something else"):
+        _unpack(_tar(("f", FILE, b""), ("f/below", FILE, b"")), root)
+
+
+def test_what_is_none_of_the_kinds_of_files_is_malformed(root: Path) -> None:
+    data = bytearray(_tar(("f", FILE, b"")))
+    data[156:157] = b"Z"
+    data[148:156] = b"%06o\0 " % (sum(data[:148]) + 8 * 32 + sum(data[156:512]))
+    with pytest.raises(InputError, match=r"cannot unpack the archive: 'f' is of unknown type b'Z'"):
+        _unpack(bytes(data), root)
