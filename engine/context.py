@@ -5,23 +5,68 @@ from __future__ import annotations
 import asyncio
 import errno
 import posixpath
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from engine.aside import shown_step
 from engine.errors import DiskError, InputError, RefledgerError
-from engine.events import DefinitionRead, VertexCancelled, VertexCompleted, VertexFailed, VertexStarted
+from engine.events import DefinitionRead
 from engine.frontend.contexts import context_title
 from engine.frontend.source import DOCKERFILE_LIMIT
-from engine.graph import ArchiveSource, FetchedSource, GitSource, HttpSource, Vertex
+from engine.graph import (
+    ArchiveSource,
+    ContextSource,
+    FetchedSource,
+    GitSource,
+    Graph,
+    HttpSource,
+    Op,
+    Vertex,
+    VertexError,
+)
 from engine.ledger import Facts
+from engine.offline.missing import NotHere
 from engine.ops.rootfs import RootDir
 from engine.ops.sources import CONTEXT_FILE, SourceFetcher
-from engine.solver.scheduler import VertexError
+from engine.request import BuildRequest
+from storage.digest import Digest
 from storage.interfaces.blobs import BlobStore
+from storage.sources import TreeStore
 
-if TYPE_CHECKING:
-    from engine.build import BuildRequest
+
+async def open_contexts(
+    graph: Graph, request: BuildRequest, pinned: Mapping[Op, Op], sources: Callable[[], SourceFetcher], facts: Facts,
+    stack: AsyncExitStack,
+) -> dict[Digest, Path]:  # fmt: skip
+    """The directories of all contexts in `graph`, by vertex; those that are elsewhere are fetched now. `pinned`: what
+    became of the ops that `request` names. What is made for this is gone when `stack` ends. Raises VertexError."""
+    named = (request.frontend.context, *request.frontend.named.values())
+    trees = {pinned.get(op, op) for op in named if isinstance(op, FetchedSource)}
+    found: dict[Digest, Path] = {}
+    lacks: list[tuple[Vertex, NotHere]] = []
+    for vertex in graph.vertices:
+        op = vertex.op
+        if isinstance(op, ContextSource):
+            path = request.directories[op.name]
+            found[vertex.digest] = Path(path) if path else _empty(sources().trees, stack)
+        elif isinstance(op, FetchedSource) and op in trees:
+            try:
+                found[vertex.digest] = await fetch_tree(op, vertex, sources(), facts)
+            except VertexError as failure:
+                if not isinstance(failure.cause, NotHere):
+                    raise
+                lacks.append((vertex, failure.cause))
+    if lacks:
+        raise VertexError(lacks[0][0], NotHere([item for _, lack in lacks for item in lack.missing]))
+    return found
+
+
+def _empty(trees: TreeStore, stack: AsyncExitStack) -> Path:
+    made = trees.begin()
+    stack.callback(lambda: trees.discard([made]))
+    return made
 
 
 async def fetch_context(
@@ -32,8 +77,7 @@ async def fetch_context(
     given = request.frontend.context
     kind = "git source" if isinstance(given, GitSource) else "build context"
     name = f"[internal] load {kind} {context_title(given) if given else ''}".rstrip()
-    facts.post(VertexStarted(name=name, inputs=()), vertex="context")
-    try:
+    async with shown_step(facts, name, "context") as outputs:
         op: GitSource | ArchiveSource
         if request.archive is not None:
             op = await sources.store(request.archive)
@@ -46,13 +90,7 @@ async def fetch_context(
             read, filename = await asyncio.to_thread(_read_dockerfile, op, sources.tree(op), filename)
             await facts.record(DefinitionRead(definition=str(blobs.put(read.encode())), filename=filename))
             text = read
-    except asyncio.CancelledError:
-        facts.post(VertexCancelled(name=name), vertex="context")
-        raise
-    except RefledgerError as error:
-        await facts.record(VertexFailed(name=name, error=str(error)), vertex="context")
-        raise
-    facts.post(VertexCompleted(name=name, outputs=(ref.id,)), vertex="context")
+        outputs.append(ref.id)
     return replace(request, dockerfile=text, frontend=replace(request.frontend, context=op, filename=filename))
 
 
@@ -60,16 +98,11 @@ async def fetch_tree(op: FetchedSource, vertex: Vertex, sources: SourceFetcher, 
     """The directory of a pinned context, fetched now if it is not here. Raises VertexError."""
     if not await sources.is_here(op):
         shown = f"fetch:{vertex.digest}"
-        facts.post(VertexStarted(name=vertex.name, inputs=()), vertex=shown)
         try:
-            ref = await sources.fetch(op, shown)
-        except asyncio.CancelledError:
-            facts.post(VertexCancelled(name=vertex.name), vertex=shown)
-            raise
+            async with shown_step(facts, vertex.name, shown) as outputs:
+                outputs.append((await sources.fetch(op, shown)).id)
         except RefledgerError as error:
-            await facts.record(VertexFailed(name=vertex.name, error=str(error)), vertex=shown)
             raise VertexError(vertex, error) from error
-        facts.post(VertexCompleted(name=vertex.name, outputs=(ref.id,)), vertex=shown)
     return sources.tree(op)
 
 

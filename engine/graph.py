@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from engine.record import R, Record
+from engine.record import Record
 from storage.digest import Digest, digest_json
+from storage.errors import RefledgerError
 from storage.interfaces.images import Descriptor, Provider
 
 Json = dict[str, Any]
@@ -213,11 +214,11 @@ Op = (
 )  # fmt: skip
 FetchedSource = HttpSource | GitSource | ArchiveSource
 """Sources that are fetched into a ref of this root whose id follows from their content."""
-_OPS: dict[str, type[Any]] = {
+OPS: Mapping[str, type[Any]] = {
     "scratch": Scratch, "image": ImageSource, "layer": LayerSource, "context": ContextSource, "http": HttpSource,
     "git": GitSource, "archive": ArchiveSource, "run": Run, "copy": Copy, "mkdir": Mkdir, "merge": Merge,
 }  # fmt: skip
-_KINDS = {cls: kind for kind, cls in _OPS.items()}
+_KINDS = {cls: kind for kind, cls in OPS.items()}
 
 
 def op_kind(op: Op) -> str:
@@ -243,49 +244,6 @@ def op_to_json(op: Op) -> Json:
     return {"op": op_kind(op), **fields}
 
 
-def op_from_json(data: Mapping[str, Any]) -> Op:
-    """The inverse of `op_to_json`. Raises KeyError, TypeError or InputError on anything else: graphs come with bundles,
-    from whomever."""
-    cls = _OPS[data["op"]]
-    values: Json = {key: data[key] for key in cls.FIELDS if key in data}
-    decoders: dict[str, Any] = {
-        "manifest": Digest,
-        "provider": Provider.from_json,
-        "layer": ImageLayer.from_json,
-        "layers": lambda items: tuple(ImageLayer.from_json(item) for item in items),
-        "files": lambda items: tuple(_typed(InlineFile(item["name"], item["data"])) for item in items),
-        "scripts": lambda items: tuple(_typed(InlineFile(item["name"], item["data"])) for item in items),
-        "env": lambda items: tuple((key, value) for key, value in items),
-        "mounts": lambda items: tuple(_typed(Mount(**item)) for item in items),
-    }
-    for key, value in values.items():
-        if key in decoders:
-            values[key] = decoders[key](value)
-        elif isinstance(value, list):
-            values[key] = tuple(value)
-    op: Op = _typed(cls(**values))
-    return op
-
-
-def _typed(record: R) -> R:
-    """`record`, whose plain fields have the types that they promise. Raises TypeError."""
-    for name, kind in type(record).__annotations__.items():
-        value = getattr(record, name)
-        plain = _PLAIN.get(kind, object)
-        items = [*value] if kind.startswith("tuple[") else [value]
-        if kind == "tuple[tuple[str, str], ...]":
-            items = [part for pair in items for part in pair]
-        if any(type(item) is not plain for item in items if plain is not object):
-            raise TypeError(f"{name} is {value!r:.80}")
-    return record
-
-
-_PLAIN: Mapping[str, type] = {
-    "str": str, "bool": bool, "int": int, "tuple[str, ...]": str, "tuple[tuple[str, str], ...]": str, "MountKind": str,
-    "Sharing": str, 'Literal["host", "none"]': str, 'Literal["sandbox", "insecure"]': str,
-}  # fmt: skip
-
-
 # ---------------------------------------------------------------- vertices
 
 
@@ -300,12 +258,26 @@ class Vertex(Record):
     lines: tuple[int, int] = (0, 0)
 
 
+class VertexError(Exception):
+    """The failure of `vertex`, as `cause`: raised for the first one only."""
+
+    def __init__(self, vertex: Vertex, cause: RefledgerError) -> None:
+        super().__init__(str(cause))
+        self.vertex = vertex
+        self.cause = cause
+
+
+_NAME = 2000
+"""Characters of a step's name."""
+
+
 def vertex(
     op: Op, inputs: tuple[Digest, ...], name: str, *, stage: str = "", lines: tuple[int, int] = (0, 0)
 ) -> Vertex:
-    """Make a vertex; its digest follows from `op` and `inputs` only, not from how it is called or where it stands."""
+    """Make a vertex; its digest follows from `op` and `inputs` only, not from how it is called or where it stands. Of a
+    long name the beginning counts: variables may stand for anything, and events have the name."""
     digest = digest_json({"op": op_to_json(op), "inputs": [str(item) for item in inputs]})
-    return Vertex(digest, op, inputs, name, stage, lines)
+    return Vertex(digest, op, inputs, name if len(name) <= _NAME else f"{name[:_NAME]}…", stage, lines)
 
 
 class HistoryStep(Record):
@@ -364,36 +336,6 @@ class Graph:
                 for r in self.results
             ],
         }  # fmt: skip
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Graph:
-        """The inverse of `to_json`. Raises KeyError, TypeError, ValueError or InputError on anything else."""
-        vertices = tuple(
-            Vertex(
-                Digest(v["digest"]), op_from_json(v["op"]), tuple(Digest(i) for i in v["inputs"]),
-                _text(v["name"]), _text(v["stage"]), (int(v["lines"][0]), int(v["lines"][1])),
-            )
-            for v in data["vertices"]
-        )  # fmt: skip
-        results = tuple(
-            Result(
-                Digest(r["vertex"]), r["platform"], r["image"], tuple(r["base_history"]),
-                tuple(
-                    HistoryStep(h["created_by"], Digest(h["vertex"]) if h["vertex"] else None, h["comment"])
-                    for h in r["history"]
-                ),
-                r.get("annotations", {}),
-            )
-            for r in data["results"]
-        )  # fmt: skip
-        return cls(vertices, results)
-
-
-def _text(value: Any) -> str:
-    if type(value) is not str:
-        raise TypeError(f"{value!r:.80} is no text")
-    return value
-
 
 def merged(graphs: Sequence[Graph]) -> Graph:
     """One graph with the results of all: vertices that several have are one."""

@@ -12,12 +12,15 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol
 
+from engine.errors import InputError
 from engine.events import SENSITIVE, Fact, detached, to_data
 from storage.digest import canonical_json
-from storage.interfaces.log import Event, EventLog, NewEvent
+from storage.interfaces.log import Event, EventLog, NewEvent, TooLarge
 
 ROOM = 512 * 1024
-"""Bytes that a list in one event may take: an event has 1 MiB."""
+"""Bytes that a list in one event may take: an event has 1 MiB with its lists."""
+MOST_TEXT = 8192
+"""Characters of an error in an event."""
 
 
 def fitting(items: Sequence[Any]) -> tuple[Any, ...]:
@@ -31,15 +34,21 @@ def fitting(items: Sequence[Any]) -> tuple[Any, ...]:
     return tuple(fit)
 
 
+def shortened(text: str) -> str:
+    """`text`, or as much of its beginning as an event has room for beside what else it says."""
+    return text if len(text) <= MOST_TEXT else f"{text[:MOST_TEXT]}…"
+
+
 class Facts(Protocol):
     """Where ops put facts. In a cluster the other end of this is the coordinator of the build (I14)."""
 
     async def record(self, fact: Fact, *, vertex: str | None = None, cause: int | None = None) -> int:
-        """Append durably; returns the event's seq. Raises LogError."""
+        """Append durably; returns the event's seq. Raises LogError, and InputError for what no event has room for."""
         ...
 
     def post(self, fact: Fact, *, vertex: str | None = None, cause: int | None = None) -> None:
-        """Append in order, durable a little later. A failure surfaces at the next `record` or `flush`."""
+        """Append in order, durable a little later. A failure surfaces at the next `record` or `flush`. Raises
+        InputError for what no event has room for."""
         ...
 
 
@@ -57,9 +66,16 @@ class Ledger:
         stream = {"build": f"build/{self.build}", "cache": "cache", "log": "log"}.get(fact.STREAM)
         if stream is None:
             stream = f"ref/{fact.ref}"  # type: ignore[attr-defined]  # every fact of a ref stream has `ref`
-        apart = detached(fact, self.sensitive)
-        event = NewEvent(stream, type(fact).__name__, to_data(fact), self.build, vertex, cause, apart)
-        self._last = self._log.submit([event])
+        data, name = to_data(fact), type(fact).__name__
+        for key in ("error", "reason"):  # they quote what may have any length
+            if isinstance(text := data.get(key), str):
+                data[key] = shortened(text)
+        event = NewEvent(stream, name, data, self.build, vertex, cause, detached(fact, self.sensitive))
+        try:
+            self._last = self._log.submit([event])
+        except TooLarge as error:
+            what = f"there is more to say of this than an event of the log has room for ({error})"
+            raise InputError(what, hint="give fewer names, arguments or paths, or shorter ones") from error
         return self._last
 
     async def record(self, fact: Fact, *, vertex: str | None = None, cause: int | None = None) -> int:

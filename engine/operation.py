@@ -1,4 +1,4 @@
-"""Work that is no Dockerfile build (a copy, an index) as a build in the log: started, ended, and findable."""
+"""What all that the log knows as a build has in common, a Dockerfile's as a copy or a replay: start, graph, end."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import asyncio
 from collections.abc import Coroutine, Sequence
 from typing import Any, NoReturn
 
-from engine.errors import Cancelled, RefledgerError
-from engine.events import BuildCancelled, BuildCompleted, BuildFailed, BuildStarted, Fact
-from engine.ledger import Facts, Ledger
+from engine.errors import Cancelled, DockerfileError, RefledgerError
+from engine.events import BuildCancelled, BuildCompleted, BuildFailed, BuildStarted, Fact, GraphDefined
+from engine.graph import Graph, Vertex
+from engine.ledger import Facts, Ledger, fitting, shortened
 from engine.together import settle
+from storage.digest import Digest
 
 Json = dict[str, Any]
+PLAN_SHOWN = 200
+"""Steps that GraphDefined names at most: the stored graph has them all."""
 
 
 async def operate(ledger: Ledger, started: BuildStarted, work: Coroutine[Any, Any, Sequence[Json]]) -> None:
@@ -23,10 +27,26 @@ async def operate(ledger: Ledger, started: BuildStarted, work: Coroutine[Any, An
     except asyncio.CancelledError:
         await cancelled(ledger)
     except RefledgerError as error:
-        await conclude(ledger, BuildFailed(vertex=None, error=str(error), exit_code=error.exit_code))
+        await conclude(ledger, build_failed(error))
         raise
     else:
         await conclude(ledger, BuildCompleted(results=tuple(results)))
+
+
+def build_failed(error: RefledgerError, vertex: str | None = None) -> BuildFailed:
+    """The end of a build that `error` is, of the step `vertex` if of one."""
+    text = str(error)
+    if isinstance(error, DockerfileError) and error.excerpt:
+        text += "\n" + error.excerpt
+    return BuildFailed(vertex=vertex, error=shortened(text), exit_code=error.exit_code)
+
+
+def graph_defined(graph: Graph, stored: Digest, shown: Sequence[Vertex], target: Digest | None) -> GraphDefined:
+    """What is said of `graph`, which is `stored`: as many of the steps `shown` as an event has room for."""
+    plan = fitting(
+        [{"vertex": str(one.digest), "name": one.name, "lines": list(one.lines)} for one in shown[:PLAN_SHOWN]]
+    )
+    return GraphDefined(graph=str(stored), vertices=len(graph.vertices), plan=plan, target=str(target or ""))
 
 
 async def conclude(facts: Facts, end: Fact, vertex: str | None = None) -> None:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from engine.aside import shown_step
 from engine.errors import RefledgerError
-from engine.events import VertexCancelled, VertexCompleted, VertexFailed, VertexStarted
-from engine.graph import ArchiveSource, FetchedSource, GitSource, Graph, HttpSource, Op, Vertex, vertex
+from engine.graph import FetchedSource, GitSource, Graph, Op, Vertex, VertexError, vertex
 from engine.ledger import Facts
 from engine.offline.missing import NotHere
 from engine.record import changed
 from engine.refs.ref import Remote
-from engine.solver.scheduler import VertexError
 from engine.together import together
 from storage.digest import Digest
 
@@ -35,7 +35,7 @@ async def pin_graph(graph: Graph, sources: Sources, facts: Facts) -> tuple[Graph
 
     Raises VertexError for the first source that could not be pinned.
     """
-    unpinned = {item.op: item for item in graph.vertices if isinstance(item.op, HttpSource | GitSource | ArchiveSource)}
+    unpinned = {item.op: item for item in graph.vertices if isinstance(item.op, FetchedSource)}
     if not unpinned:
         return graph, {}
     made = await together(_pin_or_lack(item, sources, facts) for item in unpinned.values())
@@ -68,24 +68,14 @@ async def _pin_or_lack(item: Vertex, sources: Sources, facts: Facts) -> FetchedS
 async def _pin(item: Vertex, sources: Sources, facts: Facts) -> FetchedSource:
     """One source, shown as a step of its own when somebody has to be asked."""
     op = item.op
-    assert isinstance(op, HttpSource | GitSource | ArchiveSource)
-    name, shown = f"[internal] resolve {item.name}", f"resolve:{item.digest}"
+    assert isinstance(op, FetchedSource)
     asks = not (op.commit if isinstance(op, GitSource) else op.digest)
-    if asks:
-        facts.post(VertexStarted(name=name, inputs=()), vertex=shown)
+    step = shown_step(facts, f"[internal] resolve {item.name}", f"resolve:{item.digest}") if asks else nullcontext()
     try:
-        pinned = await sources.pin(op)
+        async with step:
+            return await sources.pin(op)
     except RefledgerError as error:
-        if asks:
-            await facts.record(VertexFailed(name=name, error=str(error)), vertex=shown)
         raise VertexError(item, error) from error
-    except BaseException:
-        if asks:
-            facts.post(VertexCancelled(name=name), vertex=shown)
-        raise
-    if asks:
-        facts.post(VertexCompleted(name=name, outputs=()), vertex=shown)
-    return pinned
 
 
 def _with(graph: Graph, ops: Mapping[Op, Op]) -> Graph:

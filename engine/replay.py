@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.errors import MaterializationError
-from engine.executor import Executor, Outcome, Task
-from engine.grants import Offered, refusal
-from engine.graph import Graph, ImageSource, LayerSource, Run, Scratch, Vertex
+from engine.grants import Offered
+from engine.graph import Graph, ImageSource, LayerSource, Scratch, Vertex, VertexError
 from engine.ledger import Facts
+from engine.ops.executor import Executor, Outcome
 from engine.record import Record
 from engine.refs.ref import Layer, Remote, scratch
 from engine.solver.answers import CacheLookup
 from engine.solver.contexts import Taken
 from engine.solver.plan import Plan
-from engine.solver.scheduler import Scheduler, VertexError
-from engine.solver.solve import check_platforms
+from engine.solver.refused import check_grants, check_platforms
+from engine.solver.scheduler import Scheduler
 from storage.digest import Digest
 from storage.interfaces.blobs import BlobStore
 
@@ -96,10 +96,7 @@ class Replayer:
 
     async def _execute(self, graph: Graph, steps: Steps) -> dict[Digest, Remote]:
         self._taken = Taken(self.contexts, self.facts, self.blobs, self.cache)
-        for vertex in steps.run:
-            refused = refusal(vertex.op, self.offered) if isinstance(vertex.op, Run) else None
-            if refused is not None:
-                raise VertexError(vertex, refused)
+        check_grants(steps.run, self.offered)
         needed = {digest for vertex in steps.run for digest in vertex.inputs} & self.contexts.keys()
         part = [v for v in graph.vertices if v.digest in needed or v in steps.run]
         await self._taken.read(Graph(tuple(part), ()))
@@ -112,12 +109,7 @@ class Replayer:
         return refs
 
     async def _step(self, vertex: Vertex, inputs: tuple[Remote, ...], attempt: int) -> Outcome:
-        taken = self._taken
-        task = Task(
-            vertex, f"{self.build}-{vertex.digest.short}-{attempt}", attempt, inputs, taken.directory(vertex),
-            selection=taken.selections.get(vertex.digest), epoch=self.epoch,
-            mounted=taken.mounted.get(vertex.digest, {}), directories=taken.mounts(vertex),
-        )  # fmt: skip
+        task = self._taken.task(self.build, vertex, inputs, attempt, self.epoch)
         return await self.executor.execute(task)
 
 

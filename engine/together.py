@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar, cast
 
@@ -66,3 +66,16 @@ async def locked(locks: Locks, name: str, *, shared: bool = False) -> AsyncItera
         await asyncio.sleep(POLL)
     with lock:
         yield waited
+
+
+async def made_and_told(
+    locks: Locks, make: Callable[[], Awaitable[T]], here: Callable[[T], bool], tell: Callable[[T], Awaitable[None]]
+) -> T:
+    """What `make` gives, said in the log by `tell` while nothing is removed. It may be what was here before, and what
+    somebody let go of just now: then it is not `here` any more, and is made anew."""
+    while True:
+        made = await make()
+        async with locked(locks, COLLECT, shared=True):
+            if here(made):
+                await tell(made)
+                return made

@@ -61,6 +61,11 @@ def _blobs(role: str, *fields: str) -> Callable[[Json], Iterator[tuple[str, str,
     return names
 
 
+def _downloaded(data: Json) -> Iterator[tuple[str, str, str]]:
+    if data.get("stored"):
+        yield "blob", data["digest"], "download"
+
+
 def _created(data: Json) -> Iterator[tuple[str, str, str]]:
     layers = data.get("layers") or ()
     if layers and layers[-1].get("snapshot") == data["ref"]:  # else it only points
@@ -97,7 +102,7 @@ _NAMES: Mapping[str, Callable[[Json], Iterator[tuple[str, str, str]]]] = {
     "DefinitionRead": _blobs("definition", "definition"),
     "GraphDefined": _blobs("graph", "graph"),
     "SourceResolved": _blobs(IMAGE, "manifest", "config"),
-    "HttpResolved": _blobs("download", "digest"),
+    "HttpResolved": _downloaded,
     "ContextScanned": _blobs("list of context files", "listing"),
     "ContextKept": _blobs("context files", "listing", "packs"),
     "CacheQueried": _blobs("cache key", "components"),

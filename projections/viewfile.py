@@ -104,8 +104,10 @@ class Source:
 def open_source(path: Path) -> Source | None:
     """The file, to be read only; None when there is none, or none that can be read without writing beside it."""
     look, live = _look(path)
-    if look is None or (live and not path.with_name(path.name + "-shm").exists()):
+    if look is None or (live and not path.with_name(path.name + "-shm").is_file()):
         return None
+    if live and os.path.lexists(journal := path.with_name(path.name + "-journal")) and not journal.is_file():
+        return None  # reason: SQLite would wait for a FIFO for ever
     try:
         return Source(path, look, live=live)
     except sqlite3.Error:

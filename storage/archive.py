@@ -13,8 +13,8 @@ from storage.errors import DiskError
 
 
 class DestFile:
-    """A file at `dest` (`-` is standard output): first a hidden neighbour, renamed by `commit`. What stands there and
-    is no regular file (a pipe, /dev/null) is written to. Implements OutFile."""
+    """A file at `dest` (`-` is standard output): first a hidden neighbour, renamed by `commit`. A link keeps leading
+    where it does; what is no regular file (a pipe, /dev/null) is written to. Implements OutFile."""
 
     def __init__(self, dest: str) -> None:
         """Raises DiskError."""
@@ -28,7 +28,7 @@ class DestFile:
     def _create(self, dest: Path) -> IO[bytes]:
         if dest.exists() and not dest.is_file():
             return dest.open("wb")
-        self._unfinished = Unfinished(dest)
+        self._unfinished = Unfinished(dest.resolve())
         return self._unfinished.file
 
     def write(self, data: bytes) -> None:

@@ -77,7 +77,10 @@ class DirectoryBlobs:
         except FileNotFoundError:
             raise
         except OSError as error:
-            if error.errno not in {errno.EISDIR, errno.EINVAL, errno.EFBIG}:
+            if error.errno == errno.EFBIG:
+                what = f"the stored blob is not {digest} any more, or was no document: {error.strerror}"
+                raise VerificationError(what, where=error.filename) from error
+            if error.errno not in {errno.EISDIR, errno.EINVAL, errno.EIO}:
                 raise DiskError.of(error, "reading a blob") from error
             data = b"something else stands in its place"
         hasher = Hasher(digest.algorithm)

@@ -105,10 +105,10 @@ def cores(threads: int | None = None) -> int:
 
 def compressor(kind: str, threads: int | None = None, level: int | None = None) -> Compressor:
     """A new stream of `gzip` (one member, no name, time 0), `zstd` (one frame) or `uncompressed`, on so many `threads`
-    (default: one per core); eStargz is no stream, as it must know what it compresses (storage/estargz.py). Raises
+    (default: one per core); eStargz is no stream, as it must know what it compresses (storage/parts/estargz.py). Raises
     InputError for others, and for a level that there is not."""
     used = checked(kind, level).level(level)
-    assert kind != "estargz", "an eStargz is written by storage/estargz.py"
+    assert kind != "estargz", "an eStargz is written by storage/parts/estargz.py"
     if kind == "gzip":
         return _Blocks(_Gzip(cores(threads), used))
     if kind == "zstd":

@@ -14,6 +14,7 @@ import orjson
 
 from storage.errors import InputError
 
+_DEEPEST = 100
 _GRAMMAR = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
 
 
@@ -95,5 +96,16 @@ def chain_ids(diff_ids: Iterable[Digest]) -> list[Digest]:
 
 
 def parse_json(data: bytes) -> Any:
-    """The value that `data` (UTF-8 JSON) holds. Raises ValueError."""
-    return orjson.loads(data)
+    """The value that `data` (UTF-8 JSON) holds. Raises ValueError, also for what is nested more than 100 deep: it could
+    be read, but not copied, nor written again as a part of something else."""
+    value = orjson.loads(data)
+    if data.count(b"[") + data.count(b"{") > _DEEPEST:
+        level = [value]
+        for _ in range(_DEEPEST):
+            inner = (item.values() if isinstance(item, dict) else item for item in level)
+            level = [child for children in inner for child in children if isinstance(child, dict | list)]
+            if not level:
+                break
+        else:
+            raise ValueError(f"nested more than {_DEEPEST} deep")
+    return value

@@ -49,12 +49,13 @@ class Unfinished:
         _remove_unlocked(dest)
         self._path, fd = _new_neighbour(dest, 0o666 if mode is None else mode)
         self.file = os.fdopen(fd, "wb")
-        with suppress(FileNotFoundError, PermissionError):
+        with suppress(FileNotFoundError):
             before = dest.lstat()
             if stat.S_ISREG(before.st_mode):
-                os.fchown(fd, before.st_uid, before.st_gid)  # reason: root may write for somebody
+                with suppress(PermissionError):
+                    os.fchown(fd, before.st_uid, before.st_gid)  # reason: root may write for somebody
                 if mode is None:
-                    os.fchmod(fd, stat.S_IMODE(before.st_mode))
+                    os.fchmod(fd, stat.S_IMODE(before.st_mode) & 0o777)
 
     def commit(self, *, replace: bool = True) -> None:
         """Be at `dest`, durably. Raises OSError (FileExistsError where nothing is to be replaced); then `abort` is

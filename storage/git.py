@@ -106,7 +106,7 @@ class GitClient:
             if submodules and (work / ".gitmodules").is_file():
                 update = ["submodule", "--quiet", "update", "--init", "--recursive", "--depth=1"]
                 await self._git(update, remote, login, work)
-            time = int(await self._git(["log", "-1", "--format=%ct", commit], remote, None, work))
+            time = _seconds(await self._git(["log", "-1", "--format=%ct", commit], remote, None, work))
             await asyncio.to_thread(_finish, work, tree, subdir, time, remote, keep=kept)
 
     # ------------------------------------------------------------ the parts
@@ -220,6 +220,12 @@ def _advertised(told: str) -> tuple[dict[str, str], str]:
         elif _FULL_ID.fullmatch(value):
             found[name] = value
     return found, head
+
+
+def _seconds(told: str) -> int:
+    """A commit's time; 0 for one that is none, or that no file can have: a commit says what it likes."""
+    text = told.strip()
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else 0
 
 
 def _spellings(ref: str) -> Iterator[str]:

@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
-from storage.clamp import Clamped
 from storage.compression import BLOCK, checked, compressor, version
 from storage.decompression import decompress
 from storage.digest import Digest, Hasher
-from storage.erofs.header import Hashing
 from storage.errors import VerificationError
 from storage.interfaces.blobs import BlobStore, BlobWriter, ByteSource
 from storage.interfaces.images import Compression, Descriptor
 from storage.interfaces.layers import SnapshotStore
 from storage.interfaces.packing import PackedBlob
+from storage.layers.erofs.header import Hashing
+from storage.tar.clamp import Clamped
 
 Give = Callable[[Callable[[bytes], Any]], None]
 
@@ -102,7 +102,7 @@ class _Sink(Protocol):
 def _sink(compression: Compression) -> _Sink:
     if compression.kind != "estargz":
         return _Stream(compression)
-    from storage.estargz import Estargz  # reason: few ask for it
+    from storage.parts.estargz import Estargz  # reason: few ask for it
 
     return Estargz(compression.level)
 

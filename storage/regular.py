@@ -31,6 +31,19 @@ def read_regular(path: Path, limit: int) -> bytes:
     return data
 
 
+def check_database(path: Path) -> None:
+    """Raises OSError, EINVAL where something else than a file stands in the place of SQLite's database `path`, or of
+    one that SQLite looks for beside it. What is not there is none."""
+    for end in ("", "-wal", "-shm", "-journal"):
+        beside = path.with_name(path.name + end)
+        try:
+            mode = beside.lstat().st_mode if end else beside.stat().st_mode  # SQLite refuses links beside it, too
+        except FileNotFoundError:
+            continue
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "it is no regular file", str(beside))
+
+
 def _checked(path: Path) -> int:
     fd = os.open(path, _FLAGS)
     mode = os.fstat(fd).st_mode

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from storage.digest import Digest
 from storage.durable import fsync_directory
-from storage.erofs.header import SUFFIX
 from storage.errors import DiskError, InputError
+from storage.layers.erofs.header import SUFFIX
 from storage.regular import read_regular
 from storage.scratch import Scratch, remove_tree
 

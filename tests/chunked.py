@@ -16,7 +16,7 @@ from typing import Any
 import zstandard
 from isal import isal_zlib
 
-from storage.estargz import Estargz
+from storage.parts.estargz import Estargz
 from tests.registry_fixture import OCI_LAYER, digest_of
 
 OCI_ZSTD = "application/vnd.oci.image.layer.v1.tar+zstd"

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -75,29 +75,43 @@ def run_module(
     """`python -m MODULE ARGS` in the project's directory and a session of its own, with the environment `env` and
     `stdin` in a pipe (None: /dev/null). Raises TimeoutExpired when it has not ended `timeout` seconds later, and kills
     the session."""
+    read, given = (os.open(os.devnull, os.O_RDONLY), -1) if stdin is None else os.pipe()
+    (out, write_out), (err, write_err) = os.pipe(), os.pipe()
+    told = _fork(module, args, env, [read, write_out, write_err])
+    out_text, err_text, numbers = _exchange([out, err, told], given, stdin or b"", module, timeout)
+    return subprocess.CompletedProcess([module, *args], _code(numbers), out_text, err_text)
+
+
+def run_into(
+    module: str, *args: str, env: Mapping[str, str], out: Path, err: Path, timeout: float = 120
+) -> tuple[int, int]:
+    """The same, with its output in files, which processes that outlive it may keep open: it is not waited for them.
+    Returns its process id, which is its session's, too, and its exit code."""
+    descriptors = [os.open(os.devnull, os.O_RDONLY)]
+    descriptors += [os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600) for path in (out, err)]
+    told = _fork(module, args, env, descriptors)
+    (numbers,) = _exchange([told], -1, b"", module, timeout)
+    return int(numbers.split()[0]), _code(numbers)
+
+
+def _fork(module: str, args: Sequence[str], env: Mapping[str, str], standard: list[int]) -> int:
+    """Have the zygote begin; `standard` (input, output, error) is closed here. Returns the pipe that is told the
+    process id and the wait status."""
     control = _ZYGOTES.of(env).control
-    ours: list[int] = []
-    theirs: list[int] = []
-    for _ in ("out", "err", "told"):
-        read, write = os.pipe()
-        ours.append(read)
-        theirs.append(write)
-    given = -1
-    if stdin is None:
-        theirs.insert(0, os.open(os.devnull, os.O_RDONLY))
-    else:
-        read, given = os.pipe()
-        theirs.insert(0, read)
+    read, write = os.pipe()
     request = {"module": module, "args": args, "env": dict(env), "umask": _umask()}
     try:
-        socket.send_fds(control, [json.dumps(request).encode()], theirs)
+        socket.send_fds(control, [json.dumps(request).encode()], [*standard, write])
     finally:
-        for descriptor in theirs:
+        for descriptor in (*standard, write):
             os.close(descriptor)
-    out, err, told = _exchange(ours, given, stdin or b"", module, timeout)
+    return read
+
+
+def _code(told: bytes) -> int:
     numbers = told.split()
     assert len(numbers) == 2, "the zygote ended"
-    return subprocess.CompletedProcess([module, *args], os.waitstatus_to_exitcode(int(numbers[1])), out, err)
+    return os.waitstatus_to_exitcode(int(numbers[1]))
 
 
 def _umask() -> int:
@@ -107,7 +121,8 @@ def _umask() -> int:
 
 
 def _exchange(reads: list[int], given: int, stdin: bytes, module: str, timeout: float) -> list[bytes]:
-    """What comes out of `reads` until their ends, while `stdin` goes into `given`; all are closed."""
+    """What comes out of `reads` (the last is what the zygote tells) until their ends, while `stdin` goes into `given`;
+    all are closed."""
     read: dict[int, bytearray] = {descriptor: bytearray() for descriptor in reads}
     rest = memoryview(stdin)
     deadline = time.monotonic() + timeout
@@ -120,9 +135,10 @@ def _exchange(reads: list[int], given: int, stdin: bytes, module: str, timeout: 
             while selector.get_map():
                 ready = selector.select(max(0.0, deadline - time.monotonic()))
                 if not ready:
-                    if told := read[reads[2]].split():  # it has begun
-                        os.killpg(int(told[0]), signal.SIGKILL)
-                    raise subprocess.TimeoutExpired(module, timeout, bytes(read[reads[0]]), bytes(read[reads[1]]))
+                    *texts, told = (bytes(read[one]) for one in reads)
+                    if told.split():  # it has begun
+                        os.killpg(int(told.split()[0]), signal.SIGKILL)
+                    raise subprocess.TimeoutExpired(module, timeout, *texts)
                 for key, _ in ready:
                     if key.fd == given:
                         try:

@@ -8,6 +8,7 @@ import io
 import json
 import re
 import socket
+import ssl
 import subprocess
 import tarfile
 import time
@@ -15,10 +16,14 @@ import urllib.request
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import httpx
+
+WEB = httpx.Client(verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), limits=httpx.Limits(max_keepalive_connections=0))
+"""For requests to servers on loopback. Others read all certificates of this machine, each time, before the first."""
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
@@ -78,6 +83,9 @@ class RegistryProcess:
         self.tls = tls
         self.access_log = directory / "access.log"
         self._process: subprocess.Popen[bytes] | None = None
+        self._requests: list[AccessLine] = []
+        self._starts: dict[tuple[str, str, int, int], list[int]] = {}  # of requests that are in the service log only
+        self._read: dict[Path, int] = {}  # how many bytes of each log
 
     @property
     def host(self) -> str:
@@ -138,19 +146,25 @@ class RegistryProcess:
     def requests(self) -> list[AccessLine]:
         """All requests so far, in the order they were done."""
         self._settle()
-        starts = self._starts()
-        lines = []
-        for text in self.access_log.read_text().splitlines():
-            matched = _LINE.match(text)
-            if not matched:
-                continue
-            method, path = matched["method"], matched["path"]
-            status, count = int(matched["status"]), int(matched["bytes"].replace("-", "0"))
-            waiting = starts.get((method, path, status, count))
-            whole = int(datetime.strptime(matched["time"], "%d/%b/%Y:%H:%M:%S %z").timestamp()) * 10**9
-            started = waiting.pop(0) if waiting else whole
-            lines.append(AccessLine(method, path, status, count, matched["agent"], started))
-        return lines
+        access, service = self._new_lines(self.access_log), self._new_lines(self.directory / "service.log")
+        for text in service:  # the access log has whole seconds only
+            entry = json.loads(text) if text.startswith("{") else {}
+            if "http.response.duration" in entry:
+                key = (
+                    entry["http.request.method"], entry["http.request.uri"],
+                    entry.get("http.response.status", 0), entry.get("http.response.written", 0),
+                )  # fmt: skip
+                began = _nanoseconds(entry["time"]) - _duration(entry["http.response.duration"])
+                self._starts.setdefault(key, []).append(began)
+        for text in access:
+            if matched := _LINE.match(text):
+                method, path = matched["method"], matched["path"]
+                status, count = int(matched["status"]), int(matched["bytes"].replace("-", "0"))
+                waiting = self._starts.get((method, path, status, count))
+                whole = int(datetime.strptime(matched["time"], "%d/%b/%Y:%H:%M:%S %z").timestamp()) * 10**9
+                started = waiting.pop(0) if waiting else whole
+                self._requests.append(AccessLine(method, path, status, count, matched["agent"], started))
+        return list(self._requests)
 
     def mark(self) -> int:
         """The number of requests so far: `requests()[mark:]` are those that came after."""
@@ -178,23 +192,29 @@ class RegistryProcess:
 
     def _settle(self) -> None:
         # reason: a line is written after the last byte of the answer, so a client may be ahead of the log
-        size = -1
-        while size != (size := self.access_log.stat().st_size):
-            time.sleep(0.05)
+        while self._process is not None and self._process.poll() is None and _is_busy(self._process.pid):
+            time.sleep(0.001)
 
-    def _starts(self) -> dict[tuple[str, str, int, int], list[int]]:
-        """When requests began, from the service log: the access log has whole seconds only."""
-        found: dict[tuple[str, str, int, int], list[int]] = {}
-        for text in (self.directory / "service.log").read_text().splitlines():
-            entry = json.loads(text) if text.startswith("{") else {}
-            if "http.response.duration" in entry:
-                key = (
-                    entry["http.request.method"], entry["http.request.uri"],
-                    entry.get("http.response.status", 0), entry.get("http.response.written", 0),
-                )  # fmt: skip
-                began = _nanoseconds(entry["time"]) - _duration(entry["http.response.duration"])
-                found.setdefault(key, []).append(began)
-        return found
+    def _new_lines(self, log: Path) -> list[str]:
+        """What was written since it was read last."""
+        with log.open("rb") as file:
+            file.seek(self._read.get(log, 0))
+            lines = file.read().decode().splitlines(keepends=True)
+            if lines and not lines[-1].endswith("\n"):
+                file.seek(-len(lines.pop().encode()), io.SEEK_CUR)
+            self._read[log] = file.tell()
+        return lines
+
+
+def _is_busy(pid: int) -> bool:
+    """Does any thread do something, or wait for a disk? A Go program with something to do has a thread for it."""
+    try:
+        states = [
+            (task / "stat").read_text().rpartition(")")[2].split()[0] for task in Path(f"/proc/{pid}/task").iterdir()
+        ]
+    except (FileNotFoundError, ProcessLookupError):  # a thread ended just now
+        return True
+    return set(states) != {"S"}
 
 
 def free_port() -> int:
@@ -220,6 +240,12 @@ def layer_tar(files: Mapping[str, bytes]) -> bytes:
     return out.getvalue()
 
 
+@lru_cache(maxsize=8)
+def _compressed(tar: bytes, level: int) -> bytes:
+    """Most images that are made begin with the same layer."""
+    return gzip.compress(tar, level, mtime=0)
+
+
 def digest_of(data: bytes) -> str:
     """`sha256:…` of `data`."""
     return "sha256:" + hashlib.sha256(data).hexdigest()
@@ -227,12 +253,12 @@ def digest_of(data: bytes) -> str:
 
 def push_blob(host: str, name: str, data: bytes, auth: tuple[str, str] | None = None) -> str:
     """Put `data` into repository `name`; returns its digest."""
-    with httpx.Client(auth=auth) as client:
-        location = client.post(f"http://{host}/v2/{name}/blobs/uploads/").raise_for_status().headers["location"]
-        client.put(
-            httpx.URL(location).copy_add_param("digest", digest_of(data)), content=data
-        ).raise_for_status()  # fmt: skip
-    return digest_of(data)
+    digest = digest_of(data)
+    login = auth or httpx.USE_CLIENT_DEFAULT
+    begun = WEB.post(f"http://{host}/v2/{name}/blobs/uploads/", auth=login).raise_for_status()
+    url = httpx.URL(begun.headers["location"]).copy_add_param("digest", digest)
+    WEB.put(url, content=data, auth=login).raise_for_status()
+    return digest
 
 
 def push_manifest(
@@ -240,7 +266,8 @@ def push_manifest(
 ) -> str:
     """Put a manifest or index; returns its digest."""
     url = f"http://{host}/v2/{name}/manifests/{tag}"
-    httpx.put(url, content=data, headers={"Content-Type": media_type}, auth=auth).raise_for_status()
+    login = auth or httpx.USE_CLIENT_DEFAULT
+    WEB.put(url, content=data, headers={"Content-Type": media_type}, auth=login).raise_for_status()
     return digest_of(data)
 
 
@@ -260,7 +287,7 @@ def push_image(
     described = []
     for files in layers:
         tar = layer_tar(files)
-        blob = gzip.compress(tar, level, mtime=0)
+        blob = _compressed(tar, level)
         digest = push_blob(host, name, blob, auth)
         described.append({"mediaType": OCI_LAYER, "digest": digest, "size": len(blob), "diff_id": digest_of(tar)})
     image = {

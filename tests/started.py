@@ -48,6 +48,16 @@ def found() -> dict[str, object]:
     }
 
 
+class _Cycle:
+    """Goes when the collector finds it, at the end at the latest."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+    def __del__(self) -> None:
+        print("collected")
+
+
 def _kind(number: int) -> int:
     try:
         return stat.S_IFMT(os.fstat(number).st_mode)
@@ -70,8 +80,12 @@ def main(how: str) -> None:
         raise ValueError("as asked")
     elif how == "code":
         atexit.register(print, "at exit")
+        _Cycle()
         threading.Thread(target=_late).start()
         sys.exit(7)
+    elif how == "nowhere":
+        print("this cannot be written")
+        os.close(1)
     elif how == "words":
         sys.exit("words")
     elif how == "at once":

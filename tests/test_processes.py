@@ -42,7 +42,7 @@ def test_it_finds_what_a_process_of_its_own_finds(more: dict[str, str]) -> None:
     assert is_so == expected
 
 
-@pytest.mark.parametrize("how", ["code", "words", "raise", "at once", "killed"])
+@pytest.mark.parametrize("how", ["code", "words", "raise", "nowhere", "at once", "killed"])
 def test_it_ends_as_a_process_of_its_own_ends(how: str) -> None:
     expected, is_so = fresh(how), run_module("tests.started", how, env=ENV)
     assert (is_so.returncode, is_so.stdout) == (expected.returncode, expected.stdout)

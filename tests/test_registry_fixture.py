@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.registry_fixture import HTPASSWD, PASSWORD, USER, RegistryProcess, push_image
+from tests.registry_fixture import HTPASSWD, PASSWORD, USER, WEB, RegistryProcess, push_image
 
 
 def test_access_log_counts_whole_and_partial_reads(registry: RegistryProcess, repository: str) -> None:
@@ -17,9 +17,9 @@ def test_access_log_counts_whole_and_partial_reads(registry: RegistryProcess, re
     layer = image["layers"][0]
     mark = registry.mark()
     url = f"http://{registry.host}/v2/{repository}/blobs/{layer['digest']}"
-    httpx.get(url)
-    httpx.get(url, headers={"Range": "bytes=10-"})
-    httpx.head(url)
+    WEB.get(url)
+    WEB.get(url, headers={"Range": "bytes=10-"})
+    WEB.head(url)
     first, second = registry.layer_gets([layer["digest"]], since=mark)
     assert (first.status, first.bytes, first.partial) == (200, layer["size"], False)
     assert (second.status, second.bytes, second.partial) == (206, layer["size"] - 10, True)

@@ -8,6 +8,7 @@ the seed of `hash`, and modules that others than they import.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib
 import json
@@ -17,13 +18,14 @@ import runpy
 import selectors
 import socket
 import sys
+import threading
 import time
 from contextlib import suppress
-from typing import Any
+from typing import Any, NoReturn
 
 PACKAGES = ("engine", "projections", "storage", "tools.auditing", "tools.cli", "tools.replaying")
 READY = b"ready"
-APART = ("tools.cli.main", "tools.cli.browse")
+APART = ("tools.cli.main", "tools.cli.browse.command")
 """Modules whose names begin so are not imported: runpy runs the first, textual reads the environment for the others."""
 
 
@@ -103,7 +105,32 @@ def main() -> None:
     if command := serve(control):
         module, arguments = command
         sys.argv[1:] = arguments
+        _end(_run(module))
+
+
+def _run(module: str) -> int:
+    """The exit code. An exception that the interpreter would tell of goes on to it."""
+    try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        if not isinstance(end.code, int | None):
+            raise
+        return end.code or 0
+    return 0
+
+
+def _end(code: int) -> NoReturn:
+    """What the interpreter does at its end, in its order (Py_FinalizeEx), but for taking all modules apart: that would
+    copy most of what is shared with the zygote, and take longer than most commands."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    gc.collect()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except (OSError, ValueError):  # which the interpreter has words and a code for
+        sys.exit(code)
+    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from engine.graph import Graph, ImageSource
+from engine.stored import graph_from_json
 from projections.history import History
 from projections.mentions import Mentions, events_at
 from projections.runner import Views
@@ -20,7 +21,7 @@ _UNREADABLE = (
 
 @dataclass(frozen=True, slots=True)
 class LogBases:
-    """Implements engine.resolver.Bases."""
+    """Implements engine.images.resolver.Bases."""
 
     log: EventLog
     views: Views
@@ -44,7 +45,7 @@ class LogBases:
         first = History(self.views).get(build).first_seq
         for event in self.log.read(after=first - 1, until=until, types=frozenset({"GraphDefined"})):
             if event.build == build:
-                return Graph.from_json(parse_json(self.blobs.get(Digest(event.data["graph"]))))
+                return graph_from_json(parse_json(self.blobs.get(Digest(event.data["graph"]))))
         return None
 
 

@@ -4,51 +4,49 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.build import BuildRequest, Engine
+from engine.build import Engine
 from engine.events import LocalLost, RuntimeChosen
-from engine.executor import Executor, Outcome, Task
 from engine.grants import Grants
 from engine.images.read import ImageReader
-from engine.ledger import Facts, Ledger, Silent
+from engine.images.resolver import ImageResolver, Resolver
+from engine.ledger import Ledger
+from engine.ops.executor import Executor, Outcome, Task
 from engine.refs.materializer import Clock, Materializer
 from engine.refs.places import Places, tried
 from engine.refs.presence import HeadPresence
-from engine.refs.ref import Layer
-from engine.resolver import Bases, ImageResolver, Resolver
+from engine.request import BuildRequest
 from engine.solver.answers import Presence
 from projections.cache_index import CacheIndex
 from projections.history import History
 from projections.names import Names
 from storage.blobs import DirectoryBlobs, WithMore
 from storage.digest import Digest
-from storage.erofs.layers import ErofsLayers
-from storage.erofs.mount import ErofsMounts
 from storage.errors import InputError
 from storage.interfaces.blobs import BlobStore
-from storage.interfaces.images import Provider
 from storage.interfaces.layers import CheckedLayers, SnapshotStore
-from storage.interfaces.locks import Locks
 from storage.interfaces.packing import LayerTars
-from storage.interfaces.registry import RegistrySource, RegistryTarget
-from storage.layers import LAYER_LIMIT, ChosenLayers, DirectoryLayers
-from storage.layout import WithLayouts
-from storage.layout_listing import WithLayoutListing
+from storage.interfaces.registry import RegistrySource
+from storage.layers.directory import LAYER_LIMIT, ChosenLayers, DirectoryLayers
+from storage.layers.erofs.layers import ErofsLayers
+from storage.layers.erofs.mount import ErofsMounts
+from storage.layers.snapshots import OverlaySnapshots
+from storage.layout.listing import WithLayoutListing
+from storage.layout.source import WithLayouts
 from storage.partial import DirectoryPartials
 from storage.registry import RegistryClient
-from storage.snapshots import OverlaySnapshots
-from tools.auditing.sensitive import sensitive_args
 from tools.bases import LogBases
 from tools.connecting import USER_AGENT, known_registries, registry_client
 from tools.known import LogAnswers, Past
 from tools.policing import make_gate
-from tools.roots import Root, read_blobs, read_root, root_directory
+from tools.roots import Root
+from tools.sensitive import sensitive_args
 
 if TYPE_CHECKING:
     from engine.attest.attester import Attester
@@ -68,6 +66,7 @@ if TYPE_CHECKING:
     from engine.policy.gate import Gate
     from engine.refs.asked import AskedPaths
     from engine.solver.answers import Imports, Solution
+    from storage.parts.trees import DirectoryParts
 
 
 def engine(
@@ -77,284 +76,305 @@ def engine(
     """The engine of one build, and its connections, to be closed by the caller. `ambient`, `attend`: see LocalExecutor;
     `snapshotter`: how layers are laid out, one of SNAPSHOTTERS; `offline`: nobody is asked; `more`: blobs that lie
     elsewhere; `policies`: files of rules that hold beside this machine's. Raises InputError, DiskError."""
-    closing = AsyncExitStack()
-    log, locks, tmp = root.log, root.locks, root.tmp
-    clock = Clock(time.time_ns, time.monotonic)
-    ledger = Ledger(log, build, sensitive_args(root.path))
-    own = DirectoryBlobs(
-        root.path,
-        owner=build,
-        lost=lambda digest, detail: ledger.post(LocalLost(kind="blob", name=digest, problem="corrupt", detail=detail)),
-    )
-    blobs: BlobStore = own if more is None else WithMore(own, more)
-    mounts = ErofsMounts(tmp, build)
-    layers = _layers(root, build, mounts, snapshotter)
-    snapshots = OverlaySnapshots(
-        root.path / "snapshots", tmp, build, mounts=mounts, as_images=lambda: layers.name == ErofsLayers.name
-    )
-    client, tars = _client(closing, ledger, offline=offline), _tars(root)
-    registry, places = WithLayouts(client), Places() if offline else _places()
-    cache, names = LogAnswers(CacheIndex(root.views)), Names(root.views)
-    listing = WithLayoutListing(client) if isinstance(client, RegistryClient) else None
-    gate = make_gate(policies, log, ledger, ImageReader(registry, blobs, places), listing)
-    partials = DirectoryPartials(root.path / "partial")
-    materializer = Materializer(
-        layers, snapshots, blobs, partials, registry, locks, ledger, clock, parallel=max(2, os.cpu_count() or 1),
-        known=cache, places=places,
-    )  # fmt: skip
+    parts = _Parts(root, build, runtime, ambient, snapshotter, grants, offline, more, attend, policies)
+    return parts.engine(), parts.closing
 
-    def asked() -> AskedPaths:
-        from engine.refs.asked import AskedPaths
-        from storage.parts import DirectoryParts
 
-        return AskedPaths(materializer, DirectoryParts(tmp, build), registry, ledger, clock)
+@dataclass(eq=False)
+class _Parts:
+    """The parts of one build's engine, each made once, when it is first asked for: most builds do without most of them,
+    and what they do not need is not imported."""
 
-    @lru_cache(maxsize=1)
-    def reader() -> BlobReader:
-        from engine.exporters.reading import BlobReader
+    root: Root
+    build: str
+    runtime: str | None
+    ambient: Mapping[str, str]
+    snapshotter: str
+    grants: Grants
+    offline: bool
+    more: BlobStore | None
+    attend: Attend | None
+    policies: Sequence[str]
+    closing: AsyncExitStack = field(default_factory=AsyncExitStack)
+    clock: Clock = field(default_factory=lambda: Clock(time.time_ns, time.monotonic))
+    _importing: list[CacheImports] = field(default_factory=list)
 
-        return BlobReader(blobs, registry, ledger, clock, places)
+    def engine(self) -> Engine:
+        """All of it. Raises InputError, DiskError."""
+        gate = self.gate  # reason for the first: what a policy refuses, nobody begins
+        return Engine(
+            ledger=self.ledger,
+            blobs=self.blobs,
+            resolver=self._resolver(),
+            executor=_OnDemand(self._executor),
+            materializer=self.materializer,
+            cache=self.cache,
+            presence=self._presence(),
+            sources=lambda: self.sources,
+            exporters=self._exporters,
+            emulation=lambda: self.emulation,
+            needs=self._needs,
+            files=self._files,
+            imports=self._imports,
+            caching=self._caching,
+            attester=self._attester,
+            gate=gate,
+        )
 
-    @lru_cache(maxsize=1)
-    def movers() -> Mover:
-        from engine.exporters.move import Mover
-        from storage.layout_target import WithLayoutTargets
+    # ---------------------------------------------------------------- what is here
 
-        return Mover(registry, WithLayoutTargets(client, build), reader(), locks)
+    @cached_property
+    def ledger(self) -> Ledger:
+        return Ledger(self.root.log, self.build, sensitive_args(self.root.path))
 
-    @lru_cache(maxsize=1)
-    def transfer() -> Transfer:
-        return _transfer(reader(), materializer, cache, ledger, tars, offline=offline)
+    @cached_property
+    def blobs(self) -> BlobStore:
+        def lost(digest: str, detail: str) -> None:
+            self.ledger.post(LocalLost(kind="blob", name=digest, problem="corrupt", detail=detail))
 
-    @lru_cache(maxsize=1)
-    def sources() -> SourceFetcher:
+        own = DirectoryBlobs(self.root.path, owner=self.build, lost=lost)
+        return own if self.more is None else WithMore(own, self.more)
+
+    @cached_property
+    def cache(self) -> LogAnswers:
+        return LogAnswers(CacheIndex(self.root.views))
+
+    @cached_property
+    def names(self) -> Names:
+        return Names(self.root.views)
+
+    @cached_property
+    def mounts(self) -> ErofsMounts:
+        return ErofsMounts(self.root.tmp, self.build)
+
+    @cached_property
+    def layers(self) -> CheckedLayers:
+        """With a way that is forced, layers laid out in the other count as not here."""
+        where, limit = self.root.path / "layers", _layer_limit()
+        images = ErofsLayers(where, self.root.tmp, self.build, self.mounts, limit=limit)
+        directories = DirectoryLayers(where, self.root.tmp, self.build, limit=limit)
+        if self.snapshotter == "directory":
+            return directories
+        if self.snapshotter == "erofs":
+            if not self.mounts.works:
+                raise InputError(
+                    "--snapshotter erofs: this kernel mounts no EROFS images on the disk of the root",
+                    where=str(self.root.path),
+                    hint="--snapshotter directory works everywhere",
+                )
+            return images
+        return ChosenLayers((images, directories), lambda: images if self.mounts.works else directories)
+
+    @cached_property
+    def snapshots(self) -> OverlaySnapshots:
+        return OverlaySnapshots(
+            self.root.path / "snapshots", self.root.tmp, self.build, mounts=self.mounts,
+            as_images=lambda: self.layers.name == ErofsLayers.name,
+        )  # fmt: skip
+
+    @cached_property
+    def tars(self) -> LayerTars:
+        from storage.layers.erofs.tars import ImageTars
+
+        return ImageTars(self.root.path / "layers")
+
+    @cached_property
+    def parts(self) -> DirectoryParts:
+        from storage.parts.trees import DirectoryParts
+
+        return DirectoryParts(self.root.tmp, self.build)
+
+    # ---------------------------------------------------------------- what is elsewhere
+
+    @cached_property
+    def client(self) -> RegistryClient | NoRegistry:
+        if self.offline:
+            from engine.offline.nobody import NoRegistry
+
+            return NoRegistry()
+        client = registry_client(observe=lambda attempt: self.ledger.post(tried(attempt)))
+        self.closing.push_async_callback(client.aclose)
+        return client
+
+    @cached_property
+    def registry(self) -> RegistrySource:
+        return WithLayouts(self.client)
+
+    @cached_property
+    def places(self) -> Places:
+        """What this machine's mirrors are asked before. Raises InputError."""
+        return Places() if self.offline else Places(known_registries().mirrors)
+
+    @cached_property
+    def gate(self) -> Gate | None:
+        listing = WithLayoutListing(self.client) if isinstance(self.client, RegistryClient) else None
+        images = ImageReader(self.registry, self.blobs, self.places)
+        return make_gate(self.policies, self.root.log, self.ledger, images, listing)
+
+    def _resolver(self) -> Resolver:
+        bases = LogBases(self.root.log, self.root.views, self.blobs)
+        resolver = partial(ImageResolver, self.registry, self.blobs, self.ledger, places=self.places, bases=bases)
+        if not self.offline:
+            return resolver(gate=self.gate)
+        from engine.offline.names import OfflineResolver, RecalledNames
+
+        return OfflineResolver(resolver(RecalledNames(self.names, self.registry), gate=self.gate))
+
+    def _presence(self) -> Presence:
+        if not self.offline:
+            return HeadPresence(self.registry, self.ledger, self.places)
+        from engine.offline.nobody import Believed
+
+        return Believed()
+
+    # ---------------------------------------------------------------- steps
+
+    @cached_property
+    def materializer(self) -> Materializer:
+        return Materializer(
+            self.layers, self.snapshots, self.blobs, DirectoryPartials(self.root.path / "partial"), self.registry,
+            self.root.locks, self.ledger, self.clock, parallel=max(2, os.cpu_count() or 1), known=self.cache,
+            places=self.places,
+        )  # fmt: skip
+
+    @cached_property
+    def sources(self) -> SourceFetcher:
         from engine.ops.sources import SourceFetcher
-        from storage.compose import TreeWriter
-        from storage.git import GitClient
-        from storage.trees import SnapshotTrees
+        from storage.layers.compose import TreeWriter
+        from storage.layers.trees import SnapshotTrees
 
-        trees, write = SnapshotTrees(snapshots, tmp, build), partial(TreeWriter, empty=True)
-        if offline:
+        trees, write = SnapshotTrees(self.snapshots, self.root.tmp, self.build), partial(TreeWriter, empty=True)
+        here = (trees, write, self.blobs, self.cache, self.root.locks, self.ledger, self.clock)
+        if self.offline:
             from engine.offline.nobody import NoRepositories, NoWeb
             from engine.offline.sources import OfflineSources
 
-            return OfflineSources(
-                NoWeb(), NoRepositories(), trees, write, blobs, cache, locks, ledger, clock, commits=names
-            )
+            return OfflineSources(NoWeb(), NoRepositories(), *here, commits=self.names)
+        from storage.git import GitClient
         from storage.web import WebClient
 
-        web = WebClient(USER_AGENT, redirected=gate.redirected if gate else None)
-        closing.push_async_callback(web.aclose)
-        return SourceFetcher(
-            web, GitClient(tmp, build, os.environ), trees, write, blobs, cache, locks, ledger, clock
-        )
+        web = WebClient(USER_AGENT, redirected=self.gate.redirected if self.gate else None)
+        self.closing.push_async_callback(web.aclose)
+        return SourceFetcher(web, GitClient(self.root.tmp, self.build, os.environ), *here)
 
-    @lru_cache(maxsize=1)
-    def emulation() -> Emulation:
+    @cached_property
+    def emulation(self) -> Emulation:
         from engine.ops.emulation import Emulation
 
         return Emulation()
 
-    importing: list[CacheImports] = []
+    def _executor(self) -> Executor:
+        from engine.refs.asked import AskedPaths
 
-    def imports(request: BuildRequest, contexts: Mapping[Digest, Path]) -> Imports:
+        asked = AskedPaths(self.materializer, self.parts, self.registry, self.ledger, self.clock)
+        return _executor(
+            self.root, self.build, self.runtime, asked, self.snapshots, lambda: self.sources, self.ledger, self.clock,
+            self.ambient, self.grants, self.attend,
+        )  # fmt: skip
+
+    def _needs(self) -> Needs:
+        from engine.offline.needs import Needs
+
+        return Needs(self.materializer, self.registry, self.cache, self.parts, lambda: self.sources, self.tars)
+
+    def _files(self) -> LayerFiles:
+        from engine.images.intake import LayerFiles
+        from storage.layers.layerfile import BlobIntake
+
+        return LayerFiles(BlobIntake(self.blobs, _layer_limit()), self.root.locks, self.ledger, self.clock)
+
+    # ---------------------------------------------------------------- results
+
+    @cached_property
+    def reader(self) -> BlobReader:
+        from engine.exporters.reading import BlobReader
+
+        return BlobReader(self.blobs, self.registry, self.ledger, self.clock, self.places)
+
+    @cached_property
+    def mover(self) -> Mover:
+        from engine.exporters.move import Mover
+        from storage.layout.target import WithLayoutTargets
+
+        return Mover(self.registry, WithLayoutTargets(self.client, self.build), self.reader, self.root.locks)
+
+    @cached_property
+    def transfer(self) -> Transfer:
+        from engine.exporters.conversion import Conversion
+        from engine.exporters.transfer import Transfer
+        from storage.packing import BlobConverter, BlobPacker
+
+        materializer, locks = self.materializer, self.root.locks
+        conversion = Conversion(
+            self.blobs, BlobConverter(self.blobs), self.tars, materializer, self.cache, locks, self.ledger, self.clock,
+            materializer.kept,
+        )  # fmt: skip
+        packer = BlobPacker(self.snapshots, self.blobs)
+        return Transfer(
+            self.reader, packer, self.cache, locks, self.ledger, materializer.kept, conversion, repack=self.offline
+        )
+
+    def _exporters(self) -> Exporters:
+        from engine.exporters.archive import ArchiveExporter
+        from engine.exporters.exporters import Exporters
+        from engine.exporters.layout import LayoutExporter
+        from engine.exporters.local import LocalExporter
+        from engine.exporters.push import Pusher
+        from engine.exporters.tar import TarExporter
+        from storage.archive import DestFile, TarArchive
+        from storage.durable import flush_file_system
+        from storage.layers.compose import TreeWriter
+        from storage.layout.target import enter
+        from storage.tar.pack import write_tree
+
+        materializer, ledger = self.materializer, self.ledger
+        return Exporters(
+            transfer=self.transfer,
+            pusher=Pusher(self.registry, self.client, self.mover, ledger),
+            archiver=ArchiveExporter(self.reader, ledger, TarArchive),
+            layout=LayoutExporter(self.mover, ledger, enter),
+            local=LocalExporter(
+                materializer, self.snapshots, ledger, self.clock, lambda to, latest: TreeWriter(to, latest=latest),
+                flush_file_system,
+            ),
+            tar=TarExporter(materializer, self.snapshots, ledger, DestFile, write_tree),
+            clock=self.clock,
+        )  # fmt: skip
+
+    def _imports(self, request: BuildRequest, contexts: Mapping[Digest, Path]) -> Imports:
         from engine.buildkit.keys import BuildKitKeys
         from engine.cache.imports import CacheImports
 
         names, naming = BuildKitKeys(contexts), bool(request.cache_to)
-        importing.append(CacheImports(request.cache_from, registry, blobs, ledger, names, naming, places))
-        return importing[-1]
+        imports = CacheImports(
+            request.cache_from, self.registry, self.blobs, self.ledger, names, naming, self.places
+        )
+        self._importing.append(imports)
+        return imports
 
-    def caching(graph: Graph, solution: Solution, epoch: int | None) -> CacheExporter:
+    def _caching(self, graph: Graph, solution: Solution, epoch: int | None) -> CacheExporter:
         from engine.cache.export import CacheExporter
 
-        root.views.catch_up(root.log)
-        mover = movers()
-        past, named = Past(History(root.views), blobs, importing), importing[-1].named
-        return CacheExporter(build, transfer(), mover, mover.target, ledger, past, graph, solution, epoch, named)
+        self.root.views.catch_up(self.root.log)
+        past, named = Past(History(self.root.views), self.blobs, self._importing), self._importing[-1].named
+        return CacheExporter(
+            self.build, self.transfer, self.mover, self.mover.target, self.ledger, past, graph, solution, epoch, named
+        )
 
-    made = Engine(
-        ledger=ledger,
-        blobs=blobs,
-        resolver=_resolver(
-            registry, blobs, ledger, names, places, LogBases(log, root.views, blobs), offline=offline, gate=gate
-        ),
-        executor=_OnDemand(
-            lambda: _executor(root, build, runtime, asked(), snapshots, sources, ledger, clock, ambient, grants, attend)
-        ),
-        materializer=materializer,
-        cache=cache,
-        presence=_presence(registry, ledger, places, offline=offline),
-        sources=sources,
-        exporters=lambda: _exporters(transfer(), movers(), client, materializer, snapshots, ledger, clock),
-        emulation=emulation,
-        needs=lambda: _needs(root, build, materializer, registry, cache, sources, tars),
-        files=lambda: _files(blobs, locks, ledger, clock),
-        imports=imports,
-        caching=caching,
-        attester=lambda: _attester(root, build, ledger, blobs, materializer),
-        gate=gate,
-    )
-    return made, closing
+    def _attester(self) -> Attester:
+        from engine.attest.attester import Attester
+        from tools import __version__
+        from tools.auditing.attesting import LogFacts
+        from tools.auditing.keys import find_signer
 
-
-def _places() -> Places:
-    """What this machine's mirrors are asked before. Raises InputError."""
-    return Places(known_registries().mirrors)
-
-
-def _exporters(
-    transfer: Transfer, mover: Mover, target: RegistryTarget, materializer: Materializer, snapshots: SnapshotStore,
-    ledger: Ledger, clock: Clock,
-) -> Exporters:  # fmt: skip
-    from engine.exporters.archive import ArchiveExporter
-    from engine.exporters.exporters import Exporters
-    from engine.exporters.layout import LayoutExporter
-    from engine.exporters.local import LocalExporter
-    from engine.exporters.push import Pusher
-    from engine.exporters.tar import TarExporter
-    from storage.archive import DestFile, TarArchive
-    from storage.compose import TreeWriter
-    from storage.durable import flush_file_system
-    from storage.layout_target import enter
-    from storage.pack import write_tree
-
-    return Exporters(
-        transfer=transfer,
-        pusher=Pusher(mover.source, target, mover, ledger),
-        archiver=ArchiveExporter(mover.reader, ledger, TarArchive),
-        layout=LayoutExporter(mover, ledger, enter),
-        local=LocalExporter(
-            materializer, snapshots, ledger, clock, lambda to, latest: TreeWriter(to, latest=latest), flush_file_system
-        ),
-        tar=TarExporter(materializer, snapshots, ledger, DestFile, write_tree),
-        clock=clock,
-    )
-
-
-def _attester(root: Root, build: str, ledger: Ledger, blobs: BlobStore, materializer: Materializer) -> Attester:
-    from engine.attest.attester import Attester
-    from storage.parts import DirectoryParts
-    from tools import __version__
-    from tools.auditing.attesting import LogFacts
-    from tools.auditing.keys import find_signer
-
-    tree = DirectoryParts(root.tmp, build).tree
-    return Attester(
-        ledger, blobs, materializer, tree, LogFacts(root, blobs), find_signer(root.path), __version__
-    )
-
-
-def _client(closing: AsyncExitStack, facts: Facts, *, offline: bool) -> RegistryClient | NoRegistry:
-    if offline:
-        from engine.offline.nobody import NoRegistry
-
-        return NoRegistry()
-    client = registry_client(observe=lambda attempt: facts.post(tried(attempt)))
-    closing.push_async_callback(client.aclose)
-    return client
-
-
-def _transfer(
-    reader: BlobReader, materializer: Materializer, cache: LogAnswers, ledger: Ledger, tars: LayerTars, *, offline: bool
-) -> Transfer:
-    from engine.exporters.conversion import Conversion
-    from engine.exporters.transfer import Transfer
-    from storage.packing import BlobConverter, BlobPacker
-
-    blobs, locks, clock, kept = materializer.blobs, materializer.locks, materializer.clock, materializer.kept
-    conversion = Conversion(blobs, BlobConverter(blobs), tars, materializer, cache, locks, ledger, clock, kept)
-    packer = BlobPacker(materializer.snapshots, blobs)
-    return Transfer(reader, packer, cache, locks, ledger, kept, conversion, repack=offline)
-
-
-def _tars(root: Root) -> LayerTars:
-    from storage.erofs.tars import ImageTars
-
-    return ImageTars(root.path / "layers")
-
-
-def _needs(
-    root: Root, build: str, materializer: Materializer, registry: RegistrySource, cache: LogAnswers,
-    sources: Callable[[], SourceFetcher], tars: LayerTars,
-) -> Needs:  # fmt: skip
-    from engine.offline.needs import Needs
-    from storage.parts import DirectoryParts
-
-    return Needs(materializer, registry, cache, DirectoryParts(root.tmp, build), sources, tars)
-
-
-def _presence(registry: RegistrySource, facts: Facts, places: Places, *, offline: bool) -> Presence:
-    if not offline:
-        return HeadPresence(registry, facts, places)
-    from engine.offline.nobody import Believed
-
-    return Believed()
-
-
-def _resolver(
-    registry: RegistrySource, blobs: BlobStore, facts: Facts, names: Names, places: Places, bases: Bases | None = None,
-    *, offline: bool, gate: Gate | None = None,
-) -> Resolver:  # fmt: skip
-    if not offline:
-        return ImageResolver(registry, blobs, facts, places=places, bases=bases, gate=gate)
-    from engine.offline.names import OfflineResolver, RecalledNames
-
-    return OfflineResolver(ImageResolver(registry, blobs, facts, RecalledNames(names, registry), places, bases, gate))
-
-
-@asynccontextmanager
-async def passing_resolver(*, offline: bool) -> AsyncIterator[Resolver]:
-    """A resolver for those who only look: it logs nothing and leaves nothing in the root. `offline`: it knows what the
-    root knows. Raises InputError."""
-    if offline:
-        from engine.offline.nobody import NoRegistry
-
-        with read_root(path := root_directory()) as (_, views):
-            yield _resolver(NoRegistry(), read_blobs(path), Silent(), Names(views), Places(), offline=True)
-        return
-
-    from storage.temporary import TemporaryPlace
-
-    with TemporaryPlace() as directory:
-        registry = registry_client()
-        try:
-            yield ImageResolver(
-                registry, DirectoryBlobs(directory, owner="check"), Silent(), places=_places()
-            )
-        finally:
-            await registry.aclose()
-
-
-def _layers(root: Root, build: str, mounts: ErofsMounts, snapshotter: str) -> CheckedLayers:
-    """With a way that is forced, layers laid out in the other count as not here."""
-    limit = _layer_limit()
-    images = ErofsLayers(root.path / "layers", root.tmp, build, mounts, limit=limit)
-    directories = DirectoryLayers(root.path / "layers", root.tmp, build, limit=limit)
-    if snapshotter == "directory":
-        return directories
-    if snapshotter == "erofs":
-        if not mounts.works:
-            raise InputError(
-                "--snapshotter erofs: this kernel mounts no EROFS images on the disk of the root",
-                where=str(root.path),
-                hint="--snapshotter directory works everywhere",
-            )
-        return images
-    return ChosenLayers((images, directories), lambda: images if mounts.works else directories)
-
-
-def _files(blobs: BlobStore, locks: Locks, facts: Facts, clock: Clock) -> LayerFiles:
-    from engine.images.intake import LayerFiles
-    from storage.layerfile import BlobIntake
-
-    return LayerFiles(BlobIntake(blobs, _layer_limit()), locks, facts, clock)
+        facts, signer = LogFacts(self.root, self.blobs), find_signer(self.root.path)
+        return Attester(self.ledger, self.blobs, self.materializer, self.parts.tree, facts, signer, __version__)
 
 
 def _layer_limit() -> int:
     limit = os.environ.get("REFLEDGER_LAYER_LIMIT") or str(LAYER_LIMIT)
-    if not limit.isdecimal():
-        raise InputError(f"REFLEDGER_LAYER_LIMIT={limit}: not a number of bytes", hint="write digits only")
+    if not limit.isdecimal() or len(limit) > 18:
+        raise InputError(f"REFLEDGER_LAYER_LIMIT={limit[:40]}: not a number of bytes", hint="write digits only")
     return int(limit)
 
 
@@ -396,7 +416,7 @@ def _executor(
     from engine.ops.run_mounts import RunMounts
     from engine.ops.sandbox import OciSandbox, Sandbox, choose_runtime
     from storage.cachemounts import DirectoryCacheMounts, MemoryPlaces
-    from storage.compose import TreeWriter
+    from storage.layers.compose import TreeWriter
 
     async def make_sandbox() -> tuple[Sandbox, RuntimeChosen]:
         choice = await choose_runtime(runtime, root.run, build)
@@ -410,40 +430,3 @@ def _executor(
     return LocalExecutor(
         asked.materializer, asked, snapshots, sources, make_sandbox, ledger, clock, mounts, ambient, attend
     )
-
-
-def fetch_blob(layer: Layer, write: Callable[[bytes], object]) -> None:
-    """Bring the blob of `layer` from the first provider that gives it, uncompressed and verified. Blocking. Raises
-    RegistryError, VerificationError."""
-    import asyncio
-    import tempfile
-
-    from storage.decompression import decompress
-
-    blob = layer.blob
-    assert blob is not None
-    with tempfile.TemporaryFile() as file:
-
-        async def fetch() -> None:
-            client = registry_client()
-            source = WithLayouts(client)
-
-            async def copy(place: Provider) -> None:
-                file.seek(0)
-                file.truncate()
-                async with source.blob(place, blob) as stream:
-                    async for chunk in stream:
-                        file.write(chunk)
-
-            try:
-                await _places().first(layer.providers, blob.digest, copy)
-            finally:
-                await client.aclose()
-
-        asyncio.run(fetch())
-        file.seek(0)
-        source = decompress(file, blob.media_type)
-        while data := source.read(1 << 20):
-            write(data)
-
-

@@ -117,7 +117,7 @@ async def _ask(root: Root, items: Sequence[Item], *, dry_run: bool) -> dict[str,
     if not wanted:
         return {}
     from engine.refs.holders import Holders
-    from storage.layout import WithLayouts
+    from storage.layout.source import WithLayouts
     from storage.registry.limits import Limits
     from tools.connecting import registry_client
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from storage import registries
-from storage.credentials import Credential, Credentials, DockerCredentials
+from storage.credentials.lookup import Credential, Credentials, DockerCredentials
 from storage.registries import Registries
 from storage.registry import Limits, RegistryClient
 from storage.registry.attempts import Observe
@@ -15,7 +16,9 @@ from tools import __version__
 from tools.roots import root_directory
 
 if TYPE_CHECKING:
-    from storage.credential_store import CredentialStore
+    from engine.refs.ref import Layer
+    from storage.credentials.store import CredentialStore
+    from storage.interfaces.images import Provider
     from storage.registry.login import Accepted
 
 USER_AGENT = f"refledger/{__version__}"
@@ -44,6 +47,43 @@ async def check_login(registry: str, credential: Credential) -> Accepted:
     return await login.check_login(registry, credential, user_agent=USER_AGENT, registries=known_registries())
 
 
+def fetch_blob(layer: Layer, write: Callable[[bytes], object]) -> None:
+    """Bring the blob of `layer` from the first provider that gives it, uncompressed and verified. Blocking. Raises
+    RegistryError, VerificationError, InputError."""
+    import asyncio
+    import tempfile
+
+    from engine.refs.places import Places
+    from storage.decompression import decompress
+    from storage.layout.source import WithLayouts
+
+    blob = layer.blob
+    assert blob is not None
+    with tempfile.TemporaryFile() as file:
+
+        async def fetch() -> None:
+            client = registry_client()
+            source = WithLayouts(client)
+
+            async def copy(place: Provider) -> None:
+                file.seek(0)
+                file.truncate()
+                async with source.blob(place, blob) as stream:
+                    async for chunk in stream:
+                        file.write(chunk)
+
+            try:
+                await Places(known_registries().mirrors).first(layer.providers, blob.digest, copy)
+            finally:
+                await client.aclose()
+
+        asyncio.run(fetch())
+        file.seek(0)
+        source = decompress(file, blob.media_type)
+        while data := source.read(1 << 20):
+            write(data)
+
+
 def kept_credentials() -> Credentials:
     """This user's credentials."""
     return DockerCredentials()
@@ -51,6 +91,6 @@ def kept_credentials() -> Credentials:
 
 def credential_store() -> CredentialStore:
     """Where this user's credentials are kept."""
-    from storage.credential_store import CredentialStore
+    from storage.credentials.store import CredentialStore
 
     return CredentialStore()

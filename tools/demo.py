@@ -22,11 +22,11 @@ from urllib.error import URLError
 from urllib.request import Request, urlopen
 
 from storage.errors import HostError, RefledgerError
-from tools.image_runner import BrokenPromise, command_of, configure, free_port, running
-from tools.loopback_registry import LoopbackRegistry
-from tools.seed import Seeded, seed
+from tools.lab import PROJECT
+from tools.lab.image_runner import BrokenPromise, command_of, configure, free_port, running
+from tools.lab.loopback_registry import LoopbackRegistry
+from tools.lab.seed import Seeded, seed
 
-PROJECT = Path(__file__).resolve().parent.parent
 EXAMPLE = PROJECT / "examples/notes"
 APP = "apps/notes:1"
 

@@ -21,17 +21,17 @@ from storage.blobs import DirectoryBlobs
 from storage.interfaces.blobs import BlobStore
 from storage.interfaces.locks import Locks
 from storage.interfaces.registry import RegistryListing
-from storage.layout import WithLayouts
-from storage.layout_listing import WithLayoutListing
-from storage.layout_target import WithLayoutTargets
+from storage.layout.listing import WithLayoutListing
+from storage.layout.source import WithLayouts
+from storage.layout.target import WithLayoutTargets
 from storage.locks import FileLocks
 from storage.temporary import TemporaryPlace
 from storage.uploads import UploadSessions
-from tools.auditing.sensitive import sensitive_args
 from tools.connecting import known_registries, registry_client
 from tools.known import LogAnswers
 from tools.policing import make_gate
 from tools.roots import Root
+from tools.sensitive import sensitive_args
 
 if TYPE_CHECKING:
     from engine.policy.gate import Gate

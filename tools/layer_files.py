@@ -17,11 +17,11 @@ from storage.bundle.form import Member
 from storage.bundle.reading import Bundle, read_bundle
 from storage.decompression import decompress
 from storage.digest import Digest, Hasher
-from storage.erofs.header import SUFFIX, Image
 from storage.errors import DiskError, InputError, VerificationError
-from storage.filelist import FileFact, load
 from storage.interfaces.blobs import ByteSource
-from storage.tar import CHARACTER, DIRECTORY, HARD_LINK, REGULAR, SYMLINK, Entry, TarReader
+from storage.layers.erofs.header import SUFFIX, Image
+from storage.tar.filelist import FileFact, load
+from storage.tar.reader import CHARACTER, DIRECTORY, HARD_LINK, REGULAR, SYMLINK, Entry, TarReader
 
 Json = dict[str, Any]
 

@@ -21,7 +21,9 @@ from engine.images.inspect import (
 )
 from engine.images.place import descriptors
 from engine.images.read import ImageReader, Manifest
-from engine.offline.names import RecalledNames
+from engine.images.resolver import ImageResolver, Resolver
+from engine.ledger import Silent
+from engine.offline.names import OfflineResolver, RecalledNames
 from engine.offline.nobody import NoRegistry
 from engine.refs.places import Places
 from engine.refs.ref import Layer
@@ -38,13 +40,14 @@ from storage.interfaces.blobs import BlobStore
 from storage.interfaces.images import Descriptor, Platform, Provider, Reference, Referrer
 from storage.interfaces.log import EventLog
 from storage.interfaces.registry import RegistryListing
-from storage.layout import WithLayouts
-from storage.layout_listing import WithLayoutListing
+from storage.layout.listing import WithLayoutListing
+from storage.layout.source import WithLayouts
 from storage.platform import choose_platform, host_platform
 from storage.reference import LAYOUT, parse_layout, parse_reference
 from storage.temporary import TemporaryPlace
 from tools import roots
 from tools.connecting import known_registries, registry_client
+from tools.imaging import passing_imaging
 from tools.known import LogAnswers, known_providers
 from tools.layer_files import RootFiles
 
@@ -170,6 +173,20 @@ class Looking:
 
 def _named(target: str) -> Reference:
     return parse_layout(target) if target.startswith(LAYOUT) else parse_reference(target)
+
+
+@asynccontextmanager
+async def passing_resolver(*, offline: bool) -> AsyncIterator[Resolver]:
+    """A resolver for those who ask what a build would: nothing is recorded, and nothing in the root changes. `offline`:
+    it knows what the root knows. Raises InputError, LogError."""
+    if offline:
+        async with looking(offline=True) as here:
+            images = here.images
+            yield OfflineResolver(ImageResolver(images.registry, images.blobs, Silent(), here.names, images.places))
+        return
+    async with passing_imaging() as asking:
+        images = asking.images
+        yield ImageResolver(images.registry, images.blobs, Silent(), places=images.places)
 
 
 @asynccontextmanager

@@ -1,7 +1,7 @@
 """The policies that hold here, and what keeps builds to them.
 
 `$REFLEDGER_POLICY` names a file whose rules hold for every build of this machine; `--policy` adds more, and no flag
-takes one away. (`policy.toml` of a root is about something else: what is collected, see tools/policy.py.)
+takes one away. (`policy.toml` of a root is about something else: what is collected, see tools/collection_rules.py.)
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def make_gate(
     policies = read_policies(files)
     if not policies:
         return None
+    from engine.attest.signed import Attestations
     from engine.policy.gate import Gate
-    from engine.policy.signed import Attestations
 
     for policy in policies:
         images.blobs.put(policy.text)  # before an event names it

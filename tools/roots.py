@@ -21,19 +21,19 @@ from storage.blobs import DirectoryBlobs
 from storage.digest import Digest
 from storage.durable import fsync_directory, make_directories, replace_file
 from storage.errors import DiskError, InputError, RefledgerError
-from storage.eventlog import SqliteEventLog, follow
 from storage.interfaces.blobs import BlobStore
 from storage.interfaces.log import Event, EventLog, NewEvent
 from storage.interfaces.mounts import SecretPlaces
+from storage.layers.snapshots import OverlaySnapshots
 from storage.locks import FileLocks
+from storage.log.eventlog import SqliteEventLog, follow
 from storage.overlay import private_mounts
 from storage.partial import KEPT_SECONDS, DirectoryPartials
 from storage.regular import read_regular
-from storage.snapshots import OverlaySnapshots
 from storage.sweep import sweep
 
 if TYPE_CHECKING:
-    from storage.tars import StoredTars
+    from storage.layers.tars import StoredTars
 
 SNAPSHOTTERS = ("auto", "erofs", "directory")
 """How layers may be laid out in a root."""
@@ -149,7 +149,7 @@ def scratch_blobs(path: Path, owner: str) -> BlobStore:
 
 def stored_tars(path: Path, scratch: Path) -> StoredTars:
     """The layers of a root as tars, for reading; `scratch` is a directory elsewhere."""
-    from storage.tars import StoredTars
+    from storage.layers.tars import StoredTars
 
     snapshots = OverlaySnapshots(path / "snapshots", scratch, "reader")
     return StoredTars(path / "layers", path / "snapshots", snapshots, read_blobs(path))

@@ -15,20 +15,20 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from engine.attest.scan import Scan, combine, scan_layer
 from engine.attest.spec import Attest
-from engine.attest.statement import PROVENANCE, SBOM, Attested, Said, attach, statement
+from engine.attest.statement import PROVENANCE, SBOM, Said, attach, statement
 from engine.errors import DiskError, VerificationError
 from engine.events import Attested as AttestedFact
 from engine.events import LayerScanned
-from engine.exporters.image import Image
+from engine.exporters.image import Attested, Image
 from engine.ledger import Ledger
 from engine.refs.materializer import Materializer
 from engine.refs.ref import Layer, Remote
 from engine.together import in_thread
 from storage.digest import Digest, parse_json
-from storage.dsse import IN_TOTO, key_id, sign
 from storage.interfaces.blobs import BlobStore
 from storage.interfaces.parts import LayerTree
-from storage.notes import Signer
+from storage.signing.dsse import IN_TOTO, key_id, sign
+from storage.signing.notes import Signer
 
 if TYPE_CHECKING:
     from engine.exporters.exporters import Built

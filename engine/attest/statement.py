@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from engine.exporters.image import Image
+from engine.exporters.image import Attested, Image
 from engine.refs.ref import Layer
 from storage.digest import Digest, canonical_json, parse_json, sha256
-from storage.dsse import ENVELOPE, IN_TOTO
 from storage.errors import VerificationError
 from storage.interfaces.images import Descriptor
 from storage.media_types import CONFIG, EMPTY_CONFIG, MANIFEST
+from storage.signing.dsse import ENVELOPE, IN_TOTO
 
 Json = dict[str, Any]
 STATEMENT = "https://in-toto.io/Statement/v1"
@@ -76,14 +76,6 @@ class Said:
     predicate_type: str
     payload: bytes
     envelope: bytes | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Attested:
-    """What is attached to one image: `manifest` lies beside it in the index, `referrers` refer to it."""
-
-    manifest: Image
-    referrers: tuple[Image, ...]
 
 
 def attach(image: Image, said: Sequence[Said]) -> Attested:

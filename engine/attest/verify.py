@@ -16,10 +16,10 @@ from engine.images.inspect import Entry, index_entries
 from engine.images.place import descriptors
 from engine.images.read import ImageReader, Manifest, whole
 from storage.digest import Digest, sha256
-from storage.dsse import ENVELOPE, IN_TOTO, Envelope, key_id
 from storage.interfaces.images import Descriptor, Provider, Reference
 from storage.interfaces.registry import RegistryListing
-from storage.notes import Verifier
+from storage.signing.dsse import ENVELOPE, IN_TOTO, Envelope, key_id
+from storage.signing.notes import Verifier
 
 Json = dict[str, Any]
 MOST = 64

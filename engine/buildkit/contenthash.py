@@ -8,7 +8,6 @@ no extended attributes: those are not copied here.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import posixpath
@@ -20,13 +19,11 @@ from engine.errors import DiskError
 from engine.frontend.glob import compile_glob, has_wildcard
 from engine.frontend.linear import Matcher
 from engine.graph import Copy
-from engine.ops.rootfs import RootDir
-from engine.ops.select import CHUNK, Entry, Match, Selection, changed
+from engine.ops.origin import Origin, content
+from engine.ops.selection import Entry, Match, Selection
 from storage.digest import sha256
 
 _TYPES = {"file": "0", "dir": "5", "symlink": "2"}
-_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 
 
 class _UnknownError(Exception):
@@ -37,9 +34,8 @@ def content_digest(op: Copy, selection: Selection, directory: Path) -> str | Non
     """The digest of what `op` takes from the context at `directory`, as `selection` found it; None where BuildKit's
     cannot be told. Blocking: reads every file. Raises InputError (a file is not what it was), DiskError."""
     try:
-        with RootDir(directory) as root:
-            hasher = _Hasher(root, selection)
-            found = hasher.sources(op)
+        with Origin(directory) as origin:
+            found = _Hasher(origin, selection).sources(op)
     except _UnknownError:
         return None
     except OSError as error:
@@ -48,8 +44,8 @@ def content_digest(op: Copy, selection: Selection, directory: Path) -> str | Non
 
 
 class _Hasher:
-    def __init__(self, root: RootDir, selection: Selection) -> None:
-        self._root = root
+    def __init__(self, origin: Origin, selection: Selection) -> None:
+        self._origin = origin
         self._selection = selection
 
     def sources(self, op: Copy) -> list[str]:
@@ -97,26 +93,13 @@ class _Hasher:
             raise _UnknownError
         hashed = hashlib.sha256(_header(entry))
         if entry.type == "file":
-            own = hashlib.sha256()
-            for data in self._read(entry):
-                hashed.update(data)
-                own.update(data)
-            if entry.digest is not None and entry.digest.hex != own.hexdigest():
-                raise changed(entry.path)
+            fd, info = self._origin.open(entry)
+            try:
+                for data in content(fd, info.st_size, entry):
+                    hashed.update(data)
+            finally:
+                os.close(fd)
         return f"sha256:{hashed.hexdigest()}"
-
-    def _read(self, entry: Entry) -> Iterator[bytes]:
-        try:
-            fd = self._root.open(entry.source, _FLAGS)
-        except OSError as error:
-            if error.errno in _GONE:
-                raise changed(entry.path) from None
-            raise
-        try:
-            while data := os.read(fd, CHUNK):
-                yield data
-        finally:
-            os.close(fd)
 
 
 def _directory(entry: Entry, inside: list[tuple[bytes, str]]) -> str:

@@ -23,7 +23,7 @@ from engine.buildkit.steps import (
 )
 from engine.cache.chain import CacheChain
 from engine.graph import ContextSource, Copy, Graph, ImageSource, Mkdir, Run, Scratch, Vertex
-from engine.ops.select import Selection
+from engine.ops.selection import Selection
 from engine.together import in_thread
 from storage.digest import Digest
 

@@ -11,7 +11,7 @@ from engine.cache import config as cache_config
 from engine.cache.assemble import Chains, Past, Step, steps_of
 from engine.cache.imports import CONFIG_LIMIT
 from engine.cache.spec import CacheTarget
-from engine.errors import MaterializationError, RefledgerError
+from engine.errors import MaterializationError, RefledgerError, VerificationError
 from engine.events import CacheExported, CacheExportFailed, ExportStarted
 from engine.exporters.exporters import Built
 from engine.exporters.move import Mover
@@ -80,7 +80,8 @@ class CacheExporter:
         assert target.reference is not None, "only an inline cache goes nowhere of its own"
         name = target.reference
         to = name.target
-        steps = await self._packed(target)
+        wanted = list(steps_of(self.graph, self.solution, target.mode, self.build, self.past))
+        steps = await self._packed(wanted, target)
         layers = {layer.blob.digest: layer for step in steps for layer in step.layers if layer.blob}
         digests = fitting([*map(str, layers)])
         started = await self.facts.record(
@@ -112,15 +113,14 @@ class CacheExporter:
             ),
             cause=started,
         )
-        if gone := len(steps) - len(kept):
-            why = f"left out {gone} of {len(steps)} steps, whose layers nobody has any more"
+        if gone := len(wanted) - len(kept):
+            why = f"left out {gone} of {len(wanted)} steps, whose layers nobody has any more"
             return [f"--cache-to {target.written}: {why}"]
         return []
 
-    async def _packed(self, target: CacheTarget) -> list[Step]:
-        """The steps for `target` with packed layers, each layer packed once. A step that no image needs, and that
-        cannot be had any more, is left out."""
-        steps = list(steps_of(self.graph, self.solution, target.mode, self.build, self.past))
+    async def _packed(self, steps: Sequence[Step], target: CacheTarget) -> list[Step]:
+        """`steps` for `target` with packed layers, each layer packed once. A step that no image needs, and that cannot
+        be had any more, is left out."""
         makers: dict[str, tuple[Layer, Digest]] = {}
         for step in steps:  # in the graph's order, so that the first one that has a layer made it
             for layer in step.layers:
@@ -132,7 +132,7 @@ class CacheExporter:
                 (packed,) = await self.transfer.pack(
                     Remote(layer.name, (layer,)), self.epoch, str(vertex), target.compression
                 )
-            except RefledgerError:
+            except (MaterializationError, VerificationError):
                 if layer.name in needed:
                     raise
                 return None

@@ -17,7 +17,7 @@ from engine.cache.manifest import CacheManifest, ImageIndex, ImageManifest
 from engine.cache.spec import CacheSource
 from engine.errors import DiskError, InputError, RefledgerError, RegistryError, VerificationError
 from engine.events import CacheImported, CacheImportFailed
-from engine.images.read import whole
+from engine.images.read import stored, whole
 from engine.ledger import Facts
 from engine.refs.places import Places, kind_of
 from engine.refs.ref import Layer, Remote, too_much
@@ -208,8 +208,8 @@ class _Reading:
 
     async def _manifest(self, digest: Digest) -> manifest.Manifest:
         where = f"{self.provider}@{digest}"
-        if self.blobs.size(digest) is not None:
-            return manifest.read(self.blobs.get(digest), where)
+        if (here := stored(self.blobs, digest)) is not None:
+            return manifest.read(here, where)
         (_, data), _ = await self.places.first(
             [self.provider], digest, lambda place: self.registry.manifest(place, digest)
         )
@@ -252,9 +252,9 @@ class _Reading:
 
     async def _document(self, blob: Descriptor) -> bytes:
         """A small blob, from here when it is here. Raises RegistryError, VerificationError, DiskError."""
-        if self.blobs.size(blob.digest) is not None:
+        if (here := stored(self.blobs, blob.digest)) is not None:
             self.metadata.append(blob.digest)
-            return self.blobs.get(blob.digest)
+            return here
         if not 0 < blob.size <= CONFIG_LIMIT:
             what = f"the cache cannot be used: a document of {blob.size} bytes, of at most {CONFIG_LIMIT}"
             raise VerificationError(what, where=f"{self.provider}@{blob.digest}")

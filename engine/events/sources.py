@@ -62,7 +62,8 @@ class SourceRequested(Fact):
 class HttpResolved(Fact):
     """What `url` gave: `digest` and `bytes` of the content, `mtime` (Last-Modified, seconds since the epoch, 0: none),
     `etag` and `last_modified` as the server said them; `transferred`: False when it only said that nothing changed;
-    `recalled` as in SourceResolved."""
+    `recalled` as in SourceResolved; `stored`: it is a blob of this root now (an archive is; a file becomes the snapshot
+    of a source, and logs of old versions do not tell)."""
 
     url: str
     digest: str
@@ -72,6 +73,7 @@ class HttpResolved(Fact):
     last_modified: str = ""
     transferred: bool = True
     recalled: bool = False
+    stored: bool = False
 
 
 class GitResolved(Fact):

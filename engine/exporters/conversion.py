@@ -16,7 +16,7 @@ from engine.events import BlobCreated, MaterializationRequested, Materialized
 from engine.ledger import Facts
 from engine.refs.materializer import Clock
 from engine.refs.ref import Layer, Ref
-from engine.together import COLLECT, in_thread, locked, together
+from engine.together import in_thread, locked, made_and_told, together
 from storage.digest import Digest
 from storage.interfaces.blobs import BlobStore, ByteSource
 from storage.interfaces.images import ESTARGZ, Compression, Descriptor, Provider
@@ -96,6 +96,11 @@ class _Wanted:
     def blob(self) -> Descriptor:
         assert self.layer.blob is not None, "layers are packed before they are converted"
         return self.layer.blob
+
+    @property
+    def unchanged(self) -> PackedBlob:
+        """The result where the blob is as it has to be."""
+        return PackedBlob(self.layer.diff_id or self.blob.digest, self.blob, "")
 
     @property
     def key(self) -> _Key:
@@ -215,18 +220,23 @@ class Conversion:
             if (known := self._known(want)) is not None:
                 return known, 0
             came = 0
-            while True:
+
+            async def make() -> PackedBlob | None:
+                nonlocal came
                 done, packed = await self._of_what_is_here(want)
                 if not done:
                     packed, more = await self._fetched(want, ref, cause or await self._request(ref, [want]))
                     came += more
-                async with locked(self.locks, COLLECT, shared=True):
-                    # reason: it may be a blob that was here before, and that somebody let go of just now
-                    if packed is None or self.blobs.size(packed.blob.digest) is not None:
-                        made = packed or PackedBlob(want.layer.diff_id or want.blob.digest, want.blob, "")
-                        await self._tell(made, want, ref)
-                        self._done[want.key] = made
-                        return made, came
+                return packed
+
+            made = await made_and_told(
+                self.locks,
+                make,
+                lambda packed: packed is None or self.blobs.size(packed.blob.digest) is not None,
+                lambda packed: self._tell(packed or want.unchanged, want, ref),
+            )
+            self._done[want.key] = made or want.unchanged
+            return self._done[want.key], came
 
     async def _of_what_is_here(self, want: _Wanted) -> tuple[bool, PackedBlob | None]:
         blob, diff_id = want.blob, want.layer.diff_id

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from engine.errors import MaterializationError
 from engine.exporters.archive import ArchiveExporter
-from engine.exporters.image import Bundle, Image, bundle, compose
+from engine.exporters.image import Attested, Bundle, Image, bundle, compose
 from engine.exporters.layout import LayoutExporter
 from engine.exporters.local import LocalExporter
 from engine.exporters.push import Pusher
 from engine.exporters.tar import TarExporter
 from engine.exporters.transfer import Transfer
-from engine.graph import Result
+from engine.graph import Graph, ImageSource, Merge, Result
 from engine.output import Form, Output
 from engine.refs.materializer import Clock
 from engine.refs.ref import Layer, Ref, Remote
 from storage.digest import Digest
 from storage.interfaces.images import Compression
-
-if TYPE_CHECKING:
-    from engine.attest.statement import Attested
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +31,22 @@ class Built:
     base_layers: int
 
 
+def built_of(graph: Graph, refs: Mapping[Digest, Ref]) -> list[Built]:
+    """The results of `graph`, which are `refs` by vertex."""
+    return [Built(result, refs[result.vertex], base_layers(graph, result.vertex)) for result in graph.results]
+
+
+def base_layers(graph: Graph, digest: Digest) -> int:
+    """How many layers the result `digest` has from images: all of an image that is edited, and those of the source that
+    first inputs lead down to."""
+    vertex = graph.by_digest[digest]
+    while vertex.inputs and not isinstance(vertex.op, Merge):
+        vertex = graph.by_digest[vertex.inputs[0]]
+    if isinstance(vertex.op, ImageSource):
+        return len(vertex.op.layers)
+    return sum(base_layers(graph, item) for item in vertex.inputs)
+
+
 @dataclass(frozen=True, slots=True)
 class Written:
     """One output that is done; `made`: the images that are in it, None for files; `digest`: of those, or of a tar."""
@@ -43,7 +56,7 @@ class Written:
     digest: Digest | None
 
 
-Attach = Callable[[Built, Image], Awaitable["Attested"]]
+Attach = Callable[[Built, Image], Awaitable[Attested]]
 """What is attested of an image."""
 Extra = Callable[[Built, Sequence[Layer]], Mapping[str, Any]]
 """Further fields of an image's config, given its packed layers."""
@@ -141,3 +154,22 @@ class Exporters:
             return await self.tar.export(trees, output.dest, epoch)
         await self.local.export(trees, output.dest, epoch)
         return None
+
+
+def told_repacked(graph: Graph, built: Sequence[Built], written: Sequence[Written]) -> list[str]:
+    """A warning when layers of base images are in other blobs than their registries have them in, unasked."""
+    listed = {layer.blob.digest for v in graph.vertices if isinstance(v.op, ImageSource) for layer in v.op.layers}
+    again = {
+        layer.diff_id
+        for one in written
+        if one.made is not None and not one.output.form.compression.force
+        for item, image in zip(built, one.made.images, strict=True)
+        for layer in image.layers[: item.base_layers]
+        if layer.blob and layer.blob.digest not in listed
+    }
+    if not again:
+        return []
+    return [
+        (f"blobs of base layers ({len(again)}) are not here, and were made anew from what is: the image's digest is not"
+         " what it would be online, its id is")
+    ]

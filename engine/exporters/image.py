@@ -56,6 +56,14 @@ class Image:
 
 
 @dataclass(frozen=True, slots=True)
+class Attested:
+    """What is attached to one image: `manifest` lies beside it in the index, `referrers` refer to it."""
+
+    manifest: Image
+    referrers: tuple[Image, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Bundle:
     """What an export writes: one image, or several below `index` (bytes to be stored, b"" for one image), which then is
     of `index_type` and whose own descriptor has `annotations`; `attests` are listed behind the images, of which they

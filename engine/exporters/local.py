@@ -14,7 +14,8 @@ from engine.events import Exported, ExportStarted
 from engine.graph import Copy
 from engine.ledger import Facts
 from engine.ops.copy import copy_layer
-from engine.ops.select import printable, select
+from engine.ops.select import select
+from engine.ops.selection import printable
 from engine.refs.materializer import Clock, Materializer
 from engine.refs.ref import Local, Ref
 from engine.together import in_thread

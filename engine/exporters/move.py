@@ -73,11 +73,9 @@ class Mover:
                 return _moved(blob, "mounted", 0, str(place))
         if not ask_first and await self.source.exists(target, blob.digest):
             return _moved(blob, "present", 0, str(target))
-        if self.reader.is_here(layer):
-            size, _ = await self._send(layer, blob, target, name, "uploaded")
-            return _moved(blob, "uploaded", size, "")
-        size, served = await self._send(layer, blob, target, name, "streamed")
-        return _moved(blob, "streamed", size, ", ".join(map(str, served)))
+        expected = "uploaded" if self.reader.is_here(layer) else "streamed"
+        size, served = await self._send(layer, blob, target, name, expected)
+        return _moved(blob, "streamed" if served else "uploaded", size, ", ".join(map(str, served)))
 
     async def _mounted(self, target: Provider, digest: Digest, place: Provider) -> bool:
         try:

@@ -31,8 +31,8 @@ async def _never(_layer: Layer, _blob: Descriptor) -> bool:
 
 @dataclass(slots=True)
 class BlobReader:
-    """Reads blobs for those who pass them on. `again`: makes a blob of this root anew that turned out to be damaged,
-    and says whether it could."""
+    """Reads blobs for those who pass them on. `again`: makes a blob of this root anew that turned out to be damaged
+    or gone, and says whether it could."""
 
     blobs: BlobStore
     registry: RegistrySource
@@ -77,9 +77,10 @@ class BlobReader:
         self, layer: Layer, blob: Descriptor, shown: Callable[[int], None], served: Callable[[Provider], None] | None,
         start: int,
     ) -> AsyncIterator[bytes]:  # fmt: skip
-        here = self.blobs.size(blob.digest) is not None
+        there = self.blobs.size(blob.digest) is not None
         # before the first byte goes out: whoever has some of a damaged blob could not begin anew
-        if here and not await in_thread(lambda: self.blobs.sound(blob.digest)):
+        here = there and await in_thread(lambda: self.blobs.sound(blob.digest))
+        if not here and (there or not layer.providers):  # damaged, or let go of since it was made
             here = await self.again(layer, blob)
         stream = self._stored(blob, shown, start) if here else self._remote(layer, blob, shown, served, start)
         async with aclosing(stream) as chunks:

@@ -24,7 +24,7 @@ END = bytes(1024)
 @dataclass(slots=True)
 class TarExporter:
     """Writes tars. `open_file` begins one, which gets its name only when it is complete; `write_tree(tree, below,
-    write, epoch, taken)` is storage.pack.write_tree."""
+    write, epoch, taken)` is storage.tar.pack.write_tree."""
 
     materializer: Materializer
     snapshots: SnapshotStore

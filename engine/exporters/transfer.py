@@ -18,7 +18,7 @@ from engine.exporters.reading import BlobReader
 from engine.ledger import Facts
 from engine.refs.providers import unavailable
 from engine.refs.ref import Layer, Ref, Remote
-from engine.together import COLLECT, in_thread, locked, together
+from engine.together import in_thread, locked, made_and_told, together
 from storage.digest import Digest
 from storage.interfaces.images import Compression, Descriptor, Provider
 from storage.interfaces.locks import Locks
@@ -105,25 +105,26 @@ class Transfer:
     async def _make(
         self, layer: Layer, ref: Ref, epoch: int | None, vertex: str | None, compression: Compression
     ) -> PackedBlob:
-        """Pack a snapshot. Raises MaterializationError when it is gone, DiskError."""
-        while True:
+        """Pack a snapshot, and say so. Raises MaterializationError when it is gone, DiskError."""
+        name = layer.snapshot
+
+        async def make() -> PackedBlob:
             if not await self.here.usable(_step(layer), vertex):
                 self.here.miss(layer)
                 raise _gone(layer)
             try:
-                packed = await in_thread(lambda: self.packer.pack(layer.snapshot, epoch, compression))
+                return await in_thread(lambda: self.packer.pack(name, epoch, compression))
             except VerificationError as error:
-                await self.here.lose(layer, "snapshot", layer.snapshot, error.what, vertex=vertex)
+                await self.here.lose(layer, "snapshot", name, error.what, vertex=vertex)
                 raise _gone(layer) from error
             except DiskError as error:
                 if await self.here.usable(_step(layer)):
                     raise
                 raise _gone(layer) from error
-            async with locked(self.locks, COLLECT, shared=True):
-                # reason: it may be a blob that was here before, and that somebody let go of just now
-                if self.reader.blobs.size(packed.blob.digest) is not None:
-                    await self._tell(packed, ref, layer.snapshot, epoch, vertex, compression)
-                    return packed
+
+        return await made_and_told(
+            self.locks, make, self._is_here, lambda packed: self._tell(packed, ref, name, epoch, vertex, compression)
+        )
 
     async def _repack(self, layer: Layer, ref: Ref, vertex: str | None) -> Layer:
         """A layer of an image whose blob cannot be had, with one that is made of what is here; `layer` itself where
@@ -135,9 +136,13 @@ class Transfer:
             return layer
         async with locked(self.locks, f"pack-{diff_id}"):
             packed = self.catalog.packed(str(diff_id), None, _DEFAULT.written)
-            if packed is None or self.reader.blobs.size(packed.blob.digest) is None:
-                packed = await in_thread(partial(self._of_its_tar, diff_id))
-                await self._tell(packed, ref, str(diff_id), None, vertex, _DEFAULT)
+            if packed is None or not self._is_here(packed):
+                packed = await made_and_told(
+                    self.locks,
+                    lambda: in_thread(partial(self._of_its_tar, diff_id)),
+                    self._is_here,
+                    lambda packed: self._tell(packed, ref, str(diff_id), None, vertex, _DEFAULT),
+                )
         return replace(layer, blob=packed.blob)
 
     def _of_its_tar(self, diff_id: Digest) -> PackedBlob:
@@ -165,9 +170,11 @@ class Transfer:
             vertex=vertex,
         )
 
+    def _is_here(self, packed: PackedBlob) -> bool:
+        return self.reader.blobs.size(packed.blob.digest) is not None
+
     def _readable(self, packed: PackedBlob) -> bool:
-        digest = packed.blob.digest
-        return self.reader.blobs.size(digest) is not None or bool(self.catalog.providers(digest))
+        return self._is_here(packed) or bool(self.catalog.providers(packed.blob.digest))
 
     def _with_providers(self, layer: Layer) -> Layer:
         assert layer.blob is not None

@@ -13,6 +13,7 @@ from engine.errors import ChecksFailed, InputError
 from engine.frontend.config import ImageConfig
 from engine.frontend.contexts import Tree, context_title, image_title, tree_title
 from engine.frontend.definition import Dockerfile, read_dockerfile
+from engine.frontend.expand import LARGEST, too_large
 from engine.frontend.instructions import Instruction
 from engine.frontend.names import CONTEXT_NAME, TREE, StepNames
 from engine.frontend.remote import selected, title
@@ -144,6 +145,7 @@ class _Compiler:
         self._watcher = watcher
         self._states: dict[int, StageState] = {}
         self._vertices: dict[Digest, Vertex] = {}
+        self._size = 0
         self.warnings: list[str] = []
 
     # ------------------------------------------------------------ vertices
@@ -242,14 +244,14 @@ class _Compiler:
     def _read(self, stage: Stage, state: StageState, instruction: Instruction) -> None:
         name = instruction.name
         if name in METADATA:
-            state.history.append(HistoryStep(METADATA[name](state, instruction, self._reading)))
+            self._note(state, METADATA[name](state, instruction, self._reading))
             return
         if name == "RUN":
             self._run(stage, state, instruction)
         elif name == "WORKDIR":
             made = workdir(state, instruction, self._reading)
             if made is None:
-                state.history.append(HistoryStep("WORKDIR /"))
+                self._note(state, "WORKDIR /")
             else:
                 self._step(state, made, instruction, ())
         else:
@@ -321,10 +323,17 @@ class _Compiler:
     def _tree(self, tree: Tree, token: str) -> Digest:
         return self._add(tree, (), tree_title(token.removeprefix(TREE), tree))
 
+    def _note(self, state: StageState, created_by: str, made: Digest | None = None, more: int = 0) -> None:
+        """An entry of the history. All that variables made is in one, but for the `more` characters of an op."""
+        self._size += len(created_by) + more
+        if self._size > LARGEST:
+            raise too_large()
+        state.history.append(HistoryStep(created_by, made))
+
     def _step(self, state: StageState, made: Step, instruction: Instruction, inputs: tuple[Digest, ...]) -> None:
         name = state.names.next(made.name)
         state.vertex = self._add(made.op, (state.vertex, *inputs), name, state.title, instruction.lines)
-        state.history.append(HistoryStep(made.created_by, state.vertex))
+        self._note(state, made.created_by, state.vertex, made.size)
 
     # ------------------------------------------------------------ the result
 

@@ -17,6 +17,7 @@ _OF_THE_BASE_ONLY = (
     "rootfs", "history", "created", "container", "container_config", "docker_version", "id", "parent", "throwaway",
     "moby.buildkit.cache.v0", "refledger.cache.v1",
 )  # fmt: skip
+_PLATFORM = ("os", "architecture", "variant")
 _STRINGS = ("User", "WorkingDir", "StopSignal")
 _LISTS = ("Env", "Entrypoint", "Cmd", "Shell", "OnBuild")
 _OBJECTS = ("ExposedPorts", "Volumes", "Labels", "Healthcheck")
@@ -46,6 +47,9 @@ class ImageConfig:
         inherited = data.get("config")
         if not isinstance(inherited, dict | None):
             raise InputError("its config is not an object")
+        for key in _PLATFORM:
+            if not _is_text(data.get(key) or ""):
+                raise InputError(f"its config names an {key} that is not understood")
         kept = {key: value for key, value in (inherited or {}).items() if value is not None and key != "ArgsEscaped"}
         _check(kept)
         top = {key: value for key, value in data.items() if key not in _OF_THE_BASE_ONLY and key != "config"}
@@ -114,13 +118,18 @@ class ImageConfig:
 def _check(config: Mapping[str, Any]) -> None:
     for key, value in config.items():
         if key in _STRINGS:
-            understood = isinstance(value, str)
+            understood = _is_text(value)
         elif key in _LISTS:
-            understood = isinstance(value, list) and all(isinstance(item, str) for item in value)
+            understood = isinstance(value, list) and all(map(_is_text, value))
         else:
             understood = key not in _OBJECTS or isinstance(value, dict)
         if not understood:
             raise InputError(f"its config has a {key} that is not understood")
+
+
+def _is_text(value: object) -> bool:
+    """Text that a process, and what it is started with, can be given."""
+    return isinstance(value, str) and "\0" not in value
 
 
 def join_path(directory: str, path: str) -> str:

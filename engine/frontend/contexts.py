@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from engine.frontend.instructions import Instruction
+from engine.frontend.mounts import with_origin
 from engine.frontend.names import TREE
 from engine.frontend.stages import Stage, find_stage
 from engine.frontend.urls import parse_git, parse_http, redacted, refuse_other
@@ -140,7 +141,9 @@ class Contexts:
     def _flag(self, stages: Sequence[Stage], instruction: str, flag: str, value: str) -> str:
         if instruction in {"COPY", "ADD"} and flag == "from":
             return self._replaced(stages, value)
-        return self._mount(stages, value) if instruction == "RUN" and flag == "mount" else value
+        if instruction == "RUN" and flag == "mount":
+            return with_origin(value, lambda name: self._replaced(stages, name))
+        return value
 
     def _replaced(self, stages: Sequence[Stage], name: str) -> str:
         if find_stage(stages, name) is not None or (context := self.find(name)) is None:
@@ -148,13 +151,6 @@ class Contexts:
         if isinstance(context, StageContext):
             return context.stage
         return self.token(context)
-
-    def _mount(self, stages: Sequence[Stage], mount: str) -> str:
-        parts = [part.partition("=") for part in mount.split(",")]
-        return ",".join(
-            f"{key}{equals}{self._replaced(stages, value) if key.strip() == 'from' else value}"
-            for key, equals, value in parts
-        )
 
     def tree(self, token: str) -> Tree | None:
         """The tree that `token` stands for; None when it is an image's or a stage's name."""

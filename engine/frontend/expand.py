@@ -12,9 +12,12 @@ from dataclasses import dataclass, field
 
 from storage.errors import InputError
 
+_PLAIN = re.compile(r"[^$'\"\\`}/]+")
+"""What is special nowhere: most of a text."""
 _SPECIAL_NAMES = "@*#?-$!0"
 _MAX_DEPTH = 50
-_LARGEST = 64 << 20  # characters of a word: ENV A=$A$A doubles with each line
+LARGEST = 64 << 20
+"""Characters that variables may make of an instruction, and of a Dockerfile: ENV A=$A$A doubles with each line."""
 _COST = 1_000_000_000  # steps of backtracking: seconds
 _MISSING = {"}": "syntax error: missing '}'", "/": "syntax error: missing '/' in ${}"}
 
@@ -28,7 +31,8 @@ class Lexer:
     """How a word is read. `escape` is the Dockerfile's escape character.
 
     `raw_quotes` and `raw_escapes` keep quotes and escape characters in the result, `skip_quotes` takes quotes for plain
-    text (heredocs), `skip_unset` leaves references to unknown variables as they are written.
+    text (heredocs), `skip_unset` leaves references to unknown variables as they are written. One lexer is for one
+    instruction: all that it puts in the place of variables is bounded together.
     """
 
     escape: str = "\\"
@@ -36,6 +40,7 @@ class Lexer:
     raw_escapes: bool = False
     skip_quotes: bool = False
     skip_unset: bool = False
+    _made: list[int] = field(default_factory=lambda: [0], repr=False, compare=False)
 
     def expand(self, word: str, env: Mapping[str, str]) -> str:
         """`word` with variables replaced and quotes removed. Raises ExpansionError."""
@@ -53,6 +58,12 @@ class Lexer:
     def words(self, word: str, env: Mapping[str, str]) -> list[str]:
         """As `expand`, then split at unquoted blanks, also those that a variable brought. Raises ExpansionError."""
         return _Reader(word, env, self).read("", self.raw_escapes).words()
+
+    def spend(self, size: int) -> None:
+        """Count `size` characters more. Raises ExpansionError when they are too many."""
+        self._made[0] += size
+        if self._made[0] > LARGEST:
+            raise too_large()
 
 
 @dataclass(slots=True)
@@ -77,7 +88,7 @@ class _Output:
 
 
 class _Reader:
-    __slots__ = ("_depth", "_env", "_grown", "_lexer", "_position", "_source", "undefined")
+    __slots__ = ("_depth", "_env", "_lexer", "_position", "_source", "undefined")
 
     def __init__(self, source: str, env: Mapping[str, str], lexer: Lexer) -> None:
         self._source = source
@@ -85,7 +96,6 @@ class _Reader:
         self._lexer = lexer
         self._position = 0
         self._depth = 0
-        self._grown = 0
         self.undefined: list[str] = []
 
     def _peek(self) -> str:
@@ -113,6 +123,9 @@ class _Reader:
                 out.add(self._single(), splits=False)
             elif char == '"' and not self._lexer.skip_quotes:
                 out.add(self._double(raw_escapes), splits=False)
+            elif plain := _PLAIN.match(self._source, self._position):
+                self._position = plain.end()
+                out.add(plain[0], splits=True)
             elif self._next() != self._lexer.escape:
                 out.add(char, splits=True)
             else:
@@ -149,9 +162,7 @@ class _Reader:
 
     def _dollar(self) -> str:
         value = self._variable()
-        self._grown += len(value)
-        if self._grown > _LARGEST:
-            raise _too_large()
+        self._lexer.spend(len(value))
         return value
 
     def _variable(self) -> str:
@@ -221,8 +232,8 @@ class _Reader:
         pattern = self.read("/", raw_escapes=True).text()
         replacement = self.read("}", raw_escapes=True).text()
         _check_cost(pattern, value)
-        if (len(value) + 1) * len(replacement) > _LARGEST:
-            raise _too_large()
+        if (len(value) + 1) * len(replacement) > LARGEST:
+            raise too_large()
         return _pattern(pattern, greedy=True).sub(lambda _: replacement, value, count=0 if every else 1)
 
 
@@ -256,8 +267,9 @@ def _trim(operator: str, word: str, value: str) -> str:
     return value
 
 
-def _too_large() -> ExpansionError:
-    return ExpansionError(f"variables make a word of more than {_LARGEST >> 20} MiB")
+def too_large() -> ExpansionError:
+    """More than LARGEST."""
+    return ExpansionError(f"variables make a text of more than {LARGEST >> 20} MiB")
 
 
 def _check_cost(pattern: str, value: str) -> None:

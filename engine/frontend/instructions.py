@@ -43,6 +43,10 @@ _SYNTAX = re.compile(
 """The official frontend of version 1, from Docker Hub or a mirror of it."""
 _ONBUILD = re.compile(r"\A\s*ONBUILD\b(?:\s|[\\`]\r?\n)*", re.IGNORECASE)
 _HEREDOC = re.compile(r"(\d*)<<(-?)([^<]+)")
+_UNREADABLE = re.compile("[\0\ud800-\udfff]")
+"""What the parser's C boundary would cut the text at, or the process would die of."""
+_JSON_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+"""The same in JSON form: the argument would be cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +82,9 @@ class Instruction:
 def parse_dockerfile(source: Source) -> tuple[list[Instruction], str]:
     """The instructions and the escape character. Raises DockerfileError."""
     text = source.text
-    for bad, name in (("\0", "a NUL byte"), (_surrogate(text), "bytes that are not UTF-8")):
-        if bad and bad in text:  # the parser's C boundary would cut the text, or the process would die
-            line = text.count("\n", 0, text.index(bad)) + 1
-            raise source.error(f"the Dockerfile contains {name}", (line, line), "save it as UTF-8 text")
+    if bad := _UNREADABLE.search(text):
+        line = text.count("\n", 0, bad.start()) + 1
+        raise source.error(f"the Dockerfile contains {_unreadable(bad)}", (line, line), "save it as UTF-8 text")
     escape = _directives(source)
     out = [_instruction(source, command, escape) for command in _commands(source, escape)]
     return out, escape
@@ -94,6 +97,8 @@ def parse_trigger(source: Source, text: str, lines: tuple[int, int], escape: str
     """
     import dockerfile
 
+    if bad := _UNREADABLE.search(text):
+        raise source.error(f"it contains {_unreadable(bad)}", lines)
     try:
         commands = list(dockerfile.parse_string(escape_line(escape) + text))
     except (dockerfile.GoParseError, UnicodeDecodeError) as error:
@@ -106,9 +111,8 @@ def parse_trigger(source: Source, text: str, lines: tuple[int, int], escape: str
     return replace(_instruction(source, commands[0], escape, lines), lines=lines)
 
 
-def _surrogate(text: str) -> str:
-    found = re.search("[\ud800-\udfff]", text)
-    return found[0] if found else ""
+def _unreadable(found: re.Match[str]) -> str:
+    return "a NUL byte" if found[0] == "\0" else "bytes that are not UTF-8"
 
 
 def _commands(source: Source, escape: str) -> list[Any]:
@@ -191,6 +195,8 @@ def _instruction(source: Source, command: Any, escape: str, at: tuple[int, int] 
     heredocs = tuple((item.name, item.content) for item in command.heredocs)
     if name == "ONBUILD":
         return _onbuild(source, command, escape, lines, text)
+    if command.json and _JSON_NUL.search(text):
+        raise source.error(f"an argument of {name} has a NUL byte: no process can be given it", lines)
     flags = _flags(source, name, command.flags, lines)
     return Instruction(name, tuple(command.value), dict(flags), bool(command.json), heredocs, text, lines, flags)
 

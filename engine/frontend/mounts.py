@@ -27,6 +27,8 @@ _TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 _FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
 _SIZE = re.compile(r"([0-9]{1,18})(?:\.([0-9]{1,9}))? ?([kmgtp]?)i?b?", re.IGNORECASE)
 _ID = 2**32 - 1
+_LONGEST = 4096
+"""Characters of an option: no path has more, and what is mounted where is in the log."""
 _VARIABLE = re.compile(r"\$.")
 
 
@@ -37,6 +39,22 @@ def origins(instruction: Instruction) -> Iterator[str]:
             yield _options(text).get("from", "")
         except InputError:
             continue
+
+
+def with_origin(text: str, rename: Callable[[str], str]) -> str:
+    """A mount whose `from` is what `rename` makes of it; what cannot be read is told later, so it stays as it is."""
+    import csv
+    import io
+
+    try:
+        parts = [field.partition("=") for field in _fields(text)]
+    except InputError:
+        return text
+    out = io.StringIO()
+    csv.writer(out, lineterminator="").writerow(
+        f"{key}{equals}{rename(value) if key.lower() == 'from' else value}" for key, equals, value in parts
+    )
+    return out.getvalue()
 
 
 def variable_values(instruction: Instruction) -> Iterator[str]:
@@ -55,6 +73,9 @@ def parse_mounts(
     for text in instruction.every("mount"):
         options = {name: value if name == "from" else expand(value) for name, value in _options(text).items()}
         kind = _kind(options)
+        for name, value in options.items():
+            if len(value) > _LONGEST:
+                raise InputError(f"{name}= of a mount has {len(value)} characters: more than {_LONGEST}")
         _check(kind, options)
         origin: str | None = options.get("from", "" if kind == "bind" else None)
         if kind not in {"bind", "cache"} or (kind == "cache" and not origin):

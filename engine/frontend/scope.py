@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from engine.frontend.expand import Lexer
+from engine.frontend.expand import LARGEST, Lexer, too_large
 from engine.frontend.instructions import Instruction
 from engine.frontend.source import Source
 from engine.graph import ArchiveSource, GitSource
@@ -95,6 +95,8 @@ def global_arguments(
                     value = Lexer(escape).expand(default, scope)
                 if value is not None:
                     scope[name] = value
+            if sum(map(len, scope.values())) > LARGEST:
+                raise too_large()
         except InputError as error:
             raise source.error(error.what, instruction.lines, error.hint) from error
     return scope

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from engine.errors import DockerfileError
 
 DOCKERFILE_LIMIT = 16 << 20
 """Bytes of a Dockerfile at most, and of what it leaves out of its context: it may come from anywhere."""
-_EXCERPT_LINES = 20
+_EXCERPT_LINES, _EXCERPT_WIDTH = 20, 300
+"""Lines of an excerpt, and characters of a line in it: an excerpt goes into an event."""
+_HEREDOC = re.compile(r"""<<-?["']?([^\s"'<>]+)""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +36,10 @@ class Source:
         return self.error(f"{what} is not supported yet", lines)
 
     def excerpt(self, lines: tuple[int, int]) -> str:
-        """The source lines `lines`, at most 20 of them."""
+        """The source lines `lines`, at most 20 of them, and no more than their beginnings when they are long."""
         first, last = self._clamp(lines)
-        return "\n".join(self.lines()[first - 1 : min(last, first + _EXCERPT_LINES - 1)])
+        shown = self.lines()[first - 1 : min(last, first + _EXCERPT_LINES - 1)]
+        return "\n".join(line if len(line) <= _EXCERPT_WIDTH else f"{line[:_EXCERPT_WIDTH]}…" for line in shown)
 
     def find(self, lines: tuple[int, int], word: str) -> tuple[int, int, int] | None:
         """Where `word` stands first in `lines`: line (1-based), column (0-based), length in characters."""
@@ -52,9 +56,14 @@ class Source:
         first = max(1, lines[0])
         return first, max(first, lines[1])
 
-    def lines(self) -> list[str]:
+    def lines(self) -> Sequence[str]:
         """All lines, without their ends."""
-        return [line.rstrip("\r") for line in self.text.removeprefix("\ufeff").split("\n")]
+        return _lines(self.text)
+
+
+@lru_cache(maxsize=4)  # reason: every instruction is looked at by its lines
+def _lines(text: str) -> tuple[str, ...]:
+    return tuple(line.rstrip("\r") for line in text.removeprefix("\ufeff").split("\n"))
 
 
 def _quoted_part(what: str) -> str:
@@ -76,10 +85,9 @@ def locate(text: str, escape: str, failure: Callable[[str], str]) -> tuple[int, 
         end = _continuation(lines, index, escape)
         chunk = "\n".join(lines[index:end])
         problem = failure(prefix + chunk)
-        while "unterminated heredoc" in problem and end < len(lines):
-            end += 1
-            if lines[end - 1].strip("\t\r") in chunk:  # only a line that the first ones name can end it
-                problem = failure(prefix + "\n".join(lines[index:end]))
+        if "unterminated heredoc" in problem:
+            end = _behind_heredocs(lines, end, _HEREDOC.findall(chunk))
+            problem = failure(prefix + "\n".join(lines[index:end]))
         if problem:
             return index + 1, (index + chunk.count("\n") + 1)
         index = end
@@ -96,6 +104,17 @@ def _continuation(lines: list[str], start: int, escape: str) -> int:
         if not comment and not ends_with_escape(line, escape):
             break
     return index
+
+
+def _behind_heredocs(lines: list[str], start: int, names: list[str]) -> int:
+    """The index behind the lines that end the heredocs called `names`, one after the other; of the end when one does
+    not. Each line is looked at once: an attempt to parse for each would take for ever."""
+    index = start
+    for name in names:
+        while index < len(lines) and lines[index].strip("\t\r") != name:
+            index += 1
+        index += 1
+    return min(index, len(lines))
 
 
 def ends_with_escape(line: str, escape: str) -> bool:

@@ -16,6 +16,9 @@ from engine.frontend.values import check_signal, parse_health_duration, parse_po
 from engine.graph import HistoryStep
 from storage.digest import Digest
 
+_PORTS = 3 * 65536
+"""Those of all protocols."""
+
 
 @dataclass(slots=True)
 class StageState:
@@ -144,8 +147,12 @@ def _expose(state: StageState, instruction: Instruction, reading: Reading) -> st
     if not instruction.args:
         raise InputError("EXPOSE requires at least one argument")
     lexer, env = Lexer(reading.escape), state.env
-    words = [word for arg in sorted(instruction.args) for word in lexer.words(arg, env)]
-    ports = [port for word in words for port in parse_port(word)]
+    ports: list[str] = []
+    for arg in sorted(instruction.args):
+        for word in lexer.words(arg, env):
+            ports += parse_port(word)
+            if len(ports) > _PORTS:
+                raise InputError("EXPOSE names more ports than there are", hint="write each port once")
     state.image.config["ExposedPorts"] = {**state.image.config.get("ExposedPorts", {}), **{p: {} for p in ports}}
     return f"EXPOSE {listed(ports)}"
 

@@ -38,6 +38,16 @@ class Step:
     """What each mount of a Run takes from: a stage's or image's name, "" for the context, None for nothing."""
     remotes: tuple[RemoteSource, ...] = ()
 
+    @property
+    def size(self) -> int:
+        """Characters of the op that are not in the history's text: environment, contents."""
+        match self.op:
+            case Run(env=env):
+                return sum(len(name) + len(value) for name, value in env)
+            case Copy(files=files):
+                return sum(len(file.data) for file in files)
+        return 0
+
 
 class UnsupportedError(InputError):
     """A part of the language that is not there yet; `what` names it."""

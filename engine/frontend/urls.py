@@ -19,7 +19,9 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _SCP = re.compile(
     r"(?P<user>[A-Za-z0-9_-]+)@(?P<host>[A-Za-z0-9.-]+):(?P<path>[^?#]*)(?:\?(?P<query>[^#]*))?(?:#(?P<fragment>.*))?"
 )
-_LOGIN = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/?#@\s]*@")
+_LOGIN = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/?#\s]*@")  # up to the last @: one may be in the password
+_LONGEST = 8000
+"""Characters of a URL (RFC 9110, 4.1: at least this many are to be supported); it is in the log."""
 _COMMIT = re.compile("[0-9a-f]{1,64}")
 _TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 _FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
@@ -39,7 +41,7 @@ def parse_git(text: str, *, context: bool = False) -> GitSource | None:
     scheme = _SCHEME.match(text)
     if scheme is None:
         found = _SCP.fullmatch(text)
-        if found is None:
+        if found is None or len(text) > _LONGEST:
             return None
         remote = f"{found['user']}@{found['host']}:{found['path']}"
         return _located(GitSource(remote), found["query"] or "", found["fragment"] or "", text)
@@ -95,6 +97,8 @@ def _git_url(text: str) -> GitSource:
 
 
 def _split(text: str) -> SplitResult:
+    if len(text) > _LONGEST:
+        raise InputError(f"{redacted(text)[:200]!r}…: a URL of {len(text)} characters: more than {_LONGEST}")
     try:
         return urlsplit(text)
     except ValueError as error:

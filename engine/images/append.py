@@ -30,11 +30,13 @@ from engine.images.change import apply_changes
 from engine.images.contents import check_described
 from engine.images.definition import Given, Json, Take, platforms_of
 from engine.images.inherited import entries, fitted
-from engine.resolver import Resolver, parse_image
+from engine.images.resolver import Resolver, parse_image
 from storage.interfaces.images import Provider
 
 SCRATCH = "scratch"
 COMMENT = "refledger.append.v0"
+_LATEST = 2**63 - 1
+"""The last time that can be told in ns: what a config says may be the year 9999."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +154,7 @@ def _created(image: ResolvedImage | None) -> int:
             continue
         moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
         latest = max(latest, int(moment.timestamp()) * 10**9)
-    return latest
+    return min(latest, _LATEST)
 
 
 def _counted(given: Sequence[Given]) -> str:

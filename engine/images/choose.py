@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from engine.errors import InputError, VerificationError
 from engine.images.place import descriptors
@@ -27,19 +26,17 @@ async def chosen(
         return top
     found = dict.fromkeys(choose_platform(top.fields, platform).digest for platform in platforms)
     if len(platforms) > 1:
-        part = _part(top, found)
+        part = _part(top, found, where)
         images.blobs.put(part.data)
         return part
     return await images.manifest(provider, next(iter(found)), where)
 
 
-def _part(index: Manifest, wanted: dict[Digest, None]) -> Manifest:
+def _part(index: Manifest, wanted: dict[Digest, None], where: str) -> Manifest:
     """`index` with the entries `wanted` and what is attested of them only, all else as it was."""
-
-    def stays(entry: dict[str, Any]) -> bool:
-        return entry.get("digest") in wanted or (entry.get("annotations") or {}).get(ATTESTED) in wanted
-
-    fields = {**index.fields, "manifests": [entry for entry in index.fields["manifests"] if stays(entry)]}
+    listed = descriptors(index.fields, "manifests", where)
+    stay = [entry for blob, entry in listed if blob.digest in wanted or blob.annotations.get(ATTESTED) in wanted]
+    fields = {**index.fields, "manifests": stay}
     data = canonical_json(fields)
     return Manifest(sha256(data), data, fields)
 

@@ -11,9 +11,9 @@ from typing import Any, Protocol
 
 from engine.events import DefinitionRead
 from engine.graph import Graph, ImageLayer
+from engine.images.resolver import Resolver
 from engine.ledger import Facts
 from engine.record import Record
-from engine.resolver import Resolver
 from storage.digest import parse_json
 from storage.errors import InputError
 from storage.interfaces.blobs import BlobStore

@@ -216,9 +216,9 @@ class Indexer:
         cargo = await self.placer.gather(wanted, target)
         if self.gate is not None:
             self.gate.layers(cargo.layers)
-        layers = tuple(str(layer.blob.digest) for layer in cargo.layers if layer.blob)
+        layers = fitting([str(layer.blob.digest) for layer in cargo.layers if layer.blob])
         started = await self.facts.record(
-            ExportStarted(kind="index", target=str(name), digest=str(index.digest), layers=fitting(layers))
+            ExportStarted(kind="index", target=str(name), digest=str(index.digest), layers=layers)
         )
         moved = await self.placer.place(cargo, target, str(name))
         for put in (str(index.digest), name.tag or "latest"):

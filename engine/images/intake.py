@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.errors import DiskError, InputError, RefledgerError, VerificationError
-from engine.events import LayerStored, VertexCancelled, VertexCompleted, VertexFailed, VertexStarted
+from engine.aside import shown_step
+from engine.errors import DiskError, InputError, VerificationError
+from engine.events import LayerStored
 from engine.graph import ImageLayer
 from engine.images.definition import Given
 from engine.ledger import Facts
@@ -33,16 +33,9 @@ class LayerFiles:
     async def take(self, name: str) -> Given:
         """Store the layer in file `name`, `-` for standard input, durably. Raises InputError, DiskError."""
         step, shown = f"[internal] store layer {name}", f"store:{name}"
-        self.facts.post(VertexStarted(name=step, inputs=()), vertex=shown)
-        try:
+        async with shown_step(self.facts, step, shown) as outputs:
             given = await self._store(name, shown)
-        except asyncio.CancelledError:
-            self.facts.post(VertexCancelled(name=step), vertex=shown)
-            raise
-        except RefledgerError as error:
-            await self.facts.record(VertexFailed(name=step, error=str(error)), vertex=shown)
-            raise
-        self.facts.post(VertexCompleted(name=step, outputs=(of_layer(given.layer, 0).id,)), vertex=shown)
+            outputs.append(of_layer(given.layer, 0).id)
         return given
 
     async def _store(self, name: str, shown: str) -> Given:

@@ -102,12 +102,9 @@ def descriptors(fields: Mapping[str, Any], key: str, where: str) -> list[tuple[D
     try:
         if not all(isinstance(item.get("annotations") or {}, dict) for item in items):
             raise TypeError("annotations are no object")
-        found = [(Descriptor.from_json(item), item) for item in items]
-        if any(descriptor.size < 0 for descriptor, _ in found):
-            raise ValueError("a negative size")
+        return [(Descriptor.from_json(item), item) for item in items]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise VerificationError(f"the manifest is malformed: {key} lists what is no descriptor", where=where) from error
-    return found
 
 
 def is_elsewhere(fields: Mapping[str, Any]) -> bool:

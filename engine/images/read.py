@@ -55,7 +55,7 @@ class ImageReader:
 
     async def manifest(self, provider: Provider, digest: Digest, where: str) -> Manifest:
         """The manifest or index `digest`. Raises RegistryError, VerificationError, DiskError."""
-        data = self._here(digest) or await self._fetched(provider, digest)
+        data = stored(self.blobs, digest) or await self._fetched(provider, digest)
         try:
             fields = parse_json(data)
         except ValueError as error:
@@ -67,7 +67,7 @@ class ImageReader:
     async def config(self, provider: Provider, blob: Descriptor, where: str) -> bytes:
         """A small blob, an image's config. Raises RegistryError, VerificationError, also for one of more than
         CONFIG_LIMIT bytes, DiskError."""
-        here = self._here(blob.digest)
+        here = stored(self.blobs, blob.digest)
         if here is not None:
             return here
         if blob.size > CONFIG_LIMIT:
@@ -81,12 +81,13 @@ class ImageReader:
         self.blobs.put(data)
         return data
 
-    def _here(self, digest: Digest) -> bytes | None:
-        """The stored bytes; None also for damaged ones, which can be fetched again."""
-        try:
-            return self.blobs.get(digest) if self.blobs.size(digest) is not None else None
-        except FileNotFoundError:
-            return None
+
+def stored(blobs: BlobStore, digest: Digest) -> bytes | None:
+    """A small blob of this root; None also for a damaged one, which can be fetched again. Raises DiskError."""
+    try:
+        return blobs.get(digest) if blobs.size(digest) is not None else None
+    except FileNotFoundError:
+        return None
 
 
 async def whole(registry: RegistrySource, place: Provider, blob: Descriptor) -> bytes:

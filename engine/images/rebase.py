@@ -17,7 +17,7 @@ from engine.graph import Graph, ImageSource, Merge, Op, ResolvedImage, Result, S
 from engine.images.contents import check_described
 from engine.images.definition import Json, Take, platforms_of
 from engine.images.inherited import entries, fitted, moved, own_history
-from engine.resolver import Resolver
+from engine.images.resolver import Resolver
 from storage.platform import NoPlatformError
 from storage.reference import LAYOUT, parse_reference
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from engine.graph import ResolvedImage
+from engine.images.resolver import ImageResolver
 from engine.offline.missing import Missing, NotHere
 from engine.offline.nobody import Refused
-from engine.resolver import ImageResolver
 from storage.digest import Digest
 from storage.interfaces.images import Descriptor, Reference
 from storage.interfaces.registry import RegistrySource

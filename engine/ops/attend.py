@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from engine.executor import Task
 from engine.ledger import Facts
+from engine.ops.executor import Task
 from engine.ops.oci_spec import Process
 from engine.ops.sandbox import Sandbox
 from engine.refs.ref import Local

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from engine.ops.layer import Below, Directory, Inode, Tree
 from engine.ops.origin import Origin, content
-from engine.ops.select import Entry
+from engine.ops.selection import Entry
 from engine.ops.unpack import Archive
 from storage.interfaces.layers import LayerWriter, Look
 

@@ -32,7 +32,7 @@ from engine.ops.compose import write
 from engine.ops.layer import Directory, Inode, Tree, need
 from engine.ops.origin import Origin
 from engine.ops.rootfs import RootDir
-from engine.ops.select import Entry, Match, Selection, printable
+from engine.ops.selection import Entry, Match, Selection, printable
 from engine.ops.unpack import Archive, is_archive, plan_archive
 from engine.ops.users import directory_owner, resolve_owner
 from storage.interfaces.layers import LayerWriter, Look
@@ -238,6 +238,8 @@ def _understood(error: OSError, path: str) -> Exception:
     where = printable(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else path
     if error.errno in {errno.ENOTDIR, errno.EEXIST}:
         return InputError(f"{where!r} in the image is not a directory", hint="choose another destination")
+    if error.errno == errno.ENAMETOOLONG:
+        return InputError(f"{where[:80]!r}… cannot be a file's name: it is too long", hint="choose a shorter one")
     if error.errno == errno.ELOOP:
         return InputError(f"{where!r} in the image: too many symbolic links", hint="choose another destination")
     return DiskError.of(error, f"copying to {path}")

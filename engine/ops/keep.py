@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import stat
 import tarfile
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from typing import IO, BinaryIO, cast
 from engine.errors import InputError, VerificationError
 from engine.graph import Copy
 from engine.ops.rootfs import RootDir
-from engine.ops.select import KEPT_XATTRS, KINDS, Entry, Selection, changed
+from engine.ops.selection import KEPT_XATTRS, KINDS, Entry, Selection, changed
 from engine.ops.unpack import is_archive
 from storage.digest import Digest, Hasher
 from storage.interfaces.blobs import BlobStore
@@ -145,7 +145,8 @@ class _Checked:
 
 
 def restore(listing: bytes, layers: Sequence[Path], packs: Iterable[Pack], dest: Path) -> None:
-    """Make at `dest` what `listing` names, with contents from the trees `layers` and from `packs`, each checked.
+    """Make at `dest` what `listing` names, with contents from the trees `layers` and from `packs`, each checked. `dest`
+    lies in a place where nobody else makes anything, and what is needed meanwhile beside it.
 
     Blocking. A selection of the same COPY from `dest` has the same listing again. Nothing outside of `dest` is touched,
     whatever the listing says: it may come from a stranger's bundle. Raises VerificationError when a content is nowhere,
@@ -155,8 +156,10 @@ def restore(listing: bytes, layers: Sequence[Path], packs: Iterable[Pack], dest:
     wanted = {row.content for row in rows if row.type == "file"}
     found = _search(wanted, layers)
     dest.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=dest.parent, prefix=".taken-") as taken:
-        _take(wanted - found.keys(), packs, Path(taken), found)
+    taken = dest.with_name(f".{dest.name}.taken")  # in a place of the build's own, which goes as a whole
+    taken.mkdir()
+    try:
+        _take(wanted - found.keys(), packs, taken, found)
         directories = []
         for row in rows:
             above, _, name = row.path.rpartition("/")
@@ -166,6 +169,8 @@ def restore(listing: bytes, layers: Sequence[Path], packs: Iterable[Pack], dest:
                 directories.append((path, row.mode))
         for path, mode in reversed(directories):
             path.chmod(mode)
+    finally:
+        shutil.rmtree(taken, ignore_errors=True)
 
 
 def listed(listing: bytes) -> list[tuple[str, str]]:

@@ -31,6 +31,7 @@ _OVERLAY_XATTRS = (b"trusted.overlay.", b"user.overlay.")
 _ACL = b"system.posix_acl_access"
 OPAQUE = b"trusted.overlay.opaque"
 
+_NAME_MAX = 255  # bytes: <linux/limits.h>
 _WHITEOUT = ".wh."  # image-spec layer.md, "Whiteouts"
 
 
@@ -316,6 +317,8 @@ def _xattrs(where: int | bytes) -> dict[bytes, bytes]:
 def _check_name(at: Directory, name: str) -> None:
     if name in {"", ".", ".."} or "/" in name or "\0" in name:
         raise InputError(f"{name!a} cannot be a file's name", hint="give it another one")
+    if len(os.fsencode(name)) > _NAME_MAX:
+        raise InputError(f"{name[:80]!a}… cannot be a file's name: it is too long", hint="choose a shorter one")
     if name.startswith(_WHITEOUT):
         raise InputError(
             f"{at.path.rstrip('/')}/{name!a} cannot be in an image: layers say by such names what is deleted",

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 from engine.errors import DiskError, InputError, StepFailed
 from engine.events import LocalCreated, RemoteCreated, RuntimeChosen, SecurityLifted
-from engine.executor import Outcome, Task
 from engine.grants import refusal
 from engine.graph import (
     ArchiveSource,
@@ -29,6 +28,7 @@ from engine.graph import (
 from engine.ledger import Facts
 from engine.ops.attend import Attend, Attended
 from engine.ops.copy import copy_layer, directory_layer
+from engine.ops.executor import Outcome, Task
 from engine.ops.oci_spec import Process
 from engine.ops.output import OutputRecorder
 from engine.ops.redact import Redactor
@@ -36,7 +36,8 @@ from engine.ops.rootfs import RootDir
 from engine.ops.rules import asked_of
 from engine.ops.run_mounts import Ready, RunMounts
 from engine.ops.sandbox import Sandbox
-from engine.ops.select import Selection, select
+from engine.ops.select import select
+from engine.ops.selection import Selection
 from engine.ops.users import ExecUser, names_nobody, resolve_user
 from engine.record import changed
 from engine.refs.asked import AskedPaths

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from engine.ops.rootfs import RootDir
-from engine.ops.select import CHUNK, Entry, changed
+from engine.ops.selection import CHUNK, Entry, changed
 from storage.digest import Digest
 
 _DIR_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

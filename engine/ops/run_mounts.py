@@ -23,15 +23,16 @@ from pathlib import Path
 
 from engine.errors import DiskError, InputError
 from engine.events import AgentForwarded, CacheMountUsed, SecretMounted
-from engine.executor import Task
 from engine.grants import Grants
 from engine.graph import Copy, Mount, Run, Sharing
 from engine.ledger import Facts
 from engine.ops.copy import copy_layer
+from engine.ops.executor import Task
 from engine.ops.oci_spec import ContainerMount
 from engine.ops.rootfs import RootDir
 from engine.ops.rules import source_of
-from engine.ops.select import Selection, select
+from engine.ops.select import select
+from engine.ops.selection import Selection
 from engine.refs.materializer import Clock
 from engine.refs.ref import Local, Remote
 from engine.together import POLL, in_thread

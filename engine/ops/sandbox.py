@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import shutil
-import struct
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -15,9 +14,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from engine.errors import DiskError, SandboxError
-from engine.ops.container import OciSandbox, host
+from engine.ops.container import OciSandbox
+from engine.ops.emulation import probe_program
 from engine.ops.leftovers import PROBE, sweep_containers
+from engine.ops.machine import host
 from engine.ops.oci_spec import Process
+from storage.platform import host_platform
 
 __all__ = ["OciSandbox", "Process", "RuntimeChoice", "Sandbox", "choose_runtime", "sweep_containers"]
 
@@ -99,30 +101,20 @@ async def _try(runtime: str, directory: Path, owner: str) -> str | None:
 
 
 def _make_trial(directory: Path, owner: str) -> Path:
-    """A new directory with a `root` in which /true is a program."""
+    """A new directory with a `root` in which /true is a program: no image is needed to try a runtime."""
+    host()  # raises where steps cannot be run
+    program = probe_program(host_platform().architecture)
+    assert program is not None, "of every machine that has a seccomp profile"
     try:
         directory.mkdir(parents=True, exist_ok=True)
         place = Path(tempfile.mkdtemp(prefix=f"{PROBE}-{owner}-", dir=directory))
         root = place / "root"
         root.mkdir()
-        (root / "true").write_bytes(_program(host().machine))
+        (root / "true").write_bytes(program)
         (root / "true").chmod(0o755)
     except OSError as error:
         raise DiskError.of(error, "trying out the OCI runtime") from error
     return place
-
-
-def _program(machine: str) -> bytes:
-    """A static ELF program (elf(5)) that calls exit(0): no image is needed to try a runtime."""
-    base, headers = 0x400000, 64 + 56
-    number, code = {
-        "x86_64": (62, bytes.fromhex("b83c000000 31ff 0f05")),  # mov eax, 60; xor edi, edi; syscall
-        "aarch64": (183, struct.pack("<III", 0xD2800BA8, 0xD2800000, 0xD4000001)),  # mov x8, 93; mov x0, 0; svc 0
-    }[machine]
-    ident = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
-    header = struct.pack("<HHIQQQIHHHHHH", 2, number, 1, base + headers, 64, 0, 0, 64, 56, 1, 0, 0, 0)
-    size = headers + len(code)
-    return ident + header + struct.pack("<IIQQQQQQ", 1, 5, 0, base, base, size, size, 0x1000) + code
 
 
 def _version(runtime: str) -> str:

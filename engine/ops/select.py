@@ -13,17 +13,13 @@ Rules (Dockerfile reference, "COPY", and what BuildKit does where it is silent):
 
 from __future__ import annotations
 
-import builtins
 import errno
 import hashlib
 import os
 import posixpath
 import stat
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 from engine.errors import DiskError, InputError
 from engine.frontend.dockerignore import IgnoreMatcher
@@ -31,79 +27,15 @@ from engine.frontend.glob import compile_glob, has_wildcard
 from engine.graph import Copy
 from engine.ops.rootfs import RootDir
 from engine.ops.rules import Below, below, with_parents
-from storage.digest import Digest, sha256
-
-EntryType = Literal["file", "dir", "symlink", "fifo", "char", "block"]
-
-CHUNK = 1 << 20
-"""Bytes held of one file at a time."""
+from engine.ops.selection import CHUNK, KEPT_XATTRS, Entry, EntryType, Match, Selection, changed, printable
+from engine.ops.visible import GONE, Judge, VisibleTree, join
+from storage.digest import Digest
 
 _TYPES: dict[int, EntryType] = {
     stat.S_IFREG: "file", stat.S_IFDIR: "dir", stat.S_IFLNK: "symlink",
     stat.S_IFIFO: "fifo", stat.S_IFCHR: "char", stat.S_IFBLK: "block",
 }  # fmt: skip
-KINDS = frozenset(_TYPES.values())
-KEPT_XATTRS = ("user.", "security.capability")
-_GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 _FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # never waits on what became a FIFO
-_DIR_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One thing to be made. Names are text with surrogateescape; `size` in bytes; `mode` the 12 permission bits.
-
-    `path` is the name under the source tree as the Dockerfile leads to it ("" is the tree itself), `source` the same
-    without symlinks. `uid`, `gid`, `xattrs` and `link` (an identity shared by hard links) are those of the source
-    when that is a stage or image; a context has none of them. `device` is the number of a device node.
-    """
-
-    path: str
-    source: str
-    type: EntryType
-    mode: int
-    size: int = 0
-    digest: Digest | None = None
-    target: str = ""
-    uid: int = 0
-    gid: int = 0
-    device: int = 0
-    xattrs: tuple[tuple[str, bytes], ...] = ()
-    link: tuple[int, int] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Match:
-    """One thing a source pattern led to. `entries[start]` is the thing itself; for a directory, what is below it
-    follows up to `end`, the entries of each directory adjacent and behind the directory's own."""
-
-    path: str
-    start: int
-    end: int
-
-    def relative(self, entry: Entry) -> str:
-        """`entry`'s path below this directory, "" for the directory itself."""
-        return entry.path[len(self.path) :].lstrip("/")
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """What a Copy takes, in copying order. `files` counts all but directories; `bytes` is the sum of file sizes."""
-
-    entries: tuple[Entry, ...]
-    matches: tuple[Match, ...]
-    files: int
-    bytes: int
-
-    def listing(self) -> builtins.bytes:
-        """One line an entry: path, type, octal mode, digest or link target or device, owner and xattrs where kept;
-        tab-separated, odd bytes as `\\xNN`. Two selections with one listing copy to the same result but for times."""
-        return "".join(_line(entry) for entry in self.entries).encode()
-
-    @property
-    def digest(self) -> Digest:
-        """The digest of the listing."""
-        return sha256(self.listing())
 
 
 def select(
@@ -120,19 +52,17 @@ def select(
         return Selection((), (), 0, 0)
     try:
         with RootDir(source) as root:
-            ignore = IgnoreMatcher(excludes) if excludes else None
-            return _Selector(root, op, ignore, hash_files, literal).run()
+            return _Selector(VisibleTree(root, excludes), op, hash_files, literal).run()
     except OSError as error:
+        if error.errno in GONE:  # what is not there from the start was told before
+            raise changed(str(error.filename or ".")) from error
         raise DiskError.of(error, "reading the files to copy") from error
 
 
 class _Selector:
-    def __init__(
-        self, root: RootDir, op: Copy, ignore: IgnoreMatcher | None, hash_files: bool, literal: bool
-    ) -> None:
-        self._root = root
+    def __init__(self, tree: VisibleTree, op: Copy, hash_files: bool, literal: bool) -> None:
+        self._tree = tree
         self._op = op
-        self._ignore = ignore
         self._hash_files = hash_files
         self._literal = literal
         self._exclude = IgnoreMatcher(op.excludes) if op.excludes else None
@@ -146,7 +76,7 @@ class _Selector:
                 continue
             path = posixpath.normpath("/" + pattern).lstrip("/")
             literal = self._literal or not has_wildcard(path)
-            for found in [path] if literal else sorted(self._expand(path)):
+            for found in [path] if literal else self._expand(path):
                 if self._left_out(found, wildcard=not literal):
                     continue
                 match = self._take(found)
@@ -159,50 +89,34 @@ class _Selector:
 
     # ---------------------------------------------------------------- from patterns to paths
 
-    def _expand(self, pattern: str) -> Iterator[str]:
-        """Paths that match; links on the way are followed only before the first wildcard, as BuildKit's walk does."""
+    def _expand(self, pattern: str) -> list[str]:
+        """Paths that match, sorted; links on the way are followed only before the first wildcard, as BuildKit's walk
+        does."""
         parts = pattern.split("/")
         fixed = next(index for index, part in enumerate(parts) if has_wildcard(part))
         base = "/".join(parts[:fixed])
-        real = self._real(base)
-        if real is not None:
-            yield from self._expand_below(base, real, parts[fixed:])
-
-    def _expand_below(self, path: str, source: str, parts: list[str]) -> Iterator[str]:
-        glob = compile_glob(parts[0])
-        try:
-            with self._scan(source) as (_, found):
-                names = [(item.name, item.is_dir(follow_symlinks=False)) for item in found]
-        except NotADirectoryError:
-            return
-        for name, is_dir in names:
-            if not glob.fullmatch(name):
-                continue
-            real = _join(source, name)
-            if len(parts) > 1 and is_dir:
-                yield from self._expand_below(_join(path, name), real, parts[1:])
-            elif len(parts) == 1 and self._there(real, is_dir=is_dir):
-                yield _join(path, name)
-
-    def _real(self, path: str) -> str | None:
-        """`path` without symlinks, or None when nothing is there."""
-        try:
-            real = self._root.resolve(path).lstrip("/")
-            self._root.stat(real, follow=False)
-        except OSError as error:
-            if error.errno in _GONE:
-                return None
-            raise
-        return real
+        real = self._tree.real(base)
+        if real is None or not stat.S_ISDIR(self._tree.root.stat(real, follow=False).st_mode):
+            return []
+        found = [(base, real)]
+        for number, part in enumerate(parts[fixed:], fixed + 1):
+            glob, last = compile_glob(part), number == len(parts)
+            found = [
+                (join(path, name), join(source, name))
+                for path, source in found
+                for name, is_dir in self._tree.names(source)
+                if glob.fullmatch(name) and (self._tree.there(join(source, name), is_dir=is_dir) if last else is_dir)
+            ]
+        return sorted(path for path, _ in found)
 
     def _missing(self, path: str) -> InputError:
         what = "build context" if self._op.from_context else "stage or image"
-        real = self._real(path)
+        real = self._tree.real(path)
         if real is None:
             hint = f"paths are looked up from the root of the {what}"
             if self._is_link(path):
                 hint = f"it is a symbolic link to something that is not in the {what}"
-        elif self._ignore is not None and (self._excluded(real) or self._excluded(path)):
+        elif self._tree.excluded(real) or self._tree.excluded(path):
             hint = f"it is there, but .dockerignore hides it: add a line !{printable(path)}"
         else:
             hint = "it is a socket, and those cannot be copied"
@@ -210,46 +124,24 @@ class _Selector:
 
     def _is_link(self, path: str) -> bool:
         try:
-            return stat.S_ISLNK(self._root.stat(path, follow=False).st_mode)
+            return stat.S_ISLNK(self._tree.root.stat(path, follow=False).st_mode)
         except OSError:
             return False
-
-    # ---------------------------------------------------------------- exclusion
-
-    def _excluded(self, source: str) -> bool:
-        return self._ignore is not None and source != "" and self._ignore.excluded(source)
-
-    def _may_contain(self, source: str) -> bool:
-        return self._ignore is not None and self._ignore.may_contain_included(source)
-
-    def _there(self, source: str, *, is_dir: bool) -> bool:
-        """Is it there for the build?"""
-        return self._visible(source) if is_dir else not self._excluded(source)
-
-    def _visible(self, source: str) -> bool:
-        """Is the directory there for the build: not hidden, or with something below it that is not?"""
-        if not self._excluded(source):
-            return True
-        if not self._may_contain(source):
-            return False
-        with self._scan(source) as (_, found):
-            names = [(_join(source, item.name), item.is_dir(follow_symlinks=False)) for item in found]
-        return any(self._visible(name) if is_dir else not self._excluded(name) for name, is_dir in names)
 
     # ---------------------------------------------------------------- from paths to entries
 
     def _take(self, path: str) -> Match | None:
-        source = self._real(path)
-        if source is None or (source != path and self._excluded(path)):
+        source = self._tree.real(path)
+        if source is None or (source != path and self._tree.excluded(path)):
             return None
         start = len(self._entries)
         parent, name = posixpath.split(source)
-        with self._directory(parent) as fd:
-            regular = stat.S_ISREG(self._root.stat(source, follow=False).st_mode)
+        with self._tree.directory(parent) as fd:
+            regular = stat.S_ISREG(self._tree.root.stat(source, follow=False).st_mode)
             entry = self._entry(path, source, name or ".", fd, regular=regular)
-        if entry is None or (entry.type != "dir" and self._excluded(source)):
+        if entry is None or (entry.type != "dir" and self._tree.excluded(source)):
             return None
-        if entry.type == "dir" and not self._visible(source):
+        if entry.type == "dir" and not self._tree.visible(source):
             return None
         self._entries.append(entry)
         if entry.type == "dir":
@@ -260,17 +152,17 @@ class _Selector:
         """The directory that parents are kept from, with what matches below it and the directories that lead there."""
         above, pattern, rules = with_parents(written, self._op.excludes)
         literal, path = not has_wildcard(pattern), posixpath.normpath(posixpath.join(above, pattern))
-        source = self._real(above)
+        source = self._tree.real(above)
         top, full = (posixpath.normpath("/" + name) for name in (above, posixpath.join(above, pattern)))
         if literal and posixpath.commonpath((top, full)) != top:  # whatever is there, it is none of what is below
             raise InputError(
                 f'"/{printable(path)}": not found', hint=f'it does not lie below "/{printable(above)}"'
             )
-        if source is None or (literal and self._real(path) is None):
+        if source is None or (literal and self._tree.real(path) is None):
             raise self._missing(path)
         start = len(self._entries)
         parent, name = posixpath.split(source)
-        with self._directory(parent) as fd:
+        with self._tree.directory(parent) as fd:
             entry = self._entry(above, source, name or ".", fd, regular=False)
         if entry is None or entry.type != "dir":
             raise self._missing(above)
@@ -286,40 +178,38 @@ class _Selector:
         rule = self._exclude
         if rule is None or not (rule.excluded(path) or rule.excluded(posixpath.basename(path))):
             return False
-        real = self._real(path)
+        real = self._tree.real(path)
         if real is None or wildcard:
             return real is not None
-        return not stat.S_ISDIR(self._root.stat(real, follow=False).st_mode)
+        return not stat.S_ISDIR(self._tree.root.stat(real, follow=False).st_mode)
 
-    def _kept(self, rules: Below, relative: str, source: str, *, is_dir: bool) -> bool:
-        """Do --exclude and --parents let through what lies at `relative` below a source, or something in it?"""
-        if rules.takes(relative):
-            return True
-        if not is_dir or not rules.may_take_in(relative):
-            return False
-        with self._scan(source) as (_, found):
-            names = [(item.name, item.is_dir(follow_symlinks=False)) for item in found]
-        return any(
-            self._there(_join(source, name), is_dir=inner)
-            and self._kept(rules, f"{relative}/{name}", _join(source, name), is_dir=inner)
-            for name, inner in names
-        )
+    def _kept(self, rules: Below, top: str) -> Judge:
+        """Do --exclude and --parents let through what lies below directory `top`?"""
+
+        def judge(path: str, is_dir: bool) -> bool | None:
+            relative = path[len(top) :].lstrip("/")
+            if not self._tree.there(path, is_dir=is_dir):
+                return False
+            if rules.takes(relative):
+                return True
+            return None if is_dir and rules.may_take_in(relative) else False
+
+        return judge
 
     def _walk(self, path: str, source: str, rules: Below) -> None:
         """Append what is below a directory: the entries of each directory adjacent, sorted, parents first."""
-        top = path
+        kept, known = self._kept(rules, source), dict[str, bool]()
         pending = [(path, source)]
         while pending:
             path, source = pending.pop()
             below: list[tuple[str, str]] = []
-            with self._scan(source) as (fd, found):
+            with self._tree.scan(source) as (fd, found):
                 for item in sorted(found, key=_name):
-                    inner = _join(source, item.name)
+                    inner = join(source, item.name)
                     is_dir = item.is_dir(follow_symlinks=False)
-                    relative = _join(path, item.name)[len(top) :].lstrip("/")
-                    if not self._there(inner, is_dir=is_dir) or not self._kept(rules, relative, inner, is_dir=is_dir):
+                    if not (self._tree.holds(inner, kept, known) if is_dir else kept(inner, False)):
                         continue
-                    named = inner if path == source else _join(path, item.name)
+                    named = inner if path == source else join(path, item.name)
                     regular = item.is_file(follow_symlinks=False)
                     entry = self._entry(named, inner, item.name, fd, regular=regular)
                     if entry is not None:
@@ -340,7 +230,7 @@ class _Selector:
             if stat.S_ISLNK(info.st_mode):
                 target = os.readlink(name, dir_fd=directory)
         except OSError as error:
-            if error.errno in _GONE:
+            if error.errno in GONE:
                 raise changed(path) from None
             raise OSError(error.errno, error.strerror, printable(source)) from None
         kind = _TYPES.get(stat.S_IFMT(info.st_mode))
@@ -355,58 +245,8 @@ class _Selector:
         xattrs = _xattrs(name, directory) if kind in {"file", "dir"} else ()
         return Entry(path, source, kind, mode, size, digest, target, info.st_uid, info.st_gid, device, xattrs, link)
 
-    # ---------------------------------------------------------------- descriptors
-
-    @contextmanager
-    def _directory(self, source: str) -> Iterator[int]:
-        fd = self._root.open(source, _DIR_FLAGS)
-        try:
-            yield fd
-        finally:
-            os.close(fd)
-
-    @contextmanager
-    def _scan(self, source: str) -> Iterator[tuple[int, Iterator[os.DirEntry[str]]]]:
-        with self._directory(source) as fd, os.scandir(fd) as found:
-            yield fd, found
-
-
-def changed(path: str) -> InputError:
-    """The error for a file of the context that is not what it was a moment ago."""
-    return InputError(
-        f"context file {printable(path)!r} changed during the build",
-        hint="run the build again when nothing writes to the context",
-    )
-
-
-def printable(path: str) -> str:
-    """`path` for people and listings: control characters, backslashes and undecodable bytes as `\\xNN`."""
-    if path.isprintable() and "\\" not in path:
-        return path
-    return "".join(
-        char if char.isprintable() and char != "\\" else "".join(f"\\x{byte:02x}" for byte in os.fsencode(char))
-        for char in path
-    )
-
-
 def _name(item: os.DirEntry[str]) -> str:
     return item.name
-
-
-def _join(directory: str, name: str) -> str:
-    return f"{directory}/{name}" if directory else name
-
-
-def _line(entry: Entry) -> str:
-    content = entry.digest or (printable(entry.target) if entry.target else "")
-    if entry.type in {"char", "block"}:
-        content = f"{os.major(entry.device)}:{os.minor(entry.device)}"
-    line = f"{printable(entry.path) or '.'}\t{entry.type}\t{entry.mode:04o}\t{content}"
-    if entry.uid or entry.gid:
-        line += f"\t{entry.uid}:{entry.gid}"
-    for key, value in entry.xattrs:
-        line += f"\t{printable(key)}={value.hex()}"
-    return line + "\n"
 
 
 def _hash(name: str, directory: int) -> tuple[os.stat_result, Digest]:

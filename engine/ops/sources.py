@@ -200,6 +200,7 @@ class SourceFetcher:
                 return file.write
 
             answer = await self._ask(url, begin, page, vertex)
+            await self._say(url, answer, page, vertex)
             try:
                 file.flush()
             except OSError as error:
@@ -211,20 +212,23 @@ class SourceFetcher:
         await self.facts.record(SourceRequested(kind="http", url=url), vertex=vertex)
         known = Known(page.etag, page.last_modified) if page else None
         try:
-            answer = await self.web.get(url, begin, known=known, login=self._logins.get(url))
+            return await self.web.get(url, begin, known=known, login=self._logins.get(url))
         except OSError as error:
             raise DiskError.of(error, "storing a download") from error
+
+    async def _say(
+        self, url: str, answer: Answer, page: Page | None, vertex: str | None = None, *, stored: bool = False
+    ) -> None:
         said = answer if answer.digest is not None or page is None else replace(
             answer, digest=Digest(page.digest), size=page.bytes, mtime=page.mtime
         )  # fmt: skip
         await self.facts.record(
             HttpResolved(
                 url=url, digest=str(said.digest), bytes=said.size, mtime=said.mtime, etag=said.etag,
-                last_modified=said.last_modified, transferred=answer.digest is not None,
+                last_modified=said.last_modified, transferred=answer.digest is not None, stored=stored,
             ),
             vertex=vertex,
         )  # fmt: skip
-        return answer
 
     # ------------------------------------------------------------ git
 
@@ -271,11 +275,12 @@ class SourceFetcher:
 
         try:
             answer = await self._ask(op.url, begin, page)
+            if answer.digest is not None and writers:
+                await in_thread(lambda: writers[-1].commit(answer.digest))
+            await self._say(op.url, answer, page, stored=True)
             if answer.digest is None:
                 assert page is not None  # only what is known can be unchanged
                 return changed(op, digest=page.digest)
-            if writers:
-                await in_thread(lambda: writers[-1].commit(answer.digest))
         finally:
             for writer in writers:
                 writer.abort()

@@ -8,6 +8,7 @@ CVE-2025-31133). So a link is followed here, and the runtime gets the directory 
 
 from __future__ import annotations
 
+import errno
 import os
 import posixpath
 import stat
@@ -22,6 +23,7 @@ _KERNELS = ("/proc", "/sys")
 _DEVICES = "/dev"
 _MADE = "console core fd full mqueue null ptmx pts random stderr stdin stdout tty urandom zero"
 _RUNTIMES = (*_KERNELS, *(f"{_DEVICES}/{name}" for name in _MADE.split()))
+_NO_LINK = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
 _MAX_LINKS = 40  # as the kernel's MAXSYMLINKS
 
 
@@ -84,8 +86,9 @@ def _link(path: str, root: Path, done: Sequence[ContainerMount]) -> str | None:
     try:
         if stat.S_ISLNK((place / inside).lstat().st_mode):
             return os.fspath((place / inside).readlink())
-    except (FileNotFoundError, NotADirectoryError):
-        pass
+    except OSError as error:
+        if error.errno not in _NO_LINK:
+            raise
     return None
 
 

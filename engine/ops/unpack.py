@@ -20,13 +20,13 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import IO, BinaryIO, Literal, cast
 
 from engine.errors import InputError
 from engine.ops.layer import Below, Directory, Found, Inode, Tree, need
 from engine.ops.origin import Origin
-from engine.ops.select import Entry, changed, printable
+from engine.ops.selection import Entry, changed, printable
 from storage.digest import Digest, sha256
 from storage.interfaces.layers import LayerWriter, Look
 
@@ -39,7 +39,8 @@ _CODECS: tuple[tuple[bytes, Callable[[IO[bytes]], IO[bytes]]], ...] = (
     (b"\xfd7zXZ\x00", lzma.LZMAFile),
 )
 _XATTR = "SCHILY.xattr."
-_KEPT_XATTRS = ("user.", "security.capability")
+_USER = "user."
+_KEPT_XATTRS = (_USER, "security.capability")
 _BROKEN = (
     tarfile.TarError, zlib.error, lzma.LZMAError, gzip.BadGzipFile,
     EOFError, ValueError, OverflowError, RecursionError,  # the last three of absurd numbers and nested long names
@@ -48,9 +49,11 @@ _SPECIAL: dict[bytes, Literal["fifo", "char", "block"]] = {
     tarfile.FIFOTYPE: "fifo", tarfile.CHRTYPE: "char", tarfile.BLKTYPE: "block",
 }  # fmt: skip
 _EXTENSIONS = frozenset({b"x", b"X", b"g", b"L", b"K"})
-_LARGEST_EXTENSION = 1 << 20  # bytes, as of layers (storage/tar.py)
+_LARGEST_EXTENSION = 1 << 20  # bytes, as of layers (storage/tar/reader.py)
 _NAME_MAX, _PATH_MAX = 255, 4096  # bytes: <linux/limits.h>
+_XATTR_NAME_MAX, _XATTR_SIZE_MAX = 255, 65536
 _NO_ID = 2**32 - 1  # the uid that means none
+_LATEST = 2**63 // 1_000_000_000  # seconds since the epoch
 
 
 def is_archive(file: BinaryIO) -> bool:
@@ -201,8 +204,8 @@ class _Merger:
             inode = self._archive.files[number] = Inode("file", look, self._archive)
             return inode
         if member.issym():
-            if not 0 < len(os.fsencode(member.linkname)) < _PATH_MAX:
-                raise _malformed(f"{printable(member.name)!r} is a link to nothing, or to too long a name")
+            if not 0 < len(os.fsencode(member.linkname)) < _PATH_MAX or "\0" in member.linkname:
+                raise _malformed(f"{printable(member.name)!r} is a link to what cannot be a name")
             return Inode("symlink", replace(look, mode=0o777, xattrs={}), None, member.linkname)
         kind = _SPECIAL.get(member.type)
         if kind is None:
@@ -240,6 +243,9 @@ class _Merger:
             for key, value in member.pax_headers.items()
             if key.startswith(_XATTR) and (name := key.removeprefix(_XATTR)).startswith(_KEPT_XATTRS)
         }
+        for attribute, data in xattrs.items():
+            if not len(_USER) < len(attribute) <= _XATTR_NAME_MAX or b"\0" in attribute or len(data) > _XATTR_SIZE_MAX:
+                raise _malformed(f"{printable(member.name)!r} has an extended attribute that no file can have")
         return Look(member.mode & 0o7777, uid, gid, _time(member), xattrs)
 
 
@@ -314,7 +320,8 @@ def _is_header(block: bytes) -> bool:
 
 def _inside(name: str) -> str:
     """`name` relative to the destination, "" for that itself. Raises InputError when it climbs out."""
-    if "\0" in name or any(len(part) > _NAME_MAX for part in os.fsencode(name).split(b"/")):
+    parts = os.fsencode(name).split(b"/")
+    if "\0" in name or len(name) >= _PATH_MAX or any(len(part) > _NAME_MAX for part in parts):
         raise _malformed(f"{printable(name[:_NAME_MAX])!r} cannot be the name of a file")
     path = posixpath.normpath(name.lstrip("/") or ".")
     if path == ".." or path.startswith("../"):
@@ -328,10 +335,10 @@ def _inside(name: str) -> str:
 def _time(member: tarfile.TarInfo) -> int:
     """Modification time in ns; the extended header has digits that a float drops. What no file system holds is 0."""
     try:
-        time = int(Decimal(member.pax_headers.get("mtime", str(member.mtime))) * 1_000_000_000)
-    except (InvalidOperation, OverflowError, ValueError):
+        time = Decimal(member.pax_headers.get("mtime", str(member.mtime)))
+        return int(time * 1_000_000_000) if 0 <= time < _LATEST else 0
+    except ArithmeticError:  # no number, or none to reckon with
         return 0
-    return time if 0 <= time < 1 << 63 else 0
 
 
 def _malformed(why: str) -> InputError:

@@ -16,7 +16,7 @@ from typing import Any
 from engine.policy.rules import SPEAKS, Policy, Rule
 from storage.digest import Digest, sha256
 from storage.errors import InputError
-from storage.notes import Verifier
+from storage.signing.notes import Verifier
 
 LIMIT = 1 << 20
 """Bytes of a policy at most."""

@@ -1,8 +1,8 @@
 """Only what is asked: layers that together answer for some paths, without fetching the layers that do not matter.
 
 A layer that carries a table of contents is looked into there, and only the asked files of it are read, by range
-(storage/toc.py, storage/parts.py); where that fails it is fetched whole, like any other. I2 holds for every part:
-what is asked next is in the log before a byte of it moves.
+(storage/parts/toc.py, storage/parts/trees.py); where that fails it is fetched whole, like any other. I2 holds for every
+part: what is asked next is in the log before a byte of it moves.
 """
 
 from __future__ import annotations

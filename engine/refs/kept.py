@@ -1,7 +1,7 @@
 """What this root keeps of layers, and finding out what of that was damaged.
 
 I8: what is damaged is found before it is used (once a process and layer, as far as that is cheap: see
-storage/seal.py and storage/erofs/check.py), said in the log, and removed: from then on it is not here.
+storage/layers/seal.py and storage/layers/erofs/check.py), said in the log, and removed: from then on it is not here.
 """
 
 from __future__ import annotations

@@ -139,6 +139,12 @@ class Materializer:
             await self._bring(ref, list(missing.values()), vertex, reason, needed_by)
         return Local(ref.id, ref.layers, tuple(self.kept.lower(layer) for layer in ref.layers))
 
+    async def verify(self, ref: Ref, layers: Sequence[Layer], *, vertex: str | None, needed_by: str) -> None:
+        """Fetch `layers` of `ref`, and say in the log what that showed: also those that are mountable here, as a
+        process that died, or another blob of the same layer, may have left them. Raises MaterializationError."""
+        fetchable = [layer for layer in layers if layer.blob is not None and layer.diff_id is not None]
+        await self._bring(ref, fetchable, vertex, "export", needed_by, anew=True)
+
     def here(self, layer: Layer) -> bool:
         """Does `layer` need nobody else: is it mountable here, or its blob on this disk?"""
         return self.kept.mountable(layer) or (layer.blob is not None and self.blobs.size(layer.blob.digest) is not None)
@@ -158,8 +164,9 @@ class Materializer:
         self.layers.close()
 
     async def _bring(
-        self, ref: Ref, missing: Sequence[Layer], vertex: str | None, reason: Reason, needed_by: str
-    ) -> None:
+        self, ref: Ref, missing: Sequence[Layer], vertex: str | None, reason: Reason, needed_by: str, *,
+        anew: bool = False,
+    ) -> None:  # fmt: skip
         started = self.clock.monotonic()
         requested = await self.facts.record(
             MaterializationRequested(
@@ -171,7 +178,9 @@ class Materializer:
             ),
             vertex=vertex,
         )
-        fetched, waited = await self.fetch(ref, missing, vertex=vertex, cause=requested, needed_by=needed_by)
+        fetched, waited = await self.fetch(
+            ref, missing, vertex=vertex, cause=requested, needed_by=needed_by, anew=anew
+        )
         await self.facts.record(
             Materialized(
                 ref=ref.id, bytes=fetched, seconds=round(self.clock.monotonic() - started, 6), waited=waited
@@ -181,12 +190,13 @@ class Materializer:
         )
 
     async def fetch(
-        self, ref: Ref, layers: Sequence[Layer], *, vertex: str | None, cause: int, needed_by: str
+        self, ref: Ref, layers: Sequence[Layer], *, vertex: str | None, cause: int, needed_by: str, anew: bool = False
     ) -> tuple[int, tuple[str, ...]]:
         """Make some layers of `ref` mountable, for the request `cause` in the log; the bytes that came for it, and
-        the layers that others fetched. Raises MaterializationError, which is in the log then."""
+        the layers that others fetched; `anew`: fetch also those that are mountable. Raises MaterializationError, which
+        is in the log then."""
         try:
-            fetched = await together(self._wait_for(layer, vertex, cause) for layer in layers)
+            fetched = await together(self._wait_for(layer, vertex, cause, anew=anew) for layer in layers)
         except LayerUnavailable as failure:
             raise await self._failed(ref, failure, vertex, cause, needed_by) from failure.error
         pairs = zip(layers, fetched, strict=True)
@@ -233,12 +243,12 @@ class Materializer:
 
     # ------------------------------------------------------------ one layer, many waiters
 
-    async def _wait_for(self, layer: Layer, vertex: str | None, cause: int) -> int | None:
+    async def _wait_for(self, layer: Layer, vertex: str | None, cause: int, *, anew: bool) -> int | None:
         """Bytes fetched, or None when somebody else fetched it. Raises LayerUnavailable."""
         flight = self._flights.get(layer.name)
         joined = flight is not None
         if flight is None:
-            flight = _Flight(asyncio.ensure_future(self._fly(layer, vertex, cause)))
+            flight = _Flight(asyncio.ensure_future(self._fly(layer, vertex, cause, anew=anew)))
             self._flights[layer.name] = flight
         flight.waiters += 1
         try:
@@ -252,11 +262,12 @@ class Materializer:
                 await settle(flight.task)  # also to have seen how it ended: this waiter may leave for another reason
         return None if joined else fetched
 
-    async def _fly(self, layer: Layer, vertex: str | None, cause: int) -> int | None:
+    async def _fly(self, layer: Layer, vertex: str | None, cause: int, *, anew: bool) -> int | None:
         async with locked(self.locks, f"layer-{layer.name}"):
-            if self.kept.mountable(layer):
-                return None
-            self.kept.miss(layer)
+            if not anew:
+                if self.kept.mountable(layer):
+                    return None
+                self.kept.miss(layer)
             if layer.diff_id is None or layer.blob is None:
                 raise LayerUnavailable(layer, "missing", None)
             diff_id, media_type = layer.diff_id, layer.blob.media_type
@@ -297,9 +308,9 @@ class Materializer:
             if not isinstance(outcome, _Failure):
                 return outcome
             last = outcome
-            self.lost_by(provider, layer, blob, last.kind, str(last.error), vertex, cause)
             if last.final:
                 break  # before anybody is blamed
+            self.lost_by(provider, layer, blob, last.kind, str(last.error), vertex, cause)
             self.places.failed(provider, blob.digest, last.error)
         if last is None:
             refusal = self.places.refusal(blob.digest)
@@ -323,7 +334,12 @@ class Materializer:
     async def _use_stored(self, blob: Descriptor, use: _Use) -> None:
         with self.blobs.open(blob.digest) as stored:
             source = io.BufferedReader(stored, 1 << 20) if isinstance(stored, io.RawIOBase) else stored
-            await self._in_thread(lambda: use.read(source))
+            using = asyncio.ensure_future(self._in_thread(lambda: use.read(source)))
+            try:
+                await asyncio.shield(using)
+            finally:
+                stored.close()  # ends the use, if it is the waiter who is leaving
+                await settle(using)
 
     async def _pull(
         self, blob: Descriptor, provider: Provider, use: _Use, vertex: str | None, cause: int

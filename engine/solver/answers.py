@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from engine.graph import Graph
-from engine.ops.select import Selection
+from engine.ops.selection import Selection
 from engine.record import Record
 from engine.refs.ref import Layer, Remote
 from engine.solver.cache import CacheKey

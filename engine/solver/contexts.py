@@ -7,22 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from engine.aside import shown_step
 from engine.errors import DiskError, RefledgerError
-from engine.events import (
-    ContextKept,
-    ContextScanned,
-    VertexCancelled,
-    VertexCompleted,
-    VertexFailed,
-    VertexStarted,
-)
-from engine.graph import ContextSource, Copy, Graph, Run, Vertex
+from engine.events import ContextKept, ContextScanned
+from engine.graph import ContextSource, Copy, Graph, Run, Vertex, VertexError
 from engine.ledger import Facts
+from engine.ops.executor import Task
 from engine.ops.rules import source_of
-from engine.ops.select import Selection, select
+from engine.ops.select import select
+from engine.ops.selection import Selection
 from engine.refs.ref import Remote
 from engine.solver.answers import CacheLookup
-from engine.solver.scheduler import VertexError
 from engine.together import in_thread
 from storage.digest import Digest
 from storage.interfaces.blobs import BlobStore
@@ -46,41 +41,36 @@ class Taken:
         """Read all that `graph` takes. Raises VertexError."""
         for source, uses in _uses(graph, self.directories).items():
             context = graph.by_digest[source]
-            self.facts.post(VertexStarted(name=context.name, inputs=()), vertex=source)
-            for vertex, number, op in uses:
-                selection = await self._select(context, vertex, op)
-                if number is None:
-                    self.selections[vertex.digest] = selection
-                else:
-                    self.mounted.setdefault(vertex.digest, {})[number] = selection
-                # The stored listing's digest is the content part: two keys agree when the listings do.
-                listing = await asyncio.to_thread(self.blobs.put, selection.listing())
-                self.contents.setdefault(vertex.digest, {})[number] = listing
-                self.facts.post(
-                    ContextScanned(
-                        name=context.op.name if isinstance(context.op, ContextSource) else context.name,
-                        listing=str(listing),
-                        step=str(vertex.digest),
-                        files=selection.files,
-                        bytes=selection.bytes,
-                    ),
-                    vertex=source,
-                )
-            self.facts.post(VertexCompleted(name=context.name, outputs=()), vertex=source)
+            async with shown_step(self.facts, context.name, source):
+                for vertex, number, op in uses:
+                    try:
+                        await self._take(context, vertex, number, op)
+                    except RefledgerError as error:
+                        raise VertexError(vertex, error) from error  # the line at fault is the step's
         inline = [v for v in graph.vertices if isinstance(v.op, Copy) and len(v.inputs) == 1]
         self.selections |= {vertex.digest: Selection((), (), 0, 0) for vertex in inline}
 
-    async def _select(self, context: Vertex, vertex: Vertex, op: Copy) -> Selection:
+    async def _take(self, context: Vertex, vertex: Vertex, number: int | None, op: Copy) -> None:
         excludes = context.op.excludes if isinstance(context.op, ContextSource) else ()
         root, literal = self.directories[context.digest], isinstance(vertex.op, Run)
-        try:
-            return await asyncio.to_thread(select, op, root, excludes, hash_files=True, literal=literal)
-        except asyncio.CancelledError:
-            self.facts.post(VertexCancelled(name=context.name), vertex=context.digest)
-            raise
-        except RefledgerError as error:
-            await self.facts.record(VertexFailed(name=context.name, error=str(error)), vertex=context.digest)
-            raise VertexError(vertex, error) from error  # the line at fault is the step's
+        selection = await asyncio.to_thread(select, op, root, excludes, hash_files=True, literal=literal)
+        if number is None:
+            self.selections[vertex.digest] = selection
+        else:
+            self.mounted.setdefault(vertex.digest, {})[number] = selection
+        # The stored listing's digest is the content part: two keys agree when the listings do.
+        listing = await asyncio.to_thread(self.blobs.put, selection.listing())
+        self.contents.setdefault(vertex.digest, {})[number] = listing
+        self.facts.post(
+            ContextScanned(
+                name=context.op.name if isinstance(context.op, ContextSource) else context.name,
+                listing=str(listing),
+                step=str(vertex.digest),
+                files=selection.files,
+                bytes=selection.bytes,
+            ),
+            vertex=context.digest,
+        )
 
     def directory(self, vertex: Vertex) -> str:
         """The context that a Copy takes from, "" for other steps."""
@@ -92,6 +82,16 @@ class Taken:
             return {}
         taken = ((number, vertex.inputs[m.input]) for number, m in enumerate(vertex.op.mounts) if m.input >= 0)
         return {number: str(self.directories[digest]) for number, digest in taken if digest in self.directories}
+
+    def task(
+        self, build: str, vertex: Vertex, inputs: tuple[Remote, ...], attempt: int, epoch: int | None
+    ) -> Task:
+        """The execution of `vertex` on `inputs` that is `attempt` of `build`."""
+        return Task(
+            vertex, f"{build}-{vertex.digest.short}-{attempt}", attempt, inputs, self.directory(vertex),
+            selection=self.selections.get(vertex.digest), epoch=epoch, mounted=self.mounted.get(vertex.digest, {}),
+            directories=self.mounts(vertex),
+        )  # fmt: skip
 
     async def keep(self, vertex: Vertex, ref: Remote) -> None:
         """Say where the files that `vertex` took stay, now that `ref` is its result; durable before that can be a cache

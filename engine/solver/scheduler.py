@@ -14,24 +14,15 @@ from dataclasses import dataclass, field
 
 from engine.errors import MaterializationError, RefledgerError, StepFailed
 from engine.events import VertexCancelled, VertexCompleted, VertexFailed, VertexStarted
-from engine.executor import Outcome
-from engine.graph import Vertex
+from engine.graph import Vertex, VertexError
 from engine.ledger import Facts
+from engine.ops.executor import Outcome
 from engine.refs.ref import Remote
 from engine.solver.plan import Plan
 from storage.digest import Digest
 
 Execute = Callable[[Vertex, tuple[Remote, ...], int], Awaitable[Outcome]]
 """`execute(vertex, inputs, attempt)`."""
-
-
-class VertexError(Exception):
-    """The failure of `vertex`, as `cause`: raised for the first one only."""
-
-    def __init__(self, vertex: Vertex, cause: RefledgerError) -> None:
-        super().__init__(str(cause))
-        self.vertex = vertex
-        self.cause = cause
 
 
 class Loss(Exception):

@@ -18,12 +18,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.errors import MaterializationError, RefledgerError
-from engine.events import CacheRecorded, HitRevoked, VertexCached, VertexFailed, VertexStarted
-from engine.executor import Executor, Outcome, Task
-from engine.grants import NOTHING, Offered, refusal
-from engine.graph import Copy, GitSource, Graph, HttpSource, ImageSource, LayerSource, Op, Run, Scratch, Vertex
+from engine.events import CacheRecorded, HitRevoked, VertexCached
+from engine.grants import NOTHING, Offered
+from engine.graph import (
+    Copy,
+    GitSource,
+    Graph,
+    HttpSource,
+    ImageSource,
+    LayerSource,
+    Op,
+    Scratch,
+    Vertex,
+)
 from engine.ledger import Facts
 from engine.offline.missing import Missing, NotHere, blob_name
+from engine.ops.executor import Executor, Outcome
 from engine.refs.materializer import Materializer
 from engine.refs.presence import LOST, UNREACHABLE
 from engine.refs.ref import Remote, layers_to_json, of_image, of_layer, scratch
@@ -33,17 +43,19 @@ from engine.solver.cache import CacheKey, cache_key
 from engine.solver.contexts import Taken
 from engine.solver.hits import Hits
 from engine.solver.plan import Answer, Hit, Miss, Plan, plan
-from engine.solver.scheduler import Scheduler, VertexError
+from engine.solver.refused import check_grants, check_platforms
+from engine.solver.scheduler import Scheduler
 from engine.together import COLLECT, locked
 from storage.digest import Digest, canonical_json
 from storage.interfaces.blobs import BlobStore
-from storage.platform import host_platform, parse_platform
 
 if TYPE_CHECKING:
     from engine.ops.emulation import Emulation  # only a step for another platform needs it
 
 REVOCATIONS = 3
 """How often the result of one vertex may be lost in a build."""
+NAMED = 500
+"""Vertices that one HitRevoked names at most, so that it fits into an event."""
 Lacking = Callable[[Graph, Plan], Awaitable[Sequence[Missing]]]
 """What a plan needs on this disk and does not have."""
 
@@ -95,7 +107,7 @@ class Solver:
             todo, lacks = await self._ask()
             if lacks:
                 raise NotHere(lacks)
-            self._refuse(todo)
+            check_grants(todo.run, self.offered)
             self._tell_cached(todo)
         for vertex, found in todo.cached:  # a log of an earlier version does not say where the files stay
             await self._taken.keep(vertex, found.ref)
@@ -110,7 +122,7 @@ class Solver:
         async with self._claiming():
             todo, _ = await self._ask()
             checked = await self._foresee(todo)
-            self._refuse(checked.plan)
+            check_grants(checked.plan.run, self.offered)
             self._tell_cached(checked.plan)
         return checked
 
@@ -191,12 +203,6 @@ class Solver:
             for vertex, doubt in bad:
                 self._answers[vertex.digest] = self._hits.instead(vertex.digest, doubt)
 
-    def _refuse(self, todo: Plan) -> None:
-        for vertex in todo.run:
-            refused = refusal(vertex.op, self.offered) if isinstance(vertex.op, Run) else None
-            if refused is not None:
-                raise VertexError(vertex, refused)
-
     def _tell_cached(self, todo: Plan) -> None:
         """In the graph's order: an image comes before the steps that stand on it."""
         hits = {vertex.digest: found for vertex, found in todo.cached}
@@ -247,7 +253,7 @@ class Solver:
 
     async def _recall(self, vertex: Vertex, inputs: tuple[Remote, ...]) -> Remote | None:
         """The result of a step that its key by content finds, now that its inputs are there."""
-        task = self._task(vertex, inputs, 0)
+        task = self._taken.task(self.build, vertex, inputs, 0, self.epoch)
         content = await self.executor.content(task) if _takes_of_a_result(vertex, self.contexts) else None
         key = self._resolved[vertex.digest] = self._resolve(vertex, content)
         if self.no_cache or vertex.digest in self._revoked or key.digest == self._keys[vertex.digest].digest:
@@ -264,7 +270,8 @@ class Solver:
 
     async def _execute(self, vertex: Vertex, inputs: tuple[Remote, ...], attempt: int) -> Outcome:
         try:
-            outcome = await self.executor.execute(self._task(vertex, inputs, attempt))
+            task = self._taken.task(self.build, vertex, inputs, attempt, self.epoch)
+            outcome = await self.executor.execute(task)
         except RefledgerError:
             with suppress(RefledgerError):  # reason: why the step failed matters more than that it cannot be replayed
                 await self._taken.keep_failed(vertex, inputs[0] if inputs else None)
@@ -276,14 +283,6 @@ class Solver:
                 await self._record(vertex, key, outcome.ref)
             await self._record(vertex, self._keys[vertex.digest], outcome.ref)
         return outcome
-
-    def _task(self, vertex: Vertex, inputs: tuple[Remote, ...], attempt: int) -> Task:
-        taken = self._taken
-        return Task(
-            vertex, f"{self.build}-{vertex.digest.short}-{attempt}", attempt, inputs, taken.directory(vertex),
-            selection=taken.selections.get(vertex.digest), epoch=self.epoch,
-            mounted=taken.mounted.get(vertex.digest, {}), directories=taken.mounts(vertex),
-        )  # fmt: skip
 
     def _resolve(self, vertex: Vertex, content: Digest | None) -> CacheKey:
         """The key by content; `content`: the listing of what a Copy takes of another result, where it is known."""
@@ -355,16 +354,19 @@ class Solver:
         return todo
 
     async def _tell_revoked(self, error: MaterializationError, ref: Remote, again: Sequence[Digest]) -> None:
+        """One event, or as many as it takes to name all vertices that are made `again`."""
         layer = next(item for item in ref.layers if item.name == error.layer)
-        fact = HitRevoked(
-            ref=ref.id,
-            digest=str(layer.blob.digest) if layer.blob else layer.name,
-            reexecuted=tuple(map(str, again)),
-            attempt=max((self._revoked[digest] for digest in again), default=1),
-            provider=layer.providers[0].to_json() if layer.providers else None,
-            error=str(error),
-        )
-        await self.facts.record(fact, vertex=again[0] if again else None)
+        for start in range(0, len(again) or 1, NAMED):
+            part = again[start : start + NAMED]
+            fact = HitRevoked(
+                ref=ref.id,
+                digest=str(layer.blob.digest) if layer.blob else layer.name,
+                reexecuted=tuple(map(str, part)),
+                attempt=max((self._revoked[digest] for digest in part), default=1),
+                provider=layer.providers[0].to_json() if layer.providers else None,
+                error=str(error),
+            )
+            await self.facts.record(fact, vertex=part[0] if part else None)
 
 
 def _of_source(op: Op) -> Remote | None:
@@ -381,20 +383,3 @@ def _of_source(op: Op) -> Remote | None:
 
 def _takes_of_a_result(vertex: Vertex, contexts: Mapping[Digest, Path]) -> bool:
     return isinstance(vertex.op, Copy) and len(vertex.inputs) > 1 and vertex.inputs[1] not in contexts
-
-
-async def check_platforms(run: Sequence[Vertex], facts: Facts, emulation: Callable[[], Emulation]) -> None:
-    """Raises VertexError, before anything runs, for the first command that no program of this machine can run."""
-    host = host_platform()
-    for vertex in run:
-        if not isinstance(vertex.op, Run) or not vertex.op.platform:
-            continue
-        wanted = parse_platform(vertex.op.platform)
-        if (wanted.os, wanted.architecture) == (host.os, host.architecture):
-            continue
-        try:
-            await asyncio.to_thread(emulation().require, vertex.op.platform)
-        except RefledgerError as error:
-            await facts.record(VertexStarted(name=vertex.name, inputs=()), vertex=vertex.digest)
-            await facts.record(VertexFailed(name=vertex.name, error=str(error)), vertex=vertex.digest)
-            raise VertexError(vertex, error) from error

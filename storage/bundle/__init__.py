@@ -2,7 +2,7 @@
 
     index.json                what is in it (below); everything else is named, sized and hashed here
     events.jsonl              the build's slice of a log, each line as `refledger events --json` prints it, keys of
-                              `data` in the order that the log has: its leaves can be made of them (storage/leaves.py)
+                              `data` in the order that the log has: its leaves can be made of them (logtree/leaves.py)
     blobs/sha256/<hex>        blobs, small ones first
 
 Nothing in a bundle says when or where it was made, so the same build gives the same bytes. Whoever reads one trusts

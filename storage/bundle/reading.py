@@ -17,7 +17,7 @@ from storage.digest import Digest, Hasher, parse_json
 from storage.errors import DiskError, InputError, VerificationError
 from storage.interfaces.blobs import BlobWriter, ByteSource
 from storage.interfaces.log import Event
-from storage.tar import REGULAR, TarReader
+from storage.tar.reader import REGULAR, TarReader
 
 LIMIT = 64 << 30
 """Bytes that all members may have together."""

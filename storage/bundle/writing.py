@@ -11,7 +11,7 @@ from storage.compression import compressor
 from storage.digest import Digest, Hasher, canonical_json, plain_json, sha256
 from storage.errors import VerificationError
 from storage.interfaces.log import Event
-from storage.tar import BLOCK
+from storage.tar.reader import BLOCK
 
 _READ = 1 << 20
 

@@ -52,14 +52,14 @@ class Descriptor:
         and layouts give what they like."""
         if not isinstance(data, Mapping) or not isinstance(data["mediaType"], str):
             raise TypeError("a descriptor is not an object with a media type")
-        annotations, urls = data.get("annotations") or {}, data.get("urls") or []
+        size, annotations, urls = data["size"], data.get("annotations") or {}, data.get("urls") or []
+        if type(size) is not int or not 0 <= size < 1 << 63:
+            raise ValueError("a descriptor's size is no number of bytes")
         if not isinstance(annotations, Mapping) or not all(isinstance(text, str) for text in annotations.values()):
             raise TypeError("annotations are no texts")
         if not isinstance(urls, list):
             raise TypeError("urls is not a list")
-        return cls(
-            data["mediaType"], Digest(data["digest"]), int(data["size"]), dict(annotations), tuple(map(str, urls))
-        )
+        return cls(data["mediaType"], Digest(data["digest"]), size, dict(annotations), tuple(map(str, urls)))
 
 
 ESTARGZ = "containerd.io/snapshot/stargz/toc.digest"

@@ -12,11 +12,15 @@ if TYPE_CHECKING:
     from concurrent.futures import Future  # it brings logging along, which a quick start cannot afford
 
 
+class TooLarge(ValueError):
+    """An event of more than 1 MiB, or of more than 64 KiB without its lists."""
+
+
 @dataclass(frozen=True, slots=True)
 class NewEvent:
     """An event to be appended. `data` holds primitives, lists and string-keyed dicts only, 64 KiB encoded at most, and
     1 MiB with lists in it that are longer: they are stored apart. `detached`: places in it (JSON pointers, RFC 6901,
-    through objects only) whose values are stored apart, too, so that they can be erased (see storage.detached)."""
+    through objects only) whose values are stored apart, too, so that they can be erased (see storage.log.detached)."""
 
     stream: str
     type: str
@@ -56,8 +60,8 @@ class Event:
 @dataclass(frozen=True, slots=True)
 class Payload:
     """A detached value of event `seq`: `digest` is what the event has in its place, `salt` and `data` what that is of
-    (see storage.detached). An erased one has neither, and `erased` is the event that says so, 0 for none. `id` is its
-    place in the log's file."""
+    (see storage.log.detached). An erased one has neither, and `erased` is the event that says so, 0 for none. `id` is
+    its place in the log's file."""
 
     id: int
     seq: int
@@ -124,7 +128,7 @@ class StoredRows(Protocol):
 
     def rows(self, after: int, until: int) -> Iterator[tuple[int, str, int, str, bytes]]:
         """Stored events (seq, stream, version, type, state) with `after < seq <= until` in order, read in pages and
-        decoded by nobody (see storage.codec)."""
+        decoded by nobody (see storage.log.codec)."""
         ...
 
     def last_seq(self) -> int:
@@ -133,7 +137,7 @@ class StoredRows(Protocol):
 
 
 class StoredPayloads(Protocol):
-    """The detached values of a log (see storage.detached)."""
+    """The detached values of a log (see storage.log.detached)."""
 
     def payloads(self, after: int, until: int) -> Iterator[Payload]:
         """Every detached value of the events with `after < seq <= until`, in order, unverified, read in pages: one

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from storage.credentials import Credential, Credentials
+from storage.credentials.lookup import Credential, Credentials
 from storage.errors import RegistryError
 from storage.reference import is_loopback
 from storage.registry.clients import load_httpx
@@ -75,12 +75,11 @@ def parse_challenges(headers: Sequence[str]) -> list[Challenge]:
 
 def merge_scopes(ours: Scopes, challenged: str) -> Scopes:
     """`ours` and what the registry asked for, actions of one resource united (`repository:name:pull,push`)."""
-    actions: dict[str, list[str]] = {}
+    actions: dict[str, dict[str, None]] = {}
     for scope in (*ours, *challenged.split()):
         resource, _, wanted = scope.rpartition(":")
-        have = actions.setdefault(resource, [])
-        have += [action for action in wanted.split(",") if action not in have]
-    return tuple(f"{resource}:{','.join(wanted)}" if resource else wanted[0] for resource, wanted in actions.items())
+        actions.setdefault(resource, {}).update(dict.fromkeys(wanted.split(",")))
+    return tuple(f"{name}:{','.join(wanted)}" if name else next(iter(wanted)) for name, wanted in actions.items())
 
 
 def covers(granted: Scopes, wanted: Scopes) -> bool:

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
-from storage.credentials import Credentials
+from storage.credentials.lookup import Credentials
 from storage.digest import Digest, Hasher
 from storage.errors import InputError, RegistryError, VerificationError
 from storage.interfaces.images import Descriptor, Provider, Reference, Referrer, push_scope
@@ -278,7 +278,7 @@ def _described(response: httpx.Response, wanted: Digest | None, where: str) -> D
         digest = Digest(response.headers.get("docker-content-digest", ""))
     except InputError:
         return None
-    if media_type not in KNOWN or not length.isdigit():
+    if media_type not in KNOWN or not length.isdigit() or len(length) > 18:
         return None
     if wanted is not None and wanted.algorithm == digest.algorithm and wanted != digest:
         what = f"the registry has {digest} under this digest"

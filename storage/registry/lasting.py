@@ -93,7 +93,7 @@ class LastingUpload(Upload):
                 matched = _RANGE.fullmatch(response.headers.get("range", "").strip())
                 there = int(matched[1]) + 1 if matched else 0
                 if response.status_code in {200, 202, 204} and 1 < there <= self._blob.size:
-                    return location_of(response, kept), there
+                    return location_of(response, kept, self._where), there
             self._sessions.forget(self._target, self._blob)
         location, _ = await self._begin()
         self._sessions.save(self._target, self._blob, location)
@@ -127,7 +127,7 @@ class LastingUpload(Upload):
                     self._sessions.forget(self._target, self._blob)
                     raise Unavailable(error.what, status=response.status_code, where=error.where)
                 raise error if error.kind == "auth" else _Refused
-            location = location_of(response, location)
+            location = location_of(response, location, self._where)
         self._sessions.save(self._target, self._blob, location)
         return location
 

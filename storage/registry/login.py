@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from storage.credentials import Credential
+from storage.credentials.lookup import Credential
 from storage.errors import RegistryError
 from storage.registries import Registries
 from storage.registry.auth import Authenticator
@@ -32,6 +32,9 @@ async def check_login(
 ) -> Accepted:
     """Show `credential` to `registry`, or to the token server that it names. Raises RegistryError, of kind auth when
     they refuse it."""
+    if not credential.can_be_shown:
+        what = "login failed: user name or password are not text in UTF-8"
+        raise RegistryError(what, kind="auth", where=registry, hint="give them as the registry knows them")
     transport = Transport(user_agent, limits or Limits(), registries=registries)
     authenticator = Authenticator(_Given(credential), transport, user_agent, offline=True)
     session = Session(transport, authenticator)

@@ -21,6 +21,7 @@ from storage.registry.auth import Scopes
 from storage.registry.body import Body
 from storage.registry.failures import Unavailable, codes, refused
 from storage.registry.session import Call, Session
+from storage.registry.transport import locate
 
 if TYPE_CHECKING:
     import httpx
@@ -155,7 +156,7 @@ class Upload:
             taken = _ends(response)
             if 0 < taken == begin:
                 raise Unavailable("the registry took nothing of a part of the upload", where=self._where)
-            return location_of(response, location), taken if begin < taken < end else end
+            return location_of(response, location, self._where), taken if begin < taken < end else end
 
     async def _kept(self, location: str) -> tuple[str, int] | None:
         """Where an upload that broke can be gone on with; None when the registry has given it up."""
@@ -164,7 +165,8 @@ class Upload:
             if response.status_code not in {200, 202, 204}:
                 return None
             offset = _ends(response)
-            return (location_of(response, location), offset) if 0 <= offset <= self._blob.size else None
+            there = location_of(response, location, self._where)
+            return (there, offset) if 0 <= offset <= self._blob.size else None
 
     async def _close(self, location: str) -> None:
         call = self._call("PUT", self._with_digest(location), {"Content-Length": "0"})
@@ -183,7 +185,7 @@ class Upload:
         async with self._session.open(call) as response:
             if response.status_code != 202:
                 raise await self._session.failure(call, response)
-            location = location_of(response, "")
+            location = location_of(response, "", self._where)
             if not location:
                 raise RegistryError("the registry opened an upload without a location", kind="transport",
                                     where=self._where)  # fmt: skip
@@ -247,10 +249,11 @@ async def cancel_upload(session: Session, call: Call) -> None:
             pass
 
 
-def location_of(response: httpx.Response, default: str) -> str:
-    """Where an answer says that the upload goes on; `default` when it says nothing."""
+def location_of(response: httpx.Response, default: str, where: str) -> str:
+    """Where an answer says that the upload goes on; `default` when it says nothing. Raises RegistryError for what is no
+    URL, or must not be gone to."""
     location: str = response.headers.get("location", "")
-    return str(response.url.join(location)) if location else default
+    return locate(str(response.url), location, where) if location else default
 
 
 def _ends(response: httpx.Response) -> int:

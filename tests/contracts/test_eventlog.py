@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from storage.errors import LogError
-from storage.eventlog import PAGE, SqliteEventLog, follow
 from storage.interfaces.log import EventLog, NewEvent
+from storage.log.eventlog import PAGE, SqliteEventLog, follow
 from tests.simulation.chance import Chance, Faults, Process
 from tests.simulation.disk import Disk
-from tests.storage.test_eventlog import check_order
+from tests.storage.log.test_eventlog import check_order
 
 Open = Callable[..., EventLog]
 

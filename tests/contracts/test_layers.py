@@ -13,16 +13,16 @@ from pathlib import Path
 import pytest
 
 from storage.digest import sha256
-from storage.erofs.layers import ErofsLayers
 from storage.errors import DiskError, VerificationError
 from storage.interfaces.layers import CheckedLayers, LayerStore
-from storage.layers import DirectoryLayers
+from storage.layers.directory import DirectoryLayers
+from storage.layers.erofs.layers import ErofsLayers
 from tests.contracts.conftest import simulated_place
 from tests.simulation.mounting import SimulatedMounts
 from tests.simulation.paths import DiskPath
 from tests.simulation.syscalls import Os
-from tests.storage.test_layers import is_whiteout, opened, unpack
-from tests.storage.trees import GZIP, TAR, diff_id, file, info, make_tar
+from tests.storage.layers.test_directory import is_whiteout, opened, unpack
+from tests.storage.layers.trees import GZIP, TAR, Member, diff_id, file, info, make_tar
 
 os = Os()
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="ownership and devices need root")
@@ -81,7 +81,7 @@ def test_missing_parents_and_parents_after_children(layers: LayerStore) -> None:
 @pytest.mark.parametrize("first", ["file", "dir", "link", "fifo"])
 @pytest.mark.parametrize("second", ["file", "dir", "link", "fifo", "hard"])
 def test_the_last_of_several_members_wins(layers: LayerStore, first: str, second: str) -> None:
-    kinds = {
+    kinds: dict[str, Member] = {
         "file": file("x", b"content", mode=0o640),
         "dir": info("x", mode=0o711),
         "link": info("x", tarfile.SYMTYPE, linkname="victim"),
@@ -116,8 +116,8 @@ def test_whiteouts_hide_what_lies_below(layers: LayerStore) -> None:
 
 @pytest.mark.parametrize("order", ["before", "after"])
 def test_whiteouts_never_hide_their_own_layer(layers: LayerStore, order: str) -> None:
-    marks = [file(".wh.f"), file(".wh.d"), file("o/.wh..wh..opq"), file("o/.wh.g")]
-    own = [file("f", b"f"), info("d"), file("d/in", b"i"), info("o"), file("o/g", b"g")]
+    marks: list[Member] = [file(".wh.f"), file(".wh.d"), file("o/.wh..wh..opq"), file("o/.wh.g")]
+    own: list[Member] = [file("f", b"f"), info("d"), file("d/in", b"i"), info("o"), file("o/g", b"g")]
     lower = unpack(layers, make_tar(*(marks + own if order == "before" else own + marks)))
     assert (lower / "f").read_bytes() == b"f"
     assert (lower / "d/in").read_bytes() == b"i"

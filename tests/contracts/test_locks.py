@@ -72,13 +72,13 @@ def test_names_that_only_look_alike_are_different_locks(place: Path) -> None:
     assert len(list(place.iterdir())) == 3
 
 
-def test_never_two_holders_while_files_come_and_go(place: Path) -> None:
+def test_never_two_holders_while_files_come_and_go(tmp_path: Path) -> None:  # simulated disks: simulation/test_races.py
     inside: list[int] = []
     overlaps: list[int] = []
     taken = threading.Semaphore(0)
 
     def work(number: int) -> None:
-        locks = FileLocks(place)
+        locks = FileLocks(tmp_path)
         for _ in range(300):
             lock = locks.try_acquire("one")
             if lock is None:

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.errors import DiskError
@@ -75,7 +75,7 @@ def test_the_next_one_finds_what_came_and_goes_on(partials: DirectoryPartials, p
     assert list((place / "partial").iterdir()) == []
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.floats(0, 1), st.integers(1, 3_000), st.booleans()), max_size=12))
 def test_any_order_of_writes_and_deaths_keeps_exactly_what_was_written(
     place: Path, steps: list[tuple[float, int, bool]]

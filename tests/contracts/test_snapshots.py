@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from storage.erofs.layers import ErofsLayers
 from storage.errors import DiskError, InputError
 from storage.interfaces.layers import Look
+from storage.layers.erofs.layers import ErofsLayers
+from storage.layers.snapshots import OverlaySnapshots
 from storage.overlay import detach_below
-from storage.snapshots import OverlaySnapshots
 from tests.contracts.conftest import simulated_place
 from tests.simulation.mounting import SimulatedMounts
 from tests.simulation.syscalls import Os
-from tests.storage.test_snapshots import BASE, Root
-from tests.storage.trees import file, info, make_tar, members, names
+from tests.storage.layers.test_snapshots import BASE, Root
+from tests.storage.layers.trees import file, info, make_tar, members, names
 
 os = Os()
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")

@@ -12,19 +12,32 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.builder import base_image
 from tests.crash import judge
+from tests.crash.beside import Beside
 from tests.crash.place import Done, Place
 from tests.crash.power import Disk
-from tests.crash.scenes import BASE, Scene
+from tests.crash.scene import Scene, images
 from tests.crash.unsynced import lose
 from tests.registry_fixture import RegistryProcess
 
 SIGNALS = ("TERM", "INT", "HUP")
 INTERRUPTED = 130
-HOWS = ("after", "before", "inside", "before-op", "signal", "twice", "unsynced", "power")
+DISKS = {"power": "ext4", "power-xfs": "xfs", "power-btrfs": "btrfs"}
+HOWS = ("after", "before", "inside", "before-op", "signal", "twice", "unsynced", *DISKS)
 """Kinds of crash: at events, between changes of files, by a signal that can be handled, once more in what mends; and
 loss of power, by the letter (unsynced.py) and on a disk (power.py)."""
+_WORLDS = frozenset({"unsynced", *DISKS})
+
+
+def kind_of(moment: str) -> str:
+    """One of HOWS."""
+    world, plus, rest = moment.rpartition("+")
+    return world if plus else "signal" if rest.count(":") == 2 else rest.partition(":")[0]
+
+
+def disk_of(how: str) -> str:
+    """The file system that this kind of crash needs for itself; "" when it does not."""
+    return DISKS.get(how, "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +68,11 @@ class Stage:
     disk: Disk | None = None
     events: int = 0
     names: Iterator[int] = field(default_factory=itertools.count)
+    token: str = field(default_factory=lambda: secrets.token_hex(6))
 
     def moments(self, hows: Sequence[str]) -> Iterator[str]:
         """Every moment of the undisturbed run: each transaction, and each change of a file."""
+        worlds = [] if self.scene.beside else sorted(_WORLDS & set(hows))  # what is beside would live on
         ends = list(itertools.accumulate(map(len, self.undisturbed.groups)))
         for number, last in enumerate(ends):
             for how in ("after", "before", "inside", "twice"):
@@ -65,9 +80,9 @@ class Stage:
                     yield f"{how}:{last}"
             if "signal" in hows:
                 yield f"after:{last}:{SIGNALS[number % len(SIGNALS)]}"
-            for world in sorted({"unsynced", "power"} & set(hows)):
+            for world in worlds:
                 yield f"{world}+{('after', 'before', 'inside')[number % 3]}:{last}"
-        for world in sorted({"unsynced", "power"} & set(hows)):
+        for world in worlds:
             yield f"{world}+end"
         if "before-op" in hows:
             for number in range(1, len(self.undisturbed.ops) + 1):
@@ -81,10 +96,11 @@ class Stage:
         dice = random.Random(f"{self.scene.name} {moment}")
         self._begin(dice)
         scene, place = self.scene, self.place
+        beside = Beside(scene, place) if scene.beside is not None else None
         done = place.run(scene.command(place), f"after:{number}" if how == "twice" else moment)
-        wrong, outlived = self._ended(done, signal), ()
-        if done.killed:
-            outlived = tuple(_outliving(place))
+        wrong, outlived = self._ended(done, signal), list[str]()
+        if done.killed and beside is None:
+            outlived = _outliving(place)
         if world:
             if world == "unsynced":
                 lose(done.lost)
@@ -96,8 +112,8 @@ class Stage:
             second = place.run(scene.command(place), "after:1" if number[-1:] in "13579" else "before-op:3")
             if not second.killed and second.code not in scene.codes:  # it may have nothing left to do
                 wrong.append(f"the second start ended with {second.code}: {second.err[-200:]}")
-        wrong += self._again()
-        return Crash(scene.name, moment, done.last_met, tuple(wrong), outlived)
+        wrong += self._again(beside)
+        return Crash(scene.name, moment, done.last_met, tuple(wrong), tuple(outlived))
 
     def _broken_promises(self, done: Done) -> list[str]:
         """What the log had promised, and outputs that are neither whole nor absent."""
@@ -112,17 +128,18 @@ class Stage:
         return wrong
 
     def _begin(self, dice: random.Random) -> None:
+        self.place.sessions.clear()  # their numbers are given to others in time
         if self.disk is None:
             self.place.put_back(self.kept)
         else:
             self.disk.put_back(self.kept, dice)
-        self.place.repository = f"crash/{self.scene.name.replace(', ', '-').replace(' ', '-')}/{next(self.names)}"
+        self.place.repository = f"crash/{self.token}/{next(self.names)}"
 
     def _ended(self, done: Done, signal: str) -> list[str]:
         """What is wrong with how the first one ended."""
         if "Traceback" in done.err or "internal error" in done.err:
             return [f"the first run: {done.err[-300:]}"]
-        if not signal:
+        if not signal or self.scene.beside is not None:
             return []  # killed, or it was over before the moment came, which only concerns files
         right = {INTERRUPTED, *self.scene.codes}
         if done.code not in right:
@@ -132,8 +149,8 @@ class Stage:
             left += [f"after SIG{signal}: {one}" for one in judge.told(self.place)]
         return left
 
-    def _again(self) -> list[str]:
-        """Run it once more, and compare."""
+    def _again(self, beside: Beside | None) -> list[str]:
+        """Run it once more, wait for what is `beside`, and compare."""
         scene, place = self.scene, self.place
         again = place.run(scene.command(place))
         wrong = []
@@ -145,6 +162,8 @@ class Stage:
             then = place.run(scene.then(place))
             if then.code:
                 wrong.append(f"exit code {then.code} of what comes then: {then.err[-300:]}")
+        if beside is not None:
+            wrong += beside.finish()
         if not wrong:
             wrong += self._compared("another outcome")
         return wrong + judge.problems(place)
@@ -159,8 +178,10 @@ class Stage:
 
 def _outliving(place: Place) -> list[str]:
     """What is alive a tenth of a second after the victim: the kernel takes that long to end what is to die with it."""
-    time.sleep(0.1)
-    return list(judge.processes(place).values())
+    until = time.monotonic() + 0.1
+    while (alive := judge.processes(place)) and time.monotonic() < until:
+        time.sleep(0.01)
+    return list(alive.values())
 
 
 def _difference(found: object, expected: object) -> str:
@@ -172,24 +193,24 @@ def _difference(found: object, expected: object) -> str:
 
 @contextmanager
 def registries(directory: Path) -> Iterator[tuple[RegistryProcess, RegistryProcess]]:
-    """Two, the first with the base image."""
+    """Two, the first with what scenes begin with."""
     with RegistryProcess(directory / "hub") as hub, RegistryProcess(directory / "second") as second:
-        base_image(hub, BASE, size=100_000)
+        images(hub)
         yield hub, second
 
 
 @contextmanager
-def staged(scene: Scene, directory: Path, host: str, second: str, *, on_disk: bool = False) -> Iterator[Stage]:
-    """`scene`, run once undisturbed; `on_disk`: on a file system of its own. `directory` is made, and removed."""
+def staged(scene: Scene, directory: Path, host: str, second: str, *, on: str = "") -> Iterator[Stage]:
+    """`scene`, run once undisturbed; `on`: a file system of its own. `directory` is made, and removed."""
     directory.mkdir(parents=True)
-    place = Place(directory / "place", host, second)
-    disk = Disk(directory / "disk.img", place.directory) if on_disk else None
+    place = Place(directory / "place", host, second, keeps=scene.keeps)
+    disk = Disk(directory / "disk.img", place.directory, on) if on else None
     stage = Stage(scene, place, directory / "kept", Done(0, "", ""), None, disk)
     try:
         if disk is not None:
             disk.make()
         place.lay_out()
-        place.repository = f"crash/before/{secrets.token_hex(4)}"
+        place.repository = f"crash/before/{stage.token}"
         scene.before(place)
         if disk is None:
             place.keep(stage.kept)
@@ -197,7 +218,10 @@ def staged(scene: Scene, directory: Path, host: str, second: str, *, on_disk: bo
             disk.keep(stage.kept)
         stage._begin(random.Random(0))
         stage.events = judge.events(place)
+        beside = Beside(scene, place) if scene.beside is not None else None
         stage.undisturbed = place.run(scene.command(place), "end")
+        if beside is not None and (wrong := beside.finish()):
+            raise AssertionError(f"{scene.name}: {wrong}")
         if stage.undisturbed.code not in scene.codes:
             raise AssertionError(f"{scene.name}: exit code {stage.undisturbed.code}\n{stage.undisturbed.err}")
         if scene.then is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -12,14 +13,16 @@ from pathlib import Path
 
 from storage.bundle.reading import read_bundle
 from storage.errors import LogError, RefledgerError
-from storage.eventlog import SqliteEventLog
 from storage.locks import FileLocks
-from storage.notes import Verifier
+from storage.log.eventlog import SqliteEventLog
 from tests.crash.place import Place
+from tools.auditing.keys import FILE, read_signer
 from tools.auditing.verify import verify_root
 
 _ENDS = frozenset({"BuildCompleted", "BuildFailed", "BuildCancelled", "BuildInterrupted"})
 _CGROUPS = "refledger"
+_SHARED = ("/run", "/run/runc", "/run/crun", "/run/netns", "/run/lock", "/dev/shm", "/dev/mqueue", "/tmp", "/var/tmp")
+_WORD = re.compile(r"[0-9a-z]+")
 
 
 def problems(place: Place) -> list[str]:
@@ -58,8 +61,8 @@ def events(place: Place) -> int:
 
 def unsound(place: Place, *, views: bool = True) -> list[str]:
     """What `audit verify` finds: the form of the log, the bytes that it names, views that differ from a fresh fold."""
-    key = place.root / "verifier"
-    keys = [Verifier.parse(key.read_text().strip())] if key.exists() else []
+    key = place.root / FILE
+    keys = [read_signer(key).verifier] if (place.root / "checkpoint").exists() else []  # something is signed
     try:
         faults = verify_root(place.root, keys=keys).faults
     except RefledgerError as error:
@@ -94,7 +97,7 @@ def torn(place: Place) -> list[str]:
 
 def leftovers(place: Place) -> list[str]:
     """What nobody works with and nobody will remove: in the root, and outside of it."""
-    return [*mounts(place), *loops(place), *_processes(place), *_groups(place), *_files(place)]
+    return [*mounts(place), *loops(place), *_processes(place), *_elsewhere(place), *_files(place)]
 
 
 def mounts(place: Place) -> list[str]:
@@ -115,7 +118,7 @@ def loops(place: Place) -> list[str]:
 
 
 def processes(place: Place) -> dict[int, str]:
-    """Processes that have to do with the place: by their command, their environment or a mount of theirs."""
+    """Processes that have to do with the place: by their session, command, environment or a mount of theirs."""
     mark = os.fsencode(place.directory) + b"/"
     own = {os.getpid(), os.getppid()}
     found = {}
@@ -126,7 +129,8 @@ def processes(place: Place) -> dict[int, str]:
             command = (path / "cmdline").read_bytes()
             place_of = [command, (path / "environ").read_bytes(), os.fsencode((path / "cwd").readlink()) + b"/"]
             place_of.append((path / "mountinfo").read_bytes())
-            if any(mark in one for one in place_of):
+            session = int((path / "stat").read_bytes().rpartition(b")")[2].split()[3])
+            if session in place.sessions or any(mark in one for one in place_of):
                 found[int(path.name)] = command.replace(b"\0", b" ").decode("utf-8", "replace")[:120]
     return found
 
@@ -135,18 +139,23 @@ def _processes(place: Place) -> list[str]:
     return [f"process {pid}: {command}" for pid, command in processes(place).items()]
 
 
-def _groups(place: Place) -> Iterator[str]:
-    """Control groups of containers of this root's builds, which are called after them."""
-    builds = set(_builds(place))
+def _elsewhere(place: Place) -> Iterator[str]:
+    """What is called after a build of this root where nobody but the machine could know of it: control groups, runtime
+    state, network namespaces, shared memory."""
+    owners = set(builds(place))
+    where = [Path(name) for name in _SHARED]
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         mount, _, kind = line.partition(" - ")
         if kind.startswith("cgroup"):
-            for group in Path(mount.split(" ")[4], _CGROUPS).glob("*.*.*"):
-                if group.name.partition(".")[0] in builds:
-                    yield f"control group {group}"
+            where.append(Path(mount.split(" ")[4], _CGROUPS))
+    for directory in where:
+        for path in directory.glob("*"):
+            if owners.intersection(_WORD.findall(path.name)):
+                yield f"{path}"
 
 
-def _builds(place: Place) -> list[str]:
+def builds(place: Place) -> list[str]:
+    """Ids of all that were begun."""
     if not (place.root / "log.db").exists():
         return []
     log = SqliteEventLog(place.root / "log.db", read_only=True)
@@ -166,7 +175,8 @@ def _files(place: Place) -> Iterator[str]:
     for path in root.glob("locks/*"):
         if not locks.held(path.name):
             yield f"a lock that nobody holds: {path.name}"
-    for part in ("tmp", "home"):
+    for part in ("tmp", "home", "runtime"):
         for path in (place.directory / part).rglob("*"):
-            if not path.is_dir() or not any(path.iterdir()):
-                yield f"file {path.relative_to(place.directory)}"
+            name = str(path.relative_to(place.directory))
+            if name not in place.keeps and (not path.is_dir() or not any(path.iterdir())):
+                yield f"file {name}"

@@ -7,15 +7,16 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-PROJECT = Path(__file__).resolve().parents[2]
+from tests.processes import run_into
+
 EPOCH = "1700000000"
 _TIMEOUT = 120  # seconds
-_PARTS = ("root", "context", "out", "tmp", "home")
+_PARTS = ("root", "context", "out", "tmp", "home", "runtime")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,7 @@ class Done:
     code: int
     out: str
     err: str
-    met: tuple[Mapping[str, object], ...] = ()
+    met: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def killed(self) -> bool:
@@ -35,7 +36,7 @@ class Done:
     @property
     def groups(self) -> list[list[str]]:
         """Types of the events of each transaction, in order."""
-        return [list(one["events"]) for one in self.met if "events" in one]  # type: ignore[call-overload]
+        return [list(one["events"]) for one in self.met if "events" in one]
 
     @property
     def ops(self) -> list[str]:
@@ -45,25 +46,28 @@ class Done:
     @property
     def lost(self) -> list[list[str]]:
         """What a power loss may take (see unsynced)."""
-        return next(one["lost"] for one in self.met if "lost" in one)  # type: ignore[return-value]
+        return next(one["lost"] for one in self.met if "lost" in one)
 
     @property
     def last_met(self) -> str:
         """What the moment is called at which it was stopped: a type of event, or a change of a file."""
         names = next((one.get("at") or one.get("doomed") for one in self.met if "at" in one or "doomed" in one), None)
-        return str(names[-1]) if names else "the end"  # type: ignore[index]
+        return str(names[-1]) if names else "the end"
 
 
 @dataclass(slots=True)
 class Place:
-    """`directory` has a part for everything that a command may write to, `tmp` and `home` among them: what is left
-    there is left by it. `host` and `second`: registries; `repository`: a name in them that only this run has."""
+    """`directory` has a part for everything that a command may write to, `tmp`, `home` and `runtime` among them: what
+    is left there is left by it. `host` and `second`: registries; `repository`: a name in them that only this run has;
+    `sessions`: of the processes that have run here; `keeps`: files that may stay where nothing else may."""
 
     directory: Path
     host: str
     second: str
     repository: str = ""
     env: dict[str, str] = field(default_factory=dict)
+    sessions: set[int] = field(default_factory=set)
+    keeps: tuple[str, ...] = ()
 
     @property
     def root(self) -> Path:
@@ -103,41 +107,34 @@ class Place:
         """Have everything as it was when it was kept."""
         for part in _PARTS:
             shutil.rmtree(self.directory / part, ignore_errors=True)
-            subprocess.run(["cp", "-a", "--reflink=auto", str(kept / part), str(self.directory / part)], check=True)
+        parts = [str(kept / part) for part in _PARTS]
+        subprocess.run(["cp", "-a", "--reflink=auto", *parts, str(self.directory)], check=True)
 
     def environment(self) -> dict[str, str]:
         """Of every process here; nothing of the machine's own."""
         return {
             "PATH": os.environ["PATH"], "HOME": str(self.directory / "home"), "TMPDIR": str(self.directory / "tmp"),
-            "REFLEDGER_ROOT": str(self.root), "SOURCE_DATE_EPOCH": EPOCH, "LC_ALL": "C.UTF-8", **self.env,
+            "XDG_RUNTIME_DIR": str(self.directory / "runtime"), "REFLEDGER_ROOT": str(self.root),
+            "SOURCE_DATE_EPOCH": EPOCH, "LC_ALL": "C.UTF-8", **self.env,
         }  # fmt: skip
 
-    def run(self, args: Sequence[str], moment: str = "") -> Done:
-        """`refledger ARGS` to its end, which may come at `moment`."""
-        said_in = self.directory.with_name(f"{self.directory.name}.said")  # not on a disk that is to fail
+    def run(self, args: Sequence[str], moment: str = "", said: str = "said") -> Done:
+        """`refledger ARGS` to its end, which may come at `moment`. `said`: what its output is called, one for each
+        process at a time."""
+        said_in = self.directory.with_name(f"{self.directory.name}.{said}")  # not on a disk that is to fail
         said_in.mkdir(exist_ok=True)
         told = said_in / "told"
         told.unlink(missing_ok=True)
+        module = ["tests.crash.victim", moment] if moment else ["tools.cli.main"]
+        ears = {"CRASH_TOLD": str(told), "CRASH_WITHIN": str(self.directory)} if moment else {}
         # files, not pipes: processes that outlive the victim would keep a pipe open
-        with (said_in / "stdout").open("w+") as out, (said_in / "stderr").open("w+") as err:
-            module = ["tests.crash.victim", moment] if moment else ["tools.cli.main"]
-            ears = {"CRASH_TOLD": str(told), "CRASH_WITHIN": str(self.directory)} if moment else {}
-            process = subprocess.Popen(
-                [sys.executable, "-m", *module, *args], cwd=PROJECT, stdin=subprocess.DEVNULL, stdout=out, stderr=err,
-                env={**self.environment(), **ears}, start_new_session=True,
-            )  # fmt: skip
-            try:
-                code = process.wait(_TIMEOUT)
-            finally:
-                if process.poll() is None:
-                    process.kill()
-                    process.wait()
-            out.seek(0)
-            err.seek(0)
-            said = out.read(), err.read()
+        out, err = said_in / "stdout", said_in / "stderr"
+        env = {**self.environment(), **ears}
+        session, code = run_into(*module, *args, env=env, out=out, err=err, timeout=_TIMEOUT)
+        self.sessions.add(session)
         met = tuple(map(json.loads, told.read_text().splitlines())) if told.exists() else ()
         told.unlink(missing_ok=True)
-        return Done(code, *said, met)
+        return Done(code, out.read_text(errors="replace"), err.read_text(errors="replace"), met)
 
     def must(self, *args: str) -> Done:
         """Run `refledger ARGS`, which has to go well."""

@@ -15,7 +15,7 @@ import pytest
 
 from projections.runner import Views
 from projections.standard import STANDARD
-from tests.crash.crash import HOWS, registries, staged
+from tests.crash.crash import HOWS, disk_of, registries, staged
 from tests.crash.power import Disk, works
 from tests.crash.scenes import SCENES
 from tests.projections import story
@@ -60,11 +60,11 @@ def test_I12_a_crash_changes_nothing_but_the_record_of_it(tmp_path: Path, server
 def test_I12_no_crash_at_all_changes_anything(tmp_path: Path, servers: Registries, name: str) -> None:
     hub, second = servers
     until = time.monotonic() + LONG / len(SCENES) if LONG > 1 else float("inf")
-    for on_disk in (False, True):
-        hows = [how for how in HOWS if (how == "power") is on_disk]
-        if on_disk and not works(tmp_path):
+    for disk in dict.fromkeys(map(disk_of, HOWS)):
+        hows = [how for how in HOWS if disk_of(how) == disk]
+        if disk and not works(tmp_path, disk):
             continue
-        with staged(SCENES[name], tmp_path / f"stage{on_disk}", hub.host, second.host, on_disk=on_disk) as stage:
+        with staged(SCENES[name], tmp_path / f"stage {disk}", hub.host, second.host, on=disk) as stage:
             moments = list(stage.moments(hows))
             random.Random(name).shuffle(moments)
             for moment in moments:

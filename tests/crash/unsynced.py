@@ -51,7 +51,7 @@ class Unsynced:
                 for one in changed:
                     self._bytes.pop(one, None)
 
-        os.fsync = os.fdatasync = watched_fsync  # type: ignore[assignment]
+        os.fsync = os.fdatasync = watched_fsync
         durable.flush_file_system = watched_syncfs
         import sys
 

@@ -3,7 +3,7 @@
 MOMENT is `HOW:NUMBER` or `HOW:NUMBER:SIGNAL` (default KILL), of these; for N there may be a type, the first such event:
 
     after:N    event N of this process has just become durable
-    before:N   event N is about to be committed; what does not wait for it has had a while to go on
+    before:N   event N is about to be committed; what does not wait for it has gone on until it waits, too
     inside:N   event N is in the transaction, which is not committed
     before-op:N the N-th change of a file or directory is about to happen (an audit hook's view: not SQLite's own)
     end        nothing happens
@@ -27,13 +27,17 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from tests.crash.unsynced import Unsynced
 
 LINGER = 0.4
-"""Seconds that everything else may go on for while an event that is not to come is waited for."""
+"""Seconds that everything else may go on for, at most, while an event that is not to come is waited for."""
+QUIET, _LOOK = 8, 0.01
+"""Looks, and seconds between them, in which nothing has run: then all that is left waits, also for other processes."""
 _CHANGES = frozenset({
     "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.chmod", "os.chown",
     "os.utime", "os.setxattr", "subprocess.Popen", "sqlite3.connect",
@@ -44,7 +48,10 @@ _ELSEWHERE = ("/proc/", "/sys/", "/dev/")
 class Victim:
     """Counts, tells, and dies when it is time."""
 
-    def __init__(self, how: str, which: str, number_of_signal: int, told: int, unsynced: Unsynced | None) -> None:
+    def __init__(
+        self, how: str, which: str, number_of_signal: int, told: int, within: str, unsynced: Unsynced | None
+    ) -> None:
+        self._within = f"{within}/"
         self._unsynced = unsynced
         self._how = how
         self._type = "" if which.isdecimal() else which
@@ -59,7 +66,7 @@ class Victim:
 
     def wrap_log(self) -> None:
         """Be there at every commit."""
-        from storage import eventlog, recorder
+        from storage.log import eventlog, recorder
 
         eventlog.GROUP = 1
         commit, insert = recorder.LogWriter._commit, recorder.LogRecorder.insert
@@ -68,7 +75,7 @@ class Victim:
             names = [event[1] for _, events in group for event in events]
             here = self._here(names)
             if here and self._how == "before":
-                time.sleep(LINGER)
+                settle()
                 self._die("doomed", names)
             results = commit(writer, group, gone)
             self._events += len(names)
@@ -84,8 +91,8 @@ class Victim:
                 self._die("doomed", names)
             return last
 
-        recorder.LogWriter._commit = watched_commit  # type: ignore[method-assign]
-        recorder.LogRecorder.insert = watched_insert  # type: ignore[method-assign]
+        recorder.LogWriter._commit = watched_commit  # type: ignore[method-assign, assignment]
+        recorder.LogRecorder.insert = watched_insert  # type: ignore[method-assign, assignment]
 
     def _here(self, names: Sequence[str]) -> bool:
         """Are these the next events, and is it one of them?"""
@@ -103,7 +110,9 @@ class Victim:
         elif event not in _CHANGES:
             return
         path = args[0]
-        if isinstance(path, str) and (path.startswith(_ELSEWHERE) or "__pycache__" in path):
+        if isinstance(path, str) and (
+            "__pycache__" in path or (path.startswith(_ELSEWHERE) and not path.startswith(self._within))
+        ):
             return
         if os.getpid() != self._pid:
             return
@@ -134,6 +143,32 @@ class Victim:
             os.write(self._told, json.dumps(what).encode() + b"\n")
 
 
+def settle() -> None:
+    """Return when every other thread of this process, and every process that it started, has been waiting for a while;
+    after LINGER seconds in any case: some wait for a clock."""
+    end = time.monotonic() + LINGER
+    seen, looks = "", 0
+    while looks < QUIET and time.monotonic() < end:
+        time.sleep(_LOOK)
+        now = "".join(_activity(os.getpid(), {threading.get_native_id()}))
+        looks = looks + 1 if now == seen else 0
+        seen = now
+
+
+def _activity(pid: int, without: Collection[int] = ()) -> Iterator[str]:
+    """How often each thread of process `pid` and below it has run so far; whether it is to run now."""
+    for task in Path(f"/proc/{pid}/task").glob("*"):
+        with suppress(OSError):
+            if int(task.name) not in without:
+                status = (task / "status").read_text()
+                state = status.partition("State:\t")[2][0]
+                yield f"{task.name} {status.partition('voluntary_ctxt_switches')[2]} {state}"
+                if state == "R":
+                    yield str(time.monotonic())
+            for child in (task / "children").read_text().split():
+                yield from _activity(int(child))
+
+
 def main() -> None:
     """See above."""
     moment, sys.argv[1:] = sys.argv[1], sys.argv[2:]
@@ -144,7 +179,7 @@ def main() -> None:
     told = os.open(where, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600) if where else -1
     within = os.environ.pop("CRASH_WITHIN", "")
     unsynced = Unsynced(within) if world == "unsynced" else None
-    victim = Victim(how, number or "0", signal.Signals[f"SIG{name or 'KILL'}"], told, unsynced)
+    victim = Victim(how, number or "0", signal.Signals[f"SIG{name or 'KILL'}"], told, within, unsynced)
 
     from tools.cli.main import main as refledger
 

@@ -13,12 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 from tests.builder import busybox_layer
 from tests.differential.oracles import TIMEOUT, BuildKit, dockerd
 from tests.engine.buildkit.cases import CASES, GOLDEN, dockerfile, lay
-from tests.registry_fixture import OCI_MANIFEST, RegistryProcess, push_image, push_manifest
+from tests.registry_fixture import OCI_MANIFEST, WEB, RegistryProcess, push_image, push_manifest
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 INLINE = ("--build-arg", "BUILDKIT_INLINE_CACHE=1")
@@ -59,8 +57,8 @@ def image_config(tag: str) -> dict[str, Any]:
     host, _, name = tag.partition("/")
     url = f"http://{host}/v2/{name}"
     accept = {"Accept": f"application/vnd.docker.distribution.manifest.v2+json, {OCI_MANIFEST}"}
-    manifest = httpx.get(f"{url}/manifests/latest", headers=accept).raise_for_status().json()
-    config: dict[str, Any] = httpx.get(f"{url}/blobs/{manifest['config']['digest']}").raise_for_status().json()
+    manifest = WEB.get(f"{url}/manifests/latest", headers=accept).raise_for_status().json()
+    config: dict[str, Any] = WEB.get(f"{url}/blobs/{manifest['config']['digest']}").raise_for_status().json()
     return config
 
 

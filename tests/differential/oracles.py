@@ -121,8 +121,7 @@ def dockerd() -> Iterator[BuildKit]:
         raise Unavailable("dockerd needs root")
     if not shutil.which("dockerd") or not Path("/usr/bin/docker").exists():
         raise Unavailable("dockerd is not installed (Debian: docker.io)")
-    # reason: a socket's path has 107 characters at most
-    directory = Path(tempfile.mkdtemp(prefix="dockerd-"))
+    directory = _place("dockerd")
     socket, log = directory / "socket", directory / "log"
     (directory / "daemon.json").write_text("{}")
     with log.open("wb") as out:
@@ -167,18 +166,27 @@ def buildah() -> Iterator[Buildah]:
         raise Unavailable("buildah needs root here")
     if not shutil.which("buildah"):
         raise Unavailable("buildah is not installed")
-    directory = Path(tempfile.mkdtemp(prefix="buildah-"))
+    directory = _place("buildah")
     try:
         yield Buildah(directory)
     finally:
         _clear(directory)
 
 
+def _place(name: str) -> Path:
+    """A new directory for what `name` keeps, below the temporary one, as a socket's path has 107 characters at most.
+    Those of test runs that were killed go."""
+    for left in Path(tempfile.gettempdir()).glob(f"{name}-*-*"):
+        if not Path("/proc", left.name.split("-")[1]).exists():
+            _clear(left)
+    return Path(tempfile.mkdtemp(prefix=f"{name}-{os.getpid()}-"))
+
+
 def _clear(directory: Path) -> None:
     """Remove it, with what is mounted there: buildah leaves the mounts of builds that failed."""
     mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     for mount in reversed([mount for mount in mounts if mount.startswith(f"{directory}/")]):
-        _run(["umount", "--lazy", mount])
+        subprocess.run(["umount", "--lazy", mount], check=False, capture_output=True)  # another run may clear it, too
     shutil.rmtree(directory, ignore_errors=True)
 
 

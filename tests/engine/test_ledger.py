@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 
-from engine.events import PullProgressed, VertexCancelled
-from engine.ledger import ROOM, Ledger, fitting
+from engine.errors import InputError
+from engine.events import BuildCompleted, PullProgressed, VertexCancelled, VertexFailed
+from engine.ledger import MOST_TEXT, ROOM, Ledger, fitting
 from storage.digest import canonical_json
 from storage.errors import DiskError, LogError
-from storage.eventlog import open_log
 from storage.interfaces.log import Event
+from storage.log.codec import MAX_STATE
+from storage.log.eventlog import open_log
 
 
 def test_a_list_is_cut_to_what_an_event_has_room_for() -> None:
@@ -25,6 +27,24 @@ def test_a_list_is_cut_to_what_an_event_has_room_for() -> None:
     kept = fitting([layer] * 2000)
     assert 0 < len(kept) < 2000
     assert ROOM - 400 < sum(len(canonical_json(item)) for item in kept) <= ROOM
+
+
+def test_what_is_said_of_an_error_is_cut_and_what_no_event_can_hold_is_refused(tmp_path: Path) -> None:
+    log = open_log(tmp_path / "log.db")
+
+    async def main() -> None:
+        ledger = Ledger(log, "b1")
+        await ledger.record(VertexFailed(name="a", error="\x01" * 100_000), vertex="v")
+        with pytest.raises(InputError, match=r"BuildCompleted: \d+ bytes"):
+            ledger.post(BuildCompleted(results=({"name": "x" * MAX_STATE, "digest": "", "ref": ""},)))
+        await ledger.record(VertexCancelled(name="b"), vertex="v")
+
+    try:
+        asyncio.run(main())
+        first, second = log.read()
+        assert (first.data["error"], second.type) == ("\x01" * MOST_TEXT + "…", "VertexCancelled")
+    finally:
+        log.close()
 
 
 class FullDisk:
@@ -74,6 +94,8 @@ def test_I6_nothing_is_durable_without_what_was_posted_before_it() -> None:
     with pytest.raises(DiskError):
         asyncio.run(ledger.record(PullProgressed(digest="sha256:12", bytes=2, total=2)))
     assert len(log.types) == 1
+
+
 def test_I6_nothing_is_done_on_behind_a_fact_that_could_not_be_written(tmp_path: Path) -> None:
     path = tmp_path / "log.db"
     log = open_log(path)

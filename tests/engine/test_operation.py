@@ -10,10 +10,13 @@ from typing import Any, cast
 import pytest
 
 from engine.errors import BuildError, RefledgerError
-from engine.events import BuildStarted
+from engine.events import BuildStarted, to_data
+from engine.graph import Graph, Mkdir, vertex
 from engine.ledger import Ledger
-from engine.operation import operate
+from engine.operation import PLAN_SHOWN, graph_defined, operate
+from storage.digest import Digest
 from storage.interfaces.log import Event, EventLog, NewEvent
+from storage.log.codec import encode
 
 STARTED = BuildStarted(frontend="copy.v0", definition="", options={}, context=None, engine_version="", host={})
 
@@ -34,6 +37,13 @@ class _SlowLog:
         while self._waiting:
             event = Event(len(self.types), 0, "", 1, "", None, None, None, {})
             self._waiting.pop().set_result([event])
+
+
+def test_a_graph_of_long_names_fits_into_an_event() -> None:
+    vertices = tuple(vertex(Mkdir(f"/{number}"), (), "é" * 200) for number in range(PLAN_SHOWN))
+    defined = graph_defined(Graph(vertices, ()), Digest(f"sha256:{'0' * 64}"), vertices, vertices[0].digest)
+    encode(NewEvent("build/b1", "GraphDefined", to_data(defined), "b1"))  # raises where there is no room
+    assert defined.vertices == PLAN_SHOWN >= len(defined.plan) > PLAN_SHOWN // 3
 
 
 @pytest.mark.parametrize("fails", [False, True])

@@ -18,7 +18,7 @@ from urllib.request import Request, urlopen
 from engine.errors import MaterializationError
 from engine.refs.fill import FetchLimits
 from engine.refs.ref import Layer
-from storage.credentials import Credential
+from storage.credentials.lookup import Credential
 from storage.digest import sha256
 from storage.errors import RefledgerError
 from storage.interfaces.images import Descriptor, Provider, Reference
@@ -35,8 +35,9 @@ NOW = 1_000_000.0
 RIGHT = "right"
 PULL, RANGES, MANIFEST, LIST = "pull", "pull in ranges", "manifest", "list"
 PUSH, CHUNKS, LASTING, MOUNT = "push", "push in pieces", "push of a large layer", "mount"
-_SHORT: Mapping[str, Any] = {"stall_seconds": 0.3, "commit_seconds": 0.4, "connect_seconds": 0.4}
-"""Limits of the client where somebody is silent; elsewhere a busy machine must not look like that."""
+_SHORT = {"stall_seconds": 0.3, "commit_seconds": 0.4, "connect_seconds": 0.4}
+"""Limits of the client where somebody is silent; elsewhere a busy machine must not look like that. `patience` times
+as long, where it did."""
 _PATCH = 1 << 16
 
 
@@ -75,11 +76,14 @@ class Scene:
     """What a row is played with. `other`: a second origin (an object store, before the same registry); `tokens`: a
     token server, which answers with `grant`. The client has credentials for the registry's host."""
 
-    def __init__(self, registry: RegistryProcess, repository: str, directory: Path, stack: ExitStack) -> None:
+    def __init__(
+        self, registry: RegistryProcess, repository: str, directory: Path, stack: ExitStack, patience: int
+    ) -> None:
         self.registry = registry
         self.repository = repository
         self.directory = directory
         self._stack = stack
+        self._short = {limit: seconds * patience for limit, seconds in _SHORT.items()}
         self.proxy = stack.enter_context(FaultyProxy(registry.host))
         self._uploads = UploadSessions(directory / "uploads" / repository.replace("/", "-"))
         self.slept: list[float] = []
@@ -130,7 +134,7 @@ class Scene:
 
         return RegistryClient(
             Known(**{self.proxy.host: Credential("me", "the password")}), user_agent="refledger/test",
-            limits=Limits(**{**(_SHORT if self._silent() else {}), **limits}), uploads=self._uploads, sleep=sleep,
+            limits=Limits(**{**(self._short if self._silent() else {}), **limits}), uploads=self._uploads, sleep=sleep,
             clock=lambda: NOW + sum(self.slept), jitter=lambda: 1.0,
         )  # fmt: skip
 
@@ -149,10 +153,10 @@ class Scene:
         return re.sub(r"sha256:[0-9a-f]{64}|\b[0-9a-f]{12}\b", "DIGEST", text)
 
 
-def play(row: Row, registry: RegistryProcess, repository: str, directory: Path) -> Outcome:
+def play(row: Row, registry: RegistryProcess, repository: str, directory: Path, *, patience: int = 1) -> Outcome:
     """Play `row`; `repository` is its own where it pushes."""
     with ExitStack() as stack:
-        scene = Scene(registry, repository, directory, stack)
+        scene = Scene(registry, repository, directory, stack, patience)
         scene.proxy.faults = list(row.play(scene))
         act = _push if row.pushes else {MANIFEST: _manifest, LIST: _list}.get(row.side, _pull)
         error, kept = act(scene, row)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from projections import runner, viewfile
@@ -53,7 +53,7 @@ def test_I1_rebuilt_views_dump_byte_for_byte_the_same(tmp_path: Path) -> None:
     assert before.count(b"\n") > 10
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25)
 @given(cuts=st.lists(st.integers(0, len(full_log().events)), max_size=6), batch=st.integers(1, 30),
        restarts=st.booleans())  # fmt: skip
 def test_I1_any_split_into_batches_and_restarts_gives_the_same_dump(
@@ -401,8 +401,8 @@ def test_what_sqlite_says_of_the_disk_is_told_in_plain_words(code: int, words: s
 
 
 def test_I1_views_of_the_log_on_disk_are_those_of_the_same_events(tmp_path: Path) -> None:
-    from storage.eventlog import open_log
     from storage.interfaces.log import NewEvent
+    from storage.log.eventlog import open_log
 
     story_log = full_log()
     events = [NewEvent(x.stream, x.type, x.data, x.build, x.vertex, x.cause) for x in story_log.events]

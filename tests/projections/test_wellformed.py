@@ -9,7 +9,7 @@ import pytest
 
 from projections.named import Named
 from projections.wellformed import Fault, Row, Wellformed, at, ordered
-from storage.eventlog import SqliteEventLog
+from storage.log.eventlog import SqliteEventLog
 from tests.builder import PROJECT
 
 BUILD = "build/0123456789ab"

@@ -161,7 +161,7 @@ def set_speed() -> None:
 
 simple_families = {"AF_ALG": 38, "AF_VSOCK": 40}
 for family, number in simple_families.items():
-    PROBES[f"socket {family}"] = lambda number=number: socket.socket(number, socket.SOCK_STREAM)  # type: ignore[misc]
+    PROBES[f"socket {family}"] = lambda number=number: socket.socket(number, socket.SOCK_STREAM)
 
 
 @probe("listen to all packets")
@@ -236,7 +236,7 @@ for written in (
     "/proc/sys/vm/overcommit_memory", "/proc/sys/net/ipv4/ip_forward", "/proc/irq/default_smp_affinity", "/proc/mtrr",
     "/sys/kernel/uevent_helper", "/sys/power/state", "/sys/kernel/mm/transparent_hugepage/enabled",
 ):  # fmt: skip
-    PROBES[f"write {written}"] = lambda path=written: opens(path, os.O_WRONLY)  # type: ignore[misc]
+    PROBES[f"write {written}"] = lambda path=written: opens(path, os.O_WRONLY)
 
 
 @probe("read kernel memory (/proc/kcore)")
@@ -298,7 +298,7 @@ def device(kind: str, major: int, minor: int) -> None:
 
 
 for title, numbers in DEVICES.items():
-    PROBES[f"open {title}"] = lambda numbers=numbers: device(*numbers)  # type: ignore[misc]
+    PROBES[f"open {title}"] = lambda numbers=numbers: device(*numbers)
 PROBES["make and open /dev/zero (allowed)"] = lambda: device("char", 1, 5)
 PROBES["become another user (allowed)"] = lambda: os.setuid(1000)
 

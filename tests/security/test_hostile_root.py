@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sqlite3
@@ -14,17 +15,21 @@ from projections.runner import Views
 from projections.standard import STANDARD
 from storage.blobs import DirectoryBlobs
 from storage.digest import Digest, sha256
-from storage.errors import DiskError, LogError, RefledgerError, VerificationError
-from storage.eventlog import SqliteEventLog
+from storage.errors import DiskError, LogDamaged, LogError, RefledgerError, VerificationError
 from storage.interfaces.images import Provider
 from storage.interfaces.log import NewEvent
-from storage.layout import layout_entries, read_small
+from storage.layers.examine import examine_snapshot
+from storage.layers.implied import read_implied
+from storage.layers.seal import broken
+from storage.layers.snapshots import OverlaySnapshots
+from storage.layout.source import layout_entries, read_small
 from storage.locks import FileLocks
+from storage.log.detached import REDACTION
+from storage.log.eventlog import SqliteEventLog
+from storage.log.payloads import payload_problems
+from storage.logtree.tiles import Tree
 from storage.reference import LAYOUT_REGISTRY
 from storage.regular import open_regular, read_regular
-from storage.seal import broken
-from storage.snapshots import OverlaySnapshots
-from storage.tree import Tree
 from tests.builder import Builder, Done
 from tools.layer_files import RootFiles
 
@@ -129,6 +134,35 @@ def test_only_regular_files_are_opened(tmp_path: Path) -> None:
     assert not (tmp_path / "outside").exists()
 
 
+@pytest.mark.parametrize("kind", ["fifo", "sparse"])
+def test_what_stands_beside_a_tree_is_not_read_into_memory(tmp_path: Path, kind: str) -> None:
+    tree = tmp_path / "snapshots" / "s1" / "fs"
+    tree.mkdir(parents=True)
+    (tree.parent / "seal").write_text("1 00")
+    replace(tree.parent / "implied", kind)
+    assert broken(tree.parent)
+    with pytest.raises(OSError, match=r"no regular file|more than"):
+        read_implied(tree)
+
+
+def header(**said: object) -> bytes:
+    known = {"refledger": 1, "diff_id": str(sha256(b"")), "tar": [4096, 0], "implied": [4096, 0], "name": "s1"}
+    return json.dumps({**known, **said}).encode().ljust(1024, b"\0")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"tar": [1 << 63, 5]}, {"tar": [-5, 5]}, {"tar": [1e300, 1]}, {"tar": [4096, 1 << 60]}, {"tar": [0]},
+        {"implied": [4096, 1 << 40]}, {"implied": "ab"}, {"implied": 1}, {"tar": [True, False]},
+    ],
+)  # fmt: skip
+def test_an_image_whose_header_points_anywhere_is_damaged(tmp_path: Path, said: dict[str, object]) -> None:
+    (tmp_path / "snapshots").mkdir()
+    (tmp_path / "snapshots/s1.erofs").write_bytes(header(rest="0", **said))
+    assert "not a layer image" in (examine_snapshot(tmp_path, "s1") or "")
+
+
 def test_a_link_in_the_place_of_a_tree_is_not_followed(tmp_path: Path) -> None:
     outside = tmp_path / "home"
     outside.mkdir()
@@ -189,6 +223,81 @@ def test_an_event_of_other_types_is_damage(tmp_path: Path, column: str, value: o
         db.execute(f"UPDATE events SET {column} = ?", (value,))
     with closing(SqliteEventLog(path, read_only=True)) as log, pytest.raises(LogError, match="event 1 is damaged"):
         list(log.read())
+
+
+@pytest.mark.parametrize("column", ["topic", "originator_id"])
+def test_a_name_that_is_no_text_is_damage_and_not_quoted(tmp_path: Path, column: str) -> None:
+    path = logged(tmp_path / "log.db")
+    with closing(SqliteEventLog(path)) as log:
+        log.append(NewEvent("cache", "T", {}))
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("DROP TRIGGER events_no_update")
+        db.execute(f"UPDATE events SET {column} = CAST(? AS TEXT) WHERE rowid = 2", (b"\xffodd",))
+    with closing(SqliteEventLog(path, read_only=True)) as log:
+        read = log.read()
+        assert next(read).seq == 1
+        with pytest.raises(LogDamaged, match="after event 1") as raised:
+            next(read)
+        assert "odd" not in str(raised.value)
+
+
+@pytest.mark.parametrize("data", [{}, {"digests": 5}, {"digests": [[]]}])
+def test_a_redaction_that_names_nothing_excuses_nothing(tmp_path: Path, data: dict[str, object]) -> None:
+    with closing(SqliteEventLog(tmp_path / "log.db")) as log:
+        log.append(NewEvent("cache", "T", {"text": "x"}, detached=("/text",)), NewEvent("cache", REDACTION, data))
+        assert not list(payload_problems(log, log))
+    with closing(sqlite3.connect(tmp_path / "log.db")) as db, db:
+        db.execute("UPDATE payloads SET salt = ?, data = ?", ((2).to_bytes(32, "big"), bytes(3)))
+    with closing(SqliteEventLog(tmp_path / "log.db", read_only=True)) as log:
+        assert [seq for seq, _ in payload_problems(log, log)] == [1]
+        with pytest.raises(LogError, match="no event says that it was redacted"):
+            list(log.read())
+
+
+@pytest.mark.parametrize("read_only", [True, False])
+@pytest.mark.parametrize("name", ["log.db-wal", "log.db-shm", "log.db-journal"])
+def test_what_is_no_file_beside_a_log_is_not_waited_for(tmp_path: Path, name: str, read_only: bool) -> None:
+    with closing(SqliteEventLog(tmp_path / "root" / "log.db")) as log:
+        log.append(NewEvent("cache", "T", {}))
+        shutil.copytree(tmp_path / "root", tmp_path / "copy")  # with its -wal and -shm
+    replace(tmp_path / "copy" / name, "fifo")
+    with pytest.raises(LogError, match=f"{name}: this is no file"):
+        SqliteEventLog(tmp_path / "copy" / "log.db", read_only=read_only)
+
+
+def test_a_tree_with_a_pipe_for_a_journal_is_made_anew(tmp_path: Path) -> None:
+    with closing(SqliteEventLog(logged(tmp_path / "log.db"))) as log:
+        os.mkfifo(tmp_path / "tree.db-journal")
+        with Tree(tmp_path / "tree.db") as tree:
+            tree.extend(log, 1)
+            tree.keep()
+            assert tree.size == 1
+
+
+def test_a_value_larger_than_events_are_is_damage_and_not_read(tmp_path: Path) -> None:
+    path = logged(tmp_path / "log.db")
+    with closing(sqlite3.connect(path)) as db, db:
+        text = "x" * (1 << 20)
+        db.execute("INSERT INTO events VALUES (2, 'cache', 2, 'T', ?)", (f'{{"t":1,"d":{{"a":"{text}"}}}}'.encode(),))
+    with closing(SqliteEventLog(path, read_only=True)) as log:
+        read = log.read()
+        assert next(read).seq == 1
+        with pytest.raises(LogError, match="after event 1 cannot be read"):
+            next(read)
+    with closing(SqliteEventLog(path)) as log, pytest.raises(LogError, match="more in it than an event may have"):
+        list(log.read())
+
+
+@pytest.mark.parametrize("name", ["views.db-shm", "views.db-journal"])
+def test_what_is_no_file_beside_views_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    with closing(SqliteEventLog(logged(tmp_path / "log.db"))) as log:
+        with closing(Views(tmp_path / "views.db", STANDARD)) as views:
+            views.catch_up(log)
+        (tmp_path / "views.db-wal").write_bytes(b"x" * 100)  # without a filled one nothing beside the file is opened
+        (tmp_path / "views.db-shm").touch()
+        replace(tmp_path / name, "fifo")
+        with closing(Views.read_only(tmp_path / "views.db", log, STANDARD)) as views:
+            assert views.position == 1
 
 
 @pytest.mark.parametrize("kind", ["view", "trigger"])

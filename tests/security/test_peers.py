@@ -14,18 +14,18 @@ from engine.errors import InputError, VerificationError
 from engine.ops.layer import Tree
 from engine.ops.unpack import plan_archive
 from storage.bundle.reading import _events
-from storage.credentials import Anonymous
+from storage.credentials.lookup import Anonymous
 from storage.errors import RegistryError
 from storage.interfaces.images import Provider
 from storage.interfaces.log import Event
-from storage.layout_target import REF_NAME, enter
+from storage.layout.target import REF_NAME, enter
 from storage.registry.auth import Authenticator, Challenge
 from storage.registry.client import RegistryClient
 from storage.registry.limits import Limits
 from storage.registry.transport import Transport
 from tests.faulty import Answering
 from tests.storage.registry.kit import missing_digest, use
-from tools.replaying.story import small_blobs
+from tools.documents import small_blobs
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ from engine.graph import Copy
 from engine.ops.copy import copy_layer
 from engine.ops.rootfs import RootDir
 from engine.ops.select import select
-from storage.compose import TreeWriter
 from storage.interfaces.layers import Look
+from storage.layers.compose import TreeWriter
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="owners need root")
 
@@ -177,7 +177,7 @@ def test_a_file_that_grows_while_it_is_copied_is_said_or_cut_off(tmp_path: Path)
             out.mkdir()
             try:
                 chosen = select(op, context, hash_files=True)
-                copy_layer(op, chosen, context, None, lambda out=out: TreeWriter(out, empty=True), now_ns=0)  # type: ignore[misc]
+                copy_layer(op, chosen, context, None, lambda out=out: TreeWriter(out, empty=True), now_ns=0)
             except InputError as error:
                 assert "changed during the build" in str(error)
     finally:

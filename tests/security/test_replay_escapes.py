@@ -12,14 +12,15 @@ from typing import Any
 
 import pytest
 
-from engine.graph import Copy, GitSource, HttpSource, Run, op_from_json, op_to_json
+from engine.graph import Copy, GitSource, HttpSource, Op, Run, op_to_json
 from engine.ops.keep import restore
 from engine.ops.layer import Inode, Tree
+from engine.stored import op_from_json
 from storage.digest import sha256
 from storage.errors import InputError, VerificationError
 from storage.git import GitClient
 from storage.interfaces.layers import Look
-from storage.tars import regular_files
+from storage.layers.tars import regular_files
 from tests.builder import Builder, Done, base_image
 from tests.registry_fixture import RegistryProcess
 from tests.security.forging import Json, forge
@@ -200,10 +201,11 @@ def test_a_step_that_asks_for_more_is_not_given_it(replayed: Callable[..., Done]
     ],
 )  # fmt: skip
 def test_an_op_whose_fields_are_of_another_type_is_refused(kind: str, change: Json) -> None:
-    good = {
+    ops: dict[str, Op] = {
         "http": HttpSource("http://h/f", "f"), "git": GitSource("git://h/r"), "copy": Copy(("a",), "/b"),
         "run": Run(("true",), (("A", "b"),), "/"),
-    }[kind]  # fmt: skip
+    }  # fmt: skip
+    good = ops[kind]
     assert op_from_json(op_to_json(good)) == good
     with pytest.raises(TypeError):
         op_from_json({**op_to_json(good), **change})

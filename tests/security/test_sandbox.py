@@ -24,7 +24,7 @@ import pytest
 from tests.builder import Builder, Done, busybox_layer
 from tests.registry_fixture import RegistryProcess, push_image
 from tests.security.python_image import PYTHON, python_home, python_layer
-from tests.storage.trees import info, make_tar
+from tests.storage.layers.trees import info, make_tar
 from tests.tools.test_hostile_layers import packed, push
 
 pytestmark = [

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from storage.codec import decode
-from storage.eventlog import SqliteEventLog
 from storage.interfaces.log import NewEvent
+from storage.log.codec import decode
+from storage.log.eventlog import SqliteEventLog
 from tests.builder import Builder, Done
 from tools.cli import main
 from tools.cli.writing import print_aside, print_json, print_line

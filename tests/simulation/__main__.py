@@ -16,6 +16,7 @@ def main() -> int:
     parser.add_argument("--faults", type=int, default=0, metavar="N", help="runs with faults for each seed")
     parser.add_argument("--systematic", action="store_true", help="every kind at every point")
     parser.add_argument("--seconds", type=float, help="stop then")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="run so many with faults at once")
     parser.add_argument("--failures", type=int, default=1, metavar="N", help="stop after so many")
     parser.add_argument("--no-shrink", action="store_true", help="leave what fails as it was found")
     parser.add_argument("--seed", type=int, help="one case: its seed")
@@ -30,7 +31,7 @@ def main() -> int:
     until = None if given.seconds is None else time.monotonic() + given.seconds
     explore(
         range(int(first or 0), int(last or 1_000_000)), -1 if given.systematic else given.faults, statistics,
-        until=until, stop_at=given.failures, told=lambda line: print(line, flush=True),
+        until=until, stop_at=given.failures, told=lambda line: print(line, flush=True), jobs=given.jobs,
     )  # fmt: skip
     print(statistics.told())
     for case, problems in statistics.failures[:1] if not given.no_shrink else []:
@@ -47,7 +48,7 @@ def _one(given: argparse.Namespace) -> int:
     pairs = (one.partition(":") for one in given.strike.split(",") if one)
     strikes = tuple((int(point), int(kind or 0)) for point, _, kind in pairs)
     case = Case(given.seed, cuts, strikes)
-    report = case.run()
+    report = case.run(told=given.story)
     print(case.scenario.told())
     if given.story:
         print("\n".join(report.story))

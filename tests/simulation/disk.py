@@ -15,16 +15,16 @@ from pathlib import Path
 
 from storage.blobs import DirectoryBlobs
 from storage.digest import Digest
-from storage.erofs.header import SUFFIX
-from storage.erofs.layers import ErofsLayers
-from storage.erofs.tars import ImageTars
 from storage.interfaces.blobs import BlobStore
 from storage.interfaces.layers import CheckedLayers
 from storage.interfaces.packing import LayerPacker, LayerTars
+from storage.layers.erofs.header import SUFFIX
+from storage.layers.erofs.layers import ErofsLayers
+from storage.layers.erofs.tars import ImageTars
+from storage.layers.snapshots import OverlaySnapshots
 from storage.locks import FileLocks
 from storage.packing import BlobPacker
 from storage.partial import DirectoryPartials
-from storage.snapshots import OverlaySnapshots
 from tests.simulation import chance
 from tests.simulation.chance import Chance, Faults
 from tests.simulation.eventlog import MemoryLog, StoredLog
@@ -33,6 +33,7 @@ from tests.simulation.mounting import SimulatedMounts
 from tests.simulation.paths import CLOCK, DiskPath
 from tests.simulation.processes import Process, processes
 from tests.simulation.syscalls import Os
+from tests.simulation.threads import Threads
 
 _BEGAN = 1_700_000_000 * 10**9
 _TICK = 1000
@@ -56,6 +57,7 @@ class Disk:
         self.pause = pause
         self.files = FileSystem()
         self.log = StoredLog()
+        self.threads: Threads | None = None
         ticks = itertools.count(_BEGAN, _TICK)
         self.now: Callable[[], int] = clock or (lambda: next(ticks))
         self._processes: dict[str, DiskProcess] = {}

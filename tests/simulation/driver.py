@@ -1,20 +1,27 @@
-"""Runs scenarios: without faults to count the points, then with faults at them; shrinks what fails, and counts."""
+"""Runs scenarios: undisturbed, and with faults at points of that run; shrinks what fails, and counts."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from tests.simulation.chance import Chance
+from tests.simulation.forks import Choose, Forks
+from tests.simulation.points import Points, Strike
+from tests.simulation.report import Report
 from tests.simulation.scenarios import Scenario, scenario, smaller
-from tests.simulation.world import Report, simulate
+from tests.simulation.world import simulate
 
-Strike = tuple[int, int]
-"""A fault: the number of a point, and which kind of those that it offers."""
 TRIES = 6
 """How many of a smaller scenario's points are tried for the fault that broke the larger one."""
+USUAL = 650
+"""Points of a usual run."""
+EARLY, WEIGHT = 3, 4
+"""The first so many points of a name are struck so many times as often: some names are met a hundred times a run."""
+SECOND, WITHIN = 30, 400
+"""In so many of 100 runs with faults there are two, the second within so many points of the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +50,16 @@ class Case:
             parts.append(f"--strike {','.join(f'{point}:{kind}' for point, kind in self.strikes)}")
         return " ".join(parts)
 
-    def run(self) -> Report:
-        """Do it."""
-        return simulate(self.scenario, dict(self.strikes))
+    def run(self, *, told: bool = False) -> Report:
+        """Do it; `told`: its story is wanted."""
+        return simulate(self.scenario, Points(dict(self.strikes)), told=told)
+
+    def part(self, choose: Choose, done: Callable[[Case, Report], bool], jobs: int = 1) -> None:
+        """Do it without faults, and all runs that `choose` (forks.Choose) wants beside it, up to `jobs` at once; `done`
+        is told of each, and says whether that was enough."""
+        whole = self.scenario
+        parted = Forks(choose, lambda strikes, report: done(replace(self, strikes=strikes), report), jobs)
+        parted.run(lambda points: simulate(whole, points))
 
 
 def _nth(found: Iterator[Scenario], number: int) -> Scenario:
@@ -73,7 +87,7 @@ class Statistics:
     def count(self, report: Report) -> None:
         """Add one run."""
         self.runs += 1
-        self.points += len(report.offered)
+        self.points += report.points
         self.traces.add(report.trace)
         self.events.update(report.events)
         for _, point, kind in report.struck:
@@ -99,57 +113,59 @@ def _listed(counter: Counter[str]) -> str:
     return ", ".join(f"{name} {count}" for name, count in counter.most_common()) or "none"
 
 
+# ---------------------------------------------------------------- faults
+
+
+def every_kind(number: int, _point: str, kinds: tuple[str, ...]) -> Iterable[tuple[Strike, ...]]:
+    """Faults of every kind at every point, one a run."""
+    return [((number, kind),) for kind in range(len(kinds))]
+
+
+class Drawn:
+    """Some faults, some twice a run: about `faults` runs for each USUAL points. The points of a name that is met often
+    are struck as often as others, but for the first ones."""
+
+    def __init__(self, seed: int, faults: int) -> None:
+        self._draw = Chance(seed * 7919 + 17)
+        self._share = faults / USUAL / 2
+        self._met: Counter[str] = Counter()
+
+    def __call__(self, number: int, point: str, kinds: tuple[str, ...]) -> Iterable[tuple[Strike, ...]]:
+        """See forks.Choose."""
+        self._met[point] += 1
+        weight = WEIGHT if self._met[point] <= EARLY else 1
+        if self._draw.below(1_000_000) >= self._share * weight * 1_000_000:
+            return []
+        first = number, self._draw.below(len(kinds))
+        if not self._draw.maybe(SECOND):
+            return [(first,)]
+        return [(first, (number + 1 + self._draw.below(WITHIN), self._draw.below(8)))]
+
+
 def explore(
     seeds: Sequence[int], faults: int, statistics: Statistics, *, until: float | None = None, stop_at: int = 1,
-    told: Callable[[str], None] = lambda _: None,
+    told: Callable[[str], None] = lambda _: None, jobs: int = 1,
 ) -> None:  # fmt: skip
-    """Run every seed without faults, and `faults` times (-1: at every point, with every kind) with one or two. Ends
-    after `stop_at` failures, or at `until` (monotonic seconds)."""
+    """Run every seed without faults, and about `faults` times with one or two (-1: every kind at every point); of a
+    seed that fails only the first failure is kept. Ends after `stop_at` failures, or at `until` (monotonic seconds)."""
     started = time.monotonic()
+
+    def over() -> bool:
+        return (until is not None and time.monotonic() >= until) or len(statistics.failures) >= stop_at
+
+    def done(case: Case, report: Report) -> bool:
+        statistics.count(report)
+        if report.problems:
+            told(f"{case.command}\n    {report.problems[0]}")
+            statistics.failures.append((case, report.problems))
+        return bool(report.problems) or over()
+
     for seed in seeds:
-        if until is not None and time.monotonic() >= until:
+        if over():
             break
         statistics.seeds += 1
-        for case in cases(seed, faults, statistics):
-            report = case.run()
-            statistics.count(report)
-            if report.problems:
-                told(f"{case.command}\n    {report.problems[0]}")
-                statistics.failures.append((case, report.problems))
-                break
-            if until is not None and time.monotonic() >= until:
-                break
-        if len(statistics.failures) >= stop_at:
-            break
+        Case(seed).part(every_kind if faults < 0 else Drawn(seed, faults), done, jobs)
     statistics.seconds += time.monotonic() - started
-
-
-def cases(seed: int, faults: int, statistics: Statistics) -> Iterator[Case]:
-    """The case of `seed` without faults, and those with them."""
-    plain = Case(seed)
-    report = plain.run()
-    statistics.count(report)
-    if report.problems:
-        yield plain  # to be seen by the caller, once more
-        return
-    if faults < 0:
-        for point, (_, kinds) in enumerate(report.offered, 1):
-            for kind in range(len(kinds)):
-                yield replace(plain, strikes=((point, kind),))
-        return
-    draw = Chance(seed * 7919 + 17)
-    for _ in range(faults if report.offered else 0):
-        count = 2 if draw.maybe(30) else 1
-        yield replace(plain, strikes=tuple(sorted(_strike(draw, report) for _ in range(count))))
-
-
-def _strike(draw: Chance, report: Report) -> Strike:
-    """A point: any, or of a name that is as likely as any other (some are met a hundred times as often)."""
-    by_name: dict[str, list[int]] = {}
-    for number, (name, _) in enumerate(report.offered, 1):
-        by_name.setdefault(name, []).append(number)
-    point = draw.below(len(report.offered)) + 1 if draw.maybe(60) else draw.pick(by_name[draw.pick(sorted(by_name))])
-    return point, draw.below(len(report.offered[point - 1][1]))
 
 
 # ---------------------------------------------------------------- shrinking
@@ -176,7 +192,7 @@ def shrink(case: Case, *, seconds: float = 60.0) -> tuple[Case, tuple[str, ...]]
 
 
 def _smaller(case: Case) -> Iterator[Case]:
-    wanted = _names(case.run())
+    wanted = [(point, kind) for _, point, kind in case.run().struck]
     for cut in range(sum(1 for _ in smaller(case.scenario))):
         cutting = replace(case, cuts=(*case.cuts, cut), strikes=())
         if not case.strikes:
@@ -193,13 +209,3 @@ def _smaller(case: Case) -> Iterator[Case]:
             kinds = offered[point - 1][1]
             if kind in kinds:
                 yield replace(cutting, strikes=((point, kinds.index(kind)),))
-
-
-def _names(report: Report) -> list[tuple[str, str]]:
-    return [(point, kind) for _, point, kind in report.struck]
-
-
-def reproduce(case: Case) -> Mapping[str, object]:
-    """What a failing case looks like: for whoever mends it."""
-    report = case.run()
-    return {"scenario": case.scenario, "struck": report.struck, "problems": report.problems, "story": report.story}

@@ -13,13 +13,14 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from storage import codec
-from storage.detached import erased, ids
 from storage.errors import DiskError, LogError
 from storage.interfaces.log import Event, NewEvent, Payload
-from storage.payloads import Payloads
+from storage.log import codec
+from storage.log.detached import erased, ids
+from storage.log.payloads import Payloads
 from tests.simulation.chance import Chance, Crashed
 from tests.simulation.processes import Process
+from tests.simulation.threads import STALL
 
 _LATEST = 0.004
 """Seconds that a commit takes at most."""
@@ -64,6 +65,8 @@ class MemoryLog:
         self._queue: deque[tuple[int, list[codec.Encoded], Future[list[Event]]]] = deque()
         self._due = False
         self.closed = False
+        self.damage: LogError | None = None
+        """Nobody damages a log here."""
         self._payloads = Payloads(self._query)
 
     # ------------------------------------------------------------ writing
@@ -87,24 +90,28 @@ class MemoryLog:
         """See EventLog."""
         return self.submit(events).result()
 
-    def commit(self) -> None:
-        """What the writer's thread does: one transaction for all that was submitted until now."""
+    def commit(self, *more: str) -> None:
+        """What the writer's thread does: one transaction for all that was submitted until now. `more`: kinds of fault,
+        beside those of every commit."""
         self._due = False
         if not self._queue or not self._process.alive:
             return
         with self._stored.lock:
-            self._commit()
+            self._commit(*more)
 
-    def _commit(self) -> None:
+    def _commit(self, *more: str) -> None:
         group = list(self._queue)
         self._queue.clear()
         if not group:
             return
         try:
-            kind = self._process.fault("commit", (b"root", b"log.db"), "ENOSPC", "EIO", "crash behind")
+            kind = self._process.fault("commit", (b"root", b"log.db"), "ENOSPC", "EIO", "crash behind", *more)
         except OSError as error:
             for *_, future in group:
                 future.set_exception(DiskError.of(error, "writing the event log"))
+            return
+        if kind == "late":
+            self._queue.extendleft(reversed(group))
             return
         results = [self._insert(submitted, events) for submitted, events, _ in group]
         self._stored.commits += 1
@@ -158,7 +165,13 @@ class MemoryLog:
         delay = self._chance.below(5) * _LATEST / 4
 
         def later() -> None:
-            loop.call_later(delay, self.commit)
+            loop.call_later(delay, when_due)
+
+        def when_due() -> None:
+            self.commit("late")
+            if self._queue and not self._due:
+                self._due = True
+                loop.call_later(STALL, self.commit)
 
         try:
             here = asyncio.get_running_loop() is loop
@@ -196,6 +209,9 @@ class MemoryLog:
         """See StoredPayloads."""
         yield from self._payloads.of(list(self.rows(after, until)))
 
+    def end_before_damage(self) -> None:
+        """See SqliteEventLog.end_before_damage."""
+
     def last_seq(self) -> int:
         """See EventLog."""
         self._check()
@@ -208,7 +224,7 @@ class MemoryLog:
         return self.last_seq() > after
 
     def _query(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[object, ...]]:
-        """What storage.payloads asks the real file."""
+        """What storage.log.payloads asks the real file."""
         numbers = [int(str(value)) for value in parameters]
         if "FROM payloads" in sql:
             spans = list(zip(numbers[::2], numbers[1::2], strict=True))
@@ -217,6 +233,3 @@ class MemoryLog:
                 if any(start <= key < end for start, end in spans)
             ]  # fmt: skip
         return [row for row in self._stored.rows if row[0] == numbers[0]]
-
-
-

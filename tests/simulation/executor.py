@@ -11,36 +11,49 @@ import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import cast
 
 from engine.errors import InputError, StepFailed
 from engine.events import RuntimeChosen
-from engine.executor import Outcome, Task
+from engine.grants import Grants
 from engine.graph import Copy, Mkdir, Run
-from engine.ops.local import LocalExecutor
+from engine.ledger import Facts
+from engine.ops.executor import Outcome, Task
+from engine.ops.local import LocalExecutor, SandboxFactory
 from engine.ops.output import OutputRecorder
+from engine.ops.redact import Redactor
+from engine.ops.run_mounts import RunMounts
 from engine.ops.sandbox import Sandbox
-from engine.ops.select import Entry, Selection
+from engine.ops.selection import Entry, Selection
+from engine.ops.sources import SourceFetcher
 from engine.record import changed
+from engine.refs.asked import AskedPaths
+from engine.refs.materializer import Clock
 from engine.refs.ref import Local
 from engine.together import both
 from storage.digest import Digest, sha256
-from storage.interfaces.layers import Look, Snapshot
-from storage.interfaces.parts import Seen
-from tests.simulation.model import Tree, written_by_run
+from storage.interfaces.layers import Look, Snapshot, SnapshotStore
+from tests.simulation.model import TOC, Tree, written_by_run
+from tests.simulation.mounting import merged_content
+from tests.simulation.paths import DiskPath
 
 PLAIN = Look(0o644, 0, 0, 0)
 DIRECTORY = Look(0o755, 0, 0, 0)
-TreeOf = Callable[[Sequence[Path]], Tree]
-"""All files of some lowers, bottom first."""
 
 
 class ScriptedExecutor(LocalExecutor):
-    """`RUN step <number> seconds=<s> fails=<bool>`: see model.written_by_run."""
+    """`RUN step <number> seconds=<s> fails=<bool>`: see model.written_by_run. A step prints the secrets that are
+    mounted for it; those of `grants`."""
 
-    __slots__ = ("put", "tree_of")
-    tree_of: TreeOf
-    put: Callable[[Snapshot, str, bytes], None]
-    """Has a file appear in a snapshot that is being written."""
+    __slots__ = ("_grants",)
+
+    def __init__(
+        self, asked: AskedPaths, snapshots: SnapshotStore, sources: Callable[[], SourceFetcher],
+        make_sandbox: SandboxFactory, facts: Facts, clock: Clock, grants: Grants,
+    ) -> None:  # fmt: skip
+        nothing = cast("RunMounts", None)  # _run, which alone asks it, is our own
+        super().__init__(asked.materializer, asked, snapshots, sources, make_sandbox, facts, clock, nothing)
+        self._grants = grants
 
     async def _run(self, task: Task, op: Run) -> Outcome:
         base = await self._materialize(task, task.inputs[0], "run")
@@ -50,12 +63,17 @@ class ScriptedExecutor(LocalExecutor):
 
         async def run(snapshot: Snapshot) -> int:
             output = OutputRecorder(self.facts, task.vertex.digest, self.clock.monotonic)
+            redactor = Redactor(self._grants.secrets.values(), output.write)
             try:
-                output.write(1, f"{command}\n".encode())
+                redactor.write(1, f"{command}\n".encode())
+                for mount in op.mounts:
+                    redactor.write(2, self._grants.secrets[mount.id][:5])
+                    redactor.write(2, self._grants.secrets[mount.id][5:] + b" is what nobody may know\n")
                 await asyncio.sleep(float(seconds))
-                path, data = written_by_run(command, self.tree_of(base.lowers), task.execution)
-                self.put(snapshot, path, data)
+                path, data = written_by_run(command, _tree(base.lowers), task.execution)
+                DiskPath(snapshot.root / path).write_bytes(data)
             finally:
+                redactor.close()
                 output.close()
             if fails == "True":
                 raise StepFailed(command, 7)
@@ -107,38 +125,17 @@ class ScriptedExecutor(LocalExecutor):
     def _selected(self, op: Copy, lowers: Sequence[Path]) -> tuple[bytes, Selection]:
         """The one file that `op` takes."""
         path = op.sources[0].strip("/")
-        data = self.tree_of(lowers).get(path)
+        data = _tree(lowers).get(path)
         if data is None:
             raise InputError(f"{path} is not there")
         entry = Entry(path, path, "file", 0o644, len(data), sha256(data))
         return data, Selection((entry,), (), 1, len(data))
 
 
+def _tree(lowers: Sequence[Path]) -> Tree:
+    return {path: data for path, data in merged_content(lowers).items() if path not in TOC}
+
+
 async def no_sandbox() -> tuple[Sandbox, RuntimeChosen]:
     """What LocalExecutor.make_sandbox makes here: commands are data, so nothing runs them."""
     return None, RuntimeChosen(runtime="scripted", version="0", rejected={})  # type: ignore[return-value]
-
-
-class TreeLayer:
-    """A LayerTree over the files of one layer."""
-
-    def __init__(self, files: Tree) -> None:
-        self._files = {path.rstrip("/"): data for path, data in files.items()}
-        self._directories = {path.rstrip("/") for path in files if path.endswith("/")}
-        self._directories |= {path[:at] for path in files for at in range(len(path)) if path[at] == "/"}
-
-    def look(self, path: bytes) -> Seen:
-        """See LayerTree."""
-        name = path.decode()
-        if not name or name in self._directories:
-            return Seen("directory", ends=False)
-        if name in self._files:
-            return Seen("other", ends=True)
-        return Seen("missing", ends=any(name.startswith(f"{file}/") for file in self._files))
-
-    def names(self, path: bytes) -> set[bytes]:
-        """See LayerTree."""
-        prefix = f"{path.decode()}/" if path else ""
-        return {file[len(prefix) :].split("/")[0].encode() for file in self._files if file.startswith(prefix)}
-
-

@@ -25,14 +25,20 @@ import heapq
 import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
 from engine.refs.materializer import Clock
 from tests.simulation.chance import Chance, Crashed, Process, enter, is_dead, process
 from tests.simulation.tasks import Handle, SimFuture, SimTask, Source, awaits, nobodys
 from tests.simulation.threads import Deadlock, ThreadPoolExecutor, Threads, patched
 
+if TYPE_CHECKING:
+    from asyncio import BaseEventLoop as _Loop  # reason: of the other one no instance may be made, say the stubs
+else:
+    from asyncio import AbstractEventLoop as _Loop
+
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 EPOCH = 1_767_225_600
 """Seconds since 1970 at which simulations begin."""
 TURN = 1e-5
@@ -45,7 +51,7 @@ class Livelock(Exception):
     """It goes on and on: more turns than any honest run takes."""
 
 
-class SimLoop(asyncio.AbstractEventLoop):
+class SimLoop(_Loop):
     """See above. Use it for one `run`; `max_turns`: more of them are a livelock. `turns` counts them."""
 
     def __init__(self, chance: Chance, *, max_turns: int = 1_000_000) -> None:
@@ -59,7 +65,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         self._executors: dict[tuple[object, Process | None], ThreadPoolExecutor] = {}
         self._tasks: dict[int, SimTask] = {}
         self._generators: dict[int, Process | None] = {}
-        self._living: dict[Process, tuple[SimTask, asyncio.Future[Any] | None]] = {}
+        self._living: dict[Process, tuple[asyncio.Task[Any], asyncio.Future[Any]]] = {}
         self._running = False
         self._closed = False
         self.turns = 0
@@ -136,7 +142,7 @@ class SimLoop(asyncio.AbstractEventLoop):
             return
         task, ended = self._living[owner]
         self._end(owner)
-        if ended is None or ended.done():
+        if ended.done():
             return
         if task.cancelled():
             ended.cancel()
@@ -150,7 +156,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         _, ended = self._living[owner]
         owner.crashed = True
         self._end(owner)
-        if ended is not None and not ended.done():
+        if not ended.done():
             ended.set_exception(nobodys().run(Crashed, owner.name))
             ended.exception()
 
@@ -198,7 +204,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         else:
             thread = able[chosen - len(self._sources)]
             thread.source = thread.source or Source()
-            self._source = thread.source  # type: ignore[assignment]
+            self._source = thread.source
             self.threads.step(thread)
         if self.threads.deadlock is not None:
             raise self.threads.deadlock
@@ -255,7 +261,7 @@ class SimLoop(asyncio.AbstractEventLoop):
     # ------------------------------------------------------------ what asyncio asks a loop for
 
     def call_soon(
-        self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+        self, callback: Callable[[*Ts], object], *args: *Ts, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
         handle = Handle(self._now, callback, args, self, context)
         self._schedule(handle, self._source)
@@ -264,13 +270,15 @@ class SimLoop(asyncio.AbstractEventLoop):
     call_soon_threadsafe = call_soon
 
     def call_later(
-        self, delay: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
-    ) -> asyncio.TimerHandle:
+        self, delay: float, callback: Callable[[*Ts], object], *args: *Ts,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.TimerHandle:  # fmt: skip
         return self.call_at(self._now + delay, callback, *args, context=context)
 
     def call_at(
-        self, when: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
-    ) -> asyncio.TimerHandle:
+        self, when: float, callback: Callable[[*Ts], object], *args: *Ts,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.TimerHandle:  # fmt: skip
         handle = Handle(when, callback, args, self, context)
         if handle.process is None or handle.process.alive:
             heapq.heappush(self._timers, (when, self.numbered(), handle))
@@ -296,19 +304,21 @@ class SimLoop(asyncio.AbstractEventLoop):
         return SimFuture(self)
 
     def create_task(
-        self, coro: Generator[Any, None, T] | Coroutine[Any, Any, T], *, name: str | None = None,
+        self, coro: Generator[Any, None, T] | Coroutine[Any, Any, T], *, name: object = None,
         context: contextvars.Context | None = None,
     ) -> asyncio.Task[T]:  # fmt: skip
         if is_dead() and context is None:
             coro.close()
             raise Crashed("a task of a dead process")
         assert asyncio.iscoroutine(coro)
-        task = SimTask(coro, self, name, context if context is not None else contextvars.copy_context())
+        task = SimTask(coro, self, str(name or ""), context if context is not None else contextvars.copy_context())
         self._tasks[task.number] = task
         task.add_done_callback(lambda _: self._tasks.pop(task.number, None), context=nobodys())
         return task
 
-    def run_in_executor(self, executor: Any, func: Callable[..., T], *args: Any) -> asyncio.Future[T]:
+    def run_in_executor(
+        self, executor: Any, func: Callable[[*Ts], T], *args: *Ts
+    ) -> asyncio.Future[T]:
         """`func` in a simulated thread; at most so many at once as `executor` has."""
         if is_dead():
             raise Crashed("a thread of a dead process")
@@ -347,16 +357,16 @@ class SimLoop(asyncio.AbstractEventLoop):
             return
         context = contextvars.copy_context()
         context.run(enter, owner)
-        self.create_task(generator.aclose(), context=context)  # type: ignore[arg-type]  # a coroutine in all but name
+        self.create_task(generator.aclose(), context=context)
 
 
 @contextmanager
 def simulated_threads(loop: SimLoop) -> Iterator[Threads]:
     """Have the product's modules use threads of `loop`; those that import `threading` must be loaded before."""
     import storage.durable
-    import storage.eventlog
-    import storage.partial
-    import storage.readahead  # noqa: F401
+    import storage.layers.readahead
+    import storage.log.eventlog
+    import storage.partial  # noqa: F401
 
     with patched(loop.threads):
         yield loop.threads

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-from engine.errors import RefledgerError
+from engine.errors import Cancelled, RefledgerError
 from projections.runner import Views
 from projections.standard import STANDARD
 from storage.digest import sha256
@@ -17,7 +18,7 @@ from tests.simulation.chance import Process
 from tests.simulation.disk import Disk, DiskProcess
 from tests.simulation.scenarios import Act
 
-PASSWORD = "hunter2-of-the-simulation"
+SECRET = "hunter2-of-the-simulation"  # the one that builds are lent, to be looked for everywhere
 
 
 class KeptViews(Views):
@@ -62,20 +63,31 @@ class Machine:
 
 @dataclass(slots=True)
 class Doing:
-    """An act that is under way: as what build, on which machine, and which exits it may have; `struck`: how
-    many faults had struck before; `owner`: its process."""
+    """An act that is under way: as what build, on which machine, and which exits it may have; `harm`: how many faults
+    had struck before that may be a reason to fail; `problems`: what it does wrong is added; `owner`: its process."""
 
     act: Act
     build: str
     machine: Machine
     allowed: set[int]
-    struck: int
+    harm: int
+    problems: list[str]
     owner: Process | None = None
+    work: asyncio.Task[object] | None = None
+    """What a signal would interrupt."""
+
+    def interrupt(self) -> None:
+        """SIGINT: soon; it may come too late."""
+        if self.work is not None and not self.work.done():
+            self.allowed.add(Cancelled.exit_code)
+            self.work.get_loop().call_soon(self.work.cancel)
 
     @property
     def process(self) -> DiskProcess:
         """What the process sees of the disk."""
-        return self.machine.disk.process(self.build, self.owner)
+        found = self.machine.disk.process(self.build, self.owner)
+        found.calls.problems = self.problems
+        return found
 
 
 current: ContextVar[Doing] = ContextVar("doing")
@@ -96,6 +108,8 @@ def reader_of(disk: Disk) -> DiskProcess:
 
 def view_problems(machine: Machine, reader: DiskProcess) -> list[str]:
     """I1: folded anew, the views are the same."""
+    if not machine.disk.log.rows:
+        return []
     machine.views.catch_up(reader.log)
     with Views(None, STANDARD) as fresh:
         fresh.catch_up(reader.log)
@@ -105,7 +119,8 @@ def view_problems(machine: Machine, reader: DiskProcess) -> list[str]:
 def disk_problems(machine: Machine, reader: DiskProcess) -> Iterator[str]:
     """I3, I9: what is stored is what its name says, and no secret is in it."""
     here = reader.stored()
-    stored = {digest: (reader.path / "blobs" / digest.algorithm / digest.hex).read_bytes() for digest in here.blobs}
+    blobs = reader.path / "blobs"
+    stored = {str(digest): (blobs / digest.algorithm / digest.hex).read_bytes() for digest in here.blobs}
     for digest, data in stored.items():
         if sha256(data) != digest:
             yield f"I3 blob {digest} has other bytes"
@@ -118,5 +133,5 @@ def disk_problems(machine: Machine, reader: DiskProcess) -> Iterator[str]:
         else:
             if found != diff_id:
                 yield f"I3 layer {diff_id} has other bytes"
-    log = {f"event {row[0]}": row[4] for row in machine.disk.log.rows}
-    yield from oracle.secret_problems([PASSWORD], {**log, **stored})
+    log = {f"event {event.seq}": str(event.data).encode() for event in machine.events}
+    yield from oracle.secret_problems([SECRET], {**log, **stored})

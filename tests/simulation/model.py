@@ -16,6 +16,8 @@ from tests.simulation.scenarios import BASES, Stage, Step
 Tree = dict[str, bytes]
 """Paths without a leading slash, and what is there; `b""` for a directory, whose path ends with a slash."""
 Symbols = dict[str, str]
+TOC = frozenset({".no.prefetch.landmark", "stargz.index.json"})
+"""What an eStargz layer has beside its files (stargz-snapshotter docs/estargz.md), which nobody looks at."""
 
 
 def short(*parts: object) -> str:
@@ -130,7 +132,8 @@ def _step(
     nothing: frozenset[int] = frozenset()
     if step.kind == "run":
         command = f"step {step.number} seconds={step.seconds} fails={step.fails}"
-        return {f"r{step.number}": run_symbol(command, made.tree)}, f"RUN {command}", step.fails, nothing
+        mount = "--mount=type=secret,id=token " if step.secret else ""
+        return {f"r{step.number}": run_symbol(command, made.tree)}, f"RUN {mount}{command}", step.fails, nothing
     if step.kind == "write":
         data = f"written {step.number}\n"
         return {f"w{step.number}": symbol(data.encode())}, f"COPY <<EOF /w{step.number}\n{data}EOF", False, nothing

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from storage.erofs.header import Image
-from storage.erofs.mount import ErofsMounts
-from storage.erofs.tree import LayerTree, Node
 from storage.errors import DiskError
-from storage.tar import TarReader
-from storage.unpack import OPAQUE_XATTR
+from storage.layers.erofs.header import Image
+from storage.layers.erofs.mount import ErofsMounts
+from storage.layers.erofs.tree import LayerTree, Node
+from storage.tar.reader import TarReader
+from storage.tar.unpack import OPAQUE_XATTR
 from tests.simulation.inodes import Inode, directory
 from tests.simulation.paths import DiskPath
 from tests.simulation.processes import Mounted, Process, locate
@@ -143,7 +143,7 @@ def _merged(layers: Sequence[Inode], upper: Inode | None, made: dict[Inode, Inod
             break
     names = dict.fromkeys(name for layer in seen for name in layer.entries)
     for name in names:
-        found = []
+        found: list[Inode] = []
         for layer in seen:
             entry = layer.entries.get(name)
             if entry is None:

@@ -23,11 +23,12 @@ from engine.refs.materializer import Materializer
 from engine.refs.places import Places
 from engine.refs.ref import Layer, Local, Remote
 from engine.together import together
-from storage import checked, durable, locks, partial, readahead, scratch
+from storage import durable, locks, partial, scratch
 from storage.digest import sha256
-from storage.erofs import layers as erofs_layers
-from storage.erofs import mount as erofs_mount
 from storage.interfaces.images import Descriptor, Mirror, Provider
+from storage.layers import checked, readahead
+from storage.layers.erofs import layers as erofs_layers
+from storage.layers.erofs import mount as erofs_mount
 from tests.registry_fixture import OCI_LAYER, layer_tar
 from tests.simulation.chance import Chance, Crashed, Faults, Process
 from tests.simulation.disk import Disk, DiskProcess

@@ -11,14 +11,16 @@ import importlib
 import inspect
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import reduce
-from itertools import islice
 from unittest.mock import patch
 
 from tests.simulation.driver import Case
+from tests.simulation.points import Strike
+from tests.simulation.report import Report
+from tests.simulation.scenarios import scenario
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,12 @@ class Mutation:
             yield
 
 
-STRIKES = 12
+TAKEN_AWAY = tuple(
+    seed for seed in range(300)
+    if len(rounds := scenario(seed).rounds) > 1 and [act.kind for act in rounds[1]][1:] in (["prune"], ["demote"])
+)  # fmt: skip
+"""Seeds of scenarios in which somebody takes away what is made again just now."""
+STRIKES = 40
 """At how many of the points of a name faults strike."""
 _RECORD_REQUEST = "requested = await self.facts.record("
 _RECORD_START = "started = await self.facts.record("
@@ -87,13 +94,13 @@ MUTATIONS = (
     ),
     Mutation(
         "a layer is published before it is durable: no fsync of the image",
-        (Change("storage.erofs.image:ImageWriter.finish", "os.fsync(self._fd)", "pass"),),
+        (Change("storage.layers.erofs.image:ImageWriter.finish", "os.fsync(self._fd)", "pass"),),
         point="commit log.db",
         kind="power loss",
     ),
     Mutation(
         "a layer's name is not durable: no fsync of the directory",
-        (Change("storage.erofs.layers:ErofsLayers.unpack", "fsync_directory(self._layers)", "pass"),),
+        (Change("storage.layers.erofs.layers:ErofsLayers.unpack", "fsync_directory(self._layers)", "pass"),),
         seeds=(1, 0, 2, 3),
         point="commit log.db",
         kind="power loss",
@@ -125,7 +132,7 @@ MUTATIONS = (
     ),
     Mutation(
         "the diff ID of a layer is not looked at",
-        (Change("storage.readahead:ReadAhead.check", "if found != diff_id:", "if False:"),),
+        (Change("storage.layers.readahead:ReadAhead.check", "if found != diff_id:", "if False:"),),
         seeds=(20,),
     ),
     Mutation(
@@ -214,7 +221,9 @@ MUTATIONS = (
     Mutation(
         "an interruption adds a second end to a build",
         (Change("engine.operation:conclude", "await settle(recording)", "await recording"),),
-        seeds=tuple(range(400)),
+        seeds=(4, 0, 1, 2),
+        point="commit log.db",
+        kind="interrupt",
     ),
     Mutation(
         "a build that died is said to have been interrupted without another look at the log",
@@ -225,13 +234,10 @@ MUTATIONS = (
     ),
     Mutation(
         "a blob is said to be here that a collection took meanwhile",
-        (
-            Change(
-                "engine.exporters.transfer:Transfer._make",
-                "if self.reader.blobs.size(packed.blob.digest) is not None:", "if True:",
-            ),
-        ),
-        seeds=tuple(range(400)),
+        (Change("engine.together:made_and_told", "if here(made):", "if True:"),),
+        seeds=TAKEN_AWAY,
+        point="fsync blobs",
+        kind="stalled",
     ),
     Mutation(
         "a leftover that cannot be removed ends a build with a traceback",
@@ -243,31 +249,152 @@ MUTATIONS = (
         "a layer counts as here when a process has it half unpacked: it is renamed before it is written",
         (
             Change(
-                "storage.erofs.layers:ErofsLayers.unpack", "path = self._scratch.name()", "path = self._image(diff_id)"
+                "storage.layers.erofs.layers:ErofsLayers.unpack", "path = self._scratch.name()",
+                "path = self._image(diff_id)",
             ),
         ),
+    ),
+    Mutation(
+        "what goes is gone before the log says so",
+        (
+            Change(
+                "tools.collecting:_let_go",
+                "        root.log.append(*(_tombstone(action, policy) for action in present))\n"
+                "        taken = [path for action in present for path in disk.take(action.item.key)]\n",
+                "        taken = [path for action in present for path in disk.take(action.item.key)]\n"
+                "        root.log.append(*(_tombstone(action, policy) for action in present))\n",
+            ),
+        ),
+        seeds=TAKEN_AWAY[:4],
+        point="commit log.db",
+        kind="crash",
+    ),
+    Mutation(
+        "a result that was revoked is believed again",
+        (Change("engine.solver.solve:Solver._revoke", "self._answers[vertex.digest] = Miss(LOST)", "pass"),),
+        seeds=(112, 20, 24, 44, 46),
+    ),
+    Mutation(
+        "where there is a mirror, the provider itself is not asked",
+        (
+            Change(
+                "engine.refs.places:Places.of", "for mirror in self._before(provider)), provider):",
+                "for mirror in self._before(provider)),) or (provider,):",
+            ),
+        ),
+    ),
+    Mutation(
+        "the first platform of an index is taken for the wanted one",
+        (
+            Change(
+                "storage.platform:choose_platform", "if rank is not None and (best is None or rank < best[0]):",
+                "rank = rank or 0\n        if best is None:",
+            ),
+        ),
+    ),
+    Mutation(
+        "an exported cache names a config that is not there",
+        (
+            Change(
+                "engine.cache.export:CacheExporter._write",
+                "config_blob = await self._put(to, cache_config.MEDIA_TYPE, cache_config.write(config))",
+                "data = cache_config.write(config)\n"
+                "    config_blob = Descriptor(cache_config.MEDIA_TYPE, sha256(data), len(data))",
+            ),
+        ),
+        seeds=(7, 10, 13, 19),
+    ),
+    Mutation(
+        "an interrupted pull goes on behind a gap",
+        (Change("storage.partial:FilePartial.gaps", "if position < start:", "if position < start and not position:"),),
+        seeds=(0, 1, 2),
+        point="registry.piece",
+        kind="crash",
+    ),
+    Mutation(
+        "output is numbered from 0 each time",
+        (Change("engine.ops.output:OutputRecorder._emit", "self._offset += len(data)", "pass"),),
+        seeds=(5, 1, 7, 11),
+    ),
+    Mutation(
+        "a key does not count which directory is made",
+        (Change("engine.solver.cache:cache_key", '("path", op.path), ', ""),),
+        seeds=(205, 339, 544, 1300),
+    ),
+    Mutation(
+        "secrets are printed as they are",
+        (Change("engine.ops.redact:Redactor.write", "if self._pattern is None:", "if True:"),),
+        seeds=(5, 1, 7, 11),
+    ),
+    Mutation(
+        "who only looks sets the mode of a directory",
+        (
+            Change(
+                "tools.roots:read_root", "with Views.read_only(",
+                '(path / "tmp").chmod(0o700)\n        with Views.read_only(',
+            ),
+        ),
+        seeds=(1, 12, 13),
+    ),
+    Mutation(
+        "a layout's index is written in place",
+        (
+            Change(
+                "storage.layout.target:enter", "replace_file(layout / \"index.json\", canonical_json(index))",
+                "(layout / \"index.json\").write_bytes(canonical_json(index))",
+            ),
+        ),
+        seeds=(15, 20, 33, 40),
+    ),
+    Mutation(
+        "an archive has its name before its bytes are durable",
+        (Change("storage.durable:Unfinished.commit", "os.fsync(self.file.fileno())", "pass"),),
+        seeds=(8, 16, 24),
     ),
 )
 
 
 def search(mutation: Mutation, runs: int) -> tuple[Case, str] | None:
     """A case that catches `mutation`, and what it says; None when there is none among the first `runs`."""
+    found: list[tuple[Case, str]] = []
+    done = 0
+
+    def judge(case: Case, report: Report) -> bool:
+        nonlocal done
+        done += 1
+        if report.problems:
+            found.append((case, report.problems[0]))
+        return bool(found) or done >= runs
+
     with mutation.planted():
-        for case in islice(_cases(mutation), runs):
-            if problems := case.run().problems:
-                return case, problems[0]
-    return None
+        for seed in mutation.seeds:
+            plain = Case(seed)
+            report = plain.run()
+            if judge(plain, report) or (mutation.point and _struck(plain, report, mutation, judge)):
+                break
+    return found[0] if found else None
 
 
-def _cases(mutation: Mutation) -> Iterator[Case]:
-    for seed in mutation.seeds:
-        plain = Case(seed)
-        yield plain
-        if mutation.point:
-            offered = plain.run().offered
-            points = [number for number, (name, _) in enumerate(offered, 1) if name == mutation.point]
-            for number in points[:: max(1, len(points) // STRIKES)]:
-                yield replace(plain, strikes=((number, offered[number - 1][1].index(mutation.kind)),))
+def _struck(plain: Case, report: Report, mutation: Mutation, judge: Callable[[Case, Report], bool]) -> bool:
+    """Run `plain` with faults at the points of a name, of which its `report` tells. Was that enough?"""
+    points = [
+        number for number, (name, kinds) in enumerate(report.offered, 1)
+        if name == mutation.point and mutation.kind in kinds
+    ]  # fmt: skip
+    wanted = frozenset(points[:: max(1, len(points) // STRIKES)])
+
+    def choose(number: int, _point: str, kinds: tuple[str, ...]) -> Iterable[tuple[Strike, ...]]:
+        return [((number, kinds.index(mutation.kind)),)] if number in wanted else []
+
+    enough = False
+
+    def done(case: Case, report: Report) -> bool:
+        nonlocal enough
+        enough = bool(case.strikes) and judge(case, report)
+        return enough
+
+    plain.part(choose, done)
+    return enough
 
 
 def main() -> None:

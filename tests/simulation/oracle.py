@@ -13,13 +13,12 @@ import tarfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import zstandard
 
 from storage.interfaces.blobs import ByteSource
 from storage.interfaces.log import Event
-from tests.simulation.model import Made, Tree, fingerprint, symbol, told_by_run
+from tests.simulation.model import TOC, Made, Tree, fingerprint, symbol, told_by_run
 
 ENDS = frozenset({"BuildCompleted", "BuildFailed", "BuildCancelled", "BuildInterrupted"})
 VERTEX_ENDS = frozenset({"VertexCompleted", "VertexFailed", "VertexCancelled"})
@@ -104,6 +103,8 @@ def files_of(tar: bytes) -> Tree:
     with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
         for member in archive:
             name = member.name.strip("/").removeprefix("./")
+            if name in TOC:
+                continue
             if member.isfile():
                 file = archive.extractfile(member)
                 assert file is not None
@@ -126,6 +127,13 @@ def blobs_of(read: Read, name: str) -> Iterator[str]:
         yield from blobs_of(read, entry["digest"])
 
 
+def manifests_of(files: Mapping[str, bytes]) -> list[str]:
+    """The digests of the images of an OCI layout, whose `files` are by path; none when it is none."""
+    if "oci-layout" not in files or "index.json" not in files:
+        return []
+    return sorted({entry["digest"] for entry in json.loads(files["index.json"])["manifests"]})
+
+
 # ---------------------------------------------------------------- the log
 
 
@@ -145,6 +153,7 @@ def log_problems(events: Sequence[Event], ended: Iterable[Ended], dead: Iterable
             yield f"I12 build {build} has the ends {ends}"
         interrupted = "BuildInterrupted" in ends or build in gone
         yield from _vertices(build, own, interrupted=interrupted)
+        yield from output_problems(build, own)
     for one in ended:
         yield from _told(one, [event.type for event in by_build.get(one.build, ())])
 
@@ -156,6 +165,19 @@ def _told(one: Ended, types: Sequence[str]) -> Iterator[str]:
     wanted = {0: "BuildCompleted", 130: "BuildCancelled"}.get(one.exit, "BuildFailed")
     if wanted not in types:
         yield f"I6 build {one.build} ended with {one.exit} ({one.error}), and its log has no {wanted}"
+
+
+def output_problems(build: str, events: Sequence[Event]) -> Iterator[str]:
+    """Is what each step printed there, without a gap that nobody tells of?"""
+    reached: dict[str | None, int] = {}
+    for event in events:
+        if event.type == "VertexStarted":
+            reached[event.vertex] = 0
+        elif event.type == "VertexOutput":
+            expected = reached.get(event.vertex, 0) + event.data["dropped"]
+            if event.data["offset"] != expected:
+                yield f"I6 build {build} has output at {event.data['offset']} of event {event.seq}, not {expected}"
+            reached[event.vertex] = event.data["offset"] + len(event.data["text"].encode())
 
 
 def _vertices(build: str, events: Sequence[Event], *, interrupted: bool) -> Iterator[str]:
@@ -189,12 +211,11 @@ def completed_in(events: Iterable[Event]) -> dict[str, str]:
     return found
 
 
-def secret_problems(secrets: Sequence[str], where: Mapping[str, bytes | str | Any]) -> Iterator[str]:
+def secret_problems(secrets: Sequence[str], where: Mapping[str, bytes]) -> Iterator[str]:
     """I9: what holds one of `secrets`."""
     for name, data in where.items():
-        raw = data if isinstance(data, bytes) else str(data).encode()
         for secret in secrets:
-            if secret.encode() in raw:
+            if secret.encode() in data:
                 yield f"I9 {name} holds a secret"
 
 

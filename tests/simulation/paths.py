@@ -8,29 +8,37 @@ import importlib
 import io
 import itertools
 import os as real_os
+import stat
 import time as real_time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from pathlib import Path, PosixPath
 from typing import Any
 from unittest.mock import patch
 
+from projections.runner import Projection, Views
+from storage.interfaces.log import EventLog
+from storage.log.eventlog import SqliteEventLog
 from tests.simulation.descriptors import Raw
+from tests.simulation.inodes import Inode
 from tests.simulation.oslocks import Fcntl, Libc
 from tests.simulation.processes import FIRST_FD, PREFIX, locate
 from tests.simulation.syscalls import Os
 
 _OS = Os()
 _USERS = (
-    "storage.archive", "storage.blobs", "storage.compose", "storage.durable", "storage.erofs.check", "storage.regular",
-    "storage.erofs.encode", "storage.erofs.header", "storage.erofs.image", "storage.erofs.mount", "storage.implied",
-    "storage.layout_target", "storage.locks", "storage.lookup", "storage.pack", "storage.partial",
-    "storage.scratch", "storage.seal", "storage.snapshots", "storage.unpack", "storage.uploads", "storage.usage",
-    "tools.roots",
+    "storage.archive", "storage.blobs", "storage.durable", "storage.layers.compose", "storage.layers.erofs.check",
+    "storage.layers.erofs.encode", "storage.layers.erofs.header", "storage.layers.erofs.image",
+    "storage.layers.erofs.mount", "storage.layers.implied", "storage.layers.seal", "storage.layers.snapshots",
+    "storage.layout.target", "storage.locks", "storage.partial", "storage.parts.lookup", "storage.regular",
+    "storage.scratch", "storage.tar.pack", "storage.tar.unpack", "storage.uploads", "storage.usage", "tools.roots",
 )  # fmt: skip
 """Modules that make system calls on what lies in a root."""
-_NAMERS = ("storage.archive", "storage.layout", "storage.layout_listing", "storage.layout_target")
+_NAMERS = (
+    "engine.exporters.layout", "storage.archive", "storage.layout.source", "storage.layout.listing",
+    "storage.layout.target",
+)  # fmt: skip
 """Those that make paths of names that they are given."""
 _TOKENS = ("storage.archive", "storage.durable", "storage.scratch", "tools.roots", "tools.collecting")
 """Those that draw names at random."""
@@ -49,20 +57,14 @@ class DiskPath(PosixPath):
         return self._is(lambda mode: True)
 
     def is_dir(self, **_: Any) -> bool:
-        from stat import S_ISDIR
-
-        return self._is(S_ISDIR)
+        return self._is(stat.S_ISDIR)
 
     def is_file(self, **_: Any) -> bool:
-        from stat import S_ISREG
-
-        return self._is(S_ISREG)
+        return self._is(stat.S_ISREG)
 
     def is_symlink(self) -> bool:
-        from stat import S_ISLNK
-
         try:
-            return S_ISLNK(self.lstat().st_mode)
+            return stat.S_ISLNK(self.lstat().st_mode)
         except (FileNotFoundError, NotADirectoryError):
             return False
 
@@ -74,7 +76,7 @@ class DiskPath(PosixPath):
                 return False
             raise
 
-    def open(  # type: ignore[override]
+    def open(
         self, mode: str = "r", buffering: int = -1, encoding: Any = None, errors: Any = None, newline: Any = None
     ) -> Any:
         kinds = {"r": real_os.O_RDONLY, "w": real_os.O_CREAT | real_os.O_TRUNC, "a": real_os.O_CREAT | real_os.O_APPEND,
@@ -135,11 +137,11 @@ class DiskPath(PosixPath):
     def chmod(self, mode: int, *, follow_symlinks: bool = True) -> None:
         _OS.chmod(self, mode, follow_symlinks=follow_symlinks)
 
-    def iterdir(self) -> Iterator[DiskPath]:
-        return iter([self / name for name in _OS.listdir(self)])
+    def iterdir(self) -> Generator[DiskPath, None, None]:
+        yield from [self / name for name in _OS.listdir(self)]
 
-    def readlink(self) -> Path:
-        return Path(_OS.readlink(self))
+    def readlink(self) -> DiskPath:
+        return DiskPath(_OS.readlink(self))
 
     def symlink_to(self, target: Any, target_is_directory: bool = False) -> None:
         _OS.symlink(target, self)
@@ -255,14 +257,16 @@ def simulated_files() -> Iterator[None]:
     from tests.simulation.mounting import SimulatedMounts, mount, mount_overlay
     from tools import bootstrap, collecting, roots
 
-    def log_at(path: Path) -> Any:
+    def log_at(path: Path, *, read_only: bool = False) -> Any:
         found = locate(path)
-        return real_log(path) if found is None else found[0].log()
-
-    def views_at(path: Path, projections: Any) -> Any:
-        return real_views(None if is_simulated(path) else path, projections)
-
-    views_at.read_only = roots.Views.read_only  # type: ignore[attr-defined]
+        if found is None:
+            return SqliteEventLog(path, read_only=read_only)
+        process, where = found
+        if not read_only:  # a name for what eventlog.py keeps elsewhere: readers look whether there is one
+            root = process.find(where[:-1])
+            file = root.entries.setdefault(where[-1], Inode(stat.S_IFREG | 0o600))
+            root.durable_entries.setdefault(where[-1], file)
+        return process.log()
 
     def leave(path: Path, log: Any, views: Any) -> None:
         if not is_simulated(path):  # else nobody reads what is kept beside the log
@@ -275,7 +279,7 @@ def simulated_files() -> Iterator[None]:
             mount(source, target, kind)
 
     real_mounts_below, real_umount, real_mount = overlay.mounts_below, overlay._umount, overlay._mount
-    real_log, real_views, real_leave = roots.SqliteEventLog, roots.Views, roots._leave
+    real_leave = roots._leave
     tokens = Tokens()
     with ExitStack() as stack:
         for name in _USERS:
@@ -297,16 +301,36 @@ def simulated_files() -> Iterator[None]:
         stack.enter_context(patch.object(overlay, "_umount", umount))
         stack.enter_context(patch.object(overlay, "_mount", mount_call))
         stack.enter_context(patch.object(bootstrap, "ErofsMounts", SimulatedMounts))
-        for name, stand_in in (("SqliteEventLog", log_at), ("Views", views_at), ("_leave", leave)):
+        for name, stand_in in (("SqliteEventLog", log_at), ("Views", SharedViews()), ("_leave", leave)):
             stack.enter_context(patch.object(roots, name, stand_in))
         for module in (roots, collecting):
             stack.enter_context(patch.object(module, "time", CLOCK))
-        for name in ("storage.snapshots", "storage.erofs.mount"):
+        for name in ("storage.layers.snapshots", "storage.layers.erofs.mount"):
             stack.enter_context(patch.object(importlib.import_module(name), "mount_overlay", mount_overlay))
         try:
             yield
         finally:
             gc.collect()  # locks that nobody refers to let go of descriptors that only exist here
+
+
+class SharedViews:
+    """What tools/ gets as `Views`: for a simulated root what `shared` gives, or views of one's own, in memory."""
+
+    def __init__(self, shared: Callable[[], Views] | None = None) -> None:
+        self._shared = shared
+
+    def __call__(self, path: Path, projections: Sequence[Projection]) -> Views:
+        if not is_simulated(path):
+            return Views(path, projections)
+        return self._shared() if self._shared is not None else Views(None, projections)
+
+    def read_only(self, path: Path, log: EventLog, projections: Sequence[Projection]) -> Views:
+        """Those that a reader makes for itself when the file is behind."""
+        if not is_simulated(path):
+            return Views.read_only(path, log, projections)
+        views = Views(None, projections)
+        views.catch_up(log)
+        return views
 
 
 def is_simulated(path: Path) -> bool:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from tests.simulation import chance
 from tests.simulation.chance import Crashed, Faults
 from tests.simulation.inodes import FileSystem, Inode
+from tests.simulation.threads import Threads
 
 PREFIX = "/~simulated/"
 FIRST_FD = 1 << 24
@@ -28,6 +29,8 @@ class Machine(Protocol):
     files: FileSystem
     faults: Faults
     number: int
+    threads: Threads | None
+    """Who may be stalled at a call that changes something, if anybody."""
 
     def now(self) -> int:
         """UTC, ns."""
@@ -65,6 +68,10 @@ class Process:
     mounts: dict[Inode, Mounted] = field(default_factory=dict)
     log: Callable[[], Any] = lambda: None
     """Gives the event log of its root, open."""
+    reads_only: bool = False
+    """Is it one that must change nothing (I13)?"""
+    problems: list[str] = field(default_factory=list)
+    """What it does all the same."""
 
     @property
     def prefix(self) -> str:
@@ -98,13 +105,26 @@ class Process:
         self.machine.pause()
         self.check()
 
+    def change(self, call: str, where: tuple[bytes, ...] = ()) -> None:
+        """Something is about to be changed. Raises Crashed, OSError."""
+        self.check()
+        if self.reads_only:
+            self.problems.append(f"I13 {self.name} only looks, and calls {call} of {b'/'.join(where)!r}")
+            raise failure(errno.EROFS, where)
+
     def fault(self, call: str, where: tuple[bytes, ...], *kinds: str) -> str:
         """The fault that strikes a call that changes something; raises what it is, but for those that are told."""
-        self.check()
+        self.change(call, where)
         if call not in {"mount", "fsync", "syncfs"} and self._is_read_only(where):
             raise failure(errno.EROFS, where)
         top = where[1].decode("ascii", "replace") if len(where) > 1 else ""
+        threads = self.machine.threads
+        if threads is not None and threads.current is not None:
+            kinds = (*kinds, "stalled")
         kind = self.machine.faults.at(f"{call} {top}".strip(), *kinds, "crash")
+        if kind == "stalled" and threads is not None:
+            threads.stall()
+            return ""
         if kind == "crash":
             self.die()
             raise crashed(f"{self.name} was killed at {call} {b'/'.join(where)!r}")

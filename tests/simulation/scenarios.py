@@ -13,6 +13,17 @@ from typing import Any, Literal, TypeVar
 from tests.simulation.chance import Chance
 
 T = TypeVar("T")
+Kind = Literal["build", "prune", "demote", "lose", "copy", "begin", "look"]
+Worth = Literal["", "whole", "partial", "corrupt", "down"]
+Cache = Literal["", "min", "max", "inline"]
+File = Literal["", "layout", "archive"]
+Instruction = Literal["run", "copy", "write", "mkdir"]
+INSTRUCTIONS: tuple[Instruction, ...] = ("run", "run", "copy", "copy", "write", "mkdir")
+DONE: tuple[Kind, ...] = (*("build",) * 8, "prune", "demote", "lose", "copy")
+TAKING: tuple[Kind, ...] = ("prune", "demote")
+CACHES: tuple[Cache, ...] = ("", "", "", "", "min", "max", "inline")
+FILES: tuple[File, ...] = ("layout", "archive")
+MIRRORS: tuple[Worth, ...] = ("", "", "", "whole", "partial", "corrupt", "down")
 BASES, TARGETS = "bases.test", ("one.test", "two.test")
 """The registry that has the base images, and those that builds push to. The last one wants a login."""
 MIRROR = "mirror.test"
@@ -21,15 +32,16 @@ MIRROR = "mirror.test"
 @dataclass(frozen=True, slots=True)
 class Step:
     """One instruction. `kind` run: writes `/r<number>`, whose bytes depend on all that it sees and on who ran it, and
-    `fails` after `seconds`; copy: takes path number `pick` of what stage `source` has, or, below 0, of image -1 -
-    `source`; write: a file that is in the Dockerfile; mkdir: WORKDIR."""
+    `fails` after `seconds`, and prints a `secret` that is mounted for it; copy: takes path number `pick` of what stage
+    `source` has, or, below 0, of image -1 - `source`; write: a file that is in the Dockerfile; mkdir: WORKDIR."""
 
-    kind: Literal["run", "copy", "write", "mkdir"]
+    kind: Instruction
     number: int
     source: int = 0
     pick: int = 0
     fails: bool = False
     seconds: float = 0.0
+    secret: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +59,10 @@ class Act:
     `prune`, `demote`: what may go; `lose`: a registry forgets or damages blob number `pick` of what it has; `copy`: an
     image that was pushed goes to another registry; `begin`: no more than what every process does first. It begins after
     `delay` seconds and is interrupted after `cancel` more (0: never); `stranger`: with credentials that are refused
-    where a login is wanted; `machine`: whose root is used."""
+    where a login is wanted; `machine`: whose root is used; `file`: what a build leaves on the machine's disk, besides.
+    `look`: reads what is there."""
 
-    kind: Literal["build", "prune", "demote", "lose", "copy", "begin"]
+    kind: Kind
     subject: int = 0
     target: int = -1
     pick: int = 0
@@ -59,8 +72,9 @@ class Act:
     stranger: bool = False
     no_cache: bool = False
     cache_from: bool = False
-    cache_to: Literal["", "min", "max", "inline"] = ""
-    zstd: bool = False
+    cache_to: Cache = ""
+    compression: Literal["gzip", "zstd", "estargz"] = "gzip"
+    file: File = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +87,7 @@ class Scenario:
     images: tuple[tuple[int, ...], ...]
     programs: tuple[tuple[Stage, ...], ...]
     rounds: tuple[tuple[Act, ...], ...]
-    mirror: Literal["", "whole", "partial", "corrupt", "down"] = ""
+    mirror: Worth = ""
     lies: int = -1
 
     def told(self) -> str:
@@ -110,9 +124,46 @@ def scenario(seed: int) -> Scenario:
     else:
         rounds = tuple(_round(draw, len(programs)) for _ in range(1 + draw.below(3)))
     first = Act("build", draw.below(len(programs)), draw.below(2))
-    mirror = draw.pick(("", "", "", "whole", "partial", "corrupt", "down"))
+    mirror = draw.pick(MIRRORS)
     lies = draw.below(len(images)) if draw.maybe(6) else -1
-    return Scenario(seed, images, programs, ((first, *rounds[0]), *rounds[1:]), mirror, lies)  # type: ignore[arg-type]
+    whole = Scenario(seed, images, programs, ((first, *rounds[0]), *rounds[1:]), mirror, lies)
+    return _seasoned(whole, Chance(seed ^ 0x5A17))
+
+
+def _seasoned(whole: Scenario, draw: Chance) -> Scenario:
+    """`whole`, with readers, secrets, and outputs beside the image: of draws of their own, so that what is drawn before
+    stays as it was."""
+    if draw.maybe(40):
+        programs = tuple(tuple(_with_secrets(stage, draw) for stage in stages) for stages in whole.programs)
+        whole = replace(whole, programs=programs)
+    rounds = [[_varied(act, draw) for act in acts] for acts in whole.rounds]
+    for acts in rounds:
+        if draw.maybe(20):
+            acts.append(Act("look", delay=draw.pick((0.0, 0.01, 0.2)), machine=acts[0].machine))
+    if draw.maybe(12):
+        rounds.insert(1, _taken_away(whole.rounds[0][0], draw))
+    return replace(whole, rounds=tuple(map(tuple, rounds)))
+
+
+def _taken_away(build: Act, draw: Chance) -> list[Act]:
+    """What `build` made is made again, while somebody takes away what there is of it."""
+    return [
+        replace(build, no_cache=True),
+        Act(draw.pick(TAKING), delay=draw.pick((0.0, 0.2, 0.5, 1.0)), machine=build.machine),
+    ]
+
+
+def _with_secrets(stage: Stage, draw: Chance) -> Stage:
+    return replace(stage, steps=tuple(replace(one, secret=one.kind == "run" and draw.maybe(40)) for one in stage.steps))
+
+
+def _varied(act: Act, draw: Chance) -> Act:
+    if act.kind in {"prune", "demote"}:  # while somebody is stalled, or busy with large layers
+        return replace(act, delay=draw.pick((act.delay, act.delay, 0.5, 1.0, 2.0)))
+    if act.kind != "build":
+        return act
+    file = draw.pick(FILES) if draw.maybe(10) else act.file
+    return replace(act, file=file, compression="estargz" if draw.maybe(6) else act.compression)
 
 
 def _loss(draw: Chance, programs: int) -> tuple[tuple[Act, ...], ...]:
@@ -121,7 +172,7 @@ def _loss(draw: Chance, programs: int) -> tuple[tuple[Act, ...], ...]:
     build = Act("build", subject, target)
     lost = tuple(Act("lose", subject, target, 1 + draw.below(7)) for _ in range(1 + draw.below(3)))
     last = replace(build, target=draw.below(2), cache_from=draw.maybe(30), no_cache=draw.maybe(10))
-    return (build,), (Act(draw.pick(("prune", "demote")), subject),), lost, (last, *_round(draw, programs))  # type: ignore[arg-type]
+    return (build,), (Act(draw.pick(TAKING), subject),), lost, (last, *_round(draw, programs))
 
 
 def _image(draw: Chance) -> tuple[int, ...]:
@@ -144,14 +195,14 @@ def _program(draw: Chance, images: int) -> tuple[Stage, ...]:
 
 
 def _step(draw: Chance, stage: int, images: int) -> Step:
-    kind = draw.pick(("run", "run", "copy", "copy", "write", "mkdir"))
+    kind = draw.pick(INSTRUCTIONS)
     number = draw.below(4)
     if kind == "run":
         return Step("run", number, fails=draw.maybe(4), seconds=draw.pick((0.0, 0.0, 0.5, 3.0)))
     if kind == "copy":
         source = -1 - draw.below(images) if stage == 0 or draw.maybe(30) else draw.below(stage)
         return Step("copy", number, source=source, pick=draw.below(6))
-    return Step(kind, number)  # type: ignore[arg-type]
+    return Step(kind, number)
 
 
 def _round(draw: Chance, programs: int) -> tuple[Act, ...]:
@@ -159,11 +210,11 @@ def _round(draw: Chance, programs: int) -> tuple[Act, ...]:
 
 
 def _act(draw: Chance, programs: int) -> Act:
-    kind = draw.pick(("build",) * 8 + ("prune", "demote", "lose", "copy"))
+    kind = draw.pick(DONE)
     delay = draw.pick((0.0, 0.0, 0.01, 0.2))
     if kind != "build":
         machine = int(draw.maybe(10))
-        return Act(kind, draw.below(programs), draw.below(2), draw.below(8), delay, machine=machine)  # type: ignore[arg-type]
+        return Act(kind, draw.below(programs), draw.below(2), draw.below(8), delay, machine=machine)
     return Act(
         "build",
         draw.below(programs),
@@ -174,8 +225,8 @@ def _act(draw: Chance, programs: int) -> Act:
         stranger=draw.maybe(6),
         no_cache=draw.maybe(8),
         cache_from=draw.maybe(25),
-        cache_to=draw.pick(("", "", "", "", "min", "max", "inline")),  # type: ignore[arg-type]
-        zstd=draw.maybe(8),
+        cache_to=draw.pick(CACHES),
+        compression="zstd" if draw.maybe(8) else "gzip",
     )
 
 

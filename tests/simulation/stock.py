@@ -9,12 +9,37 @@ from functools import lru_cache
 
 from storage.digest import Digest, canonical_json, sha256
 from storage.interfaces.images import Descriptor
-from storage.media_types import CONFIG, MANIFEST
+from storage.media_types import CONFIG, INDEX, MANIFEST
+from storage.platform import host_platform
 from tests.simulation import model
+from tests.simulation.hosts import Host
 from tests.simulation.registry import MemoryRegistries
 from tests.simulation.scenarios import BASES, MIRROR, TARGETS, Scenario
 
+ARCHITECTURE = host_platform().architecture
+FOREIGN = 9
+"""The number of the layer of images for another platform: nobody wants it."""
 LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"
+
+
+def _list_platforms(host: Host, repository: str, manifest: bytes) -> None:
+    """Have the tag name an index, in which `manifest` comes behind that of another platform."""
+    blob, diff_id = _layer_blob(FOREIGN)
+    config = canonical_json({
+        "architecture": "s390x", "os": "linux", "config": {}, "rootfs": {"type": "layers", "diff_ids": [diff_id]},
+    })  # fmt: skip
+    foreign = canonical_json({
+        "schemaVersion": 2, "mediaType": MANIFEST,
+        "config": Descriptor(CONFIG, host.put_blob(repository, config), len(config)).to_json(),
+        "layers": [Descriptor(LAYER_TYPE, host.put_blob(repository, blob), len(blob)).to_json()],
+    })  # fmt: skip
+    entries = []
+    for data, architecture in ((foreign, "s390x"), (manifest, ARCHITECTURE)):
+        host.put_manifest(repository, sha256(data), MANIFEST, data)
+        platform = {"architecture": architecture, "os": "linux"}
+        entries.append({**Descriptor(MANIFEST, sha256(data), len(data)).to_json(), "platform": platform})
+    index = canonical_json({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries})
+    host.put_manifest(repository, "latest", INDEX, index)
 
 
 @lru_cache(maxsize=64)
@@ -40,7 +65,7 @@ def stock(registries: MemoryRegistries, scenario: Scenario) -> None:
         if scenario.lies >= 0 and number == scenario.lies % len(scenario.images):
             made[-1] = made[-1][0], sha256(b"something else")
         config = canonical_json({
-            "architecture": "amd64", "os": "linux", "config": {},
+            "architecture": ARCHITECTURE, "os": "linux", "config": {},
             "rootfs": {"type": "layers", "diff_ids": [diff_id for _, diff_id in made]},
         })  # fmt: skip
         manifest = canonical_json({
@@ -50,7 +75,10 @@ def stock(registries: MemoryRegistries, scenario: Scenario) -> None:
                 Descriptor(LAYER_TYPE, host.put_blob(repository, blob), len(blob)).to_json() for blob, _ in made
             ],
         })  # fmt: skip
-        host.put_manifest(repository, "latest", MANIFEST, manifest)
+        top = host.put_manifest(repository, "latest", MANIFEST, manifest)
+        assert top[0] == 201, top
+        if number % 2:
+            _list_platforms(host, repository, manifest)
         host.copy(repository, mirror)
     for number, blob in enumerate(sorted(digest for digest, data in mirror.content.items() if data[:1] != b"{")):
         if scenario.mirror == "corrupt":

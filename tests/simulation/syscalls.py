@@ -99,14 +99,12 @@ class Os(Descriptors):
         if found is None:
             return real_os.scandir(path)
         process, inode = found
-        text = isinstance(path, int) or not isinstance(path, bytes)
-        entries = []
-        for name, entry in inode.entries.items():
-            shown = real_os.fsdecode(name) if text else name
-            top = "" if isinstance(path, int) else real_os.fspath(path)
-            full = shown if isinstance(path, int) else (f"{top}/{shown}" if text else top + b"/" + shown)
-            entries.append(Entry(shown, full, process.mounted(entry), process))
-        return Scan(entries)
+        given: Any = real_os.fsdecode if not isinstance(path, bytes) else bytes
+        top = b"" if isinstance(path, int) else real_os.fsencode(path) + b"/"
+        return Scan([
+            Entry(given(name), given(top + name), process.mounted(entry), process)
+            for name, entry in inode.entries.items()
+        ])
 
     def _directory(self, path: Any) -> tuple[Process, Inode] | None:
         if isinstance(path, int):
@@ -264,6 +262,7 @@ class Os(Descriptors):
         if found is None:
             real_os.chmod(path, mode, dir_fd=dir_fd, follow_symlinks=follow_symlinks)
             return
+        found[0].change("chmod")
         found[1].mode = stat.S_IFMT(found[1].mode) | mode
 
     def fchmod(self, fd: int, mode: int) -> None:
@@ -276,6 +275,7 @@ class Os(Descriptors):
         if found is None:
             real_os.chown(path, uid, gid, dir_fd=dir_fd, follow_symlinks=follow_symlinks)
             return
+        found[0].change("chown")
         found[1].uid, found[1].gid = uid, gid
 
     def fchown(self, fd: int, uid: int, gid: int) -> None:
@@ -289,6 +289,7 @@ class Os(Descriptors):
             given = {"ns": ns} if ns is not None else {"times": times}
             real_os.utime(path, dir_fd=dir_fd, follow_symlinks=follow_symlinks, **given)
             return
+        found[0].change("utime")
         if ns is not None:
             found[1].mtime = ns[1]
         else:
@@ -313,6 +314,7 @@ class Os(Descriptors):
         if found is None:
             real_os.setxattr(path, name, value, follow_symlinks=follow_symlinks)
             return
+        found[0].change("setxattr")
         found[1].xattrs[real_os.fsencode(name)] = bytes(value)
 
     def removexattr(self, path: Any, name: Any, *, follow_symlinks: bool = True) -> None:
@@ -320,6 +322,7 @@ class Os(Descriptors):
         if found is None:
             real_os.removexattr(path, name, follow_symlinks=follow_symlinks)
             return
+        found[0].change("removexattr")
         found[1].xattrs.pop(real_os.fsencode(name), None)
 
 

@@ -56,7 +56,7 @@ class SimTask(_Numbered, asyncio.Task[Any]):
     """A task of the loop."""
 
     def __init__(
-        self, coro: Coroutine[Any, Any, Any], loop: SimLoop, name: str | None, context: contextvars.Context
+        self, coro: Coroutine[Any, Any, Any], loop: SimLoop, name: str, context: contextvars.Context
     ) -> None:
         self.number = loop.numbered()
         self.context = context
@@ -73,7 +73,8 @@ def nobodys() -> contextvars.Context:
 
 def awaits(task: SimTask) -> str:
     """Where `task` is, innermost function first."""
-    names, waits = [], task.get_coro()
+    names: list[str] = []
+    waits: Any = task.get_coro()
     while waits is not None:
         frame: FrameType | None = getattr(waits, "cr_frame", None) or getattr(waits, "ag_frame", None)
         if frame is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import pytest
@@ -19,7 +19,7 @@ from tests.simulation.disk import Disk, DiskProcess, Stored
 from tests.simulation.mounting import content, merged_content
 from tests.simulation.paths import simulated_files
 from tests.simulation.recovery import open_root
-from tests.storage.trees import GZIP, diff_id, file, make_tar
+from tests.storage.layers.trees import GZIP, diff_id, file, make_tar
 from tools import roots
 
 TAR = make_tar(file("etc/name", b"base"), file("data", b"d" * 2000))
@@ -245,7 +245,7 @@ class _Recording(Faults):
         return super().at(point, *kinds)
 
 
-ACTIONS = {
+ACTIONS: dict[str, Callable[[DiskProcess], object]] = {
     "blob": lambda process: process.blobs("b1").put(b"a blob"),
     "layer": unpack,
     "snapshot": lambda process: compose(process, "s1", {b"new": b"n"}),

@@ -17,16 +17,16 @@ from storage.digest import Digest, sha256
 from storage.durable import fsync_directory, make_directories
 from storage.errors import DiskError
 from storage.interfaces.layers import Look
-from storage.layout import layout_entries
-from storage.layout_target import REF_NAME, enter
+from storage.layers.trees import SnapshotTrees
+from storage.layout.source import layout_entries
+from storage.layout.target import REF_NAME, enter
 from storage.media_types import MANIFEST
-from storage.trees import SnapshotTrees
 from tests.simulation.chance import Chance, Crashed, Faults
 from tests.simulation.disk import Disk, DiskProcess
 from tests.simulation.mounting import content
 from tests.simulation.paths import simulated_files
 from tests.simulation.recovery import open_root
-from tests.storage.trees import TAR, diff_id, file, make_tar
+from tests.storage.layers.trees import TAR, diff_id, file, make_tar
 from tools import roots
 
 LAYER = make_tar(file("etc/name", b"base"), file("data", b"d" * 2000))
@@ -86,11 +86,15 @@ def is_snapshot(name: str) -> Callable[[DiskProcess], bool]:
     return kept
 
 
+def _furnish(tree: Path) -> None:
+    (tree / "furniture").write_bytes(b"abc")
+
+
 def furnish(process: DiskProcess, owner: str) -> None:
     mounts = DirectoryCacheMounts(process.path / "cache", process.path / "tmp", owner, process.locks)
     held = mounts.try_acquire(CACHE, "locked")
     assert held is not None
-    held.fill(lambda tree: (tree / "furniture").write_bytes(b"abc"))
+    held.fill(_furnish)
     held.release()
 
 

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from projections.history import History
-from storage import layout_target, locks, sweep
+from storage import locks, sweep
 from storage.errors import RefledgerError
+from storage.layout import target as layout_target
 from storage.partial import DirectoryPartials
 from tests.simulation import test_durability as durability
 from tests.simulation import test_races as races
@@ -77,7 +78,7 @@ PLANTED: dict[str, tuple[Plant, Callable[[], None]]] = {
         races.test_I12_a_build_ends_once_in_the_log_however_many_find_it_dead,
     ),
     "the log is not looked at again": (
-        lambda patch: patch.setattr(roots.History, "get", ended),
+        lambda patch: patch.setattr(History, "get", ended),
         races.test_I12_a_build_ends_once_in_the_log_however_many_find_it_dead,
     ),
     "pulls are swept while somebody works on them": (

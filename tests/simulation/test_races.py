@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,8 +21,8 @@ from storage.digest import sha256
 from storage.errors import RefledgerError
 from storage.interfaces.images import Descriptor
 from storage.interfaces.log import NewEvent
-from storage.layout import layout_entries
-from storage.layout_target import REF_NAME, enter
+from storage.layout.source import layout_entries
+from storage.layout.target import REF_NAME, enter
 from storage.media_types import MANIFEST
 from storage.partial import lock_name
 from storage.scratch import Scratch
@@ -32,7 +33,7 @@ from tests.simulation.disk import Disk, DiskProcess
 from tests.simulation.loop import SimLoop, simulated_threads
 from tests.simulation.paths import simulated_files
 from tests.simulation.recovery import open_root
-from tests.storage.trees import TAR, diff_id, file, make_tar
+from tests.storage.layers.trees import TAR, diff_id, file, make_tar
 from tools import collecting, roots
 
 SEEDS = 40 * (50 if os.environ.get("REFLEDGER_LONG") else 1)
@@ -40,13 +41,18 @@ LAYER = make_tar(file("etc/name", b"base"))
 BLOBS = (b"one blob", b"another blob")
 CRASH = -1
 
-assert Ledger  # the modules whose threads are simulated are those that are loaded
+LOADED = (Ledger,)
+"""The modules whose threads are simulated are those that are loaded."""
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _files() -> Iterator[None]:
     with simulated_files():
         yield
+
+
+def _furnish(tree: Path) -> None:
+    (tree / "furniture").write_bytes(b"abc")
 
 
 @dataclass
@@ -330,7 +336,7 @@ def test_a_cache_mount_stays_what_it_is_while_a_step_has_it() -> None:
                 continue
             try:
                 if not held.exists():
-                    held.fill(lambda tree: (tree / "furniture").write_bytes(b"abc"))
+                    held.fill(_furnish)
                 assert (held.path / "furniture").read_bytes() == b"abc"
                 process.calls.pause()
                 assert (held.path / "furniture").read_bytes() == b"abc"

@@ -13,6 +13,7 @@ import pytest
 
 from tests.simulation.driver import Case, Statistics, explore, shrink
 from tests.simulation.mutations import MUTATIONS, Mutation, search
+from tests.simulation.report import Report
 from tests.simulation.scenarios import scenario, smaller
 
 FOUND = (
@@ -76,9 +77,22 @@ def test_a_planted_bug_is_found(mutation: Mutation) -> None:
 
 def test_a_run_can_be_repeated_to_the_letter() -> None:
     case = Case(4, strikes=((200, 0),))
-    first, second = case.run(), case.run()
+    first, second = case.run(told=True), case.run(told=True)
     assert first.trace == second.trace
     assert first.story == second.story
+
+
+def test_a_run_that_parts_from_the_undisturbed_one_is_the_same_as_by_itself() -> None:
+    parted: dict[Case, Report] = {}
+
+    def done(case: Case, report: Report) -> bool:
+        parted[case] = report
+        return False
+
+    Case(4).part(lambda number, _, kinds: [((number, 1), (number + 40, 2))] if number in {69, 300} else [], done)
+    assert {case.strikes for case in parted} == {((69, 1), (109, 2)), ((300, 1), (340, 2)), ()}
+    for case, report in parted.items():
+        assert case.run() == report
 
 
 def test_seeds_differ_in_what_is_done_and_in_which_order() -> None:

@@ -14,7 +14,7 @@ from storage.digest import Hasher, sha256
 from storage.durable import FileSystemSync
 from storage.errors import VerificationError
 from storage.interfaces.images import Descriptor
-from storage.readahead import ReadAhead
+from storage.layers.readahead import ReadAhead
 from tests.simulation.chance import Chance, Crashed
 from tests.simulation.loop import SimLoop, simulated_threads
 from tests.simulation.threads import Deadlock, Threads
@@ -83,7 +83,7 @@ def test_no_thread_of_the_operating_system_is_made() -> None:
     before = real_threading.active_count()
     spooled(1)
     assert real_threading.active_count() == before
-    assert storage.durable.threading is real_threading
+    assert vars(storage.durable)["threading"] is real_threading
 
 
 def test_a_lost_wakeup_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType, SimpleNamespace
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from greenlet import getcurrent, greenlet
 
@@ -25,8 +25,13 @@ from tests.simulation import locking
 from tests.simulation.chance import Chance, Crashed, Process, is_dead, process_of
 from tests.simulation.locking import Condition, Event, Future, Lock, Queue, RLock, Thread, ThreadPoolExecutor
 
+if TYPE_CHECKING:
+    from tests.simulation.tasks import Source
+
 T = TypeVar("T")
 _OURS = {__file__, locking.__file__}
+STALL = 3.0
+"""Seconds that a thread that is stalled does nothing: the others get far meanwhile."""
 PATCHED = ("engine", "storage", "projections", "tools")
 """Packages whose modules are given the simulated `threading`, `queue` and `ThreadPoolExecutor`."""
 
@@ -47,6 +52,10 @@ class Time(Protocol):
         ...
 
 
+def _never() -> bool:
+    return False
+
+
 class SimThread:
     """A thread, as the scheduler sees it; `process`: on whose behalf it runs."""
 
@@ -55,8 +64,9 @@ class SimThread:
         self.process = process_of(context)
         self.until: Callable[[], object] | None = None
         self.deadline: float | None = None
+        self.stalled = False
         self.label = "its first turn"
-        self.source: object = None
+        self.source: Source | None = None
         self._threads = threads
         self._work = work
         self._context = context
@@ -65,7 +75,7 @@ class SimThread:
     @property
     def ended(self) -> bool:
         """Is it over?"""
-        return self._greenlet.dead
+        return bool(self._greenlet.dead)
 
     def runnable(self, now: float) -> bool:
         """Could it go on?"""
@@ -178,7 +188,9 @@ class Threads:
         if is_dead():
             raise Crashed("a thread of a dead process")
         if self.current is not None:
-            self._yield(None, None, "its turn")
+            deadline = self._time.time() + STALL if self.current.stalled else None
+            self.current.stalled = False
+            self._yield(None if deadline is None else _never, deadline, "its turn")
         elif self._all and self._chance.maybe(30) and (able := self.runnable()):
             self.step(self._chance.pick(able))
 
@@ -187,6 +199,11 @@ class Threads:
         library's that compresses)."""
         if threading.get_ident() == self._ident and not is_dead():
             self.pause()
+
+    def stall(self) -> None:
+        """The thread that runs will get no turn for a long time, from where it passes a point next."""
+        assert self.current is not None, "the others would have to wait for the hub"
+        self.current.stalled = True
 
     def wait(self, until: Callable[[], object], label: str, timeout: float | None = None) -> bool:
         """Return True once `until()` holds, False when `timeout` seconds have passed before. Raises Crashed in a
@@ -251,8 +268,8 @@ def patched(threads: Threads) -> Iterator[None]:
     try:
         yield
     finally:
-        for module, attribute, real in undo:
-            setattr(module, attribute, real)
+        for holder, attribute, real in undo:
+            setattr(holder, attribute, real)
 
 
 def _stack(frame: FrameType | None) -> str:

@@ -10,19 +10,18 @@ from storage.digest import Digest
 from storage.interfaces.images import Descriptor, Provider
 from storage.interfaces.registry import BlobStream
 from tests.simulation.machine import Doing
-from tests.simulation.registry import MemoryRegistries
+from tests.simulation.registry import MemoryClient, MemoryRegistries
 
 
 class Watching:
     """A registry client that somebody watches: what it reads was asked for (I2), by one process of a machine at a time
     (I4), and a tag that it puts leads to an image (I11)."""
 
-    def __init__(self, inner: Any, doing: Doing, registries: MemoryRegistries, problems: list[str]) -> None:
-        """`problems` is added to."""
+    def __init__(self, inner: MemoryClient, doing: Doing, registries: MemoryRegistries) -> None:
         self._inner = inner
         self._doing = doing
         self._registries = registries
-        self._problems = problems
+        self._problems = doing.problems
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
@@ -59,8 +58,7 @@ class Watching:
     async def mount(self, target: Provider, digest: Digest, source: Provider) -> bool:
         """See RegistryTarget.mount."""
         self._writes(digest)
-        done: bool = await self._inner.mount(target, digest, source)
-        return done
+        return await self._inner.mount(target, digest, source)
 
     def _writes(self, what: str) -> None:
         if self._doing.build not in self._doing.machine.exported:
@@ -69,7 +67,7 @@ class Watching:
     async def put_manifest(self, target: Provider, name: str, media_type: str, data: bytes) -> Digest:
         """See RegistryTarget.put_manifest."""
         self._writes(name)
-        done: Digest = await self._inner.put_manifest(target, name, media_type, data)
+        done = await self._inner.put_manifest(target, name, media_type, data)
         host = self._registries.host(target.registry)
         self._problems += [f"I11 {hole}, just when it was put" for hole in host.holes()]
         return done

@@ -15,7 +15,7 @@ import pytest
 
 from storage.blobs import DirectoryBlobs
 from storage.digest import sha256
-from storage.errors import DiskError, InputError
+from storage.errors import DiskError, InputError, VerificationError
 
 
 def files(root: Path) -> set[str]:
@@ -79,6 +79,17 @@ def test_a_full_disk_is_a_disk_error_and_leaves_nothing(small_disk: Path) -> Non
     assert "free some space" in caught.value.hint
     assert files(small_disk) == {"oci-layout", "index.json", f"blobs/sha256/{kept.hex}"}
     assert blobs.put(b"small") == sha256(b"small")
+
+
+def test_a_blob_that_is_too_large_for_a_document_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("storage.blobs._WHOLE", 10)
+    lost: list[str] = []
+    store = DirectoryBlobs(tmp_path, owner="a1", lost=lambda digest, why: lost.append(digest))
+    digest = store.put(b"a layer, say")
+    with pytest.raises(VerificationError, match="more than 10 bytes"):
+        store.get(digest)
+    assert store.sound(digest)
+    assert not lost
 
 
 def test_many_threads_put_the_same_and_other_blobs(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import zstandard
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from storage.blobs import DirectoryBlobs
@@ -70,7 +70,7 @@ def test_a_blob_that_changes_while_it_is_bundled_leaves_no_bundle(tmp_path: Path
 @given(at=st.integers(0, 10**6), mask=st.integers(1, 255))
 @example(at=0, mask=1)
 @example(at=3766, mask=1)  # changes compressed bytes, and nothing of what they expand to
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300)
 def test_no_flipped_bit_goes_unnoticed_and_what_is_told_is_true(tmp_path: Path, at: int, mask: int) -> None:
     good = tmp_path / "good"
     data = bytearray((good if good.exists() else written(good)).read_bytes())
@@ -87,7 +87,7 @@ def test_no_flipped_bit_goes_unnoticed_and_what_is_told_is_true(tmp_path: Path, 
 
 
 @given(length=st.integers(0, 10**6))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 def test_a_truncated_bundle_is_damaged(tmp_path: Path, length: int) -> None:
     good = tmp_path / "good"
     data = (good if good.exists() else written(good)).read_bytes()

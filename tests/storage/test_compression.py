@@ -57,7 +57,7 @@ def test_what_is_compressed_comes_back(name: str, data: bytes, most: int) -> Non
     assert all_of(decompress(Dribble(packed(name, data), most), TAR)) == data
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.sampled_from(["gzip", "zstd"]), st.integers(1, 2_000_000), st.integers(1, 300_000))
 def test_the_bytes_do_not_depend_on_how_the_input_was_cut(name: str, cut: int, other: int) -> None:
     data = (TEXT + NOISE) * 2

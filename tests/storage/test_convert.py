@@ -23,7 +23,7 @@ from storage.errors import InputError, VerificationError
 from storage.interfaces.images import ESTARGZ, Compression
 from storage.interfaces.packing import PackedBlob
 from storage.packing import BlobConverter
-from tests.storage.trees import TAR, file, info, make_tar, members
+from tests.storage.layers.trees import TAR, file, info, make_tar, members
 
 LAYER = make_tar(
     info("etc"), file("etc/one", b"one" * 1000), file("big", random.Random(1).randbytes(3_000_000)),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from storage.archive import DestFile
 from storage.durable import Unfinished, make_directories, replace_file
 
 KILLED = """
@@ -58,6 +59,30 @@ def test_a_file_is_replaced_whole_and_stays_its_owners(tmp_path: Path) -> None:
     assert (dest.read_bytes(), link.is_symlink()) == (b"after", True)
     assert (now.st_uid, now.st_gid, stat.S_IMODE(now.st_mode)) == (before.st_uid, before.st_gid, 0o640)
     assert now.st_ino != before.st_ino
+
+
+def test_who_may_not_give_a_file_away_opens_it_to_no_more_than_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "fchown", refuse)
+    dest = tmp_path / "file"
+    dest.touch(0o600)
+    replace_file(dest, b"secret")
+    assert stat.S_IMODE(dest.stat().st_mode) == 0o600
+
+
+def test_an_output_that_a_link_leads_to_is_written_where_it_leads(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to("disk/image.tar")
+    out = DestFile(str(tmp_path / "link"))
+    out.write(b"image")
+    out.commit()
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "disk/image.tar").read_bytes() == b"image"
+    assert hidden(tmp_path) == hidden(tmp_path / "disk") == []
 
 
 def test_a_link_in_the_place_of_a_file_of_ours_is_replaced(tmp_path: Path) -> None:

@@ -9,22 +9,22 @@ from pathlib import Path
 
 import pytest
 
-from storage import recorder
 from storage.archive import DestFile
 from storage.blobs import DirectoryBlobs
 from storage.cachemounts import DirectoryCacheMounts, MemoryPlaces
 from storage.digest import sha256
 from storage.errors import DiskError
-from storage.eventlog import open_log
 from storage.interfaces.images import Descriptor
-from storage.layers import DirectoryLayers
+from storage.layers.directory import DirectoryLayers
+from storage.layers.snapshots import OverlaySnapshots
+from storage.layers.trees import SnapshotTrees
 from storage.locks import FileLocks
+from storage.log import recorder
+from storage.log.eventlog import open_log
 from storage.partial import DirectoryPartials
-from storage.snapshots import OverlaySnapshots
 from storage.sweep import sweep
-from storage.trees import SnapshotTrees
 from storage.usage import DiskItems, measure, mentioned
-from tests.storage.trees import TAR, diff_id, file, make_tar
+from tests.storage.layers.trees import TAR, diff_id, file, make_tar
 
 TAR_BYTES = make_tar(file("a", b"content"))
 DIGEST = sha256(b"content")

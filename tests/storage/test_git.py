@@ -50,6 +50,21 @@ def test_an_empty_repository_and_a_commit_that_is_not_there_are_said(served: tup
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
+@pytest.mark.parametrize("date", [" 18446744073709551615 +0000", " 9223372036854775807 +0000", ""])
+def test_a_commit_of_no_time_that_files_can_have_is_checked_out(
+    served: tuple[str, Path], tmp_path: Path, date: str
+) -> None:
+    repository = Repository(served[1] / f"odd{len(date)}.git")
+    repository.commit({"x": "1"})
+    text = f"tree {repository.git('rev-parse', 'HEAD^{tree}')}\nauthor a <a> 1 +0000\ncommitter a <a>{date}\n\nx\n"
+    (tmp_path / "commit").write_text(text)
+    commit = repository.git("hash-object", "-t", "commit", "-w", "--literally", str(tmp_path / "commit"))
+    repository.git("update-ref", "refs/heads/odd", commit)
+    url = f"{served[0]}/odd{len(date)}.git"
+    asyncio.run(client(tmp_path).checkout(url, commit, tmp_path / "tree", name="refs/heads/odd"))
+    assert (tmp_path / "tree" / "x").stat().st_mtime == 0
+
+
 @pytest.mark.parametrize(
     ("remote", "ref"),
     [("--upload-pack=touch /tmp/x", ""), ("ext::sh -c id", ""), ("git://h/x", "--exec=id"), ("git://h/x", "a b")],

@@ -14,7 +14,7 @@ import pytest
 from storage import overlay
 from storage.errors import DiskError
 from storage.overlay import detach_below, mount_overlay, mounts_below, unmount
-from tests.storage.trees import names
+from tests.storage.layers.trees import names
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
 

@@ -16,10 +16,10 @@ from storage.digest import Digest, sha256
 from storage.errors import DiskError
 from storage.interfaces.blobs import BlobWriter
 from storage.interfaces.images import Compression
+from storage.layers.snapshots import OverlaySnapshots
 from storage.overlay import detach_below
 from storage.packing import BlobPacker
-from storage.snapshots import OverlaySnapshots
-from tests.storage.trees import GZIP, members
+from tests.storage.layers.trees import GZIP, members
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
 

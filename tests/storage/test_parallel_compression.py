@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import zlib
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,19 +21,15 @@ from hypothesis import strategies as st
 from storage.compression import BLOCK, compressor, version
 
 PARALLEL = ["gzip", "zstd"]
+SIZE = 9 * BLOCK + 12_345  # several blocks of gzip, several jobs of zstd
 
 
-def content(size: int) -> bytes:
-    """Neither noise nor one line repeated: words, some of them new."""
+@cache
+def large() -> bytes:
+    """SIZE bytes. Neither noise nor one line repeated: words, some of them new."""
     rng = random.Random(7)
     words = [rng.randbytes(rng.randint(2, 12)) for _ in range(3000)]
-    out = b"".join(rng.choices(words, k=1 + size // 7))
-    while len(out) < size:
-        out += rng.choice(words)
-    return out[:size]
-
-
-LARGE = content(9 * BLOCK + 12_345)  # several blocks of gzip, several jobs of zstd
+    return b"".join(rng.choices(words, k=SIZE // 6))[:SIZE]  # a word has 7 bytes on average
 
 
 def packed(name: str, data: bytes, cuts: list[int], threads: int | None = None) -> bytes:
@@ -55,32 +52,35 @@ def none_left(before: set[str]) -> bool:
     return tasks() <= before
 
 
-ONE = {name: packed(name, LARGE, [], 1) for name in PARALLEL}
+@cache
+def alone(name: str) -> bytes:
+    """`large()` compressed in one piece, by one thread."""
+    return packed(name, large(), [], 1)
 
 
 @pytest.mark.parametrize("name", PARALLEL)
 @pytest.mark.parametrize("threads", [2, 3, 4, 5, 6, 7, 8, None])
 def test_any_number_of_threads_gives_the_same_bytes(name: str, threads: int | None) -> None:
-    cuts = list(range(0, len(LARGE), BLOCK))
-    assert packed(name, LARGE, cuts, threads) == ONE[name]
+    cuts = list(range(0, SIZE, BLOCK))
+    assert packed(name, large(), cuts, threads) == alone(name)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     st.sampled_from(PARALLEL),
     st.integers(1, 8),
-    st.lists(st.integers(0, len(LARGE)), max_size=12) | st.integers(1000, 3 * BLOCK).map(
-        lambda step: list(range(0, len(LARGE), step))
+    st.lists(st.integers(0, SIZE), max_size=12) | st.integers(1000, 3 * BLOCK).map(
+        lambda step: list(range(0, SIZE, step))
     ),
 )  # fmt: skip
 def test_any_cutting_of_the_input_gives_the_same_bytes(name: str, threads: int, cuts: list[int]) -> None:
-    assert packed(name, LARGE, cuts, threads) == ONE[name]
+    assert packed(name, large(), cuts, threads) == alone(name)
 
 
-@pytest.mark.parametrize("size", [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 4 * BLOCK, len(LARGE)])
+@pytest.mark.parametrize("size", [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 4 * BLOCK, SIZE])
 @pytest.mark.parametrize("cut", ["whole", "blocks", "ends"])
 def test_every_reader_takes_it(tmp_path: Path, size: int, cut: str) -> None:
-    data = LARGE[:size]
+    data = large()[:size]
     cuts = {"whole": [], "blocks": list(range(BLOCK, size, BLOCK)), "ends": [min(1, size), max(0, size - 1)]}[cut]
     (tmp_path / "x.gz").write_bytes(packed("gzip", data, cuts))
     (tmp_path / "x.zst").write_bytes(packed("zstd", data, cuts))
@@ -90,21 +90,21 @@ def test_every_reader_takes_it(tmp_path: Path, size: int, cut: str) -> None:
     subprocess.run(["zstd", "-tq", str(tmp_path / "x.zst")], check=True)
 
 
-@pytest.mark.parametrize("size", [0, BLOCK, len(LARGE)])
+@pytest.mark.parametrize("size", [0, BLOCK, SIZE])
 def test_gzip_is_one_member_without_name_or_time(size: int) -> None:
-    blob = packed("gzip", LARGE[:size], [])
+    blob = packed("gzip", large()[:size], [])
     member = zlib.decompressobj(31)
-    assert member.decompress(blob) == LARGE[:size]
+    assert member.decompress(blob) == large()[:size]
     assert member.eof
     assert member.unused_data == b""
     assert blob[:8] == b"\x1f\x8b\x08" + bytes(5)
 
 
 def test_zstd_is_one_frame_with_a_checksum() -> None:
-    blob = packed("zstd", LARGE, [])
+    blob = packed("zstd", large(), [])
     assert zstandard.get_frame_parameters(blob).has_checksum
     frame = zstandard.ZstdDecompressor().decompressobj()
-    assert frame.decompress(blob) == LARGE
+    assert frame.decompress(blob) == large()
     assert frame.eof
     assert frame.unused_data == b""
 
@@ -129,7 +129,7 @@ def test_no_thread_outlives_its_stream(name: str, blocks: int, end: str) -> None
     before = tasks()
     stream = compressor(name, 4)
     for at in range(blocks):
-        stream.compress(LARGE[at * BLOCK : (at + 1) * BLOCK])
+        stream.compress(large()[at * BLOCK : (at + 1) * BLOCK])
     if end != "close":
         stream.flush()
     if end != "flush":

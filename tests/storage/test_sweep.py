@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from storage.blobs import DirectoryBlobs
+from storage.layers.snapshots import OverlaySnapshots
 from storage.overlay import detach_below, mount_overlay, mounts_below
 from storage.scratch import Scratch, remove_tree
-from storage.snapshots import OverlaySnapshots
 from storage.sweep import sweep
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")

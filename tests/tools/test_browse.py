@@ -22,9 +22,9 @@ from storage.errors import VerificationError
 from tests.builder import PROJECT, Builder, base_image
 from tests.registry_fixture import RegistryProcess
 from tests.tools.test_offline_reading import SCRIPT, state_of
-from tools.browsing import tree
-from tools.cli.browse import open_source
-from tools.cli.browser import Browser
+from tools.cli.browse.browser import Browser
+from tools.cli.browse.command import open_source
+from tools.cli.browse.nodes import tree
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="builds need root")
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from storage.log.codec import MAX_STATE
 from tests.builder import Builder, Done, base_image, layer_digests
 from tests.registry_fixture import RegistryProcess
 
@@ -451,3 +452,13 @@ def running_commands(marker: str) -> list[str]:
         if not found or time.monotonic() > deadline:
             return found
         time.sleep(0.1)
+
+
+def test_what_an_event_has_no_room_for_is_no_internal_error(builder: Builder) -> None:
+    args = [f"--build-arg=A{number}={'x' * 60_000}" for number in range(MAX_STATE // 50_000 + 1)]
+    done = builder.build("FROM scratch\nCOPY Dockerfile /\n", *args)
+    assert (done.code, "there is more to say of this than an event of the log has room for" in done.err) == (2, True)
+    assert "tells the story" not in done.err, "there is none"
+    done = builder.build(f"FROM scratch\nRUN --mount=type=bad {'y ' * 20_000}\\\n{'z ' * 20_000}\n")
+    assert (done.code, "unsupported mount type 'bad'" in done.err) == (2, True), done.err
+    assert builder.builds()[0]["status"] == "failed"

@@ -18,11 +18,11 @@ import pytest
 from storage.usage import measure
 from tests.builder import PROJECT, Builder, Done, base_image, layer_digests
 from tests.registry_fixture import RegistryProcess
+from tests.storage.layers.trees import facts
 from tests.storage.test_usage import du
-from tests.storage.trees import facts
 from tests.tools.test_reading import in_window
 from tests.web_fixture import Page, WebServer
-from tools.cli.text import cells
+from tools.text import cells
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="builds need root")
 

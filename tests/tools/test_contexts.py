@@ -77,6 +77,11 @@ def test_a_tar_on_standard_input_with_another_dockerfile_in_it(builder: Builder)
     assert "there is no 'Dockerfile' in the context" in missing.err
 
 
+def test_what_is_wrong_in_the_dockerfile_of_a_tar_is_shown(builder: Builder) -> None:
+    done, _ = build(builder, "-", stdin=tar_of({"Dockerfile": "FROM scratch\nCOPY\n"}))
+    assert (done.code, "   2 | >>> COPY" in done.err) == (2, True), done.err
+
+
 def test_files_of_a_tar_keep_their_owners(builder: Builder) -> None:
     done, _ = build(builder, "-", stdin=tar_of({"Dockerfile": "FROM scratch\nCOPY a /\n", "a": "A"}, uid=7))
     assert done.code == 0, done.err
@@ -86,6 +91,8 @@ def test_files_of_a_tar_keep_their_owners(builder: Builder) -> None:
 def test_a_dockerfile_on_standard_input_has_no_context(builder: Builder) -> None:
     done, files = build(builder, "-", stdin=b"FROM scratch\nCOPY <<x /x\nhello\nx\n")
     assert (done.code, files) == (0, {"x": "hello\n"})
+    large, _ = build(builder, "-", stdin=b"FROM scratch\n#".ljust((16 << 20) + 1, b"#"))
+    assert (large.code, large.err) == (2, "ERROR: standard input: it is larger than 16777216 bytes\n")
     failed, _ = build(builder, "-", stdin=b"FROM scratch\nCOPY a /\n")
     assert failed.code == 2
     assert '"/a": not found' in failed.err

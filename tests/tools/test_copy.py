@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from storage.digest import Digest
@@ -24,6 +23,7 @@ from tests.faulty import Answering, Fault, FaultyProxy, Seen
 from tests.registry_fixture import (
     HTPASSWD,
     OCI_MANIFEST,
+    WEB,
     RegistryProcess,
     digest_of,
     push_blob,
@@ -87,11 +87,11 @@ def artifact(registry: RegistryProcess, name: str, subject: Mapping[str, Any], k
 
 def raw(host: str, name: str, tag: str) -> bytes:
     """The manifest that a registry has under a name, byte for byte."""
-    return httpx.get(f"http://{host}/v2/{name}/manifests/{tag}", headers=ACCEPT).raise_for_status().content
+    return WEB.get(f"http://{host}/v2/{name}/manifests/{tag}", headers=ACCEPT).raise_for_status().content
 
 
 def has(host: str, name: str, what: str, digest: str) -> bool:
-    return httpx.head(f"http://{host}/v2/{name}/{what}/{digest}", headers=ACCEPT).status_code == 200
+    return WEB.head(f"http://{host}/v2/{name}/{what}/{digest}", headers=ACCEPT).status_code == 200
 
 
 def copied(builder: Builder, *args: str) -> dict[str, Any]:
@@ -572,7 +572,7 @@ def test_dry_run_asks_and_changes_nothing(
     registry: RegistryProcess, second_registry: RegistryProcess, repository: str, builder: Builder
 ) -> None:
     made = image(registry, repository)
-    push_blob(second_registry.host, repository, httpx.get(
+    push_blob(second_registry.host, repository, WEB.get(
         f"http://{registry.host}/v2/{repository}/blobs/{made['layers'][0]['digest']}"
     ).content)  # fmt: skip
     marks = registry.mark(), second_registry.mark()

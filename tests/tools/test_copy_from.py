@@ -21,7 +21,7 @@ from tests.chunked import MAKERS, Made, ours
 from tests.engine.refs.kit import push_layers
 from tests.faulty import Fault, FaultyProxy
 from tests.registry_fixture import RegistryProcess, push_image
-from tests.storage.trees import file, info, make_tar
+from tests.storage.layers.trees import file, info, make_tar
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="builds need root")
 EPOCH = {"SOURCE_DATE_EPOCH": "1700000000"}

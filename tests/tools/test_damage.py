@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from storage.erofs.header import SEAL
 from storage.interfaces.log import Event
+from storage.layers.erofs.header import SEAL
 from tests.builder import Builder, base_image
 from tests.registry_fixture import RegistryProcess
 from tools.roots import read_root

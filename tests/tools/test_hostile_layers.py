@@ -26,8 +26,8 @@ from tests.registry_fixture import (
     push_blob,
     push_manifest,
 )
-from tests.storage.tars import DIR, HARD, LINK, Member, header, pax_record, write
-from tests.storage.trees import file, info, make_tar
+from tests.storage.layers.trees import file, info, make_tar
+from tests.storage.tar.tars import DIR, HARD, LINK, Member, header, pax_record, write
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="builds need root")
 

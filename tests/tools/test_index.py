@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from tests.builder import Builder, layer_digests
@@ -20,6 +19,7 @@ from tests.faulty import Fault, FaultyProxy
 from tests.registry_fixture import (
     OCI_CONFIG,
     OCI_MANIFEST,
+    WEB,
     AccessLine,
     RegistryProcess,
     digest_of,
@@ -272,7 +272,7 @@ def test_an_index_alone_keeps_its_digest_and_its_attestations(
     for attests in source["attests"].values():
         manifest = json.loads(raw(registry, repository, attests["digest"]))
         url = f"http://{registry.host}/v2/{repository}/blobs/{manifest['layers'][0]['digest']}"
-        assert digest_of(httpx.get(url).content) == manifest["layers"][0]["digest"]
+        assert digest_of(WEB.get(url).content) == manifest["layers"][0]["digest"]
 
 
 def test_append_replaces_an_image_and_drops_what_was_attested_of_it(
@@ -302,7 +302,7 @@ def test_append_to_nothing_is_refused_and_a_platform_can_be_chosen(
     listed = [entry["digest"] for entry in json.loads(raw(registry, f"{repository}/new"))["manifests"]]
     assert listed == [source["images"][1]["digest"], source["attests"]["arm64"]["digest"]]
     gone = f"http://{registry.host}/v2/{repository}/new/manifests/{source['images'][0]['digest']}"
-    assert httpx.head(gone, headers={"Accept": OCI_MANIFEST}).status_code == 404
+    assert WEB.head(gone, headers={"Accept": OCI_MANIFEST}).status_code == 404
 
 
 def test_docker_images_make_a_manifest_list(
@@ -343,7 +343,7 @@ def test_artifacts_indexes_in_indexes_and_blobs_of_a_cache_are_brought_along(
     assert outer["manifests"] == [inner, described, {**artifact, "artifactType": "application/x-sbom"}]
     assert json.loads(raw(registry, repository, inner["digest"]))["manifests"] == [artifact]
     url = f"http://{registry.host}/v2/{repository}/blobs/{described['digest']}"
-    assert httpx.get(url).content == blob
+    assert WEB.get(url).content == blob
 
 
 def test_annotations_are_written_as_buildx_takes_them(
@@ -425,7 +425,7 @@ def test_I11_a_layer_that_is_gone_leaves_no_tag(
     assert done.code == 3
     assert layer_digests(made)[1] in done.err
     assert "Traceback" not in done.err
-    tags = httpx.get(f"http://{registry.host}/v2/{repository}/tags/list")
+    tags = WEB.get(f"http://{registry.host}/v2/{repository}/tags/list")
     assert tags.status_code == 404 or not tags.json()["tags"]
     (failed,) = builder.events("BuildFailed")
     assert failed["data"]["exit_code"] == 3
@@ -446,7 +446,7 @@ def test_I11_an_interrupted_one_leaves_no_tag_and_is_told(
         process.send_signal(end)
         process.communicate(timeout=30)
     assert process.returncode == (130 if end == signal.SIGINT else -9)
-    tags = httpx.get(f"http://{registry.host}/v2/{repository}/tags/list")
+    tags = WEB.get(f"http://{registry.host}/v2/{repository}/tags/list")
     assert tags.status_code == 404 or not tags.json()["tags"]
     create_again = builder.run("index", "create", target, made["reference"])
     assert create_again.code == 0, create_again.err

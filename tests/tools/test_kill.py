@@ -14,12 +14,13 @@ import pytest
 from tests.builder import Builder, busybox_layer
 from tests.faulty import Fault, FaultyProxy
 from tests.registry_fixture import RegistryProcess, push_image
-from tests.storage.trees import facts
+from tests.storage.layers.trees import facts
 from tests.tools.test_hostile_layers import loops
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="builds need root")
 
-MOMENTS = 20
+MOMENTS = 6
+"""One in each sixth of the materialization."""
 RATE = 3_000_000
 """Bytes a second of each layer, so that a build goes through all its states slowly enough to be met in them."""
 BLOBS = r"/blobs/sha256:"
@@ -73,10 +74,10 @@ def test_I12_kill_9_at_any_moment_of_a_materialization_then_the_same_build_is_ri
 
     killed = 0
     moments = random.Random(kind)
-    for number in range(MOMENTS // 2):
+    for number in range(MOMENTS):
         builder = Builder(tmp_path / str(number))
         slow.times = -1
-        after = moments.uniform(0, whole)
+        after = moments.uniform(number, number + 1) * whole / MOMENTS
         code, _ = build(builder, kill_after=after)
         killed += code != 0
         slow.times = 0
@@ -87,7 +88,7 @@ def test_I12_kill_9_at_any_moment_of_a_materialization_then_the_same_build_is_ri
         assert set(statuses) <= {"completed", "interrupted"}
         assert statuses[0] == "completed"
     assert builder.run("rebuild", "--check").code == 0
-    assert killed >= MOMENTS // 4  # the others were done by then: this machine was quicker than when it was measured
+    assert killed >= MOMENTS // 2  # the others were done by then: this machine was quicker than when it was measured
 
 
 @pytest.mark.parametrize("kind", ["zstd", "estargz"])

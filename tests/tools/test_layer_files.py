@@ -12,8 +12,8 @@ import pytest
 
 from storage.blobs import DirectoryBlobs
 from storage.digest import sha256
-from storage.erofs.image import ImageWriter
 from storage.errors import DiskError, VerificationError
+from storage.layers.erofs.image import ImageWriter
 from tools.layer_files import LayerFile, RootFiles
 
 

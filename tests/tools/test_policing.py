@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from storage.digest import Digest
-from storage.dsse import ENVELOPE, IN_TOTO, sign
 from storage.interfaces.images import Provider
-from storage.notes import Signer, new_signer
+from storage.signing.dsse import ENVELOPE, IN_TOTO, sign
+from storage.signing.notes import Signer, new_signer
 from tests.builder import Builder, Done, base_image, layer_digests
 from tests.registry_fixture import OCI_MANIFEST, RegistryProcess, digest_of, free_port, get_json, push_blob
 from tests.storage.registry.kit import use
@@ -288,6 +288,23 @@ def test_I2_layers_that_nobody_looked_at_go_nowhere_unless_the_rule_has_them_fet
     assert not registry.layer_gets(layer_digests(image), since=mark)
 
 
+@pytest.mark.parametrize("snapshotter", ["directory", "erofs"])
+def test_I12_a_layer_that_lies_here_without_a_word_in_the_log_is_fetched_for_the_rule(
+    builder: Policed, registry: RegistryProcess, repository: str, snapshotter: str
+) -> None:
+    """As a process leaves it that is killed before it can say what it checked."""
+    image = base_image(registry, f"{repository}/base", layers=2)
+    dockerfile = f"FROM {image['reference']}\nRUN echo x > /x\n"
+    options = ["-o", f"type=oci,dest={builder.context}/out.tar", "--snapshotter", snapshotter]
+    builder.must_build(dockerfile)
+    for path in builder.root.glob("*.db*"):
+        path.unlink()
+    done = builder.build(dockerfile, *options, "--policy", builder.policy(rule("layers", "fetch = true")))
+    assert done.code == 0, done.err
+    pulled = [event["data"]["digest"] for event in builder.events("LayerPulled")]
+    assert sorted(pulled) == sorted(layer_digests(image))
+
+
 def test_copies_indexes_and_edits_keep_to_policies_as_well(
     builder: Policed, registry: RegistryProcess, repository: str
 ) -> None:
@@ -336,3 +353,6 @@ def test_a_policy_that_is_not_understood_builds_nothing(builder: Policed) -> Non
     assert done.code == 2
     assert f"{policy}:4: unknown key 'alow'" in done.err
     assert not builder.builds()
+    missing = builder.build("FROM scratch\n", "--policy", "/no/policy")
+    assert (missing.code, missing.err.count("\n")) == (3, 1), "of a build that did not begin there is no story to tell"
+    assert missing.err.startswith("ERROR: /no/policy: reading the policy: ")

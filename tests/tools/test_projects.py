@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 
 from tools.demo import workplace
-from tools.host_registries import host_registries
-from tools.image_runner import BrokenPromise
-from tools.loopback_registry import LoopbackRegistry
+from tools.lab.host_registries import host_registries
+from tools.lab.image_runner import BrokenPromise
+from tools.lab.loopback_registry import LoopbackRegistry
+from tools.lab.seed import KINDS
 from tools.project_list import PROJECTS, Project
-from tools.projects import Bench, Figures, Told, document, expect_steps, figures, tell
-from tools.seed import KINDS
+from tools.project_page import Figures, Told, document, figures
+from tools.projects import Bench, expect_steps, tell
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 QUICK = [project for project in PROJECTS if set(project.bases.values()) == {"busybox"}]

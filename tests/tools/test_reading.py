@@ -16,7 +16,7 @@ import pytest
 
 from tests.builder import PROJECT, Builder, base_image
 from tests.registry_fixture import RegistryProcess
-from tools.cli.text import cells
+from tools.text import cells
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="builds need root")
 

@@ -18,6 +18,7 @@ from tests.registry_fixture import (
     HTPASSWD,
     PASSWORD,
     USER,
+    WEB,
     AccessLine,
     RegistryProcess,
     push_blob,
@@ -68,7 +69,7 @@ class Two:
     def head(self, of: str) -> httpx.Response:
         url = f"http://{self.registry.host}/v2/{self.repository}/{of}/manifests/1"
         accept = "application/vnd.oci.image.manifest.v1+json"
-        return httpx.get(url, headers={"Accept": accept}).raise_for_status()
+        return WEB.get(url, headers={"Accept": accept}).raise_for_status()
 
     def layers(self) -> list[str]:
         """All blobs that are layers: of the base, the image and the cache."""
@@ -143,7 +144,7 @@ def test_a_cache_in_another_compression_serves_and_the_image_stays_what_it_is(tw
     wish = f"compression={kind},force-compression=true"
     two.export("--cache-to", f"type=registry,ref={two.cache},mode=max,{wish}")
     url = f"http://{two.registry.host}/v2/{two.repository}/cache/manifests/main"
-    manifest = httpx.get(url, headers={"Accept": "application/vnd.oci.image.manifest.v1+json"}).raise_for_status()
+    manifest = WEB.get(url, headers={"Accept": "application/vnd.oci.image.manifest.v1+json"}).raise_for_status()
     layers = [layer for layer in manifest.json()["layers"] if "image.layer" in layer["mediaType"]]
     toc = "containerd.io/snapshot/stargz/toc.digest"
     assert {(layer["mediaType"].rpartition("+")[2], toc in layer["annotations"]) for layer in layers} == {
@@ -238,7 +239,7 @@ def test_an_inline_cache_is_not_inherited_by_what_stands_on_the_image(two: Two) 
     child = f"FROM {two.name('app')}\nLABEL x=y\n"
     two.other.must_build(child, "-t", two.name("child"), "--push")
     config = two.head("child").json()["config"]["digest"]
-    document = httpx.get(f"http://{two.registry.host}/v2/{two.repository}/child/blobs/{config}").json()
+    document = WEB.get(f"http://{two.registry.host}/v2/{two.repository}/child/blobs/{config}").json()
     assert "moby.buildkit.cache.v0" not in document
     assert "refledger.cache.v1" not in document
 
@@ -296,7 +297,7 @@ def test_a_layer_that_the_registry_lost_is_no_promised_hit(two: Two) -> None:
     lost = two.head("app").json()["layers"][-1]["digest"]
     for name in ("app", "cache"):
         url = f"http://{two.registry.host}/v2/{two.repository}/{name}/blobs/{lost}"
-        httpx.delete(url).raise_for_status()
+        WEB.delete(url).raise_for_status()
     done = two.reuse("--cache-from", two.cache)
     assert done.code == 0
     assert outcomes(two.other)["ran"] == 1, "the last COPY, on what is still there"
@@ -308,7 +309,7 @@ def test_a_hostile_cache_is_one_line_and_the_build_goes_on(two: Two) -> None:
     two.export("--cache-to", f"type=registry,ref={two.cache},mode=max")
     url = f"http://{two.registry.host}/v2/{two.repository}/cache"
     accept = {"Accept": "application/vnd.oci.image.manifest.v1+json"}
-    manifest = httpx.get(f"{url}/manifests/main", headers=accept).json()
+    manifest = WEB.get(f"{url}/manifests/main", headers=accept).json()
     loop = json.dumps({"records": [{"digest": "a", "inputs": [[{"link": 0}]]}]}).encode()
     manifest["config"] |= {"digest": push_blob(two.registry.host, f"{two.repository}/cache", loop), "size": len(loop)}
     data = json.dumps(manifest).encode()

@@ -13,13 +13,13 @@ import pytest
 from projections.history import History
 from projections.mentions import Mentions
 from projections.records import read_records, records_of
-from storage.eventlog import SqliteEventLog
 from storage.interfaces.log import NewEvent
+from storage.log.eventlog import SqliteEventLog
 from tests.builder import Done, refledger
 from tests.projections import story
 from tests.projections.support import ListLog
 from tools import roots
-from tools.long_log import make
+from tools.lab.long_log import make
 
 LOGS = Path(__file__).parents[1] / "fixtures" / "logs"
 EVENTS, BUILDS = 18_000, 60

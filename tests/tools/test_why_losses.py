@@ -14,7 +14,7 @@ import pytest
 from tests.faulty import Fault, FaultyProxy
 from tests.registry_fixture import RegistryProcess
 from tests.tools.test_losses import Shipped
-from tools.cli.format import short_id
+from tools.format import short_id
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="builds need root")
 

@@ -1,9 +1,9 @@
 """Bundles that carry their proof: that their events are those of a log that was signed.
 
 The proof is a blob of role `proof`, a JSON object: `checkpoint`, the signed note; `hashes`, base64 of 32 bytes each,
-which lead from the leaves of the bundle's events up to its size to its root (storage/multiproof.py); `states`: by
-`seq`, what the log stores of an event where that is not the JSON of what it says; `salts`: of values that are kept
-apart (storage/detached.py), by `seq` and pointer, so that the digests that are stored in their places prove them.
+which lead from the leaves of the bundle's events up to its size to its root (storage/logtree/multiproof.py); `states`:
+by `seq`, what the log stores of an event where that is not the JSON of what it says; `salts`: of values that are kept
+apart (storage/log/detached.py), by `seq` and pointer, so that the digests that are stored in their places prove them.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from typing import Any
 
 from projections.wellformed import Fault, Wellformed, at, ordered
 from storage.bundle.reading import Bundle, read_bundle
-from storage.codec import Row, stored_state
-from storage.detached import BadPayload, part
 from storage.digest import canonical_json, parse_json
 from storage.errors import VerificationError
 from storage.interfaces.log import Event
-from storage.leaves import leaf_hashes
-from storage.multiproof import multiproof, root_of
-from storage.notes import Checkpoint, Note, Verifier
+from storage.log.codec import Row, stored_state
+from storage.log.detached import BadPayload, part
+from storage.logtree.leaves import leaf_hashes
+from storage.logtree.multiproof import multiproof, root_of
+from storage.signing.notes import Checkpoint, Note, Verifier
 from tools.auditing.checkpoints import AuditedLog, last_signed, settled_tree
-from tools.replaying.story import small_blobs
+from tools.documents import small_blobs
 
 Json = dict[str, Any]
 _HASH = 32

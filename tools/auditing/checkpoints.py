@@ -23,10 +23,10 @@ from storage.durable import replace_file
 from storage.errors import DiskError, HostError, InputError, VerificationError
 from storage.interfaces.locks import Locks
 from storage.interfaces.log import EventLog, NewEvent, StoredPayloads, StoredRows
-from storage.leaves import leaf_hashes
-from storage.notes import Checkpoint, Note, Signer, sign_note
+from storage.logtree.leaves import leaf_hashes
+from storage.logtree.tiles import Tree
 from storage.regular import read_regular
-from storage.tree import Tree
+from storage.signing.notes import Checkpoint, Note, Signer, sign_note
 
 FILE, TREE = "checkpoint", "tree.db"
 OWN = frozenset({"CheckpointSigned", "CheckpointPublished", "CheckpointPublishFailed"})
@@ -82,9 +82,9 @@ def log_id(log: StoredRows) -> str:
     return next(leaf_hashes(log.rows(0, 1)), b"")[:8].hex()
 
 
-def is_of(checkpoint: Checkpoint, identity: str) -> bool:
-    """Is it of the log that `identity` names?"""
-    return checkpoint.origin.rpartition("/")[2] == identity
+def log_of(checkpoint: Checkpoint) -> str:
+    """What names the log that it is of, see `log_id`."""
+    return checkpoint.origin.rpartition("/")[2]
 
 
 def last_signed(root: Path, log: EventLog) -> Signed | None:
@@ -118,7 +118,7 @@ def settled_tree(root: Path, log: StoredRows, seen: Signed | None, *, read_only:
 
 def _settle(tree: Tree, log: StoredRows, seen: Checkpoint) -> None:
     head, where = log.last_seq(), "log.db"
-    if not is_of(seen, log_id(log)):
+    if log_of(seen) != log_id(log):
         what = "the log's first event is not the one that was signed: it was changed, or this is another log"
         raise VerificationError(what, where=where, hint=_TELL)
     if head < seen.size:

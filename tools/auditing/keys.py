@@ -1,7 +1,7 @@
 """Where the key is that signs checkpoints.
 
 `$REFLEDGER_AUDIT_KEY` (the key itself), else `$REFLEDGER_AUDIT_KEY_FILE`, else `audit.key` in the root, when it is
-there. The format is that of storage/notes.py.
+there. The format is that of storage/signing/notes.py.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from storage.durable import Unfinished
 from storage.errors import DiskError, InputError
-from storage.notes import Signer, Verifier, new_signer
+from storage.signing.notes import Signer, Verifier, new_signer
 
 FILE = "audit.key"
 _MAX_BYTES = 4096
@@ -46,7 +46,7 @@ def read_verifier(text: str) -> Verifier:
 
 def generate(path: Path, name: str) -> Verifier:
     """Write a new private key called `name` to `path` (0600); returns its public half. Raises InputError when there
-    is a file already, DiskError."""
+    is a file already, which tells the public half of that one: whoever made it may have died before; and DiskError."""
     signer = new_signer(name, secrets.token_bytes(32))
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -58,10 +58,18 @@ def generate(path: Path, name: str) -> Verifier:
             new.abort()
     except FileExistsError:
         hint = "what an old key signed can only be checked with that one: keep it, and name another file with -o"
-        raise InputError("there is a key already, and it is not overwritten", where=str(path), hint=hint) from None
+        what = f"there is a key already, and it is not overwritten{_public_half(path)}"
+        raise InputError(what, where=str(path), hint=hint) from None
     except OSError as error:
         raise DiskError.of(error, "writing the audit key") from error
     return signer.verifier
+
+
+def _public_half(path: Path) -> str:
+    try:
+        return f"; its verifier key is {read_signer(path).verifier}"
+    except (InputError, DiskError):
+        return ""
 
 
 def _parse(text: str, where: str) -> Signer:

@@ -1,8 +1,8 @@
 """Proofs about a log, as small JSON files that are checked with nothing but a verifier key.
 
-Of inclusion: `type`, `seq`, `leaf` (the canonical bytes of the event, storage/leaves.py), `path` (hashes, hexadecimal,
-RFC 9162 section 2.1.3), `checkpoint` (the signed note). Of consistency: `type`, `from` and `to` (signed notes), `path`
-(section 2.1.4). No other members, and each once.
+Of inclusion: `type`, `seq`, `leaf` (the canonical bytes of the event, storage/logtree/leaves.py), `path` (hashes,
+hexadecimal, RFC 9162 section 2.1.3), `checkpoint` (the signed note). Of consistency: `type`, `from` and `to` (signed
+notes), `path` (section 2.1.4). No other members, and each once.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from storage import merkle
 from storage.errors import InputError, VerificationError
 from storage.interfaces.log import EventLog
-from storage.leaves import leaf
-from storage.notes import Checkpoint, Note, Verifier
-from storage.tree import Tree
-from tools.auditing.checkpoints import AuditedLog, Signed, last_signed, log_id, settled_tree
+from storage.logtree import merkle
+from storage.logtree.leaves import leaf
+from storage.logtree.tiles import Tree
+from storage.signing.notes import Checkpoint, Note, Verifier
+from tools.auditing.checkpoints import AuditedLog, Signed, last_signed, log_id, log_of, settled_tree
 
 INCLUSION = "application/vnd.refledger.inclusion-proof.v1+json"
 CONSISTENCY = "application/vnd.refledger.consistency-proof.v1+json"
@@ -96,7 +96,7 @@ def find_checkpoint(root: Path, log: EventLog, what: str) -> Signed:
         return _newest(root, log)
     if what.isdecimal() and what.isascii():
         for event in log.read(types=frozenset({"CheckpointSigned"})):
-            if event.data.get("size") == int(what):
+            if str(event.data.get("size")) == what:
                 return Signed.parse(str(event.data.get("note")), f"event {event.seq}")
         hint = "refledger events --type CheckpointSigned lists those that were"
         raise InputError(f"no checkpoint of {what} events was signed", hint=hint)
@@ -110,7 +110,7 @@ def find_checkpoint(root: Path, log: EventLog, what: str) -> Signed:
 
 def must_hold(checkpoint: Checkpoint, identity: str, size: int) -> None:
     """Raises VerificationError for a checkpoint of another log than `identity`, or of more than its `size` events."""
-    if checkpoint.origin.rpartition("/")[2] != identity:
+    if log_of(checkpoint) != identity:
         what = f"the checkpoint of {checkpoint.origin} is of another log: the first events differ"
         raise VerificationError(what, where="log.db", hint="its first line ends with what names its log")
     if checkpoint.size > size:
@@ -192,7 +192,7 @@ def _check_inclusion(proof: Json, path: Sequence[bytes], verifiers: Sequence[Ver
 def _check_consistency(proof: Json, path: Sequence[bytes], verifiers: Sequence[Verifier]) -> list[str]:
     first, by = signed_by(proof["from"], verifiers)
     second, also = signed_by(proof["to"], verifiers)
-    if first.origin.rpartition("/")[2] != second.origin.rpartition("/")[2]:
+    if log_of(first) != log_of(second):
         raise ValueError("its checkpoints are of two logs")
     roots = merkle.roots_of_consistency(first.size, second.size, path, first.root)
     if roots != (first.root, second.root):

@@ -22,9 +22,9 @@ from storage.durable import fsync_directory
 from storage.errors import DiskError, InputError, VerificationError
 from storage.interfaces.images import Descriptor, Provider, Reference
 from storage.media_types import EMPTY_CONFIG, MANIFEST
-from storage.notes import Checkpoint, Verifier
 from storage.reference import LAYOUT, parse_layout, parse_reference
-from tools.auditing.checkpoints import Signed, is_of
+from storage.signing.notes import Checkpoint, Verifier
+from tools.auditing.checkpoints import Signed, log_of
 from tools.auditing.proofs import signed_by
 
 if TYPE_CHECKING:
@@ -84,27 +84,24 @@ def publish(signed: Signed, target: Target, subject: str = "") -> str:
 
 def _append(path: Path, note: str) -> None:
     try:
-        there = path.exists()
         with path.open("a+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             file.seek(0)
             known = file.read(_MAX_FILE)
-            if note.encode() in known:
-                return
-            broken = b"\n" if known and not known.endswith(b"\n") else b""  # what a power loss cut off
-            file.write(broken + b"\n" * bool(known) + note.encode())
-            file.flush()
+            if note.encode() not in known:
+                broken = b"\n" if known and not known.endswith(b"\n") else b""  # what a power loss cut off
+                file.write(broken + b"\n" * bool(known) + note.encode())
+                file.flush()
+            # also what is there already: whoever wrote it may have been killed before it was durable
             os.fsync(file.fileno())
-        if not there:
-            fsync_directory(path.parent)
+        fsync_directory(path.parent)
     except OSError as error:
         raise DiskError.of(error, "publishing the checkpoint") from error
 
 
 def tag_of(checkpoint: Checkpoint) -> str:
     """The tag of a checkpoint: log, size, and root."""
-    identity = checkpoint.origin.rpartition("/")[2]
-    return f"{_TAG}{identity}-{checkpoint.size}-{checkpoint.root[:8].hex()}"
+    return f"{_TAG}{log_of(checkpoint)}-{checkpoint.size}-{checkpoint.root[:8].hex()}"
 
 
 async def _push(signed: Signed, target: Target, subject: str) -> str:
@@ -143,23 +140,20 @@ async def _whole(content: bytes) -> AsyncIterator[bytes]:
 
 
 def published(source: str, verifiers: Sequence[Verifier] = (), identity: str = "") -> list[Checkpoint]:
-    """All checkpoints that were published at `source`: of a file all its notes, of a repository all that have their
-    tag, of an image (a tag or digest is written) its referrers. With `identity` (checkpoints.log_id) those of that log
-    only. With `verifiers`, all that are given back are signed by them. Raises VerificationError for what is no signed
-    checkpoint, InputError, DiskError, RegistryError."""
-    found = []
-    for where, note in notes(source):
-        signed = Signed.parse(note, where)
-        if identity and not is_of(signed.checkpoint, identity):
-            continue
-        if verifiers:
-            try:
-                signed_by(note, verifiers)
-            except VerificationError as error:
-                hint = "somebody else wrote it, or it was changed"
-                raise VerificationError(error.what, where=where, hint=hint) from error
-        found.append(signed.checkpoint)
-    return found
+    """The checkpoints that were published at `source`: of a file all its notes, of a repository all that have their
+    tag, of an image (a tag or digest is written) its referrers. Those of the log `identity` (checkpoints.log_id) only,
+    as others of other keys may lie there too; where there are none, all, for it may be the first event that was
+    changed. With `verifiers`, all that are given back are signed by them. Raises VerificationError for what is no
+    signed checkpoint, InputError, DiskError, RegistryError."""
+    found = [(where, note, Signed.parse(note, where).checkpoint) for where, note in notes(source)]
+    mine = [one for one in found if identity and log_of(one[2]) == identity] or found
+    for where, note, _ in mine if verifiers else ():
+        try:
+            signed_by(note, verifiers)
+        except VerificationError as error:
+            hint = "somebody else wrote it, or it was changed"
+            raise VerificationError(error.what, where=where, hint=hint) from error
+    return [checkpoint for _, _, checkpoint in mine]
 
 
 def notes(source: str) -> list[tuple[str, str]]:

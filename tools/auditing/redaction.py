@@ -1,4 +1,4 @@
-"""What is to be erased of a build's record, found and erased (see storage.detached)."""
+"""What is to be erased of a build's record, found and erased (see storage.log.detached)."""
 
 from __future__ import annotations
 

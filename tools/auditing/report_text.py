@@ -17,9 +17,8 @@ from projections.audit.statements import (
     Step,
     Taint,
 )
-from tools.cli.format import count, human_bytes, short_id
-from tools.cli.text import clean
-from tools.cli.writing import local_time
+from tools.format import count, human_bytes, local_time, short_id
+from tools.text import clean
 
 Section = tuple[str, list[str]]
 _FULL = 100

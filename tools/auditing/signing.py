@@ -74,6 +74,6 @@ def publish(root: Root, signed: Signed, target: str, subject: str = "", *, must:
 
 
 def _clean(error: RefledgerError) -> str:
-    from tools.cli.text import clean
+    from tools.text import clean
 
     return clean(str(error))

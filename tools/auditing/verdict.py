@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from projections.wellformed import Fault
-from storage.notes import Checkpoint, Verifier
+from storage.signing.notes import Checkpoint, Verifier
 
 Json = dict[str, Any]
 

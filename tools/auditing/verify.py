@@ -12,14 +12,14 @@ from projections.named import Named
 from projections.runner import Views
 from projections.standard import STANDARD
 from projections.wellformed import Fault, Wellformed, at, ordered
-from storage.codec import Row
 from storage.errors import LogError, LogTooNew, RefledgerError
-from storage.eventlog import SqliteEventLog
-from storage.examine import examine_blob, examine_layer, examine_snapshot
-from storage.leaves import leaf_hashes
-from storage.notes import Verifier
-from storage.payloads import payload_problems
-from storage.treecheck import Leaves
+from storage.layers.examine import examine_blob, examine_layer, examine_snapshot
+from storage.log.codec import Row
+from storage.log.eventlog import SqliteEventLog
+from storage.log.payloads import payload_problems
+from storage.logtree.check import Leaves
+from storage.logtree.leaves import leaf_hashes
+from storage.signing.notes import Verifier
 from tools.auditing import checkpoints
 from tools.auditing.verdict import Json, Outside, Verdict
 from tools.auditing.vouching import check_tree, last_seen, read_checkpoints

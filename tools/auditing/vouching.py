@@ -9,12 +9,12 @@ from pathlib import Path
 
 from projections.wellformed import Fault, at
 from storage.errors import VerificationError
-from storage.notes import Checkpoint, Note, Verifier
+from storage.logtree.check import Claim, Leaves, Misfit, check_claims, root_of
+from storage.logtree.tiles import Tree
 from storage.regular import read_regular
-from storage.tree import Tree
-from storage.treecheck import Claim, Leaves, Misfit, check_claims, root_of
+from storage.signing.notes import Checkpoint, Note, Verifier
 from tools.auditing import checkpoints
-from tools.auditing.checkpoints import is_of
+from tools.auditing.checkpoints import log_of
 from tools.auditing.verdict import Json, Outside, Signed, Verdict
 
 
@@ -38,17 +38,13 @@ def read_checkpoints(events: Sequence[tuple[int, Json]], keys: Sequence[Verifier
             faults.append(at(seq, kind, f"the checkpoint is wrong: {error.what}"))
         except (KeyError, TypeError, AttributeError):
             faults.append(at(seq, "checkpoint", "the checkpoint has fields of another shape"))
-    origins = [one.checkpoint.origin for one in found if one.keys or not keys]
-    strange = [one for one in found if origins and not is_of(one.checkpoint, _identity(origins[0]))]
+    counted = [one.checkpoint for one in found if one.keys or not keys]
+    strange = [one for one in found if counted and log_of(one.checkpoint) != log_of(counted[0])]
     faults += [
-        at(one.seq, "origin", f"the checkpoint is of the log {one.checkpoint.origin}, and this is {origins[0]}")
+        at(one.seq, "origin", f"the checkpoint is of the log {one.checkpoint.origin}, and this is {counted[0].origin}")
         for one in strange
     ]
     return [one for one in found if one not in strange], faults
-
-
-def _identity(origin: str) -> str:
-    return origin.rpartition("/")[2]
 
 
 def _signers(note: Note, checkpoint: Checkpoint, keys: Sequence[Verifier]) -> tuple[Verifier, ...]:
@@ -83,10 +79,11 @@ def check_tree(
     reach = max((one.checkpoint.size for one in counted), default=0)
     verdict.origin = counted[0].checkpoint.origin if counted else ""
     faults = _unsigned(signed, counted, keys, reach, len(leaves))
-    here = _identity(verdict.origin) if verdict.origin else leaves[0][:8].hex()
+    here = log_of(counted[0].checkpoint) if counted else leaves[0][:8].hex() if len(leaves) else ""
     own = {Claim(one.checkpoint.size, one.checkpoint.root): one for one in reversed(counted)}
     others: dict[Claim, Outside] = {}
-    mine = [other for other in outside if is_of(other.checkpoint, here)]
+    # an empty log is no log in particular: whichever it was, all of it is gone
+    mine = [other for other in outside if not here or log_of(other.checkpoint) == here]
     verdict.published = sum(other.kind == "fork" for other in mine)
     known = {other.source for other in mine}
     for source in dict.fromkeys(other.source for other in outside if other.source not in known):

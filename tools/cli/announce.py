@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from engine.graph import Run, Scratch
-from tools.cli.format import human_bytes
-from tools.cli.writing import local_time
+from tools.format import human_bytes, local_time
 
 if TYPE_CHECKING:
     from engine.replay import Survey

@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import click
 
-from storage.durable import replace_file
-from storage.errors import DiskError, InputError, RefledgerError
+from storage.errors import InputError, RefledgerError
 from tools import bootstrap, roots
 from tools.cli.attests import attest_option, provenance_option, sbom_option, shorthands
 from tools.cli.grants import Lent, granted, read_grants
@@ -28,11 +26,11 @@ from tools.cli.result_options import (
     tag_option,
 )
 from tools.cli.running import interruptible, running
-from tools.cli.writing import print_aside
+from tools.cli.writing import print_aside, write_file
 
 if TYPE_CHECKING:
-    from engine.build import BuildRequest, BuildResult
     from engine.ops.attend import Attend
+    from engine.request import BuildRequest, BuildResult
 
 
 @click.command()
@@ -206,7 +204,7 @@ def run_request(
 
                 text, filename = getattr(error, "definition", (request.dockerfile or "", request.frontend.filename))
                 sys.stderr.write(explain(root.log, run.before, build_id, error, text, filename))
-            elif progress == "quiet":
+            elif progress == "quiet" and any(event.build == build_id for event in root.log.read(after=run.before)):
                 sys.stderr.write(f"build {build_id}\n")
             if bundle is not None:
                 _bundle(root, build_id, bundle)
@@ -242,7 +240,7 @@ async def _build(
 
 def _bundle(root: roots.Root, build_id: str, dest: str) -> None:
     """Put the build that failed into `dest`. That this fails, too, is told, and changes nothing."""
-    from tools.cli.format import human_bytes
+    from tools.format import human_bytes
     from tools.replaying.bundling import bundle_build
     from tools.replaying.gather import Wish
 
@@ -258,7 +256,7 @@ def _bundle(root: roots.Root, build_id: str, dest: str) -> None:
 def _summary(root: roots.Root, build_id: str, result: BuildResult) -> str:
     """What the build made, in which time, and what that cost."""
     from projections.history import History
-    from tools.cli.format import human_bytes, human_duration
+    from tools.format import human_bytes, human_duration
 
     root.views.catch_up(root.log)
     record = History(root.views).get(build_id)
@@ -287,18 +285,16 @@ def _report(
         _say(result, request)
     if progress == "quiet":
         sys.stdout.write(f"{result.digest or result.ref}\n")
-    try:
-        if report.iidfile:
-            replace_file(Path(report.iidfile), str(result.config or result.ref).encode(), named=True)
-        if report.metadata_file:
-            import json
+    doing = "the build is done, but its digest could not be written"
+    if report.iidfile:
+        write_file(report.iidfile, str(result.config or result.ref).encode(), doing)
+    if report.metadata_file:
+        import json
 
-            from tools.cli.made import metadata
+        from tools.cli.made import metadata
 
-            facts = metadata(result, build_id, request.names)
-            replace_file(Path(report.metadata_file), json.dumps(facts, indent=2).encode() + b"\n", named=True)
-    except OSError as error:
-        raise DiskError.of(error, "the build is done, but its digest could not be written") from error
+        facts = metadata(result, build_id, request.names)
+        write_file(report.metadata_file, json.dumps(facts, indent=2).encode() + b"\n", doing)
 
 
 def _say(result: BuildResult, request: BuildRequest) -> None:

@@ -20,11 +20,11 @@ from storage.digest import Digest
 from storage.errors import InputError
 from tools import roots
 from tools.cli.failure import excerpt, last_output
-from tools.cli.format import human_bytes
 from tools.cli.render import draw
-from tools.cli.stream import speaks_unicode
-from tools.cli.text import clean
-from tools.cli.writing import as_json_option, local_time, print_json, print_line
+from tools.cli.stream import speaks_color, speaks_unicode
+from tools.cli.writing import as_json_option, print_json, print_line
+from tools.format import human_bytes, local_time
+from tools.text import clean
 
 if TYPE_CHECKING:
     from projections.history import BuildRecord
@@ -75,7 +75,7 @@ def create(build_id: str, dest: str, full: bool, no_context: bool, redact: tuple
 
 
 @bundle.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @as_json_option
 def inspect(file: Path, as_json: bool) -> None:
     """Check FILE to its last byte, and tell the build that is in it. Needs no root and no network."""
@@ -119,7 +119,7 @@ def _tell(found: Bundle, record: BuildRecord | None, view: ProgressView) -> None
     if record is None:
         return
     width = shutil.get_terminal_size((100, 24)).columns
-    sys.stdout.write(draw(view, width, sys.stdout.isatty(), unicode=speaks_unicode(sys.stdout), told=True))
+    sys.stdout.write(draw(view, width, speaks_color(sys.stdout), unicode=speaks_unicode(sys.stdout), told=True))
     for line in _failure(found, record, view):
         print_line(line)
 

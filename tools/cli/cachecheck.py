@@ -12,14 +12,14 @@ from projections.why import explain
 from tools import roots
 from tools.cli.differing import named
 from tools.cli.explained import compared, miss_lines
-from tools.cli.format import count, human_bytes
 from tools.cli.missing import missing_lines
-from tools.cli.text import clean
 from tools.cli.why import hides
 from tools.cli.writing import columns, print_cut, print_json
+from tools.format import count, human_bytes
+from tools.text import clean
 
 if TYPE_CHECKING:
-    from engine.build import Foreseen
+    from engine.request import Foreseen
 
 Json = dict[str, Any]
 

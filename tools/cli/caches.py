@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from storage.errors import InputError
 from storage.interfaces.images import Reference
 from storage.reference import LAYOUT_REGISTRY, is_tag, parse_reference
 from tools.cli.compression import KEYS, compression_of
-from tools.cli.fields import truth
+from tools.cli.fields import split, truth
 
 _FROM, _TO = "--cache-from", "--cache-to"
 _KNOWN = {
@@ -38,10 +37,9 @@ def read_targets(given: Sequence[str]) -> tuple[CacheTarget, ...]:
 def _entries(flag: str, text: str) -> list[dict[str, str]]:
     """The fields of each cache in `text`: a bare name is one in a registry, and several may stand side by side."""
     try:
-        (parts,) = csv.reader([text], strict=True)
-    except (csv.Error, ValueError) as error:
+        parts = [part.strip() for part in split(flag, text) if part.strip()]
+    except InputError as error:
         raise InputError(f"{flag} {_shown(text)} is not a list of key=value", hint=_hint(flag)) from error
-    parts = [part.strip() for part in parts if part.strip()]
     if not any("=" in part for part in parts):
         for part in parts:
             if part in ("inline", "local", "registry", "gha", "s3", "azblob"):

@@ -13,9 +13,9 @@ from engine.frontend.check import Report, check_dockerfile
 from engine.frontend.checks import Finding
 from engine.frontend.scope import FrontendOptions
 from engine.graph import ResolvedImage
-from tools import bootstrap
 from tools.cli.failure import excerpt
-from tools.cli.text import clean
+from tools.looking import passing_resolver
+from tools.text import clean
 
 
 def check(text: str, options: FrontendOptions, *, as_json: bool, offline: bool) -> None:
@@ -23,7 +23,7 @@ def check(text: str, options: FrontendOptions, *, as_json: bool, offline: bool) 
     cannot be built, ChecksFailed when it says `# check=error=true`."""
 
     async def resolve(wanted: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], ResolvedImage]:
-        async with bootstrap.passing_resolver(offline=offline) as resolver:
+        async with passing_resolver(offline=offline) as resolver:
             return await resolver.resolve(wanted)
 
     report = asyncio.run(check_dockerfile(text, options, resolve))

@@ -57,7 +57,7 @@ def _directory(context: str, file: str | None) -> Given:
     if not directory.is_dir():
         raise InputError("the build context is not a directory", where=context)
     path = directory / "Dockerfile" if file in {None, "-"} else Path(file)
-    text = _text(sys.stdin.buffer.read(), "standard input") if file == "-" else _dockerfile(path, directory)
+    text = _standard_text() if file == "-" else _dockerfile(path, directory)
     where = directory.absolute()
     return Given(
         name=where.name,
@@ -83,7 +83,7 @@ def _elsewhere(context: str, file: str | None, keep_git_dir: bool) -> Given:
     return Given(
         name=re.split(r"[/:]", title.partition("#")[0].partition("?")[0].rstrip("/"))[-1].removesuffix(".git"),
         described=title,
-        dockerfile=_text(sys.stdin.buffer.read(), "standard input") if file == "-" else None,
+        dockerfile=_standard_text() if file == "-" else None,
         filename="Dockerfile" if file in {None, "-"} else file,
         context=source,
     )
@@ -103,8 +103,7 @@ def _standard_input(file: str | None) -> Given:
         raise InputError("both standard input and --file are Dockerfiles", hint=hint)
     if not start.strip():
         raise InputError("standard input is empty", hint="a Dockerfile or a tar is expected on it")
-    text = _text(start + stream.read(), "standard input")
-    return Given("stdin", "none", text, directories={"context": ""})
+    return Given("stdin", "none", _standard_text(start), directories={"context": ""})
 
 
 class _Continued(io.RawIOBase):
@@ -179,7 +178,18 @@ def _dockerfile(path: Path, context: Path) -> str:
     return _text(data, str(path))
 
 
+def _standard_text(start: bytes = b"") -> str:
+    """The Dockerfile that begins with `start` and goes on on standard input."""
+    from engine.frontend.source import DOCKERFILE_LIMIT as LIMIT
+
+    return _text(start + sys.stdin.buffer.read(LIMIT + 1 - len(start)), "standard input")
+
+
 def _text(data: bytes, where: str) -> str:
+    from engine.frontend.source import DOCKERFILE_LIMIT as LIMIT
+
+    if len(data) > LIMIT:
+        raise InputError(f"it is larger than {LIMIT} bytes", where=where)
     try:
         return data.decode()
     except UnicodeDecodeError as error:

@@ -17,13 +17,13 @@ from storage.interfaces.images import Reference
 from storage.platform import host_platform, parse_platform
 from storage.reference import LAYOUT_REGISTRY
 from tools import roots
-from tools.cli.format import human_bytes, human_duration
 from tools.cli.names import image_name
 from tools.cli.policy_option import policy_option
 from tools.cli.result_options import progress_option, quiet_option
 from tools.cli.running import interruptible, running
-from tools.cli.text import clean
 from tools.cli.writing import as_json_option, print_json
+from tools.format import human_bytes, human_duration
+from tools.text import clean
 
 if TYPE_CHECKING:
     from engine.images.copy import Copied, CopyRequest

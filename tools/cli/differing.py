@@ -8,9 +8,8 @@ from difflib import unified_diff
 from projections.changes import Change, FileChange
 from projections.difference import Difference, StepChange, Value
 from projections.history import BuildRecord
-from tools.cli.format import count, short_id
-from tools.cli.text import clean
-from tools.cli.writing import local_time
+from tools.format import count, local_time, short_id
+from tools.text import clean
 
 FILES = 10
 """Files of one step that the text names; `--json` has them all."""

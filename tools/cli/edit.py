@@ -58,9 +58,9 @@ def edit_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def edit(definition: Definition, name: str, asked: Sequence[str], wanted: Wanted, *, replaces: str = "") -> None:
     """Make the edit, called `name` for people, for the platforms `asked` for, and put its result where it is `wanted`.
     `replaces`: the image whose tag `--push` alone moves. Raises RefledgerError."""
-    from engine.build import BuildRequest
     from engine.frontend.scope import FrontendOptions
     from engine.images.definition import FILENAME
+    from engine.request import BuildRequest
 
     names = _names(wanted, replaces)
     epoch = read_epoch(os.environ.get("SOURCE_DATE_EPOCH"))

@@ -12,9 +12,8 @@ from projections.taint import Taint
 from projections.verdict import Gone, Verdict, Why
 from projections.why import unreadable
 from tools.cli.differing import change_lines, named, title
-from tools.cli.format import count, human_bytes, short_id
-from tools.cli.text import cells, clean, shortened
-from tools.cli.writing import local_time
+from tools.format import count, human_bytes, local_time, short_id
+from tools.text import cells, clean, shortened
 
 _REASONS = {
     "never-built": "never built",

@@ -7,7 +7,7 @@ from engine.offline.missing import NotHere
 from projections.progress import ProgressView, fold
 from storage.errors import RefledgerError
 from storage.interfaces.log import EventLog
-from tools.cli.text import cells, clean, fit, shortened
+from tools.text import cells, clean, fit, shortened
 
 LAST_LINES = 15
 AROUND = 2
@@ -34,6 +34,8 @@ def explain(log: EventLog, after: int, build: str, error: RefledgerError, docker
 
         parts += missing_lines([item.to_json() for item in error.missing])
     text = "\n".join(parts) + "\n" if parts else ""
+    if not any(event.build == build for event in log.read(after=after)):
+        return text  # what was wrong kept it from beginning: there is no story
     ended = "was cancelled" if isinstance(error, Cancelled) else "failed"
     # reason: nothing has printed anything before there is a step
     further = f", refledger output {build} prints all output" if parts and vertex is not None else ""

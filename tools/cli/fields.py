@@ -1,4 +1,5 @@
-"""`key=value,key=value` as docker's flags have it: CSV (Go's encoding/csv), so that a part with a comma is quoted."""
+"""What is in the values of flags. `key=value,key=value` is CSV (Go's encoding/csv), as docker's flags have it, so that
+a part with a comma is quoted."""
 
 from __future__ import annotations
 
@@ -22,6 +23,14 @@ def split(flag: str, text: str) -> list[str]:
         if not comma:
             return parts
         at = found.end()
+
+
+def pattern(flag: str, text: str) -> re.Pattern[str]:
+    """A regular expression. Raises InputError."""
+    try:
+        return re.compile(text)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise InputError(f"{flag} {text[:80]!r}: {error}", hint="give a regular expression") from error
 
 
 def truth(flag: str, fields: Mapping[str, str], key: str, *, default: bool) -> bool:

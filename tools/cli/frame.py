@@ -1,6 +1,6 @@
 """The progress view as rows of styled text: what a live terminal and `refledger show` draw alike. Pure.
 
-A row is at most `Look.width` columns wide. Everything in it has been cleaned (tools/cli/text.py).
+A row is at most `Look.width` columns wide. Everything in it has been cleaned (tools/text.py).
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 
 from projections.progress import ProgressView
 from projections.steps import Step, Transfer
-from tools.cli.format import human_bytes, human_duration, short_id
-from tools.cli.text import cells, clean, fit, last_segment, shortened
+from tools.format import human_bytes, human_duration, short_id
+from tools.text import cells, clean, fit, last_segment, shortened
 
 Span = tuple[str, str]
 """Text and its style: "", dim, bold, red, green, yellow or cyan."""

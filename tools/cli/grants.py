@@ -12,6 +12,7 @@ from pathlib import Path
 from engine.grants import INSECURE, Grants, Offered
 from storage.errors import InputError
 from storage.interfaces.mounts import SecretPlaces
+from tools.cli.fields import split
 from tools.cli.writing import print_aside
 
 LARGEST = 500 * 1024
@@ -98,14 +99,8 @@ def _secret(text: str) -> tuple[str, bytes | None]:
 
 
 def _fields(text: str) -> dict[str, str]:
-    import csv
-
     fields = {}
-    try:
-        parts = next(iter(csv.reader([text], strict=True)), [])
-    except csv.Error as error:
-        raise InputError(f"--secret {text!r}: {error}", hint='quote a whole part, as in "src=/a,b"') from None
-    for part in parts:
+    for part in split("--secret", text):
         key, equals, value = part.partition("=")
         key = {"source": "src"}.get(key.lower(), key.lower())
         if not equals or key not in ("id", "src", "env", "type"):

@@ -9,10 +9,10 @@ import click
 from projections.history import BuildRecord, History, Wanted
 from storage.errors import InputError
 from tools import roots
-from tools.cli.format import human_bytes, human_duration
 from tools.cli.moment import instant
-from tools.cli.text import clean
-from tools.cli.writing import as_json_option, columns, local_time, print_json, print_line, table
+from tools.cli.writing import as_json_option, columns, print_json, print_line, table
+from tools.format import human_bytes, human_duration, local_time
+from tools.text import clean
 
 STATUSES = ["running", "completed", "failed", "cancelled", "interrupted"]
 TITLES = ("BUILD", "STARTED", "STATUS", "TIME", "CACHED", "RAN", "PULLED", "AVOIDED", "NAME")

@@ -10,22 +10,21 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from storage.durable import replace_file
-from storage.errors import DiskError, InputError
+from storage.errors import InputError
 from storage.interfaces.images import Reference
 from storage.platform import parse_platform
 from tools import __version__, roots
-from tools.cli.format import human_bytes, human_duration
 from tools.cli.names import image_name
 from tools.cli.policy_option import policy_option
 from tools.cli.result_options import progress_option, quiet_option
 from tools.cli.running import interruptible, running
-from tools.cli.text import clean
+from tools.cli.writing import write_file
+from tools.format import human_bytes, human_duration
+from tools.text import clean
 
 if TYPE_CHECKING:
     from engine.images.combine import Annotation
@@ -84,7 +83,7 @@ def create(
         if progress != "json":
             sys.stdout.write(f"{created.index.digest}\n")
         if metadata_file:
-            _write_metadata(Path(metadata_file), run.build, request, created.index)
+            _write_metadata(metadata_file, run.build, request, created.index)
 
 
 # ---------------------------------------------------------------- what was asked for
@@ -197,13 +196,11 @@ def _summary(build: str, request: IndexRequest, created: Created, took: str) -> 
     return clean(f"{what} in {took}: {', '.join(filter(None, (layers, cost)))}") + "\n"
 
 
-def _write_metadata(path: Path, build: str, request: IndexRequest, made: Manifest) -> None:
+def _write_metadata(path: str, build: str, request: IndexRequest, made: Manifest) -> None:
     facts = {
         "refledger.build.id": build, "containerimage.digest": str(made.digest),
         "containerimage.descriptor": made.descriptor.to_json(),
         "image.name": ",".join(str(name) for name in request.names),
     }  # fmt: skip
-    try:
-        replace_file(path, json.dumps(facts, indent=2).encode() + b"\n", named=True)
-    except OSError as error:
-        raise DiskError.of(error, "the index is made, but its digest could not be written") from error
+    doing = "the index is made, but its digest could not be written"
+    write_file(path, json.dumps(facts, indent=2).encode() + b"\n", doing)

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from engine.images.inspect import Entry, ImageView, Inspected, LayerView, RefView, names, pairs, text, texts
 from storage.interfaces.images import Referrer
 from storage.media_types import DOCKER_LIST, DOCKER_MANIFEST, INDEX, MANIFEST
-from tools.cli.format import human_bytes
-from tools.cli.text import cells, clean
 from tools.cli.writing import columns, print_cut, print_line, table
+from tools.format import human_bytes
+from tools.text import cells, clean
 
 _KINDS = {
     MANIFEST: "OCI manifest", INDEX: "OCI index", DOCKER_MANIFEST: "docker manifest",

@@ -7,12 +7,12 @@ import sys
 
 import click
 
-from storage.credentials import Credential
+from storage.credentials.lookup import Credential
 from storage.errors import InputError, RegistryError
 from storage.reference import DEFAULT_REGISTRY, is_host
 from tools import connecting
-from tools.cli.text import clean
 from tools.cli.writing import print_aside, print_line
+from tools.text import clean
 
 LARGEST = 64 * 1024
 """Bytes of a password; cloud registries give tokens and whole key files for one."""

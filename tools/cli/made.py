@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from engine.build import BuildResult
     from engine.exporters.exporters import Written
     from engine.exporters.image import Bundle
+    from engine.request import BuildResult
     from storage.interfaces.images import Reference
 
 Json = dict[str, Any]

@@ -13,12 +13,13 @@ import click
 
 from storage.errors import RefledgerError
 from tools import __version__
-from tools.cli.text import clean
+from tools.cli import stream
+from tools.text import clean
 
 _COMMANDS = {
     "append": "tools.cli.append",
     "audit": "tools.cli.audit",
-    "browse": "tools.cli.browse",
+    "browse": "tools.cli.browse.command",
     "build": "tools.cli.build",
     "bundle": "tools.cli.bundle",
     "copy": "tools.cli.copy",
@@ -36,7 +37,7 @@ _COMMANDS = {
     "rebuild": "tools.cli.reading",
     "replay": "tools.cli.replay",
     "refs": "tools.cli.reading",
-    "report": "tools.cli.report",
+    "report": "tools.cli.report.command",
     "show": "tools.cli.show",
     "why": "tools.cli.why",
 }
@@ -71,38 +72,50 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_DFL:  # reason: nohup has SIGHUP ignored
             signal.signal(number, signal.default_int_handler)  # whatever ends it, what it holds is let go of
+    stream.stand()
+    code = _run()
+    try:
+        stream.finish()
+    except BrokenPipeError:
+        pass
+    except RefledgerError as error:
+        if not code:
+            _complain(error)
+            code = error.exit_code
+    sys.exit(code)
+
+
+def _run() -> int:  # noqa: PLR0911 - as many as there are ways to end
     try:
         code = cli.main(prog_name="refledger", standalone_mode=False)
     except RefledgerError as error:
         _complain(error)
-        code = error.exit_code
+        return error.exit_code
     except click.exceptions.Exit as error:
-        code = error.exit_code
+        return error.exit_code
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
-        code = 2
+        return 2
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         usage = f"{context.get_usage()}\n" if context else ""
         sys.stderr.write(f"{usage}ERROR: {clean(error.format_message())}\n")
-        code = 2
+        return 2
     except (click.Abort, KeyboardInterrupt):
-        code = 130
-    except BrokenPipeError:
-        # The reader (`| head`) left: nothing to tell anybody.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+        return 130
+    except stream.ReaderLeft:
+        return 0
     except RecursionError:
         # reason: JSON of logs, bundles and manifests may be nested as deeply as whoever wrote it likes
         sys.stderr.write("ERROR: something that was read is nested too deeply (it was made by hand, or damaged)\n")
-        code = 4
+        return 4
     except Exception as error:  # noqa: BLE001  # the last line of defence: a traceback helps nobody at a terminal
         if os.environ.get("REFLEDGER_DEBUG"):
             traceback.print_exc()
         what = clean(f"{type(error).__name__}: {error}"[:500])
         sys.stderr.write(f"ERROR: internal error: {what} (this is a bug in Refledger; REFLEDGER_DEBUG=1 shows where)\n")
-        code = INTERNAL
-    sys.exit(code if isinstance(code, int) else 0)
+        return INTERNAL
+    return code if isinstance(code, int) else 0
 
 
 def _complain(error: RefledgerError) -> None:

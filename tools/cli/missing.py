@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tools.cli.format import human_bytes, short_id
-from tools.cli.text import clean, fit
+from tools.format import human_bytes, short_id
+from tools.text import clean, fit
 
 Json = dict[str, Any]
 

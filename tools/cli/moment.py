@@ -12,10 +12,11 @@ from projections.progress import ProgressView, fold
 from projections.steps import Step
 from storage.errors import InputError
 from storage.interfaces.log import EventLog
-from tools.cli.writing import local_time
+from tools.format import local_time
 
-_SPAN = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?")
+_SPAN = re.compile(r"(?:(\d{1,9})d)?(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9}(?:\.\d{1,9})?)s)?")
 _CLOCK = re.compile(r"\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?")
+_DIGITS = 19
 _DAY = 24 * 3600 * 10**9
 _FORMS = "give an event's number, a time such as 14:05:30 or 2026-01-31T14:05, or an age such as 90m"
 
@@ -39,7 +40,7 @@ def instant(text: str, now: int, since: int | None = None) -> int | None:
     them."""
     age = span(text)
     if age is not None:
-        return now - age
+        return max(now - age, 0)  # no log is older than that
     try:
         if _CLOCK.fullmatch(text):
             day = datetime.fromtimestamp((now if since is None else since) / 1e9).astimezone()
@@ -62,9 +63,9 @@ def log_moment(log: EventLog, text: str, now: int) -> int:
     """The event after which the log is meant: `text` is its number or a time. Raises InputError."""
     head = log.last_seq()
     if text.isdecimal():
-        if not 1 <= int(text) <= head:
+        if not 1 <= (seq := _seq(text)) <= head:
             raise InputError(f"there is no event {text[:20]}", hint=f"the log has events 1 to {head}")
-        return int(text)
+        return seq
     time = instant(text, now)
     if time is None:
         raise InputError(f"{text[:80]!r} is no moment", hint=_FORMS)
@@ -72,6 +73,11 @@ def log_moment(log: EventLog, text: str, now: int) -> int:
     if not seq:
         raise InputError(f"the log begins later than {local_time(time)}", hint=f"at {local_time(_began(log))}")
     return seq
+
+
+def _seq(text: str) -> int:
+    """The number in `text`, digits alone; one larger than any event's when it has too many of them."""
+    return int(text) if len(text) < _DIGITS else 10**_DIGITS
 
 
 def _began(log: EventLog) -> int:
@@ -93,7 +99,7 @@ def build_moment(log: EventLog, record: BuildRecord, text: str, now: int) -> int
 
 
 def _in_build(log: EventLog, record: BuildRecord, text: str) -> int:
-    seq, last = int(text), record.last_seq or log.last_seq()
+    seq, last = _seq(text), record.last_seq or log.last_seq()
     if seq < record.first_seq:
         raise InputError(
             f"build {record.id} began after event {text[:20]}",

@@ -14,9 +14,13 @@ from tools.cli.attests import read_attests
 from tools.cli.contexts import read_contexts
 
 if TYPE_CHECKING:
-    from engine.build import BuildRequest
     from engine.cache.spec import CacheSource, CacheTarget
     from engine.output import Output
+    from engine.request import BuildRequest
+
+
+_LATEST = 253_402_300_799
+"""Seconds from 1970 to the end of the year 9999, the last one that an image's config can name (RFC 3339)."""
 
 
 def read_request(
@@ -43,9 +47,9 @@ def read_request(
     offered: Offered,
 ) -> tuple[BuildRequest, dict[str, str]]:
     """The request, and the proxy variables of RUN, which are no part of it. Raises InputError."""
-    from engine.build import BuildRequest
     from engine.frontend.compile import FrontendOptions
     from engine.frontend.scope import proxy_environment
+    from engine.request import BuildRequest
     from storage.platform import host_platform
     from storage.reference import parse_reference
 
@@ -147,7 +151,7 @@ def read_epoch(text: str | None) -> int | None:
     """SOURCE_DATE_EPOCH in seconds; None when it is not set. Raises InputError."""
     if not text:
         return None
-    if not text.isascii() or not text.isdigit():
+    if not text.isascii() or not text.isdigit() or len(text) > len(str(_LATEST)) or int(text) > _LATEST:
         raise InputError(f"SOURCE_DATE_EPOCH is {text[:40]!r}", hint="it is a number of seconds since 1970")
     return int(text)
 

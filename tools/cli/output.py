@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from datetime import datetime
 
 import click
@@ -11,9 +10,10 @@ from projections.history import History
 from projections.output import output_lines
 from storage.errors import InputError
 from tools import roots
+from tools.cli.fields import pattern as regex
 from tools.cli.moment import find_step, whole_view
-from tools.cli.text import clean
 from tools.cli.writing import as_json_option, print_json, print_line
+from tools.text import clean
 
 
 @click.command()
@@ -27,7 +27,7 @@ def output(
     build_id: str, step: str | None, pattern: str | None, timestamps: bool, attempt: int | None, as_json: bool
 ) -> None:
     """Print what BUILD's steps printed, or only STEP's (its number, or a part of its name)."""
-    wanted = _pattern(pattern)
+    wanted = regex("--grep", pattern or "")
     shown = 0
     with roots.read_root(roots.root_directory()) as (log, views):
         record = History(views).get(build_id)
@@ -57,13 +57,6 @@ def output(
             print_line((f"{_time(line.time)}  " if timestamps else "") + clean(line.text))
     if pattern is not None and not shown:
         raise click.exceptions.Exit(1)
-
-
-def _pattern(text: str | None) -> re.Pattern[str]:
-    try:
-        return re.compile(text or "")
-    except re.error as error:
-        raise InputError(f"--grep {(text or '')[:80]!r}: {error}", hint="give a regular expression") from error
 
 
 def _time(ns: int) -> str:

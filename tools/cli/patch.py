@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from storage.pack import is_opaque
+from storage.tar.pack import is_opaque
 
 _LARGEST = 8 << 20  # bytes of a file that is shown as a diff
 

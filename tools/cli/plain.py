@@ -8,10 +8,10 @@ from __future__ import annotations
 from projections.progress import ProgressView
 from projections.steps import Line, Step, Transfer
 from storage.interfaces.log import Event
-from tools.cli.format import human_bytes
 from tools.cli.frame import label
 from tools.cli.stream import Out
-from tools.cli.text import clean, segments
+from tools.format import human_bytes
+from tools.text import clean, segments
 
 _EVERY = 1_000_000_000
 """Nanoseconds between two lines about the same layer."""

@@ -9,9 +9,9 @@ from projections.presence import present
 from projections.refs import Refs
 from storage.interfaces.log import EventLog
 from tools import roots
-from tools.cli.format import human_bytes, short_id
 from tools.cli.moment import log_moment
-from tools.cli.writing import columns, local_time, print_json, print_line, table
+from tools.cli.writing import columns, print_json, print_line, table
+from tools.format import human_bytes, local_time, short_id
 
 
 def print_present(log: EventLog, moment: str, *, as_json: bool) -> None:

@@ -25,10 +25,10 @@ from projections.steps import provider_name
 from storage.errors import VerificationError
 from storage.interfaces.log import Event
 from tools import roots
-from tools.cli.format import human_bytes, short_id
 from tools.cli.moment import log_moment
-from tools.cli.text import clean
-from tools.cli.writing import as_json_option, columns, local_time, print_cut, print_json, print_line, table
+from tools.cli.writing import as_json_option, columns, print_cut, print_json, print_line, table
+from tools.format import human_bytes, local_time, short_id
+from tools.text import clean
 
 
 def _short_ref(ref: str) -> str:
@@ -37,10 +37,14 @@ def _short_ref(ref: str) -> str:
     return f"{algorithm}:{rest[:12]}" if colon else ref
 
 
+_MOST = (1 << 63) - 1
+"""The largest number that an event can have."""
+
+
 @click.command()
 @click.option("--build", "build_id", metavar="BUILD", help="Only this build's.")
 @click.option("--type", "types", multiple=True, metavar="TYPE", help="Only this type; may be given again.")
-@click.option("--after", default=0, type=click.IntRange(0), metavar="SEQ", help="Only later ones.")
+@click.option("--after", default=0, type=click.IntRange(0, _MOST), metavar="SEQ", help="Only later ones.")
 @click.option("--follow", is_flag=True, help="Go on with what is appended from now on.")
 @as_json_option
 def events(build_id: str | None, types: tuple[str, ...], after: int, follow: bool, as_json: bool) -> None:

@@ -15,16 +15,17 @@ import click
 from storage.errors import InputError
 from tools import bootstrap, roots
 from tools.cli.build import Machine
-from tools.cli.format import human_bytes
 from tools.cli.grants import Lent, granted, read_grants
-from tools.cli.render import make_renderer
+from tools.cli.moment import find_step, whole_view
 from tools.cli.result_options import progress_option, snapshotter_option
-from tools.cli.running import interruptible, watching
-from tools.cli.text import clean
+from tools.cli.running import interruptible, running
 from tools.cli.writing import as_json_option, print_json, print_line
+from tools.format import human_bytes
+from tools.text import clean
 
 if TYPE_CHECKING:
     from engine.ops.attend import Attend
+    from storage.digest import Digest
     from tools.replaying.recorded import Recorded
     from tools.replaying.replaying import Choice, Replayed
 
@@ -98,33 +99,28 @@ class Which:
 def _run(
     source: str, which: Which, machine: Machine, lent: Lent, attend: Attend | None, progress: str, *, as_json: bool
 ) -> None:
-    roots.prepare_process()
-    build_id = roots.new_build_id()
-    with roots.open_root(roots.root_directory()) as root, roots.owning(root, build_id):
-        roots.recover(root, build_id)
-        with _recorded(root, source, build_id) as recorded:
-            _must_have_steps(recorded)
-            choice = choose(recorded, which)
-            renderer = make_renderer(progress, build_id, sys.stderr if progress != "json" else sys.stdout)
-            first = root.log.last_seq()
-            with watching(root.log, first, renderer, build_id):
-                done = asyncio.run(_replay(root, build_id, recorded, choice, machine, lent, attend, progress))
-            fetched = sum(
-                event.data["bytes"]
-                for event in root.log.read(after=first, types=frozenset({"LayerPulled", "PullFailed", "FilesFetched"}))
-                if event.build == build_id
-            )
-            if done.error is not None and progress not in {"json", "quiet"}:
-                from tools.cli.failure import explain
+    silent = progress in {"json", "quiet"}
+    with running(progress, silent=silent) as run, _recorded(run.root, source, run.build) as recorded:
+        root, build_id = run.root, run.build
+        _must_have_steps(recorded)
+        choice = choose(recorded, which)
+        with run.watched():
+            done = asyncio.run(_replay(root, build_id, recorded, choice, machine, lent, attend, progress))
+        moving = frozenset({"LayerPulled", "PullFailed", "FilesFetched"})
+        fetched = sum(
+            event.data["bytes"] for event in root.log.read(after=run.before, types=moving) if event.build == build_id
+        )
+        if done.error is not None and not silent:
+            from tools.cli.failure import explain
 
-                text, name = recorded.dockerfile, recorded.story.filename
-                sys.stderr.write(explain(root.log, first, build_id, done.error, text, name))
-            if as_json:
-                about = {"build": build_id, "replay_of": recorded.story.record.id, "fetched": fetched}
-                print_json({**about, **_json(done)})
-            else:
-                for line in _verdict(recorded, done, fetched):
-                    print_line(line)
+            text, name = recorded.dockerfile, recorded.story.filename
+            sys.stderr.write(explain(root.log, run.before, build_id, done.error, text, name))
+        if as_json:
+            about = {"build": build_id, "replay_of": recorded.story.record.id, "fetched": fetched}
+            print_json({**about, **_json(done)})
+        else:
+            for line in _verdict(recorded, done, fetched):
+                print_line(line)
     wrong = {"different result", "nothing to compare with"} if which.verify else {"different result"}
     code = done.now.exit_code or (4 if done.verdict.kind in wrong else 0)
     raise click.exceptions.Exit(code)
@@ -221,24 +217,18 @@ def choose(recorded: Recorded, which: Which) -> Choice:
     return Choice(ends)
 
 
-def _find(recorded: Recorded, text: str) -> Digest:  # type: ignore[name-defined]  # noqa: F821
-    from projections.progress import fold
+def _find(recorded: Recorded, text: str) -> Digest:
     from storage.digest import Digest
 
-    story, graph = recorded.story, recorded.graph
+    record, graph = recorded.story.record, recorded.graph
     assert graph is not None
-    record = story.record
-    view = fold(recorded.log, record.id, after=record.first_seq - 1, until=record.last_seq, tail=0)
-    steps = [step for step in view.steps if step.kind == "step"]
-    found = [s for s in steps if str(s.number) == text] or [s for s in steps if text in s.name]
-    if len(found) != 1:
-        which = "several steps match" if found else "no step matches"
-        raise InputError(f"{which} {text!r} in build {record.id}", hint="refledger show lists the steps")
+    steps = (step for step in whole_view(recorded.log, record).steps if step.kind == "step")
+    found = find_step(steps, record, text)
     with suppress(InputError):
-        digest = Digest(found[0].vertex)
+        digest = Digest(found.vertex)
         if digest in graph.by_digest:
             return digest
-    raise InputError(f"{found[0].name!r} is no step that can be executed")
+    raise InputError(f"{found.name!r} is no step that can be executed")
 
 
 # ---------------------------------------------------------------- what came of it

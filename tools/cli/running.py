@@ -17,7 +17,7 @@ from tools import roots
 from tools.auditing.signing import signing_after
 from tools.cli.render import Renderer, make_renderer
 from tools.cli.writing import print_aside
-from tools.policy import collecting_after
+from tools.collection_rules import collecting_after
 
 T = TypeVar("T")
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -21,7 +21,7 @@ from engine.ops.rootfs import RootDir
 from engine.refs.ref import Layer, layers_to_json
 from storage.interfaces.layers import Snapshot
 from tools.cli.patch import Change, changes, unified
-from tools.cli.text import clean
+from tools.text import clean
 
 _SHELLS = ("/bin/bash", "/usr/bin/bash", "/bin/sh", "/usr/bin/sh")
 _BROUGHT = "/dev/.refledger/sh"  # on the container's own tmpfs, so that the image shows no trace of it

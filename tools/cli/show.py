@@ -18,9 +18,10 @@ from tools.cli.failure import excerpt, last_output
 from tools.cli.missing import missing_lines
 from tools.cli.moment import build_moment
 from tools.cli.render import draw, make_renderer
-from tools.cli.stream import speaks_unicode
-from tools.cli.text import clean
-from tools.cli.writing import as_json_option, local_time, print_json, print_line
+from tools.cli.stream import speaks_color, speaks_unicode
+from tools.cli.writing import as_json_option, print_json, print_line
+from tools.format import local_time
+from tools.text import clean
 
 FRAME = 0.05
 """Seconds between two looks at the clock while a build is played back."""
@@ -52,8 +53,8 @@ def show(build_id: str, moment: str | None, play: bool, speed: float, as_json: b
         if at is not None:
             view.seen = event_at(log, at).time
             print_line(f"as of event {at}, {local_time(view.seen)}")
-        color = sys.stdout.isatty()
-        text = draw(view, width, color, unicode=speaks_unicode(sys.stdout), told=True, past=at is not None)
+        color, unicode = speaks_color(sys.stdout), speaks_unicode(sys.stdout)
+        text = draw(view, width, color, unicode=unicode, told=True, past=at is not None)
         sys.stdout.write(text)
         for line in _failure(log, record, view):
             print_line(line)

@@ -15,18 +15,9 @@ from projections.filters import duration, parse_filter, passes, storage_size
 from projections.inventory import Inventory, Item
 from storage.errors import InputError
 from tools import roots
-from tools.cli.format import human_bytes, human_duration
-from tools.cli.text import clean
-from tools.cli.writing import (
-    as_json_option,
-    columns,
-    local_time,
-    print_aside,
-    print_cut,
-    print_json,
-    print_line,
-    table,
-)
+from tools.cli.writing import as_json_option, columns, print_aside, print_cut, print_json, print_line, table
+from tools.format import human_bytes, human_duration, local_time
+from tools.text import clean
 
 Json = dict[str, Any]
 

@@ -6,12 +6,14 @@ import json
 import shutil
 import sys
 from collections.abc import Sequence
-from datetime import datetime
+from pathlib import Path
 
 import click
 
+from storage.durable import replace_file
+from storage.errors import DiskError
 from tools.cli.stream import speaks_unicode
-from tools.cli.text import cells, clean, fit
+from tools.text import cells, clean, fit
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for programs.")
 
@@ -36,14 +38,21 @@ def print_cut(line: str, limit: int) -> None:
     print_line(fit(line, limit, "…" if speaks_unicode(sys.stdout) else "..."))
 
 
+def write_file(dest: str | None, data: bytes, doing: str) -> None:
+    """`data` as the file `dest`, whole or not at all; None or -: on standard output. Raises DiskError."""
+    if dest in {None, "-"}:
+        sys.stdout.buffer.write(data)
+        return
+    try:
+        replace_file(Path(str(dest)), data, named=True)
+    except OSError as error:
+        # reason: the file that error names is the unfinished one beside it
+        raise DiskError.of(OSError(error.errno, error.strerror, dest), doing) from error
+
+
 def columns(otherwise: int) -> int:
     """The terminal's width; `otherwise` where the output goes elsewhere."""
     return shutil.get_terminal_size((200, 24)).columns if sys.stdout.isatty() else otherwise
-
-
-def local_time(ns: int) -> str:
-    """UTC nanoseconds as date and time of day here."""
-    return datetime.fromtimestamp(ns / 1e9).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 def table(rows: Sequence[Sequence[str]], optional: Sequence[str], limit: int) -> None:

@@ -10,7 +10,7 @@ from storage.bundle.form import Index
 from storage.bundle.writing import write_bundle
 from storage.errors import DiskError, InputError
 from storage.temporary import TemporaryPlace
-from tools import __version__, bootstrap, known, roots
+from tools import __version__, connecting, known, roots
 from tools.auditing.bundles import prove_events
 from tools.auditing.checkpoints import AuditedLog
 from tools.replaying.gather import Gathering, Wish
@@ -40,18 +40,18 @@ def bundle_build(root: Path, log: AuditedLog, views: Views, build: str, dest: st
     try:
         place = TemporaryPlace(beside)
     except OSError as error:
-        raise DiskError.of(error, f"writing {dest}") from error
+        raise DiskError.of(OSError(error.errno, error.strerror, dest), "writing the bundle") from error
     staging = place.path
     try:
         gathering = Gathering(
             story, read_graph(story, blobs.get), blobs, roots.stored_tars(root, staging / "scratch"), staging, wish,
-            lambda digest: known.known_providers(views, digest), bootstrap.fetch_blob,
+            lambda digest: known.known_providers(views, digest), connecting.fetch_blob,
         )  # fmt: skip
         events = sorted((*story.events, *story.behind), key=lambda event: event.seq)
         index = gathering.gather(__version__, prove_events(root, log, events))
         size = write_bundle(dest, index, events, gathering.open)
     except OSError as error:
-        raise DiskError.of(error, f"writing {dest}") from error
+        raise DiskError.of(OSError(error.errno, error.strerror, dest), "writing the bundle") from error
     finally:
         place.remove()
     return Bundled(index, size, len(events))

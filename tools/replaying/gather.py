@@ -15,13 +15,14 @@ from engine.refs.ref import Layer
 from storage.bundle.form import Index, Member
 from storage.digest import Digest, Hasher, sha256
 from storage.errors import InputError
-from storage.filelist import dump, list_tar
 from storage.interfaces.blobs import BlobStore
 from storage.interfaces.images import Descriptor, Provider
-from storage.pack import encode
-from storage.tar import BLOCK, HARD_LINK, REGULAR, TarReader
-from storage.tars import StoredTars, regular_files
-from tools.replaying.story import Story, layers_of, small_blobs
+from storage.layers.tars import StoredTars, regular_files
+from storage.tar.filelist import dump, list_tar
+from storage.tar.pack import encode
+from storage.tar.reader import BLOCK, HARD_LINK, REGULAR, TarReader
+from tools.documents import small_blobs
+from tools.replaying.story import Story, layers_of
 
 LAYER_TAR = "application/vnd.oci.image.layer.v1.tar"
 _READ = 1 << 20

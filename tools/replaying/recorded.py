@@ -18,11 +18,11 @@ from storage.bundle.form import Member
 from storage.bundle.reading import Bundle, read_bundle
 from storage.digest import Digest
 from storage.errors import DiskError, InputError, VerificationError
-from storage.filelist import FileFact, load
 from storage.interfaces.blobs import BlobStore, BlobWriter
 from storage.interfaces.images import Descriptor, Provider
 from storage.interfaces.log import EventLog
-from storage.tars import regular_files
+from storage.layers.tars import regular_files
+from storage.tar.filelist import FileFact, load
 from tools import roots
 from tools.replaying.story import Story, layers_of, learn_results, read_graph, read_story
 
@@ -62,7 +62,7 @@ class Recorded:
         """SOURCE_DATE_EPOCH of the build."""
         options = self.story.started.get("options", {})
         text = options.get("epoch", options.get("args", {}).get("SOURCE_DATE_EPOCH"))
-        return int(text) if str(text).isdecimal() else None
+        return int(text) if str(text).isdecimal() and len(str(text)) < 20 else None
 
     def name(self, vertex: Digest) -> str:
         """A step's name."""

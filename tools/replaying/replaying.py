@@ -12,26 +12,23 @@ from pathlib import Path
 from typing import Any
 
 from engine.build import DOCKERFILE, Engine
-from engine.errors import DockerfileError, NotGranted, RefledgerError, StepFailed
+from engine.errors import NotGranted, RefledgerError, StepFailed
 from engine.events import (
     BuildCompleted,
-    BuildFailed,
     BuildStarted,
-    GraphDefined,
     RemoteCreated,
 )
 from engine.frontend.compile import FrontendOptions, compile_dockerfile
 from engine.grants import Offered
-from engine.graph import ContextSource, Graph, ImageSource, LayerSource, Scratch, Vertex
-from engine.operation import cancelled, conclude
+from engine.graph import ContextSource, Graph, ImageSource, LayerSource, Scratch, Vertex, VertexError
+from engine.operation import build_failed, cancelled, conclude, graph_defined
 from engine.refs.ref import Layer, Remote
 from engine.replay import Replayer, Steps, Survey, plan_replay, survey
-from engine.solver.scheduler import VertexError
 from projections.output import output_lines
 from storage.digest import Digest, canonical_json
 from storage.errors import InputError
-from storage.filelist import FileFact, list_tar
 from storage.interfaces.log import EventLog, redacted, worded
+from storage.tar.filelist import FileFact, list_tar
 from tools import __version__, known, roots
 from tools.replaying.recorded import Recorded, restore_contexts
 from tools.replaying.story import closure
@@ -241,9 +238,8 @@ class Replay:
     def _define_graph(self, graph: Graph, steps: Steps) -> None:
         stored = self.engine.blobs.put(canonical_json(graph.to_json()))
         shown = [v for v in steps.run if not isinstance(v.op, Scratch)]
-        plan = tuple({"vertex": str(v.digest), "name": v.name, "lines": list(v.lines)} for v in shown[:200])
-        target = str(steps.run[-1].digest) if steps.run else ""
-        self.engine.ledger.post(GraphDefined(graph=str(stored), vertices=len(graph.vertices), plan=plan, target=target))
+        target = steps.run[-1].digest if steps.run else None
+        self.engine.ledger.post(graph_defined(graph, stored, shown, target))
 
     def _restore(self, graph: Graph, steps: Steps) -> dict[Digest, Path]:
         kept = self.engine.materializer.kept
@@ -260,12 +256,9 @@ class Replay:
 
     async def _failed(self, error: RefledgerError, vertex: Vertex | None) -> str:
         where = None if vertex is None else str(vertex.digest)
-        text = str(error)
-        if isinstance(error, DockerfileError) and error.excerpt:
-            text += "\n" + error.excerpt
-        fact = BuildFailed(vertex=where, error=text, exit_code=error.exit_code)
-        await conclude(self.engine.ledger, fact, where)
-        return text
+        end = build_failed(error, where)
+        await conclude(self.engine.ledger, end, where)
+        return end.error
 
     # ------------------------------------------------------------ then and now
 

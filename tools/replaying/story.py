@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from engine.graph import ContextSource, Graph, Vertex, vertex
 from engine.refs.ref import SCRATCH, Layer, layers_from_json
+from engine.stored import graph_from_json
 from projections.history import BuildRecord
 from storage.digest import Digest, parse_json
 from storage.errors import InputError, VerificationError
@@ -91,41 +92,61 @@ def _apply(story: Story, event: Event) -> None:
     data, where = event.data, event.vertex or ""
     match event.type:
         case "BuildStarted":
-            if not all(isinstance(data.get(name, {}), dict) for name in ("options", "host")):
+            options = data.get("options", {})
+            if not all(isinstance(one, dict) for one in (options, data.get("host", {}), options.get("args", {}))):
                 raise TypeError("its options or its host are none")
-            story.started, story.definition, story.filename = data, data["definition"], data.get("filename", "")
+            story.started, story.definition = {**data, "frontend": _text(data["frontend"])}, _text(data["definition"])
+            story.filename = _text(data.get("filename", ""))
         case "DefinitionRead":
-            story.definition, story.filename = data["definition"], data["filename"]
+            story.definition, story.filename = _text(data["definition"]), _text(data["filename"])
         case "GraphDefined":
-            story.graph = data["graph"]
+            story.graph = _text(data["graph"])
         case "VertexStarted":
             story.executions[where] = Execution(
-                where, data["name"], tuple(data["inputs"]), data.get("attempt", 1), event.seq
+                where, _text(data["name"]), _texts(data["inputs"]), _number(data.get("attempt", 1)), event.seq
             )
         case "VertexCompleted" | "VertexFailed" | "VertexCancelled":
             _ended(story, event)
         case "VertexCached":
-            story.results[where] = data["outputs"][0]
+            story.results[where] = _texts(data["outputs"])[0]
         case "ContextScanned":
-            story.listings.setdefault(data.get("step", ""), []).append((where, data["listing"]))
+            story.listings.setdefault(_text(data.get("step", "")), []).append((where, _text(data["listing"])))
         case "BuildFailed":
-            story.failed, story.error, story.exit_code = data["vertex"], data["error"], data.get("exit_code", 1)
+            story.failed = None if data["vertex"] is None else _text(data["vertex"])
+            story.error, story.exit_code = _text(data["error"]), _number(data.get("exit_code", 1))
         case "SecretMounted" | "AgentForwarded" | "CacheMountUsed":
             story.taints.setdefault(where, []).append(f"{event.type}:{data['id']}")
         case _:
             pass
 
 
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError("what should be text is none")
+    return value
+
+
+def _texts(values: Iterable[object]) -> tuple[str, ...]:
+    return tuple(map(_text, values))
+
+
+def _number(value: object) -> int:
+    if not isinstance(value, int):
+        raise TypeError("what should be a number is none")
+    return value
+
+
 def _ended(story: Story, event: Event) -> None:
     where, data = event.vertex or "", event.data
-    begun = story.executions.get(where) or Execution(where, data["name"], (), 1, event.seq)
+    begun = story.executions.get(where) or Execution(where, _text(data["name"]), (), 1, event.seq)
+    outputs, status = _texts(data.get("outputs", ())), data.get("exit_code")
     state = {"VertexCompleted": "done", "VertexFailed": "failed"}.get(event.type, "cancelled")
     story.executions[where] = Execution(
-        where, begun.name, begun.inputs, begun.attempt, begun.seq, state, tuple(data.get("outputs", ())),
-        data.get("error", ""), data.get("exit_code"),
+        where, begun.name, begun.inputs, begun.attempt, begun.seq, state, outputs,
+        _text(data.get("error", "")), None if status is None else _number(status),
     )  # fmt: skip
-    if state == "done" and data["outputs"]:
-        story.results[where] = data["outputs"][0]
+    if state == "done" and outputs:
+        story.results[where] = outputs[0]
 
 
 def _named(story: Story) -> frozenset[str]:
@@ -178,7 +199,7 @@ def read_graph(story: Story, blob: Callable[[Digest], bytes]) -> Graph | None:
     if not story.graph:
         return None
     try:
-        graph = Graph.from_json(parse_json(blob(Digest(story.graph))))
+        graph = graph_from_json(parse_json(blob(Digest(story.graph))))
     except FileNotFoundError as error:
         raise VerificationError(
             f"the graph of build {story.record.id} is not here: {story.graph}",
@@ -223,20 +244,3 @@ def closure(graph: Graph, roots: Iterable[Digest]) -> list[Vertex]:
             wanted.add(digest)
             queue.extend(graph.by_digest[digest].inputs)
     return [item for item in graph.vertices if item.digest in wanted]
-
-
-def small_blobs(events: Sequence[Event]) -> Mapping[str, str]:
-    """Digests of stored documents that `events` name, and their roles."""
-    found: dict[str, str] = {}
-    fields = {
-        "BuildStarted": (("definition", "definition"),), "DefinitionRead": (("definition", "definition"),),
-        "GraphDefined": (("graph", "graph"),), "CacheQueried": (("components", "components"),),
-        "CacheRecorded": (("components", "components"),), "ContextScanned": (("listing", "listing"),),
-        "SourceResolved": (("manifest", "manifest"), ("config", "config")),
-    }  # fmt: skip
-    for event in events:
-        for name, role in fields.get(event.type, ()):
-            digest = event.data.get(name)
-            if digest and isinstance(digest, str):
-                found.setdefault(digest, role)
-    return found

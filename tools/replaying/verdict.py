@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from storage.filelist import FileChange, FileFact, compare
+from storage.tar.filelist import FileChange, FileFact, compare
 
 SAME_FAILURE, OTHER_FAILURE, PASSES = "same failure", "different failure", "passes now"
 SAME_RESULT, OTHER_RESULT, NO_RESULT = "same result", "different result", "nothing to compare with"

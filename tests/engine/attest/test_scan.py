@@ -13,7 +13,7 @@ from engine.attest.databases import Package, distribution, kind_of, limit_of, pa
 from engine.attest.sbom import cyclonedx
 from engine.attest.scan import Scan, combine, scan_layer
 from storage.digest import sha256
-from storage.lookup import Own, Tree
+from storage.parts.lookup import Own, Tree
 
 GONE, OPAQUE = "gone", "opaque"
 DPKG = "var/lib/dpkg/status"

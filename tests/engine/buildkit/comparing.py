@@ -12,7 +12,8 @@ from engine.cache.chain import CacheChain
 from engine.frontend.compile import FrontendOptions, compile_dockerfile
 from engine.frontend.dockerignore import parse_dockerignore
 from engine.graph import ContextSource, Copy, Graph, ImageLayer, ResolvedImage
-from engine.ops.select import Selection, select
+from engine.ops.select import select
+from engine.ops.selection import Selection
 from storage.digest import Digest
 from storage.interfaces.images import Descriptor, Provider
 

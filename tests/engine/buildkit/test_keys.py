@@ -10,11 +10,14 @@ from typing import Any
 
 import pytest
 
+from engine.buildkit.contenthash import content_digest
 from engine.buildkit.keys import chains
+from engine.buildkit.steps import mkdir_digests, run_digests
 from engine.cache.chain import CacheChain
 from engine.errors import InputError
-from engine.graph import ContextSource, Copy
+from engine.graph import ContextSource, Copy, Mkdir, Run
 from engine.ops.select import select
+from engine.record import changed
 from storage.digest import Digest
 from tests.engine.buildkit.cases import CASES, GOLDEN, dockerfile, lay
 from tests.engine.buildkit.comparing import compare, compiled, named
@@ -87,10 +90,14 @@ def _references(name: str) -> dict[str, str]:
         "COPY none* /t/",
         "COPY linkdir/[ab]* /t/",
         'COPY ["one\\\\\\\\.txt", "/t/"]',
+        "COPY pipes /t/",
+        'RUN ["a", "b\\u0008"]',
     ],
 )
 def test_what_buildkit_may_name_otherwise_has_no_name_and_so_has_what_stands_on_it(step: str, context: Path) -> None:
     (context / "one\\.txt").write_text("odd")
+    (context / "pipes").mkdir()
+    os.mkfifo(context / "pipes/one")
     assert names_of("FROM @base\nRUN true\n", context)
     assert not names_of(f"FROM @base\n{step}\n", context)
     assert not names_of(f"FROM @base\n{step}\nRUN true\nWORKDIR /x\n", context)
@@ -188,3 +195,30 @@ def test_a_file_that_changes_after_it_was_selected_is_an_error_and_no_name(conte
     (context / "one.txt").unlink()
     with pytest.raises(InputError, match=r"'one\.txt' changed"):
         chains(graph, selections, directories)
+
+
+def test_a_pattern_that_leads_to_its_own_name_alone_has_the_name_of_the_file(context: Path) -> None:
+    (context / "stars").mkdir()
+    for name in ("stars/*", "plain"):
+        (context / name).write_text("one")
+    pattern, plain, other = (
+        content_digest(op, select(op, context, (), hash_files=True), context)
+        for op in (Copy((source,), "/", from_context=True) for source in ("stars/*", "plain", "plai?"))
+    )
+    assert pattern == plain != other
+
+
+def test_what_nobody_selected_has_no_name(context: Path) -> None:
+    graph = compiled(f"FROM {BASE}\nCOPY tree /t\n", images(), context)
+    directories = {v.digest: context for v in graph.vertices if isinstance(v.op, ContextSource)}
+    assert graph.results[0].vertex not in chains(graph, {}, directories)
+
+
+def test_the_variant_of_a_platform_counts() -> None:
+    run = Run(("a",), (), "/", "", "host", platform="linux/arm/v7")
+    assert not set(run_digests(run)) & set(run_digests(changed(run, platform="linux/arm/v6")))
+
+
+def test_a_directory_of_somebody_that_no_base_knows_has_no_name() -> None:
+    assert mkdir_digests(Mkdir("/a", "app"), on_base=False) == ()
+    assert mkdir_digests(Mkdir("/a", "7"), on_base=False)

@@ -21,8 +21,8 @@ from engine.solver.cache import CacheKey, cache_key
 from storage.digest import Digest, sha256
 from storage.interfaces.images import Descriptor, Provider
 from storage.interfaces.packing import PackedBlob
-from storage.layout import WithLayouts
-from storage.layout_target import WithLayoutTargets
+from storage.layout.source import WithLayouts
+from storage.layout.target import WithLayoutTargets
 from tests.engine.exporters.kit import transfer_in
 from tests.engine.refs.kit import Kit, kit
 from tests.registry_fixture import RegistryProcess, push_image

@@ -170,7 +170,7 @@ JSON = st.recursive(
 )  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(JSON)
 def test_any_document_is_read_or_refused(document: Any) -> None:
     try:

@@ -5,25 +5,29 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
-import httpx
 import pytest
 
 from engine.cache import facts
 from engine.cache.chain import CacheChain
 from engine.cache.config import MEDIA_TYPE
-from engine.errors import RefledgerError
+from engine.cache.imports import CacheImports
+from engine.errors import DiskError, RefledgerError
 from engine.exporters.exporters import Built
 from engine.exporters.image import compose
 from engine.graph import HistoryStep, Result
+from engine.record import changed
+from engine.refs.ref import Layer, Remote
 from engine.solver.answers import Asking
+from storage.blobs import DirectoryBlobs
 from storage.digest import Digest, sha256
 from storage.media_types import DOCKER_LIST, MANIFEST
 from storage.media_types import INDEX as OCI_INDEX
-from tests.engine.cache.kit import CREATED, Caches, Project, caches, found_for, names, project
-from tests.registry_fixture import RegistryProcess, get_json, push_blob, push_manifest
+from tests.engine.cache.kit import CREATED, Caches, NothingKnown, Project, caches, found_for, names, project
+from tests.registry_fixture import WEB, RegistryProcess, get_json, push_blob, push_manifest
 from tools.cli.caches import read_targets
 
 T = TypeVar("T")
@@ -36,7 +40,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
 def manifest_of(registry: RegistryProcess, repository: str, tag: str = "c") -> Any:
     url = f"http://{registry.host}/v2/{repository}/manifests/{tag}"
-    return httpx.get(url, headers={"Accept": f"{MANIFEST}, {OCI_INDEX}, {DOCKER_LIST}"}).json()
+    return WEB.get(url, headers={"Accept": f"{MANIFEST}, {OCI_INDEX}, {DOCKER_LIST}"}).json()
 
 
 def blob_of(registry: RegistryProcess, repository: str, entry: Mapping[str, Any]) -> Any:
@@ -280,13 +284,64 @@ def test_a_step_whose_bytes_are_gone_is_left_out(
     """Of the other stage, which nobody needs any more; the target is another repository, so a mount would need them."""
     made = project(registry, f"{repository}/app", salt=repository)
     gone = made.layers[1]
-    httpx.delete(f"http://{registry.host}/v2/{repository}/app/blobs/{gone}").raise_for_status()
+    WEB.delete(f"http://{registry.host}/v2/{repository}/app/blobs/{gone}").raise_for_status()
     ref = f"{registry.host}/{repository}/cache:c"
     with caches(tmp_path) as one:
         (warning,) = run(one.export(made, f"type=registry,ref={ref},mode=max"))
         imports = run(one.load(made, ref))
     assert "left out 1 of 3 steps" in warning
     assert names(found_for(made, imports)) == ["RUN first", "RUN second"]
+
+
+class Full(NothingKnown):
+    """The catalog of a root whose disk takes nothing."""
+
+    def packed(self, _name: str, _epoch: int | None, _compression: str) -> NoReturn:
+        raise DiskError("reading views.db: No space left on device")
+
+
+def test_what_goes_wrong_on_this_disk_leaves_no_step_out_in_silence(
+    registry: RegistryProcess, repository: str, tmp_path: Path
+) -> None:
+    made = project(registry, f"{repository}/app")
+    spare = made.steps[0].digest
+    lost = Remote("b0-other-1", (*made.solution.known[spare].layers[:1], Layer(snapshot="b0-other-1", created=1)))
+    made = replace(made, solution=changed(made.solution, known={spare: lost}))
+    ref = f"type=registry,ref={registry.host}/{repository}/cache:c,mode=max"
+    with caches(tmp_path) as one:
+        (warning,) = run(one.export(made, ref))
+        assert "left out 1 of 3 steps" in warning
+    with caches(tmp_path) as one:
+        exporter = one.exporter(made)
+        exporter.transfer.catalog = Full()
+        with pytest.raises(DiskError, match="No space left"):
+            run(exporter.export(read_targets([ref])))
+
+
+def test_I8_a_damaged_document_of_a_cache_is_read_anew(
+    registry: RegistryProcess, repository: str, tmp_path: Path
+) -> None:
+    made = project(registry, f"{repository}/app")
+    ref = f"{registry.host}/{repository}/cache:c"
+    lost: list[str] = []
+    with caches(tmp_path) as one:
+        one.parts.materializer.blobs = DirectoryBlobs(
+            one.parts.root.path, owner="b1", lost=lambda digest, _: lost.append(digest)
+        )
+        stored = one.parts.root.path / "blobs" / "sha256"
+
+        async def damage_and_load() -> CacheImports:
+            await one.export(made, f"type=registry,ref={ref},mode=max")
+            await one.load(made, ref)
+            for path in stored.iterdir():
+                path.chmod(0o644)
+                path.write_bytes(b"damaged")
+            return await one.load(made, ref)
+
+        assert names(found_for(made, run(damage_and_load()))) == ALL
+        assert sorted(lost) == sorted(f"sha256:{path.name}" for path in stored.iterdir())
+        assert len(lost) == 3
+        assert one.parts.events("CacheImportFailed") == []
 
 
 def test_a_target_that_cannot_be_written_fails_or_is_told(

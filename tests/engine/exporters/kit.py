@@ -9,8 +9,8 @@ from engine.exporters.reading import BlobReader
 from engine.exporters.transfer import Catalog, Transfer
 from engine.ledger import Ledger
 from engine.refs.materializer import Clock
-from storage.erofs.tars import ImageTars
-from storage.layout import WithLayouts
+from storage.layers.erofs.tars import ImageTars
+from storage.layout.source import WithLayouts
 from storage.packing import BlobConverter, BlobPacker
 from tests.engine.refs.kit import Kit
 

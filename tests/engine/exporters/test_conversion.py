@@ -34,7 +34,7 @@ from tests.chunked import Made, estargz
 from tests.engine.exporters.kit import transfer_in
 from tests.engine.refs.kit import Kit, kit, push_layers, remote
 from tests.registry_fixture import OCI_LAYER, RegistryProcess, digest_of, push_blob
-from tests.storage.trees import file, info, make_tar
+from tests.storage.layers.trees import file, info, make_tar
 from tools.known import LogAnswers
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="layers need root")

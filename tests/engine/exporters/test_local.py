@@ -13,8 +13,8 @@ from engine.errors import InputError
 from engine.grants import Grants
 from engine.refs.ref import of_step, scratch
 from storage.interfaces.layers import Look
+from storage.layers.snapshots import OverlaySnapshots
 from storage.overlay import detach_below
-from storage.snapshots import OverlaySnapshots
 from tools.bootstrap import engine
 from tools.roots import open_root
 

@@ -18,10 +18,10 @@ from engine.exporters.reading import BlobReader
 from engine.ledger import Ledger
 from engine.refs.materializer import Clock
 from engine.refs.ref import Layer
-from storage.credentials import Anonymous
+from storage.credentials.lookup import Anonymous
 from storage.digest import Digest
 from storage.interfaces.images import Descriptor, Provider
-from storage.layout import WithLayouts
+from storage.layout.source import WithLayouts
 from storage.registry import Limits, RegistryClient
 from tests.engine.refs.kit import Kit, kit
 from tests.faulty import Fault, FaultyProxy

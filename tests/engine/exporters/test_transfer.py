@@ -7,6 +7,8 @@ import gzip
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from engine.exporters.transfer import Transfer
 from engine.refs.ref import Layer, Remote
 from storage.digest import Digest, sha256
@@ -15,7 +17,7 @@ from storage.interfaces.layers import Look
 from storage.interfaces.packing import LayerConverter, LayerPacker, PackedBlob
 from tests.engine.exporters.kit import transfer_in
 from tests.engine.refs.kit import kit
-from tests.storage.trees import file, make_tar
+from tests.storage.layers.trees import file, make_tar
 
 
 class _NothingKnown:
@@ -89,3 +91,48 @@ def test_I6_a_converted_blob_that_is_let_go_of_before_its_event_is_converted_aga
         (event,) = parts.root.log.read(types=frozenset({"BlobCreated"}))
         assert raced.times == 2
         assert blobs.size(Digest(event.data["digest"])) == event.data["bytes"]
+
+
+def test_I6_a_base_layer_made_anew_that_is_let_go_of_before_its_event_is_made_once_more(tmp_path: Path) -> None:
+    with kit(tmp_path) as parts:
+        if parts.materializer.layers.name != "erofs":
+            pytest.skip("a blob is made of what is laid out of image files only")
+        tar = make_tar(file("a", b"a"))
+        blobs = parts.materializer.blobs
+        digest = blobs.put(gzip.compress(tar, 1, mtime=0))
+        layer = Layer(sha256(tar), Descriptor("application/vnd.oci.image.layer.v1.tar+gzip", digest, 1))
+        transfer: Transfer = transfer_in(parts, _NothingKnown(), repack=True)
+        raced = transfer.conversion.converter = _RacedConverter(
+            transfer.conversion.converter, parts.root.path / "blobs"
+        )
+
+        async def run() -> Layer:
+            await parts.materializer.materialize(Remote("a", (layer,)), vertex=None, reason="run")
+            (parts.root.path / "blobs" / "sha256" / digest.hex).unlink()
+            (packed,) = await transfer.pack(Remote("a", (layer,)), None, None)
+            return packed
+
+        packed = asyncio.run(run())
+        (event,) = parts.root.log.read(types=frozenset({"BlobCreated"}))
+        assert packed.blob is not None
+        assert raced.times == 2
+        assert blobs.size(packed.blob.digest) == event.data["bytes"]
+
+
+def test_I8_a_packed_blob_that_is_let_go_of_before_it_is_read_is_packed_again(tmp_path: Path) -> None:
+    with kit(tmp_path) as parts:
+        writer = parts.snapshots.compose("b1-step-1")
+        writer.file(b"a", Look(0o644, 0, 0, 0), 1, [b"a"])
+        writer.commit()
+        transfer: Transfer = transfer_in(parts, _NothingKnown())
+
+        async def run() -> tuple[Layer, bytes]:
+            made = Remote("b1-step-1", (Layer(snapshot="b1-step-1", created=1),))
+            (layer,) = await transfer.pack(made, None, None)
+            assert layer.blob is not None
+            (parts.root.path / "blobs" / "sha256" / layer.blob.digest.hex).unlink()
+            return layer, b"".join([chunk async for chunk in transfer.reader.read(layer, lambda _: None)])
+
+        layer, data = asyncio.run(run())
+        assert layer.blob is not None
+        assert sha256(data) == layer.blob.digest

@@ -220,3 +220,26 @@ def test_triggers_are_checked_where_they_stand() -> None:
     assert _found("FROM scratch\nONBUILD ENV SECRET=1\nONBUILD MAINTAINED\n".replace("ONBUILD MAINTAINED\n", "")) == [
         ("SecretsUsedInArgOrEnv", 2)
     ]
+
+
+def test_an_error_that_the_unasked_image_may_mend_is_not_told() -> None:
+    text = "FROM x\nCOPY $A /b\n"  # with A of the image there is a source
+    report = _check(text)
+    assert (report.error, report.unasked) == (None, ("x",))
+    known = Images({"x": {"architecture": "amd64", "os": "linux", "config": {"Env": ["A=1"]}}})
+    assert _check(text, known).error is None
+    assert _check(text, Images()).error is not None
+
+
+@pytest.mark.parametrize("text", ["FROM x\nCOPY ${A /b\n", "FROM x\nWORKDIR ${A\n", "FROM x\nRUN ${A\n"])
+def test_a_word_that_cannot_be_read_ends_no_check_in_a_traceback(text: str) -> None:
+    report = _check(text, Images(), ignore=("c",))
+    assert (report.error is None) == text.startswith("FROM x\nRUN")  # the shell may know what to do with it
+
+
+def test_a_default_that_asks_for_its_build_arg_is_no_finding_when_that_is_given() -> None:
+    text = "ARG A=${B:?which}\nFROM debian:$A\n"
+    assert _check(text, Images(), build_args={"A": "12"}).findings == ()
+    failed = _check(text, Images()).error
+    assert failed is not None
+    assert "which" in str(failed)

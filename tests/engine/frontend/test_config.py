@@ -32,6 +32,7 @@ def test_scratch_begins_as_docker_begins_it() -> None:
         ("EXPOSE 80 53/UDP 8000-8002", "ExposedPorts",
          {"53/udp": {}, "80/tcp": {}, "8000/tcp": {}, "8001/tcp": {}, "8002/tcp": {}}),
         ("ENV P='1 2/sctp'\nEXPOSE $P 127.0.0.1:80:81", "ExposedPorts", {"1/tcp": {}, "2/sctp": {}, "81/tcp": {}}),
+        ("EXPOSE 1.2.3.4::80 8080:81 [::1]:1:82", "ExposedPorts", {"80/tcp": {}, "81/tcp": {}, "82/tcp": {}}),
         ("VOLUME /a $LANG\nVOLUME [\"/b c\"]", "Volumes", {"/a": {}, "C.UTF-8": {}, "/b c": {}}),
         ("CMD echo $LANG", "Cmd", ["/bin/sh", "-c", "echo $LANG"]),
         ("CMD [\"a\", \"$LANG\"]", "Cmd", ["a", "$LANG"]),
@@ -181,3 +182,20 @@ def test_other_durations_are_errors(text: str) -> None:
 def test_other_ports_are_errors(text: str) -> None:
     with pytest.raises(InputError):
         parse_port(text)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"config": {"WorkingDir": "/a\0b"}},
+        {"config": {"Env": ["A=\0"]}},
+        {"config": {"Shell": ["/bin/sh\0"]}},
+        {"os": ["linux"]},
+        {"architecture": 64},
+        {"variant": {}, "os": "linux\0"},
+    ],
+)
+def test_a_base_whose_config_no_process_can_be_started_with_is_refused(data: dict[str, Any]) -> None:
+    images = Images({"base": {"architecture": "amd64", "os": "linux", "config": {}} | data})
+    with pytest.raises(DockerfileError, match=r"image base: its config .* not understood"):
+        compile_text("FROM base\nRUN a\n", images)

@@ -18,7 +18,8 @@ from engine.frontend.contexts import (
     named_context,
     remote_context,
 )
-from engine.graph import ArchiveSource, ContextSource, Copy, GitSource, Graph, HttpSource, ImageSource, Merge
+from engine.graph import ArchiveSource, ContextSource, Copy, GitSource, HttpSource, ImageSource, Merge
+from engine.stored import graph_from_json
 from tests.engine.frontend.support import Images, compile_text, history_of, names
 
 
@@ -117,7 +118,7 @@ def test_a_context_that_is_a_stage() -> None:
 def test_the_stored_graph_has_all_that_is_needed_to_do_it_again() -> None:
     text = "FROM scratch\nCOPY a /\nADD git@h:b?subdir=d&submodules=false https://h/c /d/\n"
     graph = compile_text(text, context=ArchiveSource("https://h/x.tar"))
-    assert Graph.from_json(graph.to_json()).vertices == graph.vertices
+    assert graph_from_json(graph.to_json()).vertices == graph.vertices
 
 
 # ---------------------------------------------------------------- ADD
@@ -166,3 +167,23 @@ def test_steps_say_their_platform_when_there_are_several() -> None:
     ]  # fmt: skip
     alone = compile_text("FROM x\nRUN a\n", platform="linux/arm/v7", several=True)
     assert names(alone)[-1] == "[linux/arm/v7 2/2] RUN a"
+
+
+@pytest.mark.parametrize(
+    "mount", ["type=bind,from=tools,target=/t", r'\"from=tools\",\"target=/t,1\"', "FROM=tools,target=/t,ro"]
+)
+def test_a_context_stands_behind_the_from_of_a_mount_however_it_is_quoted(mount: str) -> None:
+    tools = ContextSource(name="tools")
+    graph = compile_text(f"FROM a\nRUN --mount={mount} b\n", named={"tools": tools})
+    assert any(vertex.op == tools for vertex in graph.vertices)
+
+
+def test_a_mount_that_cannot_be_read_is_told_as_it_is_written() -> None:
+    text = 'FROM a\nRUN --mount=\\"from=tools\\"x,target=/t b\n'
+    with pytest.raises(DockerfileError, match=r'--mount="from=tools"x,target=/t: '):
+        compile_text(text, named={"tools": ContextSource(name="tools")})
+
+
+def test_a_name_that_is_no_images_is_no_contexts() -> None:
+    with pytest.raises(DockerfileError, match="Bad:Tag:x"):
+        compile_text("FROM x\nCOPY --from=Bad:Tag:x a b\n", named={"tools": ContextSource(name="tools")})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from engine.errors import DockerfileError, InputError
+from engine.frontend.source import Source, locate
 from tests.engine.frontend.support import Images, compile_text
 
 
@@ -89,6 +90,7 @@ def _error(text: str, **options: object) -> DockerfileError:
         # RUN, WORKDIR
         ("FROM x\nRUN\n", 2, "RUN requires"),
         ("FROM x\nRUN []\n", 2, "RUN requires"),
+        ('FROM x\nRUN ["a", "b\\u0000c"]\n', 2, "an argument of RUN has a NUL byte"),
         ("FROM x\nRUN --network=slow a\n", 2, "unknown network"),
         ("FROM x\nWORKDIR\n", 2, "WORKDIR requires"),
         ("FROM x\nWORKDIR $A\n", 2, "empty once its variables"),
@@ -254,3 +256,22 @@ def test_known_syntax_directives_are_fine() -> None:
 
 def test_an_escape_behind_an_ordinary_comment_is_a_comment() -> None:
     assert _error("# hello\n# escape=`\nFROM x\nRUN a `\n b\n").what == "unknown instruction: b"
+
+
+@pytest.mark.parametrize("line", ["", "R", "EO"])
+def test_the_line_of_a_heredoc_that_nobody_ends_is_found_without_trying_every_line(line: str) -> None:
+    text = "FROM a\nRUN <<A <<EOF\nx\nA\n" + f"{line}\n" * 3000
+    parsed: list[str] = []
+
+    def failure(chunk: str) -> str:
+        parsed.append(chunk)
+        return "unterminated heredoc" if "EOF" in chunk else ""
+
+    assert locate(text, "\\", failure)[0] == 2
+    assert len(parsed) == 3
+
+
+def test_an_excerpt_shows_the_beginnings_of_long_lines() -> None:
+    error = Source("Dockerfile", "FROM a\nRUN " + "x" * 100_000).error("wrong", (1, 2))
+    assert len(error.excerpt) < 400
+    assert error.excerpt.startswith("FROM a\nRUN xxx")

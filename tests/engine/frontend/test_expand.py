@@ -161,7 +161,7 @@ def _in_shell(words: list[str], env: dict[str, str]) -> list[str]:
     return done.stdout.split("\0")[:-1]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.lists(_PIECES, max_size=3).map("".join), min_size=1, max_size=20), _VALUES)
 def test_agrees_with_the_shell_on_what_both_know(words: list[str], env: dict[str, str]) -> None:
     assert [Lexer().expand(word, env) for word in words] == _in_shell(words, env)

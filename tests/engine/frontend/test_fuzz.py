@@ -8,14 +8,14 @@ from __future__ import annotations
 import asyncio
 import os
 
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from engine.errors import ChecksFailed, DockerfileError, RefledgerError
 from engine.frontend.check import check_dockerfile
 from engine.frontend.compile import FrontendOptions
 from engine.frontend.dockerignore import IgnoreMatcher, parse_dockerignore
-from engine.graph import Graph
+from engine.stored import graph_from_json
 from tests.engine.frontend.support import Images, compile_text
 
 RUNS = int(os.environ.get("REFLEDGER_FUZZ", "700"))
@@ -111,7 +111,7 @@ def _survives(text: str, trigger: str = "RUN x", **options: object) -> None:
     except ChecksFailed as error:
         assert ":" in error.where
     else:
-        assert Graph.from_json(graph.to_json()).vertices == graph.vertices
+        assert graph_from_json(graph.to_json()).vertices == graph.vertices
         assert all("\n" not in vertex.name for vertex in graph.vertices)
     report = asyncio.run(check_dockerfile(text, FrontendOptions(**options), images.resolve))  # type: ignore[arg-type]
     last = text.count("\n") + 1
@@ -123,14 +123,14 @@ def test_the_seed_itself_compiles() -> None:
         assert compile_text(SEED, target=target).vertices
 
 
-@settings(max_examples=RUNS * 4 // 7, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=RUNS * 4 // 7)
 @given(_EDITS)
 @example([(0, 10_000, "")])
 def test_mutated_dockerfiles_give_a_graph_or_an_error_with_a_line(edits: list[tuple[int, int, str]]) -> None:
     _survives(_mutated(edits))
 
 
-@settings(max_examples=RUNS * 2 // 7, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=RUNS * 2 // 7)
 @given(st.lists(st.sampled_from(SEED.splitlines(keepends=True)), max_size=12).map("".join), st.text(max_size=4))
 def test_shuffled_lines_and_targets_do_too(text: str, target: str) -> None:
     _survives(text, target=target)
@@ -160,7 +160,7 @@ _INSTRUCTIONS = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(max_examples=RUNS // 7 + 1, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=RUNS // 7 + 1)
 @given(st.lists(st.tuples(_INSTRUCTIONS, _WORDS), max_size=8), _INSTRUCTIONS, _WORDS)
 def test_made_up_instructions_and_triggers_do_too(
     lines: list[tuple[str, str]], instruction: str, words: str
@@ -174,7 +174,7 @@ def test_every_prefix_of_a_dockerfile_is_survived() -> None:
         _survives(SEED[:end])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text("ab*?[]^-\\!/.#\n ", max_size=30), st.text("ab/.", min_size=1, max_size=8))
 def test_any_dockerignore_decides_or_is_an_input_error(text: str, path: str) -> None:
     try:

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from engine.graph import ContextSource, Copy, Graph, ImageSource, InlineFile, Mkdir, Run, Scratch
+from engine.graph import ContextSource, Copy, ImageSource, InlineFile, Mkdir, Run, Scratch
+from engine.stored import graph_from_json
 from tests.engine.frontend.support import (
     DEFAULT_ENV,
     Images,
@@ -119,7 +120,7 @@ def test_vertices_stand_behind_their_inputs_and_all_serve_the_result() -> None:
         seen.add(vertex.digest)
     used = {graph.results[0].vertex} | {digest for vertex in graph.vertices for digest in vertex.inputs}
     assert used == seen
-    stored = Graph.from_json(json.loads(json.dumps(graph.to_json())))
+    stored = graph_from_json(json.loads(json.dumps(graph.to_json())))
     assert (stored.vertices, stored.results[0].history) == (graph.vertices, graph.results[0].history)
 
 
@@ -383,3 +384,14 @@ def test_workdir_makes_the_directory(paths: str, result: str) -> None:
 
 def test_workdir_root_makes_nothing() -> None:
     assert [type(vertex.op) for vertex in compile_text("FROM x\nWORKDIR /\n").vertices] == [ImageSource]
+
+
+@pytest.mark.parametrize("step", ["RUN a $A", "COPY $A /b", "WORKDIR /$A"])
+def test_a_name_that_variables_made_long_is_cut_as_events_have_it(step: str) -> None:
+    made = last(f"FROM x\nENV A={'y' * 50_000}\nENV A=$A$A\n{step}\n")
+    assert len(made.name) < 2100
+    assert made.name.endswith("…")
+
+
+def test_what_looks_like_a_zero_byte_in_json_and_is_none_stays() -> None:
+    assert last_run('FROM x\nRUN ["a", "b\\\\u0000c"]\n').argv == ("a", "b\\u0000c")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from engine.errors import DockerfileError
-from engine.graph import ContextSource, Graph, ImageSource, Mkdir, Mount, Run, Scratch
+from engine.graph import ContextSource, ImageSource, Mkdir, Mount, Run, Scratch
+from engine.stored import graph_from_json
 from tests.engine.frontend.support import Images, compile_text, last, last_run, names
 
 _BASE = "FROM x\nENV V=val\nWORKDIR /w\n"
@@ -120,7 +121,7 @@ def test_caches_can_have_a_namespace() -> None:
 
 def test_mounts_survive_being_stored() -> None:
     graph = compile_text(f"{_BASE}RUN --mount=type=cache,target=/a,mode=0700 --mount=target=/b y\n")
-    assert Graph.from_json(graph.to_json()).vertices == graph.vertices
+    assert graph_from_json(graph.to_json()).vertices == graph.vertices
 
 
 def test_a_mount_is_part_of_what_names_a_step() -> None:
@@ -176,3 +177,8 @@ def test_a_misspelt_stage_is_suggested_when_it_is_no_image() -> None:
     with pytest.raises(DockerfileError) as caught:
         compile_text("FROM x AS builder\nFROM x\nRUN --mount=from=Bilder,target=/a y\n")
     assert caught.value.hint == "did you mean builder?"
+
+
+def test_an_option_has_no_more_characters_than_a_path() -> None:
+    with pytest.raises(DockerfileError, match=r"target= of a mount has 5001 characters"):
+        compile_text(f"FROM x\nENV A={'y' * 5000}\nRUN --mount=type=cache,target=/$A b\n")

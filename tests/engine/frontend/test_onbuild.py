@@ -105,3 +105,11 @@ def test_the_base_of_a_trigger_free_stage_is_asked_for_once() -> None:
     images = Images()
     last("FROM a\nCOPY --from=b / /\n", images)
     assert len(images.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("trigger", "what"), [("RUN a\0b", "a NUL byte"), ("RUN \udcff", "not UTF-8"), ("", "file with")]
+)
+def test_a_trigger_that_the_parser_would_cut_or_die_of_is_an_error(trigger: str, what: str) -> None:
+    with pytest.raises(DockerfileError, match=f"ONBUILD trigger .* of image base: .*{what}"):
+        compile_text("FROM base\n", _base(trigger))

@@ -98,5 +98,13 @@ def test_I9_credentials_are_parted_from_urls() -> None:
     with pytest.raises(InputError) as raised:
         split_login("ssh://git:hunter22@h/a")
     assert "hunter22" not in str(raised.value)
+    assert redacted("https://u:p@ss@h/x") == "https://h/x"  # the login ends at the last @
     told = redacted("ADD https://u:p@h/x ssh://git@h/y git@h:z http://t@h/w /d")
     assert told == "ADD https://h/x ssh://git@h/y git@h:z http://h/w /d"
+
+
+@pytest.mark.parametrize("url", ["https://h/{long}", "https://h/{long}.git", "git://h/{long}"])
+def test_a_url_that_no_event_has_room_for_is_refused(url: str) -> None:
+    with pytest.raises(InputError, match=r"a URL of \d+ characters: more than 8000"):
+        text = url.format(long="x" * 8000)
+        parse_git(text) or parse_http(text)

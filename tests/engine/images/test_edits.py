@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from engine.build import _base_layers
 from engine.errors import InputError
+from engine.exporters.exporters import base_layers
 from engine.exporters.image import compose
 from engine.graph import Graph, ImageLayer, ImageSource, LayerSource, Merge, ResolvedImage, vertex
 from engine.images.append import Append
@@ -19,6 +19,7 @@ from engine.images.rebase import BASE_DIGEST, BASE_NAME, Rebase
 from engine.record import changed
 from engine.refs.ref import Layer
 from engine.solver.cache import cache_key
+from engine.stored import graph_from_json
 from storage.digest import Digest, sha256
 from storage.interfaces.images import Descriptor, Provider
 from storage.platform import NoPlatformError
@@ -93,15 +94,15 @@ def test_a_rebase_is_two_parts_of_images_and_a_merge() -> None:
     assert result.annotations == {
         "org.example.kept": "yes", BASE_NAME: "registry.example/base:2", BASE_DIGEST: str(NEW.digest)
     }  # fmt: skip
-    assert _base_layers(graph, merge.digest) == 2
+    assert base_layers(graph, merge.digest) == 2
 
 
 def test_an_image_without_layers_of_its_own_is_its_base() -> None:
     graph = compiled(REBASE, OLD, NEW, image("app:1", ["one", "two"]))
     assert [entry["created_by"] for entry in graph.results[0].base_history] == ["three"]
-    assert _base_layers(graph, graph.results[0].vertex) == 1
+    assert base_layers(graph, graph.results[0].vertex) == 1
     graph = compiled(REBASE, image("base:1", []), image("base:2", []), image("app:1", []))
-    assert _base_layers(graph, graph.results[0].vertex) == 0
+    assert base_layers(graph, graph.results[0].vertex) == 0
 
 
 def test_annotations_stand_for_what_is_not_said() -> None:
@@ -173,7 +174,7 @@ def composed(graph: Graph, layers: Sequence[ImageLayer]) -> Any:
     sources = [v.op for v in graph.vertices if isinstance(v.op, LayerSource)]
     made[-len(sources) :] = [Layer(op.layer.diff_id, op.layer.blob, created=op.created) for op in sources]
     (result,) = graph.results
-    below = _base_layers(graph, result.vertex)
+    below = base_layers(graph, result.vertex)
     return json.loads(compose(result, made, below, None, now=0, extra={}).config)
 
 
@@ -181,7 +182,7 @@ def test_an_append_has_a_vertex_and_a_line_of_history_for_each_file() -> None:
     graph = compiled(Append(APP.reference, ("a.tar", "b.tar"), (), ("ENV A=b", "CMD x"), GIVEN), APP)
     base, one, two, merge = graph.vertices
     assert merge.inputs == (base.digest, one.digest, two.digest)
-    assert _base_layers(graph, merge.digest) == 3
+    assert base_layers(graph, merge.digest) == 3
     config = composed(graph, [*APP.layers, *(item.layer for item in GIVEN)])
     assert [entry["created_by"] for entry in config["history"]] == [
         "one", "two", "own", "refledger append a.tar", "refledger append b.tar", "ENV A=b", 'CMD ["/bin/sh" "-c" "x"]'
@@ -191,6 +192,12 @@ def test_an_append_has_a_vertex_and_a_line_of_history_for_each_file() -> None:
     assert times == ["2024-01-01T00:00:00Z"] * 4 + ["2033-05-18T03:33:20Z"] * 3
     assert config["created"] == times[-1]
     assert graph.results[0].annotations == APP.annotations
+
+
+def test_a_base_from_a_year_that_cannot_be_told_in_nanoseconds_gives_the_last_time_that_can() -> None:
+    config = {**APP.config, "created": "9999-12-31T23:59:59Z"}
+    graph = compiled(Append(APP.reference, ("a.tar",), (), (), GIVEN[:1]), changed(APP, config=config))
+    assert [v.op.created for v in graph.vertices if isinstance(v.op, LayerSource)] == [2**63 - 1]
 
 
 def test_scratch_with_the_same_file_twice() -> None:
@@ -245,7 +252,7 @@ def test_graphs_of_edits_are_read_as_they_were_stored() -> None:
         compiled(REBASE, OLD, NEW, APP),
         compiled(Append(APP.reference, ("a.tar", "b.tar"), (), (), GIVEN), APP),
     ):
-        again = Graph.from_json(json.loads(json.dumps(graph.to_json())))
+        again = graph_from_json(json.loads(json.dumps(graph.to_json())))
         assert again == graph
         assert all(vertex(v.op, v.inputs, v.name).digest == v.digest for v in again.vertices)
 
@@ -261,3 +268,39 @@ def test_the_very_blobs_count_in_the_key_of_an_edit() -> None:
     keys = {cache_key(graph.vertices[-1].op, ()).digest for graph in graphs}
     assert len(keys) == 2
     assert cache_key(Merge(), ()).components == (("schema", "1"), ("op", "merge"))
+
+
+# ---------------------------------------------------------------- what cannot be
+
+
+@pytest.mark.parametrize("definition", [REBASE, Append(APP.reference, ("a.tar",), (), (), GIVEN[:1])])
+def test_an_image_whose_config_is_not_understood_is_named(definition: Definition) -> None:
+    odd = image("app:1", ["one", "two", "own"], config={"Env": 7})
+    with pytest.raises(InputError, match=r"registry.example/app:1: its config has a Env that is not understood"):
+        compiled(definition, OLD, NEW, odd)
+
+
+def test_an_image_without_one_platform_that_both_bases_have_cannot_be_moved() -> None:
+    images = [image("app:1", ["one", "two", "own"], name) for name in ("arm64", "s390x")]
+    with pytest.raises(NoPlatformError, match="has no manifest for linux/arm64"):
+        compiled(REBASE, OLD, NEW, *images)
+
+
+def test_an_index_of_very_many_platforms_is_not_edited_by_chance() -> None:
+    images = [image("app:1", ["one"], f"m{number}") for number in range(65)]
+    with pytest.raises(InputError, match=r"there for 65 platforms .*name them with --platform"):
+        compiled(Append(APP.reference, ("a.tar",), (), (), GIVEN[:1]), *images)
+
+
+def test_a_base_that_is_a_path_of_this_machine_is_nobodys_business() -> None:
+    new = changed(NEW, reference="oci-layout:///home/me/base")
+    moved = asyncio.run(Rebase(APP.reference, OLD.reference, new.reference).compile(Known(OLD, new, APP)))
+    assert moved.results[0].annotations == {"org.example.kept": "yes"}
+
+
+def test_layers_that_were_read_are_not_read_again() -> None:
+    async def take(_: str) -> Given:
+        raise AssertionError("read")
+
+    done = Append("scratch", ("a.tar",), ("linux/amd64",), (), GIVEN[:1])
+    assert asyncio.run(done.read(take)) is done

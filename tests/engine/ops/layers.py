@@ -10,9 +10,9 @@ from pathlib import Path
 
 from engine.graph import Copy
 from engine.ops.copy import copy_layer, directory_layer
-from engine.ops.select import Selection
+from engine.ops.selection import Selection
 from storage.interfaces.layers import LayerWriter
-from storage.snapshots import OverlaySnapshots
+from storage.layers.snapshots import OverlaySnapshots
 
 
 def copy_into(op: Copy, selection: Selection, source: Path | None, root: Path, *, now_ns: int) -> None:

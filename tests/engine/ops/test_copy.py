@@ -15,7 +15,7 @@ from engine.ops.copy import copy_layer
 from engine.ops.origin import content
 from engine.ops.select import select
 from storage.digest import sha256
-from storage.snapshots import OverlaySnapshots
+from storage.layers.snapshots import OverlaySnapshots
 from tests.engine.ops.layers import copy_into, make_directory
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
@@ -419,3 +419,9 @@ def test_make_directory_stays_in_the_root_and_needs_no_file_in_the_way(root: Pat
     (root / "file").write_text("x")
     with pytest.raises(InputError, match="'/file/x' in the image is not a directory"):
         make_directory("/file/x", root, NOW)
+
+
+@pytest.mark.parametrize("dest", ["/{long}", "/{long}/", "/etc/{long}/x", "/new/{long}"])
+def test_a_destination_that_no_file_system_has_a_name_for_is_an_input_error(ctx: Path, root: Path, dest: str) -> None:
+    with pytest.raises(InputError, match="cannot be a file's name: it is too long"):
+        _copy(ctx, root, "a.txt", dest.format(long="x" * 300))

@@ -12,14 +12,15 @@ from typing import Any
 import pytest
 
 from engine.errors import VerificationError
-from engine.graph import Graph, op_from_json, op_to_json
+from engine.graph import Graph, op_to_json
 from engine.ops.keep import restore
 from engine.ops.select import select
+from engine.stored import graph_from_json, op_from_json
 from storage.blobs import DirectoryBlobs
 from storage.digest import Digest, parse_json
-from storage.erofs.mount import ErofsMounts
-from storage.snapshots import OverlaySnapshots
-from storage.tars import regular_files
+from storage.layers.erofs.mount import ErofsMounts
+from storage.layers.snapshots import OverlaySnapshots
+from storage.layers.tars import regular_files
 from tests.builder import Builder, base_image
 from tests.registry_fixture import RegistryProcess
 
@@ -64,7 +65,7 @@ def restored(builder: Builder, dest: Path) -> None:
 
 def graph(builder: Builder) -> Graph:
     (defined,) = builder.events("GraphDefined", build=builder.builds()[0]["id"])
-    return Graph.from_json(parse_json(DirectoryBlobs(builder.root, owner="test").get(Digest(defined["data"]["graph"]))))
+    return graph_from_json(parse_json(DirectoryBlobs(builder.root, owner="test").get(Digest(defined["data"]["graph"]))))
 
 
 def test_a_context_is_had_again_from_the_root(builder: Builder, tmp_path: Path) -> None:

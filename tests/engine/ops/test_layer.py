@@ -16,10 +16,10 @@ from engine.errors import InputError
 from engine.graph import Copy, InlineFile
 from engine.ops.copy import copy_layer, directory_layer
 from engine.ops.select import select
-from storage.compose import TreeWriter
 from storage.interfaces.layers import LayerWriter
+from storage.layers.compose import TreeWriter
+from storage.layers.snapshots import OverlaySnapshots
 from storage.overlay import detach_below
-from storage.snapshots import OverlaySnapshots
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 

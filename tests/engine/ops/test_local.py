@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from engine.errors import InputError, MaterializationError
-from engine.executor import Outcome, Task
 from engine.grants import Grants
 from engine.graph import Copy, Mkdir, Op, vertex
+from engine.ops.executor import Outcome, Task
 from engine.ops.select import select
 from engine.refs.ref import Layer, Remote, scratch
 from storage.digest import sha256

@@ -19,7 +19,7 @@ import pytest
 
 from engine.errors import InputError, SandboxError
 from engine.graph import InlineFile
-from engine.ops.container import guard_command
+from engine.ops.machine import guard_command
 from engine.ops.oci_spec import ContainerMount
 from engine.ops.sandbox import OciSandbox, Process, choose_runtime, sweep_containers
 
@@ -447,8 +447,8 @@ def test_I12_kill_9_ends_the_container_and_a_sweep_removes_the_rest(bench: Bench
 
 DYING = """
 import os, signal, subprocess, sys
-from engine.ops import container
-container._GUARD = (sys.argv.pop(1), *container._GUARD[1:])
+from engine.ops import machine
+machine._GUARD = (sys.argv.pop(1), *machine._GUARD[1:])
 start = subprocess.Popen.__init__
 def start_and_die(popen, argv, *args, **more):
     start(popen, argv, *args, **more)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import InputError
 from engine.graph import Copy, Mount
 from engine.ops.rules import asked_of, source_of
-from engine.ops.select import Selection, printable, select
+from engine.ops.select import select
+from engine.ops.selection import Selection, printable
+from engine.ops.visible import VisibleTree
 from storage.digest import Digest, sha256
 
 
@@ -210,7 +215,7 @@ def test_names_that_are_not_utf8_and_odd_ones(tree: Path) -> None:
 
 
 @given(st.binary(min_size=1, max_size=20).filter(lambda name: 0 not in name), st.binary(min_size=1, max_size=20))
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200)
 def test_printable_tells_all_names_apart(one: bytes, other: bytes) -> None:
     text = printable(os.fsdecode(one))
     assert text.isprintable()
@@ -359,3 +364,60 @@ def test_parents_take_nothing_beside_the_directory_whatever_is_there(tree: Path,
     with pytest.raises(InputError, match='"/beside": not found') as caught:
         select(Copy(("dir/./../beside",), "/x/", parents=True), tree, hash_files=False)
     assert caught.value.hint == 'it does not lie below "/dir"'
+
+
+def _deep(root: Path, depth: int) -> None:
+    root.mkdir()
+    fd = os.open(root, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir("d", dir_fd=fd)
+        inner = os.open("d", os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = inner
+    os.close(os.open("x", os.O_CREAT | os.O_WRONLY, dir_fd=fd))
+    os.close(fd)
+
+
+@pytest.fixture
+def few_frames() -> Iterator[None]:
+    """What recurses fails at a depth of hundreds already, not only of a thousand."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(350)
+    yield
+    sys.setrecursionlimit(limit)
+
+
+@pytest.mark.usefixtures("few_frames")
+def test_a_deep_tree_is_looked_through_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _deep(tmp_path / "deep", 400)
+    scans: list[str] = []
+    scan = VisibleTree.scan
+
+    def counting(visible: VisibleTree, path: str) -> object:
+        scans.append(path)
+        return scan(visible, path)
+
+    monkeypatch.setattr(VisibleTree, "scan", counting)
+    hidden = ("*", "!**/x")
+    assert len(_select(tmp_path / "deep", ".", excludes=hidden).entries) == 402
+    assert _select(tmp_path / "deep", ".", excludes=("*", "!**/y")).files == 0
+    only = Copy((".",), "/x/", from_context=True, excludes=("**/d", "!**/x"))
+    assert select(only, tmp_path / "deep", (), hash_files=False).files == 1
+    assert len(scans) <= 6 * 401
+    assert len(_select(tmp_path / "deep", "/".join(["*"] * 401)).entries) == 1
+
+
+@pytest.mark.parametrize("victim", ["dir", "dir/sub"])
+def test_a_directory_that_goes_away_while_it_is_read_is_a_changed_context(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, victim: str
+) -> None:
+    scan = VisibleTree.scan
+
+    def racing(self: VisibleTree, source: str) -> object:
+        if source == victim:
+            shutil.rmtree(tree / victim, ignore_errors=True)
+        return scan(self, source)
+
+    monkeypatch.setattr(VisibleTree, "scan", racing)
+    with pytest.raises(InputError, match="changed during the build"):
+        _select(tree, ".")

@@ -161,6 +161,20 @@ def test_add_url_is_asked_again_and_not_read_again(builder: Builder, web: WebSer
     assert [event["data"]["outcome"] for event in builder.events("CacheQueried", build=newest)] == ["hit"]
 
 
+def test_I6_what_came_from_the_web_is_where_the_log_says(builder: Builder, web: WebServer) -> None:
+    """A file is the snapshot of a source, and no blob; an archive is one, by the time it is spoken of."""
+    url = web.put("/file", b"a file")
+    dockerfile = f"FROM scratch\nADD {url} /f\nCOPY inside /\n"
+    context = web.put("/context.tar", tar_of(Dockerfile=dockerfile.encode(), inside=b"x"), ETag='"1"')
+    for _ in range(2):  # the second time nothing has changed
+        done = builder.run("build", context, "--progress", "plain")
+        assert done.code == 0, done.err
+    told = {event["data"]["url"]: event["data"]["stored"] for event in builder.events("HttpResolved")}
+    assert told == {context: True, url: False}
+    verified = builder.run("audit", "verify")
+    assert verified.code == 0, verified.out
+
+
 def test_add_url_counts_by_its_content(builder: Builder, web: WebServer) -> None:
     """New content is another result, also under an old ETag's URL; the same content from elsewhere is the same."""
     url = web.put("/file", b"one", ETag='"1"')

@@ -307,3 +307,28 @@ def test_an_archive_that_changed_since_it_was_hashed_is_an_input_error(root: Pat
     (ctx / "a.tar").write_bytes(_tar(("file", FILE, b"two")))
     with pytest.raises(InputError, match=r"context file 'a.tar' changed"):
         copy_into(op, selection, ctx, root, now_ns=NOW)
+
+
+@pytest.mark.parametrize("mtime", ["1e9999999", "1e999999999999", "1e9999", "nan", "-1", "9e99"])
+def test_a_time_that_no_file_system_holds_is_none(root: Path, mtime: str) -> None:
+    _unpack(_tar(("f", FILE, b""), pax_headers={"mtime": mtime}), root)
+    assert (root / "f").stat().st_mtime_ns == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "headers"),
+    [
+        ("f", {"linkpath": "a\0b"}),
+        ("f", {f"SCHILY.xattr.user.{'a' * 251}": "x"}),
+        ("f", {"SCHILY.xattr.user.": "x"}),
+        ("f", {"SCHILY.xattr.user.a\0b": "x"}),
+        ("f", {"SCHILY.xattr.user.a": "x" * 65537}),
+        ("/".join(["d" * 200] * 21), {}),
+    ],
+)
+def test_names_that_the_kernel_has_no_room_for_are_refused_when_they_are_read(
+    root: Path, name: str, headers: dict[str, str]
+) -> None:
+    kind = LINK if "linkpath" in headers else FILE
+    with pytest.raises(InputError, match=r"cannot unpack the archive: .* (cannot be|no file can have)"):
+        _unpack(_tar((name, kind, b""), pax_headers=headers), root)

@@ -7,7 +7,7 @@ import pytest
 from engine.policy.parse import parse_policy
 from storage.digest import sha256
 from storage.errors import InputError
-from storage.notes import new_signer
+from storage.signing.notes import new_signer
 
 KEY = str(new_signer("ours.example", b"k" * 32).verifier)
 HOUR = 3_600_000_000_000

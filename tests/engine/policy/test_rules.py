@@ -18,8 +18,8 @@ from engine.policy.subjects import (
     read_time,
     signed_image,
 )
-from storage.notes import new_signer
 from storage.reference import parse_layout, parse_reference
+from storage.signing.notes import new_signer
 
 KEY = str(new_signer("ours.example", b"k" * 32).verifier)
 OTHER = str(new_signer("ours.example", b"o" * 32).verifier)

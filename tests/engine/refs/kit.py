@@ -15,16 +15,16 @@ from engine.refs.asked import AskedPaths
 from engine.refs.materializer import Clock, Materializer
 from engine.refs.ref import Layer, Remote
 from storage.blobs import DirectoryBlobs
-from storage.credentials import DockerCredentials
+from storage.credentials.lookup import DockerCredentials
 from storage.digest import Digest
-from storage.erofs.layers import ErofsLayers
-from storage.erofs.mount import ErofsMounts
 from storage.interfaces.images import Descriptor, Provider
-from storage.layers import DirectoryLayers
+from storage.layers.directory import DirectoryLayers
+from storage.layers.erofs.layers import ErofsLayers
+from storage.layers.erofs.mount import ErofsMounts
+from storage.layers.snapshots import OverlaySnapshots
 from storage.partial import DirectoryPartials
-from storage.parts import DirectoryParts
+from storage.parts.trees import DirectoryParts
 from storage.registry import RegistryClient
-from storage.snapshots import OverlaySnapshots
 from tests.chunked import Made
 from tests.registry_fixture import OCI_CONFIG, OCI_MANIFEST, digest_of, push_blob, push_manifest
 from tools.roots import Root, open_root

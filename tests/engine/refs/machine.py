@@ -15,15 +15,15 @@ from engine.refs.kept import Known, NothingKnown
 from engine.refs.materializer import Clock, Materializer
 from engine.refs.ref import Layer, Local, Remote
 from storage.blobs import DirectoryBlobs
-from storage.credentials import Anonymous
+from storage.credentials.lookup import Anonymous
 from storage.digest import Digest
-from storage.eventlog import SqliteEventLog
 from storage.interfaces.images import Descriptor, Provider
-from storage.layers import DirectoryLayers
+from storage.layers.directory import DirectoryLayers
+from storage.layers.snapshots import OverlaySnapshots
 from storage.locks import FileLocks
+from storage.log.eventlog import SqliteEventLog
 from storage.partial import DirectoryPartials
 from storage.registry import Limits, RegistryClient
-from storage.snapshots import OverlaySnapshots
 
 KIB = 1024
 SMALL = FetchLimits(range_bytes=256 * KIB, parallel_bytes=1024 * KIB, connections=4)

@@ -27,7 +27,7 @@ from tests.chunked import Edit, Made, estargz, zstd_chunked
 from tests.engine.refs.kit import Kit, kit, push_layers, remote
 from tests.faulty import Fault, FaultyProxy
 from tests.registry_fixture import OCI_LAYER, RegistryProcess, digest_of
-from tests.storage.trees import Member, file, info, make_tar
+from tests.storage.layers.trees import Member, file, info, make_tar
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
 
@@ -153,7 +153,7 @@ def compared(
     return found
 
 
-@settings(max_examples=25, deadline=None, phases=set(Phase) - {Phase.shrink}, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, phases=set(Phase) - {Phase.shrink}, suppress_health_check=list(HealthCheck))
 @given(LAYERS, st.lists(PATTERNS, min_size=1, max_size=2), st.booleans(), st.booleans())
 def test_paths_have_what_all_layers_would_give(
     registry: RegistryProcess,

@@ -17,8 +17,8 @@ from tests.chunked import Made, estargz
 from tests.engine.refs.kit import Kit, kit, push_layers, remote
 from tests.faulty import Fault, FaultyProxy
 from tests.registry_fixture import RegistryProcess
+from tests.storage.layers.trees import file, make_tar
 from tests.storage.registry.kit import noise
-from tests.storage.trees import file, make_tar
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="unpacking needs root")
 KIB = 1024

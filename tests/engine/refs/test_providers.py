@@ -22,7 +22,7 @@ from tests.engine.refs.kit import kit, push_layers, remote
 from tests.engine.refs.machine import Machine, layer_of
 from tests.faulty import Fault, FaultyProxy
 from tests.registry_fixture import RegistryProcess, push_image
-from tests.storage.trees import file, make_tar
+from tests.storage.layers.trees import file, make_tar
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="unpacking needs root")
 

@@ -16,13 +16,18 @@ import pytest
 from engine.errors import MaterializationError, RegistryError
 from engine.refs.fill import FetchLimits
 from engine.refs.ref import Layer
+from storage.blobs import DirectoryBlobs
 from storage.digest import Digest, sha256
+from storage.interfaces.blobs import ByteSource
+from storage.interfaces.images import Descriptor
 from storage.interfaces.registry import BlobStream
-from storage.layers import DirectoryLayers
+from storage.layers.directory import DirectoryLayers
+from storage.locks import FileLocks
 from storage.registry import RegistryClient
 from tests.engine.refs.machine import KIB, SMALL, Machine, layer_of, open_files, threads, until
 from tests.faulty import Fault, FaultyProxy
 from tests.registry_fixture import RegistryProcess, push_image
+from tests.storage.layers.trees import file, make_tar
 from tests.storage.registry.kit import noise
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="unpacking needs root")
@@ -169,6 +174,34 @@ class Lingering(DirectoryLayers):
             self.may_end.wait(20)
 
 
+def test_I4_nothing_goes_on_behind_a_waiter_that_left_while_a_stored_blob_was_unpacked(machine: Machine) -> None:
+    tar = make_tar(file("a", b"a" * 100_000))
+    entered, go_on = threading.Event(), threading.Event()
+
+    class Slow(DirectoryLayers):
+        def unpack(self, diff_id: Digest, media_type: str, source: ByteSource) -> int:
+            entered.set()
+            go_on.wait(30)
+            return super().unpack(diff_id, media_type, source)
+
+    async def run() -> None:
+        blob = Descriptor("application/vnd.oci.image.layer.v1.tar", DirectoryBlobs(machine.root, owner="t").put(tar), 1)
+        layer = Layer(sha256(tar), blob)
+        pulling = asyncio.ensure_future(machine.pull([layer], store=Slow))
+        await asyncio.to_thread(entered.wait, 30)
+        pulling.cancel()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert FileLocks(machine.root / "locks").try_acquire(f"layer-{layer.name}") is None
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await pulling
+        assert machine.lying_about() == []
+        assert list((machine.root / "layers").iterdir()) == []
+
+    asyncio.run(run())
+
+
 def test_a_pull_that_is_cancelled_while_it_fails_asks_no_other_provider(
     machine: Machine, registry: RegistryProcess, image: dict[str, Any]
 ) -> None:
@@ -289,6 +322,7 @@ def test_I3_a_wrong_diff_id_is_asked_of_one_provider_only(
     assert len(registry.layer_gets([image["layers"][0]["digest"]], since=mark)) == 1
     assert list((machine.root / "partial").glob("*")) == []
     assert list((machine.root / "layers").iterdir()) == []
+    assert machine.events("ProviderLost") == [], "it gave what was promised"
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,12 @@ import pytest
 
 from engine.errors import MaterializationError
 from engine.events import Fact, HitRevoked, VertexCancelled, VertexStarted
-from engine.executor import Outcome, Task
-from engine.graph import Graph, Result, Run, Scratch, Vertex, vertex
+from engine.graph import Graph, Result, Run, Scratch, Vertex, VertexError, vertex
+from engine.ops.executor import Outcome, Task
 from engine.refs.materializer import Materializer
 from engine.refs.ref import Layer, Remote, of_step
+from engine.solver import solve
 from engine.solver.answers import Found
-from engine.solver.scheduler import VertexError
 from engine.solver.solve import REVOCATIONS, Solver
 from storage.blobs import DirectoryBlobs
 from storage.digest import Digest
@@ -56,7 +56,7 @@ class _Losing:
         return Outcome(of_step(task.execution, task.inputs[0], 1))
 
 
-class _Nothing:
+class Nothing:
     def lookup(self, key: Digest) -> Found | None:
         return None
 
@@ -91,16 +91,19 @@ def _vertex(name: str, *inputs: Vertex) -> Vertex:
     return vertex(op, tuple(v.digest for v in inputs), name)
 
 
-def _solve(tmp_path: Path, times: int) -> tuple[_Facts, dict[str, Remote]]:
+def _solve(tmp_path: Path, times: int, between: int = 0) -> tuple[_Facts, dict[str, Remote]]:
+    """`between`: so many steps stand on the one that is lost, and the one that finds it lost waits for them."""
     base = _vertex("scratch")
     made, beside = _vertex("made", base), _vertex("beside", base)
-    last = _vertex("last", made)
-    graph = Graph((base, made, beside, last), tuple(Result(v.digest, "linux/amd64", {}) for v in (last, beside)))
+    others = [_vertex(f"other {number}", made) for number in range(between)]
+    last = _vertex("last", made, *others)
+    results = tuple(Result(v.digest, "linux/amd64", {}) for v in (last, beside))
+    graph = Graph((base, made, beside, *others, last), results)
     facts = _Facts()
     solver = Solver(
         build="b", facts=facts, executor=_Losing("last", times),
         materializer=cast("Materializer", _Doors(FileLocks(tmp_path))),
-        cache=_Nothing(), presence=_Nothing(), blobs=DirectoryBlobs(tmp_path, owner="b"), contexts={}, jobs=2,
+        cache=Nothing(), presence=Nothing(), blobs=DirectoryBlobs(tmp_path, owner="b"), contexts={}, jobs=2,
     )  # fmt: skip
     solution = asyncio.run(solver.solve(graph))
     return facts, {graph.by_digest[digest].name: ref for digest, ref in solution.refs.items()}
@@ -117,6 +120,18 @@ def test_I8_only_what_holds_the_lost_layer_is_made_again(tmp_path: Path, times: 
     assert [fact.attempt for fact in facts.of(HitRevoked)] == list(range(1, times + 1))
     assert refs["last"].layers[0].name == refs["made"].layers[-1].name
     assert refs["made"].id.endswith(f"-{times + 1}")
+
+
+def test_I8_all_that_is_made_again_is_named_however_many_events_that_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(solve, "NAMED", 2)
+    facts, _ = _solve(tmp_path, 1, between=3)
+    told = [fact.reexecuted for fact in facts.of(HitRevoked)]
+    assert [len(vertices) for vertices in told] == [2, 2]
+    assert len({vertex for vertices in told for vertex in vertices}) == 4
+    started = [fact.name for fact in facts.of(VertexStarted)]
+    assert [started.count(name) for name in ("made", "other 0", "other 2", "last", "beside")] == [2, 2, 2, 2, 1]
 
 
 def test_I8_a_result_that_is_lost_again_and_again_ends_the_build_with_the_reason(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ import asyncio
 import pytest
 
 from engine.events import Fact, VertexCancelled, VertexStarted
-from engine.executor import Outcome
 from engine.graph import Scratch as ScratchOp
 from engine.graph import Vertex, vertex
+from engine.ops.executor import Outcome
 from engine.refs.ref import Remote
 from engine.solver.plan import Plan
 from engine.solver.scheduler import Scheduler

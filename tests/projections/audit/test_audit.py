@@ -20,7 +20,7 @@ from projections.provenance import provenance
 from projections.runner import Views
 from projections.standard import STANDARD
 from storage.errors import InputError, LogError
-from storage.eventlog import SqliteEventLog
+from storage.log.eventlog import SqliteEventLog
 from tests.projections.asking import MemoryBlobs, Story, hides, vertex
 from tests.projections.audit.proving import unproved
 from tests.projections.story import BLOBS, begin, finish, pull, started, whole

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
-from storage.credentials import Anonymous, Credential, Credentials
+from storage.credentials.lookup import Anonymous, Credential, Credentials
 from storage.digest import Digest, sha256
 from storage.interfaces.images import Descriptor, Provider
 from storage.registries import HostSettings, Registries

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from storage.credentials import Anonymous
+from storage.credentials.lookup import Anonymous
 from storage.digest import Digest
 from storage.errors import RefledgerError
 from storage.interfaces.images import Attempt, Descriptor, Provider
@@ -162,7 +162,7 @@ def test_I9_a_secret_that_a_registry_repeats_is_not_told(registry: RegistryProce
 
     class One(Anonymous):
         async def lookup(self, _registry: str) -> Any:
-            from storage.credentials import Credential
+            from storage.credentials.lookup import Credential
 
             return Credential("user", "hunter2-secret")
 

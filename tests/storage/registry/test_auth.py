@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import ssl
@@ -12,11 +13,13 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from storage.credentials import Credential, DockerCredentials
+from storage.credentials.lookup import Credential, DockerCredentials
 from storage.errors import RegistryError
 from storage.interfaces.images import Provider
+from storage.registries import Registries
 from storage.registry import RegistryClient
 from storage.registry.auth import Challenge, merge_scopes, parse_challenges
+from storage.registry.login import check_login
 from tests.faulty import Answering, Fault, FaultyProxy, Seen
 from tests.registry_fixture import HTPASSWD, PASSWORD, USER, RegistryProcess, push_blob
 from tests.storage.registry.kit import described, fetched, known, missing_digest, stream_of, use
@@ -182,6 +185,14 @@ def test_I9_refused_credentials_are_one_line_without_the_secret(registry: Regist
     assert error.hint == f"refledger login {proxy.host}"
     assert SECRET not in str(error)
     assert BASIC.partition(" ")[2] not in str(error)
+
+
+def test_a_login_with_what_is_no_text_asks_nobody() -> None:
+    with Answering(lambda seen: (200, {}, b"")) as server:
+        given = Credential(USER, "\udcff")
+        with pytest.raises(RegistryError, match="are not text"):
+            asyncio.run(check_login(server.host, given, user_agent="refledger/test", registries=Registries()))
+        assert not server.seen
 
 
 def test_failing_token_server_is_retried_then_named(registry: RegistryProcess) -> None:

@@ -36,15 +36,18 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_I3_each_fault_ends_as_the_table_says(
     registry: RegistryProcess, image: str, directory: Path, number: int
 ) -> None:
-    row = ROWS[number]
-    outcome = play(row, registry, f"t/faults/{number}" if row.pushes else image, directory)
+    row, told = ROWS[number], PAGE.read_text().splitlines()
+    repository = f"t/faults/{number}" if row.pushes else image
+    outcome = play(row, registry, repository, directory)
+    if outcome.stalls and line(row, outcome) not in told:  # a third of a second may be too short on a busy machine
+        outcome = play(row, registry, f"{repository}/again" if row.pushes else image, directory, patience=10)
     kind, _, pattern = row.ends.partition(": ")
     if row.ends == RIGHT:
         assert outcome.result == RIGHT
     else:
         assert outcome.result.startswith(f"{kind}: ")
         assert re.search(pattern, outcome.result)
-    assert line(row, outcome) in PAGE.read_text().splitlines()
+    assert line(row, outcome) in told
 
 
 def test_the_page_has_a_line_for_every_row_and_no_other() -> None:

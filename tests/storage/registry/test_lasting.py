@@ -10,7 +10,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Self
 
-import httpx
 import pytest
 
 from storage.digest import sha256
@@ -18,7 +17,7 @@ from storage.errors import RegistryError, VerificationError
 from storage.interfaces.images import Provider
 from storage.registry import Limits, RegistryClient
 from storage.uploads import KEPT_SECONDS, UploadSessions
-from tests.registry_fixture import RegistryProcess
+from tests.registry_fixture import WEB, RegistryProcess
 from tests.storage.registry.kit import described, fetched, noise, use
 
 BIG = noise(Limits().lasting_bytes + 123_456, seed=3)
@@ -115,7 +114,7 @@ def test_an_upload_that_the_registry_forgot_begins_anew(
     with pytest.raises(RegistryError):
         run(provider, source, sessions)
     location = sessions.load(provider, described(BIG))
-    httpx.delete(location).raise_for_status()
+    WEB.delete(location).raise_for_status()
     source.cured = True
     run(provider, source, sessions)
     assert source.opened == [0, 0]

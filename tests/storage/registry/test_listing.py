@@ -7,7 +7,6 @@ import subprocess
 from collections.abc import Mapping
 from typing import Any
 
-import httpx
 import pytest
 
 from storage.digest import Digest, sha256
@@ -15,7 +14,7 @@ from storage.errors import RegistryError
 from storage.interfaces.images import Descriptor, Provider, Referrer
 from storage.registry import RegistryClient
 from tests.faulty import Answering, Fault, FaultyProxy, Seen
-from tests.registry_fixture import OCI_CONFIG, OCI_MANIFEST, RegistryProcess, push_blob, push_image
+from tests.registry_fixture import OCI_CONFIG, OCI_MANIFEST, WEB, RegistryProcess, push_blob, push_image
 from tests.storage.registry.kit import use
 
 INDEX = "application/vnd.oci.image.index.v1+json"
@@ -48,7 +47,7 @@ def index_of(*entries: dict[str, Any], **headers: str) -> Answer:
 
 def stored(host: str, name: str, tag: str) -> Any:
     """The manifest that the registry has."""
-    answer = httpx.get(f"http://{host}/v2/{name}/manifests/{tag}", headers={"Accept": f"{INDEX}, {OCI_MANIFEST}"})
+    answer = WEB.get(f"http://{host}/v2/{name}/manifests/{tag}", headers={"Accept": f"{INDEX}, {OCI_MANIFEST}"})
     return answer.raise_for_status().json()
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from storage.credentials import Anonymous, Credential
+from storage.credentials.lookup import Anonymous, Credential
 from storage.digest import Digest, sha256
 from storage.errors import RegistryError, VerificationError
 from storage.interfaces.images import Descriptor, Platform, Provider

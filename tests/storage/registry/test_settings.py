@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from storage.credentials import Credential
+from storage.credentials.lookup import Credential
 from storage.errors import RegistryError
 from storage.interfaces.images import Provider
 from storage.reference import parse_reference

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.credentials import Credential
+from storage.credentials.lookup import Credential
 from storage.digest import Digest
 from storage.errors import RegistryError
 from storage.interfaces.images import Provider

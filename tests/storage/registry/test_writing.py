@@ -95,6 +95,19 @@ def test_upload_goes_to_relative_locations_with_their_state() -> None:
     assert put.body == data
 
 
+@pytest.mark.parametrize("location", ["http://h:x/y", "\x7f", "x" * 70_000])
+@pytest.mark.parametrize("at", ["POST", "PATCH"])
+def test_a_location_that_is_no_url_is_the_registrys_fault(at: str, location: str) -> None:
+    def answer(seen: Seen) -> tuple[int, dict[str, str], bytes]:
+        if seen.method == "PUT" and seen.headers["content-length"] != "0":
+            return 413, {}, b""
+        return 202, {"Location": location if seen.method == at else "/u"}, b""
+
+    data = b"hello"
+    with Answering(answer) as server, pytest.raises(RegistryError, match="malformed URL"):
+        use(lambda client: client.upload(Provider.of(server.host, "a/b"), described(data), stream_of(data)))
+
+
 def test_mount_that_becomes_an_upload_is_cancelled(registry: RegistryProcess, repository: str) -> None:
     mark = registry.mark()
     source, target = Provider.of(registry.host, f"{repository}-none"), Provider.of(registry.host, repository)

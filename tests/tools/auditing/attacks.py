@@ -18,6 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from storage.interfaces.log import NewEvent
+from storage.log.codec import Row
+from storage.log.eventlog import SqliteEventLog
 from tests.builder import PROJECT, Builder, base_image, refledger
 from tests.registry_fixture import RegistryProcess
 
@@ -186,6 +189,43 @@ def _events(scene: Scene) -> list[Json]:
 # ---------------------------------------------------------------- what verify says
 
 
+def append(copy: Copy, stream: str, name: str, data: Json, build: str | None) -> int:
+    log = SqliteEventLog(copy.path / "log.db")
+    try:
+        return log.append(NewEvent(stream, name, data, build))[0].seq
+    finally:
+        log.close()
+
+
+def stored_rows(path: Path) -> list[Row]:
+    log = SqliteEventLog(path / "log.db", read_only=True)
+    try:
+        return list(log.rows(0, log.last_seq()))
+    finally:
+        log.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """Where the attack must be found: in event `seq` exactly, or, with `until`, in that range; 0: at no event's. `kind`
+    of the fault; "" where nothing is wrong, and then so many events must be said to be vouched for by nobody."""
+
+    seq: int = 0
+    kind: str = ""
+    until: int = 0
+    uncovered: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Attack:
+    """`what` was done, as the page has it; `do` does it, and says what must come of it; `against`: with the published
+    checkpoints at hand."""
+
+    what: str
+    do: Callable[[Copy], Expected]
+    against: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """Exit code, the first line of the error, and the object that --json prints."""
@@ -221,7 +261,7 @@ def page(rows: Sequence[str]) -> str:
     return _HEAD + "".join(f"{row}\n" for row in rows)
 
 
-def row(what: str, against: bool, expected: Any, outcome: Outcome) -> str:
+def row(what: str, against: bool, expected: Expected, outcome: Outcome) -> str:
     """Its line of the table."""
     first = outcome.found.get("first")
     if first is None:

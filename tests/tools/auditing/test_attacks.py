@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.registry_fixture import RegistryProcess
-from tests.tools.auditing.attack_table import ATTACKS, Attack
-from tests.tools.auditing.attacks import PAGE, Scene, attempt, clear, make_scene, open_copy, page, row, verify
+from tests.tools.auditing.attack_table import ATTACKS
+from tests.tools.auditing.attacks import PAGE, Attack, Scene, attempt, clear, make_scene, open_copy, page, row, verify
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="builds need root")
 

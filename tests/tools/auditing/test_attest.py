@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from storage.digest import sha256
 from tests.builder import Builder, busybox_layer
 from tests.registry_fixture import (
     OCI_MANIFEST,
+    WEB,
     RegistryProcess,
     digest_of,
     push_blob,
@@ -62,7 +62,7 @@ def debian(registry: RegistryProcess, name: str, *, more: Mapping[str, bytes] | 
 def raw(registry: RegistryProcess, name: str, tag: str = "1") -> bytes:
     """A manifest or index as it is stored."""
     accept = f"{OCI_MANIFEST}, {INDEX}"
-    answer = httpx.get(f"http://{registry.host}/v2/{name}/manifests/{tag}", headers={"Accept": accept})
+    answer = WEB.get(f"http://{registry.host}/v2/{name}/manifests/{tag}", headers={"Accept": accept})
     return answer.raise_for_status().content
 
 
@@ -489,6 +489,6 @@ def test_an_image_without_attest_is_a_manifest_with_no_referrers(
     keygen(builder)
     builder.must_build("FROM scratch\nLABEL a=1\n", "-t", f"{registry.host}/{repository}:1", "--push")
     assert manifest_of(registry, repository)["mediaType"] == OCI_MANIFEST
-    tags = httpx.get(f"http://{registry.host}/v2/{repository}/tags/list").json()["tags"]
+    tags = WEB.get(f"http://{registry.host}/v2/{repository}/tags/list").json()["tags"]
     assert tags == ["1"]
     assert builder.events("Attested", "LayerScanned") == []

@@ -14,7 +14,7 @@ from tests.builder import Builder, base_image, busybox_layer, layer_digests
 from tests.projections.audit.proving import statements, unproved
 from tests.registry_fixture import RegistryProcess, push_image
 from tests.tools.test_reading import in_window
-from tools.cli.text import cells
+from tools.text import cells
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="builds need root")
 

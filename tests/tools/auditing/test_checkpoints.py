@@ -13,14 +13,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage import merkle
 from storage.errors import InputError, VerificationError
 from storage.interfaces.log import NewEvent
-from storage.leaves import leaf_hashes
-from storage.notes import Checkpoint, Note, Signer, Verifier, new_signer
+from storage.logtree import merkle
+from storage.logtree.leaves import leaf_hashes
+from storage.signing.notes import Checkpoint, Note, Signer, Verifier, new_signer
 from tests.builder import Builder, base_image
 from tests.registry_fixture import RegistryProcess
 from tools import roots
+from tools.auditing import keys
 from tools.auditing.checkpoints import FILE, TREE, Signed, log_id, sign_checkpoint
 
 SIGNER = new_signer("ci.example/refledger", bytes(range(32)))
@@ -112,7 +113,7 @@ def test_two_logs_have_two_origins_and_an_empty_one_is_not_signed(root: roots.Ro
 
 
 @given(st.sampled_from([(), (TREE,), (FILE,), (TREE, FILE)]), st.integers(1, 300))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_I1_the_tree_and_the_last_checkpoint_may_be_deleted(
     tmp_path_factory: pytest.TempPathFactory, gone: tuple[str, ...], count: int
 ) -> None:
@@ -210,10 +211,11 @@ def test_builds_sign_at_their_end_whatever_it_is_and_not_without_a_key(builder: 
     builder.must_build(DOCKERFILE)
     failed = builder.build("FROM scratch\nCOPY missing /\n")
     assert failed.code == 2
+    assert builder.run("replay", str(builder.builds()[0]["id"])).code == 2
     assert builder.run("copy", "--quiet", "oci-layout:///nowhere:1", "oci-layout:///neither:1").code != 0
     events = builder.events()
     signed = [event for event in events if event["type"] == "CheckpointSigned"]
-    assert len(signed) == 3
+    assert len(signed) == 4
     for event in signed:
         before = events[event["seq"] - 2]
         assert event["data"]["size"] == before["seq"] == event["seq"] - 1
@@ -327,3 +329,16 @@ def test_a_build_that_is_interrupted_is_signed_with_its_end(
     events = builder.events("BuildCancelled", "CheckpointSigned")
     assert [event["type"] for event in events] == ["BuildCancelled", "CheckpointSigned"]
     assert events[1]["data"]["size"] >= events[0]["seq"]
+
+
+def test_I12_who_died_before_printing_the_verifier_key_is_told_it_the_next_time(tmp_path: Path) -> None:
+    path = tmp_path / "audit.key"
+    made = keys.generate(path, "ci.example")
+    for name in ("ci.example", "another"):
+        with pytest.raises(InputError, match="not overwritten") as caught:
+            keys.generate(path, name)
+        assert str(made) in caught.value.what
+    path.write_text("no key\n")
+    with pytest.raises(InputError, match="not overwritten") as caught:
+        keys.generate(path, "ci.example")
+    assert "verifier key" not in caught.value.what

@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from storage.errors import RefledgerError
-from storage.notes import Verifier
+from storage.signing.notes import Verifier
 from tests.registry_fixture import RegistryProcess
 from tests.tools.auditing.attacks import Scene, clear, make_scene, open_copy
 from tools.auditing.bundles import verify_bundle

@@ -7,13 +7,12 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import httpx
 import pytest
 
 from storage.errors import InputError, VerificationError
-from storage.notes import new_signer
+from storage.signing.notes import new_signer
 from tests.builder import Builder
-from tests.registry_fixture import RegistryProcess, push_image
+from tests.registry_fixture import WEB, RegistryProcess, push_image
 from tests.tools.auditing.test_checkpoints import grow, tampered
 from tools import roots
 from tools.auditing import published
@@ -75,6 +74,10 @@ def test_forks_and_rollbacks_are_found_by_what_was_published(tmp_path: Path) -> 
         grow(root, 900, "other")
         sign_checkpoint(root, SIGNER)
     assert faults(path, source) == {"fork"}
+    shutil.rmtree(path)
+    with roots.open_root(path, folded=False):
+        pass
+    assert faults(path, source) == {"rollback"}
 
 
 def test_notes_of_others_are_passed_over_only_when_they_are_of_other_logs(tmp_path: Path) -> None:
@@ -111,13 +114,20 @@ def test_a_registry_holds_artifacts_that_no_fork_overwrites(
     builder.env["REFLEDGER_ROOT"] = str(builder.root.with_name("fork"))
     builder.must_build(DOCKERFILE, "--no-cache")
     assert builder.run("audit", "checkpoint", "--publish", where).code == 0
-    tags = httpx.get(f"http://{registry.host}/v2/{repository}/tags/list").json()["tags"]
+    tags = WEB.get(f"http://{registry.host}/v2/{repository}/tags/list").json()["tags"]
     assert len(tags) == 3 and all(tag.startswith("checkpoint-") for tag in tags)
     command = ["skopeo", "inspect", "--raw", "--tls-verify=false", f"docker://{where}:{tags[0]}"]
     manifest = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
     assert manifest["artifactType"] == manifest["layers"][0]["mediaType"] == published.CHECKPOINT
-    found = published.published(where)
+    layers = {
+        WEB.get(f"http://{registry.host}/v2/{repository}/manifests/{tag}", headers={"Accept": manifest["mediaType"]})
+        .json()["layers"][0]["digest"]
+        for tag in tags
+    }  # fmt: skip
+    mark = registry.mark()
+    found = published.published(where, (), "of another log")
     assert len(found) == 3 and len({one.origin for one in found}) == 1
+    assert len(registry.layer_gets(layers, since=mark)) == 3
     [event] = builder.events("CheckpointPublished")
     assert event["data"]["target"] == where
     assert event["data"]["root"] in {one.root.hex() for one in found}

@@ -18,7 +18,7 @@ from storage.digest import Digest
 from storage.interfaces.log import Event
 from tests.builder import PROJECT
 from tests.registry_fixture import RegistryProcess
-from tests.tools.auditing.attack_table import rebundle, without_proof
+from tests.tools.auditing.attack_bundles import rebundle, without_proof
 from tests.tools.auditing.attacks import Scene, clear, copy_root, make_scene, open_copy, verify
 from tools.auditing.bundles import verify_bundle
 
@@ -78,6 +78,10 @@ def test_what_is_no_root_no_bundle_and_no_proof_is_refused(scene: Scene, tmp_pat
         assert verify(path).code == code
     assert verify(tmp_path / "file").code in {2, 4}
     assert verify(scene.root, "--key", "no key").code == 2
+    for asked in (("--against", "file:notes"), ("--quick",)):  # of a file they would be done as if they were not there
+        found = verify(tmp_path / "file", *asked)
+        assert (found.code, "are about a root" in found.error) == (2, True)
+    assert verify(scene.root, "--proof", str(tmp_path / "file")).code == 2
 
 
 def test_a_key_that_signed_nothing_of_it_convicts(scene: Scene, tmp_path: Path) -> None:

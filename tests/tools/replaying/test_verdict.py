@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from storage.filelist import FileFact
+from storage.tar.filelist import FileFact
 from tools.replaying.verdict import End, diff_output, judge
 
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import click
 
-from storage.durable import replace_file
-from storage.errors import DiskError, InputError
+from storage.errors import InputError
 from tools import roots
 from tools.auditing import keys
 from tools.auditing.checkpoints import sign_checkpoint, told
 from tools.auditing.signing import publish
-from tools.cli.writing import print_aside
+from tools.cli.writing import print_aside, write_file
 
 
 @click.command()
@@ -41,10 +37,4 @@ def checkpoint(output: str | None, targets: tuple[str, ...], subject: str) -> No
             where = publish(root, signed, target, subject, must=True)
             print_aside(f"published at {where}")
     print_aside(f"{'signed' if signed.new else 'nothing new to sign'}: {told(signed.checkpoint)}")
-    if output is None:
-        sys.stdout.write(signed.note)
-        return
-    try:
-        replace_file(Path(output), signed.note.encode(), named=True)
-    except OSError as error:
-        raise DiskError.of(error, "writing the checkpoint") from error
+    write_file(output, signed.note.encode(), "writing the checkpoint")

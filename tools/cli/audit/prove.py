@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import click
 
-from storage.durable import replace_file
-from storage.errors import DiskError, InputError
+from storage.errors import InputError
 from tools import roots
 from tools.auditing import proofs
+from tools.cli.writing import write_file
 
 
 @click.command()
@@ -32,11 +29,4 @@ def prove(seq: int | None, older: str | None, newer: str | None, output: str | N
             proof = proofs.prove_inclusion(path, log, seq)
         else:
             proof = proofs.prove_consistency(path, log, str(older), newer or "latest")
-    data = proofs.encode(proof)
-    if output is None:
-        sys.stdout.buffer.write(data)
-        return
-    try:
-        replace_file(Path(output), data, named=True)
-    except OSError as error:
-        raise DiskError.of(error, "writing the proof") from error
+    write_file(output, proofs.encode(proof), "writing the proof")

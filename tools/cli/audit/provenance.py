@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import click
 
-from storage.durable import replace_file
-from storage.errors import DiskError, InputError
+from storage.errors import InputError
 from storage.platform import parse_platform
 from tools import roots
+from tools.cli.writing import write_file
 
 
 @click.command()
@@ -26,13 +23,7 @@ def provenance(build_id: str, platform: str | None, mode: str, sign: bool, outpu
     """
     wanted = str(parse_platform(platform)) if platform else ""
     data = _statement(build_id, wanted, whole=mode == "max", sign=sign)
-    if output is None:
-        sys.stdout.buffer.write(data + b"\n")
-        return
-    try:
-        replace_file(Path(output), data, named=True)
-    except OSError as error:
-        raise DiskError.of(error, "writing the provenance") from error
+    write_file(output, data if output not in {None, "-"} else data + b"\n", "writing the provenance")
 
 
 def _statement(build_id: str, platform: str, *, whole: bool, sign: bool) -> bytes:
@@ -41,8 +32,8 @@ def _statement(build_id: str, platform: str, *, whole: bool, sign: bool) -> byte
     from projections.mentions import Mentions
     from projections.provenance import provenance as predicate_of
     from storage.digest import Digest
-    from storage.dsse import IN_TOTO
-    from storage.dsse import sign as sign_envelope
+    from storage.signing.dsse import IN_TOTO
+    from storage.signing.dsse import sign as sign_envelope
     from tools.auditing.attesting import builder_id
     from tools.auditing.keys import find_signer
 

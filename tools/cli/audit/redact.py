@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import re
 import socket
 from contextlib import suppress
 
@@ -13,10 +12,11 @@ from projections.history import History
 from storage.errors import InputError
 from tools import roots
 from tools.auditing.redaction import Found, erase, erase_blobs, find, holding
-from tools.cli.format import count
+from tools.cli.fields import pattern as regex
 from tools.cli.moment import find_step, whole_view
-from tools.cli.text import clean
 from tools.cli.writing import print_aside, print_line
+from tools.format import count
+from tools.text import clean
 
 _LONGEST = 500  # characters of a reason
 
@@ -49,7 +49,7 @@ def redact(
         raise InputError("--args are the build's, and not of a step", hint="name a step, or args")
     if blobs and not names:
         raise InputError("--blobs goes with --args", hint="blobs have no output of steps")
-    wanted, who = _pattern(pattern), clean(by or _user())
+    wanted, who = regex("--match", pattern) if pattern is not None else None, clean(by or _user())
     path = roots.root_directory()
     with roots.read_root(path) as (log, views):
         record = History(views).get(build_id)
@@ -82,13 +82,6 @@ def _rest(found: Found) -> str:
     said = [f"{found.gone} were erased before"] if found.gone else []
     said += [f"{found.fixed} lie in the events themselves and stay"] if found.fixed else []
     return f" ({', '.join(said)})" if said else ""
-
-
-def _pattern(text: str | None) -> re.Pattern[str] | None:
-    try:
-        return None if text is None else re.compile(text)
-    except re.error as error:
-        raise InputError(f"--match {(text or '')[:80]!r}: {error}", hint="give a regular expression") from error
 
 
 def _user() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 import click
@@ -10,15 +11,17 @@ import click
 from storage.errors import DiskError, InputError, VerificationError
 from tools import roots
 from tools.auditing.keys import read_verifier
-from tools.cli.format import count
-from tools.cli.text import clean
-from tools.cli.writing import as_json_option, print_json, print_line
+from tools.cli.writing import as_json_option, columns, print_json, print_line
+from tools.format import count
+from tools.text import cells, clean
 
 if TYPE_CHECKING:
     from projections.wellformed import Fault
-    from storage.notes import Checkpoint, Verifier
+    from storage.signing.notes import Checkpoint, Verifier
     from tools.auditing.verdict import Verdict
 
+_INDENT = 11
+"""Columns of the word that a line begins with."""
 SHOWN = 20
 """Faults that are told to people one by one."""
 
@@ -38,8 +41,12 @@ def verify(
 
     Nothing is written and, but for a registry named with --against, nobody is asked.
     """
+    if proof and what:
+        raise InputError("--proof checks a proof alone", hint="leave out what else is named")
     verifiers = [read_verifier(key) for key in keys]
     target = proof or what or roots.root_directory()
+    if (against or quick) and not target.is_dir():
+        raise InputError("--against and --quick are about a root", where=str(target), hint="name a root, or nothing")
     try:
         if target.is_dir():
             _root(target, verifiers, against, quick=quick, as_json=as_json)
@@ -69,15 +76,15 @@ def _bundle(path: Path, keys: list[Verifier], *, as_json: bool) -> None:
     if as_json:
         print_json(verdict.to_json())
     else:
-        print_line(f"build      {verdict.build}: {verdict.events:,} events, {verdict.blobs:,} blobs, all as named")
+        held = f"{count(verdict.events, 'event')}, {count(verdict.blobs, 'blob')}"
+        print_line(f"build      {verdict.build}: {held}, all as named")
         if not verdict.proof:
             print_line("signed     no proofs are in it: whoever sent it could have written it")
         elif verdict.proven:
             by = "checked" if verdict.signed else "not checked: say with --key whose count"
             log = f"in the log {verdict.origin} of {verdict.size:,}"
             print_line(clean(f"signed     {verdict.proven:,} of {verdict.events:,} events are {log}; signature {by}"))
-        for line in _wrong(verdict.faults):
-            print_line(clean(line))
+        _print(_wrong(verdict.faults))
     _judge(verdict.faults, str(path))
 
 
@@ -93,15 +100,14 @@ def _root(root: Path, keys: list[Verifier], against: tuple[str, ...], *, quick: 
     if as_json:
         print_json(verdict.to_json())
     else:
-        for line in _lines(verdict):
-            print_line(clean(line))
+        _print(_lines(verdict))
     _judge(verdict.faults, "log.db")
 
 
 def _identity(root: Path) -> str:
     """What names the log of `root`; "" when its first event cannot be read."""
     from storage.errors import LogError
-    from storage.eventlog import SqliteEventLog
+    from storage.log.eventlog import SqliteEventLog
     from tools.auditing.checkpoints import log_id
 
     try:
@@ -115,11 +121,10 @@ def _identity(root: Path) -> str:
 
 
 def _published(source: str, keys: list[Verifier], identity: str) -> list[Checkpoint]:
-    """Those of the log `identity`, as others of other keys may lie there too; where there are none, all, for it may be
-    the first event that was changed. Raises InputError where nothing was published."""
+    """See published.published. Raises InputError where nothing was published."""
     from tools.auditing.published import published
 
-    found = published(source, keys, identity) or published(source, keys)
+    found = published(source, keys, identity)
     if not found:
         raise InputError("no checkpoint was published there", where=source, hint="name what --publish named")
     return found
@@ -148,8 +153,17 @@ def _judge(faults: list[Fault], where: str) -> None:
     raise VerificationError(f"{first.what}: {first.meaning}{others}", where=first.where or where)
 
 
+def _print(lines: list[str]) -> None:
+    """On a terminal what does not fit goes on behind the word that the line began with; but for digests."""
+    limit = columns(10_000)
+    for line in map(clean, lines):
+        fits = cells(line) <= limit or max(map(cells, line.split())) > limit - _INDENT
+        for part in [line] if fits else wrap(line, limit, subsequent_indent=" " * _INDENT):
+            print_line(part)
+
+
 def _lines(verdict: Verdict) -> list[str]:
-    lines = [f"log        {verdict.events:,} events of {verdict.builds:,} builds"]
+    lines = [f"log        {count(verdict.events, 'event')} of {count(verdict.builds, 'build')}"]
     if verdict.unknown:
         kinds = ", ".join(f"{name} ({count})" for name, count in sorted(verdict.unknown.items())[:5])
         lines.append(f"           of types that this version does not know: {kinds}")
@@ -186,8 +200,7 @@ def _signatures(verdict: Verdict) -> list[str]:
 
 
 def _bytes(verdict: Verdict) -> list[str]:
-    words = {"blob": "blobs", "layer": "layers", "snapshot": "snapshots"}
-    here = ", ".join(f"{count:,} {words[kind]}" for kind, count in sorted(verdict.named.items())) or "nothing"
+    here = ", ".join(count(number, kind) for kind, number in sorted(verdict.named.items())) or "nothing"
     read = "" if verdict.contents else ", whose contents were not read (--quick)"
     lines = [f"bytes      {here} should be here{read}; {verdict.gone:,} were let go"]
     if verdict.remote:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from storage.notes import Verifier
 from storage.platform import parse_platform
+from storage.signing.notes import Verifier
 from tools.cli.names import image_name
 from tools.cli.running import interruptible
-from tools.cli.text import clean
 from tools.cli.writing import as_json_option, print_json, print_line
+from tools.text import clean
 
 if TYPE_CHECKING:
     from engine.attest.verify import Verified

@@ -1,0 +1,347 @@
+"""EROFS metadata for a tree whose file data is a tar that stands in front of it.
+
+One file, written in one direction: the superblock at 1024, the tar from `TAR_START` on, pieces of sparse files whose
+bytes in the tar are not aligned, blocks of directories and long links, then the inodes. Blocks have 512 bytes, as
+those of a tar, so file data is where the tar has it. The superblock comes last: an unfinished image is none.
+
+Source: Linux fs/erofs/erofs_fs.h and Documentation/filesystems/erofs.rst (extended inodes; data layouts flat plain,
+flat inline and chunk-based; inline xattrs; sorted directory blocks).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import stat
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from storage.errors import VerificationError
+from storage.layers.erofs.tree import LayerTree, Node, Segments
+
+BLOCK = 512
+TAR_START = 4096
+"""Where in the image the tar begins."""
+
+_BITS = 9
+_SUPER_AT, _MAGIC = 1024, 0xE0F5E1E2
+_SUPER = struct.Struct("<IIIBBHQQIIII16s16sIHHHBBIQ24x")
+_INODE = struct.Struct("<HHHHQIIIIqII16x")
+_DIRENT = struct.Struct("<QHBx")
+_XATTR = struct.Struct("<BBH")
+_SLOT = 32  # inodes are numbered by where they stand, in units of this
+_XATTR_HEADER = 12
+_PLAIN, _INLINE, _CHUNKS = 0, 2, 4
+_COMPAT_MTIME, _INCOMPAT_CHUNKED = 2, 4
+_HOLE = 0xFFFFFFFF
+_LAST_BLOCK = 0xFFFFFFF0  # block numbers have 32 bits
+_MAX_CHUNK_BITS = 31
+_FEW_CHUNKS = 1024
+_PREFIXES = (  # longest first: an access ACL has no name behind its prefix
+    (b"system.posix_acl_access", 2), (b"system.posix_acl_default", 3), (b"security.", 6), (b"trusted.", 4),
+    (b"user.", 1),
+)  # fmt: skip
+_FILE_TYPES = {
+    stat.S_IFREG: 1, stat.S_IFDIR: 2, stat.S_IFCHR: 3, stat.S_IFBLK: 4, stat.S_IFIFO: 5, stat.S_IFLNK: 7,
+}  # fmt: skip
+_FLUSH = 1 << 20
+
+
+def encode(fd: int, tree: LayerTree, tar_end: int, identity: bytes) -> int:
+    """Write the metadata of `tree` behind the tar, which ends at offset `tar_end` of the open file `fd`, and then the
+    superblock; returns the offset where the image ends. `identity`: 16 bytes that name the volume. Raises OSError;
+    VerificationError for a layer that is too large for the format (2 TiB)."""
+    return _Encoder(fd, tree, tar_end).run(identity)
+
+
+def write_at(fd: int, data: bytes, at: int) -> None:
+    """Write all of `data` at offset `at`. Raises OSError."""
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(fd, view, at)
+        at, view = at + written, view[written:]
+
+
+@dataclass(slots=True)
+class _Plan:
+    """What was decided of one inode: its layout, the word that says where its data is, and what follows it inline."""
+
+    node: Node
+    parent: Node
+    layout: int = _PLAIN
+    where: int = 0
+    size: int = 0
+    chunks: list[int] = field(default_factory=list)
+
+
+class _Encoder:
+    def __init__(self, fd: int, tree: LayerTree, tar_end: int) -> None:
+        self._fd = fd
+        self._root = tree.root
+        self._next = -(-tar_end // BLOCK)  # the next free block
+        self._plans: list[_Plan] = []
+        self._end = 0  # of the inodes, in bytes from their start
+        self._bodies: dict[tuple[tuple[bytes, bytes], ...], bytes] = {(): b""}
+        self._chunked = False
+
+    def run(self, identity: bytes) -> int:
+        self._place_all()
+        meta = self._next
+        total = meta + -(-self._end // BLOCK)
+        if total > _LAST_BLOCK:
+            raise VerificationError("the layer is larger than EROFS can hold", hint="use --snapshotter directory")
+        out = _Writer(self._fd)
+        for plan in self._plans:
+            if plan.layout == _PLAIN and isinstance(plan.node.data, dict | bytes):
+                out.seek(plan.where * BLOCK)
+                for piece in self._content(plan):
+                    out.write(piece)
+        for plan in self._plans:
+            out.seek(meta * BLOCK + plan.node.place)
+            for piece in self._inode(plan):
+                out.write(piece)
+        out.seek(total * BLOCK)
+        out.flush()
+        os.ftruncate(self._fd, total * BLOCK)
+        write_at(self._fd, self._superblock(meta, total, identity), _SUPER_AT)
+        return total * BLOCK
+
+    # ---------------------------------------------------------------- where everything goes
+
+    def _place_all(self) -> None:
+        """Inodes of one directory lie side by side, those of its directories behind: as they are looked at."""
+        self._root.place = 0
+        self._place(self._root, self._root)
+        pending = [self._root]
+        while pending:
+            directory = pending.pop()
+            below = []
+            for name in sorted(directory.entries):
+                node = directory.entries[name]
+                if node.place < 0:
+                    self._place(node, directory)
+                if node.is_directory:
+                    below.append(node)
+            pending.extend(reversed(below))
+
+    def _place(self, node: Node, parent: Node) -> None:
+        plan = _Plan(node, parent, size=node.size)
+        if node.is_directory:
+            plan.size = _directory_size(node.entries)
+            tail = self._blocks_or_inline(plan)
+        elif isinstance(node.data, bytes):
+            tail = self._blocks_or_inline(plan)
+        elif isinstance(node.data, Segments):
+            self._plan_sparse(plan, node.data)
+            tail = 4 * len(plan.chunks)
+        else:
+            tail = 0
+            assert isinstance(node.data, int)
+            if stat.S_ISREG(node.mode):
+                plan.where = (TAR_START + node.data) >> _BITS if node.size else 0
+            else:
+                plan.where = _encode_device(node.data)
+        head = _INODE.size + len(self._body(node))
+        start = -(-self._end // _SLOT) * _SLOT
+        if plan.layout == _INLINE and (start + head) % BLOCK + tail > BLOCK:
+            start = -(-start // BLOCK) * BLOCK  # what stands inline must not cross a block's end
+        node.place = start
+        self._end = start + head + tail
+        self._plans.append(plan)
+
+    def _blocks_or_inline(self, plan: _Plan) -> int:
+        """Content of links and directories: behind the inode when it is small, else in blocks. Bytes inline."""
+        head = (_INODE.size + len(self._body(plan.node))) % BLOCK
+        if plan.size <= BLOCK - max(head, _INODE.size):
+            plan.layout = _INLINE
+            return plan.size
+        plan.where = self._take(-(-plan.size // BLOCK))
+        return 0
+
+    def _take(self, blocks: int) -> int:
+        at = self._next
+        self._next += blocks
+        return at
+
+    # ---------------------------------------------------------------- sparse files
+
+    def _plan_sparse(self, plan: _Plan, data: Segments) -> None:
+        """Chunks that point into the tar where its pieces are aligned; else into copies behind the tar."""
+        plan.layout = _CHUNKS
+        self._chunked = True
+        bits = _aligned_bits(plan.size, data.pieces)
+        count = -(-plan.size // (BLOCK << bits)) if bits >= 0 else 0
+        stored = sum(length for _, length in data.pieces) // BLOCK
+        if bits >= 0 and count <= max(_FEW_CHUNKS, 8 * stored):
+            plan.chunks = self._pointers(count, bits, data)
+        else:
+            bits = 0
+            while plan.size > _FEW_CHUNKS * (BLOCK << bits) and bits < _MAX_CHUNK_BITS:
+                bits += 1
+            if plan.size > _FEW_CHUNKS * (BLOCK << bits):
+                raise VerificationError(f"a sparse file of {plan.size} bytes is larger than a file can be")
+            plan.chunks = self._copies(-(-plan.size // (BLOCK << bits)), bits, data)
+        plan.where = bits
+
+    def _pointers(self, count: int, bits: int, data: Segments) -> list[int]:
+        chunks = [_HOLE] * count
+        at = (TAR_START + data.offset) >> _BITS
+        for offset, length in data.pieces:
+            for number in range(-(-length // (BLOCK << bits))):
+                chunks[(offset >> _BITS + bits) + number] = at + (number << bits)
+            at += -(-length // BLOCK)
+        return chunks
+
+    def _copies(self, count: int, bits: int, data: Segments) -> list[int]:
+        chunks = [_HOLE] * count
+        size = BLOCK << bits
+        at = TAR_START + data.offset
+        for offset, length in data.pieces:
+            done = 0
+            while done < length:
+                number, inside = divmod(offset + done, size)
+                if chunks[number] == _HOLE:
+                    chunks[number] = self._take(1 << bits)
+                    if self._next > _LAST_BLOCK:
+                        raise VerificationError("a sparse file reaches further than an EROFS image can")
+                step = min(length - done, size - inside, _FLUSH)
+                piece = os.pread(self._fd, step, at + done)
+                write_at(self._fd, piece, chunks[number] * BLOCK + inside)
+                done += len(piece)
+            at += length
+        return chunks
+
+    # ---------------------------------------------------------------- bytes
+
+    def _inode(self, plan: _Plan) -> Iterator[bytes]:
+        node, body = plan.node, self._body(plan.node)
+        seconds, nanoseconds = divmod(node.mtime, 10**9)
+        links = node.links
+        if node.is_directory:
+            links = 2 + sum(child.is_directory for child in node.entries.values())
+        yield _INODE.pack(
+            1 | plan.layout << 1, 1 + (len(body) - _XATTR_HEADER) // 4 if body else 0, node.mode, 0, plan.size,
+            plan.where, 1 + (node.place // _SLOT & 0x7FFFFFFF), node.uid, node.gid, seconds, nanoseconds, links,
+        )  # fmt: skip
+        yield body
+        if plan.layout == _INLINE:
+            yield from self._content(plan)
+        elif plan.chunks:
+            yield struct.pack(f"<{len(plan.chunks)}I", *plan.chunks)
+
+    def _content(self, plan: _Plan) -> Iterator[bytes]:
+        if isinstance(plan.node.data, bytes):
+            yield plan.node.data
+        else:
+            yield from _directory(plan.node, plan.parent)
+
+    def _body(self, node: Node) -> bytes:
+        """The inline attributes; equal ones are encoded once."""
+        found = self._bodies.get(node.xattrs)
+        if found is None:
+            parts = [bytes(_XATTR_HEADER)]
+            for name, value in node.xattrs:
+                prefix, index = next(item for item in _PREFIXES if name.startswith(item[0]))
+                rest = name[len(prefix) :]
+                entry = _XATTR.pack(len(rest), index, len(value)) + rest + value
+                parts.append(entry + bytes(-len(entry) % 4))
+            found = self._bodies[node.xattrs] = b"".join(parts)
+            if len(found) > 4 * 65535:
+                raise VerificationError("a file with more than 256 KiB of attributes")
+        return found
+
+    def _superblock(self, meta: int, total: int, identity: bytes) -> bytes:
+        return _SUPER.pack(
+            _MAGIC, 0, _COMPAT_MTIME, _BITS, 0, self._root.place // _SLOT, len(self._plans), 0, 0, total, meta, 0,
+            identity, b"", _INCOMPAT_CHUNKED if self._chunked else 0, 0, 0, 0, 0, 0, 0, 0,
+        )  # fmt: skip
+
+
+def _directory_size(entries: dict[bytes, Node]) -> int:
+    size, last = -BLOCK, 0
+    for block in _directory_blocks(entries):
+        size += BLOCK
+        last = _DIRENT.size * len(block) + sum(map(len, block))
+    return size + last
+
+
+def _directory_blocks(entries: dict[bytes, Node]) -> Iterator[list[bytes]]:
+    """All names in order, `.` and `..` among them, as many to a block as fit."""
+    block: list[bytes] = []
+    used = 0
+    for name in sorted((b".", b"..", *entries)):
+        cost = _DIRENT.size + len(name)
+        if used + cost > BLOCK:
+            yield block
+            block, used = [], 0
+        block.append(name)
+        used += cost
+    yield block
+
+
+def _directory(node: Node, parent: Node) -> Iterator[bytes]:
+    """Blocks of entries and, behind them, their names; each but the last one filled up with zeros."""
+    entries = {**node.entries, b".": node, b"..": parent}
+    last = b""
+    for block in _directory_blocks(node.entries):
+        if last:
+            yield last.ljust(BLOCK, b"\0")
+        at = _DIRENT.size * len(block)
+        head = bytearray()
+        for name in block:
+            child = entries[name]
+            head += _DIRENT.pack(child.place // _SLOT, at, _FILE_TYPES[stat.S_IFMT(child.mode)])
+            at += len(name)
+        last = bytes(head) + b"".join(block)
+    yield last
+
+
+def _aligned_bits(size: int, pieces: tuple[tuple[int, int], ...]) -> int:
+    """The largest chunks, as a power of two of blocks, that all pieces begin and end with; -1 for none. The end of
+    the file ends a chunk too."""
+    common = 0
+    for offset, length in pieces:
+        common = math.gcd(common, offset, 0 if offset + length == size else length)
+    if common % BLOCK:
+        return -1
+    blocks = common // BLOCK
+    return min((blocks & -blocks).bit_length() - 1, _MAX_CHUNK_BITS) if blocks else _MAX_CHUNK_BITS
+
+
+def _encode_device(device: int) -> int:
+    """As the kernel's new_encode_dev(): 12 bits of major, 20 of minor."""
+    major, minor = os.major(device), os.minor(device)
+    return minor & 0xFF | major << 8 | (minor & ~0xFF) << 12
+
+
+class _Writer:
+    """Writes mostly forward, in large pieces."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._at = 0
+        self._pending: list[bytes] = []
+        self._size = 0
+
+    def seek(self, offset: int) -> None:
+        """Go on at `offset`; a small gap is filled with zeros."""
+        gap = offset - self._at - self._size
+        if 0 <= gap <= 2 * BLOCK:
+            self.write(bytes(gap))
+        else:
+            self.flush()
+            self._at = offset
+
+    def write(self, data: bytes) -> None:
+        self._pending.append(data)
+        self._size += len(data)
+        if self._size >= _FLUSH:
+            self.flush()
+
+    def flush(self) -> None:
+        data = b"".join(self._pending)
+        self._pending.clear()
+        write_at(self._fd, data, self._at)
+        self._at += len(data)
+        self._size = 0

@@ -1,0 +1,1 @@
+"""OCI image layouts on this disk, through the protocols of registries."""

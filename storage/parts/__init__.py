@@ -1,0 +1,1 @@
+"""Parts of layers by range: tables of contents, made and read, and the trees of what was asked for."""

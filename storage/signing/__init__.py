@@ -1,0 +1,1 @@
+"""Signatures, and what carries them: C2SP notes and DSSE envelopes."""

@@ -1,0 +1,1 @@
+"""Tars of layers: read, written, laid out, and named entry by entry."""

@@ -1,0 +1,1 @@
+"""`refledger browse`: a root or a bundle in the terminal."""

@@ -1,0 +1,1 @@
+"""`refledger report`: one build as one HTML page."""
