@@ -17,7 +17,7 @@ from engine.ledger import MOST_TEXT, ROOM, Ledger, fitting
 from storage.digest import canonical_json
 from storage.errors import DiskError, LogError
 from storage.interfaces.log import Event
-from storage.log.codec import MAX_STATE
+from storage.log.codec import MAX_EVENT
 from storage.log.eventlog import open_log
 
 
@@ -36,7 +36,7 @@ def test_what_is_said_of_an_error_is_cut_and_what_no_event_can_hold_is_refused(t
         ledger = Ledger(log, "b1")
         await ledger.record(VertexFailed(name="a", error="\x01" * 100_000), vertex="v")
         with pytest.raises(InputError, match=r"BuildCompleted: \d+ bytes"):
-            ledger.post(BuildCompleted(results=({"name": "x" * MAX_STATE, "digest": "", "ref": ""},)))
+            ledger.post(BuildCompleted(results=({"name": "x" * MAX_EVENT, "digest": "", "ref": ""},)))
         await ledger.record(VertexCancelled(name="b"), vertex="v")
 
     try:
