@@ -73,14 +73,6 @@ def size(data: Data, key: str) -> int:
     return value
 
 
-def real(data: Data, key: str) -> float:
-    """The number `key`, 0.0 when it is absent. Raises Malformed."""
-    value = data.get(key, 0.0)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < _LARGEST:
-        raise Malformed(f"{key} is not a number")
-    return float(value)
-
-
 def mapping(data: Data, key: str) -> dict[str, Any]:
     """The object `key`, empty when it is absent or null. Raises Malformed."""
     value = data.get(key)

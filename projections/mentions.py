@@ -33,12 +33,15 @@ class Mentions:
         kept = set(map(short, names))
         return sorted(row for name in kept for type_ in types for row in self._views.query(sql, (name, type_)))
 
-    def beginning(self, prefix: str) -> list[tuple[str, int]]:
-        """The first few names that begin with `prefix`, as they are kept, each with an event that has it."""
-        sql = (
-            "SELECT name, min(seq) FROM mentions WHERE name >= ?1 AND name < ?1 || char(1114111) GROUP BY name LIMIT 4"
-        )
-        return [(name, seq) for name, seq in self._views.query(sql, (short(prefix),))]
+    def beginning(self, prefix: str) -> list[str]:
+        """The first few names that begin with `prefix`, as they are kept."""
+        sql = "SELECT DISTINCT name FROM mentions WHERE name >= ?1 AND name < ?1 || char(1114111) LIMIT 4"
+        return [name for (name,) in self._views.query(sql, (short(prefix),))]
+
+    def every(self, name: str) -> list[int]:
+        """All events that have a name that is kept so, in order."""
+        rows = self._views.query("SELECT DISTINCT seq FROM mentions WHERE name = ? ORDER BY seq", (name,))
+        return [seq for (seq,) in rows]
 
     def seqs(
         self, names: Iterable[str], types: Collection[str], *, until: int | None = None, last: int | None = None

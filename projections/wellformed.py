@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from engine.events import TYPES, Fact
+from engine.events import TYPES, needed_keys
 from storage.digest import parse_json
 
 Row = tuple[int, str, int, str, bytes]
@@ -80,19 +80,7 @@ def at(seq: int, kind: str, what: str) -> Fault:
     return Fault(seq, seq, kind, what)
 
 
-_NEEDED: dict[str, frozenset[str]] = {}
-_CLASS = frozenset({"MaterializationFailed", "PullFailed", "CacheImportFailed", "ProviderLost"})
-
-
-def _needed(name: str, fact: type[Fact]) -> frozenset[str]:
-    """Keys that `data` of such a fact cannot be without."""
-    found = _NEEDED.get(name)
-    if found is None:
-        fields = {field for field in fact.FIELDS if not hasattr(fact, field)}
-        if name in _CLASS and "kind" in fields:
-            fields = fields - {"kind"} | {"class"}
-        found = _NEEDED[name] = frozenset(fields)
-    return found
+_NEEDED = {name: needed_keys(fact) for name, fact in TYPES.items()}
 
 
 class Wellformed:
@@ -152,7 +140,7 @@ class Wellformed:
         fact = TYPES.get(name)
         if fact is None:
             self.unknown[name] = self.unknown.get(name, 0) + 1
-        elif missing := _needed(name, fact) - data.keys():
+        elif missing := _NEEDED[name] - data.keys():
             return "state", f"the {name} lacks {', '.join(sorted(missing))}"
         kind, _, own = stream.partition("/")
         if fact is not None and kind != fact.STREAM:

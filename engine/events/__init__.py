@@ -37,7 +37,7 @@ from engine.events.cache import (
 )
 from engine.events.erasable import SENSITIVE, detached, is_sensitive
 from engine.events.exports import Attested, Exported, ExportProgressed, ExportStarted, LayerScanned
-from engine.events.fact import Fact, Json, to_data
+from engine.events.fact import Fact, Json, needed_keys, to_data
 from engine.events.refs import (
     BlobCreated,
     Demoted,
@@ -82,7 +82,7 @@ __all__ = [
     "PayloadRedacted", "PolicyDecided", "ProviderLost", "Pruned", "PullFailed", "PullProgressed", "PullStarted",
     "RemoteCreated", "RuntimeChosen", "SecretMounted", "SecurityLifted", "SourceRequested", "SourceResolved",
     "SourceTried", "VertexCached", "VertexCancelled", "VertexCompleted", "VertexFailed", "VertexOutput",
-    "VertexStarted", "detached", "is_sensitive", "to_data",
+    "VertexStarted", "detached", "is_sensitive", "needed_keys", "to_data",
 ]  # fmt: skip
 
 TYPES: dict[str, type[Fact]] = {

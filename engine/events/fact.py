@@ -22,6 +22,12 @@ _RENAMED = {"kind": "class"}
 _RENAMED_IN = frozenset({"MaterializationFailed", "PullFailed", "CacheImportFailed", "ProviderLost"})
 
 
+def needed_keys(fact: type[Fact]) -> frozenset[str]:
+    """Keys that the `data` of such a fact's event cannot be without."""
+    renamed = _RENAMED if fact.__name__ in _RENAMED_IN else {}
+    return frozenset(renamed.get(name, name) for name in fact.FIELDS if not hasattr(fact, name))
+
+
 def to_data(fact: Fact) -> Json:
     """The `data` of the fact's event: primitives, lists and string-keyed dicts."""
     name = type(fact).__name__

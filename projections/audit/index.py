@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from projections.fields import git_name, integer, text, texts
 from projections.runner import Projection, Views
 from storage.interfaces.log import Event
-
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +26,6 @@ class Resolution:
     recalled: bool
     seqs: tuple[int, ...]
 
-    def to_json(self) -> Json:
-        """The fields, by name."""
-        return {**asdict(self), "seqs": list(self.seqs)}
-
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
@@ -43,10 +36,6 @@ class Checkpoint:
     root: str
     seqs: tuple[int, ...]
     published: tuple[str, ...] = ()
-
-    def to_json(self) -> Json:
-        """The fields, by name."""
-        return {**asdict(self), "seqs": list(self.seqs), "published": list(self.published)}
 
 
 @dataclass(frozen=True, slots=True)

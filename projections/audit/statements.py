@@ -277,10 +277,6 @@ class BuildReport:
     checkpoint: Checkpoint | None
     gaps: tuple[Gap, ...]
 
-    def to_json(self) -> Json:
-        """Plain data."""
-        return asdict(self)
-
 
 @dataclass(frozen=True, slots=True)
 class Report:

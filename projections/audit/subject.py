@@ -41,8 +41,8 @@ def find(log: EventLog, views: Views, name: str) -> tuple[BuildRecord | None, st
     kept = Mentions(views).beginning(name) if len(short(name)) >= 6 else []
     if len(kept) > 1:
         raise InputError(f"several digests begin with {name[:80]!r}", hint="write more of it")
-    for _, seq in kept:
-        for event in events_at(log, (seq,)):
+    for one in kept:
+        for event in events_at(log, Mentions(views).every(one)):
             if whole := whole_name([event.data, event.vertex], name):
                 return None, whole
     hint = "refledger history lists builds; a digest needs its first 6 characters"

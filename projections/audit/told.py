@@ -8,7 +8,7 @@ from typing import Any
 
 from projections.fields import BAD_EVENT, malformed, objects, size, texts
 from projections.history import BuildRecord, History
-from projections.mentions import Mentions, events_at, short
+from projections.mentions import Mentions, events_at
 from projections.runner import Views
 from projections.verdict import Why
 from storage.interfaces.log import Event, EventLog
@@ -126,6 +126,6 @@ def holds(value: object, name: str) -> bool:
 def whole_name(value: object, prefix: str) -> str | None:
     """The first text of this plain data that `prefix` is the beginning of, as digests are typed."""
     if isinstance(value, str):
-        return value if value.startswith(prefix) or value.rpartition(":")[2].startswith(short(prefix)) else None
+        return value if value.rpartition(":")[2].startswith(prefix.rpartition(":")[2]) else None
     items = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
     return next((found for item in items if (found := whole_name(item, prefix)) is not None), None)

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -80,7 +81,7 @@ class SqliteEventLog:
         self._damage: LogDamaged | None = None
         self._quiet = False
         self._reader = LogReader(path, read_only=read_only)
-        self._payloads = Payloads(self._reader.query)
+        self._payloads = Payloads(partial(self._reader.query, largest=2 * codec.MAX_EVENT))
         try:
             self._prepare()
         except BaseException:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 FORMAT = 2  # PRAGMA user_version: raise it when older versions could no longer read what is written; 2: payloads
 APPLICATION = 0x52464C47  # PRAGMA application_id ("RFLG"): tells a log from any other SQLite file
 LOCK_TIMEOUT = 5  # seconds that SQLite itself waits for a lock
-LARGEST = 256 * 1024  # bytes of a value in the file at most: four times what an event may have
+LARGEST = 256 * 1024  # bytes of a row that is an event at most: four times what its state may have
 PATIENCE = 180.0  # seconds after which a held lock is an error; a commit takes milliseconds, so its holder is stuck
 _KEEP = "keep it for analysis; restore a backup, or use another root"
 
@@ -138,9 +138,15 @@ class LogReader:
             self._disconnect()
             self._tolerant = True
 
-    def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """All rows. Raises LogError, DiskError."""
-        return self._run("reading the event log", lambda connection: connection.execute(sql, parameters).fetchall())
+    def query(self, sql: str, parameters: Sequence[Any] = (), largest: int = LARGEST) -> list[tuple[Any, ...]]:
+        """All rows, of which none may have more than `largest` bytes. Raises LogError, DiskError."""
+
+        def act(connection: sqlite3.Connection) -> list[tuple[Any, ...]]:
+            # reason: rows of a log from elsewhere can share their pages, so that a small file has more than any memory
+            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, largest)
+            return connection.execute(sql, parameters).fetchall()
+
+        return self._run("reading the event log", act)
 
     def is_empty_file(self) -> bool:
         """Is there nothing in the file yet, not even the table? Raises LogTooNew, LogError."""
@@ -206,7 +212,6 @@ class LogReader:
         connection = sqlite3.connect(
             uri(path, how), uri=True, timeout=LOCK_TIMEOUT, isolation_level=None, check_same_thread=False
         )
-        # reason: rows of a log from elsewhere can share their pages, so that a small file has more than any memory
         connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LARGEST)
         connection.execute("PRAGMA query_only = 1")
         connection.execute("PRAGMA trusted_schema = OFF")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from projections.output import output_lines
 from projections.refs import Refs, life
 from projections.runner import Views
 from projections.standard import STANDARD, TRAVELLED
+from storage.errors import DiskError
 from tests.projections import story
 from tests.projections.support import BEGIN, SECOND, ListLog, digest
 
@@ -75,6 +78,31 @@ def test_a_growing_log_keeps_few_snapshots(log: ListLog, tmp_path: Path, monkeyp
         assert 0 < len(list((tmp_path / "moments").iterdir())) <= moments.KEPT
     past.discard()
     assert list((tmp_path / "moments").iterdir()) == []
+
+
+def test_snapshots_that_cannot_be_kept_or_removed_are_a_disk_error(
+    log: ListLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(moments, "STEP", 5)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DiskError, match="keeping snapshots of the views"):
+        Moments(tmp_path / "file" / "moments", TRAVELLED).extend(log)
+    (tmp_path / "moments" / "5.db").mkdir(parents=True)
+    with pytest.raises(DiskError, match="removing snapshots of the views"):
+        Moments(tmp_path / "moments", TRAVELLED).discard()
+
+
+def test_only_one_process_at_a_time_writes_snapshots(
+    log: ListLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(moments, "STEP", 5)
+    place = tmp_path / "moments"
+    place.mkdir()
+    other = os.open(place, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    assert Moments(place, TRAVELLED).extend(log) == 0
+    os.close(other)
+    assert Moments(place, TRAVELLED).extend(log) > 0
 
 
 def test_the_event_of_a_time(log: ListLog) -> None:

@@ -323,3 +323,31 @@ def test_an_answer_to_a_step_that_was_called_off_meanwhile_changes_nothing() -> 
     assert step(fold(log, "b1"), "v2").transfers == {}
     log.add(e.Materialized(ref="r", bytes=1, seconds=0.1), "b1", "v2", cause=asked.seq)
     assert (step(fold(log, "b1"), "v2").state, step(fold(log, "b1"), "v2").transfers) == ("pending", {})
+
+
+def test_what_nobody_asked_for_or_waits_for_any_more_changes_nothing() -> None:
+    log = ListLog()
+    log.add(story.started(), "b1")
+    log.add(e.HitRevoked(ref="r", digest="d", reexecuted=()), "b1")
+    log.add(e.LayerTocRead(digest="d", bytes=1, provider={}, entries=1), "b1", "v")
+    log.add(e.Materialized(ref="r", bytes=1, seconds=0.1), "b1", "v")
+    log.add(e.MaterializationFailed(ref="r", digest="d", kind="missing", error="", providers=()), "b1", "v")
+    log.add(e.ExportProgressed(target="t", digest="d", bytes=1, total=2, transport="uploaded"), "b1")
+    assert fold(log, "b1").steps == []
+
+
+def test_layers_that_cannot_be_fetched_for_no_step_have_failed_under_one_of_their_own() -> None:
+    log = ListLog()
+    log.add(story.started(), "b1")
+    log.add(e.MaterializationRequested(ref="r", reason="shell", layers=("d",), bytes=1, snapshotter="d"), "b1")
+    log.add(e.MaterializationFailed(ref="r", digest="d", kind="missing", error="404", providers=()), "b1")
+    [fetch] = fold(log, "b1").steps
+    assert (fetch.name, fetch.state, fetch.error) == ("fetching layers for shell", "failed", "404")
+    assert [(one.state, one.error) for one in fetch.transfers.values()] == [("failed", "404")]
+
+
+def test_output_that_no_version_wrote_is_an_error_that_names_its_event() -> None:
+    log = ListLog()
+    log.add_raw("VertexOutput", {"fd": "one", "text": "x"}, "b1", "v")
+    with pytest.raises(LogError, match=r"event 1 \(VertexOutput\) is malformed: fd is not an integer"):
+        list(output_lines(log, "b1"))

@@ -8,6 +8,7 @@ import pytest
 
 from engine import events as e
 from projections.changes import FileChange
+from projections.records import read_records
 from projections.verdict import REASONS
 from storage.digest import canonical_json
 from storage.errors import LogError
@@ -507,3 +508,39 @@ def test_a_key_that_tells_of_a_mount_that_the_step_has_not_is_compared_all_the_s
         story.made(build, "a", key)
         story.end(build)
     assert [change.component for change in story.verdict("b2", "a").changes] == [component]
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "old", "new"),
+    [
+        ({"op": "http", "url": "https://e.test/a", "digest": "sha256:1"},
+         {"op": "http", "url": "https://e.test/a", "digest": "sha256:2"},
+         "https://e.test/a@sha256:1", "https://e.test/a@sha256:2"),
+        ({"op": "git", "remote": "https://e.test/r.git", "commit": "c1"},
+         {"op": "git", "remote": "https://e.test/r.git", "commit": "c2"},
+         "https://e.test/r.git@c1", "https://e.test/r.git@c2"),
+        ({"op": "archive", "digest": "sha256:1"}, {"op": "layer", "layer": {"digest": "sha256:2"}},
+         "sha256:1", "sha256:2"),
+        ({"op": "layer", "layer": None}, {"op": "scratch"}, "layer", "scratch"),
+    ],
+    ids=lambda value: value.get("op") if isinstance(value, dict) else "",
+)  # fmt: skip
+def test_a_source_that_became_another_is_named_by_what_it_is(
+    story: Story, one: Json, two: Json, old: str, new: str
+) -> None:
+    for build, source in (("b1", one), ("b2", two)):
+        story.begin(build, {**vertex("s"), "op": source}, vertex("a", "s"))
+        story.made(build, "a", story.key(("argv", "a"), ("input", build)))
+        story.end(build)
+    [change] = story.verdict("b2", "a").changes
+    assert (change.component, change.old, change.new) == ("source", old, new)
+
+
+@pytest.mark.parametrize("kind", ["LayerPulled", "BlobCreated", "CacheRecorded"])
+def test_what_no_version_wrote_of_a_result_is_an_error_that_names_its_event(story: Story, kind: str) -> None:
+    story.begin("b1", vertex("a"))
+    story.made("b1", "a", story.key(("argv", "a")))
+    story.end("b1")
+    event = story.log.add_raw(kind, {"key": "k", "ref": "r", "layers": [{"providers": 7}], "digest": 7, "provider": {}})
+    with pytest.raises(LogError, match=rf"event {event.seq} \({kind}\) is malformed"):
+        read_records(story.log, None)

@@ -236,6 +236,19 @@ def test_I13_read_only_views_write_nothing(tmp_path: Path) -> None:
     assert {file.name: (file.stat().st_mtime_ns, file.read_bytes()) for file in path.parent.iterdir()} == before
 
 
+def test_I13_views_that_were_read_as_they_lie_go_on_in_memory_when_the_log_grows(tmp_path: Path) -> None:
+    log, path = full_log(), tmp_path / "views.db"
+    with Views(path, STANDARD) as views:
+        views.catch_up(log)
+    before = path.read_bytes()
+    with Views.read_only(path, log, STANDARD) as views:
+        story.begin(log, "b4")
+        assert views.catch_up(log) > 0
+        assert History(views).get("b4").status == "running"
+        assert views.dump() == dump_of(log)
+    assert path.read_bytes() == before
+
+
 def test_I13_read_only_views_need_no_file_and_survive_a_live_or_damaged_one(tmp_path: Path) -> None:
     log, path = full_log(), tmp_path / "views.db"
     with Views.read_only(path, log, STANDARD) as views:

@@ -13,7 +13,7 @@ from projections.history import History
 from projections.refs import Refs, life
 from projections.runner import Views
 from projections.standard import STANDARD
-from storage.errors import InputError
+from storage.errors import InputError, LogError
 from storage.interfaces.log import NewEvent
 from tests.projections import story
 from tests.projections.support import ListLog, digest
@@ -277,3 +277,25 @@ def test_a_layer_that_names_its_own_providers_is_not_looked_for_at_those_of_othe
     views.catch_up(log)
     found = [[item.repository for item in CacheIndex(views).providers_of(digest(name))] for name in ("l1", "l2")]
     assert found == [["own"], ["b", "own"]]
+
+
+def test_beginnings_that_several_refs_or_blobs_have_are_refused() -> None:
+    log = ListLog()
+    for ref, blob in (("abc1", "sha256:dd1"), ("abc2", "sha256:dd2")):
+        log.add(e.LocalCreated(ref=ref, parent=None, bytes=0, layers=({"digest": blob},)), "b1")
+    with Views(None, STANDARD) as views:
+        views.catch_up(log)
+        for written, what in (("abc", "several refs begin with 'abc'"), ("dd", "several blobs begin with 'dd'")):
+            with pytest.raises(InputError, match=what):
+                Refs(views).get(written)
+        assert Refs(views).get("abc1").ref == "abc1"
+
+
+def test_what_no_version_wrote_of_a_ref_is_an_error_that_names_its_event() -> None:
+    log = ListLog()
+    log.add(e.LocalCreated(ref="r", parent=None, bytes=0), "b1")
+    event = log.add_raw("VertexCached", {"name": 5, "outputs": ["r"]}, "b1")
+    with Views(None, STANDARD) as views:
+        views.catch_up(ListLog(log.events[:1]))
+        with pytest.raises(LogError, match=rf"event {event.seq} \(VertexCached\) is malformed"):
+            life(log, Refs(views).get("r"))

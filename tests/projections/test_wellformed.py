@@ -75,6 +75,8 @@ def test_logs_of_older_versions_are_wellformed(name: str) -> None:
         (1, row(2, 2, "VertexStarted", {"name": "RUN", "inputs": []}, b="ba9876543210"), "stream"),
         (2, row(3, 1, "LocalCreated", {"ref": "q", "parent": None, "bytes": 1}, stream="ref/r"), "stream"),
         (2, row(3, 1, "LocalCreated", {"ref": "r", "parent": None, "bytes": 1}, stream="cache"), "stream"),
+        (1, row(2, 2, "BuildStarted", START), "build"),
+        (1, row(2, 2, "PullFailed", {"digest": "d", "provider": {}, "kind": "missing", "error": ""}), "state"),
         (0, row(1, 1, "VertexOutput", {"fd": 1, "offset": 0, "text": ""}), "build"),
     ],
 )
@@ -99,6 +101,11 @@ def test_the_first_fault_is_the_earliest_and_what_belongs_to_no_event_comes_last
     assert next(ordered([*faults, at(30, "file", "")])).kind == "file"
 
 
+def test_a_fact_whose_field_the_log_calls_otherwise_is_whole_with_the_logs_name() -> None:
+    failed = {"digest": "d", "provider": {}, "class": "missing", "error": ""}
+    assert kinds([*honest()[:2], row(3, 3, "PullFailed", failed)]) == []
+
+
 def test_bytes_count_as_here_until_they_are_let_go_and_again_when_they_return() -> None:
     named = Named()
     pulled = {"digest": "sha256:b", "diff_id": "sha256:d"}
@@ -110,3 +117,16 @@ def test_bytes_count_as_here_until_they_are_let_go_and_again_when_they_return() 
     named.look(4, "LayerPulled", pulled)
     assert (named.here, named.gone) == ({("layer", "sha256:d"): (4, "")}, {})
     assert named.remote == {"sha256:far"}
+
+
+def test_what_came_as_a_file_or_was_made_here_should_be_here_and_a_revoked_snapshot_not() -> None:
+    named = Named()
+    named.look(1, "LayerStored", {"ref": "r", "name": "a.tar", "layer": {"digest": "sha256:file"}})
+    named.look(2, "Exported", {"kind": "index", "digest": "sha256:index", "layers": []})
+    named.look(3, "Exported", {"kind": "image", "digest": "sha256:image", "layers": []})
+    named.look(4, "LocalCreated", {"ref": "s", "layers": [{"snapshot": "s"}]})
+    assert named.here == {
+        ("blob", "sha256:file"): (1, "layer"), ("blob", "sha256:index"): (2, "index"), ("snapshot", "s"): (4, ""),
+    }  # fmt: skip
+    named.look(5, "HitRevoked", {"ref": "s", "digest": "s", "reexecuted": []})
+    assert (("snapshot", "s") in named.here, named.gone) == (False, {("snapshot", "s"): 5})

@@ -188,7 +188,7 @@ def _row(event: Event, states: Mapping[str, Any], salts: Mapping[str, Any]) -> R
     state = stored_state(event)
     said = states.get(str(event.seq))
     if said is not None:
-        stored = parse_json(said)
+        stored = parse_json(said.encode())
         shown = parse_json(state)
         its = {place: b64decode(salt) for place, salt in (salts.get(str(event.seq)) or {}).items()}
         try:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from engine import events as e
+from engine.record import changed
 from projections.audit.index import AuditIndex
 from projections.audit.report import report
 from projections.audit.statements import Report
@@ -262,3 +263,117 @@ def test_a_build_without_a_frontend_has_no_provenance_but_an_error_that_names_it
         history = History(views)
         with pytest.raises(LogError, match=r"event 1 \(BuildStarted\) is malformed: frontend is not text"):
             provenance(log, MemoryBlobs(), history, Mentions(views), history.get("b1"))
+
+
+def of_sources(log: ListLog, build: str, page: str = "page", **start: Any) -> None:
+    """A build of everything but images; what was recalled is what an earlier build found."""
+    recalled = build != "b1"
+    log.add(changed(started(build), **start), build)
+    log.add(e.HttpResolved(url="https://e.test/a.tar", digest=digest(page), bytes=9, mtime=0, recalled=recalled), build)
+    log.add(e.GitResolved(remote="https://e.test/r.git", ref="main", commit="c" * 40, name="refs/heads/main",
+                          recalled=recalled), build)  # fmt: skip
+    log.add(e.CacheImported(source="type=registry,ref=c", digest=digest("cache"), records=3, bytes=9), build)
+    log.add(e.LayerStored(ref=digest("diff"), name="l.tar", layer={"digest": digest("blob"), "size": 1,
+                          "diff_id": digest("diff")}), build)  # fmt: skip
+    log.add(e.VertexCompleted(name="layer l.tar", outputs=(digest("diff"),)), build, "l")
+    log.add(e.BuildCompleted(results=({"ref": digest("diff")},)), build)
+
+
+def test_everything_that_went_in_is_told_and_what_was_not_asked_for_anew() -> None:
+    log = ListLog()
+    of_sources(log, "b1")
+    of_sources(log, "b2", page="other page", context=digest("archive"), options={"directory": "/src"})
+    told = audit(log, "b2").report
+    assert told
+    assert [(item.kind, item.name, item.value) for item in told.inputs] == [
+        ("definition", "Dockerfile", digest("def")), ("context", "/src", digest("archive")),
+        ("http", "https://e.test/a.tar", digest("other page")), ("git", "https://e.test/r.git#main", "c" * 40),
+        ("cache", "type=registry,ref=c", digest("cache")), ("layer", "l.tar", digest("blob")),
+    ]  # fmt: skip
+    assert [item.detail for item in told.inputs[2:5]] == ["recalled, nobody was asked"] * 2 + ["3 records"]
+    assert [(item.kind, item.count) for item in told.resolutions] == [("http", 1), ("http", 1), ("git", 2)]
+    assert [gap.detail.partition(":")[0] for gap in told.gaps if gap.what == "recalled"] == ["https", "https"]
+    [layer] = told.layers
+    assert (layer.state, layer.detail) == ("verified", "came as file l.tar")
+
+
+def test_the_sources_of_a_build_are_materials_of_its_provenance() -> None:
+    log = ListLog()
+    of_sources(log, "b1")
+    of_sources(log, "b2")
+    with Views(None, STANDARD) as views:
+        views.catch_up(log)
+        history = History(views)
+        said = provenance(log, MemoryBlobs(), history, Mentions(views), history.get("b2"))
+    found = said["buildDefinition"]["resolvedDependencies"]
+    assert [item["uri"] for item in found] == [
+        "https://e.test/a.tar", "git+https://e.test/r.git@refs/heads/main"
+    ]  # fmt: skip
+    assert found[1]["digest"] == {"gitCommit": "c" * 40}
+    reasons = [item["reason"] for item in said["runDetails"]["metadata"]["refledger_completeness"]["reasons"]]
+    assert "https://e.test/a.tar was not asked for: an earlier build had resolved it" in reasons
+
+
+def test_a_beginning_that_several_things_have_is_refused() -> None:
+    log = ListLog()
+    for build in ("abcdef1", "abcdef2"):
+        log.add(started(build), build)
+        log.add(e.BuildCompleted(results=({"ref": f"step-{build}"},)), build)
+    with pytest.raises(InputError, match="several builds begin with 'abcdef'"):
+        audit(log, "abcdef")
+    with pytest.raises(InputError, match="several digests begin with 'step-abcdef'"):
+        audit(log, "step-abcdef")
+
+
+def test_a_log_that_begins_in_the_midst_of_a_build_tells_of_it_what_it_can() -> None:
+    log = ListLog()
+    log.add(e.Exported(kind="image", target="r/app:1", digest=digest("img"), layers=()), "old")
+    log.add(e.VertexStarted(name="RUN", inputs=(digest("img"),)), "older", "v")
+    image = digest("img")
+    resolved = e.SourceResolved(
+        reference="r/app:1", digest=image, platform="", provider={}, manifest=image, config=""
+    )  # fmt: skip
+    log.add(resolved, "b1")
+    log.add(started("b2"), "b2")
+    log.add(resolved, "b2")
+    told = audit(log, digest("img"), reverse=True)
+    assert [(item.build, item.how, item.target, item.status) for item in told.made] == [("old", "image", "r/app:1", "")]
+    assert told.report is None
+    assert told.reverse is not None
+    assert [(item.build, item.name, item.how) for item in told.reverse] == [
+        ("older", "", "input"), ("b1", "", "image"), ("b2", "app", "image")
+    ]  # fmt: skip
+    report = audit(log, "b2").report
+    assert report
+    assert [item.made_by for item in report.inputs if item.kind == "image"] == ["old"]
+
+
+def test_names_that_only_begin_alike_are_told_apart() -> None:
+    """The index keeps the beginnings of names only."""
+    log = ListLog()
+    one, two = ("sha256:" + "a" * 40 + end * 24 for end in "bc")
+    log.add(started("b1"), "b1")
+    moved = ({"digest": one, "transport": "uploaded", "bytes": 1, "source": ""},)
+    log.add(e.Exported(kind="image", target="t", digest=two, layers=moved), "b1")
+    log.add(e.LocalCreated(ref=two, parent=None, bytes=1), "b1")
+    log.add(e.BlobCreated(ref="r", diff_id="d", digest=two, media_type="m", bytes=1, compressor="gzip"), "b1")
+    log.add(e.VertexStarted(name="RUN", inputs=(two,)), "b2", "v")
+    assert audit(log, one).made == ()
+    assert [item.how for item in audit(log, two).made] == ["image", "step", "layer"]
+    assert [item.build for item in audit(log, two, reverse=True).reverse or ()] == ["b2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("VertexOutput", {"fd": 1, "offset": 0, "text": "x", "dropped": "many"}),
+        ("RuntimeChosen", {"runtime": 5, "version": "1", "rejected": {}}),
+        ("PolicyDecided", {"subject": ["a"], "decision": "denied", "rule": "r"}),
+    ],
+)  # fmt: skip
+def test_what_no_version_wrote_of_a_build_is_an_error_in_one_line(name: str, data: dict[str, Any]) -> None:
+    log = ListLog()
+    begin(log)
+    log.add_raw(name, data, "b1")
+    with pytest.raises(LogError, match="malformed"):
+        audit(log, "b1")
