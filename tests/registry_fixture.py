@@ -116,7 +116,9 @@ class RegistryProcess:
         path = self.directory / "config.yml"
         path.write_text(json.dumps(config))  # JSON is YAML
         with self.access_log.open("ab") as out, (self.directory / "service.log").open("ab") as err:
-            self._process = subprocess.Popen(["docker-registry", "serve", str(path)], stdout=out, stderr=err)
+            # reason for setpriv: it ends with us, also when we are killed
+            command = ["setpriv", "--pdeathsig", "TERM", "docker-registry", "serve", str(path)]
+            self._process = subprocess.Popen(command, stdout=out, stderr=err)
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
