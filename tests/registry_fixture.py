@@ -116,7 +116,9 @@ class RegistryProcess:
         path = self.directory / "config.yml"
         path.write_text(json.dumps(config))  # JSON is YAML
         with self.access_log.open("ab") as out, (self.directory / "service.log").open("ab") as err:
-            self._process = subprocess.Popen(["docker-registry", "serve", str(path)], stdout=out, stderr=err)
+            # reason for setpriv: it ends with us, also when we are killed
+            command = ["setpriv", "--pdeathsig", "TERM", "docker-registry", "serve", str(path)]
+            self._process = subprocess.Popen(command, stdout=out, stderr=err)
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
@@ -191,19 +193,21 @@ class RegistryProcess:
         return self.directory / "data/docker/registry/v2/blobs" / algorithm / digits[:2] / digits / "data"
 
     def _settle(self) -> None:
-        # reason: a line is written after the last byte of the answer, so a client may be ahead of the log
-        while self._process is not None and self._process.poll() is None and _is_busy(self._process.pid):
-            time.sleep(0.001)
+        # reason: a line is written after the last byte of the answer, so a client may be ahead of the log; and a proxy
+        # in this process may still have something to pass on
+        size = -1
+        while size != (size := self.access_log.stat().st_size):
+            time.sleep(0.01)
+            while self._process is not None and self._process.poll() is None and _is_busy(self._process.pid):
+                time.sleep(0.001)
 
     def _new_lines(self, log: Path) -> list[str]:
         """What was written since it was read last."""
         with log.open("rb") as file:
             file.seek(self._read.get(log, 0))
-            lines = file.read().decode().splitlines(keepends=True)
-            if lines and not lines[-1].endswith("\n"):
-                file.seek(-len(lines.pop().encode()), io.SEEK_CUR)
-            self._read[log] = file.tell()
-        return lines
+            lines, end, _ = file.read().rpartition(b"\n")
+        self._read[log] = self._read.get(log, 0) + len(lines + end)
+        return lines.decode().splitlines()
 
 
 def _is_busy(pid: int) -> bool:

@@ -148,7 +148,7 @@ def test_failures_give_their_connection_back(registry: RegistryProcess, reposito
         async def work(client: RegistryClient) -> None:
             with suppress(RegistryError, VerificationError):
                 await fetched(client, provider, described(DATA))
-            assert (await asyncio.wait_for(fetched(client, provider, described(DATA)), 20))[0] == DATA
+            assert (await asyncio.wait_for(fetched(client, provider, described(DATA)), 120))[0] == DATA
 
         stall = 1.0 if fault.silent else Limits().stall_seconds  # elsewhere a busy machine must not look like a stall
         use(work, registries=settings(**{proxy.host: HostSettings(connections=1)}), stall_seconds=stall)
@@ -160,7 +160,7 @@ def test_refused_connection_gives_its_place_back() -> None:
     async def work(client: RegistryClient) -> None:
         for _ in range(2):
             with pytest.raises(RegistryError, match="refused the connection"):
-                await asyncio.wait_for(client.exists(Provider.of(host, "a/b"), missing_digest()), 20)
+                await asyncio.wait_for(client.exists(Provider.of(host, "a/b"), missing_digest()), 120)
 
     use(work, registries=settings(**{host: HostSettings(connections=1)}))
 
@@ -179,7 +179,7 @@ def test_layer_is_copied_within_one_host_over_one_connection(registry: RegistryP
                     yield chunk
 
         copies = [client.upload(Provider.of(registry.host, f"{repository}-{n}"), blob, chunks) for n in range(3)]
-        await asyncio.wait_for(asyncio.gather(*copies), 30)
+        await asyncio.wait_for(asyncio.gather(*copies), 120)
         assert await client.exists(Provider.of(registry.host, f"{repository}-2"), blob.digest)
 
     use(work, registries=settings(**{registry.host: HostSettings(connections=1)}))
@@ -203,7 +203,7 @@ def test_layers_are_copied_both_ways_between_hosts_of_one_connection(
 
             await client.upload(Provider.of(target, f"{repository}-copy"), blob, chunks)
 
-        await asyncio.wait_for(asyncio.gather(copy(hosts[0], hosts[1]), copy(hosts[1], hosts[0])), 30)
+        await asyncio.wait_for(asyncio.gather(copy(hosts[0], hosts[1]), copy(hosts[1], hosts[0])), 120)
 
     use(work, registries=Registries(dict.fromkeys(hosts, HostSettings(connections=1))))
 
@@ -231,7 +231,7 @@ def test_no_way_of_uploading_waits_for_itself(
         for blob in blobs:
             read = partial(chunks, client, blob)
             uploads.append(client.upload(target, blob, read, resume=read if way == "lasting" else None))
-        await asyncio.wait_for(asyncio.gather(*uploads), 30)
+        await asyncio.wait_for(asyncio.gather(*uploads), 120)
         for blob in blobs:
             assert await client.exists(target, blob.digest)
 
@@ -258,7 +258,7 @@ def test_token_server_on_the_registry_s_own_host_is_not_waited_for() -> None:
         provider = Provider.of(server.host, "a/b")
 
         async def work(client: RegistryClient) -> None:
-            assert (await asyncio.wait_for(fetched(client, provider, described(DATA)), 20))[0] == DATA
+            assert (await asyncio.wait_for(fetched(client, provider, described(DATA)), 120))[0] == DATA
 
         use(work, registries=settings(**{server.host: HostSettings(connections=1)}))
 
@@ -283,7 +283,7 @@ def test_upload_waits_for_its_place(registry: RegistryProcess, repository: str) 
         uploads = [
             client.upload(provider, described(data), partial(source, name, data)) for name, data in blobs.items()
         ]
-        await asyncio.wait_for(asyncio.gather(*uploads), 30)
+        await asyncio.wait_for(asyncio.gather(*uploads), 120)
 
     use(work, registries=settings(**{registry.host: HostSettings(connections=1)}))
     assert [event.split()[1] for event in order] == ["begins", "ends", "begins", "ends"]

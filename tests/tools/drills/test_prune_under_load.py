@@ -17,7 +17,9 @@ pytestmark = [
 
 
 def test_no_build_fails_or_goes_wrong_while_everything_prunable_is_pruned(tmp_path: Path) -> None:
-    figures = drill(tmp_path, seconds=4, builders=2)
-    assert figures.right, "\n".join(report(figures))
-    assert figures.prunes > 0
-    assert figures.events["Demoted"] > 0
+    for seconds in (4, 60):  # on a machine so busy that nothing was let go of in between: once more, and longer
+        figures = drill(tmp_path / str(seconds), seconds=seconds, builders=2)
+        assert figures.right, "\n".join(report(figures))
+        if figures.prunes and figures.events["Demoted"]:
+            return
+    pytest.fail("\n".join(report(figures)))
