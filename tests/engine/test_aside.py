@@ -17,7 +17,6 @@ from storage.digest import Digest
 from storage.interfaces.log import Event
 from storage.log.eventlog import open_log
 from tests.engine.solver.kit import Nothing
-from tests.engine.solver.test_revoked import Nothing
 
 
 def told(path: Path, error: BaseException | None) -> list[Event]:

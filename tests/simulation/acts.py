@@ -36,6 +36,8 @@ from tools import bootstrap, collecting, imaging, roots
 
 LIMITS = FetchLimits(range_bytes=900, parallel_bytes=1500, connections=3)
 """So that layers of a few KiB are fetched in ranges, and several at once."""
+SMALL = 100
+"""Bytes of layers that are read whole, though they could be read by range."""
 GRANTS = Grants(secrets={SECRET_ID: SECRET.encode()})
 
 
@@ -154,6 +156,7 @@ def executor(
     sources: Callable[[], SourceFetcher], ledger: Ledger, clock: Clock, *_: object,
 ) -> ScriptedExecutor:  # fmt: skip
     """In the place of bootstrap's."""
+    asked.small = SMALL
     return ScriptedExecutor(asked, snapshots, sources, no_sandbox, ledger, clock, GRANTS)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import pickle
+import resource
 import select
 import signal
 import traceback
@@ -19,8 +20,9 @@ from dataclasses import dataclass
 from tests.simulation.points import Points, Strike
 from tests.simulation.report import Report
 
-PATIENCE = 300.0
-"""Seconds that a child may take; the longest honest one takes a few."""
+PATIENCE, MOST_CPU = 1800.0, 120
+"""Seconds until a child is given up, and of a processor that it may take; the longest honest one takes a few of these,
+but its machine may be busy."""
 Choose = Callable[[int, str, tuple[str, ...]], Iterable[tuple[Strike, ...]]]
 """Given a point's number, its name and the kinds it offers: the faults of each run that is to part there. The first of
 them strikes at that point."""
@@ -88,6 +90,7 @@ class Forks:
             self._children.append(_Child(strikes, pid, answers))
             return False
         os.close(answers)
+        resource.setrlimit(resource.RLIMIT_CPU, (MOST_CPU, resource.getrlimit(resource.RLIMIT_CPU)[1]))
         self._answer = answer
         self._children.clear()
         asyncio._set_running_loop(loop)

@@ -133,7 +133,7 @@ MUTATIONS = (
     Mutation(
         "the diff ID of a layer is not looked at",
         (Change("storage.layers.readahead:ReadAhead.check", "if found != diff_id:", "if False:"),),
-        seeds=(20,),
+        seeds=(38,),
     ),
     Mutation(
         "what is streamed from one registry to another is not digested",

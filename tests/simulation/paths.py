@@ -234,6 +234,7 @@ def simulated_files() -> Iterator[None]:
     """Within it, paths below `PREFIX` are on simulated disks, for all of storage/."""
     _leave_alone_what_is_loaded()
     from storage import overlay
+    from storage.tar import unpack
 
     def mounts_below(path: Path) -> list[Path]:
         found = locate(path)
@@ -283,6 +284,13 @@ def simulated_files() -> Iterator[None]:
             mount(source, target, kind)
 
     real_mounts_below, real_umount, real_mount = overlay.mounts_below, overlay._umount, overlay._mount
+    def open_in_root(root: int, path: bytes) -> int:
+        """openat2(2), which no module of Python has; no simulated tree has links that lead out of it."""
+        if root < FIRST_FD:
+            return real_open_in_root(root, path)
+        return _OS.open(path or b".", real_os.O_RDONLY | real_os.O_DIRECTORY, dir_fd=root)
+
+    real_open_in_root = unpack._open_in_root
     real_leave = roots._leave
     tokens = Tokens()
     with ExitStack() as stack:
@@ -301,6 +309,7 @@ def simulated_files() -> Iterator[None]:
             if hasattr(module, "secrets"):
                 stack.enter_context(patch.object(module, "secrets", tokens))
         stack.enter_context(patch("storage.regular.FileIO", unbuffered))
+        stack.enter_context(patch.object(unpack, "_open_in_root", open_in_root))
         stack.enter_context(patch.object(overlay, "mounts_below", mounts_below))
         stack.enter_context(patch.object(overlay, "_umount", umount))
         stack.enter_context(patch.object(overlay, "_mount", mount_call))

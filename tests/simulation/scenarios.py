@@ -141,16 +141,16 @@ def _seasoned(whole: Scenario, draw: Chance) -> Scenario:
         if draw.maybe(20):
             acts.append(Act("look", delay=draw.pick((0.0, 0.01, 0.2)), machine=acts[0].machine))
     if draw.maybe(12):
-        rounds.insert(1, _taken_away(whole.rounds[0][0], draw))
+        build = whole.rounds[0][0]
+        rounds.insert(1, _taken_away(build, whole.programs[build.subject % len(whole.programs)], draw))
     return replace(whole, rounds=tuple(map(tuple, rounds)))
 
 
-def _taken_away(build: Act, draw: Chance) -> list[Act]:
-    """What `build` made is made again, while somebody takes away what there is of it."""
-    return [
-        replace(build, no_cache=True),
-        Act(draw.pick(TAKING), delay=draw.pick((0.0, 0.2, 0.5, 1.0)), machine=build.machine),
-    ]
+def _taken_away(build: Act, program: tuple[Stage, ...], draw: Chance) -> list[Act]:
+    """What `build` made is made again, while somebody takes away what there is of it: as it begins, or is exported."""
+    steps = sum(step.seconds for stage in program for step in stage.steps)
+    delay = draw.pick((0.0, 0.2, 0.5, 1.0)) + draw.pick((0.0, steps, steps))
+    return [replace(build, no_cache=True), Act(draw.pick(TAKING), delay=delay, machine=build.machine)]
 
 
 def _with_secrets(stage: Stage, draw: Chance) -> Stage:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import gzip
 import io
 import tarfile
-from functools import lru_cache
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from storage.digest import Digest, canonical_json, sha256
 from storage.interfaces.images import Descriptor
 from storage.media_types import CONFIG, INDEX, MANIFEST
+from storage.parts.estargz import Estargz
 from storage.platform import host_platform
 from tests.simulation import model
 from tests.simulation.hosts import Host
@@ -17,21 +19,21 @@ from tests.simulation.registry import MemoryRegistries
 from tests.simulation.scenarios import BASES, MIRROR, TARGETS, Scenario
 
 ARCHITECTURE = host_platform().architecture
-FOREIGN = 9
-"""The number of the layer of images for another platform: nobody wants it."""
+STOCK, SEEKABLE, FOREIGN = 5, 3, 9
+"""So many layers there are; from which number on they are eStargz; that of images for another platform."""
 LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"
 
 
 def _list_platforms(host: Host, repository: str, manifest: bytes) -> None:
     """Have the tag name an index, in which `manifest` comes behind that of another platform."""
-    blob, diff_id = _layer_blob(FOREIGN)
+    layer = LAYERS[FOREIGN]
     config = canonical_json({
-        "architecture": "s390x", "os": "linux", "config": {}, "rootfs": {"type": "layers", "diff_ids": [diff_id]},
+        "architecture": "s390x", "os": "linux", "config": {}, "rootfs": {"type": "layers", "diff_ids": [layer.diff_id]},
     })  # fmt: skip
     foreign = canonical_json({
         "schemaVersion": 2, "mediaType": MANIFEST,
         "config": Descriptor(CONFIG, host.put_blob(repository, config), len(config)).to_json(),
-        "layers": [Descriptor(LAYER_TYPE, host.put_blob(repository, blob), len(blob)).to_json()],
+        "layers": [layer.put(host, repository)],
     })  # fmt: skip
     entries = []
     for data, architecture in ((foreign, "s390x"), (manifest, ARCHITECTURE)):
@@ -42,9 +44,21 @@ def _list_platforms(host: Host, repository: str, manifest: bytes) -> None:
     host.put_manifest(repository, "latest", INDEX, index)
 
 
-@lru_cache(maxsize=64)
-def _layer_blob(number: int) -> tuple[bytes, Digest]:
-    """A base layer as a blob, and its diff ID."""
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """A base layer as a blob."""
+
+    blob: bytes
+    diff_id: Digest
+    annotations: Mapping[str, str]
+
+    def put(self, host: Host, repository: str) -> dict[str, object]:
+        """Have it there; its descriptor."""
+        digest = host.put_blob(repository, self.blob)
+        return Descriptor(LAYER_TYPE, digest, len(self.blob), self.annotations).to_json()
+
+
+def _layer(number: int) -> _Layer:
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as tar:
         for name, data in model.base_layer(number).items():
@@ -52,7 +66,15 @@ def _layer_blob(number: int) -> tuple[bytes, Digest]:
             member.size, member.mode, member.mtime = len(data), 0o644, 1_600_000_000
             tar.addfile(member, io.BytesIO(data))
     plain = file.getvalue()
-    return gzip.compress(plain, 6, mtime=0), sha256(plain)
+    if number < SEEKABLE:
+        return _Layer(gzip.compress(plain, 6, mtime=0), sha256(plain), {})
+    made = Estargz()
+    blob = made.write(plain) + made.finish()
+    return _Layer(blob, made.diff_id, made.annotations)
+
+
+LAYERS = {number: _layer(number) for number in (*range(STOCK), FOREIGN)}
+"""Made before any thread is simulated."""
 
 
 def stock(registries: MemoryRegistries, scenario: Scenario) -> None:
@@ -61,19 +83,17 @@ def stock(registries: MemoryRegistries, scenario: Scenario) -> None:
     mirror = registries.host(MIRROR)
     for number, layers in enumerate(scenario.images):
         repository = f"base{number}"
-        made = [_layer_blob(layer) for layer in layers]
+        made = [LAYERS[layer] for layer in layers]
         if scenario.lies >= 0 and number == scenario.lies % len(scenario.images):
-            made[-1] = made[-1][0], sha256(b"something else")
+            made[-1] = replace(made[-1], diff_id=sha256(b"something else"))
         config = canonical_json({
             "architecture": ARCHITECTURE, "os": "linux", "config": {},
-            "rootfs": {"type": "layers", "diff_ids": [diff_id for _, diff_id in made]},
+            "rootfs": {"type": "layers", "diff_ids": [layer.diff_id for layer in made]},
         })  # fmt: skip
         manifest = canonical_json({
             "schemaVersion": 2, "mediaType": MANIFEST,
             "config": Descriptor(CONFIG, host.put_blob(repository, config), len(config)).to_json(),
-            "layers": [
-                Descriptor(LAYER_TYPE, host.put_blob(repository, blob), len(blob)).to_json() for blob, _ in made
-            ],
+            "layers": [layer.put(host, repository) for layer in made],
         })  # fmt: skip
         top = host.put_manifest(repository, "latest", MANIFEST, manifest)
         assert top[0] == 201, top

@@ -55,13 +55,16 @@ class Verdict:
                 self._files[at] = doing.machine, doing.act
                 self._file(doing.machine, doing.act)
 
-    def power_lost(self, machine: Machine) -> None:
-        """What the log of `machine` names is there, and as it should be."""
-        reader = reader_of(machine.disk)
-        here = reader.stored()
+    def quiet(self, machine: Machine) -> None:
+        """Nobody does anything on `machine`: what its log names is there."""
+        here = reader_of(machine.disk).stored()
         kinds: dict[str, Sequence[str]] = {"blobs": here.blobs, "layers": here.layers, "snapshots": here.snapshots}
         self.problems += oracle.content_problems(machine.events, kinds)
-        self.problems += disk_problems(machine, reader)
+
+    def power_lost(self, machine: Machine) -> None:
+        """What the log of `machine` names is still there, and as it should be."""
+        self.quiet(machine)
+        self.problems += disk_problems(machine, reader_of(machine.disk))
         for place, act in self._files.values():
             if place is machine:
                 self._file(machine, act)

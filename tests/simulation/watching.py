@@ -37,7 +37,8 @@ class Watching:
             asked, exported = machine.asked.get(build, set()), machine.exported.get(build, set())
             if blob.digest not in asked and blob.digest not in exported:
                 self._problems.append(f"I2 {build} reads {blob.digest[:19]}, which no event of it asks for")
-            fetching = blob.digest not in exported
+            # reason: a table of contents, and single files, may be read by several at once
+            fetching = blob.digest not in exported and not blob.annotations
         others = machine.fetching[blob.digest]
         if fetching:
             if any(other != build for other in others):

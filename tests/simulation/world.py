@@ -138,6 +138,8 @@ class World:
         stock(self._registries, self._scenario)
         for acts in self._scenario.rounds:
             await self._at_once(acts)
+            for machine in self._machines:
+                self.verdict.quiet(machine)
         self._points.over = True
         await self._again()
         self.verdict.end()
