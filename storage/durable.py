@@ -28,7 +28,7 @@ def make_directories(path: Path, mode: int = 0o777) -> None:
     """Like `mkdir -p`, and durable: a published file must not lose the directory it lies in. `mode` of `path` itself.
     Raises OSError."""
     missing = []
-    while not path.is_dir():
+    while not path.exists():  # a file in the way is told of by whoever wants to make something below it
         missing.append(path)
         path = path.parent
     if not path.is_mount():

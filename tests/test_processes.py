@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.builder import PROJECT
-from tests.processes import run_module
+from tests.processes import run_into, run_module
 from tools.cli.main import _COMMANDS
 
 ENV = {"PATH": os.environ["PATH"], "HOME": "/some/where", "TZ": "Asia/Tokyo"}
@@ -47,6 +47,16 @@ def test_it_ends_as_a_process_of_its_own_ends(how: str) -> None:
     expected, is_so = fresh(how), run_module("tests.started", how, env=ENV)
     assert (is_so.returncode, is_so.stdout) == (expected.returncode, expected.stdout)
     assert is_so.stderr.splitlines()[-1:] == expected.stderr.splitlines()[-1:]
+
+
+def test_its_output_may_go_into_files(tmp_path: Path) -> None:
+    out, err = tmp_path / "out", tmp_path / "err"
+    out.write_text("what was there before, and is longer than what comes")
+    session, code = run_into("tests.started", "killed", env=ENV, out=out, err=err)
+    assert (code, out.read_text(), err.read_text()) == (-9, "kept\n", "")
+    run_into("tests.started", "found", env=ENV, out=out, err=err)
+    assert json.loads(out.read_text())["leads"]
+    assert not Path(f"/proc/{session}").exists()
 
 
 def test_standard_input_is_a_pipe_of_any_size() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from storage.credentials.docker_config import DockerConfig, helper_failed, helper_for, keys_for, names_of, unusable
 from storage.credentials.lookup import TOKEN_USER, Credential
-from storage.durable import replace_file
+from storage.durable import make_directories, replace_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class CredentialStore:
         path = Path(os.path.realpath(self._config.path))
         data = json.dumps(config, indent="\t").encode() + b"\n"
         try:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_directories(path.parent, 0o700)
             replace_file(path, data, mode=0o600, named=True)
         except OSError as error:
             hint = "make it writable for you, or set DOCKER_CONFIG to a directory that is"

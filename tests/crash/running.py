@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
-from tests.crash.crash import Crash, disk_of, kind_of, registries, staged
+from tests.crash.crash import HOWS, Crash, disk_of, kind_of, registries, staged
 from tests.crash.scenes import SCENES
 from tests.processes import close_zygotes
 
@@ -100,7 +100,7 @@ def table(found: list[Crash]) -> list[str]:
     lines = []
     for title in ("scene", "met"):
         counts = Counter((str(getattr(one, title)), kind_of(one.moment)) for one in found)
-        kinds = sorted({kind for _, kind in counts})
+        kinds = [how for how in HOWS if any(kind == how for _, kind in counts)]
         lines += ["", f"| {title} | {' | '.join(kinds)} | all |", "|---" * (len(kinds) + 2) + "|"]
         for row in sorted({row for row, _ in counts}):
             numbers = [counts[row, kind] for kind in kinds]

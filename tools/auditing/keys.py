@@ -10,7 +10,7 @@ import os
 import secrets
 from pathlib import Path
 
-from storage.durable import Unfinished
+from storage.durable import Unfinished, make_directories
 from storage.errors import DiskError, InputError
 from storage.signing.notes import Signer, Verifier, new_signer
 
@@ -49,7 +49,7 @@ def generate(path: Path, name: str) -> Verifier:
     is a file already, which tells the public half of that one: whoever made it may have died before; and DiskError."""
     signer = new_signer(name, secrets.token_bytes(32))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_directories(path.parent, 0o700)
         new = Unfinished(path, 0o600)
         try:
             new.file.write(f"{signer.encode()}\n".encode())

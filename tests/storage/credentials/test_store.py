@@ -181,3 +181,18 @@ def test_place_that_cannot_be_written_is_one_line(home: Home) -> None:
         blocked.store.keep("quay.io", ME)
     assert caught.value.exit_code == 3
     assert SECRET not in str(caught.value)
+
+
+def test_I6_a_directory_that_is_made_for_the_file_is_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsync = os.fsync
+    synced: list[Path] = []
+
+    def watched(fd: int) -> None:
+        fsync(fd)
+        synced.append(Path(f"/proc/self/fd/{fd}").readlink())
+
+    monkeypatch.setattr(os, "fsync", watched)
+    home = tmp_path / "a home"
+    CredentialStore(DockerConfig(environ={"HOME": str(home)})).keep("registry.example", ME)
+    assert {tmp_path, home, home / ".docker"} <= set(synced)
+    assert stat.S_IMODE((home / ".docker").stat().st_mode) == 0o700

@@ -332,7 +332,7 @@ def test_a_build_that_is_interrupted_is_signed_with_its_end(
 
 
 def test_I12_who_died_before_printing_the_verifier_key_is_told_it_the_next_time(tmp_path: Path) -> None:
-    path = tmp_path / "audit.key"
+    path = tmp_path / "a vault" / "audit.key"
     made = keys.generate(path, "ci.example")
     for name in ("ci.example", "another"):
         with pytest.raises(InputError, match="not overwritten") as caught:
