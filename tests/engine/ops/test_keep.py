@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from engine.errors import InputError, VerificationError
-from engine.graph import Copy, Graph, op_from_json, op_to_json
+from engine.graph import Copy, Graph, op_to_json
 from engine.ops.keep import pack_lost, restore
 from engine.ops.select import select
 from engine.ops.selection import Selection
