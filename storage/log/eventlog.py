@@ -17,10 +17,10 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from storage.errors import DiskError, InputError, LogDamaged, LogError
+from storage.errors import DiskError, LogDamaged, LogError
 from storage.interfaces.log import Event, EventLog, NewEvent, Payload
 from storage.log import codec
-from storage.log.logfile import LogReader, check_writable
+from storage.log.logfile import KEEP, LogReader, check_writable
 from storage.log.payloads import BadPayload, Payloads
 
 if TYPE_CHECKING:
@@ -34,19 +34,8 @@ GROUP = 5_000  # events after which a transaction takes no further submission
 POLL = 0.03  # seconds between looks for what other processes appended (SQLite cannot notify)
 
 _SELECT = "SELECT rowid, originator_id, originator_version, topic, state FROM events WHERE rowid > ? AND rowid <= ?"
-_KEEP = "keep it for analysis; restore a backup, or use another root"
 Row = TypeVar("Row", bound=tuple[Any, ...])
 _Submission = tuple[int, list[codec.Encoded], "Future[list[Event]]"]
-
-
-def open_log(where: str | Path, *, clock: Callable[[], int] = time.time_ns, read_only: bool = False) -> EventLog:
-    """The log at a path (SQLite). Raises InputError for any URL: other databases are not supported yet."""
-    scheme, separator, _ = str(where).partition("://")
-    if separator and scheme in {"postgresql", "postgres"}:
-        raise InputError("a log in PostgreSQL is not supported yet", hint="give a path: the log is an SQLite file")
-    if separator:
-        raise InputError(f"{scheme}:// is not a place for a log", hint="give a path: the log is an SQLite file")
-    return SqliteEventLog(Path(where), clock=clock, read_only=read_only)
 
 
 def follow(
@@ -213,7 +202,7 @@ class SqliteEventLog:
                 whole = _in_order(rows, max(after, 0))
                 sound = max(after, 0) + len(whole)
                 what = f"events are missing after event {sound}"
-                self._damage = LogDamaged(what, sound=sound, where=str(self._path), hint=_KEEP)
+                self._damage = LogDamaged(what, sound=sound, where=str(self._path), hint=KEEP)
                 yield from self._decode(whole)
                 return
             try:
@@ -235,7 +224,7 @@ class SqliteEventLog:
             if not rows:
                 return
             if not after < rows[-1][0] <= until:  # a page that is no page any more: asking on would never end
-                raise LogError(f"events are out of order after event {after}", where=str(self._path), hint=_KEEP)
+                raise LogError(f"events are out of order after event {after}", where=str(self._path), hint=KEEP)
             yield from rows
             after = rows[-1][0]
 
@@ -249,7 +238,7 @@ class SqliteEventLog:
                 yield from self._payloads.of(rows)
             except codec.UNREADABLE as error:
                 what = f"an event between {after} and {rows[-1][0] + 1} is damaged"
-                raise LogError(what, where=str(self._path), hint=_KEEP) from error
+                raise LogError(what, where=str(self._path), hint=KEEP) from error
             after = rows[-1][0]
 
     def _read_sound(self, after: int, until: int | None, types: frozenset[str] | None) -> Iterator[Event]:
@@ -279,7 +268,7 @@ class SqliteEventLog:
                         yield from self._joined([row])
                     except codec.UNREADABLE as error:
                         what = f"event {row[0]} is damaged" + (f": {error}" if isinstance(error, BadPayload) else "")
-                        raise LogDamaged(what, sound=row[0] - 1, where=str(self._path), hint=_KEEP) from error
+                        raise LogDamaged(what, sound=row[0] - 1, where=str(self._path), hint=KEEP) from error
             else:
                 yield from events
 
@@ -322,7 +311,7 @@ class SqliteEventLog:
 
     def _lost_after(self, sound: int) -> LogDamaged:
         lost = f"events after event {sound} cannot be read" if sound else "no event of it can be read"
-        return LogDamaged(f"the file is damaged: {lost}", sound=sound, where=str(self._path), hint=_KEEP)
+        return LogDamaged(f"the file is damaged: {lost}", sound=sound, where=str(self._path), hint=KEEP)
 
     def last_seq(self) -> int:
         """See EventLog; in a damaged log that is open for reading only: the last event before the damage.

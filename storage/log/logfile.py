@@ -27,7 +27,7 @@ APPLICATION = 0x52464C47  # PRAGMA application_id ("RFLG"): tells a log from any
 LOCK_TIMEOUT = 5  # seconds that SQLite itself waits for a lock
 LARGEST = 256 * 1024  # bytes of a row that is an event at most: four times what its state may have
 PATIENCE = 180.0  # seconds after which a held lock is an error; a commit takes milliseconds, so its holder is stuck
-_KEEP = "keep it for analysis; restore a backup, or use another root"
+KEEP = "keep it for analysis; restore a backup, or use another root"
 
 EVENTS = (
     ("CREATE TABLE events (rowid INTEGER PRIMARY KEY AUTOINCREMENT, originator_id TEXT NOT NULL, "
@@ -72,8 +72,8 @@ def explain(error: sqlite3.Error, path: Path, doing: str) -> RefledgerError:
     words = {
         sqlite3.SQLITE_BUSY: ("another process has kept it locked for minutes", f"see which one: fuser -v {where}"),
         sqlite3.SQLITE_LOCKED: ("another process has kept it locked for minutes", f"see which one: fuser -v {where}"),
-        sqlite3.SQLITE_CORRUPT: ("the file is damaged", _KEEP),
-        sqlite3.SQLITE_TOOBIG: ("the file is damaged: there is more in it than an event may have", _KEEP),
+        sqlite3.SQLITE_CORRUPT: ("the file is damaged", KEEP),
+        sqlite3.SQLITE_TOOBIG: ("the file is damaged: there is more in it than an event may have", KEEP),
         sqlite3.SQLITE_NOTADB: ("the file is not an event log", "restore a backup, or use another root"),
         sqlite3.SQLITE_READONLY: ("it may only be read", "set REFLEDGER_ROOT to a writable place"),
         sqlite3.SQLITE_PERM: ("permission denied", "set REFLEDGER_ROOT to a place you may write"),
@@ -163,7 +163,7 @@ class LogReader:
             try:
                 return patiently(self._path, doing, lambda: self._attempt(action))
             except UnicodeDecodeError as error:  # SQLite's message has bytes of the file in it, as of a broken schema
-                raise LogDamaged(f"{doing}: the file is damaged", where=str(self._path), hint=_KEEP) from error
+                raise LogDamaged(f"{doing}: the file is damaged", where=str(self._path), hint=KEEP) from error
 
     def _attempt(self, action: Callable[[sqlite3.Connection], T]) -> T:
         while True:

@@ -18,7 +18,7 @@ from storage.digest import canonical_json
 from storage.errors import DiskError, LogError
 from storage.interfaces.log import Event
 from storage.log.codec import MAX_EVENT
-from storage.log.eventlog import open_log
+from storage.log.eventlog import SqliteEventLog, open_log
 
 
 def test_a_list_is_cut_to_what_an_event_has_room_for() -> None:
@@ -98,7 +98,7 @@ def test_I6_nothing_is_durable_without_what_was_posted_before_it() -> None:
 
 def test_I6_nothing_is_done_on_behind_a_fact_that_could_not_be_written(tmp_path: Path) -> None:
     path = tmp_path / "log.db"
-    log = open_log(path)
+    log = SqliteEventLog(path)
     other = sqlite3.connect(path)
     other.execute("CREATE TRIGGER full BEFORE INSERT ON events BEGIN SELECT RAISE(ABORT, 'no room'); END")
     other.commit()

@@ -402,12 +402,12 @@ def test_what_sqlite_says_of_the_disk_is_told_in_plain_words(code: int, words: s
 
 def test_I1_views_of_the_log_on_disk_are_those_of_the_same_events(tmp_path: Path) -> None:
     from storage.interfaces.log import NewEvent
-    from storage.log.eventlog import open_log
+    from storage.log.eventlog import SqliteEventLog
 
     story_log = full_log()
     events = [NewEvent(x.stream, x.type, x.data, x.build, x.vertex, x.cause) for x in story_log.events]
     times = iter([event.time for event in story_log.events])
-    log = open_log(tmp_path / "log.db", clock=lambda: next(times))
+    log = SqliteEventLog(tmp_path / "log.db", clock=lambda: next(times))
     try:
         for event in events:
             log.append(event)

@@ -18,7 +18,7 @@ from storage.digest import Digest, sha256
 from storage.errors import DiskError, LogDamaged, LogError, RefledgerError, VerificationError
 from storage.interfaces.images import Provider
 from storage.interfaces.log import NewEvent
-from storage.layers.examine import examine_snapshot
+from storage.layers.examine import examine_blob, examine_layer, examine_snapshot
 from storage.layers.implied import read_implied
 from storage.layers.seal import broken
 from storage.layers.snapshots import OverlaySnapshots
@@ -336,3 +336,9 @@ def test_a_write_ahead_log_of_terabytes_is_not_copied(tmp_path: Path) -> None:
         file.truncate(1 << 43)
     with pytest.raises(DiskError, match="no room to copy"):
         SqliteEventLog(path, read_only=True)
+
+
+def test_names_that_are_none_are_said_and_looked_for_nowhere(tmp_path: Path) -> None:
+    for name in ("../x", "sha256:x", 5):
+        assert examine_blob(tmp_path, name) == examine_layer(tmp_path, name) == "it is no digest"  # type: ignore[arg-type]
+        assert examine_snapshot(tmp_path, name if name != "sha256:x" else "a/b") == "it is no id of a snapshot"  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ from storage.layers.snapshots import OverlaySnapshots
 from storage.layers.trees import SnapshotTrees
 from storage.locks import FileLocks
 from storage.log import recorder
-from storage.log.eventlog import open_log
+from storage.log.eventlog import SqliteEventLog
 from storage.partial import DirectoryPartials
 from storage.sweep import sweep
 from storage.usage import DiskItems, measure, mentioned
@@ -75,7 +75,7 @@ CALLS: dict[str, Callable[[Path], object]] = {
     "measuring the root": lambda root: measure(root / "below"),
     "reading a build's record": lambda root: mentioned(root, [str(DIGEST)], {str(DIGEST)}),
     "removing blob/": lambda root: DiskItems(root, "b1").take(f"blob/{DIGEST}"),
-    "creating the event log": lambda root: open_log(root / "log.db"),
+    "creating the event log": lambda root: SqliteEventLog(root / "log.db"),
 }
 
 

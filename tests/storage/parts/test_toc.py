@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from storage.digest import Digest, sha256
-from storage.errors import TocUnusable, VerificationError
+from storage.errors import DiskError, TocUnusable, VerificationError
 from storage.interfaces.images import ESTARGZ, Descriptor
 from storage.interfaces.parts import Part
 from storage.layers.directory import DirectoryLayers
@@ -321,3 +321,20 @@ def test_what_a_table_says_of_directories_devices_and_chunks() -> None:
     assert toc.look(b"w").kind == "whiteout"
     with pytest.raises(TocUnusable, match="a hole in it"):
         toc.chunks(toc.nodes[b"f"])
+
+
+def test_a_disk_that_refuses_is_said_of_parts_too(tmp_path: Path) -> None:
+    scratch = Scratch(tmp_path / "tmp", "b1")
+    toc = UsableToc(ChunkedToc(table(reg("a", size=1, offset=2, chunkDigest=str(sha256(b"")))), 100), scratch)
+    part = toc.part(Part(set(), {b"a"}, set(), lambda _: "nothing"))
+    (directory,) = scratch.tmp.iterdir()
+    directory.rmdir()
+    with pytest.raises(DiskError, match="reading a part"):
+        part.write(b"x")
+    with pytest.raises(DiskError, match="laying out a part"):
+        part.lay_out()
+    part.discard()
+    scratch.tmp.rmdir()
+    scratch.tmp.write_text("no directory")
+    with pytest.raises(DiskError, match="beginning to read a part"):
+        toc.part(Part(set(), {b"a"}, set(), lambda _: "nothing"))
