@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engine.aside import shown_step
 from engine.errors import DiskError, InputError, RefledgerError
@@ -29,11 +30,14 @@ from engine.graph import (
 from engine.ledger import Facts
 from engine.offline.missing import NotHere
 from engine.ops.rootfs import RootDir
-from engine.ops.sources import CONTEXT_FILE, SourceFetcher
 from engine.request import BuildRequest
 from storage.digest import Digest
 from storage.interfaces.blobs import BlobStore
-from storage.sources import TreeStore
+
+if TYPE_CHECKING:
+    # reason: builds of local directories, which are most, fetch nothing
+    from engine.ops.sources import SourceFetcher
+    from storage.sources import TreeStore
 
 
 async def open_contexts(
@@ -108,10 +112,12 @@ async def fetch_tree(op: FetchedSource, vertex: Vertex, sources: SourceFetcher, 
 
 def _read_dockerfile(op: FetchedSource, tree: Path, filename: str) -> tuple[str, str]:
     """Text and name of the Dockerfile in `tree`, whose links lead nowhere else. Raises InputError, DiskError."""
+    from engine.ops.sources import CONTEXT_FILE
+
     where = context_title(op) if not isinstance(op, HttpSource) else op.url
     try:
         with RootDir(tree) as root:
-            if isinstance(op, ArchiveSource) and _is_alone(tree):
+            if isinstance(op, ArchiveSource) and [path.name for path in tree.iterdir()] == [CONTEXT_FILE]:
                 filename = CONTEXT_FILE
             data = root.read_bytes(filename, DOCKERFILE_LIMIT + 1)
     except OSError as error:
@@ -125,7 +131,3 @@ def _read_dockerfile(op: FetchedSource, tree: Path, filename: str) -> tuple[str,
         return data.decode(), posixpath.basename(filename)
     except UnicodeDecodeError as error:
         raise InputError("the Dockerfile is not UTF-8 text", where=where) from error
-
-
-def _is_alone(tree: Path) -> bool:
-    return [path.name for path in tree.iterdir()] == [CONTEXT_FILE]
