@@ -45,6 +45,9 @@ _ONBUILD = re.compile(r"\A\s*ONBUILD\b(?:\s|[\\`]\r?\n)*", re.IGNORECASE)
 _HEREDOC = re.compile(r"(\d*)<<(-?)([^<]+)")
 _UNREADABLE = re.compile("[\0\ud800-\udfff]")
 """What the parser's C boundary would cut the text at, or the process would die of."""
+_BRACES = re.compile(r"\$\{|\}|[\\`]?[ \t\r]*\n")
+_DEEPEST = 200
+_NESTED = f"more than {_DEEPEST} substitutions in one another"
 _JSON_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 """The same in JSON form: the argument would be cut."""
 
@@ -85,6 +88,9 @@ def parse_dockerfile(source: Source) -> tuple[list[Instruction], str]:
     if bad := _UNREADABLE.search(text):
         line = text.count("\n", 0, bad.start()) + 1
         raise source.error(f"the Dockerfile contains {_unreadable(bad)}", (line, line), "save it as UTF-8 text")
+    if (nested := _too_deep(text)) is not None:
+        line = text.count("\n", 0, nested) + 1
+        raise source.error(_NESTED, (line, line))
     escape = _directives(source)
     out = [_instruction(source, command, escape) for command in _commands(source, escape)]
     return out, escape
@@ -99,6 +105,8 @@ def parse_trigger(source: Source, text: str, lines: tuple[int, int], escape: str
 
     if bad := _UNREADABLE.search(text):
         raise source.error(f"it contains {_unreadable(bad)}", lines)
+    if _too_deep(text) is not None:
+        raise source.error(_NESTED, lines)
     try:
         commands = list(dockerfile.parse_string(escape_line(escape) + text))
     except (dockerfile.GoParseError, UnicodeDecodeError) as error:
@@ -109,6 +117,22 @@ def parse_trigger(source: Source, text: str, lines: tuple[int, int], escape: str
     if name in NOT_IN_ONBUILD:
         raise source.error(f"{name} is not allowed as an ONBUILD trigger", lines, word=commands[0].cmd)
     return replace(_instruction(source, commands[0], escape, lines), lines=lines)
+
+
+def _too_deep(text: str) -> int | None:
+    """Where more than _DEEPEST `${` are open in one line and those it goes on in. The parser, which nobody can
+    interrupt, takes the cube of their number: hours for what one line has room for."""
+    depth = 0
+    for part in _BRACES.finditer(text):
+        if part[0] == "${":
+            depth += 1
+            if depth > _DEEPEST:
+                return part.start()
+        elif part[0] == "}":
+            depth = max(0, depth - 1)
+        elif part[0][0] not in "\\`":
+            depth = 0
+    return None
 
 
 def _unreadable(found: re.Match[str]) -> str:

@@ -275,3 +275,13 @@ def test_an_excerpt_shows_the_beginnings_of_long_lines() -> None:
     error = Source("Dockerfile", "FROM a\nRUN " + "x" * 100_000).error("wrong", (1, 2))
     assert len(error.excerpt) < 400
     assert error.excerpt.startswith("FROM a\nRUN xxx")
+
+
+@pytest.mark.parametrize("between", ["", "\\\n", "\\ \t\r\n"])
+def test_substitutions_are_not_nested_without_end(between: str) -> None:
+    deep = f"${{A:-{between}" * 3000 + "}" * 3000
+    assert _error(f"FROM a\nRUN {deep}\n").what == "more than 200 substitutions in one another"
+    images = Images({"base": {"architecture": "amd64", "os": "linux", "config": {"OnBuild": [f"RUN {deep}"]}}})
+    with pytest.raises(DockerfileError, match=r"ONBUILD trigger .*: more than 200 substitutions"):
+        compile_text("FROM base\n", images)
+    assert compile_text("FROM a\nRUN <<E\n" + "${x\n" * 1000 + "E\nRUN " + "${x}" * 1000)  # one after the other
