@@ -53,6 +53,7 @@ def podman(tmp_path: Path, runroot: str) -> Iterator[list[str]]:
     """The command, with a store of its own."""
     places = ["--root", str(tmp_path / "podman"), "--runroot", runroot, "--storage-driver", "vfs"]
     places += ["--tmpdir", f"{runroot}/tmp"]  # reason: a reset removes it, by default everybody's
+    places += ["--events-backend", "none"]  # reason: a reset writes events into what it is removing
     yield ["podman", *places]
     run("podman", *places, "system", "reset", "--force")
 
