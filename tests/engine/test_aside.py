@@ -15,12 +15,12 @@ from engine.solver.contexts import Taken
 from storage.blobs import DirectoryBlobs
 from storage.digest import Digest
 from storage.interfaces.log import Event
-from storage.log.eventlog import open_log
+from storage.log.eventlog import SqliteEventLog
 from tests.engine.solver.kit import Nothing
 
 
 def told(path: Path, error: BaseException | None) -> list[Event]:
-    log = open_log(path / "log.db")
+    log = SqliteEventLog(path / "log.db")
 
     async def main() -> None:
         ledger = Ledger(log, "b1")
@@ -67,7 +67,7 @@ def test_a_context_whose_listing_cannot_be_kept_has_an_end_and_names_the_step(tm
     (tmp_path / "a").write_text("a")
     context = vertex(ContextSource(), (), "[internal] load build context")
     step = vertex(Copy(("a",), "/"), (context.digest, context.digest), "COPY a /")
-    log = open_log(tmp_path / "log.db")
+    log = SqliteEventLog(tmp_path / "log.db")
     ledger = Ledger(log, "b1")
     taken = Taken({context.digest: tmp_path}, ledger, _Full(tmp_path, owner="b1"), Nothing())
     try:

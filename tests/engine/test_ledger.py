@@ -18,7 +18,7 @@ from storage.digest import canonical_json
 from storage.errors import DiskError, LogError
 from storage.interfaces.log import Event
 from storage.log.codec import MAX_EVENT
-from storage.log.eventlog import SqliteEventLog, open_log
+from storage.log.eventlog import SqliteEventLog
 
 
 def test_a_list_is_cut_to_what_an_event_has_room_for() -> None:
@@ -30,7 +30,7 @@ def test_a_list_is_cut_to_what_an_event_has_room_for() -> None:
 
 
 def test_what_is_said_of_an_error_is_cut_and_what_no_event_can_hold_is_refused(tmp_path: Path) -> None:
-    log = open_log(tmp_path / "log.db")
+    log = SqliteEventLog(tmp_path / "log.db")
 
     async def main() -> None:
         ledger = Ledger(log, "b1")
