@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.frontend.glob import compile_glob, has_wildcard, match_path
@@ -70,5 +70,6 @@ def test_an_escaped_wildcard_is_none(pattern: str, wild: bool) -> None:
 
 
 @given(st.text("ab*?.", max_size=8), st.text("ab.", max_size=8))
+@settings(deadline=None)
 def test_agrees_with_fnmatch_without_slashes_and_classes(pattern: str, path: str) -> None:
     assert match_path(pattern, path) is fnmatch.fnmatchcase(path, pattern)
