@@ -69,7 +69,10 @@ class Descriptors:
             if not flags & real_os.O_CREAT:
                 raise
             parent, name = self._parent(place, path)
-            if (link := parent.entries.get(name)) is not None:  # one that leads to nothing
+            link = parent.entries.get(name)
+            if link is not None and not link.is_link:  # a thread of the operating system made it meanwhile
+                return self.open(path, flags, mode, dir_fd=dir_fd)
+            if link is not None:  # one that leads to nothing
                 target = real_os.fsencode(process.prefix) + b"/" + b"/".join((*where[:-1], bytes(link.data)))
                 return self.open(target, flags, mode)
             process.fault("create", where, "ENOSPC")
