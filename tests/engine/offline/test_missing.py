@@ -6,7 +6,7 @@ from engine.events import to_data
 from engine.offline.missing import Missing, NotHere
 from storage.digest import canonical_json
 
-EVENT = 64 * 1024
+EVENT = 1024 * 1024
 
 
 def test_an_event_has_room_for_what_is_told_and_counts_all_of_it() -> None:

@@ -381,11 +381,11 @@ def _deep(root: Path, depth: int) -> None:
 
 
 @pytest.fixture
-def few_frames() -> Iterator[None]:
-    """What recurses fails at a depth of hundreds already, not only of a thousand."""
+def few_frames(tmp_path: Path) -> Iterator[Path]:
+    """What recurses fails at a depth of hundreds already, not only of a thousand; but for what removes the directory."""
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(350)
-    yield
+    yield tmp_path
     sys.setrecursionlimit(limit)
 
 
