@@ -80,7 +80,7 @@ TAKEN_AWAY = tuple(
     if len(rounds := scenario(seed).rounds) > 1 and [act.kind for act in rounds[1]][1:] in (["prune"], ["demote"])
 )  # fmt: skip
 """Seeds of scenarios in which somebody takes away what is made again just now."""
-STRIKES = 40
+STRIKES = 100
 """At how many of the points of a name faults strike."""
 _RECORD_REQUEST = "requested = await self.facts.record("
 _RECORD_START = "started = await self.facts.record("
@@ -263,8 +263,8 @@ MUTATIONS = (
                 "        root.log.append(*(_tombstone(action, policy) for action in present))\n",
             ),
         ),
-        seeds=TAKEN_AWAY[:8],
-        point="rename tmp",
+        seeds=(4, 12, 0, 21),
+        point="commit log.db",
         kind="crash",
     ),
     Mutation(
