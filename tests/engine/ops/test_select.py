@@ -382,7 +382,7 @@ def _deep(root: Path, depth: int) -> None:
 
 @pytest.fixture
 def few_frames(tmp_path: Path) -> Iterator[Path]:
-    """What recurses fails at a depth of hundreds already, not only of a thousand; but for what removes the directory."""
+    """What recurses fails at a depth of hundreds already, but for what removes the directory afterwards."""
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(350)
     yield tmp_path
