@@ -13,14 +13,19 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
+import dockerfile
+
 from engine.errors import RefledgerError
+from engine.frontend.instructions import parse_dockerfile
+from engine.frontend.source import Source
 from projections.runner import Views
 from storage.interfaces.images import Mirror, Provider
-from tests.simulation import paths
+from tests.simulation import model, paths
 from tests.simulation.acts import Acts, executor
 from tests.simulation.chance import Chance, Crashed
 from tests.simulation.disk import Disk
@@ -56,6 +61,10 @@ def simulate(scenario: Scenario, points: Points, *, told: bool = False) -> Repor
                 return world.report(told=told)
         finally:
             world.end()
+
+
+parsed = lru_cache(maxsize=1000)(dockerfile.parse_string)
+"""Go parses Dockerfiles, whose runtime does not survive a fork: what a run needs is parsed before the first one."""
 
 
 def _interrupt() -> None:
@@ -117,6 +126,9 @@ class World:
         )  # fmt: skip
         known = SimpleNamespace(mirrors=self._mirrors)
         with ExitStack() as stack:
+            stack.enter_context(patch.object(dockerfile, "parse_string", parsed))
+            for program in self._scenario.programs:
+                parse_dockerfile(Source("Dockerfile", model.dockerfile(program, self._scenario.images)))
             for module in (bootstrap, roots, collecting, imaging):
                 stack.enter_context(patch.object(module, "time", time))
             for module in (bootstrap, connecting, imaging):
