@@ -45,13 +45,14 @@ class BlobConverter:
     blobs: BlobStore
 
     def convert(
-        self, source: ByteSource, media_type: str, diff_id: Digest, compression: Compression,
+        self, source: ByteSource, media_type: str | None, diff_id: Digest, compression: Compression,
         clamp_mtime: int | None = None, *, even_if_same: bool = True,
     ) -> PackedBlob | None:  # fmt: skip
         """See LayerConverter.convert."""
 
         def give(write: Callable[[bytes], Any]) -> None:
-            hashed = Hashing(decompress(source, media_type), diff_id.algorithm)
+            plain = source if media_type is None else decompress(source, media_type)
+            hashed = Hashing(plain, diff_id.algorithm)
             tar = hashed if clamp_mtime is None else Clamped(hashed, clamp_mtime)
             while data := tar.read(BLOCK):
                 write(data)

@@ -25,9 +25,6 @@ from storage.interfaces.packing import LayerConverter, LayerTars, PackedBlob
 
 PARALLEL = 4
 """Layers that are converted at once: each has its buffers."""
-PLAIN = "application/vnd.oci.image.layer.v1.tar"
-"""The media type of a layer that is not compressed."""
-
 
 _Key = tuple[str, int | None, str]
 
@@ -248,7 +245,7 @@ class Conversion:
 
         def laid_out() -> PackedBlob | None:
             with self.tars.open(diff_id) as tar:
-                return self._write(want, tar, PLAIN)
+                return self._write(want, tar, None)
 
         if await in_thread(lambda: self.blobs.sound(blob.digest)):
             return True, await in_thread(stored)
@@ -269,7 +266,7 @@ class Conversion:
         came = await self.fetcher.read(ref, want.layer, use, vertex=None, cause=cause)
         return made[-1], came
 
-    def _write(self, want: _Wanted, source: ByteSource, media_type: str) -> PackedBlob | None:
+    def _write(self, want: _Wanted, source: ByteSource, media_type: str | None) -> PackedBlob | None:
         assert want.layer.diff_id is not None
         return self.converter.convert(
             source, media_type, want.layer.diff_id, want.compression, want.epoch, even_if_same=not want.as_is

@@ -13,7 +13,7 @@ from engine.errors import (
 )
 from engine.events import BlobCreated, LocalLost
 from engine.exporters import conversion
-from engine.exporters.conversion import PLAIN, Conversion
+from engine.exporters.conversion import Conversion
 from engine.exporters.reading import BlobReader
 from engine.ledger import Facts
 from engine.refs.providers import unavailable
@@ -147,7 +147,7 @@ class Transfer:
 
     def _of_its_tar(self, diff_id: Digest) -> PackedBlob:
         with self.conversion.tars.open(diff_id) as tar:
-            packed = self.conversion.converter.convert(tar, PLAIN, diff_id, _DEFAULT)
+            packed = self.conversion.converter.convert(tar, None, diff_id, _DEFAULT)
         assert packed is not None, "kept whatever it is"
         return packed
 

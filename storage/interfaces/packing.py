@@ -33,10 +33,11 @@ class LayerConverter(Protocol):
     """Turns blobs into others that hold the same layer."""
 
     def convert(
-        self, source: ByteSource, media_type: str, diff_id: Digest, compression: Compression,
+        self, source: ByteSource, media_type: str | None, diff_id: Digest, compression: Compression,
         clamp_mtime: int | None = None, *, even_if_same: bool = True,
     ) -> PackedBlob | None:  # fmt: skip
-        """Write what `source` decompresses to, whose digest is `diff_id`, into the blob store as `compression`; with
+        """Write what `source` decompresses to, whose digest is `diff_id`, into the blob store as `compression`; without
+        a `media_type` it is that already, even where its first name looks like the beginning of a gzip file. With
         `clamp_mtime` no time in it is later than so many seconds since the epoch. The result has a diff ID of its own
         when that changed something, and as an eStargz. Not `even_if_same`: None, and nothing is kept, when the diff ID
         is the same. Consumes `source` to its end. Blocking. Raises VerificationError, with nothing kept, DiskError,

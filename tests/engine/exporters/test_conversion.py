@@ -35,6 +35,7 @@ from tests.engine.exporters.kit import transfer_in
 from tests.engine.refs.kit import Kit, kit, push_layers, remote
 from tests.registry_fixture import OCI_LAYER, RegistryProcess, digest_of, push_blob
 from tests.storage.layers.trees import file, info, make_tar
+from tests.storage.tar.tars import Member, write
 from tools.known import LogAnswers
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="layers need root")
@@ -260,7 +261,8 @@ def test_a_damaged_converted_blob_is_made_anew_before_a_byte_of_it_goes_out(
 def test_a_blob_or_a_layer_that_is_here_is_not_fetched_to_be_converted(
     parts: Kit, registry: RegistryProcess, repository: str
 ) -> None:
-    stored, laid_out = gzipped(tar_of("a")), gzipped(tar_of("b"))
+    like_a_gzip = write([Member(b"\x1f\x8b\x08", data=b"b")], "gnu")
+    stored, laid_out = gzipped(tar_of("a")), gzipped(like_a_gzip)
     push_layers(registry.host, repository, [stored, laid_out])
 
     async def run() -> None:
