@@ -141,6 +141,14 @@ def test_ids_in_the_table_of_refs_are_short_and_can_be_looked_up(
     assert whole in builder.run("refs", "--json").out
 
 
+def test_a_type_that_no_event_has_is_told_of(builder: Builder) -> None:
+    builder.build("FROM\n")
+    done = builder.run("events", "--type", "BuildFailed", "--type", "LayerPuled")
+    assert (done.code, done.out) == (2, "")
+    assert done.err == "ERROR: no event has the type 'LayerPuled' (did you mean LayerPulled?)\n"
+    assert builder.run("events", "--type", "LayerPulled").out == ""
+
+
 @pytest.mark.parametrize("columns", [60, 120])
 def test_tables_fit_the_window_and_keep_the_name(
     builder: Builder, registry: RegistryProcess, repository: str, columns: int
