@@ -259,9 +259,10 @@ class _Parts:
 
     @cached_property
     def emulation(self) -> Emulation:
-        from engine.ops.emulation import Emulation
+        from engine.ops.emulation import Emulation, run_in_empty_root
+        from storage.scratch import Scratch
 
-        return Emulation()
+        return Emulation(partial(run_in_empty_root, Scratch(self.root.tmp, self.build).directory))
 
     def _executor(self) -> Executor:
         from engine.refs.asked import AskedPaths
