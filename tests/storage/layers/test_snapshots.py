@@ -17,7 +17,7 @@ import pytest
 
 from storage import durable
 from storage.durable import FileSystemSync
-from storage.errors import DiskError
+from storage.errors import DiskError, InputError
 from storage.interfaces.layers import CheckedLayers, Look
 from storage.layers.directory import DirectoryLayers
 from storage.layers.snapshots import OverlaySnapshots
@@ -144,6 +144,18 @@ def test_sockets_and_foreign_attributes_are_left_out(root: Root) -> None:
     assert {key for key in headers if "xattr" in key} == {
         "SCHILY.xattr.security.capability", "SCHILY.xattr.user.note",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [".wh.kept", "etc/.wh..wh..opq", ".wh.a directory/x"])
+def test_a_name_that_deletes_in_a_layer_is_refused_when_the_step_ends(root: Root, name: str) -> None:
+    snapshot = root.snapshots.begin("s", [root.base])
+    path = snapshot.root / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("")
+    with pytest.raises(InputError, match=r"'/(etc/)?\.wh\.[^']*' cannot be in an image"):
+        snapshot.commit()
+    assert not root.snapshots.has("s")
+    snapshot.discard()
 
 
 # ---------------------------------------------------------------- shared flushes
