@@ -158,6 +158,15 @@ def test_a_name_that_deletes_in_a_layer_is_refused_when_the_step_ends(root: Root
     snapshot.discard()
 
 
+def test_an_attribute_that_no_layer_can_name_is_refused(root: Root) -> None:
+    snapshot = root.snapshots.begin("s", [])
+    (snapshot.root / "file").write_text("")
+    os.setxattr(snapshot.root / "file", "user.a=b", b"c")
+    snapshot.commit()
+    with pytest.raises(InputError, match=r"'user\.a=b' of '/file' cannot be in an image"):
+        root.packed("s")
+
+
 # ---------------------------------------------------------------- shared flushes
 
 
