@@ -323,7 +323,7 @@ class _Parts:
         from engine.exporters.push import Pusher
         from engine.exporters.tar import TarExporter
         from storage.archive import DestFile, TarArchive
-        from storage.durable import flush_file_system
+        from storage.durable import FileSystemSync
         from storage.layers.compose import TreeWriter
         from storage.layout.target import enter
         from storage.tar.pack import write_tree
@@ -336,7 +336,7 @@ class _Parts:
             layout=LayoutExporter(self.mover, ledger, enter),
             local=LocalExporter(
                 materializer, self.snapshots, ledger, self.clock, lambda to, latest: TreeWriter(to, latest=latest),
-                flush_file_system,
+                lambda to: FileSystemSync(to).watched(),
             ),
             tar=TarExporter(materializer, self.snapshots, ledger, DestFile, write_tree),
             clock=self.clock,

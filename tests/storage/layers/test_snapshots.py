@@ -87,9 +87,9 @@ def test_I6_the_file_system_is_flushed_before_the_snapshot_is_seen(root: Root, m
     seen: list[bool] = []
     flush = durable.flush_file_system
 
-    def watched(path: Path) -> None:
+    def watched(fd: int) -> None:
         seen.append(root.snapshots.has("s"))
-        flush(path)
+        flush(fd)
 
     monkeypatch.setattr(durable, "flush_file_system", watched)
     root.snapshots.begin("s", []).commit()
@@ -176,7 +176,7 @@ def test_concurrent_commits_share_flushes_and_never_join_a_running_one(
     running, go_on = threading.Event(), threading.Event()
     flushes: list[int] = []
 
-    def slow(path: Path) -> None:
+    def slow(_fd: int) -> None:
         flushes.append(1)
         if len(flushes) == 1:
             running.set()
@@ -200,7 +200,7 @@ def test_concurrent_commits_share_flushes_and_never_join_a_running_one(
 
 
 def test_a_failed_flush_fails_everybody_who_waited_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(path: Path) -> None:
+    def fail(_fd: int) -> None:
         raise OSError(5, "Input/output error")
 
     sync = FileSystemSync(tmp_path)
