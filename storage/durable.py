@@ -9,7 +9,9 @@ import os
 import secrets
 import stat
 import threading
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -151,10 +153,29 @@ class FileSystemSync:
         self._started = 0
         self._finished = 0
         self._failed: tuple[int, OSError] | None = None
+        self._fd, self._holders = -1, 0
         self.flushes = 0
 
     def __call__(self) -> None:
         """Return once everything written to the file system before the call is durable. Raises OSError."""
+        self._wait(None)
+
+    @contextmanager
+    def watched(self) -> Iterator[Callable[[], None]]:
+        """Begin before the first byte is written. What is yielded is called as this is, and raises also for what the
+        kernel failed to write back by itself since the beginning, whoever's flush heard of it: syncfs(2) tells each
+        descriptor once, and only of errors since that was opened. Raises OSError."""
+        with self._state:
+            since = self._finished
+            self._hold()
+        try:
+            yield partial(self._wait, since)
+        finally:
+            with self._state:
+                self._let_go()
+
+    def _wait(self, since: int | None) -> None:
+        """`since`: after which flush failures count; None for those of flushes that start from now on."""
         with self._state:
             mine = self._started + 1
             while self._finished < mine:
@@ -164,18 +185,22 @@ class FileSystemSync:
                 self._started = number = self._finished + 1
                 self._flush(number)
             # a later flush's failure may be news of the same broken disk: better one error too many
-            if self._failed and self._failed[0] >= mine:
+            if self._failed and self._failed[0] >= (mine if since is None else since + 1):
                 raise self._failed[1]
 
     def _flush(self, number: int) -> None:
-        self._state.release()
         error = None
         try:
-            flush_file_system(self._path)
+            fd = self._hold()
+            self._state.release()
+            try:
+                flush_file_system(fd)
+            finally:
+                self._state.acquire()
+                self._let_go()
         except OSError as caught:
-            error = caught
+            error = OSError(caught.errno, caught.strerror, str(self._path))
         finally:
-            self._state.acquire()
             self._finished = number
             self.flushes += 1
             if error:
@@ -183,13 +208,21 @@ class FileSystemSync:
             self._state.notify_all()
 
 
-def flush_file_system(path: Path) -> None:
-    """Return once everything written to the file system that holds directory `path` is durable (syncfs(2)). Raises
-    OSError."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        if _libc.syncfs(fd):
-            error = ctypes.get_errno()
-            raise OSError(error, os.strerror(error), str(path))
-    finally:
-        os.close(fd)
+    def _hold(self) -> int:
+        """A descriptor of the directory, one for all who hold it."""
+        if not self._holders:
+            self._fd = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._holders += 1
+        return self._fd
+
+    def _let_go(self) -> None:
+        self._holders -= 1
+        if not self._holders:
+            os.close(self._fd)
+
+
+def flush_file_system(fd: int) -> None:
+    """Return once everything written to the file system that holds `fd` is durable (syncfs(2)). Raises OSError."""
+    if _libc.syncfs(fd):
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))

@@ -19,6 +19,7 @@ from __future__ import annotations
 import errno
 from typing import Literal
 
+_LONGEST_PLACE = 4096  # characters: no path is longer (PATH_MAX), and nobody reads one that is
 FailureKind = Literal["missing", "auth", "transport", "corrupt", "disk"]
 
 
@@ -30,7 +31,7 @@ class RefledgerError(Exception):
     def __init__(self, what: str, *, where: str = "", hint: str = "") -> None:
         super().__init__(what)
         self.what = what
-        self.where = where
+        self.where = where if len(where) <= _LONGEST_PLACE else f"{where[:200]}…"
         self.hint = hint
 
     def __str__(self) -> str:

@@ -249,12 +249,12 @@ def _short(number: int) -> str:
 
 
 def _in_a_thread(act: Callable[[], None]) -> None:
-    failure: list[OSError] = []
+    failure: list[BaseException] = []
 
     def run() -> None:
         try:
             act()
-        except OSError as error:
+        except BaseException as error:  # noqa: BLE001 - raised again by whoever waits
             failure.append(error)
 
     thread = threading.Thread(target=run, name="mount")

@@ -259,9 +259,10 @@ class _Parts:
 
     @cached_property
     def emulation(self) -> Emulation:
-        from engine.ops.emulation import Emulation
+        from engine.ops.emulation import Emulation, run_in_empty_root
+        from storage.scratch import Scratch
 
-        return Emulation()
+        return Emulation(partial(run_in_empty_root, Scratch(self.root.tmp, self.build).directory))
 
     def _executor(self) -> Executor:
         from engine.refs.asked import AskedPaths
@@ -322,7 +323,7 @@ class _Parts:
         from engine.exporters.push import Pusher
         from engine.exporters.tar import TarExporter
         from storage.archive import DestFile, TarArchive
-        from storage.durable import flush_file_system
+        from storage.durable import FileSystemSync
         from storage.layers.compose import TreeWriter
         from storage.layout.target import enter
         from storage.tar.pack import write_tree
@@ -335,7 +336,7 @@ class _Parts:
             layout=LayoutExporter(self.mover, ledger, enter),
             local=LocalExporter(
                 materializer, self.snapshots, ledger, self.clock, lambda to, latest: TreeWriter(to, latest=latest),
-                flush_file_system,
+                lambda to: FileSystemSync(to).watched(),
             ),
             tar=TarExporter(materializer, self.snapshots, ledger, DestFile, write_tree),
             clock=self.clock,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,15 +25,15 @@ from storage.interfaces.layers import LayerWriter, SnapshotStore
 @dataclass(slots=True)
 class LocalExporter:
     """Copies the files of a ref into a directory, over what is there. `writer` writes into an existing directory, with
-    no time later than so many ns since the epoch, if any; `flush` returns once all that was written on the file system
-    of a directory is durable, and raises OSError."""
+    no time later than so many ns since the epoch, if any; `watched` gives, for a directory, what returns once all that
+    was written since on its file system is durable; both raise OSError."""
 
     materializer: Materializer
     snapshots: SnapshotStore
     facts: Facts
     clock: Clock
     writer: Callable[[Path, int | None], LayerWriter]
-    flush: Callable[[Path], None]
+    watched: Callable[[Path], AbstractContextManager[Callable[[], None]]]
 
     async def export(self, trees: Sequence[tuple[str, Ref]], dest: str, epoch: int | None = None) -> None:
         """Write all files of `trees`, each below its directory ("" for none), to directory `dest`. `epoch`: no file is
@@ -41,17 +41,19 @@ class LocalExporter:
         two of the trees have, or that something else is at."""
         started = await self.facts.record(ExportStarted(kind="local", target=dest, digest=""))
         needed_by = f"the export to {dest}"
+        found = [
+            (below, await self.materializer.materialize(ref, vertex=None, reason="export", needed_by=needed_by))
+            for below, ref in trees
+        ]
         taken: set[str] = set()
-        for below, ref in trees:
-            local = await self.materializer.materialize(ref, vertex=None, reason="export", needed_by=needed_by)
-            try:
-                await in_thread(partial(self._copy, local, Path(dest), below, epoch, taken))
-            except OSError as error:
-                raise DiskError.of(error, f"exporting to {dest}") from error
-            if below:
-                taken.clear()
         try:
-            await in_thread(partial(self.flush, Path(dest)))
+            await in_thread(partial(Path(dest).mkdir, parents=True, exist_ok=True))
+            with self.watched(Path(dest)) as flush:
+                for below, local in found:
+                    await in_thread(partial(self._copy, local, Path(dest), below, epoch, taken))
+                    if below:
+                        taken.clear()
+                await in_thread(flush)
         except OSError as error:
             raise DiskError.of(error, f"exporting to {dest}") from error
         await self.facts.record(Exported(kind="local", target=dest, digest="", layers=()), cause=started)
@@ -73,7 +75,6 @@ class LocalExporter:
 def _entered(dest: Path, below: str) -> Iterator[Path]:
     """A name of directory `below` in `dest`, made where it is missing. What is at `dest` may be an image exported
     earlier: a link that it has in that place would lead elsewhere on this machine. Raises OSError, InputError."""
-    dest.mkdir(parents=True, exist_ok=True)
     if not below:
         yield dest
         return

@@ -11,12 +11,11 @@ from __future__ import annotations
 import shutil
 import struct
 import subprocess
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from engine.errors import HostError
+from engine.errors import DiskError, HostError
 from storage.platform import host_platform, parse_platform
 
 REGISTERED = Path("/proc/sys/fs/binfmt_misc")
@@ -72,20 +71,30 @@ def probe_program(architecture: str) -> bytes | None:
     return ident + elf + segment + machine.code
 
 
-def run_in_empty_root(program: bytes) -> bool:
-    """Does `program` run, alone in a root, and end with 0? Needs root."""
+def run_in_empty_root(new_directory: Callable[[], Path], program: bytes) -> bool:
+    """Does `program` run, alone in a root, and end with 0? Needs root. `new_directory` makes one where what a killed
+    build left is removed; here it is removed at the end. Raises DiskError."""
     chroot = shutil.which("chroot") or "/usr/sbin/chroot"
-    with tempfile.TemporaryDirectory(prefix="refledger-probe-") as directory:
-        path = Path(directory) / "probe"
-        path.write_bytes(program)
-        path.chmod(0o755)
+    try:
+        directory = new_directory()
         try:
-            done = subprocess.run(
-                [chroot, directory, "/probe"], stdin=subprocess.DEVNULL, capture_output=True, timeout=_PATIENCE,
-                check=False,
-            )  # fmt: skip
-        except (OSError, subprocess.TimeoutExpired):
-            return False
+            path = directory / "probe"
+            path.write_bytes(program)
+            path.chmod(0o755)
+            return _ends_well([chroot, str(directory), "/probe"])
+        finally:
+            shutil.rmtree(directory)
+    except OSError as error:
+        raise DiskError.of(error, "trying which programs run here") from error
+
+
+def _ends_well(command: list[str]) -> bool:
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_PATIENCE, check=False
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return False
     return done.returncode == 0
 
 
@@ -93,7 +102,7 @@ def run_in_empty_root(program: bytes) -> bool:
 class Emulation:
     """Answers once for each architecture. `runs`: tries a program."""
 
-    runs: Callable[[bytes], bool] = run_in_empty_root
+    runs: Callable[[bytes], bool]
     registered: Path = REGISTERED
     _known: dict[str, bool] = field(default_factory=dict)
 

@@ -58,13 +58,16 @@ class DirectoryLayers(CheckedOnce):
         except OSError as error:
             raise DiskError.of(error, doing) from error
         try:
-            tree = directory / _TREE
-            tree.mkdir()
-            laid_out, implied = read_layer(
-                diff_id, media_type, source, lambda tar: unpack_tree(tar, tree), limit=self._limit
-            )
-            write_implied(directory, implied)
-            write_seal(directory)
+            with self._sync.watched() as flush:
+                tree = directory / _TREE
+                tree.mkdir()
+                laid_out, implied = read_layer(
+                    diff_id, media_type, source, lambda tar: unpack_tree(tar, tree), limit=self._limit
+                )
+                write_implied(directory, implied)
+                write_seal(directory)
+                directory.chmod(0o755)
+                flush()
             self._publish(directory, self._layers / diff_id.hex)
         except VerificationError as error:
             raise VerificationError(error.what, where=f"layer {diff_id.short}", hint=error.hint) from error
@@ -84,8 +87,6 @@ class DirectoryLayers(CheckedOnce):
         """See LayerStore.close."""
 
     def _publish(self, directory: Path, target: Path) -> None:
-        directory.chmod(0o755)
-        self._sync()
         self._layers.mkdir(parents=True, exist_ok=True)
         try:
             directory.rename(target)

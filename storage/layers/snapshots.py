@@ -249,8 +249,8 @@ class OverlaySnapshot:
         return self._scratch / "upper"
 
     def commit(self) -> int:
-        """See Snapshot.commit. Raises InputError for a path longer than the kernel takes, DiskError; the snapshot stays
-        to be discarded then."""
+        """See Snapshot.commit. Raises InputError for a path longer than the kernel takes, or one that means something
+        else in a layer, DiskError; the snapshot stays to be discarded then."""
         upper = self._scratch / "upper"
         try:
             unmount(self.root)
@@ -303,10 +303,11 @@ def _settle(upper: bytes, lowers: Sequence[bytes]) -> tuple[int, int]:
 
     The kernel marks every new directory opaque to save itself lookups; in a layer the mark says that something below
     was removed, and beside other lowers it would remove what the step never saw. And it copies a directory up when
-    something is made in it, be it a mount point that is gone by now: empty and unchanged, it is no change.
+    something is made in it, be it a mount point that is gone by now: empty and unchanged, it is no change. Raises
+    InputError for a name that deletes in a layer (image-spec layer.md, "Whiteouts"), OSError.
     """
     from storage.tar.pack import is_opaque
-    from storage.tar.unpack import OPAQUE_XATTR
+    from storage.tar.unpack import OPAQUE_XATTR, WHITEOUT
 
     size = sealed = 0
     linked: set[int] = set()
@@ -327,6 +328,8 @@ def _settle(upper: bytes, lowers: Sequence[bytes]) -> tuple[int, int]:
             own = line(directory, b"", os.lstat(directory), opaque=opaque)
         with os.scandir(directory) as entries:
             for entry in entries:
+                if entry.name.startswith(WHITEOUT):
+                    raise _reserved(name + b"/" + entry.name)
                 if entry.is_dir(follow_symlinks=False):
                     below = _shown([lower + b"/" + entry.name for lower in covered])
                     pending.append((entry.path, name + b"/" + entry.name, below))
@@ -341,6 +344,13 @@ def _settle(upper: bytes, lowers: Sequence[bytes]) -> tuple[int, int]:
     for directory, name, lower in reversed(copied_up):  # what is inside comes first
         sealed -= _drop_unchanged(directory, name, lower)
     return size, sealed
+
+
+def _reserved(path: bytes) -> InputError:
+    return InputError(
+        f"{os.fsdecode(path)!a} cannot be in an image: layers say by such names what is deleted",
+        hint="give it another name, or remove it in the same step",
+    )
 
 
 def _shown(places: Sequence[bytes]) -> list[bytes]:

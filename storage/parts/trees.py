@@ -262,7 +262,7 @@ def _data_segments(chunks: Sequence[Chunk]) -> Iterator[tuple[int, int]]:
 
 def _entry(kind: bytes, path: bytes, told: Mapping[str, Any], link: bytes = b"") -> Entry:
     xattrs = told.get("xattrs") or {}
-    if not isinstance(xattrs, dict) or any("\0" in name for name in xattrs):
+    if not isinstance(xattrs, dict) or any("\0" in name or "=" in name for name in xattrs):
         raise TocUnusable("it has xattrs that are none")
     try:
         values = {name.encode(): base64.b64decode(value, validate=True) for name, value in xattrs.items()}

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from storage.errors import InputError
 from storage.interfaces.blobs import ByteSource
 from storage.tar.fields import pax_record
 from storage.tar.reader import (
@@ -213,8 +214,18 @@ def _records(entry: Entry) -> list[tuple[bytes, bytes]]:
     if fraction or entry.mtime < 0 or seconds >= 8**11:
         text = b"%s%d.%09d" % (b"-" if entry.mtime < 0 else b"", seconds, fraction)
         records.append((b"mtime", text.rstrip(b"0").rstrip(b".")))
-    records += [(b"SCHILY.xattr." + name, value) for name, value in entry.xattrs.items()]
+    records += [(_xattr_key(name, entry), value) for name, value in entry.xattrs.items()]
     return records
+
+
+def _xattr_key(name: bytes, entry: Entry) -> bytes:
+    if b"=" in name:  # a record's key ends at the first one: whoever reads the layer would see another attribute
+        raise InputError(
+            f"attribute {os.fsdecode(name)!a} of {os.fsdecode(b'/' + entry.name)!a} cannot be in an image: layers have "
+            "no names with = in them",
+            hint="remove it (setfattr -x)",
+        )
+    return b"SCHILY.xattr." + name
 
 
 def _ustar(entry: Entry, kind: bytes, name: bytes) -> bytes:

@@ -42,10 +42,10 @@ class Unsynced:
             fsync(fd)
             self._synced(path)
 
-        def watched_syncfs(path: Path) -> None:
+        def watched_syncfs(fd: int) -> None:
             with self._lock:
                 names, changed = list(self._names), list(self._bytes)
-            syncfs(path)
+            syncfs(fd)
             with self._lock:
                 self._names = [one for one in self._names if one not in names]
                 for one in changed:

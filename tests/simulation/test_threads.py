@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading as real_threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -168,20 +169,20 @@ def test_reading_ahead_ends_with_its_thread() -> None:
             assert threads.waiting() == []
 
 
-def test_one_flush_serves_all_who_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_flush_serves_all_who_wait_for_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def flushes(seed: int) -> int:
         loop = SimLoop(Chance(seed))
         with simulated_threads(loop) as threads:
             written: list[int] = []
             durable: list[int] = []
 
-            def sync(_path: object) -> None:
+            def sync(_fd: object) -> None:
                 seen = list(written)
                 threads.pause()
                 durable.extend(seen)
 
             monkeypatch.setattr("storage.durable.flush_file_system", sync)
-            flush = FileSystemSync(None)  # type: ignore[arg-type]
+            flush = FileSystemSync(tmp_path)
 
             def write(number: int) -> None:
                 written.append(number)

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from storage.archive import DestFile
-from storage.durable import Unfinished, make_directories, replace_file
+from storage.durable import FileSystemSync, Unfinished, make_directories, replace_file
+from tests.writeback import FailingWriteBack
 
 KILLED = """
 import os, signal, sys
@@ -133,3 +134,21 @@ def test_what_is_there_is_not_replaced_when_nothing_may_be(tmp_path: Path) -> No
     again.abort()
     assert dest.read_bytes() == b"first"
     assert hidden(tmp_path) == []
+
+
+def test_I6_who_was_writing_hears_of_an_error_that_another_flush_was_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = FailingWriteBack(monkeypatch)
+    sync = FileSystemSync(tmp_path)
+    with sync.watched() as mine:
+        with sync.watched() as earlier:
+            earlier()
+        kernel.fail()
+        with pytest.raises(OSError, match="Input/output"):
+            sync()
+        with sync.watched() as later:
+            later()
+        with pytest.raises(OSError, match="Input/output"):
+            mine()
+    sync()

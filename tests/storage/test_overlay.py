@@ -153,6 +153,14 @@ def test_unmounting_waits_only_so_long_for_a_busy_mount(place: Path, monkeypatch
         assert mounts_below(place) == []
 
 
+def test_a_bug_in_the_thread_that_mounts_is_no_mount() -> None:
+    def act() -> None:
+        raise KeyError("a bug")
+
+    with pytest.raises(KeyError, match="a bug"):
+        overlay._in_a_thread(act)
+
+
 def test_mounts_below_are_found_and_detached_deepest_first(place: Path) -> None:
     odd = place / "with space\tand ü"
     odd.mkdir()

@@ -8,6 +8,7 @@ import subprocess
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import pytest
@@ -166,11 +167,11 @@ def test_cross_compiling_runs_on_this_machine_and_shares_what_is_common(
 
 
 def test_a_command_for_another_platform_fails_before_anything_runs_and_says_what_to_do(
-    builder: Builder, registry: RegistryProcess, repository: str
+    builder: Builder, registry: RegistryProcess, repository: str, tmp_path: Path
 ) -> None:
     program = probe_program("arm64")
     assert program is not None
-    if run_in_empty_root(program):
+    if run_in_empty_root(lambda: Path(mkdtemp(dir=tmp_path)), program):
         pytest.skip("this machine runs arm64 programs")
     base = two(registry, repository)["reference"]
     failed = builder.build(f"FROM {base}\nRUN echo ran > /ran\n", *BOTH)
@@ -184,10 +185,12 @@ def test_a_command_for_another_platform_fails_before_anything_runs_and_says_what
     assert alone.code == 3
 
 
-def test_what_the_kernel_can_run_itself_is_run(builder: Builder, registry: RegistryProcess, repository: str) -> None:
+def test_what_the_kernel_can_run_itself_is_run(
+    builder: Builder, registry: RegistryProcess, repository: str, tmp_path: Path
+) -> None:
     program = probe_program("386")
     assert program is not None
-    if not run_in_empty_root(program):
+    if not run_in_empty_root(lambda: Path(mkdtemp(dir=tmp_path)), program):
         pytest.skip("this kernel does not run 386 programs")
     base = push_image(registry.host, f"{repository}/base", [{"bin/true": program}], architecture="386")
     builder.must_build(f'FROM {base["reference"]}\nRUN ["/bin/true"]\n', "--platform", "linux/386")

@@ -141,6 +141,29 @@ def test_ids_in_the_table_of_refs_are_short_and_can_be_looked_up(
     assert whole in builder.run("refs", "--json").out
 
 
+def test_a_type_that_no_event_has_is_told_of(builder: Builder) -> None:
+    builder.build("FROM\n")
+    done = builder.run("events", "--type", "BuildFailed", "--type", "LayerPuled")
+    assert (done.code, done.out) == (2, "")
+    assert done.err == "ERROR: no event has the type 'LayerPuled' (did you mean LayerPulled?)\n"
+    assert builder.run("events", "--type", "LayerPulled").out == ""
+
+
+def test_a_path_that_no_system_takes_is_wrong_input(builder: Builder) -> None:
+    builder.write({"Dockerfile": "FROM scratch\n"})
+    here, long = str(builder.context), "a" * 70_000
+    for arguments in ([here, "--output", f"dest={long}"], [here, "--build-context", f"a={long}"], [long]):
+        done = builder.run("build", *arguments)
+        assert (done.code, done.out) == (2, ""), done.err
+        assert re.fullmatch(r"ERROR: no path can be as long: (a|/)[^ ]{1,200} \(name a shorter one\)\n", done.err)
+
+
+def test_a_place_that_is_no_path_is_not_told_whole(builder: Builder) -> None:
+    done = builder.run("build", ".", "-f", "b" * 70_000)
+    assert done.code == 2
+    assert re.fullmatch(r"ERROR: [^ ]{1,400}…: cannot be read: File name too long\n", done.err), done.err[-100:]
+
+
 @pytest.mark.parametrize("columns", [60, 120])
 def test_tables_fit_the_window_and_keep_the_name(
     builder: Builder, registry: RegistryProcess, repository: str, columns: int

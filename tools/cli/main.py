@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import importlib
 import os
@@ -11,7 +12,7 @@ import traceback
 
 import click
 
-from storage.errors import RefledgerError
+from storage.errors import InputError, RefledgerError
 from tools import __version__
 from tools.cli import interrupt, stream
 from tools.text import clean
@@ -111,13 +112,25 @@ def _run() -> int:  # noqa: PLR0911 - as many as there are ways to end
         # reason: JSON of logs, bundles and manifests may be nested as deeply as whoever wrote it likes
         sys.stderr.write("ERROR: something that was read is nested too deeply (it was made by hand, or damaged)\n")
         return 4
-    except Exception as error:  # noqa: BLE001  # the last line of defence: a traceback helps nobody at a terminal
-        if os.environ.get("REFLEDGER_DEBUG"):
-            traceback.print_exc()
-        what = clean(f"{type(error).__name__}: {error}"[:500])
-        sys.stderr.write(f"ERROR: internal error: {what} (this is a bug in Refledger; REFLEDGER_DEBUG=1 shows where)\n")
-        return INTERNAL
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            return _defend(error)
+        # reason: any question about a path raises it, and only a path that somebody gave is as long
+        too_long = InputError(f"no path can be as long: {error.filename}"[:200], hint="name a shorter one")
+        _complain(too_long)
+        return too_long.exit_code
+    except Exception as error:  # noqa: BLE001
+        return _defend(error)
     return code if isinstance(code, int) else 0
+
+
+def _defend(error: Exception) -> int:
+    """The last line of defence: a traceback helps nobody at a terminal."""
+    if os.environ.get("REFLEDGER_DEBUG"):
+        traceback.print_exc()
+    what = clean(f"{type(error).__name__}: {error}"[:500])
+    sys.stderr.write(f"ERROR: internal error: {what} (this is a bug in Refledger; REFLEDGER_DEBUG=1 shows where)\n")
+    return INTERNAL
 
 
 def _complain(error: RefledgerError) -> None:

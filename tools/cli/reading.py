@@ -15,6 +15,7 @@ from typing import Any
 
 import click
 
+from engine.events import TYPES
 from projections.history import History
 from projections.mentions import Mentions
 from projections.moments import event_at
@@ -22,8 +23,8 @@ from projections.refs import Refs, life
 from projections.runner import Views
 from projections.served import Served, served
 from projections.steps import provider_name
-from storage.errors import VerificationError
-from storage.interfaces.log import Event
+from storage.errors import InputError, VerificationError
+from storage.interfaces.log import Event, EventLog
 from tools import roots
 from tools.cli.moment import log_moment
 from tools.cli.writing import as_json_option, columns, print_cut, print_json, print_line, table
@@ -50,6 +51,7 @@ _MOST = (1 << 63) - 1
 def events(build_id: str | None, types: tuple[str, ...], after: int, follow: bool, as_json: bool) -> None:
     """Print the log."""
     with roots.read_root(roots.root_directory()) as (log, views):
+        _check_types(log, types)
         build = History(views).get(build_id).id if build_id else None
         wanted = frozenset(types) or None
         source = roots.follow_log(log, after, wanted) if follow else log.read(after=after, types=wanted)
@@ -62,6 +64,16 @@ def events(build_id: str | None, types: tuple[str, ...], after: int, follow: boo
                     print_cut(_event_line(event), limit)
                 if follow:
                     sys.stdout.flush()
+
+
+def _check_types(log: EventLog, types: Sequence[str]) -> None:
+    """Raises InputError for a type that this Refledger does not know, unless the log has it: a newer one may have
+    written that."""
+    for name in types:
+        if name not in TYPES and next(log.read(types=frozenset({name})), None) is None:
+            from engine.frontend.instructions import did_you_mean
+
+            raise InputError(f"no event has the type {name[:60]!r}", hint=did_you_mean(name[:60], TYPES))
 
 
 def _event_line(event: Event) -> str:

@@ -6,15 +6,19 @@ import asyncio
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from engine.errors import InputError
+from engine.errors import DiskError, InputError
+from engine.exporters import local
 from engine.grants import Grants
+from engine.ops.copy import copy_layer
 from engine.refs.ref import of_step, scratch
 from storage.interfaces.layers import Look
 from storage.layers.snapshots import OverlaySnapshots
 from storage.overlay import detach_below
+from tests.writeback import FailingWriteBack
 from tools.bootstrap import engine
 from tools.roots import open_root
 
@@ -70,6 +74,20 @@ def test_a_new_directory_gets_everything(tmp_path: Path) -> None:
     _check(tmp_path / "out")
     _export(tmp_path)
     _check(tmp_path / "out")
+
+
+def test_I6_an_export_that_the_kernel_failed_to_write_back_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = FailingWriteBack(monkeypatch)
+
+    def copied(*arguments: Any, **named: Any) -> None:
+        copy_layer(*arguments, **named)
+        kernel.fail()
+
+    monkeypatch.setattr(local, "copy_layer", copied)
+    with pytest.raises(DiskError, match=r"exporting to .*Input/output error"):
+        _export(tmp_path)
 
 
 def test_what_is_there_is_replaced_or_stays_and_links_are_not_followed(tmp_path: Path) -> None:

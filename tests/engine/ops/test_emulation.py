@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 from pathlib import Path
+from tempfile import mkdtemp
 
 import pytest
 
-from engine.errors import HostError
+from engine.errors import DiskError, HostError
 from engine.ops.emulation import Emulation, probe_program, run_in_empty_root
 from storage.platform import host_platform
 
@@ -17,11 +18,25 @@ OTHER = "s390x" if HOST.architecture != "s390x" else "amd64"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a root of its own needs root")
-def test_a_program_of_this_machine_runs_in_an_empty_root() -> None:
+def test_a_program_of_this_machine_runs_in_an_empty_root(tmp_path: Path) -> None:
+    made: list[Path] = []
+
+    def new_directory() -> Path:
+        made.append(tmp_path / f"root {len(made)}")
+        made[-1].mkdir()
+        return made[-1]
+
     program = probe_program(HOST.architecture)
     assert program is not None
-    assert run_in_empty_root(program)
-    assert not run_in_empty_root(b"not a program")
+    assert run_in_empty_root(new_directory, program)
+    assert not run_in_empty_root(new_directory, b"not a program")
+    assert len(made) == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_refuses_the_try_is_no_missing_emulator(tmp_path: Path) -> None:
+    with pytest.raises(DiskError, match="trying which programs run here: No such file"):
+        run_in_empty_root(lambda: tmp_path / "missing", b"a program")
 
 
 @pytest.mark.parametrize("architecture", ["amd64", "386", "arm64", "arm", "riscv64", "ppc64le", "s390x", "loong64"])
@@ -79,14 +94,16 @@ def test_an_emulator_without_flag_F_is_said_to_be_the_reason(tmp_path: Path) -> 
     assert "no emulator" in refusal(tmp_path, f"linux/{OTHER}")
 
 
-def test_a_program_that_does_not_end_or_cannot_be_started_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_that_does_not_end_or_cannot_be_started_does_not_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     for problem in (FileNotFoundError(), subprocess.TimeoutExpired("chroot", 1)):
 
         def fails(*_: object, problem: Exception = problem, **__: object) -> None:
             raise problem
 
         monkeypatch.setattr(subprocess, "run", fails)
-        assert not run_in_empty_root(b"")
+        assert not run_in_empty_root(lambda: Path(mkdtemp(dir=tmp_path)), b"")
 
 
 @pytest.mark.parametrize("text", ["enabled\nmagic zz\n", "enabled\ninterpreter /q\n", "enabled\noffset x\nmagic 7f\n"])

@@ -26,6 +26,7 @@ from storage.layers.erofs.mount import ErofsMounts
 from storage.layers.snapshots import OverlaySnapshots
 from storage.scratch import remove_tree
 from tests.storage.layers.trees import TAR, Member, diff_id, facts, file, gnu_tar, gnu_untar, info, make_tar
+from tests.writeback import FailingWriteBack
 
 KINDS = ["directory", "erofs"]
 
@@ -341,3 +342,22 @@ def without_implied(found: dict[bytes, tuple[object, ...]], made: list[Member]) 
     """Times of directories that the tar does not name are nobody's promise."""
     named = {b"/" + os.fsencode((m[0] if isinstance(m, tuple) else m).name) for m in made}
     return {path: value if path in named else value[:3] for path, value in found.items()}
+
+
+def test_I6_a_layer_that_the_kernel_failed_to_write_back_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = FailingWriteBack(monkeypatch)
+    tar = make_tar(file("f", b"x"))
+
+    class Source(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            kernel.fail()
+            return super().read(size)
+
+    with opened("directory", tmp_path) as store:
+        with pytest.raises(DiskError, match="Input/output error"):
+            store.unpack(diff_id(tar), TAR, Source(tar))
+        assert not store.has(diff_id(tar))
+        unpack(store, tar)
+        assert store.has(diff_id(tar))

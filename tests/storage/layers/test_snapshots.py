@@ -17,7 +17,7 @@ import pytest
 
 from storage import durable
 from storage.durable import FileSystemSync
-from storage.errors import DiskError
+from storage.errors import DiskError, InputError
 from storage.interfaces.layers import CheckedLayers, Look
 from storage.layers.directory import DirectoryLayers
 from storage.layers.snapshots import OverlaySnapshots
@@ -87,9 +87,9 @@ def test_I6_the_file_system_is_flushed_before_the_snapshot_is_seen(root: Root, m
     seen: list[bool] = []
     flush = durable.flush_file_system
 
-    def watched(path: Path) -> None:
+    def watched(fd: int) -> None:
         seen.append(root.snapshots.has("s"))
-        flush(path)
+        flush(fd)
 
     monkeypatch.setattr(durable, "flush_file_system", watched)
     root.snapshots.begin("s", []).commit()
@@ -146,6 +146,27 @@ def test_sockets_and_foreign_attributes_are_left_out(root: Root) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("name", [".wh.kept", "etc/.wh..wh..opq", ".wh.a directory/x"])
+def test_a_name_that_deletes_in_a_layer_is_refused_when_the_step_ends(root: Root, name: str) -> None:
+    snapshot = root.snapshots.begin("s", [root.base])
+    path = snapshot.root / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("")
+    with pytest.raises(InputError, match=r"'/(etc/)?\.wh\.[^']*' cannot be in an image"):
+        snapshot.commit()
+    assert not root.snapshots.has("s")
+    snapshot.discard()
+
+
+def test_an_attribute_that_no_layer_can_name_is_refused(root: Root) -> None:
+    snapshot = root.snapshots.begin("s", [])
+    (snapshot.root / "file").write_text("")
+    os.setxattr(snapshot.root / "file", "user.a=b", b"c")
+    snapshot.commit()
+    with pytest.raises(InputError, match=r"'user\.a=b' of '/file' cannot be in an image"):
+        root.packed("s")
+
+
 # ---------------------------------------------------------------- shared flushes
 
 
@@ -155,7 +176,7 @@ def test_concurrent_commits_share_flushes_and_never_join_a_running_one(
     running, go_on = threading.Event(), threading.Event()
     flushes: list[int] = []
 
-    def slow(path: Path) -> None:
+    def slow(_fd: int) -> None:
         flushes.append(1)
         if len(flushes) == 1:
             running.set()
@@ -179,7 +200,7 @@ def test_concurrent_commits_share_flushes_and_never_join_a_running_one(
 
 
 def test_a_failed_flush_fails_everybody_who_waited_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(path: Path) -> None:
+    def fail(_fd: int) -> None:
         raise OSError(5, "Input/output error")
 
     sync = FileSystemSync(tmp_path)

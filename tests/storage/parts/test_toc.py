@@ -192,8 +192,9 @@ def test_what_is_no_table_is_unusable(data: bytes) -> None:
         toc.look(b"a")
 
 
-def test_an_attribute_that_no_file_can_have_makes_a_table_unusable(tmp_path: Path) -> None:
-    toc = UsableToc(ChunkedToc(table(reg("a", xattrs={"user.a\0b": ""})), 100), Scratch(tmp_path, "b1"))
+@pytest.mark.parametrize("name", ["user.a\0b", "user.a=b"])
+def test_an_attribute_that_no_file_or_no_layer_can_have_makes_a_table_unusable(tmp_path: Path, name: str) -> None:
+    toc = UsableToc(ChunkedToc(table(reg("a", xattrs={name: ""})), 100), Scratch(tmp_path, "b1"))
     with pytest.raises(TocUnusable, match="xattrs"):
         toc.part(Part(set(), {b"a"}, set(), lambda _: "nothing"))
     assert list(tmp_path.iterdir()) == []
