@@ -29,9 +29,10 @@ LONG = (
     "tools/test_replay.py", "tools/test_offline.py", "crash/test_crash.py", "tools/test_kill.py",
     "tools/test_shared_caches.py", "tools/test_build.py", "load/test_load.py", "tools/test_collect.py",
     "tools/test_run_mounts.py", "tools/test_reading.py", "tools/test_edits.py", "tools/test_copy.py",
-    "tools/test_why.py", "simulation/test_simulation.py", "storage/layers/erofs/test_equality.py", "tools/test_losses.py",
-    "tools/drills/test_loss.py", "tools/test_cache_check.py", "tools/test_resume.py", "tools/test_browse.py",
-    "tools/test_projects.py", "tools/test_hostile_layers.py", "tools/drills/test_prune_under_load.py",
+    "tools/test_why.py", "simulation/test_simulation.py", "storage/layers/erofs/test_equality.py",
+    "tools/test_losses.py", "tools/drills/test_loss.py", "tools/test_cache_check.py", "tools/test_resume.py",
+    "tools/test_browse.py", "tools/test_projects.py", "tools/test_hostile_layers.py",
+    "tools/drills/test_prune_under_load.py",
 )  # fmt: skip
 """Begun first, so that none of them is what all but one worker wait for at the end."""
 
