@@ -88,10 +88,13 @@ def replaced(place: Path, target: Path) -> Callable[[], None]:
     return replace
 
 
-def outcomes(act: Callable[[int], str]) -> set[str]:
-    """What came of ROUNDS rounds."""
-    seen = set()
-    for number in range(ROUNDS):
+def outcomes(act: Callable[[int], str], wanted: str) -> set[str]:
+    """What came of ROUNDS rounds, or of as many as it takes until `wanted` is in what comes of one: of threads that share
+    an interpreter, the same one can be the first again and again."""
+    seen = set[str]()
+    for number in range(20 * ROUNDS):
+        if number >= ROUNDS and any(wanted in outcome for outcome in seen):
+            break
         try:
             seen.add(act(number))
         except (InputError, DiskError) as error:
@@ -135,7 +138,7 @@ def test_a_directory_of_the_context_that_becomes_a_link(tmp_path: Path, victim: 
         return str(sorted(set(texts)))
 
     with meanwhile(swapped(context / "d", link(context / "l", victim))):
-        found = outcomes(copy)
+        found = outcomes(copy, OURS)
     assert not [text for text in found if THEIRS in text]
     assert any(OURS in text for text in found)
 
@@ -152,7 +155,7 @@ def test_a_file_of_the_context_that_becomes_a_link_or_a_pipe(tmp_path: Path, vic
         return (out / "f").read_text() if (out / "f").is_file() and not (out / "f").is_symlink() else "other"
 
     with meanwhile(swapped(context / "f", link(context / "l", victim / "file"), fifo(context / "p"))):
-        found = outcomes(copy)
+        found = outcomes(copy, OURS)
     assert THEIRS not in found
     assert OURS in found
 
@@ -203,7 +206,7 @@ def test_a_directory_of_an_export_that_becomes_a_link(tmp_path: Path, victim: Pa
         return "done"
 
     with meanwhile(replaced(out / "d", victim)):
-        found = outcomes(export)
+        found = outcomes(export, "done")
     assert "done" in found
     assert (victim / "file").read_text() == THEIRS
     assert owners(victim) == before
@@ -225,7 +228,7 @@ def test_a_root_file_system_that_changes_while_it_is_looked_into(tmp_path: Path,
                 return type(error).__name__
 
     with meanwhile(swapped(root / "d", link(root / "l", victim))):
-        found = outcomes(read)
+        found = outcomes(read, OURS)
     assert THEIRS not in found
     assert OURS in found
     assert sorted(path.name for path in victim.rglob("*")) == ["deep", "file", "file"]

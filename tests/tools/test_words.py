@@ -37,7 +37,7 @@ def build(builder: Builder) -> str:
 
 
 def test_what_lay_in_the_root_as_a_table(builder: Builder) -> None:
-    shown = said(builder, "du", "--at", "1s").splitlines()
+    shown = said(builder, "du", "--at", "0s").splitlines()
     assert re.match(r"as of event \d+, \d{4}-\d\d-\d\d \d\d:\d\d:\d\d, by the log: ", shown[0])
     assert shown[1].split() == ["ID", "KIND", "SIZE", "REFS", "BUILD"]
     assert shown[2].split()[1:] == ["snapshot", "8B", "1", build(builder)]

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -37,7 +38,10 @@ def _process(root: Path, **more: object) -> Process:
 
 def _runtime(directory: Path, script: str) -> str:
     path = directory / "runtime"
-    path.write_text(f"#!{sys.executable}\nimport os, signal, sys\n{script}\n")
+    program = directory / "runtime.py"
+    program.write_text(f"import os, signal, sys\n{script}\n")
+    # reason for the shell: a path in the first line cannot have a blank
+    path.write_text(f"#!/bin/sh\nexec {shlex.quote(sys.executable)} {shlex.quote(str(program))} \"$@\"\n")
     path.chmod(0o755)
     return str(path)
 
