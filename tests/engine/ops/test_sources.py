@@ -13,6 +13,7 @@ import stat
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ from storage.sources import Answer, Known, Login, Sink
 from tests.builder import Builder
 from tests.web_fixture import Page, Repository, WebServer, git_daemon, git_over_http
 from tools.bootstrap import engine
-from tools.roots import open_root
+from tools.roots import Root, open_root
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="builds need root")
 
@@ -246,28 +247,45 @@ class Sending:
         return Answer(Digest(sha256(self._data)), len(self._data))
 
 
-@pytest.mark.parametrize("size", [100, 1 << 20], ids=["found out when the file is closed", "while it is written"])
-def test_a_full_disk_is_said_of_a_download_and_nothing_is_left(tmp_path: Path, size: int) -> None:
-    async def fetch() -> None:
-        made, closing = engine(root, "b1", None, {}, "directory", Grants())
-        fetcher = made.sources()
-        fetcher.web = Sending(size)
+@contextmanager
+def full(directory: Path) -> Iterator[None]:
+    """Have `directory` on a disk on which there is no room any more; nothing else is there when it is left."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", directory], check=True)
+    try:
+        with pytest.raises(OSError, match="No space"), (directory / "filler").open("wb", buffering=0) as filler:
+            while True:
+                filler.write(bytes(4096))
         try:
-            await fetcher.pin(HttpSource(url="http://web.test/file", filename="file"))
+            yield
         finally:
-            await closing.aclose()
+            assert [path.name for path in directory.iterdir()] == ["filler"]
+    finally:
+        subprocess.run(["umount", "--lazy", directory], check=True)
 
-    with open_root(tmp_path / "root") as root:
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", root.tmp], check=True)
-        try:
-            with pytest.raises(OSError, match="No space"), (root.tmp / "filler").open("wb", buffering=0) as filler:
-                while True:
-                    filler.write(bytes(4096))
-            with pytest.raises(DiskError, match="storing a download: No space left on device"):
-                asyncio.run(fetch())
-            assert [path.name for path in root.tmp.iterdir()] == ["filler"]
-        finally:
-            subprocess.run(["umount", "--lazy", root.tmp], check=True)
+
+async def fetch_on_a_full_disk(root: Root, size: int, kind: str) -> None:
+    """Fetch `size` bytes from the web, or unpack them as a context."""
+    made, closing = engine(root, "b1", None, {}, "directory", Grants())
+    fetcher = made.sources()
+    fetcher.web = Sending(size)
+    try:
+        archive = await fetcher.store(io.BytesIO(bytes(size)))
+        with full(root.tmp):
+            if kind == "web":
+                await fetcher.pin(HttpSource(url="http://web.test/file", filename="file"))
+            else:
+                await fetcher.fetch(archive, None)
+    finally:
+        await closing.aclose()
+
+
+@pytest.mark.parametrize(("kind", "doing"), [("web", "storing a download"), ("archive", "unpacking the context")])
+@pytest.mark.parametrize("size", [100, 1 << 20], ids=["found out when the file is closed", "while it is written"])
+def test_a_full_disk_is_said_of_what_is_fetched_and_nothing_is_left(
+    tmp_path: Path, size: int, kind: str, doing: str
+) -> None:
+    with open_root(tmp_path / "root") as root, pytest.raises(DiskError, match=f"{doing}: No space left on device"):
+        asyncio.run(fetch_on_a_full_disk(root, size, kind))
 
 
 def test_add_several_urls_make_one_layer_and_the_last_of_a_name_wins(builder: Builder, web: WebServer) -> None:
