@@ -192,29 +192,25 @@ class SourceFetcher:
 
     async def _get(self, url: str, dest: Path, page: Page | None, vertex: str | None = None) -> Answer:
         """Ask for `url`, into the file `dest`, and say in the log what came."""
-        with dest.open("wb") as file:
+        try:
+            with dest.open("wb") as file:
 
-            def begin() -> Sink:
-                file.seek(0)
-                file.truncate()
-                return file.write
+                def begin() -> Sink:
+                    file.seek(0)
+                    file.truncate()
+                    return file.write
 
-            answer = await self._ask(url, begin, page, vertex)
-            await self._say(url, answer, page, vertex)
-            try:
-                file.flush()
-            except OSError as error:
-                raise DiskError.of(error, "storing a download") from error
-            os.fchmod(file.fileno(), 0o600)
+                answer = await self._ask(url, begin, page, vertex)
+                os.fchmod(file.fileno(), 0o600)
+        except OSError as error:  # reason for it here: closing writes what is left, also behind another error
+            raise DiskError.of(error, "storing a download") from error
+        await self._say(url, answer, page, vertex)
         return answer
 
     async def _ask(self, url: str, begin: Callable[[], Sink], page: Page | None, vertex: str | None = None) -> Answer:
         await self.facts.record(SourceRequested(kind="http", url=url), vertex=vertex)
         known = Known(page.etag, page.last_modified) if page else None
-        try:
-            return await self.web.get(url, begin, known=known, login=self._logins.get(url))
-        except OSError as error:
-            raise DiskError.of(error, "storing a download") from error
+        return await self.web.get(url, begin, known=known, login=self._logins.get(url))
 
     async def _say(
         self, url: str, answer: Answer, page: Page | None, vertex: str | None = None, *, stored: bool = False

@@ -13,6 +13,7 @@ import stat
 from bisect import bisect_right
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -158,7 +159,8 @@ class DirectoryPart:
     def _drop_spool(self) -> None:
         spool, self._spool = self._spool, None
         if spool is not None:
-            spool.close()
+            with suppress(OSError):  # reason: it writes what is left, on a disk that may be full: nobody wants it
+                spool.close()
             (self._directory / _SPOOL).unlink(missing_ok=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -15,8 +16,12 @@ from typing import Any
 
 import pytest
 
+from engine.images.copy import Copier, CopyRequest
 from storage.digest import Digest
+from storage.errors import VerificationError
 from storage.interfaces.images import Provider
+from storage.platform import host_platform
+from storage.reference import parse_reference
 from storage.referrers import fallback_tag
 from tests.builder import Builder, layer_digests
 from tests.faulty import Answering, Fault, FaultyProxy, Seen
@@ -31,6 +36,7 @@ from tests.registry_fixture import (
     push_manifest,
 )
 from tests.storage.registry.kit import use
+from tools.imaging import passing_imaging
 
 INDEX = "application/vnd.oci.image.index.v1+json"
 DOCKER = "application/vnd.docker.distribution.manifest.v2+json"
@@ -288,6 +294,27 @@ def test_referrers_come_along_and_what_refers_to_them(
         found = use(lambda client, of=subject: client.referrers(provider, Digest(of["digest"])))
         assert [str(one.manifest.digest) for one in found] == [referrer["digest"]]
         assert has(second_registry.host, repository, "blobs", referrer["payload"])
+
+
+def test_more_referrers_than_anybody_makes_are_not_followed(
+    registry: RegistryProcess, repository: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.images.copy.REFERRERS", 3)
+    subject = image(registry, repository)
+    target = parse_reference(f"{registry.host}/{repository}-copy:1")
+    request = CopyRequest(parse_reference(f"{registry.host}/{repository}"), target, referrers=True)
+
+    async def referrers() -> int:
+        async with passing_imaging() as made:
+            [told] = await Copier(made.placer, made.listing, made.facts, host_platform()).foresee(request)
+            return told.referrers
+
+    for number in (1, 2):
+        subject = artifact(registry, repository, subject, f"application/vnd.example.{number}")
+        assert asyncio.run(referrers()) == number
+    artifact(registry, repository, subject, "application/vnd.example.3")
+    with pytest.raises(VerificationError, match="too many manifests refer to the image"):
+        asyncio.run(referrers())
 
 
 def test_without_referrers_nobody_asks_for_them(

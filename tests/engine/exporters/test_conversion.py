@@ -302,6 +302,32 @@ def test_I3_a_damaged_stored_blob_is_found_out_and_the_layer_fetched(
     asyncio.run(run())
 
 
+def test_I3_a_damaged_layer_is_found_out_while_it_is_converted_and_fetched(
+    parts: Kit, registry: RegistryProcess, repository: str
+) -> None:
+    made = gzipped(tar_of("a"))
+    push_layers(registry.host, repository, [made])
+
+    async def run() -> None:
+        ref = remote([registry.host], repository, [made])
+        await parts.materializer.materialize(ref, vertex=None, reason="run")
+        image = parts.root.path / "layers" / f"{made.descriptor['diff_id'].partition(':')[2]}.erofs"
+        if not image.exists():
+            pytest.skip("layers are directories here, of which no tar is made")
+        before = image.stat()
+        data = image.read_bytes()
+        image.write_bytes(data.replace(noise(50_000, 1), noise(50_000, 2)))
+        os.utime(image, ns=(before.st_atime_ns, before.st_mtime_ns))
+        exporting = transfer(parts)
+        (layer,) = await exporting.pack(ref, None, None, Compression("zstd", force=True))
+        assert noise(50_000, 1) in await content(exporting, layer)
+        assert len(parts.events("LayerPulled")) == 2
+        (lost,) = parts.events("LocalLost")
+        assert (lost["kind"], lost["name"]) == ("layer", made.descriptor["diff_id"])
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("kind", ["zstd", "estargz"])
 def test_I3_wrong_bytes_leave_nothing_and_the_next_provider_is_asked(
     parts: Kit, registry: RegistryProcess, repository: str, kind: Any

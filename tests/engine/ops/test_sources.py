@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import gzip
 import hashlib
@@ -11,13 +12,21 @@ import shutil
 import stat
 import subprocess
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from engine.errors import DiskError
+from engine.grants import Grants
+from engine.graph import HttpSource
+from storage.digest import Digest
+from storage.sources import Answer, Known, Login, Sink
 from tests.builder import Builder
 from tests.web_fixture import Page, Repository, WebServer, git_daemon, git_over_http
+from tools.bootstrap import engine
+from tools.roots import Root, open_root
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="builds need root")
 
@@ -223,6 +232,60 @@ def test_I9_add_url_credentials_are_used_and_never_kept(builder: Builder, web: W
         if path.is_file() and path.name != definition.partition(":")[2]:  # the Dockerfile is what its author wrote
             assert b"hunter22" not in path.read_bytes(), path
     assert "hunter22" not in done.err
+
+
+class Sending:
+    """A web that sends so many bytes of anything."""
+
+    def __init__(self, size: int) -> None:
+        self._data = bytes(size)
+
+    async def get(
+        self, url: str, begin: Callable[[], Sink], *, known: Known | None = None, login: Login | None = None
+    ) -> Answer:
+        begin()(self._data)
+        return Answer(Digest(sha256(self._data)), len(self._data))
+
+
+@contextmanager
+def full(directory: Path) -> Iterator[None]:
+    """Have `directory` on a disk on which there is no room any more; nothing else is there when it is left."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", directory], check=True)
+    try:
+        with pytest.raises(OSError, match="No space"), (directory / "filler").open("wb", buffering=0) as filler:
+            while True:
+                filler.write(bytes(4096))
+        try:
+            yield
+        finally:
+            assert [path.name for path in directory.iterdir()] == ["filler"]
+    finally:
+        subprocess.run(["umount", "--lazy", directory], check=True)
+
+
+async def fetch_on_a_full_disk(root: Root, size: int, kind: str) -> None:
+    """Fetch `size` bytes from the web, or unpack them as a context."""
+    made, closing = engine(root, "b1", None, {}, "directory", Grants())
+    fetcher = made.sources()
+    fetcher.web = Sending(size)
+    try:
+        archive = await fetcher.store(io.BytesIO(bytes(size)))
+        with full(root.tmp):
+            if kind == "web":
+                await fetcher.pin(HttpSource(url="http://web.test/file", filename="file"))
+            else:
+                await fetcher.fetch(archive, None)
+    finally:
+        await closing.aclose()
+
+
+@pytest.mark.parametrize(("kind", "doing"), [("web", "storing a download"), ("archive", "unpacking the context")])
+@pytest.mark.parametrize("size", [100, 1 << 20], ids=["found out when the file is closed", "while it is written"])
+def test_a_full_disk_is_said_of_what_is_fetched_and_nothing_is_left(
+    tmp_path: Path, size: int, kind: str, doing: str
+) -> None:
+    with open_root(tmp_path / "root") as root, pytest.raises(DiskError, match=f"{doing}: No space left on device"):
+        asyncio.run(fetch_on_a_full_disk(root, size, kind))
 
 
 def test_add_several_urls_make_one_layer_and_the_last_of_a_name_wins(builder: Builder, web: WebServer) -> None:

@@ -7,6 +7,7 @@ import gzip
 import os
 import random
 import shutil
+import subprocess
 import tarfile
 import tempfile
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from engine.errors import InputError, MaterializationError
+from engine.errors import DiskError, InputError, MaterializationError
 from engine.graph import Copy
 from engine.ops.rules import asked_of
 from engine.ops.select import select
@@ -448,6 +449,28 @@ def test_I3_a_chunk_that_nobody_has_right_leaves_nothing_and_fails_with_the_laye
         assert caught.value.exit_code == 4
         assert parts.leftovers() == []
         assert not parts.materializer.layers.has(Digest(made.descriptor["diff_id"]))
+
+
+def test_a_full_disk_is_said_of_files_that_are_asked_for_and_no_provider_is_blamed(
+    registry: RegistryProcess, repository: str, tmp_path: Path
+) -> None:
+    made = estargz(make_tar(*BIG, file("salt", b"full")))
+    push_layers(registry.host, repository, [made])
+    with kit(tmp_path / "root", small=1000) as parts:
+        tmp = parts.root.tmp
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", tmp], check=True)
+        try:
+            with pytest.raises(OSError, match="No space"), (tmp / "filler").open("wb", buffering=0) as filler:
+                while True:
+                    filler.write(bytes(4096))
+            with pytest.raises(DiskError, match="No space left on device"):
+                ask(parts, remote([registry.host], repository, [made]), "usr/share/dir/z")
+            assert [path.name for path in tmp.iterdir()] == ["filler"]
+        finally:
+            subprocess.run(["umount", "--lazy", tmp], check=True)
+        (failed,) = parts.events("MaterializationFailed")
+        assert (failed["class"], failed["providers"]) == ("disk", [])
+        assert parts.events("PullFailed") == []
 
 
 def set_in(name: str, /, **fields: object) -> Edit:

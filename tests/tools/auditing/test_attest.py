@@ -187,7 +187,7 @@ def test_what_cannot_be_attested_is_refused_before_the_build(builder: Builder, a
 # ---------------------------------------------------------------- the SBOM
 
 
-def test_I2_an_sbom_fetches_no_layer_that_was_scanned_before(
+def test_I2_an_sbom_fetches_no_layer_whose_scan_is_here_and_whole(
     builder: Builder, registry: RegistryProcess, repository: str
 ) -> None:
     base = debian(registry, f"{repository}/base")
@@ -204,7 +204,15 @@ def test_I2_an_sbom_fetches_no_layer_that_was_scanned_before(
     builder.must_build(dockerfile % 2, "-t", image, "--push", "--sbom", "true")
     assert registry.layer_gets([layer["digest"] for layer in base["layers"]], since=mark) == []
     assert len(builder.events("LayerScanned")) == 2
-    assert "pkg:deb/debian/libc6@2.36-9?arch=amd64&distro=debian-12" in purls(statements(registry, repository)[BOM])
+    libc = "pkg:deb/debian/libc6@2.36-9?arch=amd64&distro=debian-12"
+    assert libc in purls(statements(registry, repository)[BOM])
+    damaged, gone = (builder.root / "blobs/sha256" / one["data"]["scan"].partition(":")[2] for one in scanned)
+    damaged.write_bytes(b"{}")
+    gone.unlink()
+    builder.must_build(dockerfile % 3, "-t", image, "--push", "--sbom", "true")
+    again = builder.events("LayerScanned")[2:]
+    assert [one["data"]["scan"] for one in again] == [one["data"]["scan"] for one in scanned]
+    assert libc in purls(statements(registry, repository)[BOM])
 
 
 def test_the_sbom_tells_of_the_final_file_system_and_not_of_what_was_removed(
