@@ -89,8 +89,8 @@ def replaced(place: Path, target: Path) -> Callable[[], None]:
 
 
 def outcomes(act: Callable[[int], str], wanted: str) -> set[str]:
-    """What came of ROUNDS rounds, or of as many as it takes until `wanted` is in what comes of one: of threads that share
-    an interpreter, the same one can be the first again and again."""
+    """What came of ROUNDS rounds, or of as many as it takes until `wanted` is in what comes of one: the thread that has
+    the interpreter can be the same one again and again."""
     seen = set[str]()
     for number in range(20 * ROUNDS):
         if number >= ROUNDS and any(wanted in outcome for outcome in seen):
