@@ -23,13 +23,10 @@ def check_image(path: Path, name: str, scratch: Scratch) -> str:
     """What is wrong with the image at `path` that should be `name`'s (a diff ID or a snapshot), "" when nothing is. One
     that turns out to be sound is sealed. Raises OSError, and DiskError when one cannot be written anew."""
     try:
-        status = path.lstat()
-        if not stat.S_ISREG(status.st_mode):
-            return "something else stands in the place of its file"
-        try:
-            image = Image.open(path)
-        except DiskError as error:
-            return error.what
+        opened = _opened(path)
+        if isinstance(opened, str):
+            return opened
+        image, status = opened
         return _problem(image, status, name) or (_write_anew(image, name, scratch) if not image.rest else "")
     except FileNotFoundError:
         return ""  # or somebody let it go meanwhile
@@ -42,14 +39,22 @@ def check_image(path: Path, name: str, scratch: Scratch) -> str:
 def examine_image(path: Path, name: str) -> str:
     """What is wrong with the image at `path` that should be `name`'s, "" when nothing is: all of it is read, whatever
     its time says, and nothing is changed. Raises OSError."""
+    opened = _opened(path)
+    if isinstance(opened, str):
+        return opened
+    image, status = opened
+    return _not_of(image, status, name) or (_misfit(image) if image.rest else "")
+
+
+def _opened(path: Path) -> tuple[Image, os.stat_result] | str:
+    """The image at `path`, and its status; or why there is none. Raises OSError."""
     status = path.lstat()
     if not stat.S_ISREG(status.st_mode):
         return "something else stands in the place of its file"
     try:
-        image = Image.open(path)
+        return Image.open(path), status
     except DiskError as error:
         return error.what
-    return _not_of(image, status, name) or (_misfit(image) if image.rest else "")
 
 
 def _not_of(image: Image, status: os.stat_result, name: str) -> str:
