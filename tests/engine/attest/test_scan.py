@@ -15,7 +15,7 @@ from engine.attest.scan import Scan, combine, scan_layer
 from storage.digest import sha256
 from storage.parts.lookup import Own, Tree
 
-GONE, OPAQUE = "gone", "opaque"
+GONE = "gone"
 DPKG = "var/lib/dpkg/status"
 
 
