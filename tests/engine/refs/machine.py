@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,17 +40,22 @@ class Machine:
             (root / name).mkdir(parents=True, exist_ok=True)
         self.log = SqliteEventLog(root / "log.db")
 
-    async def pull(
+    async def pull(self, layers: Sequence[Layer], **parts: Any) -> Local:
+        """Materialize `layers`, with everything made anew and let go at the end."""
+        async with self.materializer(**parts) as made:
+            return await made.materialize(Remote("r", tuple(layers)), vertex="v", reason="run")
+
+    @asynccontextmanager
+    async def materializer(
         self,
-        layers: Sequence[Layer],
         *,
         limits: FetchLimits = SMALL,
         tries: int = 1,
         client: Callable[..., RegistryClient] = RegistryClient,
         store: type[DirectoryLayers] = DirectoryLayers,
         known: Known | None = None,
-    ) -> Local:
-        """Materialize `layers`, with everything made anew and let go at the end."""
+    ) -> AsyncIterator[Materializer]:
+        """That of one process."""
 
         async def no_pause(seconds: float) -> None:
             pass
@@ -64,7 +70,7 @@ class Machine:
             known=known or NothingKnown(),
         )  # fmt: skip
         try:
-            return await materializer.materialize(Remote("r", tuple(layers)), vertex="v", reason="run")
+            yield materializer
         finally:
             await registry.aclose()
             materializer.close()
