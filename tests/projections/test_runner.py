@@ -283,6 +283,9 @@ def test_I13_read_only_views_need_no_file_and_survive_a_live_or_damaged_one(tmp_
         with Views.read_only(path, log, STANDARD) as views:
             assert History(views).get("b1").name == "in the write-ahead log"  # it is of one moment, and gone on with
             assert History(views).get("b3").name == "app"
+        with Views.read_only(path, ListLog(log.events[:30]), STANDARD) as views:
+            live._db.execute("UPDATE builds SET name = 'later'")
+            assert History(views).get("b1").name == "in the write-ahead log"  # though nothing was to be folded
     path.write_bytes(b"SQLite format 3\0" + b"junk" * 5000)
     with Views.read_only(path, log, STANDARD) as views:
         assert views.dump() == dump_of(log)

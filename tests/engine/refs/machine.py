@@ -39,6 +39,8 @@ class Machine:
         for name in ("layers", "snapshots", "locks", "tmp"):
             (root / name).mkdir(parents=True, exist_ok=True)
         self.log = SqliteEventLog(root / "log.db")
+        self.damaged: list[str] = []
+        """Blobs that were found so."""
 
     async def pull(self, layers: Sequence[Layer], **parts: Any) -> Local:
         """Materialize `layers`, with everything made anew and let go at the end."""
@@ -65,9 +67,9 @@ class Machine:
         materializer = Materializer(
             store(root / "layers", root / "tmp", "t"),
             OverlaySnapshots(root / "snapshots", root / "tmp", "t"),
-            DirectoryBlobs(root, owner="t"), DirectoryPartials(root / "partial"), registry, FileLocks(root / "locks"),
-            Ledger(self.log, "b"), Clock(time.time_ns, time.monotonic), parallel=2, fetching=limits,
-            known=known or NothingKnown(),
+            DirectoryBlobs(root, owner="t", lost=lambda digest, _: self.damaged.append(digest)),
+            DirectoryPartials(root / "partial"), registry, FileLocks(root / "locks"), Ledger(self.log, "b"),
+            Clock(time.time_ns, time.monotonic), parallel=2, fetching=limits, known=known or NothingKnown(),
         )  # fmt: skip
         try:
             yield materializer

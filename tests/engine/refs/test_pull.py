@@ -249,8 +249,9 @@ def test_I8_a_stored_blob_that_is_damaged_is_fetched_instead(
     path.chmod(0o644)
     path.write_bytes(b"damaged")
     asyncio.run(machine.pull([layer], limits=ONE_PIECE))
-    (pulled,) = machine.events("LayerPulled")
-    assert pulled["bytes"] == len(blob_bytes(registry, layer))
+    assert check_pulled(machine, layer)["bytes"] == len(blob_bytes(registry, layer))
+    assert machine.damaged == [image["layers"][0]["digest"]]
+    assert not path.exists()
 
 
 def test_a_pull_that_is_cancelled_while_it_fails_asks_no_other_provider(
