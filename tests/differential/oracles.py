@@ -97,17 +97,17 @@ class Buildah:
 
     def __init__(self, directory: Path) -> None:
         places = ["--root", str(directory / "root"), "--runroot", str(directory / "run")]
-        self._buildah = ["buildah", *places, "--storage-driver", "overlay"]
+        self.command = ["buildah", *places, "--storage-driver", "overlay"]
 
     def start(self, context: Path, args: Sequence[str], tag: str) -> subprocess.Popen[str]:
         return _popen([
-            *self._buildah, "bud", "--isolation", "chroot", "--layers=false", "--format", "docker",
+            *self.command, "bud", "--isolation", "chroot", "--layers=false", "--format", "docker",
             "--tls-verify=false", "--pull=false", "-t", tag, *args, str(context),
         ])  # fmt: skip
 
     def read(self, tag: str, directory: Path) -> Image:
         path = directory / "buildah.tar"
-        _run([*self._buildah, "push", "-q", tag, f"docker-archive:{path}:{tag}"])
+        _run([*self.command, "push", "-q", tag, f"docker-archive:{path}:{tag}"])
         return read_archive(path)
 
 
