@@ -6,7 +6,6 @@ import asyncio
 import gzip
 import io
 import os
-import random
 import subprocess
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -30,12 +29,13 @@ from storage.digest import Digest, sha256
 from storage.interfaces.images import Compression, Descriptor, Provider
 from storage.interfaces.layers import Look
 from storage.packing import BlobConverter
-from tests.chunked import Made, estargz
+from tests.chunked import Made, estargz, gzipped
 from tests.engine.exporters.kit import transfer_in
 from tests.engine.refs.kit import Kit, kit, push_layers, remote
 from tests.faulty import Fault, FaultyProxy
-from tests.registry_fixture import OCI_LAYER, RegistryProcess, digest_of, push_blob
+from tests.registry_fixture import RegistryProcess, digest_of, push_blob
 from tests.storage.layers.trees import file, info, make_tar
+from tests.storage.registry.kit import noise
 from tests.storage.tar.tars import Member, write
 from tools.known import LogAnswers
 
@@ -44,20 +44,10 @@ EPOCH = 1_500_000_000
 KINDS = ("gzip", "zstd", "uncompressed", "estargz")
 
 
-def noise(size: int, seed: int) -> bytes:
-    return random.Random(seed).randbytes(size)
-
-
 def tar_of(*names: str, mtime: int = 1_700_000_000) -> bytes:
     return make_tar(
         info("d", mtime=mtime), *(file(f"d/{name}", name.encode() + noise(50_000, 1), mtime=mtime) for name in names)
     )
-
-
-def gzipped(tar: bytes) -> Made:
-    blob = gzip.compress(tar, mtime=0)
-    descriptor = {"mediaType": OCI_LAYER, "digest": digest_of(blob), "size": len(blob), "diff_id": digest_of(tar)}
-    return Made(blob, descriptor, {})
 
 
 @pytest.fixture
