@@ -26,6 +26,7 @@ from tests.registry_fixture import RegistryProcess, push_image
 from tests.security.python_image import PYTHON, python_home, python_layer
 from tests.storage.layers.trees import info, make_tar
 from tests.tools.test_hostile_layers import packed, push
+from tests.waiting import wait_until
 
 pytestmark = [
     pytest.mark.root,
@@ -221,7 +222,7 @@ def test_a_cache_with_another_mount_in_it_is_used_by_one_step_at_a_time(lab: Lab
     lab.builder.write({"Dockerfile": f"FROM {lab.base}\nRUN --mount=type=cache,id=n,target=/c sleep 4811.75\n"})
     first = lab.builder.start("build", str(lab.builder.context), "--progress", "plain")
     try:
-        _until(lambda: any(b"4811.75" in _read(path) for path in Path("/proc").glob("[0-9]*/cmdline")))
+        wait_until(lambda: any(b"4811.75" in _read(path) for path in Path("/proc").glob("[0-9]*/cmdline")))
         step = "RUN --mount=type=cache,id=n,target=/c --mount=type=tmpfs,target=/c/in true"
         lab.builder.write({"Dockerfile.second": f"FROM {lab.base}\n{step} # again\n"})
         file = lab.builder.context / "Dockerfile.second"
@@ -234,15 +235,6 @@ def test_a_cache_with_another_mount_in_it_is_used_by_one_step_at_a_time(lab: Lab
         first.communicate()
     second.communicate()
     assert second.returncode == 0
-
-
-def _until(condition: Any) -> None:
-    import time
-
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen"
-        time.sleep(0.05)
 
 
 # ---------------------------------------------------------------- images with links to this machine

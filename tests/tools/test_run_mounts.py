@@ -9,13 +9,14 @@ import signal
 import subprocess
 import tarfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.builder import Builder, base_image
 from tests.registry_fixture import RegistryProcess
+from tests.waiting import PATIENCE, wait_until
 
 pytestmark = [
     pytest.mark.root,
@@ -81,13 +82,6 @@ def holders(needle: str, *places: Path) -> list[str]:
 
 def output(builder: Builder) -> str:
     return "".join(event["data"]["text"] for event in builder.events("VertexOutput"))
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen"
-        time.sleep(0.02)
 
 
 # ---------------------------------------------------------------- secrets
@@ -382,7 +376,7 @@ class Pair:
 
     def ends(self) -> list[str]:
         """Both builds' standard errors, when they are done."""
-        done = [(*process.communicate(timeout=60), process.returncode) for process in self._running]
+        done = [(*process.communicate(timeout=PATIENCE), process.returncode) for process in self._running]
         assert [code for _, _, code in done] == [0, 0], done
         return [err for _, err, _ in done]
 
@@ -448,7 +442,7 @@ def test_an_interrupted_step_puts_everything_away_and_lets_go_of_its_cache(build
     process = builder.start("build", str(builder.context), "--secret", "id=s,env=S", env={"S": SECRET})
     wait_until(lambda: list(builder.root.glob("cache/*/0/fs/here")))
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, err
     assert not _sleeping("4814.5")
     assert builder.leftovers() == []

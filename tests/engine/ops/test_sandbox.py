@@ -10,8 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from engine.graph import InlineFile
 from engine.ops.machine import guard_command
 from engine.ops.oci_spec import ContainerMount
 from engine.ops.sandbox import OciSandbox, Process, choose_runtime, sweep_containers
+from tests.waiting import PATIENCE, wait_until
 
 RUNC = shutil.which("runc") or ""
 BUSYBOX = "/bin/busybox"
@@ -107,13 +107,6 @@ def processes(marker: str) -> list[int]:
         except OSError:
             continue
     return found
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 15
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen"
-        time.sleep(0.02)
 
 
 # ---------------------------------------------------------------- ends
@@ -389,7 +382,7 @@ def test_cancelling_kills_what_ignores_signals_and_leaves_nothing(
         task = asyncio.create_task(
             bench.sandbox("owner3").run(bench.process("sh", "-c", script), lambda _, data: up.set())
         )
-        await asyncio.wait_for(up.wait(), 20)
+        await asyncio.wait_for(up.wait(), PATIENCE)
         while not processes("4712.1"):  # what is in the background may start after `up` was printed
             await asyncio.sleep(0.01)
         task.cancel()
