@@ -46,12 +46,15 @@ async def settle(future: asyncio.Future[T]) -> None:
         future.exception()  # seen: nobody else may ask for it
 
 
-async def in_thread(work: Callable[[], T]) -> T:
-    """Run `work` in a thread. A cancelled caller still waits for its end: what it touches must not outlive the step."""
+async def in_thread(work: Callable[[], T], stop: Callable[[], None] | None = None) -> T:
+    """Run `work` in a thread. A cancelled caller still waits for its end: what it touches must not outlive the step.
+    `stop` is called then: it ends work that waits for somebody else, which may be for ever."""
     future = asyncio.ensure_future(asyncio.to_thread(work))
     try:
         return await asyncio.shield(future)
     except asyncio.CancelledError:
+        if stop is not None:
+            stop()
         await settle(future)
         raise
 

@@ -15,6 +15,7 @@ from typing import Any
 from storage.overlay import mounts_below
 from tests.processes import run_module
 from tests.registry_fixture import RegistryProcess, push_image
+from tests.waiting import PATIENCE
 
 PROJECT = Path(__file__).resolve().parents[1]
 APPLETS = (
@@ -31,7 +32,7 @@ class Done:
     err: str
 
 
-def refledger(*args: str, env: Mapping[str, str], stdin: bytes | None = None, timeout: float = 120) -> Done:
+def refledger(*args: str, env: Mapping[str, str], stdin: bytes | None = None, timeout: float = PATIENCE) -> Done:
     """`refledger ARGS` to its end: see `run_module`."""
     done = run_module("tools.cli.main", *args, env=env, stdin=stdin, timeout=timeout)
     out, err = (

@@ -32,10 +32,10 @@ class Fault:
     as a broken request with `forward`. `keep`: so many bytes of the body go on to the registry as if they were all; who
     asks for the state of that upload afterwards learns of them.
 
-    `rate`: send that many body bytes a second on each connection; `drip`: a byte of the body (`headless`: of the head)
-    at a time, so many seconds apart. `goes_stale`: the connection seems to be kept, and is reset by the next request.
-    `redirect`: answer 307 to the same path at this `host:port`. `demand`: answer 401 with the challenge in `headers`
-    unless the request has this `Authorization`.
+    `rate`: send that many body bytes a second on each connection, and next to nothing once `crawl_after` bytes were
+    sent in all; `drip`: a byte of the body (`headless`: of the head) at a time, so many seconds apart. `goes_stale`:
+    the connection seems to be kept, and is reset by the next request. `redirect`: answer 307 to the same path at this
+    `host:port`. `demand`: answer 401 with the challenge in `headers` unless the request has this `Authorization`.
     """
 
     method: str = "GET"
@@ -63,11 +63,13 @@ class Fault:
     forward: bool = False
     keep: int | None = None
     rate: int = 0
+    crawl_after: int | None = None
     drip: float = 0
     goes_stale: bool = False
     redirect: str = ""
     demand: str = ""
     fired: int = field(default=0, init=False)
+    sent: int = field(default=0, init=False)
 
     def fits(self, seen: Seen) -> bool:
         """Is `seen` to be treated so? Counts it when it is."""
@@ -216,10 +218,15 @@ async def _send_treated(writer: Writer, answer: Answer, fault: Fault) -> None:
 
 
 async def _trickle(writer: Writer, data: bytes, fault: Fault) -> None:
-    step = 1 if fault.drip else fault.rate // 50 or len(data)
-    for start in range(0, len(data), max(step, 1)):
-        writer.write(data[start : start + step])
+    at = 0
+    while at < len(data):
+        step = 1 if fault.drip else fault.rate // 50 or len(data)
+        if fault.crawl_after is not None and fault.sent >= fault.crawl_after:
+            step = 10
+        writer.write(data[at : at + step])
         await writer.drain()
+        at += step
+        fault.sent += step
         if fault.rate or fault.drip:
             await asyncio.sleep(fault.drip or 0.02)
 

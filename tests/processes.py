@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.waiting import PATIENCE
 from tests.zygote import READY
 
 _PROJECT = Path(__file__).resolve().parents[1]
@@ -70,7 +71,7 @@ close_zygotes = _ZYGOTES.close
 
 
 def run_module(
-    module: str, *args: str, env: Mapping[str, str], stdin: bytes | None = None, timeout: float = 120
+    module: str, *args: str, env: Mapping[str, str], stdin: bytes | None = None, timeout: float = PATIENCE
 ) -> subprocess.CompletedProcess[bytes]:
     """`python -m MODULE ARGS` in the project's directory and a session of its own, with the environment `env` and
     `stdin` in a pipe (None: /dev/null). Raises TimeoutExpired when it has not ended `timeout` seconds later, and kills
@@ -83,7 +84,7 @@ def run_module(
 
 
 def run_into(
-    module: str, *args: str, env: Mapping[str, str], out: Path, err: Path, timeout: float = 120
+    module: str, *args: str, env: Mapping[str, str], out: Path, err: Path, timeout: float = PATIENCE
 ) -> tuple[int, int]:
     """The same, with its output in files, which processes that outlive it may keep open: it is not waited for them.
     Returns its process id, which is its session's, too, and its exit code."""

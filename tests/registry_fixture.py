@@ -22,7 +22,11 @@ from typing import Any
 
 import httpx
 
-WEB = httpx.Client(verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), limits=httpx.Limits(max_keepalive_connections=0))
+from tests.waiting import PATIENCE
+
+WEB = httpx.Client(
+    verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), limits=httpx.Limits(max_keepalive_connections=0), timeout=PATIENCE
+)
 """For requests to servers on loopback. Others read all certificates of this machine, each time, before the first."""
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -119,7 +123,7 @@ class RegistryProcess:
             # reason for setpriv: it ends with us, also when we are killed
             command = ["setpriv", "--pdeathsig", "TERM", "docker-registry", "serve", str(path)]
             self._process = subprocess.Popen(command, stdout=out, stderr=err)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
                 break
@@ -136,7 +140,7 @@ class RegistryProcess:
         """Stop it; `start` may follow, with the same data and port."""
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(timeout=20)
+            self._process.wait(PATIENCE)
             self._process = None
 
     def __enter__(self) -> RegistryProcess:  # noqa: PYI034  reason: nothing subclasses it
@@ -317,7 +321,7 @@ def push_image(
 
 def get_json(host: str, path: str) -> Any:
     """A small JSON document of the registry's API, as it is."""
-    with urllib.request.urlopen(f"http://{host}{path}", timeout=20) as answer:
+    with urllib.request.urlopen(f"http://{host}{path}", timeout=PATIENCE) as answer:
         return json.load(answer)
 
 

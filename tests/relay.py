@@ -7,6 +7,8 @@ import threading
 from contextlib import suppress
 from typing import Self
 
+from tests.waiting import PATIENCE
+
 
 class Relay:
     """Passes on what comes to `host`, both ways. Until `let_go`, a connection that brought `after` bytes brings no
@@ -55,7 +57,7 @@ class Relay:
                 if after is not None and not self._free.is_set() and passed + len(data) > after:
                     target.sendall(data[: after - passed])
                     self.held.set()
-                    self._free.wait(120)
+                    self._free.wait(PATIENCE)
                     break
                 target.sendall(data)
                 passed += len(data)

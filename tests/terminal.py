@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Self
 
 from tests.builder import PROJECT
+from tests.waiting import PATIENCE
 
 
 class AtTerminal:
@@ -44,7 +45,7 @@ class AtTerminal:
         """Type `line` and Enter."""
         os.write(self._master, f"{line}\n".encode())
 
-    def expect(self, text: str, seconds: float = 60) -> str:
+    def expect(self, text: str, seconds: float = PATIENCE) -> str:
         """Wait until `text` is shown, behind what was expected before; returns what came until then."""
         deadline, start = time.monotonic() + seconds, len(self.screen)
         while (at := self.screen.find(text, self._seen)) < 0:
@@ -59,7 +60,7 @@ class AtTerminal:
         """Read to the end; the exit code."""
         while self._read():
             pass
-        return self._process.wait(60)
+        return self._process.wait(PATIENCE)
 
     _seen = 0
 

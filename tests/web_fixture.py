@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Self
 
 from tests.registry_fixture import free_port
+from tests.waiting import PATIENCE
 
 
 @dataclass(slots=True)
@@ -124,7 +125,7 @@ def git_daemon(base: Path) -> Iterator[str]:
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             try:
                 socket.create_connection(("127.0.0.1", port), timeout=1).close()
@@ -135,7 +136,7 @@ def git_daemon(base: Path) -> Iterator[str]:
         yield f"git://127.0.0.1:{port}"
     finally:
         os.killpg(daemon.pid, 15)
-        daemon.wait(timeout=20)
+        daemon.wait(PATIENCE)
 
 
 @contextmanager

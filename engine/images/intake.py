@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import os
+import select
 import sys
+import threading
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engine.aside import shown_step
 from engine.errors import DiskError, InputError, VerificationError
@@ -18,7 +22,12 @@ from engine.together import COLLECT, in_thread, locked
 from storage.interfaces.layers import LayerIntake, StagedLayer
 from storage.interfaces.locks import Locks
 
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
 STDIN = "-"
+_LOOK = 0.1
+"""Seconds between two looks at whether a pipe that says nothing is still waited for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +51,8 @@ class LayerFiles:
         """The layer, durable, and that in the log: nothing is removed between the two."""
         held: list[StagedLayer] = []
         try:
-            await in_thread(lambda: held.append(self._read(name)))
+            stopped = threading.Event()
+            await in_thread(lambda: held.append(self._read(name, stopped)), stopped.set)
             async with locked(self.locks, COLLECT, shared=True):
                 stored = await in_thread(held[0].commit)
                 layer = ImageLayer(stored.diff_id, stored.blob)
@@ -53,22 +63,47 @@ class LayerFiles:
                 staged.abort()
         return Given(name, layer, stored.newest)
 
-    def _read(self, name: str) -> StagedLayer:
+    def _read(self, name: str, stopped: threading.Event) -> StagedLayer:
         now = self.clock.now() // 10**9
         where = "standard input" if name == STDIN else name
         try:
-            if name == STDIN:
-                if sys.stdin.isatty():
-                    raise InputError("standard input is a terminal", hint="pipe the layer into it, or name a file")
-                return self.intake.read(sys.stdin.buffer, now)
+            if name == STDIN and sys.stdin.isatty():
+                raise InputError("standard input is a terminal", hint="pipe the layer into it, or name a file")
             try:
-                file = Path(name).open("rb")  # noqa: SIM115 - what is wrong with it is the user's to mend
+                file = _opened(name)
             except OSError as error:
                 raise InputError(f"the layer cannot be read: {error.strerror}", where=where) from error
             with file:
-                return self.intake.read(file, now)
+                return self.intake.read(io.BufferedReader(_Stoppable(file, stopped)), now)
         except VerificationError as error:
             raise InputError(error.what, where=where, hint=error.hint) from error
         except DiskError as error:
             error.where = error.where or where
             raise
+
+
+def _opened(name: str) -> io.FileIO:
+    """At once, also where it is a pipe that nobody writes to yet. Raises OSError."""
+    if name == STDIN:
+        return io.FileIO(sys.stdin.fileno(), closefd=False)
+    return io.FileIO(name, opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK))
+
+
+class _Stoppable(io.RawIOBase):
+    """`file`, until `stopped`: whoever writes to a pipe may say nothing for ever."""
+
+    def __init__(self, file: io.FileIO, stopped: threading.Event) -> None:
+        super().__init__()
+        self._file = file
+        self._stopped = stopped
+        self._said = select.poll()
+        self._said.register(file, select.POLLIN)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        while not self._stopped.is_set():
+            if self._said.poll(_LOOK * 1000) and (read := self._file.readinto(buffer)) is not None:
+                return read
+        raise InterruptedError("nobody waits for the layer any more")

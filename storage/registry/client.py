@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     import httpx
 
 _NO_HEAD = frozenset({400, 404, 405, 406, 501})
+_NOT_YET = frozenset({"BLOB_UNKNOWN", "MANIFEST_BLOB_UNKNOWN"})
+"""What a registry may say of a manifest whose blobs were just placed: it does not see them yet, or not while somebody
+else places the same one (docker-registry empties the link to a blob before it writes it again)."""
 
 
 class RegistryClient:
@@ -193,13 +196,17 @@ class RegistryClient:
         scopes = (push_scope(target.repository),)
         topic = Topic("put", name, target)
         call = Call(
-            "PUT", target.registry, path, where, "the manifest's upload", scopes, headers, lambda: data, topic=topic
-        )
-        async with self._session.open(call) as response:
-            if response.status_code not in {200, 201, 202, 204}:
-                raise await self._session.failure(call, response)
-            stored = response.headers.get("docker-content-digest", "")
-            listed = "oci-subject" in response.headers
+            "PUT", target.registry, path, where, "the manifest's upload", scopes, headers, lambda: data, repeat=False,
+            topic=topic,
+        )  # fmt: skip
+
+        async def attempt() -> tuple[str, bool]:
+            async with self._session.open(call) as response:
+                if response.status_code not in {200, 201, 202, 204}:
+                    raise await self._session.failure(call, response, _NOT_YET)
+                return response.headers.get("docker-content-digest", ""), "oci-subject" in response.headers
+
+        stored, listed = await self._transport.persist(attempt)
         if stored.startswith(f"{digest.algorithm}:") and stored != digest:
             what = f"the registry stored the manifest as {stored[:80]!r}, not {digest}"
             raise VerificationError(what, where=where, hint="the registry does not keep what it is given")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from storage.errors import RefledgerError, RegistryError
 from storage.registry.attempts import Exchange, Observe, Topic, over
 from storage.registry.auth import Authenticator, Scopes
-from storage.registry.failures import PASSING, Unavailable, refused
+from storage.registry.failures import PASSING, Unavailable, codes, refused
 from storage.registry.transport import Transport, base_url, host_of, locate, origin
 
 if TYPE_CHECKING:
@@ -74,18 +74,23 @@ class Session:
             return await self.transport.persist(lambda: self._told(call), hurried=call.hurried)
         return await self._told(call)
 
-    async def failure(self, call: Call, response: httpx.Response) -> RegistryError:
-        """The error for a refusal; reads the rest of the answer."""
+    async def failure(
+        self, call: Call, response: httpx.Response, passing: frozenset[str] = frozenset()
+    ) -> RegistryError:
+        """The error for a refusal; reads the rest of the answer. `passing`: codes of errors that may pass."""
         transport = self.transport
         shown = response.request.headers.get("authorization", "").partition(" ")[2]
         try:
             body = await transport.read(response, transport.limits.answer_bytes, call.where)
         except RegistryError:
             body = b""  # reason: the status is known and says more than the broken explanation
-        return refused(
+        error = refused(
             response, body, registry=call.registry, where=call.where, asked=call.asked,
             retry_after=transport.retry_after(response), secrets=(shown,) if shown else (),
         )  # fmt: skip
+        if error.kind == "transport" and passing & codes(body):
+            return Unavailable(error.what, status=error.status, where=error.where, hint=error.hint)
+        return error
 
     async def _told(self, call: Call) -> httpx.Response:
         exchange = Exchange(call.topic, self._observe)

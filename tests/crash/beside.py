@@ -13,8 +13,7 @@ from tests.crash.judge import builds
 from tests.crash.outcomes import pushed
 from tests.crash.place import Place
 from tests.crash.scene import WAITS, Scene
-
-_TIMEOUT = 60  # seconds
+from tests.waiting import PATIENCE
 
 
 class Beside:
@@ -42,7 +41,7 @@ class Beside:
 
     def _sleeper(self) -> int:
         """The process in its step that sleeps; the step goes on when that dies."""
-        end = time.monotonic() + _TIMEOUT
+        end = time.monotonic() + PATIENCE
         while time.monotonic() < end and not self._done.done():
             owners = builds(self._place)
             for path in Path("/proc").glob("[0-9]*"):

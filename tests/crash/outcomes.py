@@ -13,6 +13,7 @@ import httpx
 
 from storage.bundle.reading import read_bundle
 from tests.crash.place import Place
+from tests.waiting import PATIENCE
 
 SECRET = "hush-hush-7731"
 _ACCEPT = (
@@ -39,7 +40,7 @@ def files(directory: Path) -> dict[str, str]:
 @cache
 def _client() -> httpx.Client:
     """One, as each reads the machine's certificates."""
-    return httpx.Client(headers={"Accept": _ACCEPT})
+    return httpx.Client(headers={"Accept": _ACCEPT}, timeout=PATIENCE)
 
 
 def manifest(host: str, repository: str, tag: str) -> httpx.Response:

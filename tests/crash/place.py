@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.processes import run_into
+from tests.waiting import PATIENCE
 
 EPOCH = "1700000000"
-_TIMEOUT = 120  # seconds
 _PARTS = ("root", "context", "out", "tmp", "home", "runtime")
 
 
@@ -130,7 +130,7 @@ class Place:
         # files, not pipes: processes that outlive the victim would keep a pipe open
         out, err = said_in / "stdout", said_in / "stderr"
         env = {**self.environment(), **ears}
-        session, code = run_into(*module, *args, env=env, out=out, err=err, timeout=_TIMEOUT)
+        session, code = run_into(*module, *args, env=env, out=out, err=err, timeout=PATIENCE)
         self.sessions.add(session)
         met = tuple(map(json.loads, told.read_text().splitlines())) if told.exists() else ()
         told.unlink(missing_ok=True)

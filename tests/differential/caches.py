@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.builder import busybox_layer
-from tests.differential.oracles import TIMEOUT, BuildKit, dockerd
+from tests.differential.oracles import BuildKit, dockerd
 from tests.engine.buildkit.cases import CASES, GOLDEN, dockerfile, lay
 from tests.registry_fixture import OCI_MANIFEST, WEB, RegistryProcess, push_image, push_manifest
+from tests.waiting import PATIENCE
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 INLINE = ("--build-arg", "BUILDKIT_INLINE_CACHE=1")
@@ -46,7 +47,7 @@ def push_bases(registry: RegistryProcess) -> dict[str, dict[str, Any]]:
 def build_inline(docker: BuildKit, context: Path, tag: str, *args: str) -> str:
     """Build `context` with an inline cache and push it; what was said."""
     process = docker.start(context, [*INLINE, *args], tag)
-    said, _ = process.communicate(timeout=TIMEOUT)
+    said, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, said
     docker.push(tag)
     return said

@@ -16,9 +16,10 @@ import pytest
 
 from tests.builder import Builder, busybox_layer, refledger
 from tests.differential.cases.case import Case, lay_context
-from tests.differential.oracles import TIMEOUT, Oracle, Unavailable, buildah, dockerd
+from tests.differential.oracles import Oracle, Unavailable, buildah, dockerd
 from tests.differential.reading import Image, read_archive
 from tests.registry_fixture import RegistryProcess, push_image
+from tests.waiting import PATIENCE
 
 RICH = {
     "Env": ["PATH=/bin", "BASE_VAR=base value"], "Cmd": ["base-cmd", "x"], "Entrypoint": ["base-entry"],
@@ -78,12 +79,12 @@ class Builders:
         archive = directory / "ours.tar"
         done = refledger(
             "build", str(builder.context), "--progress", "plain", "-o", f"type=oci,dest={archive}", *case.args,
-            env=builder.env, timeout=TIMEOUT,
+            env=builder.env, timeout=PATIENCE,
         )  # fmt: skip
         out = {"ours": Outcome(read_archive(archive) if done.code == 0 else None, done.err)}
         for oracle in self.oracles:
             if process := running.get(oracle.name):
-                said, _ = process.communicate(timeout=TIMEOUT)
+                said, _ = process.communicate(timeout=PATIENCE)
                 image = oracle.read(tag, directory) if process.returncode == 0 else None
                 out[oracle.name] = Outcome(image, said)
         return out

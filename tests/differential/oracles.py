@@ -20,8 +20,7 @@ from typing import Protocol
 
 from storage.overlay import detach_below
 from tests.differential.reading import Image, read_archive
-
-TIMEOUT = 120
+from tests.waiting import PATIENCE
 
 
 class Unavailable(Exception):
@@ -141,12 +140,13 @@ def dockerd() -> Iterator[BuildKit]:
         yield oracle
     finally:
         process.terminate()
-        process.wait(60)
+        process.wait(PATIENCE)
         _clear(directory)
 
 
 def _when_up(oracle: BuildKit, process: subprocess.Popen[bytes], log: Path) -> str:
-    for _ in range(150):
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
         if process.poll() is not None:
             break
         try:
@@ -198,6 +198,6 @@ def _popen(command: Sequence[str], **env: str) -> subprocess.Popen[str]:
 
 
 def _run(command: Sequence[str]) -> str:
-    done = subprocess.run(command, capture_output=True, check=False, text=True, errors="replace", timeout=TIMEOUT)
+    done = subprocess.run(command, capture_output=True, check=False, text=True, errors="replace", timeout=PATIENCE)
     assert done.returncode == 0, (command, done.stderr[-2000:])
     return done.stdout

@@ -12,10 +12,11 @@ import pytest
 
 from tests.builder import Builder
 from tests.differential.caches import build_inline, capture, endings, image_config, push_bases
-from tests.differential.oracles import TIMEOUT, BuildKit, Unavailable, dockerd
+from tests.differential.oracles import BuildKit, Unavailable, dockerd
 from tests.engine.buildkit.cases import CASES, dockerfile, lay
 from tests.engine.buildkit.comparing import compare, compiled, named
 from tests.registry_fixture import RegistryProcess
+from tests.waiting import PATIENCE
 
 SHARED = {"copy": 9, "from": 6, "scratch": 7, "variables": 1}
 """Cases that are taken from one builder to the other, and how many steps they have on their bases."""
@@ -95,7 +96,7 @@ def test_what_was_built_here_is_not_built_again_by_dockerd(
     docker.forget()
     # reason for the network: a RUN goes out under the name of one that asks for none
     process = docker.start(builder.context, ["--network", "default", "--cache-from", source], "taken")
-    said, _ = process.communicate(timeout=TIMEOUT)
+    said, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, said
     steps = endings(said)
     assert len(steps) == SHARED[name], said
@@ -115,7 +116,7 @@ def test_what_changed_is_built_again_by_either_and_so_is_what_stands_on_it(
     (builder.context / "tree/a").write_text("A")
     docker.forget()
     process = docker.start(builder.context, ["--cache-from", ours], "taken")
-    said, _ = process.communicate(timeout=TIMEOUT)
+    said, _ = process.communicate(timeout=PATIENCE)
     env = {"REFLEDGER_ROOT": str(tmp_path / "fresh")}
     done = builder.run(*build, "--cache-from", f"type=registry,ref={theirs}", env=env)
     assert (process.returncode, done.code) == (0, 0), said + done.err

@@ -12,10 +12,10 @@ import pytest
 
 from tests.builder import Builder, busybox_layer
 from tests.differential.conftest import Builders
-from tests.differential.oracles import TIMEOUT
 from tests.registry_fixture import RegistryProcess, push_image
 from tests.security.python_image import PYTHON, python_home, python_layer
 from tests.security.test_sandbox import REFUSED, first_disk
+from tests.waiting import PATIENCE
 
 NO = REFUSED | {"EAFNOSUPPORT"}
 STRICTER = {
@@ -40,7 +40,7 @@ def test_what_docker_refuses_is_refused(builders: Builders, registry: RegistryPr
     builder.write({"Dockerfile": f"FROM {image['reference']}\n{probe}"})
     process = buildkit.start(builder.context, (), "sandbox")
     ours = probed(builder.must_build(f"FROM {image['reference']}\n{probe}").err)
-    theirs = probed(process.communicate(timeout=TIMEOUT)[0])
+    theirs = probed(process.communicate(timeout=PATIENCE)[0])
     refused, refused_there = ({name for name, said in each.items() if str(said) in NO} for each in (ours, theirs))
     assert refused_there - refused == set()
     assert refused - refused_there <= set(STRICTER)

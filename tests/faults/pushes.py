@@ -153,6 +153,8 @@ ROWS: list[Row] = [
         Fault("HEAD", times=1, status=200)], "transport: blob unknown to registry"),
     Row(PUSH, "manifest: 503 once", "", lambda scene: [Fault("PUT", TAG, 1, status=503)]),
     Row(PUSH, "manifest: 503 always", "", lambda scene: [Fault("PUT", TAG, status=503)], "transport: answered 503"),
+    Row(PUSH, "manifest: a blob of it is unknown, for a moment", "", lambda scene: [
+        Fault("PUT", TAG, 1, status=400, body=b'{"errors": [{"code": "MANIFEST_BLOB_UNKNOWN"}]}')]),
     Row(PUSH, "manifest: 400", "", lambda scene: [Fault("PUT", TAG, status=400)], "transport: answered 400"),
     *[Row(PUSH, "manifest: connection reset", at, lambda scene, place=place: [
           Fault("PUT", TAG, 1, inbound=True, reset_after=place)])

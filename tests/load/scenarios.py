@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import random
+import re
 import statistics
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -14,7 +16,7 @@ from pathlib import Path
 
 from engine.ops.output import BURST, RATE
 from tests.builder import Builder, base_image
-from tests.faulty import Fault, FaultyProxy
+from tests.faulty import Fault, FaultyProxy, Seen
 from tests.load.crew import EVERY, Crew, Ran
 from tests.registry_fixture import RegistryProcess
 
@@ -97,7 +99,7 @@ def builds(directory: Path, registry: RegistryProcess, scale: Scale) -> Result:
         rng = random.Random(f"builder {number}")
         context = directory / f"context{number}"
         context.mkdir()
-        while time.monotonic() < until:
+        while True:
             with lock:
                 fresh = max(known, default=-1) + 1
             variant = rng.randrange(fresh) if fresh and rng.random() < 0.5 else fresh
@@ -119,6 +121,8 @@ def builds(directory: Path, registry: RegistryProcess, scale: Scale) -> Result:
                     again += variant in known
                     made = known.setdefault(variant, ran.out.strip())
                     result.need(made == ran.out.strip(), f"variant {variant}: {made} and {ran.out.strip()}")
+            if time.monotonic() >= until:
+                break
 
     def prune_on() -> None:
         nonlocal prunes
@@ -286,12 +290,26 @@ def slow(directory: Path, registry: RegistryProcess, scale: Scale) -> Result:
     size = 2_000_000 if scale.builds > 10 else 300_000
     base = base_image(registry, "load/slow", size=size, layers=5)["reference"]
     rng = random.Random("slow")
+    failed_of = Counter[str]()
+
+    def some(share: float) -> Callable[[Seen], bool]:
+        """That share of the requests, and no blob or manifest so often that a client rightly gives up."""
+
+        def fails(seen: Seen) -> bool:
+            about = re.search(r"sha256(:|%3A)\w+", seen.path) or re.search(r".*?(?=/uploads/|$)", seen.path)
+            key = f"{seen.method} {about[0] if about else ''}"
+            failing = failed_of[key] < 3 and rng.random() < share
+            failed_of[key] += failing
+            return failing
+
+        return fails
+
     with FaultyProxy(
         registry.host,
-        Fault(when=lambda _: rng.random() < 0.07, status=503),
-        Fault(path="/blobs/", when=lambda _: rng.random() < 0.07, cut_after=50_000, rate=1_000_000),
-        Fault(method="(POST|PUT|PATCH|HEAD)", when=lambda _: rng.random() < 0.2, status=503),
-        Fault(when=lambda _: rng.random() < 0.07, reset_after=0),
+        Fault(when=some(0.07), status=503),
+        Fault(path="/blobs/", when=some(0.07), cut_after=50_000, rate=1_000_000),
+        Fault(method="(POST|PUT|PATCH|HEAD)", when=some(0.2), status=503),
+        Fault(when=some(0.07), reset_after=0),
         Fault(rate=1_000_000),
     ) as proxy:
         builder.write({"Dockerfile": f"FROM {base.replace(registry.host, proxy.host)}\nRUN echo done > /done\n"})

@@ -26,6 +26,7 @@ from tests.registry_fixture import RegistryProcess, push_image
 from tests.security.python_image import PYTHON, python_home, python_layer
 from tests.storage.layers.trees import info, make_tar
 from tests.tools.test_hostile_layers import packed, push
+from tests.waiting import wait_until
 
 pytestmark = [
     pytest.mark.root,
@@ -139,9 +140,10 @@ def test_a_step_inherits_no_descriptor_variable_signal_mask_or_terminal(lab: Lab
 
 def test_what_a_step_leaves_running_dies_with_it(lab: Lab) -> None:
     fork = "import os, time\nfor _ in range(2):\n    if os.fork(): os._exit(0)\n    os.setsid()\ntime.sleep(4917.25)\n"
-    lab.builder.write({"fork.py": fork})
-    lab.must("COPY fork.py /", f"{PYTHON} /fork.py", f"{PYTHON} /fork.py & sleep 0.2; true")
-    alive = [path for path in Path("/proc").glob("[0-9]*/cmdline") if b"/fork.py" in _read(path)]
+    name = f"fork-{os.getpid()}.py"
+    lab.builder.write({name: fork})
+    lab.must(f"COPY {name} /", f"{PYTHON} /{name}", f"{PYTHON} /{name} & sleep 0.2; true")
+    alive = [path for path in Path("/proc").glob("[0-9]*/cmdline") if f"/{name}".encode() in _read(path)]
     assert alive == []
 
 
@@ -218,10 +220,11 @@ def test_a_cache_does_not_stand_in_for_dev(lab: Lab, target: str) -> None:
 def test_a_cache_with_another_mount_in_it_is_used_by_one_step_at_a_time(lab: Lab) -> None:
     """Else a step could put a link in the place of the target between the look at it and the mount."""
     lab.must("RUN --mount=type=cache,id=n,target=/c --mount=type=tmpfs,target=/c/in true")
-    lab.builder.write({"Dockerfile": f"FROM {lab.base}\nRUN --mount=type=cache,id=n,target=/c sleep 4811.75\n"})
+    sleep = f"4811.{os.getpid()}"
+    lab.builder.write({"Dockerfile": f"FROM {lab.base}\nRUN --mount=type=cache,id=n,target=/c sleep {sleep}\n"})
     first = lab.builder.start("build", str(lab.builder.context), "--progress", "plain")
     try:
-        _until(lambda: any(b"4811.75" in _read(path) for path in Path("/proc").glob("[0-9]*/cmdline")))
+        wait_until(lambda: any(sleep.encode() in _read(path) for path in Path("/proc").glob("[0-9]*/cmdline")))
         step = "RUN --mount=type=cache,id=n,target=/c --mount=type=tmpfs,target=/c/in true"
         lab.builder.write({"Dockerfile.second": f"FROM {lab.base}\n{step} # again\n"})
         file = lab.builder.context / "Dockerfile.second"
@@ -234,15 +237,6 @@ def test_a_cache_with_another_mount_in_it_is_used_by_one_step_at_a_time(lab: Lab
         first.communicate()
     second.communicate()
     assert second.returncode == 0
-
-
-def _until(condition: Any) -> None:
-    import time
-
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen"
-        time.sleep(0.05)
 
 
 # ---------------------------------------------------------------- images with links to this machine

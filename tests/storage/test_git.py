@@ -12,6 +12,7 @@ import pytest
 
 from storage.errors import HostError, InputError
 from storage.git import GitClient
+from tests.waiting import PATIENCE
 from tests.web_fixture import Repository, git_daemon, git_over_http
 
 
@@ -122,7 +123,7 @@ def test_a_cancelled_checkout_leaves_no_process_and_no_file(tmp_path: Path) -> N
         tree.mkdir()
         remote = f"git://127.0.0.1:{server.sockets[0].getsockname()[1]}/x"
         task = asyncio.ensure_future(client(tmp_path).checkout(remote, commit, tree))
-        await asyncio.wait_for(asked.wait(), 30)
+        await asyncio.wait_for(asked.wait(), PATIENCE)
         assert commit in processes()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.compression import BLOCK, compressor, version
+from tests.waiting import PATIENCE
 
 PARALLEL = ["gzip", "zstd"]
 SIZE = 9 * BLOCK + 12_345  # several blocks of gzip, several jobs of zstd
@@ -46,7 +47,7 @@ def tasks() -> set[str]:
 
 
 def none_left(before: set[str]) -> bool:
-    deadline = time.monotonic() + 10  # a thread that was joined may be listed a moment longer
+    deadline = time.monotonic() + PATIENCE  # a thread that was joined may be listed a moment longer
     while not tasks() <= before and time.monotonic() < deadline:
         time.sleep(0.01)
     return tasks() <= before

@@ -14,6 +14,7 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import zstandard
 from tests.builder import PROJECT, Builder, base_image, layer_digests
 from tests.registry_fixture import OCI_MANIFEST, RegistryProcess, digest_of, layer_tar, push_image, push_manifest
 from tests.tools.test_rebase import blobs, config, manifest, several, unpacked_and_run
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="builds need root")
 TAR = "application/vnd.oci.image.layer.v1.tar"
@@ -343,14 +345,21 @@ def test_a_layer_that_nobody_has_any_more_is_said_so(builder: Builder, layer: Pa
     assert "append it again" in done.out + done.err
 
 
-def test_what_was_interrupted_leaves_nothing(builder: Builder, tmp_path: Path) -> None:
+@pytest.mark.parametrize("begun", [True, False])
+def test_what_was_interrupted_while_a_pipe_said_nothing_leaves_nothing(
+    builder: Builder, tmp_path: Path, begun: bool
+) -> None:
     os.mkfifo(tmp_path / "pipe")
-    process = builder.start("append", "scratch", str(tmp_path / "pipe"), "-o", f"type=oci,dest={tmp_path / 'out'}")
-    with (tmp_path / "pipe").open("wb") as pipe:  # somebody reads it now
-        pipe.write(layer_tar({"a": os.urandom(3_000_000)})[:2_000_000])
-        pipe.flush()
+    out = f"type=oci,dest={tmp_path / 'out'}"
+    process = builder.start("append", "scratch", str(tmp_path / "pipe"), "-o", out, "--progress", "plain")
+    assert process.stderr is not None
+    assert "store layer" in process.stderr.readline()
+    with (tmp_path / "pipe").open("wb") if begun else nullcontext() as pipe:
+        if pipe is not None:
+            pipe.write(layer_tar({"a": os.urandom(3_000_000)})[:2_000_000])
+            pipe.flush()
         process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, err
     assert builder.leftovers() == []
     assert builder.builds()[0]["status"] == "cancelled"

@@ -22,6 +22,7 @@ from storage.errors import VerificationError
 from tests.builder import PROJECT, Builder, base_image
 from tests.registry_fixture import RegistryProcess
 from tests.tools.test_offline_reading import SCRIPT, state_of
+from tests.waiting import PATIENCE
 from tools.cli.browse.browser import Browser
 from tools.cli.browse.command import open_source
 from tools.cli.browse.nodes import tree
@@ -194,7 +195,7 @@ def test_I13_it_needs_no_network_and_leaves_a_read_only_root_as_it_was(
     read_until(outer, f"> build {built.builder.builds()[1]['id']}".encode())
     os.write(outer, b"\x03")
     read_until(outer, None)
-    assert process.wait(60) == 0
+    assert process.wait(PATIENCE) == 0
     assert state_of(root) == state
 
 
@@ -215,7 +216,7 @@ def read_until(fd: int, text: bytes | None) -> None:
     """Until `text` was written (None: until the other end is closed)."""
     seen = b""
     while text is None or text not in seen:
-        assert select.select([fd], [], [], 60)[0], seen[-2000:]
+        assert select.select([fd], [], [], PATIENCE)[0], seen[-2000:]
         try:
             seen += os.read(fd, 65536)
         except OSError:

@@ -21,6 +21,7 @@ from tests.registry_fixture import RegistryProcess
 from tests.storage.layers.trees import facts
 from tests.storage.test_usage import du
 from tests.tools.test_reading import in_window
+from tests.waiting import PATIENCE, wait_until
 from tests.web_fixture import Page, WebServer
 from tools.text import cells
 
@@ -281,11 +282,7 @@ def waiting(shop: Shop) -> subprocess.Popen[str]:
     )
     shop.builder.write({"Dockerfile": shop.dockerfile + step})
     process = shop.builder.start("build", str(shop.builder.context), "--progress=plain", "--push", "-t", shop.name)
-    deadline = time.monotonic() + 60
-    while not list((shop.builder.root / "cache").glob("*/0/fs/here")):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_until(lambda: list((shop.builder.root / "cache").glob("*/0/fs/here")), process)
     return process
 
 
@@ -305,7 +302,7 @@ def test_what_a_running_build_needs_stays_whatever_is_asked_for(shop: Shop) -> N
     assert [step(row) for row in gone] == ["RUN echo stale > /stale"]
     assert all(row["in_use"] for row in shop.rows("du")[:-1])
     go(shop)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
     assert shop.builder.builds()[0]["bytes_pulled"] == 0
     shop.check_sizes()
@@ -316,7 +313,7 @@ def test_the_leases_of_a_build_die_with_it(shop: Shop) -> None:
     shop.push()
     process = waiting(shop)
     process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE)
     orphan = shop.builder.root / "snapshots/feedfacefeed-0123456789ab-1/fs/made"  # published, and killed right then
     orphan.parent.mkdir(parents=True)
     orphan.write_text("by a build whose death came before the event")
@@ -330,7 +327,7 @@ def test_the_leases_of_a_build_die_with_it(shop: Shop) -> None:
 def test_collections_at_the_same_time_do_not_disturb_each_other(shop: Shop) -> None:
     shop.push()
     running = [shop.builder.start("prune", "--all", "--json") for _ in range(3)]
-    ended = [process.communicate(timeout=60) for process in running]
+    ended = [process.communicate(timeout=PATIENCE) for process in running]
     assert [process.returncode for process in running] == [0, 0, 0], ended
     done = [json.loads(line) for out, _ in ended for line in out.splitlines()]
     names = [row["name"] for row in done if row["action"] in {"demote", "prune"}]
@@ -345,7 +342,7 @@ def test_I12_a_collection_killed_at_any_moment_leaves_a_root_that_builds_right(s
         process = shop.builder.start("prune", "--all")
         time.sleep(delay)
         process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=60)
+        process.communicate(timeout=PATIENCE)
         shop.push()
         assert shop.builder.events("Exported")[-1]["data"]["digest"] == first
         assert shop.builder.leftovers() == []

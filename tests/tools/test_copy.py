@@ -9,7 +9,6 @@ import os
 import random
 import signal
 import subprocess
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,7 @@ from tests.registry_fixture import (
     push_manifest,
 )
 from tests.storage.registry.kit import use
+from tests.waiting import wait_until
 from tools.imaging import passing_imaging
 
 INDEX = "application/vnd.oci.image.index.v1+json"
@@ -522,14 +522,13 @@ def test_I12_killed_at_half_and_run_again_only_the_rest_moves(
 ) -> None:
     made = image(registry, repository, layers=4, size=400_000)
     digests = layer_digests(made)
-    slow = [Fault("GET", f"/blobs/{digest}", rate=100_000) for digest in digests[2:]]
-    with FaultyProxy(registry.host, *slow) as proxy:
+    stalled = [Fault("GET", f"/blobs/{digest}", stall_after=100_000) for digest in digests[2:]]
+    with FaultyProxy(registry.host, *stalled) as proxy:
         names = f"{proxy.host}/{repository}", f"{second_registry.host}/{repository}:1"
         process = builder.start("copy", *names)
-        deadline = time.monotonic() + 30
-        while not all(has(second_registry.host, repository, "blobs", digest) for digest in digests[:2]):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until(
+            lambda: all(has(second_registry.host, repository, "blobs", digest) for digest in digests[:2]), process
+        )
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         assert not has(second_registry.host, repository, "manifests", "1")
@@ -546,14 +545,11 @@ def test_interrupted_within_a_layer_and_run_again_only_the_rest_of_it_moves(
 ) -> None:
     made = image(registry, repository, layers=1, size=10_000_000)
     [layer] = made["layers"]
-    with FaultyProxy(registry.host, Fault("GET", f"/blobs/{layer['digest']}", rate=4_000_000)) as proxy:
+    with FaultyProxy(registry.host, Fault("GET", f"/blobs/{layer['digest']}", stall_after=4_000_000)) as proxy:
         names = f"{proxy.host}/{repository}", f"{second_registry.host}/{repository}:1"
         process = builder.start("copy", *names)
         upload = second_registry.directory / "data/docker/registry/v2/repositories" / repository / "_uploads"
-        deadline = time.monotonic() + 30
-        while sum(path.stat().st_size for path in upload.glob("*/data")) < 3_000_000:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_until(lambda: sum(path.stat().st_size for path in upload.glob("*/data")) >= 3_000_000, process)
         os.killpg(process.pid, signal.SIGINT)
         process.communicate()
         assert process.returncode == 130
@@ -576,14 +572,12 @@ def test_killed_within_a_layer_what_the_registry_cannot_go_on_with_begins_anew(
 ) -> None:
     made = image(registry, repository, layers=1, size=10_000_000)
     [layer] = made["layers"]
-    with FaultyProxy(registry.host, Fault("GET", f"/blobs/{layer['digest']}", rate=4_000_000)) as proxy:
+    with FaultyProxy(registry.host, Fault("GET", f"/blobs/{layer['digest']}", stall_after=4_000_000)) as proxy:
         names = f"{proxy.host}/{repository}", f"{second_registry.host}/{repository}:1"
         process = builder.start("copy", *names)
-        deadline = time.monotonic() + 30
-        while not list((builder.root / "uploads").glob("*")):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        time.sleep(0.3)
+        upload = second_registry.directory / "data/docker/registry/v2/repositories" / repository / "_uploads"
+        wait_until(lambda: any(path.stat().st_size for path in upload.glob("*/data")), process)
+        assert list((builder.root / "uploads").iterdir())
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         proxy.faults.clear()

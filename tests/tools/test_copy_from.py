@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import tarfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from tests.engine.refs.kit import push_layers
 from tests.faulty import Fault, FaultyProxy
 from tests.registry_fixture import RegistryProcess, push_image
 from tests.storage.layers.trees import file, info, make_tar
+from tests.waiting import PATIENCE, wait_until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="builds need root")
 EPOCH = {"SOURCE_DATE_EPOCH": "1700000000"}
@@ -151,7 +151,7 @@ def test_two_builds_at_once_take_the_same_files(
         builder.start("build", str(builder.context), "--no-cache", "-o", str(tmp_path / f"out{n}")) for n in range(2)
     ]
     for process in both:
-        _, err = process.communicate(timeout=120)
+        _, err = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, err
     for n in range(2):
         assert (tmp_path / f"out{n}/lib/tool/data").read_bytes() == noise(9000, 5)
@@ -169,10 +169,7 @@ def test_a_killed_copy_by_range_leaves_nothing_after_the_next_build(
         dockerfile = f"FROM scratch\nCOPY --from=127.0.0.1:{proxy.port}/{repository} /usr/bin/tool /\n"
         builder.write({"Dockerfile": dockerfile})
         process = builder.start("build", str(builder.context))
-        deadline = time.monotonic() + 60
-        while not (any(builder.root.glob("tmp/*")) and len([one for one in proxy.seen if path in one.path]) > 1):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_until(lambda: any(builder.root.glob("tmp/*")) and sum(path in one.path for one in proxy.seen) > 1, process)
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         assert builder.leftovers() != []

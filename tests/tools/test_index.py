@@ -7,7 +7,6 @@ import random
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from tests.registry_fixture import (
     push_image,
     push_manifest,
 )
+from tests.waiting import PATIENCE, wait_until
 
 INDEX = "application/vnd.oci.image.index.v1+json"
 DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
@@ -437,14 +437,12 @@ def test_I11_an_interrupted_one_leaves_no_tag_and_is_told(
 ) -> None:
     made = image(second_registry, repository, size=400_000)
     target = f"{registry.host}/{repository}:1"
-    with FaultyProxy(second_registry.host, Fault(path=f"/blobs/{layer_digests(made)[1]}", rate=100_000)) as slow:
-        process = builder.start("index", "create", target, f"{slow.host}/{repository}", "--progress", "plain")
-        deadline = time.monotonic() + 30
-        while not any("/blobs/" in seen.path and seen.method == "GET" for seen in slow.seen):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+    stalled = Fault(path=f"/blobs/{layer_digests(made)[1]}", stall_after=100_000)
+    with FaultyProxy(second_registry.host, stalled) as proxy:
+        process = builder.start("index", "create", target, f"{proxy.host}/{repository}", "--progress", "plain")
+        wait_until(lambda: any("/blobs/" in seen.path and seen.method == "GET" for seen in proxy.seen), process)
         process.send_signal(end)
-        process.communicate(timeout=30)
+        process.communicate(timeout=PATIENCE)
     assert process.returncode == (130 if end == signal.SIGINT else -9)
     tags = WEB.get(f"http://{registry.host}/v2/{repository}/tags/list")
     assert tags.status_code == 404 or not tags.json()["tags"]

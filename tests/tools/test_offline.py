@@ -17,6 +17,7 @@ import pytest
 
 from tests.builder import PROJECT, Builder, Done, base_image
 from tests.registry_fixture import RegistryProcess, digest_of, push_image
+from tests.waiting import PATIENCE
 from tests.web_fixture import Repository, WebServer, git_daemon
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="builds need root")
@@ -38,7 +39,7 @@ def offline(builder: Builder, *args: str, network: bool = False) -> Done:
     done = subprocess.run(
         [*([] if network else ["unshare", "-n"]), sys.executable, "-m", "tools.cli.main", "build", "--offline",
          "--progress=plain", *args],
-        env=builder.env, cwd=PROJECT, text=True, stdin=subprocess.DEVNULL, capture_output=True, timeout=120,
+        env=builder.env, cwd=PROJECT, text=True, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE,
         check=False,
     )  # fmt: skip
     assert "Traceback" not in done.stderr, done.stderr

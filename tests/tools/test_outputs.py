@@ -20,6 +20,7 @@ import pytest
 
 from tests.builder import PROJECT, Builder, base_image, busybox_layer, layer_digests
 from tests.registry_fixture import RegistryProcess, digest_of, get_json, layer_tar
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="builds need root")
 
@@ -36,7 +37,8 @@ def builder(tmp_path: Path) -> Builder:
 
 
 def run(*command: str, **more: Any) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, timeout=120, **more)
+    more |= {"text": True, "errors": "replace", "timeout": PATIENCE}
+    done = subprocess.run(command, capture_output=True, check=False, **more)
     assert done.returncode == 0, (command, done.stderr[-2000:])
     return str(done.stdout)
 
@@ -340,7 +342,7 @@ def test_what_stands_at_a_dest_and_is_no_file_is_written_to(builder: Builder, tm
     with (tmp_path / "read").open("wb") as out, subprocess.Popen(["cat", str(pipe)], stdout=out) as reader:
         outputs = [f"type={kind},dest={dest}" for dest in (null, pipe, tmp_path / "file")]
         builder.must_build("FROM scratch\nCOPY <<x /x\nx\n", *(f"--output={output}" for output in outputs))
-        assert reader.wait(20) == 0
+        assert reader.wait(PATIENCE) == 0
     assert (tmp_path / "read").read_bytes() == (tmp_path / "file").read_bytes()
     assert (stat.S_ISCHR(null.stat().st_mode), null.stat().st_rdev) == (True, os.makedev(1, 3))
 

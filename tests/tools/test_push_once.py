@@ -10,6 +10,7 @@ import pytest
 from tests.builder import Builder, base_image, layer_digests
 from tests.faulty import Fault, FaultyProxy
 from tests.registry_fixture import RegistryProcess
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="builds need root")
 
@@ -27,7 +28,7 @@ def test_two_processes_that_push_the_same_layers_upload_them_once(
         args = ("build", str(builder.context), "--push", "--progress", "plain", "-t")
         running = [builder.start(*args, f"{target}:{number}") for number in range(2)]
         for process in running:
-            _, err = process.communicate(timeout=120)
+            _, err = process.communicate(timeout=PATIENCE)
             assert process.returncode == 0, err
     layers = set(layer_digests(image))
     asked = [seen.path.rpartition("/")[2] for seen in proxy.seen if seen.method == "GET" and "/blobs/" in seen.path]

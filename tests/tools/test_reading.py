@@ -16,6 +16,7 @@ import pytest
 
 from tests.builder import PROJECT, Builder, base_image
 from tests.registry_fixture import RegistryProcess
+from tests.waiting import PATIENCE
 from tools.text import cells
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="builds need root")
@@ -45,7 +46,7 @@ def in_window(builder: Builder, columns: int, *args: str) -> list[str]:
                 written += chunk
         except OSError:  # EIO: nobody holds the other end any more
             pass
-    process.wait(timeout=20)
+    process.wait(PATIENCE)
     return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", written.decode()).replace("\r", "").splitlines()
 
 

@@ -6,7 +6,7 @@ import base64
 import json
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from tests.certificates import Authority
 from tests.registry_fixture import RegistryProcess
 from tests.relay import Relay
 from tests.token_server import Account, TokenServer
+from tests.waiting import PATIENCE, wait_until
 
 pytestmark = pytest.mark.root
 
@@ -110,14 +111,14 @@ def test_I4_pull_goes_on_for_a_second_build_when_the_first_one_s_token_dies(tmp_
         with process, Relay(process.host, 1_500_000) as relay:
             builder.write({"Dockerfile": f"FROM {relay.host}/base\nARG WHO\nRUN echo $WHO\n"})
             first = start_as(builder, "one", relay.host)
-            assert relay.held.wait(30)
+            assert relay.held.wait(PATIENCE)
             tokens.seconds = 300
             second = start_as(builder, "two", relay.host)
             wait_until(lambda: len(builder.events("MaterializationRequested")) == 2)
             time.sleep(3.1)  # the first one's token is dead to the registry now
             del tokens.accounts["one"]
             relay.let_go()
-            errors = {name: build.communicate(timeout=90)[1] for name, build in (("one", first), ("two", second))}
+            errors = {name: build.communicate(timeout=PATIENCE)[1] for name, build in (("one", first), ("two", second))}
             assert second.returncode == 0, errors["two"]
             assert first.returncode == 3
             assert "incorrect username or password" in errors["one"]
@@ -138,10 +139,3 @@ def start_as(builder: Builder, name: str, host: str) -> subprocess.Popen[str]:
     (config / "config.json").write_text(json.dumps({"auths": {host: {"auth": auth}}}))
     arguments = ("build", str(builder.context), "--progress", "plain", "--build-arg", f"WHO={name}")
     return builder.start(*arguments, env={"DOCKER_CONFIG": str(config)})
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)

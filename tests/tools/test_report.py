@@ -16,6 +16,7 @@ import pytest
 
 from tests.builder import Builder, base_image, layer_digests
 from tests.registry_fixture import RegistryProcess
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="builds need root")
 
@@ -201,5 +202,5 @@ def _chromium(directory: Path, *args: str) -> subprocess.CompletedProcess[str]:
          "--disable-component-update", "--disable-sync", "--enable-logging=stderr", "--disable-dev-shm-usage",
          f"--user-data-dir={directory / 'profile'}", *args],
         env={"PATH": os.environ["PATH"], "HOME": str(directory)}, text=True, capture_output=True, check=True,
-        timeout=120,
+        timeout=PATIENCE,
     )  # fmt: skip

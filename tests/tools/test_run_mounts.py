@@ -9,19 +9,21 @@ import signal
 import subprocess
 import tarfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.builder import Builder, base_image
 from tests.registry_fixture import RegistryProcess
+from tests.waiting import PATIENCE, wait_until
 
 pytestmark = [
     pytest.mark.root,
     pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("runc"), reason="builds need root and runc"),
 ]
 
+ME = os.getpid()  # in names that all processes of this machine see
 SECRET = "correct-horse-battery-staple-7319"
 TEXT = f"first line of it\n{SECRET}\n"
 
@@ -81,13 +83,6 @@ def holders(needle: str, *places: Path) -> list[str]:
 
 def output(builder: Builder) -> str:
     return "".join(event["data"]["text"] for event in builder.events("VertexOutput"))
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen"
-        time.sleep(0.02)
 
 
 # ---------------------------------------------------------------- secrets
@@ -155,23 +150,24 @@ def test_I9_while_a_step_runs_its_secrets_are_on_no_disk_and_in_no_command_line(
 ) -> None:
     builder.write({
         "Dockerfile": f"FROM {base}\n"
-        "RUN --mount=type=secret,id=a --mount=type=secret,id=a,env=TOKEN echo started; sleep 4811.5\n"
+        "RUN --mount=type=secret,id=a --mount=type=secret,id=a,env=TOKEN echo started; "
+        f"sleep 4811.{ME}\n"
     })  # fmt: skip
     process = builder.start(
         "build", str(builder.context), "--progress", "plain", "--secret", "id=a,env=FROM_HERE",
         env={"FROM_HERE": SECRET},
     )  # fmt: skip
     try:
-        wait_until(lambda: _sleeping("4811.5"))
+        wait_until(lambda: _sleeping(f"4811.{ME}"))
         assert holders(SECRET, builder.root) == []  # the tmpfs is mounted where only the build sees it
         lines = subprocess.run(["ps", "axww", "-o", "args"], capture_output=True, text=True, check=True).stdout
-        assert "4811.5" in lines
+        assert f"4811.{ME}" in lines
         assert SECRET not in lines
         assert not [mount for mount in builder.leftovers() if "-" not in Path(mount).name and "run/" not in mount]
     finally:
         process.send_signal(signal.SIGKILL)
         process.communicate()
-    wait_until(lambda: not _sleeping("4811.5"))
+    wait_until(lambda: not _sleeping(f"4811.{ME}"))
     builder.must_build(f"FROM {base}\nRUN true\n")
     assert builder.leftovers() == []
     assert holders(SECRET, builder.root) == []
@@ -382,7 +378,7 @@ class Pair:
 
     def ends(self) -> list[str]:
         """Both builds' standard errors, when they are done."""
-        done = [(*process.communicate(timeout=60), process.returncode) for process in self._running]
+        done = [(*process.communicate(timeout=PATIENCE), process.returncode) for process in self._running]
         assert [code for _, _, code in done] == [0, 0], done
         return [err for _, err, _ in done]
 
@@ -428,12 +424,12 @@ def test_a_private_cache_is_another_one_while_it_is_taken(builder: Builder, base
 
 def test_a_cache_that_a_killed_build_held_is_free_again(builder: Builder, base: str) -> None:
     step = f"FROM {base}\nRUN --mount=type=cache,id=k,target=/c,sharing=locked "
-    builder.write({"Dockerfile": f"{step}touch /c/here; sleep 4812.5\n"})
+    builder.write({"Dockerfile": f"{step}touch /c/here; sleep 4812.{ME}\n"})
     process = builder.start("build", str(builder.context))
     wait_until(lambda: list(builder.root.glob("cache/*/0/fs/here")))
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    wait_until(lambda: not _sleeping("4812.5"))
+    wait_until(lambda: not _sleeping(f"4812.{ME}"))
     builder.must_build(f"{step}test -e /c/here\n")
     assert builder.leftovers() == []
 
@@ -444,13 +440,13 @@ def test_an_interrupted_step_puts_everything_away_and_lets_go_of_its_cache(build
         "RUN --mount=type=cache,id=k,target=/c,sharing=locked --mount=type=secret,id=s,env=S "
         "--mount=source=src,target=/s,rw "
     )
-    builder.write({"Dockerfile": f"FROM {base}\n{step}touch /c/here; sleep 4814.5\n"})
+    builder.write({"Dockerfile": f"FROM {base}\n{step}touch /c/here; sleep 4814.{ME}\n"})
     process = builder.start("build", str(builder.context), "--secret", "id=s,env=S", env={"S": SECRET})
     wait_until(lambda: list(builder.root.glob("cache/*/0/fs/here")))
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, err
-    assert not _sleeping("4814.5")
+    assert not _sleeping(f"4814.{ME}")
     assert builder.leftovers() == []
     assert list(builder.root.glob("locks/cache-*")) == []
     assert len(builder.events("BuildCancelled")) == 1
@@ -498,10 +494,10 @@ def test_an_agent_is_forwarded_where_ssh_looks_for_it(builder: Builder, base: st
 
 
 def test_a_key_gets_an_agent_of_its_own_that_no_kill_leaves_behind(builder: Builder, base: str, key: Path) -> None:
-    builder.write({"Dockerfile": f"FROM {base}\nRUN --mount=type=ssh,id=k test -S $SSH_AUTH_SOCK && sleep 4813.5\n"})
+    builder.write({"Dockerfile": f"FROM {base}\nRUN --mount=type=ssh,id=k test -S $SSH_AUTH_SOCK && sleep 4813.{ME}\n"})
     process = builder.start("build", str(builder.context), "--ssh", f"k={key}")
     try:
-        wait_until(lambda: _sleeping("4813.5"))
+        wait_until(lambda: _sleeping(f"4813.{ME}"))
         agents = _agents_of(process.pid)
         assert len(agents) == 1
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -76,4 +77,4 @@ def test_a_layer_is_not_read_from_a_terminal(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(sys, "stdin", _Terminal())
     files = LayerFiles(None, None, None, Clock())  # type: ignore[arg-type]  # nothing is taken
     with pytest.raises(InputError, match="standard input is a terminal"):
-        files._read("-")
+        files._read("-", threading.Event())

@@ -24,6 +24,7 @@ from storage.digest import sha256
 from storage.interfaces.images import Descriptor, Provider
 from storage.layers.snapshots import OverlaySnapshot, OverlaySnapshots
 from storage.overlay import detach_below, mounts_below
+from tests.waiting import PATIENCE
 from tools.bootstrap import engine
 from tools.roots import Root, open_root
 
@@ -145,7 +146,7 @@ def test_a_step_that_is_cancelled_twice_while_it_mounts_leaves_no_mount(tmp_path
 
         def begin(self, ref: str, lowers: Sequence[Path]) -> OverlaySnapshot:
             inside.set()
-            assert go_on.wait(20)
+            assert go_on.wait(PATIENCE)
             return super().begin(ref, lowers)
 
     nothing: Any = None  # of the other collaborators

@@ -10,8 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -23,18 +22,15 @@ from engine.ops.machine import guard_command
 from engine.ops.oci_spec import ContainerMount
 from engine.ops.sandbox import OciSandbox, Process, choose_runtime, sweep_containers
 from storage.overlay import mounts_below
+from tests.waiting import PATIENCE, wait_until
 
 RUNC = shutil.which("runc") or ""
 BUSYBOX = "/bin/busybox"
+ME = os.getpid()  # in names that all processes of this machine see
 APPLETS = (
     "cat", "date", "dd", "echo", "grep", "head", "hostname", "id", "ls", "mkdir", "mount", "printf", "sh", "sleep",
     "touch", "true", "unshare",
 )  # fmt: skip
-
-ME = f"x{os.getpid()}"
-"""Ends the names of owners: cgroups are the machine's, and another run of these tests may have some."""
-LONG = f"4711.{os.getpid()}"
-"""Seconds that a process of these tests sleeps for, by which it is known."""
 
 pytestmark = [
     pytest.mark.root,
@@ -61,7 +57,7 @@ class Bench:
         {1: self.out, 2: self.err}[fd].extend(data)
 
     def sandbox(self, owner: str = "owner1") -> OciSandbox:
-        return OciSandbox(RUNC, self.directory, owner + ME)
+        return OciSandbox(RUNC, self.directory, owner)
 
     def run(self, *argv: str, **changes: object) -> int:
         self.out.clear()
@@ -96,7 +92,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 
 def cgroups(owner: str) -> list[Path]:
     top = Path("/sys/fs/cgroup")
-    return [*top.glob(f"*/refledger/{owner}{ME}.*"), *top.glob(f"refledger/{owner}{ME}.*")]
+    return [*top.glob(f"*/refledger/{owner}.*"), *top.glob(f"refledger/{owner}.*")]
 
 
 def processes(marker: str) -> list[int]:
@@ -109,13 +105,6 @@ def processes(marker: str) -> list[int]:
         except OSError:
             continue
     return found
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 15
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen"
-        time.sleep(0.02)
 
 
 # ---------------------------------------------------------------- ends
@@ -180,8 +169,13 @@ def test_the_order_of_the_two_streams_is_the_one_they_were_written_in(bench: Ben
 
 def test_output_comes_in_whole_lines_and_an_unfinished_one_after_a_while(bench: Bench) -> None:
     seen: list[bytes] = []
-    script = "printf 'a\\nb'; sleep 0.5; printf 'c\\n'; head -c 100000 /dev/zero"
-    asyncio.run(bench.sandbox().run(bench.process("sh", "-c", script), lambda _, data: seen.append(data)))
+
+    def acknowledge(_: int, data: bytes) -> None:
+        seen.append(data)
+        (bench.root / f"seen{len(seen)}").touch()
+
+    script = "printf 'a\\nb'; until [ -e /seen2 ]; do sleep 0.01; done; printf 'c\\n'; head -c 100000 /dev/zero"
+    asyncio.run(bench.sandbox().run(bench.process("sh", "-c", script), acknowledge))
     assert seen[:3] == [b"a\n", b"b", b"c\n"]
     assert sum(map(len, seen[3:])) == 100000
     assert max(map(len, seen)) == 32 * 1024
@@ -207,9 +201,9 @@ def test_an_error_of_the_listener_ends_the_container_and_comes_through(bench: Be
         raise RuntimeError(data.decode())
 
     with pytest.raises(RuntimeError, match="hi"):
-        asyncio.run(bench.sandbox("owner2").run(bench.process("sh", "-c", f"echo hi; sleep {LONG}"), fail))
-    assert not processes(LONG)
-    assert not cgroups("owner2")
+        asyncio.run(bench.sandbox(f"owner2-{ME}").run(bench.process("sh", "-c", f"echo hi; sleep 4711.{ME}"), fail))
+    assert not processes(f"4711.{ME}")
+    assert not cgroups(f"owner2-{ME}")
 
 
 # ---------------------------------------------------------------- what it sees
@@ -384,30 +378,32 @@ def test_cancelling_kills_what_ignores_signals_and_leaves_nothing(
 ) -> None:
     if not guarded:
         monkeypatch.setattr("engine.ops.container.guard_command", lambda: ())
-    script = f"trap '' TERM INT HUP; (trap '' TERM INT HUP; sleep {LONG}) & (sh -c 'sleep {LONG}' &) ; echo up; wait"
+    sleep = f"sleep 4712.{ME}"
+    script = f"trap '' TERM INT HUP; (trap '' TERM INT HUP; {sleep}) & (sh -c '{sleep}' &) ; echo up; wait"
 
     async def start_and_cancel() -> None:
         up = asyncio.Event()
         task = asyncio.create_task(
-            bench.sandbox("owner3").run(bench.process("sh", "-c", script), lambda _, data: up.set())
+            bench.sandbox(f"owner3-{ME}").run(bench.process("sh", "-c", script), lambda _, data: up.set())
         )
-        await asyncio.wait_for(up.wait(), 20)
-        while not processes(LONG):  # what is in the background may start after `up` was printed
+        await asyncio.wait_for(up.wait(), PATIENCE)
+        while not processes(f"4712.{ME}"):  # what is in the background may start after `up` was printed
             await asyncio.sleep(0.01)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert not processes(LONG)
+        assert not processes(f"4712.{ME}")
 
     asyncio.run(start_and_cancel())
-    assert not cgroups("owner3")
+    assert not cgroups(f"owner3-{ME}")
     assert bench.changes() == []
     assert [*(bench.directory / "state").iterdir(), *(bench.directory / "bundles").iterdir()] == []
 
 
 def test_cancelling_at_any_moment_leaves_nothing(bench: Bench) -> None:
     async def cancel_after(seconds: float) -> None:
-        task = asyncio.create_task(bench.sandbox("owner4").run(bench.process("sleep", LONG), lambda *_: None))
+        process = bench.process("sleep", f"4713.{ME}")
+        task = asyncio.create_task(bench.sandbox(f"owner4-{ME}").run(process, lambda *_: None))
         await asyncio.sleep(seconds)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -415,8 +411,8 @@ def test_cancelling_at_any_moment_leaves_nothing(bench: Bench) -> None:
 
     for step in range(10):
         asyncio.run(cancel_after(step * 0.008))
-        assert not processes(LONG)
-        assert not cgroups("owner4")
+        assert not processes(f"4713.{ME}")
+        assert not cgroups(f"owner4-{ME}")
         assert bench.changes() == []
     assert [*(bench.directory / "state").iterdir(), *(bench.directory / "bundles").iterdir()] == []
 
@@ -426,8 +422,8 @@ import asyncio, sys
 from pathlib import Path
 from engine.ops.sandbox import OciSandbox, Process
 root, directory, runtime = sys.argv[1:]
-process = Process(("sleep", "{LONG}"), (("PATH", "/bin"),), "/", 0, 0, (), "host", Path(root))
-asyncio.run(OciSandbox(runtime, Path(directory), "dead1{ME}").run(process, print))
+process = Process(("sleep", "4714.{ME}"), (("PATH", "/bin"),), "/", 0, 0, (), "host", Path(root))
+asyncio.run(OciSandbox(runtime, Path(directory), "dead{ME}").run(process, print))
 """
 
 
@@ -435,14 +431,14 @@ asyncio.run(OciSandbox(runtime, Path(directory), "dead1{ME}").run(process, print
 def test_I12_kill_9_ends_the_container_and_a_sweep_removes_the_rest(bench: Bench) -> None:
     argv = [sys.executable, "-c", PARENT, str(bench.root), str(bench.directory), RUNC]
     parent = subprocess.Popen(argv, cwd=Path(__file__).parents[3])
-    wait_until(lambda: processes(LONG) and cgroups("dead1"))
+    wait_until(lambda: processes(f"4714.{ME}") and cgroups(f"dead{ME}"))
     parent.send_signal(signal.SIGKILL)
     parent.wait()
-    wait_until(lambda: not processes(LONG))
-    assert sweep_containers(bench.directory, lambda owner: owner == f"dead1{ME}") == []
+    wait_until(lambda: not processes(f"4714.{ME}"))
+    assert sweep_containers(bench.directory, lambda owner: owner == f"dead{ME}") == []
     left = sweep_containers(bench.directory, lambda _: False)
-    assert [name.partition(".")[0] for name in left] == [f"dead1{ME}"]
-    assert not cgroups("dead1")
+    assert [name.partition(".")[0] for name in left] == [f"dead{ME}"]
+    assert not cgroups(f"dead{ME}")
     assert [*(bench.directory / "state").iterdir(), *(bench.directory / "bundles").iterdir()] == []
     assert sweep_containers(bench.directory, lambda _: False) == []
 
@@ -469,21 +465,19 @@ def test_I12_kill_9_before_the_guard_is_in_place_begins_nothing(bench: Bench, tm
     parent = subprocess.run(argv, cwd=Path(__file__).parents[3], check=False)
     assert parent.returncode == -signal.SIGKILL
     wait_until(lambda: not processes(str(bench.directory / "state")))
-    assert not cgroups("dead1")
+    assert not cgroups(f"dead{ME}")
     sweep_containers(bench.directory, lambda _: False)
 
 
 def test_a_sweep_kills_what_still_runs_of_the_dead(bench: Bench) -> None:
-    name = f"dead2{ME}.00ff.1"
-    bundle = bench.directory / "bundles" / name
+    bundle = bench.directory / f"bundles/dead{ME}.00ff.1"
     bundle.mkdir(parents=True)
-    top = Path("/sys/fs/cgroup")
-    group = next(top / path for path in ("pids", "freezer", "") if (top / path / "cgroup.procs").exists())
-    group = group / "refledger" / name
+    name = next(path for path in ("pids", "freezer", "") if (Path("/sys/fs/cgroup") / path / "cgroup.procs").exists())
+    group = Path("/sys/fs/cgroup") / name / f"refledger/dead{ME}.00ff.1"
     group.mkdir(parents=True)
-    child = subprocess.Popen(["sleep", LONG])
+    child = subprocess.Popen(["sleep", f"4715.{ME}"])
     (group / "cgroup.procs").write_text(str(child.pid))
-    assert sweep_containers(bench.directory, lambda _: False) == [name]
+    assert sweep_containers(bench.directory, lambda _: False) == [f"dead{ME}.00ff.1"]
     assert child.wait() == -signal.SIGKILL
     assert not group.exists()
     assert not bundle.exists()
@@ -532,6 +526,6 @@ def test_without_any_runtime_the_error_says_what_to_install(tmp_path: Path, monk
 def test_a_host_that_cannot_start_the_container_is_no_failure_of_the_step(bench: Bench) -> None:
     broken = bench.process("true", hostname="x" * 100)  # longer than the kernel takes
     with pytest.raises(SandboxError, match=r"runc could not start the container: .*hostname"):
-        asyncio.run(bench.sandbox("owner5").run(broken, bench.collect))
-    assert not cgroups("owner5")
+        asyncio.run(bench.sandbox(f"owner5-{ME}").run(broken, bench.collect))
+    assert not cgroups(f"owner5-{ME}")
     assert json.dumps(bench.changes()) == "[]"

@@ -15,6 +15,7 @@ import pytest
 from engine.errors import DiskError, HostError, InputError
 from engine.ops import ssh_agent
 from engine.ops.ssh_agent import agents_of_keys, relay
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or not all(map(shutil.which, ("ssh-agent", "ssh-add", "ssh-keygen"))),
@@ -108,12 +109,12 @@ def test_a_step_that_opens_connections_without_end_takes_few_descriptors_of_the_
             await stack.enter_async_context(relay(sockets["k"], tmp_path / "s", 0o600, 0, 0))
             before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
             opened = [await asyncio.open_unix_connection(str(tmp_path / "s")) for _ in range(200)]
-            await asyncio.wait_for(opened[-1][0].read(), 20)  # one too many is closed at once
+            await asyncio.wait_for(opened[-1][0].read(), PATIENCE)  # one too many is closed at once
             taken = len(os.listdir("/proc/self/fd")) - before - len(opened)  # noqa: PTH208
             for _, writer in opened:
                 writer.close()
             assert taken <= 2 * 64 + 20
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE):
                 while (await client(tmp_path / "s", "ssh-add", "-l"))[0]:  # until it knows that they are closed
                     await asyncio.sleep(0.05)
 
@@ -185,4 +186,4 @@ def test_a_client_that_stays_does_not_hold_up_the_end(tmp_path: Path) -> None:
         server.close()
         return ended
 
-    assert asyncio.run(asyncio.wait_for(stay(), 20)) == b""
+    assert asyncio.run(asyncio.wait_for(stay(), PATIENCE)) == b""

@@ -8,10 +8,17 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from engine.ops import lines
 from engine.ops.streams import Streams
 
 Seen = list[tuple[int, bytes]]
 Write = Callable[[int, bytes], Awaitable[None]]
+
+
+@pytest.fixture(autouse=True)
+def _no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is passed on because a busy machine made no progress for a while."""
+    monkeypatch.setattr(lines, "SILENCE", 3600)
 
 
 def follow(script: Callable[[Write], Awaitable[None]]) -> Seen:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -99,14 +98,6 @@ def layer_of(image: dict[str, Any], *hosts: str, index: int = -1) -> Layer:
         blob=Descriptor(found["mediaType"], Digest(found["digest"]), found["size"]),
         providers=tuple(Provider.of(host, name) for host in hosts),
     )
-
-
-async def until(condition: Any, what: str) -> None:
-    """Wait for `condition()`, at most 20 seconds."""
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, f"never: {what}"
-        await asyncio.sleep(0.01)
 
 
 def open_files(machine: Machine) -> list[str]:

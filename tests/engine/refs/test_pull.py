@@ -24,11 +24,12 @@ from storage.interfaces.registry import BlobStream
 from storage.layers.directory import DirectoryLayers
 from storage.locks import FileLocks
 from storage.registry import RegistryClient
-from tests.engine.refs.machine import KIB, SMALL, Machine, layer_of, open_files, threads, until
+from tests.engine.refs.machine import KIB, SMALL, Machine, layer_of, open_files, threads
 from tests.faulty import Fault, FaultyProxy
 from tests.registry_fixture import RegistryProcess, push_image
 from tests.storage.layers.trees import file, make_tar
 from tests.storage.registry.kit import noise
+from tests.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="unpacking needs root")
 
@@ -144,7 +145,7 @@ def test_a_cancelled_pull_keeps_what_came_and_nothing_else(
     async def interrupted() -> None:
         with FaultyProxy(registry.host, Fault("GET", "/blobs/", rate=1 << 20)) as proxy:
             task = asyncio.create_task(machine.pull([layer_of(image, proxy.host)], limits=limits))
-            await until(lambda: machine.kept() >= 150_000, "bytes that are kept")
+            await until(lambda: machine.kept() >= 150_000)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
@@ -171,7 +172,7 @@ class Lingering(DirectoryLayers):
             return super().unpack(*args)
         finally:
             self.failed.set()
-            self.may_end.wait(20)
+            self.may_end.wait(PATIENCE)
 
 
 def test_I4_who_waits_at_once_shares_one_pull_also_when_the_first_one_leaves(
@@ -219,14 +220,14 @@ def test_I4_nothing_goes_on_behind_a_waiter_that_left_while_a_stored_blob_was_un
     class Slow(DirectoryLayers):
         def unpack(self, diff_id: Digest, media_type: str, source: ByteSource) -> int:
             entered.set()
-            go_on.wait(30)
+            go_on.wait(PATIENCE)
             return super().unpack(diff_id, media_type, source)
 
     async def run() -> None:
         blob = Descriptor("application/vnd.oci.image.layer.v1.tar", DirectoryBlobs(machine.root, owner="t").put(tar), 1)
         layer = Layer(sha256(tar), blob)
         pulling = asyncio.ensure_future(machine.pull([layer], store=Slow))
-        await asyncio.to_thread(entered.wait, 30)
+        await asyncio.to_thread(entered.wait, PATIENCE)
         pulling.cancel()
         for _ in range(10):
             await asyncio.sleep(0)
@@ -261,7 +262,7 @@ def test_a_pull_that_is_cancelled_while_it_fails_asks_no_other_provider(
         with FaultyProxy(registry.host, Fault("GET", "/blobs/", cut_after=1000)) as broken:
             layer = layer_of(image, broken.host, registry.host)
             task = asyncio.create_task(machine.pull([layer], store=Lingering))
-            await until(Lingering.failed.is_set, "a failed layer")
+            await until(Lingering.failed.is_set)
             task.cancel()
             await asyncio.sleep(0.2)  # so that the cancellation has arrived
             Lingering.may_end.set()

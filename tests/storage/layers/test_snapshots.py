@@ -24,6 +24,7 @@ from storage.layers.snapshots import OverlaySnapshots
 from storage.overlay import detach_below, mounts_below
 from tests.storage.layers.test_directory import rich_tree
 from tests.storage.layers.trees import TAR, diff_id, facts, file, gnu_untar, info, make_tar, names
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
 
@@ -180,13 +181,13 @@ def test_concurrent_commits_share_flushes_and_never_join_a_running_one(
         flushes.append(1)
         if len(flushes) == 1:
             running.set()
-            assert go_on.wait(10)
+            assert go_on.wait(PATIENCE)
 
     monkeypatch.setattr(durable, "flush_file_system", slow)
     sync = FileSystemSync(tmp_path)
     first = threading.Thread(target=sync)
     first.start()
-    assert running.wait(10)
+    assert running.wait(PATIENCE)
     others = [threading.Thread(target=sync) for _ in range(10)]
     for thread in others:
         thread.start()

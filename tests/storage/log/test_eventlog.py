@@ -19,6 +19,7 @@ from storage.errors import LogError
 from storage.interfaces.log import Event, NewEvent
 from storage.log import logfile, recorder
 from storage.log.eventlog import SqliteEventLog
+from tests.waiting import PATIENCE
 
 ROOT = Path(__file__).parents[3]
 
@@ -159,7 +160,7 @@ def test_a_lock_held_for_ever_is_an_error_in_plain_words(tmp_path: Path, monkeyp
 
 def test_waiting_ends_with_an_event_of_this_process(log: SqliteEventLog) -> None:
     threading.Timer(0.1, lambda: log.append(new())).start()
-    assert log.wait(0, 30)
+    assert log.wait(0, PATIENCE)
 
 
 @pytest.mark.parametrize("command", ["show", "show-read-only"])
@@ -171,7 +172,7 @@ def test_following_sees_what_other_processes_append(log: SqliteEventLog, tmp_pat
         log.append(new(name="More"))
         assert follower.stdout.readline() == f"{seq} More\n"
     log.append(new(name="Stop"))
-    assert follower.communicate(timeout=30)[0] == "6 Stop\n"
+    assert follower.communicate(timeout=PATIENCE)[0] == "6 Stop\n"
     assert follower.returncode == 0
 
 

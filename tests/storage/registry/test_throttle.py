@@ -20,6 +20,7 @@ from storage.uploads import UploadSessions
 from tests.faulty import Answering, Fault, FaultyProxy, LocalServer, Seen, write_answer
 from tests.registry_fixture import RegistryProcess, free_port, push_blob
 from tests.storage.registry.kit import described, fetched, missing_digest, noise, settings, stream_of, use
+from tests.waiting import PATIENCE, until
 
 DATA = b"some layer"
 
@@ -88,15 +89,17 @@ def test_clock_that_is_set_back_stops_nobody() -> None:
 
 
 class Counting(LocalServer):
-    """Answers slowly; `most` requests were open at once."""
+    """Answers slowly, and no request before `wanted` were open at once; `most` were."""
 
-    def __init__(self) -> None:
+    def __init__(self, wanted: int) -> None:
         super().__init__()
         self.open = self.most = 0
+        self.wanted = wanted
 
     async def respond(self, seen: Seen, writer: asyncio.StreamWriter) -> None:
         self.open += 1
         self.most = max(self.most, self.open)
+        await until(lambda: self.most >= self.wanted)
         await asyncio.sleep(0.02)
         write_answer(writer, 200, {"Content-Type": "text/plain"}, DATA)
         self.open -= 1
@@ -104,7 +107,7 @@ class Counting(LocalServer):
 
 @pytest.mark.parametrize("connections", [1, 3])
 def test_no_more_are_open_at_once_than_allowed(connections: int) -> None:
-    with Counting() as server:
+    with Counting(connections) as server:
         registries = settings(**{server.host: HostSettings(connections=connections)})
 
         async def work(client: RegistryClient) -> None:
@@ -148,7 +151,7 @@ def test_failures_give_their_connection_back(registry: RegistryProcess, reposito
         async def work(client: RegistryClient) -> None:
             with suppress(RegistryError, VerificationError):
                 await fetched(client, provider, described(DATA))
-            assert (await asyncio.wait_for(fetched(client, provider, described(DATA)), 120))[0] == DATA
+            assert (await asyncio.wait_for(fetched(client, provider, described(DATA)), PATIENCE))[0] == DATA
 
         stall = 1.0 if fault.silent else Limits().stall_seconds  # elsewhere a busy machine must not look like a stall
         use(work, registries=settings(**{proxy.host: HostSettings(connections=1)}), stall_seconds=stall)
@@ -160,7 +163,7 @@ def test_refused_connection_gives_its_place_back() -> None:
     async def work(client: RegistryClient) -> None:
         for _ in range(2):
             with pytest.raises(RegistryError, match="refused the connection"):
-                await asyncio.wait_for(client.exists(Provider.of(host, "a/b"), missing_digest()), 120)
+                await asyncio.wait_for(client.exists(Provider.of(host, "a/b"), missing_digest()), PATIENCE)
 
     use(work, registries=settings(**{host: HostSettings(connections=1)}))
 
@@ -179,7 +182,7 @@ def test_layer_is_copied_within_one_host_over_one_connection(registry: RegistryP
                     yield chunk
 
         copies = [client.upload(Provider.of(registry.host, f"{repository}-{n}"), blob, chunks) for n in range(3)]
-        await asyncio.wait_for(asyncio.gather(*copies), 120)
+        await asyncio.wait_for(asyncio.gather(*copies), PATIENCE)
         assert await client.exists(Provider.of(registry.host, f"{repository}-2"), blob.digest)
 
     use(work, registries=settings(**{registry.host: HostSettings(connections=1)}))
@@ -203,7 +206,7 @@ def test_layers_are_copied_both_ways_between_hosts_of_one_connection(
 
             await client.upload(Provider.of(target, f"{repository}-copy"), blob, chunks)
 
-        await asyncio.wait_for(asyncio.gather(copy(hosts[0], hosts[1]), copy(hosts[1], hosts[0])), 120)
+        await asyncio.wait_for(asyncio.gather(copy(hosts[0], hosts[1]), copy(hosts[1], hosts[0])), PATIENCE)
 
     use(work, registries=Registries(dict.fromkeys(hosts, HostSettings(connections=1))))
 
@@ -231,7 +234,7 @@ def test_no_way_of_uploading_waits_for_itself(
         for blob in blobs:
             read = partial(chunks, client, blob)
             uploads.append(client.upload(target, blob, read, resume=read if way == "lasting" else None))
-        await asyncio.wait_for(asyncio.gather(*uploads), 120)
+        await asyncio.wait_for(asyncio.gather(*uploads), PATIENCE)
         for blob in blobs:
             assert await client.exists(target, blob.digest)
 
@@ -258,7 +261,7 @@ def test_token_server_on_the_registry_s_own_host_is_not_waited_for() -> None:
         provider = Provider.of(server.host, "a/b")
 
         async def work(client: RegistryClient) -> None:
-            assert (await asyncio.wait_for(fetched(client, provider, described(DATA)), 120))[0] == DATA
+            assert (await asyncio.wait_for(fetched(client, provider, described(DATA)), PATIENCE))[0] == DATA
 
         use(work, registries=settings(**{server.host: HostSettings(connections=1)}))
 
@@ -283,7 +286,7 @@ def test_upload_waits_for_its_place(registry: RegistryProcess, repository: str) 
         uploads = [
             client.upload(provider, described(data), partial(source, name, data)) for name, data in blobs.items()
         ]
-        await asyncio.wait_for(asyncio.gather(*uploads), 120)
+        await asyncio.wait_for(asyncio.gather(*uploads), PATIENCE)
 
     use(work, registries=settings(**{registry.host: HostSettings(connections=1)}))
     assert [event.split()[1] for event in order] == ["begins", "ends", "begins", "ends"]

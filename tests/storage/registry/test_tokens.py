@@ -18,6 +18,7 @@ from tests.registry_fixture import RegistryProcess, push_blob
 from tests.relay import Relay
 from tests.storage.registry.kit import Known, described, fetched, noise, stream_of, use
 from tests.token_server import Account, TokenServer
+from tests.waiting import PATIENCE
 
 BIG = noise(3_000_000)
 
@@ -105,7 +106,7 @@ def test_pull_goes_on_with_a_new_token_where_the_old_one_died(tokens: TokenServe
 
     async def work(client: RegistryClient) -> tuple[bytes, int, int]:
         reading = asyncio.create_task(fetched(client, Provider.of(relay.host, "base"), described(BIG)))
-        assert await asyncio.to_thread(relay.held.wait, 30)
+        assert await asyncio.to_thread(relay.held.wait, PATIENCE)
         await asyncio.sleep(3.1)
         relay.let_go()
         return await reading

@@ -20,6 +20,7 @@ from storage.logtree.leaves import leaf_hashes
 from storage.signing.notes import Checkpoint, Note, Signer, Verifier, new_signer
 from tests.builder import Builder, base_image
 from tests.registry_fixture import RegistryProcess
+from tests.waiting import PATIENCE
 from tools import roots
 from tools.auditing import keys
 from tools.auditing.checkpoints import FILE, TREE, Signed, log_id, sign_checkpoint
@@ -306,7 +307,7 @@ def test_checkpoint_prints_the_note_and_needs_a_key_and_a_log(builder: Builder, 
 def test_without_a_key_a_build_does_not_import_what_signs(builder: Builder) -> None:
     builder.must_build(DOCKERFILE)
     process = builder.start("build", str(builder.context), env={"PYTHONPROFILEIMPORTTIME": "1"})
-    _, told = process.communicate(timeout=60)
+    _, told = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0
     assert "tools.auditing.keys" in told
     assert "cryptography" not in told and "tools.auditing.checkpoints" not in told
@@ -324,7 +325,7 @@ def test_a_build_that_is_interrupted_is_signed_with_its_end(
         if line.rstrip().endswith(" begun"):
             break
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     events = builder.events("BuildCancelled", "CheckpointSigned")
     assert [event["type"] for event in events] == ["BuildCancelled", "CheckpointSigned"]
