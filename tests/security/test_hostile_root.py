@@ -359,14 +359,18 @@ def test_views_and_trees_with_a_schema_of_their_own_are_made_anew(tmp_path: Path
     log = SqliteEventLog(logged(tmp_path / "log.db"))
     with closing(log):
         Views(tmp_path / "views.db", STANDARD).close()
-        for file, table in (("views.db", "positions"), ("tree.db", "tiles")):
+        with Tree(tmp_path / "tree.db") as tree:
+            tree.keep()
+        for file, table, columns in (
+            ("views.db", "positions", "'x' AS name, 1 AS version, 9 AS position, 9 AS anchor, '' AS tables"),
+            ("tree.db", "tiles", "0 AS level, 7 AS number, zeroblob(8192) AS hashes"),
+        ):
             with closing(sqlite3.connect(tmp_path / file)) as db, db:
                 if kind == "view":
-                    db.execute(f"DROP TABLE IF EXISTS {table}")
-                    db.execute(f"CREATE VIEW {table} AS {FOREVER} x AS name, x AS level FROM c")
+                    db.execute(f"DROP TABLE {table}")
+                    db.execute(f"CREATE VIEW {table} AS SELECT {columns}")
                 else:
-                    db.execute("CREATE TABLE IF NOT EXISTS tiles (level, number, hashes)")
-                    db.execute(f"CREATE TRIGGER t AFTER INSERT ON {table} BEGIN {FOREVER} count(*) FROM c; END")
+                    db.execute(f"CREATE TRIGGER t AFTER INSERT ON {table} BEGIN SELECT RAISE(ABORT, 'it ran'); END")
         with closing(Views.read_only(tmp_path / "views.db", log, STANDARD)) as views:
             assert views.position == 1
         with closing(Views(tmp_path / "views.db", STANDARD)) as views:
@@ -374,6 +378,11 @@ def test_views_and_trees_with_a_schema_of_their_own_are_made_anew(tmp_path: Path
             assert views.position == 1
         with Tree(tmp_path / "tree.db", read_only=True) as tree:
             assert tree.size == 0
+        with Tree(tmp_path / "tree.db") as tree:
+            tree.extend(log, 1)
+            tree.keep()
+        with Tree(tmp_path / "tree.db", read_only=True) as tree:
+            assert tree.size == 1
 
 
 def test_digest_names_are_no_paths() -> None:
