@@ -370,7 +370,7 @@ def test_views_and_trees_with_a_schema_of_their_own_are_made_anew(tmp_path: Path
                     db.execute(f"DROP TABLE {table}")
                     db.execute(f"CREATE VIEW {table} AS SELECT {columns}")
                 else:
-                    db.execute(f"CREATE TRIGGER t AFTER INSERT ON {table} BEGIN SELECT RAISE(ABORT, 'it ran'); END")
+                    db.execute(f"CREATE TRIGGER t AFTER INSERT ON {table} BEGIN DELETE FROM {table}; END")
         with closing(Views.read_only(tmp_path / "views.db", log, STANDARD)) as views:
             assert views.position == 1
         with closing(Views(tmp_path / "views.db", STANDARD)) as views:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import itertools
-import mmap
 import os
 import shutil
-import signal
+import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -26,7 +26,6 @@ from storage.layers.compose import TreeWriter
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="owners need root")
 
-ROUNDS = 150
 _EXCHANGE = 2  # RENAME_EXCHANGE, <linux/fs.h>
 _libc = ctypes.CDLL(None, use_errno=True)
 OURS, THEIRS = "of the context", "of this machine"
@@ -41,69 +40,62 @@ def victim(tmp_path: Path) -> Path:
     return victim
 
 
-@contextmanager
-def meanwhile(act: Callable[[], None]) -> Iterator[Callable[[], int]]:
-    """`act` is done over and over until the context ends, by another process: threads of one take turns, and hardly in
-    the moments that matter. Yields what says how often it was done."""
-    count = mmap.mmap(-1, 8)
-    child = os.fork()
-    if not child:
-        try:
-            for number in itertools.count(1):
-                act()
-                count[:] = number.to_bytes(8, "little")
-        finally:
-            os._exit(1)
-    try:
-        yield lambda: int.from_bytes(count[:], "little")
-    finally:
-        os.kill(child, signal.SIGKILL)
-        ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert ended == -signal.SIGKILL, "it failed by itself"
+def outcomes(act: Callable[[int], str], *swaps: Callable[[], None]) -> set[str]:
+    """What comes of it when a swap is done before each of its calls to the kernel in turn, and undone by another before
+    the next call, the one after that, or at the end. Not by another process or thread: those hardly meet the moments
+    that matter. `act` is given another number each time."""
+    seen = set[str]()
+    numbers = itertools.count()
+    for swap, stays in itertools.product(swaps, (1, 2, 1 << 30)):
+        done = 1
+        for first in itertools.count():
+            if not done:
+                break  # it has no more calls
+            calls = itertools.count()
+            done = 0
+
+            def watch(_: FrameType, event: str, function: Any) -> None:
+                nonlocal done
+                ours = event == "c_call" and function.__module__ in {"posix", "_io", "io"}
+                if ours and next(calls) in {first, first + stays}:  # noqa: B023 - called in this round only
+                    swap()  # noqa: B023
+                    done += 1
+
+            sys.setprofile(watch)
+            try:
+                found = act(next(numbers))
+            except (InputError, DiskError) as error:
+                found = type(error).__name__
+            finally:
+                sys.setprofile(None)
+            seen.add(found)
+            if done % 2:
+                swap()
+    return seen
 
 
-def swapped(place: Path, *others: Path) -> Callable[[], None]:
-    """Make `place`, in turn, each of `others` and again what it was, with no moment in between."""
+def swapped(one: Path, other: Path) -> Callable[[], None]:
+    """Exchange the two, with no moment in between."""
 
     def swap() -> None:
-        for other in others:
-            for _ in range(2):
-                if _libc.renameat2(-100, os.fsencode(place), -100, os.fsencode(other), _EXCHANGE):
-                    raise OSError(ctypes.get_errno(), "renameat2")
+        if _libc.renameat2(-100, os.fsencode(one), -100, os.fsencode(other), _EXCHANGE):
+            raise OSError(ctypes.get_errno(), "renameat2")
 
     return swap
 
 
 def replaced(place: Path, target: Path) -> Callable[[], None]:
-    """Make `place`, in turn, a link to `target` and a new directory, whatever else somebody makes of it."""
+    """Make `place` a link to `target`, or a new directory if it is a link."""
 
     def replace() -> None:
-        shutil.rmtree(place.with_name("aside"), ignore_errors=True)
-        with suppress(OSError):
-            place.rename(place.with_name("aside"))
-        with suppress(OSError):
-            place.symlink_to(target)
-        with suppress(OSError):
+        if place.is_symlink():
             place.unlink()
-        with suppress(OSError):
             place.mkdir()
+        else:
+            shutil.rmtree(place, ignore_errors=True)
+            place.symlink_to(target)
 
     return replace
-
-
-def outcomes(act: Callable[[int], str], wanted: str, swaps: Callable[[], int]) -> set[str]:
-    """What came of ROUNDS rounds, or of as many as it takes until `wanted` is in what comes of one, and until as many
-    `swaps` were done meanwhile: the processor can be the same one's again and again."""
-    seen = set[str]()
-    first = swaps()
-    for number in range(100 * ROUNDS):
-        if number >= ROUNDS and swaps() - first >= ROUNDS and any(wanted in outcome for outcome in seen):
-            break
-        try:
-            seen.add(act(number))
-        except (InputError, DiskError) as error:
-            seen.add(type(error).__name__)
-    return seen
 
 
 def fifo(path: Path) -> Path:
@@ -141,8 +133,7 @@ def test_a_directory_of_the_context_that_becomes_a_link(tmp_path: Path, victim: 
         texts = [path.read_text() for path in out.rglob("*") if path.is_file() and not path.is_symlink()]
         return str(sorted(set(texts)))
 
-    with meanwhile(swapped(context / "d", link(context / "l", victim))) as swaps:
-        found = outcomes(copy, OURS, swaps)
+    found = outcomes(copy, swapped(context / "d", link(tmp_path / "l", victim)))
     assert not [text for text in found if THEIRS in text]
     assert any(OURS in text for text in found)
 
@@ -158,8 +149,11 @@ def test_a_file_of_the_context_that_becomes_a_link_or_a_pipe(tmp_path: Path, vic
         out = copied(op, context, tmp_path / f"out{number}", hashed=False)
         return (out / "f").read_text() if (out / "f").is_file() and not (out / "f").is_symlink() else "other"
 
-    with meanwhile(swapped(context / "f", link(context / "l", victim / "file"), fifo(context / "p"))) as swaps:
-        found = outcomes(copy, OURS, swaps)
+    found = outcomes(
+        copy,
+        swapped(context / "f", link(tmp_path / "l", victim / "file")),
+        swapped(context / "f", fifo(tmp_path / "p")),
+    )
     assert THEIRS not in found
     assert OURS in found
 
@@ -211,8 +205,7 @@ def test_a_directory_of_an_export_that_becomes_a_link(tmp_path: Path, victim: Pa
             writer.discard()
         return "done"
 
-    with meanwhile(replaced(out / "d", victim)) as swaps:
-        found = outcomes(export, "done", swaps)
+    found = outcomes(export, replaced(out / "d", victim))
     assert "done" in found
     assert (victim / "file").read_text() == THEIRS
     assert owners(victim) == before
@@ -233,8 +226,7 @@ def test_a_root_file_system_that_changes_while_it_is_looked_into(tmp_path: Path,
             except OSError as error:
                 return type(error).__name__
 
-    with meanwhile(swapped(root / "d", link(root / "l", victim))) as swaps:
-        found = outcomes(read, OURS, swaps)
+    found = outcomes(read, swapped(root / "d", link(tmp_path / "l", victim)))
     assert THEIRS not in found
     assert OURS in found
     assert sorted(path.name for path in victim.rglob("*")) == ["deep", "file", "file"]

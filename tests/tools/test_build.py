@@ -15,6 +15,7 @@ import pytest
 from storage.log.codec import MAX_STATE
 from tests.builder import Builder, Done, base_image, layer_digests
 from tests.registry_fixture import RegistryProcess
+from tests.tools.test_run_mounts import holders
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="builds need root")
 
@@ -99,7 +100,7 @@ def test_the_same_again_is_all_cached_and_reads_no_layer(
     builder.must_build(dockerfile)
     assert registry.layer_gets(layer_digests(image), since=mark) == []
     newest = builder.builds()[0]
-    assert newest["executed"] == 0 or newest["cached"] >= 4
+    assert newest["cached"] == 4
     ran = [e for e in builder.events("VertexStarted", build=newest["id"]) if "internal" not in e["data"]["name"]]
     assert ran == []
 
@@ -321,8 +322,7 @@ def test_I9_a_proxy_reaches_run_and_nothing_that_is_kept(
     image = base_image(registry, f"{repository}/base", layers=1)
     args = ["--build-arg", "https_proxy=http://user:hunter22@proxy.test:3128"]
     builder.must_build(f"FROM {image['reference']}\nRUN test -n \"$HTTPS_PROXY\" -a -n \"$https_proxy\"\n", *args)
-    found = subprocess.run(["grep", "-r", "-l", "hunter22", str(builder.root)], capture_output=True, check=False)
-    assert found.stdout == b""
+    assert holders("hunter22", builder.root) == []
 
 
 # ---------------------------------------------------------------- failures

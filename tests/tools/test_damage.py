@@ -237,7 +237,7 @@ def test_a_result_that_rotted_under_its_seal_is_found_when_it_is_packed(root: Co
     assert root.ran() == (["COPY file /copied", "RUN cat /one /copied /d/deep > /all"] if images else [])
 
 
-def test_a_damaged_result_is_not_pushed_or_written_to_a_directory(root: Copy, tmp_path: Path) -> None:
+def test_a_damaged_result_is_made_again_before_it_is_written_to_a_directory(root: Copy, tmp_path: Path) -> None:
     remove(root.builder.root / "blobs")
     for snapshot in (root.builder.root / "snapshots").iterdir():
         flip(a_file(snapshot))
