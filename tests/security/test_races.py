@@ -9,6 +9,7 @@ import shutil
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -96,6 +97,19 @@ def replaced(place: Path, target: Path) -> Callable[[], None]:
             place.symlink_to(target)
 
     return replace
+
+
+def planted(place: Path, target: Path) -> Callable[[], None]:
+    """Put a link to `target` in the place of what is there, or take it away."""
+
+    def plant() -> None:
+        there = place.is_symlink() and place.readlink() == target
+        with suppress(OSError):
+            place.unlink()
+        if not there and place.parent.is_dir():
+            place.symlink_to(target)
+
+    return plant
 
 
 def fifo(path: Path) -> Path:
@@ -205,7 +219,11 @@ def test_a_directory_of_an_export_that_becomes_a_link(tmp_path: Path, victim: Pa
             writer.discard()
         return "done"
 
-    found = outcomes(export, replaced(out / "d", victim))
+    found = outcomes(
+        export,
+        replaced(out / "d", victim),
+        *(planted(out / "d" / name, victim / "file") for name in ("file", "pipe", "link")),
+    )
     assert "done" in found
     assert (victim / "file").read_text() == THEIRS
     assert owners(victim) == before
@@ -226,7 +244,11 @@ def test_a_root_file_system_that_changes_while_it_is_looked_into(tmp_path: Path,
             except OSError as error:
                 return type(error).__name__
 
-    found = outcomes(read, swapped(root / "d", link(tmp_path / "l", victim)))
+    found = outcomes(
+        read,
+        swapped(root / "d", link(tmp_path / "l", victim)),
+        swapped(root / "d/deep/file", link(tmp_path / "lf", victim / "file")),
+    )
     assert THEIRS not in found
     assert OURS in found
     assert sorted(path.name for path in victim.rglob("*")) == ["deep", "file", "file"]
