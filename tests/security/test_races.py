@@ -205,6 +205,7 @@ def test_a_file_that_grows_while_it_is_copied_is_said_or_cut_off(tmp_path: Path)
 def test_a_directory_of_an_export_that_becomes_a_link(tmp_path: Path, victim: Path) -> None:
     out = tmp_path / "out"
     (out / "d").mkdir(parents=True)
+    fifo(victim / "pipe").chmod(0o600)
     before = owners(victim)
 
     def export(_: int) -> str:
@@ -223,6 +224,7 @@ def test_a_directory_of_an_export_that_becomes_a_link(tmp_path: Path, victim: Pa
         export,
         replaced(out / "d", victim),
         *(planted(out / "d" / name, victim / "file") for name in ("file", "pipe", "link")),
+        planted(out / "d/pipe", victim / "pipe"),
     )
     assert "done" in found
     assert (victim / "file").read_text() == THEIRS
