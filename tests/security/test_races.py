@@ -131,6 +131,7 @@ def copied(op: Copy, context: Path, out: Path, *, hashed: bool) -> Path:
     """`out`, new, with what a COPY takes from `context`."""
     out.mkdir()
     chosen = select(op, context, hash_files=hashed)
+    assert sha256(THEIRS.encode()) not in {entry.digest for entry in chosen.entries}
     copy_layer(op, chosen, context, None, lambda: TreeWriter(out, empty=True), now_ns=0)
     return out
 
@@ -152,7 +153,8 @@ def test_a_directory_of_the_context_that_becomes_a_link(tmp_path: Path, victim: 
     assert any(OURS in text for text in found)
 
 
-def test_a_file_of_the_context_that_becomes_a_link_or_a_pipe(tmp_path: Path, victim: Path) -> None:
+@pytest.mark.parametrize("hashed", [True, False])
+def test_a_file_of_the_context_that_becomes_a_link_or_a_pipe(tmp_path: Path, victim: Path, hashed: bool) -> None:
     """A pipe would hold the build for ever."""
     context = tmp_path / "context"
     context.mkdir()
@@ -160,7 +162,7 @@ def test_a_file_of_the_context_that_becomes_a_link_or_a_pipe(tmp_path: Path, vic
     op = Copy(sources=("f",), dest="/f", from_context=True)
 
     def copy(number: int) -> str:
-        out = copied(op, context, tmp_path / f"out{number}", hashed=False)
+        out = copied(op, context, tmp_path / f"out{number}", hashed=hashed)
         return (out / "f").read_text() if (out / "f").is_file() and not (out / "f").is_symlink() else "other"
 
     found = outcomes(
