@@ -113,7 +113,7 @@ except OSError as error:
     terminal = error.strerror
 print("STATE " + json.dumps({
     "env": sorted(os.environ), "own": links("self"), "first": links(1), "blocked": status["SigBlk"],
-    "terminal": terminal, "umask": status["Umask"],
+    "terminal": terminal, "umask": status["Umask"], "core": resource.getrlimit(resource.RLIMIT_CORE)[0],
     "pids": [int(name) for name in os.listdir("/proc") if name.isdigit()],
     "mounts": open("/proc/self/mountinfo").read(), "groups": open("/proc/self/cgroup").read()}))
 """
@@ -133,6 +133,7 @@ def test_a_step_inherits_no_descriptor_variable_signal_mask_or_terminal(lab: Lab
     assert state["env"] == ["HOME", "PATH", "PWD", "PYTHONHOME", "SHLVL"]
     assert state["own"] == state["first"] == ["pipe", "pipe", "pipe"]
     assert (state["blocked"].strip("0"), state["umask"], state["terminal"]) == ("", "0022", "No such device or address")
+    assert state["core"] == 0
     assert max(state["pids"]) < 10
     assert not [line for line in state["mounts"].splitlines() if re.search(r" (shared|master):\d+ ", line)]
 
