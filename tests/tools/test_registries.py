@@ -6,7 +6,7 @@ import base64
 import json
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from tests.certificates import Authority
 from tests.registry_fixture import RegistryProcess
 from tests.relay import Relay
 from tests.token_server import Account, TokenServer
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.root
 
@@ -138,10 +139,3 @@ def start_as(builder: Builder, name: str, host: str) -> subprocess.Popen[str]:
     (config / "config.json").write_text(json.dumps({"auths": {host: {"auth": auth}}}))
     arguments = ("build", str(builder.context), "--progress", "plain", "--build-arg", f"WHO={name}")
     return builder.start(*arguments, env={"DOCKER_CONFIG": str(config)})
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)

@@ -10,8 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from engine.graph import InlineFile
 from engine.ops.machine import guard_command
 from engine.ops.oci_spec import ContainerMount
 from engine.ops.sandbox import OciSandbox, Process, choose_runtime, sweep_containers
+from tests.waiting import processes, wait_until
 
 RUNC = shutil.which("runc") or ""
 BUSYBOX = "/bin/busybox"
@@ -95,25 +95,6 @@ def mounts() -> list[str]:
 def cgroups(owner: str) -> list[Path]:
     top = Path("/sys/fs/cgroup")
     return [*top.glob(f"*/refledger/{owner}.*"), *top.glob(f"refledger/{owner}.*")]
-
-
-def processes(marker: str) -> list[int]:
-    """Pids of processes that have `marker` as an argument."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if marker.encode() in path.read_bytes().split(b"\0"):
-                found.append(int(path.parent.name))
-        except OSError:
-            continue
-    return found
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 15
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen"
-        time.sleep(0.02)
 
 
 # ---------------------------------------------------------------- ends
