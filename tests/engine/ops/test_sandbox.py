@@ -22,7 +22,7 @@ from engine.ops.machine import guard_command
 from engine.ops.oci_spec import ContainerMount
 from engine.ops.sandbox import OciSandbox, Process, choose_runtime, sweep_containers
 from storage.overlay import mounts_below
-from tests.waiting import PATIENCE, wait_until
+from tests.waiting import PATIENCE, processes, wait_until
 
 RUNC = shutil.which("runc") or ""
 BUSYBOX = "/bin/busybox"
@@ -93,18 +93,6 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 def cgroups(owner: str) -> list[Path]:
     top = Path("/sys/fs/cgroup")
     return [*top.glob(f"*/refledger/{owner}.*"), *top.glob(f"refledger/{owner}.*")]
-
-
-def processes(marker: str) -> list[int]:
-    """Pids of processes that have `marker` as an argument."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if marker.encode() in path.read_bytes().split(b"\0"):
-                found.append(int(path.parent.name))
-        except OSError:
-            continue
-    return found
 
 
 # ---------------------------------------------------------------- ends

@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.compression import STARGZ_CHUNK
-from storage.digest import Digest, sha256
+from storage.digest import sha256
 from storage.errors import VerificationError
 from storage.interfaces.images import Descriptor
 from storage.parts.estargz import Estargz
@@ -305,8 +305,3 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 40_000  # KiB, of 250 MiB
-
-
-def test_the_annotation_is_a_digest() -> None:
-    writer, _ = made(TAR)
-    assert Digest(writer.annotations["containerd.io/snapshot/stargz/toc.digest"])
