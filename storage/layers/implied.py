@@ -17,7 +17,7 @@ from pathlib import Path
 from storage.interfaces.layers import Look
 from storage.layers.checked import MOST_NOTED
 from storage.regular import read_regular
-from storage.tar.unpack import IGNORED_XATTRS, OPAQUE_XATTR
+from storage.tar.rules import IGNORED_XATTRS, OPAQUE_XATTR
 
 _FILE = "implied"  # beside the tree; paths relative to it, each ended by NUL; the empty path is the root
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -29,7 +29,8 @@ from storage.parts.lookup import LaidOut
 from storage.parts.toc import Chunk, ChunkedToc, Node, Range, number, reading, text
 from storage.scratch import Scratch, clear_away, remove_tree
 from storage.tar.reader import BLOCK_DEVICE, CHARACTER, DIRECTORY, FIFO, HARD_LINK, REGULAR, SYMLINK, Entry
-from storage.tar.unpack import OPAQUE_NAME, WHITEOUT, unpack_tree
+from storage.tar.rules import OPAQUE_NAME, WHITEOUT
+from storage.tar.unpack import unpack_tree
 
 _TREE, _SPOOL = "fs", "ranges"
 _GAP = 8 * 1024

@@ -20,17 +20,20 @@ from typing import Protocol
 from storage.errors import VerificationError
 from storage.scratch import remove_tree
 from storage.tar.reader import BLOCK_DEVICE, CHARACTER, DIRECTORY, FIFO, HARD_LINK, REGULAR, SYMLINK, Entry
+from storage.tar.rules import (
+    AUFS,
+    IGNORED_XATTRS,
+    OPAQUE_NAME,
+    OPAQUE_XATTR,
+    ORIGIN_XATTR,
+    WHITEOUT,
+    clean,
+    hidden_by,
+    no_target,
+    owner,
+    show,
+)
 
-OPAQUE_XATTR = b"trusted.overlay.opaque"
-ORIGIN_XATTR = b"trusted.overlay.origin"
-"""Marks, empty, a directory with whiteouts in it: where no other layer has that directory, the kernel lists it without
-looking for them otherwise (Linux fs/overlayfs/inode.c, "non-merge dir that may have whiteouts")."""
-WHITEOUT = b".wh."
-OPAQUE_NAME = b".wh..wh..opq"
-
-AUFS = b".wh..wh."
-"""Besides the opaque marker: bookkeeping of aufs, which nobody reads any more."""
-IGNORED_XATTRS = (b"trusted.overlay.", b"security.selinux")  # would redirect lookups; belongs to the host's policy
 _NODES = {CHARACTER: stat.S_IFCHR, BLOCK_DEVICE: stat.S_IFBLK, FIFO: stat.S_IFIFO}
 _SYS_OPENAT2 = 437  # <asm/unistd.h>, <linux/openat2.h>
 _RESOLVE_NO_MAGICLINKS, _RESOLVE_IN_ROOT = 0x02, 0x10
@@ -292,24 +295,6 @@ class _Tree:
 # ---------------------------------------------------------------- parts
 
 
-def clean(name: bytes) -> bytes:
-    """`name` relative to the layer's root. Raises VerificationError when it leads out of it."""
-    if name[:1] != b"/" and b"." not in name[:1] and b"/." not in name and b"//" not in name:
-        return name.rstrip(b"/")
-    parts = [part for part in name.split(b"/") if part not in {b"", b"."}]
-    if b".." in parts:
-        raise VerificationError(f"a name that leads out of its layer: {os.fsdecode(name[:200])!a}")
-    return b"/".join(parts)
-
-
-def hidden_by(base: bytes) -> bytes:
-    """The name that a whiteout called `base` hides. Raises VerificationError for none."""
-    hidden = base[len(WHITEOUT) :]
-    if hidden in {b"", b".", b".."}:
-        raise VerificationError(f"a whiteout of nothing: {os.fsdecode(base)!a}")
-    return hidden
-
-
 _PLAIN_DIRECTORY = Entry(name=b"", type=DIRECTORY, mode=0o755, uid=0, gid=0, size=0, mtime=0)
 
 
@@ -367,13 +352,6 @@ def _set_xattr(where: int | bytes, name: bytes, value: bytes) -> None:
             raise
 
 
-def owner(number: int) -> int:
-    """`number` if it can be a user's or a group's. Raises OverflowError."""
-    if not 0 <= number < 2**32 - 1:
-        raise OverflowError(f"owner {number}")
-    return number
-
-
 def umask() -> int:
     """This process's umask. Read, not set and put back: other threads make files meanwhile."""
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -386,13 +364,3 @@ def _open_in_root(root: int, path: bytes) -> int:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), os.fsdecode(path))
     return fd
-
-
-def no_target(entry: Entry) -> VerificationError:
-    """The error for a hard link whose target is not there."""
-    return VerificationError(f"{show(entry)}: a hard link to {os.fsdecode(entry.link[:200])!a}, not in the layer")
-
-
-def show(entry: Entry | None) -> str:
-    """The member's name, for errors."""
-    return ascii(os.fsdecode(entry.name[:200])) if entry else "the layer"

@@ -12,7 +12,7 @@ import struct
 
 from storage.errors import VerificationError
 from storage.tar.reader import DIRECTORY, REGULAR, SYMLINK, Entry
-from storage.tar.unpack import IGNORED_XATTRS
+from storage.tar.rules import IGNORED_XATTRS
 
 Xattrs = tuple[tuple[bytes, bytes], ...]
 """Names and values, sorted."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from storage.errors import VerificationError
 from storage.layers.erofs.attributes import LONGEST_NAME, Xattrs, taken
 from storage.tar.reader import BLOCK_DEVICE, CHARACTER, DIRECTORY, FIFO, HARD_LINK, REGULAR, SYMLINK, Entry
-from storage.tar.unpack import (
+from storage.tar.rules import (
     AUFS,
     OPAQUE_NAME,
     OPAQUE_XATTR,
