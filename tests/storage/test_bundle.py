@@ -154,6 +154,7 @@ def _set(*keys: Any, to: Any) -> Change:
         _set("blobs", to=[{"digest": str(sha256(b"%d" % n)), "bytes": 60 << 20, "role": "graph"} for n in range(9)]),
         _set("events", to=None),
         _set("events", to={"count": 1, "bytes": 1 << 40, "digest": str(sha256(b""))}),
+        _set("events", to={"count": 1, "bytes": 1, "digest": "sha256:12"}),
         _set("version", to="1"),
     ],
 )
@@ -194,7 +195,8 @@ def test_more_than_the_index_says_is_damage(tmp_path: Path) -> None:
     "line",
     [
         b"[]", b"{}", b"\xff", b'{"seq":1}',
-        canonical_json({**EVENTS[0].to_json(), "seq": -1}),
+        canonical_json({**EVENTS[0].to_json(), "seq": -1}), canonical_json({**EVENTS[0].to_json(), "seq": 1 << 63}),
+        canonical_json({**EVENTS[0].to_json(), "time": "1969-01-01T00:00:00.000000000Z"}),
         canonical_json({**EVENTS[0].to_json(), "time": "yesterday"}),
         canonical_json({**EVENTS[0].to_json(), "time": "2024-01-01T00:00:00,000000000Z"}),
         canonical_json({**EVENTS[0].to_json(), "data": {"x": "y" * (4 << 20)}}),
