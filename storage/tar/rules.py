@@ -6,6 +6,7 @@ Sources: image-spec layer.md, "Whiteouts"; Linux Documentation/filesystems/overl
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 
 from storage.errors import VerificationError
 from storage.tar.reader import Entry
@@ -20,6 +21,25 @@ AUFS = b".wh..wh."
 """Besides the opaque marker: bookkeeping of aufs, which nobody reads any more."""
 IGNORED_XATTRS = (b"trusted.overlay.", b"security.selinux")
 """Beginnings of attributes' names: the first would redirect lookups, the other belongs to the host's policy."""
+
+MOST_BYTES = (1 << 63) - 1
+"""Of all files of a layer: what an event can say. Holes in them cost nothing."""
+
+
+@dataclass(slots=True)
+class Budget:
+    """How much memory may be taken for what is known of one layer, and what its image may have beside the tar for holes
+    in files, in bytes: a tar of empty files compresses a thousandfold. `hint`: what to do when that is too little."""
+
+    left: int = 2 << 30
+    hint: str = ""
+
+    def spend(self, size: int) -> None:
+        """Raises VerificationError when it is used up."""
+        self.left -= size
+        if self.left < 0:
+            what = "the layer has more names, attributes and holes in files than fit in memory"
+            raise VerificationError(what, hint=self.hint)
 
 
 def clean(name: bytes) -> bytes:

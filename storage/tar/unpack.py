@@ -23,10 +23,12 @@ from storage.tar.reader import BLOCK_DEVICE, CHARACTER, DIRECTORY, FIFO, HARD_LI
 from storage.tar.rules import (
     AUFS,
     IGNORED_XATTRS,
+    MOST_BYTES,
     OPAQUE_NAME,
     OPAQUE_XATTR,
     ORIGIN_XATTR,
     WHITEOUT,
+    Budget,
     clean,
     hidden_by,
     no_target,
@@ -52,12 +54,12 @@ class Members(Protocol):
         ...
 
 
-def unpack_tree(tar: Members, root: Path) -> tuple[int, set[bytes]]:
+def unpack_tree(tar: Members, root: Path, budget: Budget | None = None) -> tuple[int, set[bytes]]:
     """Lay the members of `tar` out in the empty directory `root`; returns the bytes of the regular files among them,
     and the paths of implied directories: parents that the tar lacks, and a root that it lacks (the empty path). They
-    are root's, mode 0755, of time 0. Raises VerificationError
-    for what cannot be laid out, OSError when the disk refuses; the tree is unfinished then."""
-    tree = _Tree(root)
+    are root's, mode 0755, of time 0. `budget`: for what is to be known until the end. Raises VerificationError for what
+    cannot be laid out, OSError when the disk refuses; the tree is unfinished then."""
+    tree = _Tree(root, budget or Budget())
     entry = None
     try:
         for entry in tar:
@@ -77,8 +79,9 @@ def unpack_tree(tar: Members, root: Path) -> tuple[int, set[bytes]]:
 class _Tree:
     """The tree as it grows. Paths are relative to its root, without `.`, `..` or double slashes."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, budget: Budget) -> None:
         self.bytes = 0
+        self._budget = budget
         self.implied: set[bytes] = set()
         self._directories = Directories(root, lambda fd, path: self._promise(fd, path, None))
         self._told: dict[bytes, tuple[int, Entry | None]] = {}  # path of a directory → inode, what the tar says
@@ -147,6 +150,8 @@ class _Tree:
         finally:
             os.close(fd)
         self.bytes += entry.size
+        if self.bytes > MOST_BYTES:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
 
     def _make_directory(self, entry: Entry, parent: int, base: bytes, path: bytes) -> None:
         try:
@@ -186,6 +191,7 @@ class _Tree:
     # ---------------------------------------------------------------- whiteouts and the end
 
     def _whiteout(self, parent: bytes, base: bytes) -> None:
+        self._budget.spend(200 + len(parent) + len(base))
         if base == OPAQUE_NAME:
             self._opaque.append(parent)
         elif not base.startswith(AUFS):
@@ -219,6 +225,8 @@ class _Tree:
         self.implied = set(implied.values())
 
     def _promise(self, fd: int, path: bytes, entry: Entry | None) -> None:
+        xattrs = entry.xattrs if entry else {}
+        self._budget.spend(600 + len(path) + sum(len(name) + len(value) + 200 for name, value in xattrs.items()))
         self._told.pop(path, None)  # the last member wins, also over one that named it by way of a link
         self._told[path] = (os.fstat(fd).st_ino, entry)
 

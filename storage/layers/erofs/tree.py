@@ -19,10 +19,12 @@ from storage.layers.erofs.attributes import LONGEST_NAME, Xattrs, taken
 from storage.tar.reader import BLOCK_DEVICE, CHARACTER, DIRECTORY, FIFO, HARD_LINK, REGULAR, SYMLINK, Entry
 from storage.tar.rules import (
     AUFS,
+    MOST_BYTES,
     OPAQUE_NAME,
     OPAQUE_XATTR,
     ORIGIN_XATTR,
     WHITEOUT,
+    Budget,
     clean,
     hidden_by,
     no_target,
@@ -38,22 +40,6 @@ _MAX_LINKS = 40  # as the kernel's MAXSYMLINKS
 LONGEST_PATH = 4095
 """Bytes of a path, or of a link's target, that the kernel takes."""
 _NODE_COST = 400  # bytes of memory of an entry, beside its name, link and attributes
-_MOST_BYTES = (1 << 63) - 1  # of all files of a layer: what an event can say
-
-
-@dataclass(slots=True)
-class Budget:
-    """How much memory the tree of one layer may take, and what its image may have beside the tar for holes in files, in
-    bytes: a tar of empty files compresses a thousandfold."""
-
-    left: int = 2 << 30
-
-    def spend(self, size: int) -> None:
-        """Raises VerificationError when it is used up."""
-        self.left -= size
-        if self.left < 0:
-            what = "the layer has more names, attributes and holes in files than fit in memory"
-            raise VerificationError(what, hint="use --snapshotter directory")
 
 
 class Node:
@@ -105,7 +91,7 @@ class LayerTree:
         self.root = _directory()
         self.root.links = 1
         self.bytes = 0
-        self.budget = budget or Budget()
+        self.budget = budget or Budget(hint="use --snapshotter directory")
         self._parents: dict[bytes, Node] = {}
         self._whiteouts: list[bytes] = []
         self._opaque: list[bytes] = []
@@ -159,7 +145,7 @@ class LayerTree:
         kind = _TYPES[entry.type]
         if entry.type == REGULAR:
             self.bytes += entry.size
-            if self.bytes > _MOST_BYTES:
+            if self.bytes > MOST_BYTES:
                 raise _error(errno.EFBIG)
             sparse = None
             if entry.segments is not None:

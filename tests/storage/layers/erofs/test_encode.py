@@ -13,8 +13,9 @@ from storage.digest import sha256
 from storage.errors import VerificationError
 from storage.layers.erofs.encode import encode
 from storage.layers.erofs.image import ImageWriter
-from storage.layers.erofs.tree import Budget, LayerTree
+from storage.layers.erofs.tree import LayerTree
 from storage.tar.reader import DIRECTORY, REGULAR, Entry, TarReader
+from storage.tar.rules import Budget
 from tests.storage.layers.test_directory import opened
 from tests.storage.layers.trees import TAR
 from tests.storage.tar.tars import Member, write

@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 
 from storage.errors import VerificationError
-from storage.layers.erofs.tree import Budget, LayerTree
+from storage.layers.erofs.tree import LayerTree
 from storage.tar.reader import DIRECTORY, HARD_LINK, REGULAR, SYMLINK, Entry
+from storage.tar.rules import Budget
 
 LIMIT = 5_000_000
 
