@@ -37,6 +37,7 @@ _COMPAT_MTIME, _INCOMPAT_CHUNKED = 2, 4
 _HOLE = 0xFFFFFFFF
 _LAST_BLOCK = 0xFFFFFFF0  # block numbers have 32 bits
 _MAX_CHUNK_BITS = 31
+_LARGEST_FILE = 1 << 50  # bytes of a file with holes; even the numbers of larger ones' chunks take much room
 _PACKED = 1024  # numbers of chunks that are made bytes at once
 _FILE_TYPES = {
     stat.S_IFREG: 1, stat.S_IFDIR: 2, stat.S_IFCHR: 3, stat.S_IFBLK: 4, stat.S_IFIFO: 5, stat.S_IFLNK: 7,
@@ -168,6 +169,8 @@ class _Encoder:
     def _plan_sparse(self, plan: _Plan, data: Segments) -> None:
         """Chunks that point into the tar where its pieces are aligned, or into copies behind the tar: whatever of both
         takes less room."""
+        if plan.size > _LARGEST_FILE:
+            raise VerificationError(f"a sparse file of {plan.size} bytes is larger than a file can be")
         plan.layout = _CHUNKS
         self._chunked = True
         stored = sum(length for _, length in data.pieces)
