@@ -200,7 +200,7 @@ class _Content:
         while skip or left:
             piece = memoryview(plain.read(min(skip or left, _PIECE)))
             if not piece:
-                raise VerificationError(f"a chunk ends {left} bytes too early")
+                raise VerificationError(f"a chunk ends {skip + left} bytes too early")
             if skip:
                 skip -= len(piece)
                 continue
