@@ -194,6 +194,8 @@ class TarReader:
             _as_directory(entry, kind)
         elif entry.type in {CHARACTER, BLOCK_DEVICE}:
             entry.device = (number(block[329:337]), number(block[337:345]))
+        if kind in _NO_FILES and pax.get(b"size"):
+            raise VerificationError(f"a label with two sizes: {_show(entry.name)}")
         if entry.type == REGULAR or kind in _NO_FILES:
             self._unread = entry.stored = entry.size
             self._padding = -entry.size % BLOCK
@@ -241,6 +243,8 @@ class TarReader:
             entry.stored -= BLOCK
             if b"\n" in text:
                 wanted = 1 + 2 * integer(text.partition(b"\n")[0])
+        if wanted < 1:
+            raise VerificationError(f"a broken sparse map: {_show(entry.name)}")
         return [integer(line) for line in text.split(b"\n")[1:wanted]]
 
 
