@@ -124,7 +124,7 @@ class BundledFiles:
         if member is None or member.size > LARGEST:
             yield from map(_of_fact, load(self._listing(layer) or b""))
             return
-        with SpooledTemporaryFile(_IN_MEMORY, dir=usual_directory()) as file:
+        with SpooledTemporaryFile(_IN_MEMORY, dir=str(usual_directory())) as file:
             found = read_bundle(self.bundle.path, lambda item: _Into(file) if item == member else None)
             file.seek(0, os.SEEK_END)
             if file.tell() != member.size:  # what came before the damage was checked
