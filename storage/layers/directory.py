@@ -63,6 +63,7 @@ class DirectoryLayers(CheckedOnce):
             )
             write_implied(new.path, implied)
             new.publish(self._layers / diff_id.hex)
+            self.believe(diff_id)
         except VerificationError as error:
             raise VerificationError(error.what, where=f"layer {diff_id.short}", hint=error.hint) from error
         except OSError as error:

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from storage.errors import DiskError, LogDamaged, LogError
 from storage.interfaces.log import Event, EventLog, NewEvent, Payload
 from storage.log import codec
+from storage.log.detached import BadPayload
 from storage.log.logfile import KEEP, LogReader, check_writable
-from storage.log.payloads import BadPayload, Payloads
+from storage.log.payloads import Payloads
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
