@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from storage.blobs import DirectoryBlobs
 from storage.durable import FileSystemSync
 from storage.errors import DiskError, InputError, VerificationError
 from storage.interfaces.layers import LayerWriter, Look
@@ -22,12 +23,14 @@ from storage.layers.erofs.image import ImageWriter
 from storage.layers.erofs.layers import ErofsLayers
 from storage.layers.erofs.mount import ErofsMounts
 from storage.layers.examine import examine_blob, examine_layer, examine_snapshot
+from storage.layers.layerfile import BlobIntake
+from storage.layers.seal import broken
 from storage.layers.snapshots import OverlaySnapshots
 from storage.layers.trees import SnapshotTrees
 from storage.layers.unpublished import UnpublishedTree
 from storage.overlay import detach_below, mounts_below
 from storage.scratch import Scratch
-from tests.storage.layers.trees import TAR, diff_id, file, make_tar
+from tests.storage.layers.trees import TAR, diff_id, file, info, make_tar, members, names
 from tests.storage.test_refused import once, refusing
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts and owners need root")
@@ -241,3 +244,41 @@ def test_a_store_that_cannot_be_checked_says_so(tmp_path: Path, monkeypatch: Pat
     monkeypatch.setattr("storage.layers.directory.broken", refusing(errno.EACCES))
     with pytest.raises(DiskError, match="checking a layer: Permission denied"):
         store.check(str(diff_id(b"x")))
+
+
+@pytest.mark.parametrize("call", ["read_regular", "tree_seal"])
+def test_a_tree_that_may_not_be_looked_at_is_not_damaged(tmp_path: Path, monkeypatch: Patch, call: str) -> None:
+    new = UnpublishedTree(Scratch(tmp_path / "tmp", "b1"), FileSystemSync(tmp_path))
+    new.make_tree()
+    new.publish(tmp_path / "kept")
+    monkeypatch.setattr(f"storage.layers.seal.{call}", refusing(errno.EACCES))
+    with pytest.raises(PermissionError):
+        broken(tmp_path / "kept")
+
+
+def test_a_directory_made_where_a_layer_hides_one_removes_nothing(snapshots: OverlaySnapshots, tmp_path: Path) -> None:
+    """The kernel marks it as one that hides what is below, of which nothing is to be seen."""
+    layers = DirectoryLayers(tmp_path / "layers", tmp_path / "tmp", "b1")
+    below = make_tar(info("d"), info("d/sub"), file("d/sub/old", b""))
+    hiding = make_tar(info("d"), file("d/.wh..wh..opq", b""))
+    lowers = []
+    for tar in (below, hiding):
+        layers.unpack(diff_id(tar), TAR, io.BytesIO(tar))
+        lowers.append(layers.lower(diff_id(tar)))
+    snapshot = snapshots.begin("s", lowers)
+    assert names(snapshot.root / "d") == []
+    (snapshot.root / "d/sub").mkdir()
+    snapshot.commit()
+    out = io.BytesIO()
+    snapshots.pack("s", out.write)
+    assert members(out.getvalue()) == ["d", "d/sub"]
+
+
+def test_what_else_breaks_while_a_layer_is_read_comes_through_and_nothing_is_kept(tmp_path: Path) -> None:
+    class Broken(io.BytesIO):
+        def read(self, _size: int | None = -1, /) -> bytes:
+            raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        BlobIntake(DirectoryBlobs(tmp_path, owner="b1"), 1 << 20).read(Broken(), 0)
+    assert list((tmp_path / "tmp").iterdir()) == []
