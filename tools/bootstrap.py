@@ -243,7 +243,7 @@ class _Parts:
         from storage.layers.compose import TreeWriter
         from storage.layers.trees import SnapshotTrees
 
-        trees, write = SnapshotTrees(self.snapshots, self.root.tmp, self.build), partial(TreeWriter, empty=True)
+        trees, write = SnapshotTrees(self.snapshots), partial(TreeWriter, empty=True)
         here = (trees, write, self.blobs, self.cache, self.root.locks, self.ledger, self.clock)
         if self.offline:
             from engine.offline.nobody import NoRepositories, NoWeb

@@ -31,9 +31,9 @@ _USERS = (
     "storage.archive", "storage.blobs", "storage.durable", "storage.layers.compose", "storage.layers.erofs.check",
     "storage.layers.erofs.encode", "storage.layers.erofs.header", "storage.layers.erofs.image",
     "storage.layers.erofs.mount", "storage.layers.implied", "storage.layers.seal", "storage.layers.snapshots",
-    "storage.layout.target", "storage.locks", "storage.partial", "storage.parts.lookup", "storage.regular",
-    "storage.scratch", "storage.tar.directories", "storage.tar.pack", "storage.tar.unpack", "storage.uploads",
-    "storage.usage", "tools.roots",
+    "storage.layers.unpublished", "storage.layers.upper", "storage.layout.target", "storage.locks", "storage.partial",
+    "storage.parts.lookup", "storage.regular", "storage.scratch", "storage.tar.directories", "storage.tar.pack",
+    "storage.tar.unpack", "storage.uploads", "storage.usage", "tools.roots",
 )  # fmt: skip
 """Modules that make system calls on what lies in a root."""
 _NAMERS = (
@@ -319,7 +319,7 @@ def simulated_files() -> Iterator[None]:
             stack.enter_context(patch.object(roots, name, stand_in))
         for module in (roots, collecting):
             stack.enter_context(patch.object(module, "time", CLOCK))
-        for name in ("storage.layers.snapshots", "storage.layers.erofs.mount"):
+        for name in ("storage.layers.snapshots", "storage.layers.upper", "storage.layers.erofs.mount"):
             stack.enter_context(patch.object(importlib.import_module(name), "mount_overlay", mount_overlay))
         try:
             yield

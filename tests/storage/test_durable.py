@@ -170,10 +170,9 @@ def test_I6_who_was_writing_hears_of_an_error_that_another_flush_was_told(
         with sync.watched() as earlier:
             earlier()
         kernel.fail()
-        with pytest.raises(OSError, match="Input/output"):
-            sync()
+        with sync.watched() as late, pytest.raises(OSError, match="Input/output"):
+            late()
         with sync.watched() as later:
             later()
         with pytest.raises(OSError, match="Input/output"):
             mine()
-    sync()

@@ -66,7 +66,7 @@ CALLS: dict[str, Callable[[Path], object]] = {
         diff_id(TAR_BYTES), TAR, io.BytesIO(TAR_BYTES)
     ),
     "beginning a snapshot": lambda root: snapshots(root).begin("s", []),
-    "beginning a tree": lambda root: SnapshotTrees(snapshots(root), root / "tmp", "b1").begin(),
+    "beginning a tree": lambda root: SnapshotTrees(snapshots(root)).begin(),
     "removing a damaged snapshot": lambda root: snapshots(root).discard("s"),
     "taking a lock": lambda root: FileLocks(root / "locks").try_acquire("x"),
     "testing a lock": lambda root: FileLocks(root / "locks").held("x"),
