@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from engine.attest.sbom import cyclonedx
 from engine.attest.scan import Scan, combine, scan_layer
 from engine.attest.spec import Attest
 from engine.attest.statement import PROVENANCE, SBOM, Said, attach, statement
@@ -99,8 +100,6 @@ class Attester:
     # ---------------------------------------------------------------- what is in the image
 
     async def _sbom(self, built: Built, image: Image) -> Json:
-        from engine.attest.sbom import cyclonedx
-
         scans = await self._scan_all(built, image)
         created = str(parse_json(image.config).get("created") or "")
         return await in_thread(lambda: cyclonedx(image.digest, created, combine(scans), self.version))
