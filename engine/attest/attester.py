@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from engine.attest.sbom import cyclonedx
 from engine.attest.scan import Scan, combine, scan_layer
 from engine.attest.spec import Attest
 from engine.attest.statement import PROVENANCE, SBOM, Said, attach, statement
@@ -100,6 +99,9 @@ class Attester:
     # ---------------------------------------------------------------- what is in the image
 
     async def _sbom(self, built: Built, image: Image) -> Json:
+        # reason: packageurl takes a while to load, and most builds write no SBOM
+        from engine.attest.sbom import cyclonedx
+
         scans = await self._scan_all(built, image)
         created = str(parse_json(image.config).get("created") or "")
         return await in_thread(lambda: cyclonedx(image.digest, created, combine(scans), self.version))
