@@ -62,7 +62,8 @@ def parse_policy(text: bytes, file: str) -> Policy:
     unknown = sorted(data.keys() - {"rule"})
     if unknown:
         where = f"{file}:{_line_of(lines, unknown[0], 1, len(lines))}"
-        raise InputError(f"unknown key {unknown[0][:40]!r}", where=where, hint="a policy is made of tables headed [[rule]]")
+        hint = "a policy is made of tables headed [[rule]]"
+        raise InputError(f"unknown key {unknown[0][:40]!r}", where=where, hint=hint)
     rules = data.get("rule")
     if not isinstance(rules, list) or not heads or len(rules) != len(heads):
         raise InputError("a policy is made of tables headed [[rule]]", where=f"{file}:1", hint="see docs/policy.md")
@@ -99,7 +100,8 @@ class _Reader:
         takes = _KEYS[kind]
         for key in self.data:
             if key not in takes | {"name", "kind"}:
-                raise self._bad(key, f"unknown key {key[:40]!r}", f"a rule of kind {kind} takes {', '.join(sorted(takes))}")
+                hint = f"a rule of kind {kind} takes {', '.join(sorted(takes))}"
+                raise self._bad(key, f"unknown key {key[:40]!r}", hint)
         for key in _NEEDED.get(kind, ()):
             if key not in self.data:
                 raise self._bad("kind", f"a rule of kind {kind} needs {key}")
