@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.build import Engine
+from engine.clock import Clock
 from engine.events import LocalLost, RuntimeChosen
 from engine.grants import Grants
 from engine.images.read import ImageReader
 from engine.images.resolver import ImageResolver, Resolver
 from engine.ledger import Ledger
 from engine.ops.executor import Executor, Outcome, Task
-from engine.refs.materializer import Clock, Materializer
+from engine.refs.materializer import Materializer
 from engine.refs.places import Places, tried
 from engine.refs.presence import HeadPresence
 from engine.request import BuildRequest

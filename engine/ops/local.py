@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from engine.clock import Clock
 from engine.errors import DiskError, InputError, StepFailed
 from engine.events import LocalCreated, RemoteCreated, RuntimeChosen, SecurityLifted
 from engine.grants import refusal
@@ -41,7 +42,7 @@ from engine.ops.selection import Selection
 from engine.ops.users import ExecUser, names_nobody, resolve_user
 from engine.record import changed
 from engine.refs.asked import AskedPaths
-from engine.refs.materializer import Clock, Materializer, Reason
+from engine.refs.materializer import Materializer, Reason
 from engine.refs.ref import Local, Ref, Remote, layers_to_json, of_image, of_layer, of_step, scratch
 from engine.together import both, in_thread, settle
 from storage.digest import Digest, digest_json

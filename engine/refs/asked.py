@@ -13,13 +13,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from engine.clock import Clock
 from engine.errors import DiskError, VerificationError
 from engine.events import (
     MaterializationRequested,
     Materialized,
 )
 from engine.ledger import Facts
-from engine.refs.materializer import Clock, Materializer
+from engine.refs.materializer import Materializer
 from engine.refs.ranged import RangeReader, Request
 from engine.refs.ref import Layer, Ref
 from engine.refs.search import Search

@@ -23,6 +23,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from engine.clock import Clock
 from engine.errors import FailureKind, MaterializationError, RefledgerError, RegistryError, VerificationError
 from engine.events import (
     LayerPulled,
@@ -52,14 +53,6 @@ from storage.interfaces.registry import RegistrySource
 Reason = Literal["run", "copy", "export", "shell", "inspect"]
 PROGRESS_INTERVAL = 0.25
 """Seconds between two PullProgressed of one layer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Clock:
-    """Time is passed in: `now` UTC nanoseconds, `monotonic` seconds."""
-
-    now: Callable[[], int]
-    monotonic: Callable[[], float]
 
 
 @dataclass(slots=True)

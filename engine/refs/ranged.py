@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from engine.clock import Clock
 from engine.errors import DiskError, RefledgerError, RegistryError, VerificationError
 from engine.events import FilesFetched, LayerTocRead, MaterializationFailed, PullFailed
 from engine.ledger import Facts
-from engine.refs.materializer import Clock, Materializer
+from engine.refs.materializer import Materializer
 from engine.refs.places import kind_of
 from engine.refs.ref import Layer
 from engine.together import in_thread

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
+from engine.clock import Clock
 from engine.errors import RefledgerError
 from engine.exporters.move import Mover
 from engine.exporters.reading import BlobReader
 from engine.ledger import Ledger
-from engine.refs.materializer import Clock
 from engine.refs.ref import Layer
 from storage.credentials.lookup import Anonymous
 from storage.digest import Digest

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine.clock import Clock
 from engine.ledger import Ledger
 from engine.refs.asked import AskedPaths
-from engine.refs.materializer import Clock, Materializer
+from engine.refs.materializer import Materializer
 from engine.refs.ref import Layer, Remote
 from storage.blobs import DirectoryBlobs
 from storage.credentials.lookup import DockerCredentials

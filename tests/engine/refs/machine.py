@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from engine.clock import Clock
 from engine.ledger import Ledger
 from engine.refs.fill import FetchLimits
 from engine.refs.kept import Known, NothingKnown
-from engine.refs.materializer import Clock, Materializer
+from engine.refs.materializer import Materializer
 from engine.refs.ref import Layer, Local, Remote
 from storage.blobs import DirectoryBlobs
 from storage.credentials.lookup import Anonymous
