@@ -99,7 +99,7 @@ class _Asking:
         self._request: Request | None = None
         self._ranged = RangeReader(
             owner.parts, owner.registry, owner.facts, owner.clock, ref.id, vertex,
-            asyncio.Semaphore(owner.materializer.parallel), owner.materializer,
+            asyncio.Semaphore(owner.materializer.fetcher.parallel), owner.materializer.fetcher,
         )  # fmt: skip
         self._by_range = {index for index, layer in enumerate(self._layers) if self._has_toc(layer)}
 
@@ -129,7 +129,7 @@ class _Asking:
         return (
             blob is not None
             and blob.size > self._owner.small
-            and next(self._materializer.providers(layer), None) is not None
+            and next(self._materializer.fetcher.providers(layer), None) is not None
             and not self._materializer.kept.mountable(layer)
             and self._materializer.blobs.size(blob.digest) is None
             and self._owner.parts.toc(blob) is not None
@@ -206,7 +206,7 @@ class _Asking:
             try:
                 reader = self._readers[index] = await in_thread(lambda: toc.part(part))  # noqa: B023 - awaited here
             except VerificationError as error:
-                provider = next(self._materializer.providers(self._layers[index]))
+                provider = next(self._materializer.fetcher.providers(self._layers[index]))
                 self._ranged.failed(self._layers[index], self._blob(index), provider, error, 0, self._request)
                 whole.append(index)
             else:

@@ -88,7 +88,7 @@ class Acts:
 
     async def _build_in(self, root: roots.Root, doing: Doing) -> None:
         engine, connections = bootstrap.engine(root, doing.build, None, {}, "auto", GRANTS)
-        engine.materializer.fetching = LIMITS
+        engine.materializer.fetcher.limits = LIMITS
         try:
             await engine.build(self._wanted.request(doing.act, doing.process.calls.prefix))
         finally:

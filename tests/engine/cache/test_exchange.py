@@ -325,7 +325,7 @@ def test_I8_a_damaged_document_of_a_cache_is_read_anew(
     ref = f"{registry.host}/{repository}/cache:c"
     lost: list[str] = []
     with caches(tmp_path) as one:
-        one.parts.materializer.blobs = DirectoryBlobs(
+        one.parts.materializer.fetcher.blobs = DirectoryBlobs(
             one.parts.root.path, owner="b1", lost=lambda digest, _: lost.append(digest)
         )
         stored = one.parts.root.path / "blobs" / "sha256"
