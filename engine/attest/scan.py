@@ -121,7 +121,7 @@ class _Walk:
             return True
         if found.kind == "whiteout":
             self.hides.append(_text(path))
-        elif found.kind in ("other", "symlink"):
+        else:
             self._file(path, linked=found.kind == "symlink")
         return False
 
