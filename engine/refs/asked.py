@@ -243,7 +243,7 @@ class _Asking:
         came = self._came.get(index, 0)
         found = await self._ranged.part(self._layers[index], self._blob(index), reader, came, request)
         if found is None:
-            return False
+            return False  # pragma: no cover - as in RangeReader.part
         self._lowers[index], count = found
         self._came[index] = came + count
         return True
