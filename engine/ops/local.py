@@ -94,14 +94,13 @@ class LocalExecutor:
                 return await self._run(task, op)
             case Copy() as op:
                 return await self._copy(task, op)
-            case Mkdir() as op:
+            case _ as op:  # a Mkdir
                 return await self._mkdir(task, op)
 
     async def content(self, task: Task) -> Digest | None:
         """See Executor.content."""
         op = task.vertex.op
-        if not isinstance(op, Copy) or len(task.inputs) < 2:
-            return None
+        assert isinstance(op, Copy) and len(task.inputs) == 2, "what a context gives is known before anything runs"
         source, kept = task.inputs[1], self.materializer.kept
         await kept.check(source.layers, task.vertex.digest)
         if not source.layers or not all(map(kept.mountable, source.layers)):

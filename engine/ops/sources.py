@@ -110,7 +110,7 @@ class SourceFetcher:
                 made: FetchedSource = await self._pin_http(changed(op, url=self._public(op.url)))
             case GitSource():
                 made = await self._pin_git(changed(op, remote=self._public(op.remote)))
-            case ArchiveSource():
+            case _:  # an ArchiveSource
                 made = await self._pin_archive(changed(op, url=self._public(op.url)))
         return cast("T", made)
 
@@ -138,7 +138,7 @@ class SourceFetcher:
                         await self._fetch_http(op, ref, vertex)
                     case GitSource():
                         await self._fetch_git(op, ref, vertex)
-                    case ArchiveSource():
+                    case _:  # an ArchiveSource
                         await self._unpack(op, ref, vertex)
         return ref
 

@@ -10,14 +10,15 @@ import pytest
 
 from engine.errors import DiskError, MaterializationError
 from engine.events import HitRevoked, VertexCancelled
-from engine.graph import Copy, Graph, Result, VertexError, vertex
+from engine.graph import Copy, Graph, HttpSource, Result, VertexError, vertex
 from engine.ops.executor import Outcome, Task
 from engine.refs.materializer import Materializer
 from engine.refs.ref import Remote
+from engine.refs.source import source_ref
 from engine.solver import solve
 from engine.solver.solve import REVOCATIONS, Solver
 from storage.blobs import DirectoryBlobs
-from storage.digest import Digest
+from storage.digest import Digest, sha256
 from storage.locks import FileLocks
 from tests.engine.solver.kit import Doors, Losing, Nothing, Recorded, vertex_of
 
@@ -115,3 +116,24 @@ def test_every_start_has_one_end_also_when_an_input_is_lost(tmp_path: Path) -> N
     ended = [fact.attempt for fact in facts.told if type(fact).__name__.startswith("Vertex") and fact.name == "last"]  # type: ignore[attr-defined]
     assert ended == [1, 1, 2, 2]
     assert [fact.reason for fact in facts.of(VertexCancelled)] != [""]
+
+
+def test_I8_a_file_of_the_web_that_is_lost_is_fetched_again(tmp_path: Path) -> None:
+    source = HttpSource("https://h.example/f", "f", digest=str(sha256(b"f")))
+    page = vertex(source, (), "page")
+    last = vertex_of("last", page)
+    facts = Recorded()
+
+    class Fetching(Losing):
+        async def execute(self, task: Task) -> Outcome:
+            if task.vertex == page:
+                return Outcome(source_ref(source))
+            return await super().execute(task)
+
+    solver = Solver(
+        build="b", facts=facts, executor=Fetching("last", 1),
+        materializer=cast("Materializer", Doors(FileLocks(tmp_path))),
+        cache=Nothing(), presence=Nothing(), blobs=DirectoryBlobs(tmp_path, owner="b"), contexts={}, jobs=2,
+    )  # fmt: skip
+    asyncio.run(solver.solve(Graph((page, last), (Result(last.digest, "linux/amd64", {}),))))
+    assert facts.started() == ["page", "last", "page", "last"]
