@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.build import Engine
+from engine.clock import Clock
 from engine.events import LocalLost, RuntimeChosen
 from engine.grants import Grants
 from engine.images.read import ImageReader
 from engine.images.resolver import ImageResolver, Resolver
 from engine.ledger import Ledger
 from engine.ops.executor import Executor, Outcome, Task
-from engine.refs.materializer import Clock, Materializer
+from engine.refs.fetch import Fetcher
+from engine.refs.materializer import Materializer
 from engine.refs.places import Places, tried
 from engine.refs.presence import HeadPresence
 from engine.request import BuildRequest
@@ -231,11 +233,11 @@ class _Parts:
 
     @cached_property
     def materializer(self) -> Materializer:
-        return Materializer(
-            self.layers, self.snapshots, self.blobs, DirectoryPartials(self.root.path / "partial"), self.registry,
-            self.root.locks, self.ledger, self.clock, parallel=max(2, os.cpu_count() or 1), known=self.cache,
-            places=self.places,
+        fetcher = Fetcher(
+            self.blobs, DirectoryPartials(self.root.path / "partial"), self.registry, self.root.locks, self.ledger,
+            self.clock, parallel=max(2, os.cpu_count() or 1), known=self.cache, places=self.places,
         )  # fmt: skip
+        return Materializer(self.layers, self.snapshots, fetcher, self.root.locks, self.ledger, self.clock)
 
     @cached_property
     def sources(self) -> SourceFetcher:

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from typing import Any
 
+from engine.clock import Clock
 from engine.errors import Cancelled
 from engine.events import BuildStarted
 from engine.grants import Grants
@@ -20,7 +21,6 @@ from engine.operation import operate
 from engine.ops.sources import SourceFetcher
 from engine.refs.asked import AskedPaths
 from engine.refs.fill import FetchLimits
-from engine.refs.materializer import Clock
 from engine.together import in_thread
 from projections.collect import Policy
 from projections.history import History
@@ -88,7 +88,7 @@ class Acts:
 
     async def _build_in(self, root: roots.Root, doing: Doing) -> None:
         engine, connections = bootstrap.engine(root, doing.build, None, {}, "auto", GRANTS)
-        engine.materializer.fetching = LIMITS
+        engine.materializer.fetcher.limits = LIMITS
         try:
             await engine.build(self._wanted.request(doing.act, doing.process.calls.prefix))
         finally:
