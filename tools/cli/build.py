@@ -12,6 +12,7 @@ import click
 from storage.errors import InputError, RefledgerError
 from tools import bootstrap, roots
 from tools.cli.attests import attest_option, provenance_option, sbom_option, shorthands
+from tools.cli.destinations import writable
 from tools.cli.grants import Lent, granted, read_grants
 from tools.cli.options import read_request
 from tools.cli.policy_option import policy_option
@@ -65,7 +66,10 @@ if TYPE_CHECKING:
 @snapshotter_option
 @iidfile_option
 @metadata_option
-@click.option("--bundle-on-failure", metavar="FILE", help="When it fails, put it into a bundle: see refledger bundle.")
+@click.option(
+    "--bundle-on-failure", callback=writable, metavar="FILE",
+    help="When it fails, put it into a bundle: see refledger bundle.",
+)
 @click.option("--on-failure", type=click.Choice(["shell"]), help="Open a terminal where a step failed.")
 @progress_option
 @quiet_option

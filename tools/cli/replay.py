@@ -15,6 +15,7 @@ import click
 from storage.errors import InputError
 from tools import bootstrap, roots
 from tools.cli.build import Machine
+from tools.cli.destinations import writable
 from tools.cli.grants import Lent, granted, read_grants
 from tools.cli.moment import find_step, whole_view
 from tools.cli.result_options import progress_option, snapshotter_option
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 @click.option("--verify", is_flag=True, help="Every step of a build that went well: which result differs first?")
 @click.option("--shell", is_flag=True, help="Open a terminal where the step failed.")
 @click.option("--before", is_flag=True, help="With --shell: before the step runs.")
-@click.option("--patch", type=click.Path(path_type=Path), help="With --shell: write what changed there to this file.")
+@click.option("--patch", callback=writable, metavar="FILE", help="With --shell: write here what changed there.")
 @click.option("--keep", is_flag=True, help="With --shell: keep what is there on leaving as a snapshot.")
 @click.option("--secret", "secrets", multiple=True, metavar="id=…", help="Lend RUN a secret: ,src=FILE or ,env=NAME.")
 @click.option("--ssh", multiple=True, metavar="ID[=…]", help="Lend an ssh agent: default, or ID=SOCKET or ID=KEY.")
@@ -55,7 +56,7 @@ def replay(
     verify: bool,
     shell: bool,
     before: bool,
-    patch: Path | None,
+    patch: str | None,
     keep: bool,
     secrets: tuple[str, ...],
     ssh: tuple[str, ...],
@@ -81,7 +82,7 @@ def replay(
     if shell:
         from tools.cli.shell import Leaving, Terminal
 
-        attend = Terminal(before=before, leaving=Leaving(patch, keep))
+        attend = Terminal(before=before, leaving=Leaving(Path(patch) if patch else None, keep))
         progress = "plain" if progress in {"auto", "tty"} else progress
     _run(source, which, machine, lent, attend, "quiet" if as_json else progress, as_json=as_json)
 
