@@ -89,11 +89,8 @@ class Acts:
     async def _build_in(self, root: roots.Root, doing: Doing) -> None:
         engine, connections = bootstrap.engine(root, doing.build, None, {}, "auto", GRANTS)
         engine.materializer.fetching = LIMITS
-        try:
+        async with connections:
             await engine.build(self._wanted.request(doing.act, doing.process.calls.prefix))
-        finally:
-            engine.materializer.close()
-            await connections.aclose()
 
     async def _copy(self, doing: Doing) -> None:
         source = self._wanted.name(doing.act)

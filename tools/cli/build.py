@@ -233,11 +233,8 @@ async def _build(
                 root, build_id, machine.runtime, machine.ambient, machine.snapshotter, grants, offline=machine.offline,
                 attend=attend, policies=machine.policies,
             )  # fmt: skip
-            try:
+            async with connections:
                 return await engine.build(request)
-            finally:
-                engine.materializer.close()
-                await connections.aclose()
 
     return await interruptible(lend_and_build())
 

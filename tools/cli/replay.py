@@ -164,13 +164,8 @@ async def _replay(
                 root, build_id, machine.runtime, machine.ambient, machine.snapshotter, grants,
                 more=recorded.blobs, attend=attend,
             )  # fmt: skip
-            try:
-                return await Replay(
-                    root, build_id, engine, recorded, choice, grants.offered, place, tell
-                ).run()
-            finally:
-                engine.materializer.close()
-                await connections.aclose()
+            async with connections:
+                return await Replay(root, build_id, engine, recorded, choice, grants.offered, place, tell).run()
 
     try:
         return await interruptible(lend_and_replay())
