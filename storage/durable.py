@@ -112,10 +112,10 @@ def named_place(path: Path) -> Path | None:
     try:
         kind = path.stat().st_mode
     except FileNotFoundError:
-        return Path(os.path.realpath(path))
+        return path.resolve()
     if stat.S_ISDIR(kind):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    return Path(os.path.realpath(path)) if stat.S_ISREG(kind) else None
+    return path.resolve() if stat.S_ISREG(kind) else None
 
 
 def try_place(path: Path) -> None:

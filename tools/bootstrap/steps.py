@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from engine.ops.emulation import Emulation
     from engine.ops.sandbox import Sandbox
     from engine.ops.sources import SourceFetcher
+    from engine.refs.asked import AskedPaths
 
 
 @dataclass(eq=False)
@@ -109,23 +110,33 @@ class Steps:
         return LayerFiles(BlobIntake(here.blobs, layer_limit()), here.root.locks, here.ledger, self.clock)
 
     @cached_property
+    def asked(self) -> AskedPaths:
+        """The door for steps that need only some paths."""
+        from engine.refs.asked import AskedPaths
+
+        here = self.here
+        return AskedPaths(self.materializer, here.parts, self.elsewhere.registry, here.ledger, self.clock)
+
+    @cached_property
     def _executor(self) -> Executor:
+        return self.local()
+
+    def local(self) -> Executor:
+        """The executor in this process."""
         from engine.ops.local import LocalExecutor
         from engine.ops.run_mounts import RunMounts
-        from engine.refs.asked import AskedPaths
         from storage.cachemounts import DirectoryCacheMounts, MemoryPlaces
         from storage.layers.compose import TreeWriter
 
         here, root, clock = self.here, self.here.root, self.clock
-        asked = AskedPaths(self.materializer, here.parts, self.elsewhere.registry, here.ledger, clock)
         caches = DirectoryCacheMounts(root.path / "cache", root.tmp, here.build, root.locks)
         mounts = RunMounts(
             here.snapshots, caches, MemoryPlaces(root.tmp, here.build), self.grants, here.ledger, clock,
             partial(TreeWriter, empty=True),
         )  # fmt: skip
         return LocalExecutor(
-            self.materializer, asked, here.snapshots, lambda: self.sources, self._sandbox, here.ledger, clock, mounts,
-            self.ambient, self.attend,
+            self.materializer, self.asked, here.snapshots, lambda: self.sources, self._sandbox, here.ledger, clock,
+            mounts, self.ambient, self.attend,
         )  # fmt: skip
 
     async def _sandbox(self) -> tuple[Sandbox, RuntimeChosen]:
