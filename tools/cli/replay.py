@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import click
 
 from storage.errors import InputError
-from tools import bootstrap, roots
-from tools.cli.build import Machine
+from tools import roots
 from tools.cli.destinations import writable
-from tools.cli.grants import Lent, granted, read_grants
+from tools.cli.grants import Lent, read_grants
 from tools.cli.moment import find_step, whole_view
+from tools.cli.request import Machine, lent_engine
 from tools.cli.result_options import progress_option, snapshotter_option
 from tools.cli.running import interruptible, running
 from tools.cli.writing import as_json_option, print_json, print_line
@@ -159,13 +159,8 @@ async def _replay(
             sys.stderr.write("".join(f"{clean(line)}\n" for line in announce(said)))
 
     async def lend_and_replay() -> Replayed:
-        async with granted(lent, roots.secret_places(root, build_id)) as grants:
-            engine, connections = bootstrap.engine(
-                root, build_id, machine.runtime, machine.ambient, machine.snapshotter, grants,
-                more=recorded.blobs, attend=attend,
-            )  # fmt: skip
-            async with connections:
-                return await Replay(root, build_id, engine, recorded, choice, grants.offered, place, tell).run()
+        async with lent_engine(root, build_id, machine, lent, more=recorded.blobs, attend=attend) as (engine, grants):
+            return await Replay(root, build_id, engine, recorded, choice, grants.offered, place, tell).run()
 
     try:
         return await interruptible(lend_and_replay())
