@@ -19,7 +19,7 @@ from tools.cli.grants import Lent, read_grants
 from tools.cli.moment import find_step, whole_view
 from tools.cli.request import Machine, lent_engine
 from tools.cli.result_options import progress_option, snapshotter_option
-from tools.cli.running import interruptible, running
+from tools.cli.running import Run, interruptible, running
 from tools.cli.writing import as_json_option, print_json, print_line
 from tools.format import human_bytes
 from tools.text import clean
@@ -106,7 +106,7 @@ def _run(
         _must_have_steps(recorded)
         choice = choose(recorded, which)
         with run.watched():
-            done = asyncio.run(_replay(root, build_id, recorded, choice, machine, lent, attend, progress))
+            done = asyncio.run(_replay(run, recorded, choice, machine, lent, attend))
         moving = frozenset({"LayerPulled", "PullFailed", "FilesFetched"})
         fetched = sum(
             event.data["bytes"] for event in root.log.read(after=run.before, types=moving) if event.build == build_id
@@ -145,18 +145,18 @@ def _recorded(root: roots.Root, source: str, build_id: str) -> Iterator[Recorded
 
 
 async def _replay(
-    root: roots.Root, build_id: str, recorded: Recorded, choice: Choice, machine: Machine, lent: Lent,
-    attend: Attend | None, progress: str,
-) -> Replayed:  # fmt: skip
+    run: Run, recorded: Recorded, choice: Choice, machine: Machine, lent: Lent, attend: Attend | None
+) -> Replayed:
     from storage.scratch import remove_tree
     from tools.cli.announce import announce
     from tools.replaying.replaying import Announcement, Replay
 
+    root, build_id = run.root, run.build
     place = root.tmp / f"{build_id}-{'1' * 16}"
 
     def tell(said: Announcement) -> None:
-        if progress not in {"json", "quiet"}:
-            sys.stderr.write("".join(f"{clean(line)}\n" for line in announce(said)))
+        for line in announce(said):
+            run.renderer.say(clean(line))
 
     async def lend_and_replay() -> Replayed:
         async with lent_engine(root, build_id, machine, lent, more=recorded.blobs, attend=attend) as (engine, grants):
