@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
+from dataclasses import dataclass
 
 import pytest
 
@@ -13,21 +13,27 @@ from tests.builder import Builder, Done
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="builds need root")
 
 
-@pytest.fixture(scope="module")
-def builder(tmp_path_factory: pytest.TempPathFactory) -> Builder:
+@dataclass(frozen=True)
+class Place:
     """A root with one build of two steps, without a key, and files that are none of ours."""
+
+    builder: Builder
+    build: str
+
+    def run(self, command: str) -> Done:
+        """`command`, in which BUILD is the one there is, and CTX its context."""
+        context = str(self.builder.context)
+        words = [word.replace("BUILD", self.build).replace("CTX", context) for word in command.split()]
+        return self.builder.run(*words)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     made = Builder(tmp_path_factory.mktemp("mistakes"))
     made.write({"a": "content"})
     made.must_build("FROM scratch\nCOPY a /a\n")
     (made.context / "junk").write_bytes(bytes(range(256)) * 10)
-    return made
-
-
-def run(builder: Builder, command: str) -> Done:
-    """`command`, in which BUILD is the one there is, and CTX its context."""
-    build = builder.builds()[-1]["id"]
-    words = [word.replace("BUILD", build).replace("CTX", str(builder.context)) for word in command.split()]
-    return builder.run(*words)
+    return Place(made, made.builds()[-1]["id"])
 
 
 MISTAKES = {
@@ -82,24 +88,24 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("command", MISTAKES)
-def test_a_mistake_is_told_in_one_line(builder: Builder, command: str) -> None:
-    done = run(builder, command)
+def test_a_mistake_is_told_in_one_line(place: Place, command: str) -> None:
+    done = place.run(command)
     assert done.code == 2, done.err
     assert MISTAKES[command] in done.err
     assert done.err.startswith("ERROR: ")
     assert done.err.count("\n") == 1
 
 
-def test_no_mistake_left_a_build(builder: Builder) -> None:
-    before = len(builder.builds())
+def test_no_mistake_left_a_build(place: Place) -> None:
+    before = len(place.builder.builds())
     for command in ("build CTX --allow x", "build CTX --policy CTX/none", "replay BUILD --keep"):
-        run(builder, command)
-    assert len(builder.builds()) == before
+        place.run(command)
+    assert len(place.builder.builds()) == before
 
 
-def test_a_replay_of_all_steps_from_one_on_runs_those(builder: Builder, tmp_path: Path) -> None:
-    done = run(builder, "replay BUILD --from load --json")
+def test_a_replay_of_all_steps_from_one_on_runs_those(place: Place) -> None:
+    done = place.run("replay BUILD --from load --json")
     assert done.code == 0, done.err
     assert json.loads(done.out)["now"]["exit_code"] == 0
-    done = run(builder, "replay BUILD --all --json")
+    done = place.run("replay BUILD --all --json")
     assert done.code == 0, done.err
