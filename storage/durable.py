@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import glob
 import os
@@ -15,6 +16,8 @@ from types import TracebackType
 from typing import Self
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_LONGEST_STEM = 255 - len("..01234567.part")
+"""Bytes of a name (NAME_MAX) without what is put around it."""
 
 
 def fsync_directory(path: Path) -> None:
@@ -89,10 +92,11 @@ def replace_file(path: Path, data: bytes, mode: int | None = None, *, named: boo
     where it does, and what is no regular file (a pipe, a device) is written to; else, whatever stands there is
     replaced. `mode` as in Unfinished. Raises OSError."""
     if named:
-        path = path.resolve()
-        if path.exists() and not path.is_file():
+        place = named_place(path)
+        if place is None:
             path.write_bytes(data)
             return
+        path = place
     new = Unfinished(path, mode)
     try:
         new.file.write(data)
@@ -101,11 +105,39 @@ def replace_file(path: Path, data: bytes, mode: int | None = None, *, named: boo
         new.abort()
 
 
+def named_place(path: Path) -> Path | None:
+    """Where a file is to be made that somebody called `path`: a link keeps leading where it does. None: what stands
+    there is no regular file (a pipe, a device), and is written to under the name it was given, as that which /dev/fd
+    leads to may have no other. Raises OSError, as for a directory."""
+    try:
+        kind = path.stat().st_mode
+    except FileNotFoundError:
+        return path.resolve()
+    if stat.S_ISDIR(kind):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    return path.resolve() if stat.S_ISREG(kind) else None
+
+
+def try_place(path: Path) -> None:
+    """Find out what would keep `replace_file` from having something at the named `path`, and leave nothing there.
+    Raises OSError."""
+    place = named_place(path)
+    if place is not None:
+        Unfinished(place).abort()
+    elif not os.access(path, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+
 def _new_neighbour(dest: Path, mode: int) -> tuple[Path, int]:
     while True:
-        path = dest.with_name(f".{dest.name}.{secrets.token_hex(4)}.part")
+        path = dest.with_name(f".{_stem(dest)}.{secrets.token_hex(4)}.part")
         if (fd := create_held(path, mode)) is not None:
             return path, fd
+
+
+def _stem(dest: Path) -> str:
+    """What the names of unfinished files begin with: that of `dest`, but for what would not fit one more suffix."""
+    return os.fsdecode(os.fsencode(dest.name)[:_LONGEST_STEM])
 
 
 def create_held(path: Path, mode: int) -> int | None:
@@ -125,7 +157,7 @@ def create_held(path: Path, mode: int) -> int | None:
 
 
 def _remove_unlocked(dest: Path) -> None:
-    for path in dest.parent.glob(f".{glob.escape(dest.name)}.????????.part"):
+    for path in dest.parent.glob(f".{glob.escape(_stem(dest))}.????????.part"):
         with suppress(OSError):  # reason: somebody else's, or gone
             remove_unheld(path)
 

@@ -261,7 +261,8 @@ def simulated_files() -> Iterator[None]:
         process.mounts.pop(point).leave()
 
     from tests.simulation.mounting import SimulatedMounts, mount, mount_overlay
-    from tools import bootstrap, collecting, roots
+    from tools import collecting, roots
+    from tools.bootstrap import here
 
     def log_at(path: Path, *, read_only: bool = False) -> Any:
         found = locate(path)
@@ -314,7 +315,7 @@ def simulated_files() -> Iterator[None]:
         stack.enter_context(patch.object(overlay, "mounts_below", mounts_below))
         stack.enter_context(patch.object(overlay, "_umount", umount))
         stack.enter_context(patch.object(overlay, "_mount", mount_call))
-        stack.enter_context(patch.object(bootstrap, "ErofsMounts", SimulatedMounts))
+        stack.enter_context(patch.object(here, "ErofsMounts", SimulatedMounts))
         for name, stand_in in (("SqliteEventLog", log_at), ("Views", SharedViews()), ("_leave", leave)):
             stack.enter_context(patch.object(roots, name, stand_in))
         for module in (roots, collecting):

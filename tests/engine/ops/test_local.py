@@ -56,7 +56,6 @@ def _execute(root: Root, ctx: Path, op: Op, *bases: Remote) -> Outcome:
             task = Task(step, f"b1-{step.digest.short}", 1, bases, str(ctx), selection=selection, epoch=1_600_000_000)
             return await made.executor.execute(task)
         finally:
-            made.materializer.close()
             await registry.aclose()
 
     return asyncio.run(run())
