@@ -226,15 +226,15 @@ MUTATIONS = (
     Mutation(
         "a build that died is said to have been interrupted without another look at the log",
         (Change("tools.roots:_bury", 'if History(root.views).get(build).status != "running":', "if False:"),),
-        seeds=(519, 656, 1930, 2390, 487, *range(400)),
-        point="commit log.db",
-        kind="crash",
+        seeds=(519, 656, 137),
+        point="lock locks",
+        kind="stalled",
     ),
     Mutation(
         "a blob is said to be here that a collection took meanwhile",
         (Change("engine.together:made_and_told", "if here(made):", "if True:"),),
-        seeds=TAKEN_AWAY,
-        point="fsync blobs",
+        seeds=(120, *TAKEN_AWAY[:10]),
+        point="commit log.db",
         kind="stalled",
     ),
     Mutation(

@@ -99,7 +99,8 @@ class World:
         self.loop = SimLoop(self._chance, max_turns=MOST_TURNS)
         self._clock = self.loop.clock()
         self._registries = MemoryRegistries(self._chance, points)
-        self._machines = tuple(Machine(Disk(self._chance, points, self._clock.now)) for _ in range(MACHINES))
+        pause = self.loop.threads.pause
+        self._machines = tuple(Machine(Disk(self._chance, points, self._clock.now, pause)) for _ in range(MACHINES))
         self._wanted = Wanted(scenario)
         self._acts = Acts(self._wanted, self._registries)
         self.verdict = Verdict(self._wanted, self._registries, self._machines, lambda: points.harm)
