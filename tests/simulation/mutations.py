@@ -345,6 +345,32 @@ MUTATIONS = (
         seeds=(15, 20, 33, 40),
     ),
     Mutation(
+        "an inline cache gives a result some of whose layers are missing",
+        (
+            Change(
+                "engine.cache.imports:Cache._found", "Remote(known.ref, layers)",
+                "Remote(known.ref, layers[:1])",
+            ),
+        ),
+    ),
+    Mutation(
+        "what an inline cache has is not found",
+        (Change("engine.cache.imports:CacheImports.lookup", "return [", "return [] and ["),),
+    ),
+    Mutation(
+        "a copy has its name before its layers",
+        (
+            Change(
+                "engine.images.copy:Copier._copy", "    moved = await self.placer.place(image, target, name)\n",
+                "    await self.placer.mover.target.put_manifest(\n"
+                "        target, destination.tag, load.top.media_type, load.top.data\n"
+                "    )\n"
+                "    moved = await self.placer.place(image, target, name)\n",
+            ),
+        ),
+        seeds=(21, *range(10)),
+    ),
+    Mutation(
         "an archive has its name before its bytes are durable",
         (Change("storage.durable:Unfinished.commit", "os.fsync(self.file.fileno())", "pass"),),
         seeds=(8, 16, 24),

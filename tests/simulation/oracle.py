@@ -134,6 +134,21 @@ def manifests_of(files: Mapping[str, bytes]) -> list[str]:
     return sorted({entry["digest"] for entry in json.loads(files["index.json"])["manifests"]})
 
 
+def layout_problems(name: str, files: Mapping[str, bytes]) -> Iterator[str]:
+    """I11: what the index of an OCI layout leads to is there, and I3: it is what it is called."""
+
+    def read(digest: str) -> bytes | None:
+        return files.get(f"blobs/{digest.replace(':', '/')}")
+
+    for image in manifests_of(files):
+        for digest in (image, *blobs_of(read, image)):
+            data = read(digest)
+            if data is None:
+                yield f"I11 {name} lacks {digest}"
+            elif f"sha256:{hashlib.sha256(data).hexdigest()}" != digest:
+                yield f"I3 {name} has {digest} with other bytes"
+
+
 # ---------------------------------------------------------------- the log
 
 

@@ -15,7 +15,7 @@ from tests.simulation.chance import Chance
 T = TypeVar("T")
 Kind = Literal["build", "prune", "demote", "lose", "copy", "begin", "look"]
 Worth = Literal["", "whole", "partial", "corrupt", "down"]
-Cache = Literal["", "min", "max", "inline"]
+Cache = Literal["", "min", "max", "inline", "local"]
 File = Literal["", "layout", "archive"]
 Instruction = Literal["run", "copy", "write", "mkdir"]
 INSTRUCTIONS: tuple[Instruction, ...] = ("run", "run", "copy", "copy", "write", "mkdir")
@@ -60,7 +60,8 @@ class Act:
     image that was pushed goes to another registry; `begin`: no more than what every process does first. It begins after
     `delay` seconds and is interrupted after `cancel` more (0: never); `stranger`: with credentials that are refused
     where a login is wanted; `machine`: whose root is used; `file`: what a build leaves on the machine's disk, besides.
-    `look`: reads what is there."""
+    A `copy` with a `file` is of that layout, or, without a target, to another one, and `lose` takes of the layout that
+    an image is in. `look`: reads what is there."""
 
     kind: Kind
     subject: int = 0
@@ -81,7 +82,8 @@ class Act:
 class Scenario:
     """`images`: the layers of each, by number, bottom first; `programs`: the stages of each Dockerfile, of which the
     last is built; `rounds`: one after the other, the acts of each at once. `mirror`: what the mirror of the base
-    images' registry is worth; `lies`: the image whose uppermost layer is not what its config says, -1 for none."""
+    images' registry is worth; `lies`: the image whose uppermost layer is not what its config says, -1 for none; `near`:
+    the one that builds take from an OCI layout beside the root."""
 
     seed: int
     images: tuple[tuple[int, ...], ...]
@@ -89,10 +91,12 @@ class Scenario:
     rounds: tuple[tuple[Act, ...], ...]
     mirror: Worth = ""
     lies: int = -1
+    near: int = -1
 
     def told(self) -> str:
         """As Python, what is as always left out."""
         lines = [f"Scenario({self.seed}, images={self.images}, mirror={self.mirror!r}, lies={self.lies},"]
+        lines.append(f"    near={self.near},")
         lines.append("    programs=(")
         for stages in self.programs:
             lines += ["        (", *(f"            {_told(stage)}," for stage in stages), "        ),"]
@@ -127,7 +131,7 @@ def scenario(seed: int) -> Scenario:
     mirror = draw.pick(MIRRORS)
     lies = draw.below(len(images)) if draw.maybe(6) else -1
     whole = Scenario(seed, images, programs, ((first, *rounds[0]), *rounds[1:]), mirror, lies)
-    return _seasoned(whole, Chance(seed ^ 0x5A17))
+    return _beside(_seasoned(whole, Chance(seed ^ 0x5A17)), Chance(seed ^ 0xBE51DE))
 
 
 def _seasoned(whole: Scenario, draw: Chance) -> Scenario:
@@ -144,6 +148,30 @@ def _seasoned(whole: Scenario, draw: Chance) -> Scenario:
         build = whole.rounds[0][0]
         rounds.insert(1, _taken_away(build, whole.programs[build.subject % len(whole.programs)], draw))
     return replace(whole, rounds=tuple(map(tuple, rounds)))
+
+
+def _beside(whole: Scenario, draw: Chance) -> Scenario:
+    """`whole`, with layouts beside the registries, and a machine that knows of the other one by an inline cache."""
+    near = draw.below(len(whole.images)) if draw.maybe(15) else -1
+    rounds = [[_with_layouts(act, draw) for act in acts] for acts in whole.rounds]
+    first = rounds[0][0]
+    if draw.maybe(10):
+        first = rounds[0][0] = replace(first, file="layout")
+        copies = [Act("copy", first.subject, draw.below(3) - 1, file="layout") for _ in range(1 + draw.below(2))]
+        rounds.insert(1, [*copies, *([replace(first, cache_to="local")] if draw.maybe(50) else [])])
+    if draw.maybe(10):
+        first = rounds[0][0] = replace(first, target=0, cache_to="inline")
+        rounds.insert(1, [replace(first, target=draw.below(3) - 1, machine=1, cache_to="", cache_from=True)])
+    if near >= 0 and draw.maybe(20):
+        lost = Act("lose", pick=draw.below(8), file="layout")
+        rounds.insert(1 + draw.below(len(rounds)), [lost])
+    return replace(whole, rounds=tuple(map(tuple, rounds)), near=near)
+
+
+def _with_layouts(act: Act, draw: Chance) -> Act:
+    if act.kind == "build" and draw.maybe(6):
+        return replace(act, cache_to="local", cache_from=draw.maybe(50))
+    return replace(act, file="layout") if act.kind == "copy" and draw.maybe(30) else act
 
 
 def _taken_away(build: Act, program: tuple[Stage, ...], draw: Chance) -> list[Act]:
@@ -253,6 +281,8 @@ def smaller(whole: Scenario) -> Iterator[Scenario]:
         yield replace(whole, mirror="")
     if whole.lies >= 0:
         yield replace(whole, lies=-1)
+    if whole.near >= 0:
+        yield replace(whole, near=-1)
     for rounds in _each(whole.rounds, lambda acts: _each(acts, _plainer)):
         yield replace(whole, rounds=rounds)
     for programs in _each(whole.programs, lambda stages: _each(stages, _plainer_steps)):
