@@ -8,7 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from engine.errors import MaterializationError, RegistryError, VerificationError
+from engine.errors import DiskError, MaterializationError, RegistryError, VerificationError
 from engine.events import ExportProgressed
 from engine.ledger import Facts
 from engine.refs.materializer import PROGRESS_INTERVAL, Clock
@@ -48,9 +48,9 @@ class BlobReader:
         """The layer's blob: from here, else from the first place that gives it, where the next one goes on when it
         breaks off. `shown` is told the bytes so far, `served` the places that they came from.
 
-        The returned iterator raises MaterializationError when nobody has it, or the bytes were wrong (`corrupt`): who
-        gave those is not asked again, so that another reading may fare better. With `start`, an offset in bytes, only
-        what follows it, and that unverified: whoever has what is before it must do so.
+        The returned iterator raises DiskError, and MaterializationError when nobody has it, or the bytes were wrong
+        (`corrupt`): who gave those is not asked again, so that another reading may fare better. With `start`, an offset
+        in bytes, only what follows it, and that unverified: whoever has what is before it must do so.
         """
         assert layer.blob is not None
         return self._bytes(layer, layer.blob, shown, served, start)
@@ -90,12 +90,15 @@ class BlobReader:
     async def _stored(
         self, blob: Descriptor, shown: Callable[[int], None], done: int
     ) -> AsyncGenerator[bytes, None]:
-        with self.blobs.open(blob.digest) as file:
-            file.seek(done)
-            while chunk := await asyncio.to_thread(file.read, CHUNK):
-                yield chunk
-                done += len(chunk)
-                shown(done)
+        try:
+            with self.blobs.open(blob.digest) as file:
+                file.seek(done)
+                while chunk := await asyncio.to_thread(file.read, CHUNK):
+                    yield chunk
+                    done += len(chunk)
+                    shown(done)
+        except OSError as error:
+            raise DiskError.of(error, f"reading layer {blob.digest.short}") from error
 
     async def _remote(
         self, layer: Layer, blob: Descriptor, shown: Callable[[int], None], served: Callable[[Provider], None] | None,
