@@ -110,8 +110,8 @@ class World:
         self.loop = SimLoop(self._chance, max_turns=MOST_TURNS)
         self._clock = self.loop.clock()
         self._registries = MemoryRegistries(self._chance, points)
-        pause = self.loop.threads.pause
-        self._machines = tuple(Machine(Disk(self._chance, points, self._clock.now, pause)) for _ in range(MACHINES))
+        now, threads = self._clock.now, self.loop.threads
+        self._machines = tuple(Machine(Disk(self._chance, points, now, threads)) for _ in range(MACHINES))
         self._wanted = Wanted(scenario)
         self._acts = Acts(self._wanted, self._registries)
         self.verdict = Verdict(self._wanted, self._registries, self._machines, lambda: points.harm)
@@ -120,8 +120,6 @@ class World:
         self._count = 0
         points.crashed = self._note_crash
         points.interrupted = _interrupt
-        for machine in self._machines:
-            machine.disk.threads = self.loop.threads
 
     def end(self) -> None:
         """Let go of everything."""
