@@ -16,7 +16,7 @@ from storage.interfaces.log import Event
 from tests.simulation import oracle
 from tests.simulation.chance import Process
 from tests.simulation.disk import Disk, DiskProcess
-from tests.simulation.processes import disk_of
+from tests.simulation.processes import READER, disk_of
 from tests.simulation.scenarios import Act
 
 SECRET = "hunter2-of-the-simulation"  # the one that builds are lent, to be looked for everywhere
@@ -111,7 +111,7 @@ def events_after(disk: Disk, seq: int) -> list[Event]:
 
 def reader_of(disk: Disk) -> DiskProcess:
     """A process that is nobody's and only looks."""
-    return disk.process("reader", Process("reader"))
+    return disk.process(READER, Process(READER))
 
 
 def view_problems(machine: Machine, reader: DiskProcess) -> list[str]:

@@ -11,10 +11,12 @@ from dataclasses import replace
 
 import pytest
 
+from tests.simulation.drawing import scenario
 from tests.simulation.driver import Case, Statistics, explore, shrink
-from tests.simulation.mutations import MUTATIONS, Mutation, search
+from tests.simulation.mutations import MUTATIONS
+from tests.simulation.planting import Mutation, search
 from tests.simulation.report import Report
-from tests.simulation.scenarios import scenario, smaller
+from tests.simulation.smaller import smaller
 
 FOUND = (
     (51, "", ""),
