@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
-from engine.errors import DiskError, MaterializationError, RegistryError, VerificationError
+from engine.errors import MaterializationError, RegistryError, VerificationError
 from engine.events import ExportProgressed
 from engine.ledger import Facts
 from engine.refs.materializer import PROGRESS_INTERVAL, Clock
@@ -82,23 +82,28 @@ class BlobReader:
         here = there and await in_thread(lambda: self.blobs.sound(blob.digest))
         if not here and (there or not layer.providers):  # damaged, or let go of since it was made
             here = await self.again(layer, blob)
-        stream = self._stored(blob, shown, start) if here else self._remote(layer, blob, shown, served, start)
+        file = self._opened(blob) if here else None
+        stream = self._stored(file, shown, start) if file else self._remote(layer, blob, shown, served, start)
         async with aclosing(stream) as chunks:
             async for chunk in chunks:
                 yield chunk
 
     async def _stored(
-        self, blob: Descriptor, shown: Callable[[int], None], done: int
+        self, file: BinaryIO, shown: Callable[[int], None], done: int
     ) -> AsyncGenerator[bytes, None]:
+        with file:
+            file.seek(done)
+            while chunk := await asyncio.to_thread(file.read, CHUNK):
+                yield chunk
+                done += len(chunk)
+                shown(done)
+
+    def _opened(self, blob: Descriptor) -> BinaryIO | None:
+        """The blob on this disk, None when it was let go of just now."""
         try:
-            with self.blobs.open(blob.digest) as file:
-                file.seek(done)
-                while chunk := await asyncio.to_thread(file.read, CHUNK):
-                    yield chunk
-                    done += len(chunk)
-                    shown(done)
-        except OSError as error:
-            raise DiskError.of(error, f"reading layer {blob.digest.short}") from error
+            return self.blobs.open(blob.digest)
+        except FileNotFoundError:
+            return None
 
     async def _remote(
         self, layer: Layer, blob: Descriptor, shown: Callable[[int], None], served: Callable[[Provider], None] | None,
