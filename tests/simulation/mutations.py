@@ -305,6 +305,13 @@ MUTATIONS = (
         seeds=(21, *range(10)),
     ),
     Mutation(
+        "a blob that cannot be read is an exception of the system's",
+        (Change("storage.blobs:_Stored.readinto", 'raise DiskError.of(error, "reading a blob") from error', "raise"),),
+        seeds=(4, 8),
+        point="read blobs",
+        kind="EIO",
+    ),
+    Mutation(
         "an archive has its name before its bytes are durable",
         (Change("storage.durable:Unfinished.commit", "os.fsync(self.file.fileno())", "pass"),),
         seeds=(8, 16, 24),

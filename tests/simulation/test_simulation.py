@@ -28,6 +28,8 @@ FOUND = (
     (2001, "rename tmp", "ENOSPC"),
     (30052, "fsync", "EIO"),
     (40118, "fsync blobs", "EIO"),
+    (4, "read blobs", "EIO"),
+    (8, "read index.json", "EIO"),
 )
 """What found a bug of the engine once (docs/simulation.md): a seed, and a fault at points of a name."""
 SEARCHED = 20

@@ -132,7 +132,7 @@ class Verdict:
         if not images:
             self.problems.append(f"I6 {place.name} is not there, or names no image")
         for image in images:
-            self._judge(lambda wanted: files.get(f"blobs/{wanted.replace(':', '/')}"), image, self._wanted.made(act))
+            self._judge(oracle.reading(files), image, self._wanted.made(act))
 
     def _judge(self, read: Read, name: str, made: Made) -> None:
         completed: dict[str, str] = {}
