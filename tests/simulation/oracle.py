@@ -129,6 +129,8 @@ def blobs_of(read: Read, name: str) -> Iterator[str]:
 
 def manifests_of(files: Mapping[str, bytes]) -> list[str]:
     """The digests of the images of an OCI layout, whose `files` are by path; none when it is none, or torn."""
+    if "oci-layout" not in files:
+        return []
     try:
         return sorted({entry["digest"] for entry in json.loads(files["index.json"])["manifests"]})
     except (KeyError, ValueError):
