@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import io
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
 
 from storage.digest import Digest, Hasher, canonical_json, digest_of, digest_read, sha256
 from storage.durable import create_held, fsync_directory, make_directories, remove_unheld
@@ -50,9 +51,9 @@ class DirectoryBlobs:
             raise DiskError.of(error, "looking for a blob") from error
 
     def open(self, digest: Digest) -> BinaryIO:
-        """See BlobStore.open. Raises FileNotFoundError, DiskError."""
+        """See BlobStore.open."""
         try:
-            return open_regular(self.path(digest))
+            return cast("BinaryIO", _Stored(open_regular(self.path(digest))))
         except FileNotFoundError:
             raise
         except OSError as error:
@@ -202,6 +203,38 @@ class DirectoryBlobs:
             path = self._scratch.name()
             if (fd := create_held(path, 0o644)) is not None:
                 return path, fd
+
+
+class _Stored(io.RawIOBase):
+    """The bytes of a blob, from an open file: what the disk refuses to give is a DiskError for whoever reads."""
+
+    def __init__(self, file: io.FileIO) -> None:
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        try:
+            return self._file.readinto(buffer)
+        except OSError as error:
+            raise DiskError.of(error, "reading a blob") from error
+
+    def seek(self, position: int, how: int = os.SEEK_SET) -> int:
+        return self._file.seek(position, how)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def fileno(self) -> int:
+        return self._file.fileno()
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 class WithMore:

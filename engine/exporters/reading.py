@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from engine.clock import Clock
 from engine.errors import MaterializationError, RegistryError, VerificationError
@@ -49,9 +49,9 @@ class BlobReader:
         """The layer's blob: from here, else from the first place that gives it, where the next one goes on when it
         breaks off. `shown` is told the bytes so far, `served` the places that they came from.
 
-        The returned iterator raises MaterializationError when nobody has it, or the bytes were wrong (`corrupt`): who
-        gave those is not asked again, so that another reading may fare better. With `start`, an offset in bytes, only
-        what follows it, and that unverified: whoever has what is before it must do so.
+        The returned iterator raises DiskError, and MaterializationError when nobody has it, or the bytes were wrong
+        (`corrupt`): who gave those is not asked again, so that another reading may fare better. With `start`, an offset
+        in bytes, only what follows it, and that unverified: whoever has what is before it must do so.
         """
         assert layer.blob is not None
         return self._bytes(layer, layer.blob, shown, served, start)
@@ -83,20 +83,28 @@ class BlobReader:
         here = there and await in_thread(lambda: self.blobs.sound(blob.digest))
         if not here and (there or not layer.providers):  # damaged, or let go of since it was made
             here = await self.again(layer, blob)
-        stream = self._stored(blob, shown, start) if here else self._remote(layer, blob, shown, served, start)
+        file = self._opened(blob) if here else None
+        stream = self._stored(file, shown, start) if file else self._remote(layer, blob, shown, served, start)
         async with aclosing(stream) as chunks:
             async for chunk in chunks:
                 yield chunk
 
     async def _stored(
-        self, blob: Descriptor, shown: Callable[[int], None], done: int
+        self, file: BinaryIO, shown: Callable[[int], None], done: int
     ) -> AsyncGenerator[bytes, None]:
-        with self.blobs.open(blob.digest) as file:
+        with file:
             file.seek(done)
             while chunk := await asyncio.to_thread(file.read, CHUNK):
                 yield chunk
                 done += len(chunk)
                 shown(done)
+
+    def _opened(self, blob: Descriptor) -> BinaryIO | None:
+        """The blob on this disk, None when it was let go of just now."""
+        try:
+            return self.blobs.open(blob.digest)
+        except FileNotFoundError:
+            return None
 
     async def _remote(
         self, layer: Layer, blob: Descriptor, shown: Callable[[int], None], served: Callable[[Provider], None] | None,

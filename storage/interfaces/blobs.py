@@ -33,7 +33,7 @@ class BlobStore(Protocol):
         ...
 
     def open(self, digest: Digest) -> BinaryIO:
-        """The blob's bytes, from the start. Raises FileNotFoundError."""
+        """The blob's bytes, from the start; reading them raises DiskError. Raises FileNotFoundError, DiskError."""
         ...
 
     def put(self, data: bytes) -> Digest:

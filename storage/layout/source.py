@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from storage.digest import Digest, Hasher, parse_json
-from storage.errors import InputError, RegistryError, VerificationError
+from storage.errors import DiskError, InputError, RegistryError, VerificationError
 from storage.interfaces.images import Descriptor, Provider, Reference
 from storage.interfaces.registry import BlobStream, RegistrySource
 from storage.reference import LAYOUT_REGISTRY, is_tag
@@ -18,6 +19,10 @@ from storage.regular import open_regular, read_regular
 _CHUNK = 1 << 20
 _SMALL = 16 << 20
 """Bytes of an index or manifest at most."""
+_NO_FILE = frozenset({
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ELOOP, errno.EFBIG, errno.ENAMETOOLONG
+})  # fmt: skip
+"""What the system says of a name at which no file lies that could be meant; all else is a disk that refuses."""
 _NAMES = ("org.opencontainers.image.ref.name", "io.containerd.image.name")
 
 
@@ -58,7 +63,7 @@ class WithLayouts:
         """See RegistrySource.exists."""
         if provider.registry != LAYOUT_REGISTRY:
             return await self._inner.exists(provider, digest)
-        return await asyncio.to_thread(_path(provider, digest).is_file)
+        return await asyncio.to_thread(_exists, provider, digest)
 
 
 def _path(provider: Provider, digest: Digest) -> Path:
@@ -66,11 +71,13 @@ def _path(provider: Provider, digest: Digest) -> Path:
 
 
 def layout_entries(layout: Path, where: str) -> list[Descriptor]:
-    """What the layout's index.json lists. Raises InputError, which says `where`."""
+    """What the layout's index.json lists. Raises InputError, which says `where`, and DiskError."""
     try:
         index: Any = parse_json(read_regular(layout / "index.json", _SMALL))
         return [Descriptor.from_json(entry) for entry in index["manifests"]]
     except OSError as error:
+        if error.errno not in _NO_FILE:
+            raise DiskError.of(error, "reading the layout") from error
         raise InputError("there is no OCI layout", where=where, hint="it is a directory with an index.json") from error
     except (ValueError, KeyError, TypeError, InputError) as error:
         raise InputError("the layout's index.json is malformed", where=where) from error
@@ -115,7 +122,7 @@ def _read(provider: Provider, digest: Digest) -> bytes:
     try:
         data = read_regular(_path(provider, digest), _SMALL)
     except OSError as error:
-        raise _missing(provider, digest) from error
+        raise _unreadable(provider, digest, error) from error
     hasher = Hasher(digest.algorithm)
     hasher.update(data)
     if hasher.digest() != digest:
@@ -128,7 +135,7 @@ async def _open(provider: Provider, blob: Descriptor, start: int, end: int | Non
     try:
         file = await asyncio.to_thread(open_regular, _path(provider, blob.digest))
     except OSError as error:
-        raise _missing(provider, blob.digest) from error
+        raise _unreadable(provider, blob.digest, error) from error
     with file:
         yield _FileStream(file, provider, blob, start, blob.size if end is None else end)
 
@@ -150,18 +157,35 @@ class _FileStream:
         hasher = Hasher(self._blob.digest.algorithm)
         left = self._end - self._start
         await asyncio.to_thread(self._file.seek, self._start)
-        while left and (chunk := await asyncio.to_thread(self._file.read, min(_CHUNK, left))):
+        while left and (chunk := await asyncio.to_thread(self._read, min(_CHUNK, left))):
             await asyncio.to_thread(hasher.update, chunk)
             left -= len(chunk)
             yield chunk
         whole = self._end - self._start == self._blob.size
-        if left or (whole and (hasher.digest() != self._blob.digest or self._file.read(1))):
+        if left or (whole and (hasher.digest() != self._blob.digest or self._read(1))):
             raise _damaged(self._provider, self._blob.digest)
 
+    def _read(self, size: int) -> bytes:
+        try:
+            return self._file.read(size)
+        except OSError as error:
+            raise _unreadable(self._provider, self._blob.digest, error) from error
 
-def _missing(provider: Provider, digest: Digest) -> RegistryError:
+
+def _exists(provider: Provider, digest: Digest) -> bool:
+    try:
+        return _path(provider, digest).is_file()
+    except OSError as error:
+        raise _unreadable(provider, digest, error) from error
+
+
+def _unreadable(provider: Provider, digest: Digest, error: OSError) -> RegistryError:
+    """What `error` means of the blob: it is not there, or a disk refuses to give it, which takes nothing away."""
+    where = f"{provider}@{digest}"
+    if error.errno not in _NO_FILE:
+        return RegistryError(f"the layout's blob cannot be read: {error.strerror}", kind="transport", where=where)
     hint = "the layout is incomplete, or was changed since"
-    return RegistryError("the layout does not have the blob", kind="missing", where=f"{provider}@{digest}", hint=hint)
+    return RegistryError("the layout does not have the blob", kind="missing", where=where, hint=hint)
 
 
 def _damaged(provider: Provider, digest: Digest) -> VerificationError:

@@ -14,18 +14,18 @@ from typing import Any
 from engine.errors import Cancelled
 from engine.events import BuildStarted
 from engine.grants import Grants
-from engine.images.copy import Copier, CopyRequest
+from engine.images.copy import Copier
 from engine.operation import operate
 from engine.refs.fill import FetchLimits
 from engine.together import in_thread
 from projections.collect import Policy
 from projections.history import History
 from storage.platform import host_platform
-from storage.reference import parse_reference
 from tests.simulation.executor import ScriptedExecutor, no_sandbox
 from tests.simulation.machine import SECRET, Doing
 from tests.simulation.registry import MemoryRegistries
-from tests.simulation.scenarios import BASES, TARGETS, Act
+from tests.simulation.scenarios import BASES, TARGETS
+from tests.simulation.stock import lose_near
 from tests.simulation.wanted import SECRET_ID, Wanted
 from tools import bootstrap, collecting, imaging, roots
 from tools.bootstrap.steps import Steps
@@ -53,7 +53,7 @@ class Acts:
             case "copy":
                 await self._copy(doing)
             case "lose":
-                self._lose(doing.act)
+                self._lose(doing)
             case "begin":
                 async with self._running(doing):
                     pass
@@ -86,12 +86,10 @@ class Acts:
         engine, connections = bootstrap.engine(root, doing.build, None, {}, "auto", GRANTS)
         engine.materializer.fetcher.limits = LIMITS
         async with connections:
-            await engine.build(self._wanted.request(doing.act, doing.process.calls.prefix))
+            await engine.build(self._wanted.request(doing.act, doing.disk))
 
     async def _copy(self, doing: Doing) -> None:
-        source = self._wanted.name(doing.act)
-        dest = parse_reference(f"{TARGETS[(doing.act.target + 1) % len(TARGETS)]}/{source.repository}:copied")
-        request = CopyRequest(source, dest)
+        request = self._wanted.copy(doing.act, doing.disk)
         async with self._running(doing) as root, imaging.imaging(root, doing.build) as (ledger, made):
             copier = Copier(made.placer, made.listing, ledger, host_platform(), made.gate)
 
@@ -111,8 +109,13 @@ class Acts:
             plan = await collecting.plan_collection(root, policy, dry_run=False)
             await in_thread(lambda: collecting.carry_out(root, plan, policy))
 
-    def _lose(self, act: Act) -> None:
-        """A registry loses a blob, or has it damaged: of a base image's layers now and then, else what was pushed."""
+    def _lose(self, doing: Doing) -> None:
+        """A registry loses a blob, or has it damaged: of a base image's layers now and then, else what was pushed; or
+        the layout that the builds of a machine take an image from loses one."""
+        act = doing.act
+        if act.file:
+            self.lost_bases |= lose_near(doing.machine.disk.files, act.pick)
+            return
         host = self._registries.host(BASES if act.pick == 0 else TARGETS[act.target % len(TARGETS)])
         layers = sorted(digest for digest, data in host.content.items() if not data.startswith(b"{"))
         if layers:

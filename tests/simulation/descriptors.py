@@ -115,14 +115,14 @@ class Descriptors:
         if fd < FIRST_FD:
             return real_os.read(fd, size)
         found = opened(fd)
-        data = bytes(found.inode.data[found.position : found.position + size])
+        data = found.read(found.position, size)
         found.position += len(data)
         return data
 
     def pread(self, fd: int, size: int, offset: int) -> bytes:
         if fd < FIRST_FD:
             return real_os.pread(fd, size, offset)
-        return bytes(opened(fd).inode.data[offset : offset + size])
+        return opened(fd).read(offset, size)
 
     def write(self, fd: int, data: Any) -> int:
         if fd < FIRST_FD:

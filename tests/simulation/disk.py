@@ -43,21 +43,21 @@ _numbers: set[int] = set()
 
 
 class Disk:
-    """Implements syscalls.Machine. `clock`: UTC, ns; without one, each look at it takes a microsecond. `pause`: called
-    where another process, or thread, may go on (threads.Threads.pause)."""
+    """Implements syscalls.Machine. `clock`: UTC, ns; without one, each look at it takes a microsecond. `threads`: which
+    may go on, or be stalled, at each system call."""
 
     def __init__(
         self, draws: Chance, faults: Faults, clock: Callable[[], int] | None = None,
-        pause: Callable[[], None] = lambda: None,
+        threads: Threads | None = None,
     ) -> None:  # fmt: skip
         self.number = next(number for number in itertools.count() if number not in _numbers)
         _numbers.add(self.number)
         self.chance = draws
         self.faults = faults
-        self.pause = pause
+        self.threads = threads
+        self.pause: Callable[[], None] = threads.pause if threads is not None else lambda: None
         self.files = FileSystem()
         self.log = StoredLog()
-        self.threads: Threads | None = None
         ticks = itertools.count(_BEGAN, _TICK)
         self.now: Callable[[], int] = clock or (lambda: next(ticks))
         self._processes: dict[str, DiskProcess] = {}

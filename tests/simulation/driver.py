@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from tests.simulation.chance import Chance
+from tests.simulation.drawing import scenario
 from tests.simulation.forks import Choose, Forks
 from tests.simulation.points import Points, Strike
 from tests.simulation.report import Report
-from tests.simulation.scenarios import Scenario, scenario, smaller
+from tests.simulation.scenarios import Scenario
+from tests.simulation.smaller import smaller
 from tests.simulation.world import simulate
 
 TRIES = 6

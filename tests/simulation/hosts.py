@@ -14,6 +14,7 @@ from storage.digest import Digest, parse_json, sha256
 from storage.errors import InputError
 from storage.interfaces.images import Descriptor
 from storage.media_types import DOCKER_LIST, INDEX
+from storage.reference import is_tag
 from storage.referrers import is_fallback_tag, referring
 
 Answer = tuple[int, bytes]
@@ -80,6 +81,13 @@ class Host:
         for digest in (*shown.blobs, *shown.manifests):
             if digest in self.content:
                 other.content[digest] = self.content[digest]
+
+    def read(self, repository: str, name: str) -> bytes | None:
+        """The manifest or blob of that name, None where there is none."""
+        status, data, _ = self.manifest(repository, name)
+        if status != 200 and not is_tag(name):
+            status, data = self.blob(repository, Digest(name))
+        return data if status == 200 else None
 
     def holes(self) -> list[str]:
         """Tags that lead to something that is not there (I11), but for what was lost."""

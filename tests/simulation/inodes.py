@@ -93,6 +93,17 @@ class FileSystem:
                 found.links = found.links + 1 if found.links > 0 else 1
         self._pending.append(_Change(parts))
 
+    def put(self, path: str, data: bytes) -> None:
+        """Have a file there, and the directories above it, as if they had always been."""
+        *above, name = path.encode().split(b"/")
+        inode = self.top
+        for part in above:
+            if part not in inode.entries:
+                inode.entries[part] = inode.durable_entries[part] = directory()
+            inode = inode.entries[part]
+        file = Inode(stat.S_IFREG | 0o644, data=bytearray(data), synced=data)
+        inode.entries[name] = inode.durable_entries[name] = file
+
     def sync_file(self, inode: Inode) -> None:
         """fsync(2) of a file."""
         inode.synced = bytes(inode.data)

@@ -16,6 +16,7 @@ from storage.interfaces.log import Event
 from tests.simulation import oracle
 from tests.simulation.chance import Process
 from tests.simulation.disk import Disk, DiskProcess
+from tests.simulation.processes import READER, disk_of
 from tests.simulation.scenarios import Act
 
 SECRET = "hunter2-of-the-simulation"  # the one that builds are lent, to be looked for everywhere
@@ -72,6 +73,8 @@ class Doing:
     allowed: set[int]
     harm: int
     problems: list[str]
+    cached: bool = False
+    """Is it given a cache that has the results of all steps?"""
     owner: Process | None = None
     work: asyncio.Task[object] | None = None
     """What a signal would interrupt."""
@@ -81,6 +84,11 @@ class Doing:
         if self.work is not None and not self.work.done():
             self.allowed.add(Cancelled.exit_code)
             self.work.get_loop().call_soon(self.work.cancel)
+
+    @property
+    def disk(self) -> str:
+        """Where it finds the disk of its machine, as any other process of it does."""
+        return disk_of(self.machine.disk.number)
 
     @property
     def process(self) -> DiskProcess:
@@ -103,7 +111,7 @@ def events_after(disk: Disk, seq: int) -> list[Event]:
 
 def reader_of(disk: Disk) -> DiskProcess:
     """A process that is nobody's and only looks."""
-    return disk.process("reader", Process("reader"))
+    return disk.process(READER, Process(READER))
 
 
 def view_problems(machine: Machine, reader: DiskProcess) -> list[str]:

@@ -134,7 +134,7 @@ def simulate(given: Case, planned: Mapping[int, int], *, dense: bool = False) ->
     between any two statements of the modules in DENSE, not just where they wait or call the system."""
     draws, run = Chance(given.seed ^ 0xBEEF), Run(Faults(planned))
     loop = SimLoop(draws, max_turns=100_000)
-    disk = Disk(draws, run.faults, loop.clock().now, loop.threads.pause)
+    disk = Disk(draws, run.faults, loop.clock().now, loop.threads)
     try:
         turns = interleaved(loop.threads.give_way, *DENSE) if dense else nullcontext()
         with simulated_files(), simulated_threads(loop), turns:

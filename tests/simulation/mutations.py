@@ -4,84 +4,18 @@
 """
 
 from __future__ import annotations
-import __future__
 
 import argparse
-import importlib
-import inspect
-import sys
-import textwrap
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from functools import reduce
-from unittest.mock import patch
 
+from tests.simulation.drawing import scenario
 from tests.simulation.driver import Case
-from tests.simulation.points import Strike
-from tests.simulation.report import Report
-from tests.simulation.scenarios import scenario
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """In the function `where` (module:qualified.name), `new` stands for `old`."""
-
-    where: str
-    old: str
-    new: str
-
-    @contextmanager
-    def made(self) -> Iterator[None]:
-        """While it is made."""
-        module_name, _, path = self.where.partition(":")
-        module = importlib.import_module(module_name)
-        *above, name = path.split(".")
-        owner = reduce(getattr, above, module)
-        function = inspect.unwrap(inspect.getattr_static(owner, name))
-        source = textwrap.dedent(inspect.getsource(function))
-        assert self.old in source, f"{self.where} does not have {self.old!r} any more"
-        changed = compile(
-            source.replace(self.old, self.new), inspect.getfile(function), "exec", __future__.annotations.compiler_flag
-        )
-        names: dict[str, object] = {}
-        exec(changed, module.__dict__, names)
-        holders = [owner]
-        if not above:  # other modules have it by its name
-            holders += [one for one in list(sys.modules.values()) if getattr(one, "__dict__", {}).get(name) is function]
-        with ExitStack() as stack:
-            for holder in dict.fromkeys(holders):
-                stack.enter_context(patch.object(holder, name, names[name]))
-            yield
-
-
-@dataclass(frozen=True, slots=True)
-class Mutation:
-    """A bug: what it is, how it is made, and where it shows: in the scenarios of `seeds`, undisturbed, or with a fault
-    of `kind` at the points called `point`."""
-
-    name: str
-    changes: tuple[Change, ...]
-    seeds: tuple[int, ...] = tuple(range(10))
-    point: str = ""
-    kind: str = ""
-
-    @contextmanager
-    def planted(self) -> Iterator[None]:
-        """While it is there."""
-        with ExitStack() as stack:
-            for change in self.changes:
-                stack.enter_context(change.made())
-            yield
-
+from tests.simulation.planting import Change, Mutation, search
 
 TAKEN_AWAY = tuple(
     seed for seed in range(300)
     if len(rounds := scenario(seed).rounds) > 1 and [act.kind for act in rounds[1]][1:] in (["prune"], ["demote"])
 )  # fmt: skip
 """Seeds of scenarios in which somebody takes away what is made again just now."""
-STRIKES = 100
-"""At how many of the points of a name faults strike."""
 _RECORD_REQUEST = "requested = await self.facts.record("
 _RECORD_START = "started = await self.facts.record("
 _PUSH = "moved = await together(self.mover.move(layer, target, shown) for layer in made.everything.values())"
@@ -175,7 +109,7 @@ MUTATIONS = (
             Change("tools.collecting:_used_since", "if not running:", "if running or not running:"),
             Change("projections.collect:_protected", "if item.in_use:", "if False:"),
         ),
-        seeds=(109, *TAKEN_AWAY[:10]),
+        seeds=(111, 109, *TAKEN_AWAY[:10]),
     ),
     Mutation(
         "what a dead build left is not removed",
@@ -226,15 +160,15 @@ MUTATIONS = (
     Mutation(
         "a build that died is said to have been interrupted without another look at the log",
         (Change("tools.roots:_bury", 'if History(root.views).get(build).status != "running":', "if False:"),),
-        seeds=(519, 656, 1930, 2390, 487, *range(400)),
-        point="commit log.db",
-        kind="crash",
+        seeds=(519, 656, 137),
+        point="lock locks",
+        kind="stalled",
     ),
     Mutation(
         "a blob is said to be here that a collection took meanwhile",
         (Change("engine.together:made_and_told", "if here(made):", "if True:"),),
-        seeds=TAKEN_AWAY,
-        point="fsync blobs",
+        seeds=(120, *TAKEN_AWAY[:10]),
+        point="commit log.db",
         kind="stalled",
     ),
     Mutation(
@@ -345,54 +279,44 @@ MUTATIONS = (
         seeds=(15, 20, 33, 40),
     ),
     Mutation(
+        "an inline cache gives a result some of whose layers are missing",
+        (
+            Change(
+                "engine.cache.imports:Cache._found", "Remote(known.ref, layers)",
+                "Remote(known.ref, layers[:1])",
+            ),
+        ),
+    ),
+    Mutation(
+        "what an inline cache has is not found",
+        (Change("engine.cache.imports:CacheImports.lookup", "return [", "return [] and ["),),
+    ),
+    Mutation(
+        "a copy has its name before its layers",
+        (
+            Change(
+                "engine.images.copy:Copier._copy", "    moved = await self.placer.place(image, target, name)\n",
+                "    await self.placer.mover.target.put_manifest(\n"
+                "        target, destination.tag, load.top.media_type, load.top.data\n"
+                "    )\n"
+                "    moved = await self.placer.place(image, target, name)\n",
+            ),
+        ),
+        seeds=(21, *range(10)),
+    ),
+    Mutation(
+        "a blob that cannot be read is an exception of the system's",
+        (Change("storage.blobs:_Stored.readinto", 'raise DiskError.of(error, "reading a blob") from error', "raise"),),
+        seeds=(4, 8),
+        point="read blobs",
+        kind="EIO",
+    ),
+    Mutation(
         "an archive has its name before its bytes are durable",
         (Change("storage.durable:Unfinished.commit", "os.fsync(self.file.fileno())", "pass"),),
         seeds=(8, 16, 24),
     ),
 )
-
-
-def search(mutation: Mutation, runs: int) -> tuple[Case, str] | None:
-    """A case that catches `mutation`, and what it says; None when there is none among the first `runs`."""
-    found: list[tuple[Case, str]] = []
-    done = 0
-
-    def judge(case: Case, report: Report) -> bool:
-        nonlocal done
-        done += 1
-        if report.problems:
-            found.append((case, report.problems[0]))
-        return bool(found) or done >= runs
-
-    with mutation.planted():
-        for seed in mutation.seeds:
-            plain = Case(seed)
-            report = plain.run()
-            if judge(plain, report) or (mutation.point and _struck(plain, report, mutation, judge)):
-                break
-    return found[0] if found else None
-
-
-def _struck(plain: Case, report: Report, mutation: Mutation, judge: Callable[[Case, Report], bool]) -> bool:
-    """Run `plain` with faults at the points of a name, of which its `report` tells. Was that enough?"""
-    points = [
-        number for number, (name, kinds) in enumerate(report.offered, 1)
-        if name == mutation.point and mutation.kind in kinds
-    ]  # fmt: skip
-    wanted = frozenset(points[:: max(1, len(points) // STRIKES)])
-
-    def choose(number: int, _point: str, kinds: tuple[str, ...]) -> Iterable[tuple[Strike, ...]]:
-        return [((number, kinds.index(mutation.kind)),)] if number in wanted else []
-
-    enough = False
-
-    def done(case: Case, report: Report) -> bool:
-        nonlocal enough
-        enough = bool(case.strikes) and judge(case, report)
-        return enough
-
-    plain.part(choose, done)
-    return enough
 
 
 def main() -> None:

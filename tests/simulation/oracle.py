@@ -128,10 +128,32 @@ def blobs_of(read: Read, name: str) -> Iterator[str]:
 
 
 def manifests_of(files: Mapping[str, bytes]) -> list[str]:
-    """The digests of the images of an OCI layout, whose `files` are by path; none when it is none."""
-    if "oci-layout" not in files or "index.json" not in files:
+    """The digests of the images of an OCI layout, whose `files` are by path; none when it is none, or torn."""
+    if "oci-layout" not in files:
         return []
-    return sorted({entry["digest"] for entry in json.loads(files["index.json"])["manifests"]})
+    try:
+        return sorted({entry["digest"] for entry in json.loads(files["index.json"])["manifests"]})
+    except (KeyError, ValueError):
+        return []
+
+
+def layout_problems(name: str, files: Mapping[str, bytes]) -> Iterator[str]:
+    """I11, I3: what the index of an OCI layout leads to is there, and is what it is called."""
+    read = reading(files)
+    for image in manifests_of(files):
+        for digest in (image, *blobs_of(read, image)):
+            if read(digest) is None:
+                yield f"I11 {name} lacks {digest}, or has it with other bytes"
+
+
+def reading(files: Mapping[str, bytes]) -> Read:
+    """What reads the blobs of an OCI layout, but those that are not what they are called."""
+
+    def read(digest: str) -> bytes | None:
+        data = files.get(f"blobs/{digest.replace(':', '/')}")
+        return data if data is not None and f"sha256:{hashlib.sha256(data).hexdigest()}" == digest else None
+
+    return read
 
 
 # ---------------------------------------------------------------- the log

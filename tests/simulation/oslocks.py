@@ -24,7 +24,10 @@ class Fcntl:
         found = descriptors.get(fd)
         if found is None or not found.process.alive:
             raise failure(errno.EBADF, ())  # also of a process that died: its locks went with it
-        found.process.pause()
+        if command == real_fcntl.F_OFD_SETLK:
+            found.process.linger("lock", found.where)
+        else:
+            found.process.pause()
         kind = _FLOCK.unpack(argument)[0]
         held = holders(found.inode)
         alone = kind == real_fcntl.F_WRLCK

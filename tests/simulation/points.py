@@ -33,7 +33,7 @@ class Points(Faults):
         self._traced = hashlib.sha256()
         self.offered: list[Offer] = []
         self.over = False
-        """May nothing strike any more?"""
+        """Nothing strikes any more, even if it is planned?"""
         self.crashed: Callable[[], None] = lambda: None
         self.interrupted: Callable[[], None] = lambda: None
         self.power_lost = False
@@ -57,6 +57,8 @@ class Points(Faults):
             self.offered.append((point, kinds))
             if self._part is not None and (strikes := self._part(self.points + 1, point, kinds)):
                 self.planned = dict(strikes)
+        if self.over:
+            self.planned = {}
         kind = super().at(point, *kinds)
         self._traced.update(f"{point}\n".encode())
         if kind == LOST_POWER:

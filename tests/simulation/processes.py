@@ -1,7 +1,8 @@
 """Simulated processes: what they have open and mounted, how they find files, and how they die.
 
-Paths below `PREFIX` and descriptors from `FIRST_FD` on belong to one. A process that has died does nothing any more:
-whatever it calls raises Crashed, so no clean-up of a `finally` reaches the disk.
+Paths below `PREFIX` and descriptors from `FIRST_FD` on belong to one, paths below `disk_of` to whoever uses them. A
+process that has died does nothing any more: whatever it calls raises Crashed, so no clean-up of a `finally` reaches the
+disk.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from tests.simulation.inodes import FileSystem, Inode
 from tests.simulation.threads import Threads
 
 PREFIX = "/~simulated/"
+_ANYBODY = b"-"
+READER = "reader"
+"""The name of the process that judges."""
 FIRST_FD = 1 << 24
 _LINKS = 40
 
@@ -54,6 +58,15 @@ class Open:
     flags: int
     where: tuple[bytes, ...]
     position: int = 0
+    was_read: bool = False
+
+    def read(self, start: int, size: int) -> bytes:
+        """Bytes of it. The first time the disk may refuse, but not to whoever judges. Raises OSError."""
+        if not self.was_read and self.process.name != READER:
+            self.was_read = True
+            if self.process.machine.faults.at(_named("read", self.where), "EIO"):
+                raise failure(errno.EIO, self.where)
+        return bytes(self.inode.data[start : start + size])
 
 
 @dataclass(eq=False)
@@ -117,11 +130,10 @@ class Process:
         self.change(call, where)
         if call not in {"mount", "fsync", "syncfs"} and self._is_read_only(where):
             raise failure(errno.EROFS, where)
-        top = where[1].decode("ascii", "replace") if len(where) > 1 else ""
         threads = self.machine.threads
         if threads is not None and threads.current is not None:
             kinds = (*kinds, "stalled")
-        kind = self.machine.faults.at(f"{call} {top}".strip(), *kinds, "crash")
+        kind = self.machine.faults.at(_named(call, where), *kinds, "crash")
         if kind == "stalled" and threads is not None:
             threads.stall()
             return ""
@@ -132,6 +144,14 @@ class Process:
             number = getattr(errno, kind)
             raise failure(number, where)
         return kind
+
+    def linger(self, call: str, where: tuple[bytes, ...]) -> None:
+        """A point where somebody else may go on, also for long, though nothing is changed."""
+        threads = self.machine.threads
+        able = threads is not None and threads.current is not None
+        if threads is not None and able and self.machine.faults.at(_named(call, where), "stalled"):
+            threads.stall()
+        self.pause()
 
     # ------------------------------------------------------------ names
 
@@ -188,6 +208,12 @@ class Process:
         return inode
 
 
+def _named(call: str, where: tuple[bytes, ...]) -> str:
+    """The name of the point that a call at `where` is."""
+    top = where[1].decode("ascii", "replace") if len(where) > 1 else ""
+    return f"{call} {top}".strip()
+
+
 @dataclass(slots=True)
 class Mounted:
     """Something that is mounted: its `top`; `leave` is called when it is unmounted. `where`: the mount point."""
@@ -208,6 +234,11 @@ processes: dict[str, Process] = {}
 descriptors: dict[int, Open] = {}
 
 
+def disk_of(machine: int) -> str:
+    """Where each process of a machine finds its disk: for paths that outlive the process, as those in a log do."""
+    return f"{PREFIX}{machine}/{_ANYBODY.decode()}"
+
+
 def locate(path: Any) -> tuple[Process, tuple[bytes, ...]] | None:
     """Whose path this is, and the names in it; None for one of the real file system."""
     text = real_os.fspath(path)
@@ -215,6 +246,9 @@ def locate(path: Any) -> tuple[Process, tuple[bytes, ...]] | None:
     if not raw.startswith(PREFIX.encode()):
         return None
     parts = raw[len(PREFIX) :].split(b"/")
+    here = chance.process()
+    if parts[1:2] == [_ANYBODY] and here is not None:
+        parts[1] = here.name.encode()
     process = processes.get(PREFIX + real_os.fsdecode(b"/".join(parts[:2])))
     if process is None:
         raise crashed(f"{text!r} is of a process that is gone")

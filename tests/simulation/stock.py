@@ -7,14 +7,17 @@ import io
 import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
-from storage.digest import Digest, canonical_json, sha256
+from storage.digest import Digest, canonical_json, parse_json, sha256
 from storage.interfaces.images import Descriptor
 from storage.media_types import CONFIG, INDEX, MANIFEST
 from storage.parts.estargz import Estargz
 from storage.platform import host_platform
 from tests.simulation import model
 from tests.simulation.hosts import Host
+from tests.simulation.inodes import FileSystem
+from tests.simulation.oracle import blobs_of
 from tests.simulation.registry import MemoryRegistries
 from tests.simulation.scenarios import BASES, MIRROR, TARGETS, Scenario
 
@@ -75,6 +78,40 @@ def _layer(number: int) -> _Layer:
 
 LAYERS = {number: _layer(number) for number in (*range(STOCK), FOREIGN)}
 """Made before any thread is simulated."""
+
+
+def lay_out(files: FileSystem, registries: MemoryRegistries, scenario: Scenario) -> None:
+    """Have the image that builds take from a layout lie on a disk."""
+    if scenario.near < 0:
+        return
+    number = scenario.near % len(scenario.images)
+    read = partial(registries.host(BASES).read, f"base{number}")
+    top = read("latest")
+    assert top is not None
+    blobs = {sha256(top): top} | {digest: read(digest) or b"" for digest in blobs_of(read, "latest")}
+    for digest, data in blobs.items():
+        files.put(f"near{number}/blobs/{digest.replace(':', '/')}", data)
+    entry = Descriptor(parse_json(top)["mediaType"], sha256(top), len(top)).to_json()
+    index = {"schemaVersion": 2, "mediaType": INDEX, "manifests": [entry]}
+    files.put(f"near{number}/oci-layout", canonical_json({"imageLayoutVersion": "1.0.0"}))
+    files.put(f"near{number}/index.json", canonical_json(index))
+
+
+def lose_near(files: FileSystem, pick: int) -> set[str]:
+    """A layer of that layout goes, or is damaged: which."""
+    for name, layout in files.top.entries.items():
+        if name.startswith(b"near"):
+            blobs = layout.entries[b"blobs"].entries[b"sha256"]
+            layers = sorted(name for name, blob in blobs.entries.items() if blob.data[:1] != b"{")
+            lost = layers[pick % len(layers)]
+            if pick % 2:
+                blobs.entries[lost].data[-1] ^= 1
+                files.sync_file(blobs.entries[lost])
+            else:
+                files.change((blobs, lost, None))
+                files.sync_directory(blobs)
+            return {f"sha256:{lost.decode()}"}
+    return set()
 
 
 def stock(registries: MemoryRegistries, scenario: Scenario) -> None:

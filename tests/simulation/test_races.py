@@ -83,7 +83,7 @@ def race(seed: int, works: dict[str, Work], prepare: Work | None = None) -> Race
     """Run `works`, each in a process of its own; in two of three seeds, a process is killed at some point."""
     draws, faults = Chance(seed), Faults()
     loop = SimLoop(draws)
-    race = Race(seed, Disk(draws, faults, loop.clock().now, loop.threads.pause))
+    race = Race(seed, Disk(draws, faults, loop.clock().now, loop.threads))
 
     async def begin(name: str, work: Work) -> Any:
         return await asyncio.to_thread(work, race.disk.process(name))

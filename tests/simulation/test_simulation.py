@@ -11,10 +11,12 @@ from dataclasses import replace
 
 import pytest
 
+from tests.simulation.drawing import scenario
 from tests.simulation.driver import Case, Statistics, explore, shrink
-from tests.simulation.mutations import MUTATIONS, Mutation, search
+from tests.simulation.mutations import MUTATIONS
+from tests.simulation.planting import Mutation, search
 from tests.simulation.report import Report
-from tests.simulation.scenarios import scenario, smaller
+from tests.simulation.smaller import smaller
 
 FOUND = (
     (51, "", ""),
@@ -26,6 +28,8 @@ FOUND = (
     (2001, "rename tmp", "ENOSPC"),
     (30052, "fsync", "EIO"),
     (40118, "fsync blobs", "EIO"),
+    (4, "read blobs", "EIO"),
+    (8, "read index.json", "EIO"),
 )
 """What found a bug of the engine once (docs/simulation.md): a seed, and a fault at points of a name."""
 SEARCHED = 20

@@ -5,8 +5,11 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
+from storage.interfaces.images import Reference
+from storage.interfaces.log import Event
 from tests.simulation import oracle
 from tests.simulation.machine import SECRET, Doing, Machine, disk_problems, reader_of, view_problems
 from tests.simulation.model import Made
@@ -20,6 +23,10 @@ _LASTING = ("partial/", "locks/")
 """What may be left: an interrupted pull waits to be gone on with; a file that nobody has locked is no lock."""
 
 
+_LAYOUTS = ("layout", "copied", "cache")
+"""How those begin that builds and copies write to."""
+
+
 class Verdict:
     """Finds `problems`. `ended`: how processes ended; `dead`: builds whose end nobody was told; `harm`: how many
     faults have struck so far that may be a reason to fail."""
@@ -29,7 +36,10 @@ class Verdict:
     ) -> None:
         self.problems: list[str] = []
         self.dead: set[str] = set()
+        self.inline: set[int] = set()
+        """Dockerfiles whose image in the first target has an inline cache."""
         self._ended: list[Ended] = []
+        self._pushed: set[Reference] = set()
         self._files: dict[tuple[int, str], tuple[Machine, Act]] = {}
         self._wanted = wanted
         self._registries = registries
@@ -47,19 +57,41 @@ class Verdict:
             told = f"{doing.act.kind} {doing.build} ended with {ended.exit} ({ended.error})"
             self.problems.append(f"I12 {told}, not one of {sorted(allowed)}")
         self.problems += oracle.secret_problems([SECRET], {f"the error of {doing.build}": ended.error.encode()})
-        if doing.act.kind == "build" and ended.exit == 0:
-            if doing.act.target >= 0:
-                self._image(doing.act)
-            if doing.act.file:
-                at = doing.machine.disk.number, self._wanted.file(doing.act, "")
-                self._files[at] = doing.machine, doing.act
-                self._file(doing.machine, doing.act)
+        if doing.act.kind == "build" and doing.act.target == 0:
+            (self.inline.add if ended.exit == 0 and doing.act.cache_to == "inline" else self.inline.discard)(
+                self._wanted.subject(doing.act)
+            )
+        if ended.exit == 0 and doing.act.kind in {"build", "copy"}:
+            self._made(doing)
+
+    def _made(self, doing: Doing) -> None:
+        """It did what it was to do: what came of it is there."""
+        act, place = doing.act, self._wanted.file(doing.act, "")
+        self._pushed |= {self._wanted.name(act)} if act.kind == "build" and act.target >= 0 else set()
+        if place:
+            self._files[doing.machine.disk.number, place] = doing.machine, act
+            self._file(doing.machine, act)
+        if act.target >= 0:
+            self._image(act, self._wanted.copied(act) if act.kind == "copy" else self._wanted.name(act))
+        if doing.cached:
+            names = [event.data["name"] for event in doing.machine.events if _starts(event, doing.build)]
+            self.problems += [f"I5 {doing.build} runs {name}, whose result the cache has" for name in names]
+
+    def has_source(self, machine: Machine, act: Act) -> bool:
+        """Is what `act` copies there, as somebody was told?"""
+        built = self._wanted.source(act)
+        if built.file:
+            return (machine.disk.number, self._wanted.file(built, "")) in self._files
+        return self._wanted.name(built) in self._pushed
 
     def quiet(self, machine: Machine) -> None:
         """Nobody does anything on `machine`: what its log names is there."""
         here = reader_of(machine.disk).stored()
         kinds: dict[str, Sequence[str]] = {"blobs": here.blobs, "layers": here.layers, "snapshots": here.snapshots}
         self.problems += oracle.content_problems(machine.events, kinds)
+        for place in reader_of(machine.disk).path.parent.iterdir():
+            if place.name.startswith(_LAYOUTS):
+                self.problems += oracle.layout_problems(place.name, _of_layout(place))
 
     def power_lost(self, machine: Machine) -> None:
         """What the log of `machine` names is still there, and as it should be."""
@@ -84,16 +116,9 @@ class Verdict:
 
     # ------------------------------------------------------------ images
 
-    def _image(self, act: Act) -> None:
-        name = self._wanted.name(act)
+    def _image(self, act: Act, name: Reference) -> None:
         host = self._registries.host(name.registry)
-
-        def read(wanted: str) -> bytes | None:
-            status, data, _ = host.manifest(name.repository, wanted)
-            if status != 200:
-                status, data = host.blob(name.repository, wanted)  # type: ignore[arg-type]  # a digest is a str
-            return data if status == 200 else None
-
+        read = partial(host.read, name.repository)
         if set(oracle.blobs_of(read, name.tag)) & host.lost:
             return  # taken away from outside, after it was there
         self._judge(read, name.tag, self._wanted.made(act))
@@ -107,7 +132,7 @@ class Verdict:
         if not images:
             self.problems.append(f"I6 {place.name} is not there, or names no image")
         for image in images:
-            self._judge(lambda wanted: files.get(f"blobs/{wanted.replace(':', '/')}"), image, self._wanted.made(act))
+            self._judge(oracle.reading(files), image, self._wanted.made(act))
 
     def _judge(self, read: Read, name: str, made: Made) -> None:
         completed: dict[str, str] = {}
@@ -115,6 +140,11 @@ class Verdict:
             completed |= oracle.completed_in(machine.events)
         if not self._wanted.is_lied_to(made):
             self.problems += oracle.image_problems(read, name, made, completed)
+
+
+def _starts(event: Event, build: str) -> bool:
+    """Does it say that `build` runs a command?"""
+    return event.build == build and event.type == "VertexStarted" and "RUN " in event.data["name"]
 
 
 def _of_layout(place: Path) -> Mapping[str, bytes]:

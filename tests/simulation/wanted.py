@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engine.cache.spec import CacheSource, CacheTarget
 from engine.frontend.compile import FrontendOptions
+from engine.frontend.contexts import ImageContext, NamedContext, context_name
 from engine.grants import Offered
+from engine.images.copy import CopyRequest
 from engine.output import Form, Output
 from engine.request import BuildRequest
 from storage.interfaces.images import Compression, Reference
-from storage.reference import parse_reference
+from storage.reference import LAYOUT, parse_layout, parse_reference
 from tests.simulation import model
 from tests.simulation.scenarios import TARGETS, Act, Scenario, Stage
 
@@ -39,41 +41,71 @@ class Wanted:
         """What a build is pushed as."""
         return parse_reference(f"{TARGETS[act.target % len(TARGETS)]}/out{self.subject(act)}:t")
 
-    def file(self, act: Act, prefix: str) -> str:
-        """Where a build leaves an OCI layout, or an archive, on the disk of the process that sees it at `prefix`."""
-        return f"{prefix}/{act.file}{self.subject(act)}" if act.file else ""
+    def file(self, act: Act, disk: str) -> str:
+        """Where a build, or a copy, leaves an OCI layout, or an archive, on the disk at `disk`; "" for nowhere."""
+        if act.kind == "copy":
+            return f"{disk}/copied{self.subject(act)}" if act.file and act.target < 0 else ""
+        return f"{disk}/{act.file}{self.subject(act)}" if act.file else ""
 
-    def request(self, act: Act, prefix: str) -> BuildRequest:
-        """What the command line would make of it, in a process whose disk is at `prefix`."""
+    def copy(self, act: Act, disk: str) -> CopyRequest:
+        """What the command line would make of it."""
+        if to := self.file(act, disk):
+            return CopyRequest(self.name(act), parse_layout(f"{LAYOUT}{to}:t"))
+        if not act.file:
+            return CopyRequest(self.name(act), self.copied(act))
+        built = self.file(self.source(act), disk)
+        return CopyRequest(parse_layout(f"{LAYOUT}{built}:t"), self.copied(act))
+
+    def source(self, act: Act) -> Act:
+        """The build that left what the copy `act` copies."""
+        return replace(act, kind="build", file="") if self.file(act, "") else replace(act, kind="build")
+
+    def copied(self, act: Act) -> Reference:
+        """What a copy is called in the registry that it goes to."""
+        return parse_reference(f"{TARGETS[(act.target + 1) % len(TARGETS)]}/{self.name(act).repository}:copied")
+
+    def request(self, act: Act, disk: str) -> BuildRequest:
+        """What the command line would make of it, on a machine whose disk is at `disk`."""
         names = (self.name(act),) if act.target >= 0 else ()
         form = Form(compression=Compression(act.compression))
-        cache = f"{TARGETS[0]}/cache{act.subject}:c"
-        sources = (cache, f"{TARGETS[0]}/out{act.subject}:t") if act.cache_from else ()
+        number = self.subject(act)
+        cache, local = parse_reference(f"{TARGETS[0]}/cache{number}:c"), parse_layout(f"{disk}/cache{number}:c")
+        image = parse_reference(f"{TARGETS[0]}/out{number}:t")
+        sources = (cache, image, local) if act.cache_from else ()
         outputs = [Output("image", form=form, names=names)] if names else []
         if act.file:
-            dest = self.file(act, prefix)
+            dest = self.file(act, disk)
             outputs.append(Output("oci", dest, form, names=names, directory=act.file == "layout"))
         targets: tuple[CacheTarget, ...] = ()
         if act.cache_to == "inline":
             targets = (CacheTarget("type=inline", "inline"),)
+        elif act.cache_to == "local":
+            targets = (CacheTarget("type=local,dest=cache", "local", local, "max"),)
         elif act.cache_to:
-            targets = (CacheTarget(f"type=registry,ref={cache}", "registry", parse_reference(cache), act.cache_to),)
+            targets = (CacheTarget(f"type=registry,ref={cache}", "registry", cache, act.cache_to),)
         return BuildRequest(
             dockerfile=model.dockerfile(self.program(act), self.scenario.images),
-            frontend=FrontendOptions(),
+            frontend=FrontendOptions(named=self._near(disk)),
             directories={},
             names=names,
             outputs=tuple(outputs),
             no_cache=act.no_cache,
-            cache_from=tuple(CacheSource(source, parse_reference(source)) for source in sources),
+            cache_from=tuple(CacheSource(source.written, source) for source in sources),
             cache_to=targets,
             offered=Offered(secrets=(SECRET_ID,)),
         )
 
-    def exits(self, act: Act, *, lossy: bool) -> set[int]:
-        """The exits that `act` may have as long as no fault strikes; `lossy`: registries lose blobs meanwhile."""
+    def _near(self, disk: str) -> dict[str, NamedContext]:
+        if self.scenario.near < 0:
+            return {}
+        number = self.scenario.near % len(self.scenario.images)
+        return {context_name(model.image_name(number)): ImageContext(f"{LAYOUT}{disk}/near{number}")}
+
+    def exits(self, act: Act, *, lossy: bool, there: bool) -> set[int]:
+        """The exits that `act` may have as long as no fault strikes; `lossy`: registries lose blobs meanwhile; `there`:
+        what it copies was there before it begins."""
         if act.kind == "copy":
-            return {0, 3, 4}  # what it copies need not be there, or not be whole
+            return {0} if there and not lossy else {0, 2, 3, 4}
         if act.kind == "look":
             return {0, 2}  # nothing was built here yet
         if act.kind != "build":

@@ -13,6 +13,19 @@ from tests.simulation.machine import Doing
 from tests.simulation.registry import MemoryClient, MemoryRegistries
 
 
+def is_layer(blob: Descriptor) -> bool:
+    """Is it a layer's?"""
+    return "tar" in blob.media_type
+
+
+def check_asked(doing: Doing, blob: Descriptor) -> None:
+    """I2: a layer is read by whoever's log asks for it, from a registry as from a layout."""
+    machine, build = doing.machine, doing.build
+    asked, exported = machine.asked.get(build, ()), machine.exported.get(build, ())
+    if is_layer(blob) and blob.digest not in asked and blob.digest not in exported:
+        doing.problems.append(f"I2 {build} reads {blob.digest[:19]}, which no event of it asks for")
+
+
 class Watching:
     """A registry client that somebody watches: what it reads was asked for (I2), by one process of a machine at a time
     (I4), and a tag that it puts leads to an image (I11)."""
@@ -32,13 +45,9 @@ class Watching:
     ) -> AsyncIterator[BlobStream]:
         """See RegistrySource.blob."""
         machine, build = self._doing.machine, self._doing.build
-        fetching = False
-        if "tar" in blob.media_type:
-            asked, exported = machine.asked.get(build, set()), machine.exported.get(build, set())
-            if blob.digest not in asked and blob.digest not in exported:
-                self._problems.append(f"I2 {build} reads {blob.digest[:19]}, which no event of it asks for")
-            # reason: a table of contents, and single files, may be read by several at once
-            fetching = blob.digest not in exported and not blob.annotations
+        check_asked(self._doing, blob)
+        # reason: a table of contents, and single files, may be read by several at once
+        fetching = is_layer(blob) and blob.digest not in machine.exported.get(build, ()) and not blob.annotations
         others = machine.fetching[blob.digest]
         if fetching:
             if any(other != build for other in others):

@@ -11,8 +11,8 @@ import sys
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
 from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +24,8 @@ from engine.errors import RefledgerError
 from engine.frontend.instructions import parse_dockerfile
 from engine.frontend.source import Source
 from projections.runner import Views
-from storage.interfaces.images import Mirror, Provider
+from storage.interfaces.images import Descriptor, Mirror, Provider
+from storage.layout import source
 from tests.simulation import model, paths
 from tests.simulation.acts import Acts, scripted
 from tests.simulation.chance import Chance, Crashed
@@ -37,11 +38,11 @@ from tests.simulation.points import Points
 from tests.simulation.registry import MemoryRegistries
 from tests.simulation.report import Report, story
 from tests.simulation.scenarios import BASES, MIRROR, TARGETS, Act, Scenario
-from tests.simulation.stock import stock
+from tests.simulation.stock import lay_out, stock
 from tests.simulation.threads import Deadlock
 from tests.simulation.verdict import Verdict
 from tests.simulation.wanted import Wanted
-from tests.simulation.watching import Watching
+from tests.simulation.watching import Watching, check_asked
 from tools import collecting, connecting, imaging, roots
 from tools.bootstrap import elsewhere, steps
 
@@ -73,6 +74,16 @@ def _interrupt() -> None:
     current.get().interrupt()
 
 
+def _seen(opens: Callable[..., AbstractAsyncContextManager[Any]]) -> Callable[..., AbstractAsyncContextManager[Any]]:
+    """`opens`, which opens a blob of a layout, looked at over the shoulder."""
+
+    def opened(provider: Provider, blob: Descriptor, *part: Any) -> AbstractAsyncContextManager[Any]:
+        check_asked(current.get(), blob)
+        return opens(provider, blob, *part)
+
+    return opened
+
+
 def _of_the_dead(error: BaseException | None) -> bool:
     return isinstance(error, Crashed) or "GeneratorExit" in str(error)
 
@@ -100,7 +111,8 @@ class World:
         self.loop = SimLoop(self._chance, max_turns=MOST_TURNS)
         self._clock = self.loop.clock()
         self._registries = MemoryRegistries(self._chance, points)
-        self._machines = tuple(Machine(Disk(self._chance, points, self._clock.now)) for _ in range(MACHINES))
+        now, threads = self._clock.now, self.loop.threads
+        self._machines = tuple(Machine(Disk(self._chance, points, now, threads)) for _ in range(MACHINES))
         self._wanted = Wanted(scenario)
         self._acts = Acts(self._wanted, self._registries)
         self.verdict = Verdict(self._wanted, self._registries, self._machines, lambda: points.harm)
@@ -109,8 +121,6 @@ class World:
         self._count = 0
         points.crashed = self._note_crash
         points.interrupted = _interrupt
-        for machine in self._machines:
-            machine.disk.threads = self.loop.threads
 
     def end(self) -> None:
         """Let go of everything."""
@@ -136,6 +146,7 @@ class World:
                 stack.enter_context(patch.object(module, "registry_client", self._client))
                 stack.enter_context(patch.object(module, "known_registries", lambda: known))
             stack.enter_context(patch.object(steps.Steps, "local", scripted))
+            stack.enter_context(patch.object(source, "_open", _seen(source._open)))
             stack.enter_context(patch.object(roots, "Views", paths.SharedViews(lambda: current.get().machine.views)))
             yield
 
@@ -149,6 +160,8 @@ class World:
     async def main(self) -> None:
         """All rounds, then what must be possible after them, undisturbed."""
         stock(self._registries, self._scenario)
+        for machine in self._machines:
+            lay_out(machine.disk.files, self._registries, self._scenario)
         for acts in self._scenario.rounds:
             await self._at_once(acts)
             for machine in self._machines:
@@ -161,8 +174,10 @@ class World:
 
     async def _at_once(self, acts: Sequence[Act]) -> None:
         lossy = any(act.kind == "lose" for act in acts)
-        futures = [self._start(act, lossy=lossy) for act in acts]
+        pushed = Counter(self._wanted.subject(act) for act in acts if act.kind == "build" and act.target == 0)
+        futures = [self._start(act, lossy=lossy, cached=self._is_cached(act, pushed)) for act in acts]
         await asyncio.gather(*futures, return_exceptions=True)
+        self.verdict.inline -= {subject for subject, count in pushed.items() if count > 1}
         await asyncio.sleep(1)
 
     async def _again(self) -> None:
@@ -174,12 +189,25 @@ class World:
         for machine in dict.fromkeys(act.machine for act in acts):
             await self._at_once([Act("begin", machine=machine)])
 
-    def _start(self, act: Act, *, lossy: bool) -> asyncio.Future[Ended]:
+    def _has_lost(self) -> bool:
+        """Did anybody lose something of the images that were made, or of what they were made of?"""
+        return bool(self._acts.lost_bases) or any(self._registries.host(name).lost for name in TARGETS)
+
+    def _is_cached(self, act: Act, pushed: Mapping[int, int]) -> bool:
+        """Has the image that `act` is given as a cache all that it makes? `pushed`: by Dockerfile, how many of those
+        that begin now may replace it."""
+        subject = self._wanted.subject(act)
+        given = act.kind == "build" and act.cache_from and not act.no_cache and subject in self.verdict.inline
+        others = pushed.get(subject, 0) - int(act.target == 0)
+        return given and not others and not self._has_lost() and not self._wanted.is_lied_to(self._wanted.made(act))
+
+    def _start(self, act: Act, *, lossy: bool, cached: bool) -> asyncio.Future[Ended]:
         self._count += 1
         build = f"{self._count:012x}"
         machine = self._machines[act.machine % len(self._machines)]
-        allowed = self._wanted.exits(act, lossy=lossy or bool(self._acts.lost_bases))
-        doing = Doing(act, build, machine, allowed, self._points.harm, self.verdict.problems)
+        there = self.verdict.has_source(machine, act) and not self._has_lost()
+        allowed = self._wanted.exits(act, lossy=lossy or bool(self._acts.lost_bases), there=there)
+        doing = Doing(act, build, machine, allowed, self._points.harm, self.verdict.problems, cached)
         self._living[build] = doing
         doing.owner, future = self.loop.spawn(build, self._process(doing))
         future.add_done_callback(lambda future: self._over(doing, future))
@@ -211,6 +239,7 @@ class World:
             shown = "".join(traceback.format_exception(error))[-1500:]
             self.verdict.problems.append(f"a bug: {doing.act.kind} {doing.build} ended with {error!r}\n{shown}")
         elif not future.cancelled():
+            doing.cached &= not self._points.struck
             self.verdict.process(doing, future.result())
 
     def _lose_power(self, machine: Machine) -> None:

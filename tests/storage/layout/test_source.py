@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from storage.digest import Digest, sha256
-from storage.errors import InputError, RegistryError, VerificationError
+from storage.errors import DiskError, InputError, RegistryError, VerificationError
 from storage.interfaces.images import Descriptor, Provider
 from storage.layout.source import WithLayouts
 from storage.layout.target import REF_NAME, enter
@@ -100,3 +100,25 @@ def test_I3_manifests_and_blobs_are_verified_and_their_lack_is_said(tmp_path: Pa
         with pytest.raises(RegistryError, match="the layout does not have the blob") as caught:
             asyncio.run(missing())
         assert caught.value.kind == "missing"
+
+
+def test_a_disk_that_refuses_to_be_read_has_not_lost_what_it_holds(tmp_path: Path) -> None:
+    refusing = Path("/proc/self/mem")  # a file whose first byte is an EIO
+    provider = layout(tmp_path, {"manifests": []}, b"blob")
+    blob = tmp_path / "blobs/sha256" / sha256(b"blob").hex
+    blob.unlink()
+    blob.symlink_to(refusing)
+    (tmp_path / "index.json").unlink()
+    (tmp_path / "index.json").symlink_to(refusing)
+
+    async def read() -> None:
+        async with LAYOUTS.blob(provider, Descriptor("m", sha256(b"blob"), 4)) as stream:
+            async for _ in stream:
+                pass
+
+    for refused in (read, lambda: LAYOUTS.manifest(provider, sha256(b"blob"))):
+        with pytest.raises(RegistryError, match="the layout's blob cannot be read: Input/output error") as caught:
+            asyncio.run(refused())
+        assert caught.value.kind == "transport"
+    with pytest.raises(DiskError, match="reading the layout: Input/output error"):
+        resolve(tmp_path)
