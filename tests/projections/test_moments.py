@@ -24,12 +24,7 @@ from tests.projections.support import BEGIN, SECOND, ListLog, digest
 
 @pytest.fixture
 def log() -> ListLog:
-    log = ListLog()
-    story.whole(log, "b1")
-    story.begin(log, "b2", "other")
-    story.pull(log, "b2")
-    story.whole(log, "b3")
-    return log
+    return story.full_log()
 
 
 def dump_at(log: ListLog, seq: int) -> bytes:

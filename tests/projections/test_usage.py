@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import pytest
-
 from engine import events as e
 from projections.cache_index import CacheIndex
 from projections.inventory import Inventory, take_inventory
@@ -20,20 +16,6 @@ DIFFS = [layer["diff_id"] for layer in story.LAYERS]
 TAG = "127.0.0.1:5000/app:latest"
 HERE = {f"layer/{DIFFS[0]}": 100, f"layer/{DIFFS[1]}": 200, "snapshot/b1-run": 30, f"blob/{digest('blobr')}": 9,
         f"blob/{digest('def')}": 4, f"blob/{digest('nobody')}": 5, "log/": 1000}  # fmt: skip
-
-
-@pytest.fixture
-def log() -> ListLog:
-    log = ListLog()
-    story.whole(log)
-    return log
-
-
-@pytest.fixture
-def views(log: ListLog) -> Iterator[Views]:
-    with Views(None, STANDARD) as views:
-        views.catch_up(log)
-        yield views
 
 
 def look(views: Views, *running: str, here: dict[str, int] = HERE) -> Inventory:
