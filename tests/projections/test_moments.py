@@ -87,6 +87,28 @@ def test_snapshots_that_cannot_be_kept_or_removed_are_a_disk_error(
         Moments(tmp_path / "moments", TRAVELLED).discard()
 
 
+def test_a_snapshot_is_durable_before_it_has_its_name(
+    log: ListLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(moments, "STEP", 20)
+    done: list[str] = []
+    fsync, rename = os.fsync, Path.rename
+
+    def noted_fsync(fd: int) -> None:
+        done.append("fsync " + Path(f"/proc/self/fd/{fd}").readlink().name)
+        fsync(fd)
+
+    def noted_rename(path: Path, target: Path) -> Path:
+        done.append(f"rename {path.name}")
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(Path, "rename", noted_rename)
+    kept = Moments(tmp_path / "moments", TRAVELLED).extend(log)
+    assert done == [f"{what} {20 * number}.db.part" for number in range(1, kept + 1) for what in ("fsync", "rename")]
+    assert kept > 1
+
+
 def test_only_one_process_at_a_time_writes_snapshots(
     log: ListLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
