@@ -176,6 +176,25 @@ def test_a_plan_never_breaks_a_ref_that_it_does_not_give_up_and_leaves_nothing_o
         ) > keep, "it went on when there was room enough"
 
 
+@pytest.mark.parametrize(
+    ("one", "answer", "says"),
+    [
+        (item("partial/X"), None, "an interrupted pull"),
+        (item("cachemount/X"), None, "a cache mount"),
+        (item("blob/X", kind="unnamed"), None, "no event names it"),
+        (item("snapshot/X", kind="source"), None, "can be fetched again"),
+        (item("snapshot/X", copy="d"), "bytes-lost", "its provider does not have it any more"),
+        (item("snapshot/X"), None, "only here, its step would run again"),
+        (item("snapshot/X", copy="d"), (REGISTRY, "d"), "r/x has it"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_each_action_says_why_it_costs_what_it_costs(one: Item, answer: Answer | None, says: str) -> None:
+    answers = {} if answer is None else {one.key: answer}
+    (action,) = make_plan(inventory([one], {}), Policy(everything=True), NOW, answers).actions
+    assert action.reason == says
+
+
 def test_filters_are_those_of_docker() -> None:
     one = item("snapshot/abc", hours=30, label="RUN make", builds=("b1",), images=("r/app:1",), results=2, copy="d")
     for passing in ("id=ab", "kind=snapshot", "type=regular", "build=b1", "image=r/app:1", "image=r/app", "until=24h",
@@ -202,6 +221,9 @@ def test_sizes_and_durations_are_read_as_people_write_them() -> None:
     for bad in ("", "10XB", "-1GB", "GB", "1e9"):
         with pytest.raises(InputError):
             storage_size(bad)
+    assert [duration(f"1{unit}") for unit in ("ns", "us", "ms", "s", "m", "d")] == [
+        1, 10**3, 10**6, 10**9, 60 * 10**9, 86_400 * 10**9,
+    ]  # fmt: skip
     for bad in ("", "72", "h", "-1h", "1h x", "1y"):
         with pytest.raises(InputError):
             duration(bad)

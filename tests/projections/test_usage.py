@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from engine import events as e
 from projections.cache_index import CacheIndex
 from projections.inventory import Inventory, take_inventory
@@ -169,6 +171,41 @@ def test_a_tombstone_tells_when_why_and_by_whom_until_it_comes_back(log: ListLog
     views.catch_up(log)
     assert usage.tombstone(DIFFS[0]) is None
     assert usage.tombstone("b1-run") == other
+
+
+@pytest.mark.parametrize("again", ["packed", "converted", "stored"])
+def test_a_blob_that_is_made_again_was_not_let_go(log: ListLog, views: Views, again: str) -> None:
+    blob = digest("blobr" if again == "packed" else "anew")
+    log.add(e.Pruned(kind="blob", name=blob, policy="prune", bytes=9))
+    views.catch_up(log)
+    assert Usage(views).tombstone(blob) is not None
+    log.add(
+        {
+            "packed": e.BlobCreated(ref="b1-run", diff_id=digest("diffr"), digest=blob, media_type="m", bytes=9,
+                                    compressor="gzip"),
+            "converted": converted(blob, DIFFS[0]),
+            "stored": e.LayerStored(ref="r", name="a.tar", layer={**story.LAYERS[0], "digest": blob}),
+        }[again],
+        "b2",
+    )  # fmt: skip
+    views.catch_up(log)
+    assert Usage(views).tombstone(blob) is None
+
+
+def test_documents_that_say_something_of_layers_and_images_are_the_record_of_a_build(
+    log: ListLog, views: Views
+) -> None:
+    log.add(e.LayerScanned(diff_id=DIFFS[0], scan=digest("scan"), databases=1, packages=2), "b1")
+    log.add(e.Attested(image=digest("img"), platform="p", predicate_type="t", statement=digest("statement"),
+                       envelope=digest("envelope")), "b1")  # fmt: skip
+    views.catch_up(log)
+    names = [digest(name) for name in ("scan", "statement", "envelope")]
+    found = look(views, here={f"blob/{name}": 1 for name in names})
+    assert [item.kind for item in found.items] == ["record"] * 3
+
+
+def test_what_nobody_used_was_used_by_no_event(views: Views) -> None:
+    assert Usage(views).last_use("snapshot/nobody") == 0
 
 
 def test_a_ref_of_which_a_layer_was_let_go_is_not_here_and_its_life_says_why(log: ListLog, views: Views) -> None:
