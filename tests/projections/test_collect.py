@@ -217,6 +217,9 @@ def test_sizes_and_durations_are_read_as_people_write_them() -> None:
     assert [storage_size(text) for text in ("0", "12", "1kB", "1.5MB", "10GB", "2GiB", "512 mib", "3B")] == [
         0, 12, 1000, 1_500_000, 10**10, 2**31, 2**29, 3,
     ]  # fmt: skip
+    assert [storage_size(f"1{unit}") for unit in ("k", "M", "G", "T", "KiB", "MiB", "GiB", "TiB")] == [
+        10**3, 10**6, 10**9, 10**12, 2**10, 2**20, 2**30, 2**40,
+    ]  # fmt: skip
     assert [duration(text) // HOUR for text in ("0", "72h", "1h30m", "7d", "90m", "1w")] == [0, 72, 1, 168, 1, 168]
     for bad in ("", "10XB", "-1GB", "GB", "1e9"):
         with pytest.raises(InputError):

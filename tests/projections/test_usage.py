@@ -82,6 +82,12 @@ def test_a_running_build_claims_what_it_named_and_what_that_stands_on_and_is_pac
     assert not any(one.in_use for one in look(views).items)
 
 
+def test_an_answer_of_the_cache_is_claimed_before_the_build_says_that_it_uses_it(log: ListLog, views: Views) -> None:
+    log.add(e.CacheQueried(key="k", components="c", outcome="hit", ref="b1-run"), "b2", "v")
+    views.catch_up(log)
+    assert {"snapshot/b1-run", f"blob/{digest('blobr')}"} <= Usage(views).claims(["b2"])
+
+
 def test_what_a_running_build_has_just_made_or_nobody_named_is_in_use_while_one_runs(views: Views) -> None:
     here = {"snapshot/b7-vertex-1": 1, "snapshot/b8-vertex-1": 1, f"layer/{digest('new')}": 1, "snapshot/source-x": 1}
     assert {one.key for one in look(views, "b7", here=here).items if one.in_use} == set(here)
