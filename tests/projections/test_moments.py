@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +20,7 @@ from projections.refs import Refs, life
 from projections.runner import Views
 from projections.standard import STANDARD, TRAVELLED
 from storage.errors import DiskError
+from storage.interfaces.log import Event
 from tests.projections import story
 from tests.projections.support import BEGIN, SECOND, ListLog, digest
 
@@ -46,6 +49,32 @@ def test_views_of_every_moment_are_the_same_with_and_without_snapshots(
         with past.views(log, seq) as views:
             assert views.dump() == dump_at(log, seq), seq
     assert sorted((path.name, path.stat().st_mtime_ns) for path in (tmp_path / "moments").iterdir()) == before
+
+
+def test_the_past_begins_at_the_latest_snapshot_that_is_not_later(
+    log: ListLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(moments, "STEP", 7)
+    past = Moments(tmp_path / "moments", TRAVELLED)
+    past.extend(log)
+    for name in ("notes.db", "7"):  # what is none of ours, but lies there
+        (tmp_path / "moments" / name).write_text("")
+    first, second = wanted_positions(len(log.events))[:2]
+    folded: list[int] = []
+    read = ListLog.read
+
+    def counted(self: ListLog, **bounds: Any) -> Iterator[Event]:
+        for event in read(self, **bounds):
+            folded.append(event.seq)
+            yield event
+
+    for seq in (first - 1, first, first + 1, second - 1, second, second + 1):
+        folded.clear()
+        with monkeypatch.context() as watched:
+            watched.setattr(ListLog, "read", counted)
+            past.views(log, seq).close()
+        begun = max(position for position in (0, first, second) if position <= seq)
+        assert min(folded, default=begun) >= begun, f"{seq} is not made from {begun}"
 
 
 def test_snapshots_that_are_damaged_or_of_another_log_are_not_believed(

@@ -90,6 +90,7 @@ def test_I4_a_pull_of_another_build_is_drawn_under_every_step_that_waits() -> No
     log.add(e.LayerPulled(digest=story.BLOBS[0], bytes=10, provider=story.PROVIDER, seconds=1, verified=()), "b1", "v2")
     transfer = step(fold(log, "b2"), "v9").transfers[story.BLOBS[0]]
     assert (transfer.state, transfer.puller, transfer.done) == ("waited", "b1", 10)
+    assert step(fold(log, "b2"), "v2").transfers[story.BLOBS[0]].state == "waited"  # its own v2 pulled nothing
     assert step(fold(log, "b1"), "v2").transfers[story.BLOBS[0]].state == "done"
 
 
