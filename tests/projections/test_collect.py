@@ -203,6 +203,9 @@ def test_filters_are_those_of_docker() -> None:
         assert passes([parse_filter(passing)], one, NOW), passing
         other = passing.replace("!=", "=") if "!=" in passing else passing.replace("=", "!=")
         assert not passes([parse_filter(other)], one, NOW), other
+    assert [passes([parse_filter("shared=true")], item("snapshot/x", results=count), NOW) for count in (0, 1, 2)] == [
+        False, False, True,
+    ]  # fmt: skip
     assert passes([parse_filter("kind=blob"), parse_filter("kind=snapshot")], one, NOW)
     assert not passes([parse_filter("kind=snapshot"), parse_filter("until=48h")], one, NOW)
 

@@ -40,6 +40,8 @@ def test_a_whole_build() -> None:
     story.whole(log)
     view = fold(log, "b1")
     assert (view.status, view.name, view.exit_code, view.error) == ("completed", "app", 0, "")
+    assert view.finished
+    assert not fold(log, "b1", until=log.last_seq() - 1).finished
     assert [(s.name, s.state, s.lines) for s in view.steps[:3]] == [
         ("FROM debian:12", "done", [1, 1]), ("RUN make", "done", [2, 3]), ("COPY . /src", "cached", [4, 4]),
     ]  # fmt: skip
