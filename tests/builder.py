@@ -94,7 +94,7 @@ class Builder:
 
     def leftovers(self) -> list[str]:
         """What no finished or recovered build may leave: mounts and temporary files below the root."""
-        files = (path for where in ("tmp/*", "run/*/*") for path in self.root.glob(where))
+        files = [path for where in ("tmp/*", "run/*/*") for path in self.root.glob(where)]
         return [str(path) for path in (*mounts_below(self.root), *files)]
 
 

@@ -73,11 +73,14 @@ def test_several_run_at_once(tmp_path: Path) -> None:
 
 def test_one_that_does_not_end_is_killed(tmp_path: Path) -> None:
     run_module("tests.started", "copy", env=ENV)
-    with pytest.raises(subprocess.TimeoutExpired):
-        run_module("tests.started", "meet", str(tmp_path), "2", env=ENV, timeout=1)
-    for name in tmp_path.iterdir():
-        status = Path(f"/proc/{name.name}/status")
-        while status.exists():
+    for timeout in (1, 10, 100):  # a busy machine may take that long to begin
+        with pytest.raises(subprocess.TimeoutExpired):
+            run_module("tests.started", "meet", str(tmp_path), "9", env=ENV, timeout=timeout)
+        if begun := [name.name for name in tmp_path.iterdir()]:
+            break
+    assert begun
+    for pid in begun:
+        while Path(f"/proc/{pid}/status").exists():
             time.sleep(0.01)
     assert run_module("tests.started", "copy", env=ENV, stdin=b"x").stdout == b"x"
 

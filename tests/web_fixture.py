@@ -133,6 +133,8 @@ def git_daemon(base: Path) -> Iterator[str]:
                 time.sleep(0.02)
             else:
                 break
+        else:
+            raise AssertionError("git daemon does not answer")
         yield f"git://127.0.0.1:{port}"
     finally:
         os.killpg(daemon.pid, 15)

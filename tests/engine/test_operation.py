@@ -9,11 +9,11 @@ from typing import Any, cast
 
 import pytest
 
-from engine.errors import BuildError, RefledgerError
+from engine.errors import BuildError, Cancelled, DockerfileError, RefledgerError
 from engine.events import BuildStarted, to_data
 from engine.graph import Graph, Mkdir, vertex
 from engine.ledger import Ledger
-from engine.operation import PLAN_SHOWN, graph_defined, operate
+from engine.operation import PLAN_SHOWN, build_failed, graph_defined, operate
 from storage.digest import Digest
 from storage.interfaces.log import Event, EventLog, NewEvent
 from storage.log.codec import encode
@@ -70,3 +70,31 @@ def test_I6_a_build_interrupted_while_its_end_is_recorded_has_one_end_and_says_t
     types, error = asyncio.run(interrupted())
     assert types == ["BuildStarted", "BuildFailed" if fails else "BuildCompleted"]
     assert isinstance(error, BuildError) if fails else error is None
+
+
+def test_I6_a_build_that_is_interrupted_says_so_in_the_log_before_outside() -> None:
+    async def work() -> list[dict[str, Any]]:
+        await asyncio.Event().wait()
+        return []
+
+    async def interrupted() -> list[str]:
+        log = _SlowLog()
+        task = asyncio.ensure_future(operate(Ledger(cast("EventLog", log), "b1"), STARTED, work()))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        task.cancel()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not task.done(), "nobody is told before it is durable"
+        log.release()
+        with pytest.raises(Cancelled):
+            await task
+        return log.types
+
+    assert asyncio.run(interrupted()) == ["BuildStarted", "BuildCancelled"]
+
+
+def test_the_log_has_the_lines_at_fault_of_a_dockerfile() -> None:
+    failed = build_failed(DockerfileError("no such stage", filename="Dockerfile", line=3, excerpt="   3 | >>> FROM x"))
+    assert failed.error.splitlines()[-1] == "   3 | >>> FROM x"
+    assert (failed.error.partition("\n")[0], failed.exit_code) == ("Dockerfile:3: no such stage", 2)

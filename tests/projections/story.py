@@ -85,3 +85,13 @@ def whole(log: ListLog, build: str = "b1", name: str = "app") -> None:
     begin(log, build, name)
     pull(log, build)
     finish(log, build)
+
+
+def full_log() -> ListLog:
+    """A whole build, one that runs, and a whole one."""
+    log = ListLog()
+    whole(log, "b1")
+    begin(log, "b2", "other")
+    pull(log, "b2")
+    whole(log, "b3")
+    return log

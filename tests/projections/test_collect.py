@@ -176,6 +176,25 @@ def test_a_plan_never_breaks_a_ref_that_it_does_not_give_up_and_leaves_nothing_o
         ) > keep, "it went on when there was room enough"
 
 
+@pytest.mark.parametrize(
+    ("one", "answer", "says"),
+    [
+        (item("partial/X"), None, "an interrupted pull"),
+        (item("cachemount/X"), None, "a cache mount"),
+        (item("blob/X", kind="unnamed"), None, "no event names it"),
+        (item("snapshot/X", kind="source"), None, "can be fetched again"),
+        (item("snapshot/X", copy="d"), "bytes-lost", "its provider does not have it any more"),
+        (item("snapshot/X"), None, "only here, its step would run again"),
+        (item("snapshot/X", copy="d"), (REGISTRY, "d"), "r/x has it"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_each_action_says_why_it_costs_what_it_costs(one: Item, answer: Answer | None, says: str) -> None:
+    answers = {} if answer is None else {one.key: answer}
+    (action,) = make_plan(inventory([one], {}), Policy(everything=True), NOW, answers).actions
+    assert action.reason == says
+
+
 def test_filters_are_those_of_docker() -> None:
     one = item("snapshot/abc", hours=30, label="RUN make", builds=("b1",), images=("r/app:1",), results=2, copy="d")
     for passing in ("id=ab", "kind=snapshot", "type=regular", "build=b1", "image=r/app:1", "image=r/app", "until=24h",
@@ -184,6 +203,9 @@ def test_filters_are_those_of_docker() -> None:
         assert passes([parse_filter(passing)], one, NOW), passing
         other = passing.replace("!=", "=") if "!=" in passing else passing.replace("=", "!=")
         assert not passes([parse_filter(other)], one, NOW), other
+    assert [passes([parse_filter("shared=true")], item("snapshot/x", results=count), NOW) for count in (0, 1, 2)] == [
+        False, False, True,
+    ]  # fmt: skip
     assert passes([parse_filter("kind=blob"), parse_filter("kind=snapshot")], one, NOW)
     assert not passes([parse_filter("kind=snapshot"), parse_filter("until=48h")], one, NOW)
 
@@ -198,10 +220,16 @@ def test_sizes_and_durations_are_read_as_people_write_them() -> None:
     assert [storage_size(text) for text in ("0", "12", "1kB", "1.5MB", "10GB", "2GiB", "512 mib", "3B")] == [
         0, 12, 1000, 1_500_000, 10**10, 2**31, 2**29, 3,
     ]  # fmt: skip
+    assert [storage_size(f"1{unit}") for unit in ("k", "M", "G", "T", "KiB", "MiB", "GiB", "TiB")] == [
+        10**3, 10**6, 10**9, 10**12, 2**10, 2**20, 2**30, 2**40,
+    ]  # fmt: skip
     assert [duration(text) // HOUR for text in ("0", "72h", "1h30m", "7d", "90m", "1w")] == [0, 72, 1, 168, 1, 168]
     for bad in ("", "10XB", "-1GB", "GB", "1e9"):
         with pytest.raises(InputError):
             storage_size(bad)
+    assert [duration(f"1{unit}") for unit in ("ns", "us", "ms", "s", "m", "d")] == [
+        1, 10**3, 10**6, 10**9, 60 * 10**9, 86_400 * 10**9,
+    ]  # fmt: skip
     for bad in ("", "72", "h", "-1h", "1h x", "1y"):
         with pytest.raises(InputError):
             duration(bad)

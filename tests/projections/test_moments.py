@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,18 +20,14 @@ from projections.refs import Refs, life
 from projections.runner import Views
 from projections.standard import STANDARD, TRAVELLED
 from storage.errors import DiskError
+from storage.interfaces.log import Event
 from tests.projections import story
 from tests.projections.support import BEGIN, SECOND, ListLog, digest
 
 
 @pytest.fixture
 def log() -> ListLog:
-    log = ListLog()
-    story.whole(log, "b1")
-    story.begin(log, "b2", "other")
-    story.pull(log, "b2")
-    story.whole(log, "b3")
-    return log
+    return story.full_log()
 
 
 def dump_at(log: ListLog, seq: int) -> bytes:
@@ -51,6 +49,32 @@ def test_views_of_every_moment_are_the_same_with_and_without_snapshots(
         with past.views(log, seq) as views:
             assert views.dump() == dump_at(log, seq), seq
     assert sorted((path.name, path.stat().st_mtime_ns) for path in (tmp_path / "moments").iterdir()) == before
+
+
+def test_the_past_begins_at_the_latest_snapshot_that_is_not_later(
+    log: ListLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(moments, "STEP", 7)
+    past = Moments(tmp_path / "moments", TRAVELLED)
+    past.extend(log)
+    for name in ("notes.db", "7"):  # what is none of ours, but lies there
+        (tmp_path / "moments" / name).write_text("")
+    first, second = wanted_positions(len(log.events))[:2]
+    folded: list[int] = []
+    read = ListLog.read
+
+    def counted(self: ListLog, **bounds: Any) -> Iterator[Event]:
+        for event in read(self, **bounds):
+            folded.append(event.seq)
+            yield event
+
+    for seq in (first - 1, first, first + 1, second - 1, second, second + 1):
+        folded.clear()
+        with monkeypatch.context() as watched:
+            watched.setattr(ListLog, "read", counted)
+            past.views(log, seq).close()
+        begun = max(position for position in (0, first, second) if position <= seq)
+        assert min(folded, default=begun) >= begun, f"{seq} is not made from {begun}"
 
 
 def test_snapshots_that_are_damaged_or_of_another_log_are_not_believed(
@@ -90,6 +114,28 @@ def test_snapshots_that_cannot_be_kept_or_removed_are_a_disk_error(
     (tmp_path / "moments" / "5.db").mkdir(parents=True)
     with pytest.raises(DiskError, match="removing snapshots of the views"):
         Moments(tmp_path / "moments", TRAVELLED).discard()
+
+
+def test_a_snapshot_is_durable_before_it_has_its_name(
+    log: ListLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(moments, "STEP", 20)
+    done: list[str] = []
+    fsync, rename = os.fsync, Path.rename
+
+    def noted_fsync(fd: int) -> None:
+        done.append("fsync " + Path(f"/proc/self/fd/{fd}").readlink().name)
+        fsync(fd)
+
+    def noted_rename(path: Path, target: Path) -> Path:
+        done.append(f"rename {path.name}")
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(Path, "rename", noted_rename)
+    kept = Moments(tmp_path / "moments", TRAVELLED).extend(log)
+    assert done == [f"{what} {20 * number}.db.part" for number in range(1, kept + 1) for what in ("fsync", "rename")]
+    assert kept > 1
 
 
 def test_only_one_process_at_a_time_writes_snapshots(

@@ -7,12 +7,28 @@ import json
 import pytest
 
 from engine import events as e
+from projections import progress
 from projections.output import output_lines
-from projections.progress import ProgressView, fold
+from projections.progress import ProgressView
 from projections.steps import LONGEST_LINE, Step
 from storage.errors import LogError
 from tests.projections import story
 from tests.projections.support import SECOND, ListLog, digest
+
+
+def fold(log: ListLog, build: str, *, until: int | None = None) -> ProgressView:
+    """What `progress.fold` gives; on the way there, whatever step an event changes is told of."""
+    view = ProgressView(build)
+    for event in log.read(until=until, types=ProgressView.TYPES):
+        before = {id(one): repr(one) for one in view.steps}
+        told = {id(one) for one in view.apply(event)}
+        for one in view.steps:
+            if before.get(id(one)) not in (None, repr(one)):
+                assert id(one) in told, f"{event.type} changes {one.name}"
+        if view.finished:
+            break
+    assert progress.fold(log, build, until=until).to_json() == view.to_json()
+    return view
 
 
 def step(view: ProgressView, vertex: str) -> Step:
@@ -24,6 +40,8 @@ def test_a_whole_build() -> None:
     story.whole(log)
     view = fold(log, "b1")
     assert (view.status, view.name, view.exit_code, view.error) == ("completed", "app", 0, "")
+    assert view.finished
+    assert not fold(log, "b1", until=log.last_seq() - 1).finished
     assert [(s.name, s.state, s.lines) for s in view.steps[:3]] == [
         ("FROM debian:12", "done", [1, 1]), ("RUN make", "done", [2, 3]), ("COPY . /src", "cached", [4, 4]),
     ]  # fmt: skip
@@ -42,15 +60,6 @@ def test_the_view_is_plain_json() -> None:
     data = fold(log, "b1").to_json()
     assert json.loads(json.dumps(data)) == data
     assert data["steps"][1]["transfers"][0]["rate"] > 0
-
-
-def test_folding_event_by_event_equals_folding_at_once_at_every_point() -> None:
-    log = ListLog()
-    story.whole(log)
-    view = ProgressView("b1")
-    for event in log.events:
-        view.apply(event)
-        assert view.to_json() == fold(log, "b1", until=event.seq).to_json()
 
 
 def test_bars_move_under_the_step_that_waits() -> None:
@@ -83,6 +92,7 @@ def test_I4_a_pull_of_another_build_is_drawn_under_every_step_that_waits() -> No
     log.add(e.LayerPulled(digest=story.BLOBS[0], bytes=10, provider=story.PROVIDER, seconds=1, verified=()), "b1", "v2")
     transfer = step(fold(log, "b2"), "v9").transfers[story.BLOBS[0]]
     assert (transfer.state, transfer.puller, transfer.done) == ("waited", "b1", 10)
+    assert step(fold(log, "b2"), "v2").transfers[story.BLOBS[0]].state == "waited"  # its own v2 pulled nothing
     assert step(fold(log, "b1"), "v2").transfers[story.BLOBS[0]].state == "done"
 
 
@@ -212,6 +222,17 @@ def test_a_line_without_an_end_does_not_grow_for_ever() -> None:
     assert sum(len(line.text) for line in (*run.output, *run.rest)) == 8 * 30_000
     log.add(e.VertexOutput(fd=1, offset=0, text="y" * 10), "b1", "v2")
     assert [line.text for line in step(fold(log, "b1"), "v2").rest] == ["y" * 10]
+
+
+@pytest.mark.parametrize(("provider", "where"), [(story.PROVIDER, " from 127.0.0.1:5000/base"), (None, "")])
+def test_I8_a_step_that_is_made_again_says_what_is_gone(provider: dict[str, str] | None, where: str) -> None:
+    log = ListLog()
+    story.whole(log)
+    log.events.pop()  # its end
+    log.add(e.HitRevoked(ref="r", digest=story.BLOBS[0], provider=provider, reexecuted=("v2",)), "b1", "v2")
+    again = step(fold(log, "b1"), "v2")
+    told = f"layer {story.BLOBS[0].removeprefix('sha256:')[:12]} is gone{where}: it is made again"
+    assert (again.state, again.output[-1].text) == ("pending", told)
 
 
 def test_I10_unknown_events_and_builds_change_nothing() -> None:

@@ -22,15 +22,6 @@ from tests.projections import story
 from tests.projections.support import ListLog
 
 
-def full_log() -> ListLog:
-    log = ListLog()
-    story.whole(log, "b1")
-    story.begin(log, "b2", "other")
-    story.pull(log, "b2")
-    story.whole(log, "b3")
-    return log
-
-
 def dump_of(log: ListLog) -> bytes:
     with Views(None, STANDARD) as views:
         views.catch_up(log)
@@ -38,7 +29,7 @@ def dump_of(log: ListLog) -> bytes:
 
 
 def test_I1_rebuilt_views_dump_byte_for_byte_the_same(tmp_path: Path) -> None:
-    log, path = full_log(), tmp_path / "views.db"
+    log, path = story.full_log(), tmp_path / "views.db"
     with Views(path, STANDARD) as views:
         assert views.catch_up(log) > 0
         before = views.dump()
@@ -57,7 +48,7 @@ def test_I1_rebuilt_views_dump_byte_for_byte_the_same(tmp_path: Path) -> None:
 def test_a_dump_has_every_field_of_every_row(tmp_path: Path) -> None:
     """What is compared by dumps is compared by all of it."""
     with Views(tmp_path / "views.db", STANDARD) as views:
-        views.catch_up(full_log())
+        views.catch_up(story.full_log())
         whole, found = views.dump().splitlines(), []
         for view in STANDARD:
             found.append({"view": view.name, "version": view.version})
@@ -70,12 +61,12 @@ def test_a_dump_has_every_field_of_every_row(tmp_path: Path) -> None:
 
 
 @settings(max_examples=25)
-@given(cuts=st.lists(st.integers(0, len(full_log().events)), max_size=6), batch=st.integers(1, 30),
+@given(cuts=st.lists(st.integers(0, len(story.full_log().events)), max_size=6), batch=st.integers(1, 30),
        restarts=st.booleans())  # fmt: skip
 def test_I1_any_split_into_batches_and_restarts_gives_the_same_dump(
     tmp_path_factory: pytest.TempPathFactory, cuts: list[int], batch: int, restarts: bool
 ) -> None:
-    whole = full_log()
+    whole = story.full_log()
     path = tmp_path_factory.mktemp("views") / "views.db"
     views = Views(path, STANDARD)
     original, runner.BATCH = runner.BATCH, batch
@@ -92,7 +83,7 @@ def test_I1_any_split_into_batches_and_restarts_gives_the_same_dump(
 
 
 def test_catching_up_again_folds_nothing(tmp_path: Path) -> None:
-    log = full_log()
+    log = story.full_log()
     with Views(tmp_path / "views.db", STANDARD) as views:
         assert views.catch_up(log) > 0
         assert views.catch_up(log) == 0
@@ -100,7 +91,7 @@ def test_catching_up_again_folds_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["garbage", "truncated", "empty", "table gone", "other columns", "middle"])
 def test_a_damaged_file_is_folded_again_without_a_word(tmp_path: Path, damage: str) -> None:
-    log, path = full_log(), tmp_path / "views.db"
+    log, path = story.full_log(), tmp_path / "views.db"
     with Views(path, STANDARD) as views:
         views.catch_up(log)
     data = path.read_bytes()
@@ -133,13 +124,13 @@ def test_I1_a_power_loss_takes_whole_transactions(tmp_path: Path) -> None:
     """SQLite's promise for a write-ahead log, but not with synchronous=OFF: pages of the checkpoint may be on the disk
     then without those that belong to them, and nothing finds out (https://sqlite.org/pragma.html#pragma_synchronous)."""
     with Views(tmp_path / "views.db", STANDARD) as views:
-        views.catch_up(full_log())
+        views.catch_up(story.full_log())
         assert views.query("PRAGMA journal_mode") == [("wal",)]
         assert views.query("PRAGMA synchronous")[0][0] >= 1  # NORMAL
 
 
 def test_damage_met_by_a_look_up_is_repaired_from_the_log(tmp_path: Path) -> None:
-    log, path = full_log(), tmp_path / "views.db"
+    log, path = story.full_log(), tmp_path / "views.db"
     with Views(path, STANDARD) as views:
         views.catch_up(log)
         with sqlite3.connect(path) as db:
@@ -148,7 +139,7 @@ def test_damage_met_by_a_look_up_is_repaired_from_the_log(tmp_path: Path) -> Non
 
 
 def test_check_names_the_projection_that_differs(tmp_path: Path) -> None:
-    log, path = full_log(), tmp_path / "views.db"
+    log, path = story.full_log(), tmp_path / "views.db"
     with Views(path, STANDARD) as views:
         views.catch_up(log)
         with sqlite3.connect(path) as db:
@@ -159,7 +150,7 @@ def test_check_names_the_projection_that_differs(tmp_path: Path) -> None:
 
 
 def test_check_of_a_page_that_is_none_says_that_it_differs(tmp_path: Path) -> None:
-    log, path = full_log(), tmp_path / "views.db"
+    log, path = story.full_log(), tmp_path / "views.db"
     with Views(path, STANDARD) as views:
         views.catch_up(log)
         with sqlite3.connect(path) as db:
@@ -176,7 +167,7 @@ def test_check_of_a_page_that_is_none_says_that_it_differs(tmp_path: Path) -> No
 
 
 def test_a_new_version_refolds_that_view_only(tmp_path: Path) -> None:
-    log, path = full_log(), tmp_path / "views.db"
+    log, path = story.full_log(), tmp_path / "views.db"
     with Views(path, STANDARD) as views:
         views.catch_up(log)
     folded: list[str] = []
@@ -199,7 +190,7 @@ def test_a_new_version_refolds_that_view_only(tmp_path: Path) -> None:
 def test_views_of_another_log_begin_anew(tmp_path: Path) -> None:
     path = tmp_path / "views.db"
     with Views(path, STANDARD) as views:
-        views.catch_up(full_log())
+        views.catch_up(story.full_log())
     shorter = ListLog()
     story.begin(shorter, "only")
     other = ListLog(begin=5)
@@ -213,7 +204,7 @@ def test_views_of_another_log_begin_anew(tmp_path: Path) -> None:
 
 
 def _follow(path: Path, barrier: Any) -> None:
-    log = full_log()
+    log = story.full_log()
     runner.BATCH = 3
     barrier.wait()
     with Views(path, STANDARD) as views:
@@ -233,12 +224,12 @@ def test_processes_catching_up_at_once_fold_every_event_once(tmp_path: Path) -> 
         worker.join()
     assert [worker.exitcode for worker in workers] == [0, 0, 0, 0]
     with Views(path, STANDARD) as views:
-        assert views.position == full_log().last_seq()
-        assert views.dump() == dump_of(full_log())
+        assert views.position == story.full_log().last_seq()
+        assert views.dump() == dump_of(story.full_log())
 
 
 def test_I13_read_only_views_write_nothing(tmp_path: Path) -> None:
-    log, path = full_log(), tmp_path / "root" / "views.db"
+    log, path = story.full_log(), tmp_path / "root" / "views.db"
     with Views(path, STANDARD) as views:
         views.catch_up(ListLog(log.events[:20]))
     before = {file.name: (file.stat().st_mtime_ns, file.read_bytes()) for file in path.parent.iterdir()}
@@ -253,7 +244,7 @@ def test_I13_read_only_views_write_nothing(tmp_path: Path) -> None:
 
 
 def test_I13_views_that_were_read_as_they_lie_go_on_in_memory_when_the_log_grows(tmp_path: Path) -> None:
-    log, path = full_log(), tmp_path / "views.db"
+    log, path = story.full_log(), tmp_path / "views.db"
     with Views(path, STANDARD) as views:
         views.catch_up(log)
     before = path.read_bytes()
@@ -266,7 +257,7 @@ def test_I13_views_that_were_read_as_they_lie_go_on_in_memory_when_the_log_grows
 
 
 def test_I13_read_only_views_need_no_file_and_survive_a_live_or_damaged_one(tmp_path: Path) -> None:
-    log, path = full_log(), tmp_path / "views.db"
+    log, path = story.full_log(), tmp_path / "views.db"
     with Views.read_only(path, log, STANDARD) as views:
         assert views.dump() == dump_of(log)
     assert list(tmp_path.iterdir()) == []
@@ -292,7 +283,7 @@ def test_I13_read_only_views_need_no_file_and_survive_a_live_or_damaged_one(tmp_
 
 
 def test_read_only_views_see_what_a_writer_adds_to_the_file_that_they_read(tmp_path: Path) -> None:
-    whole, path = full_log(), tmp_path / "views.db"
+    whole, path = story.full_log(), tmp_path / "views.db"
     log = ListLog(whole.events[:30])
     with Views(path, STANDARD) as views:
         views.catch_up(log)
@@ -306,7 +297,7 @@ def test_read_only_views_see_what_a_writer_adds_to_the_file_that_they_read(tmp_p
 
 
 def test_views_of_any_moment_are_those_of_the_log_up_to_there(tmp_path: Path) -> None:
-    log, path = full_log(), tmp_path / "views.db"
+    log, path = story.full_log(), tmp_path / "views.db"
     with Views(path, STANDARD) as views:
         views.catch_up(ListLog(log.events[:30]))
     for until in (0, 1, 29, 30, 31, len(log.events)):
@@ -316,7 +307,7 @@ def test_views_of_any_moment_are_those_of_the_log_up_to_there(tmp_path: Path) ->
 
 
 def test_read_only_views_start_from_the_file(tmp_path: Path) -> None:
-    log, path = full_log(), tmp_path / "views.db"
+    log, path = story.full_log(), tmp_path / "views.db"
     with Views(path, STANDARD) as views:
         views.catch_up(log)
     with sqlite3.connect(path) as db:
@@ -351,7 +342,7 @@ def test_a_malformed_event_is_a_log_error_that_names_it(type_: str, data: dict[s
 
 
 def test_I10_unknown_types_and_fields_change_nothing() -> None:
-    log = full_log()
+    log = story.full_log()
     plain = dump_of(log)
     log.add_raw("FromTheFuture", {"key": ["what", {"ever": 1}]}, "b1")
     last = log.add_raw("VertexCompleted", {"name": "x", "outputs": [], "colour": {"new": True}}, "nobody")
@@ -381,16 +372,16 @@ def test_views_that_another_process_holds_for_too_long_are_told_of(
     with Views(path, STANDARD) as views, sqlite3.connect(path, isolation_level=None) as other:
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(HostError, match="another process holds the views") as caught:
-            views.catch_up(full_log())
+            views.catch_up(story.full_log())
         assert (caught.value.exit_code, caught.value.where) == (3, str(path))
         other.execute("ROLLBACK")
-        assert views.catch_up(full_log()) > 0
+        assert views.catch_up(story.full_log()) > 0
 
 
 def test_damaged_views_without_a_log_at_hand_say_what_mends_them(tmp_path: Path) -> None:
     path = tmp_path / "views.db"
     with Views(path, STANDARD) as views:
-        views.catch_up(full_log())
+        views.catch_up(story.full_log())
     with sqlite3.connect(path) as db:
         db.execute("DROP TABLE builds")
     with Views(path, STANDARD) as views, pytest.raises(LogError, match="the views are damaged") as caught:
@@ -423,7 +414,7 @@ def test_I1_views_of_the_log_on_disk_are_those_of_the_same_events(tmp_path: Path
     from storage.interfaces.log import NewEvent
     from storage.log.eventlog import SqliteEventLog
 
-    story_log = full_log()
+    story_log = story.full_log()
     events = [NewEvent(x.stream, x.type, x.data, x.build, x.vertex, x.cause) for x in story_log.events]
     times = iter([event.time for event in story_log.events])
     log = SqliteEventLog(tmp_path / "log.db", clock=lambda: next(times))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from engine import events as e
@@ -20,20 +18,6 @@ DIFFS = [layer["diff_id"] for layer in story.LAYERS]
 TAG = "127.0.0.1:5000/app:latest"
 HERE = {f"layer/{DIFFS[0]}": 100, f"layer/{DIFFS[1]}": 200, "snapshot/b1-run": 30, f"blob/{digest('blobr')}": 9,
         f"blob/{digest('def')}": 4, f"blob/{digest('nobody')}": 5, "log/": 1000}  # fmt: skip
-
-
-@pytest.fixture
-def log() -> ListLog:
-    log = ListLog()
-    story.whole(log)
-    return log
-
-
-@pytest.fixture
-def views(log: ListLog) -> Iterator[Views]:
-    with Views(None, STANDARD) as views:
-        views.catch_up(log)
-        yield views
 
 
 def look(views: Views, *running: str, here: dict[str, int] = HERE) -> Inventory:
@@ -96,6 +80,12 @@ def test_a_running_build_claims_what_it_named_and_what_that_stands_on_and_is_pac
     assert all(busy[key].in_use for key in HERE if key.startswith(("layer", "snapshot"))), "while b1 is alive"
     assert not any(one.in_use for one in look(views, "b9").items if one.kind != "unnamed")
     assert not any(one.in_use for one in look(views).items)
+
+
+def test_an_answer_of_the_cache_is_claimed_before_the_build_says_that_it_uses_it(log: ListLog, views: Views) -> None:
+    log.add(e.CacheQueried(key="k", components="c", outcome="hit", ref="b1-run"), "b2", "v")
+    views.catch_up(log)
+    assert {"snapshot/b1-run", f"blob/{digest('blobr')}"} <= Usage(views).claims(["b2"])
 
 
 def test_what_a_running_build_has_just_made_or_nobody_named_is_in_use_while_one_runs(views: Views) -> None:
@@ -187,6 +177,41 @@ def test_a_tombstone_tells_when_why_and_by_whom_until_it_comes_back(log: ListLog
     views.catch_up(log)
     assert usage.tombstone(DIFFS[0]) is None
     assert usage.tombstone("b1-run") == other
+
+
+@pytest.mark.parametrize("again", ["packed", "converted", "stored"])
+def test_a_blob_that_is_made_again_was_not_let_go(log: ListLog, views: Views, again: str) -> None:
+    blob = digest("blobr" if again == "packed" else "anew")
+    log.add(e.Pruned(kind="blob", name=blob, policy="prune", bytes=9))
+    views.catch_up(log)
+    assert Usage(views).tombstone(blob) is not None
+    log.add(
+        {
+            "packed": e.BlobCreated(ref="b1-run", diff_id=digest("diffr"), digest=blob, media_type="m", bytes=9,
+                                    compressor="gzip"),
+            "converted": converted(blob, DIFFS[0]),
+            "stored": e.LayerStored(ref="r", name="a.tar", layer={**story.LAYERS[0], "digest": blob}),
+        }[again],
+        "b2",
+    )  # fmt: skip
+    views.catch_up(log)
+    assert Usage(views).tombstone(blob) is None
+
+
+def test_documents_that_say_something_of_layers_and_images_are_the_record_of_a_build(
+    log: ListLog, views: Views
+) -> None:
+    log.add(e.LayerScanned(diff_id=DIFFS[0], scan=digest("scan"), databases=1, packages=2), "b1")
+    log.add(e.Attested(image=digest("img"), platform="p", predicate_type="t", statement=digest("statement"),
+                       envelope=digest("envelope")), "b1")  # fmt: skip
+    views.catch_up(log)
+    names = [digest(name) for name in ("scan", "statement", "envelope")]
+    found = look(views, here={f"blob/{name}": 1 for name in names})
+    assert [item.kind for item in found.items] == ["record"] * 3
+
+
+def test_what_nobody_used_was_used_by_no_event(views: Views) -> None:
+    assert Usage(views).last_use("snapshot/nobody") == 0
 
 
 def test_a_ref_of_which_a_layer_was_let_go_is_not_here_and_its_life_says_why(log: ListLog, views: Views) -> None:

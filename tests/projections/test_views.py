@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,20 +16,6 @@ from storage.errors import InputError, LogError
 from storage.interfaces.log import NewEvent
 from tests.projections import story
 from tests.projections.support import ListLog, digest
-
-
-@pytest.fixture
-def log() -> ListLog:
-    log = ListLog()
-    story.whole(log)
-    return log
-
-
-@pytest.fixture
-def views(log: ListLog) -> Iterator[Views]:
-    with Views(None, STANDARD) as views:
-        views.catch_up(log)
-        yield views
 
 
 def test_the_latest_record_of_a_key_wins(log: ListLog, views: Views) -> None:

@@ -334,7 +334,8 @@ def test_I8_a_damaged_document_of_a_cache_is_read_anew(
 
         async def damage_and_load() -> CacheImports:
             await one.export(made, f"type=registry,ref={ref},mode=max")
-            await one.load(made, ref)
+            for _ in range(2):
+                await one.load(made, ref)
             for path in stored.iterdir():
                 path.chmod(0o644)
                 path.write_bytes(b"damaged")
@@ -344,6 +345,8 @@ def test_I8_a_damaged_document_of_a_cache_is_read_anew(
         assert sorted(lost) == sorted(f"sha256:{path.name}" for path in stored.iterdir())
         assert len(lost) == 3
         assert one.parts.events("CacheImportFailed") == []
+        first, again, anew = (told["bytes"] for told in one.parts.events("CacheImported"))
+        assert (again, anew) == (0, first)  # what is here, and right, is not asked for again
 
 
 def test_a_target_that_cannot_be_written_fails_or_is_told(

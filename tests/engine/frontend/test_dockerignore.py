@@ -73,7 +73,7 @@ def test_hides_what_the_reference_says(patterns: str, hidden: list[str], visible
         ("\ufefffoo", "foo", True), (" foo ", "foo", True), ("*\n!a", "a", False), ("*\n!a/b", "a/b", False),
         ("*\n!a/b", "a/c", True), ("*\n! a", "a", False), ("a\r\n", "a", True), (" #x", "#x", True),
         ("dir1\n!dir1/x\ndir1/x", "dir1/x", True), ("/", "a", False), (".", "a", False), ("", "a", False),
-        ("!a\na", "a", True), ("a**/b", "ab", True),
+        ("!a\na", "a", True), ("a**/b", "ab", True), ("**file", "pile", False), ("/a", "a", True),
     ],
 )  # fmt: skip
 def test_decides_as_moby_does(patterns: str, path: str, hidden: bool) -> None:
@@ -96,6 +96,8 @@ def test_malformed_patterns_are_input_errors(pattern: str) -> None:
         ("*\n!src/*/x", "src/a/b", False),
         ("*\n!**/x", "any/thing", True),
         ("*\n!src", "srcs", False),
+        ("!src\nsrc", "src", False),
+        ("*\n!s\\rc/x", "src", True),
     ],
 )
 def test_a_walk_skips_what_no_exception_can_reach(patterns: str, directory: str, enter: bool) -> None:

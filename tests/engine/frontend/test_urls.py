@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.frontend.urls import UNNAMED, parse_git, parse_http, redacted, refuse_other, split_login
+from engine.frontend.urls import UNNAMED, is_commit, parse_git, parse_http, redacted, refuse_other, split_login
 from engine.graph import GitSource, HttpSource
 from storage.errors import InputError
 
@@ -73,6 +73,11 @@ def test_files_of_the_web_are_named_after_their_path(text: str, name: str) -> No
     found = parse_http(text)
     assert found is not None
     assert found.filename == name
+
+
+def test_only_the_whole_id_of_a_commit_is_one() -> None:
+    whole = [SHA, SHA + "0" * 24]
+    assert [ref for ref in (*whole, SHA[:39], SHA + "0", "g" + SHA[1:], "x" * 64, "") if is_commit(ref)] == whole
 
 
 def test_a_fragment_is_no_part_of_a_file() -> None:

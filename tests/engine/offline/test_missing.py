@@ -24,3 +24,9 @@ def test_the_line_counts_by_kind() -> None:
     assert "offline: 2 images and 1 layer are not here" in str(NotHere([image, layer, image]))
     url, git = Missing("url", "https://h"), Missing("git", "https://h/a.git")
     assert "1 URL, 1 git repository and 1 image are not here" in str(NotHere([url, git, image]))
+
+
+def test_another_output_is_hinted_at_only_where_that_is_all_that_it_takes() -> None:
+    image, blob = Missing("image", "debian"), Missing("layer", "sha256:1", passing=True)
+    assert NotHere([blob, blob]).hint == "build without --offline, or write type=local"
+    assert NotHere([blob, image]).hint == "build once without --offline"

@@ -57,6 +57,14 @@ fetch = true
     assert (ours.allow, ours.deny) == (("registry.example", "docker.io/library/*"), ("registry.example/old/**",))
     assert (pinned.images, pinned.digests, pinned.allow) == (("docker.io",), (), None)
     assert (young.max_age, signed.keys, web.schemes, checked.fetch) == (36 * HOUR, (KEY,), ("https",), True)
+    assert policy.fetches
+    assert not parse_policy(text.replace(b"fetch = true", b""), "p.toml").fetches
+
+
+@pytest.mark.parametrize(("written", "seconds"), [("90m", 5400), ("12h", 43_200), ("3d", 259_200), ("8w", 4_838_400)])
+def test_ages_have_four_units(written: str, seconds: int) -> None:
+    (rule,) = parse_policy(f'{HEAD}kind = "age"\nmax = "{written}"\n'.encode(), "p.toml").rules
+    assert rule.max_age == seconds * 10**9
 
 
 @pytest.mark.parametrize(

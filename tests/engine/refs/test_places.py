@@ -81,7 +81,10 @@ def test_a_wrong_part_condemns_a_mirror_but_not_the_provider(
     assert (origin.registry in hosts(places, ORIGIN)) == origin_stays
 
 
-@pytest.mark.parametrize(("error", "silent"), [(DOWN, True), (BUSY, True), (ODD, False), (MISSING, False)])
+@pytest.mark.parametrize(("error", "silent"), [
+    (DOWN, True), (BUSY, True), (ODD, False), (MISSING, False),
+    *((RegistryError("not now", kind="transport", status=status), True) for status in (408, 425, 429, 500)),
+])  # fmt: skip
 def test_only_a_mirror_that_cannot_be_reached_is_left_alone_and_for_everything(
     places: Places, error: RegistryError, silent: bool
 ) -> None:

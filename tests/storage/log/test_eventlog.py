@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from storage.errors import LogError
+from storage.errors import DiskError, LogError
 from storage.interfaces.log import Event, NewEvent
 from storage.log import logfile, recorder
 from storage.log.eventlog import SqliteEventLog
@@ -213,3 +213,24 @@ def test_nothing_is_written_behind_an_event_that_is_damaged(log: SqliteEventLog,
         other.execute("UPDATE events SET state = 'not json', rowid = 2")
     with pytest.raises(LogError, match="event 2 is damaged"):
         log.append(new())
+
+
+def test_I6_what_was_submitted_behind_a_failed_append_fails_with_it(
+    log: SqliteEventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, fail, commit = threading.Event(), threading.Event(), recorder.LogWriter.commit
+
+    def full_at_first(writer: recorder.LogWriter, group: Any) -> list[list[Event]]:
+        if fail.is_set():
+            return commit(writer, group)
+        begun.set()
+        fail.wait()
+        raise DiskError("writing the event log: No space left on device")
+
+    monkeypatch.setattr(recorder.LogWriter, "commit", full_at_first)
+    futures = [log.submit([new()])]
+    begun.wait()
+    futures += [log.submit([new(behind=number)]) for number in range(2)]
+    fail.set()
+    assert [str(future.exception()) for future in futures] == ["writing the event log: No space left on device"] * 3
+    assert log.append(new())[0].seq == 1
