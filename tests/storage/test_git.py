@@ -248,3 +248,8 @@ def test_a_repository_that_is_not_there_is_said_in_the_end(served: tuple[str, Pa
     with pytest.raises(HostError, match="git fetch failed"):
         asyncio.run(asked)
     assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_lines_of_no_ref_are_passed_over(tmp_path: Path) -> None:
+    git = a_git(tmp_path, f"echo warning: odd; printf '{'a' * 40}\\tHEAD\\n'")
+    assert asyncio.run(git.resolve("git://h/x", "HEAD")).id == "a" * 40

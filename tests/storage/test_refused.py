@@ -318,3 +318,15 @@ def test_a_place_for_secrets_that_cannot_be_mounted_is_said_and_gone(tmp_path: P
     with pytest.raises(DiskError, match="mounting a tmpfs for secrets"), MemoryPlaces(tmp_path, "b1").place():
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_leftovers_that_are_none_go_and_those_of_somebody_else_stay(tmp_path: Path) -> None:
+    (tmp_path / "partial").mkdir()
+    (tmp_path / "partial/stray").touch()
+    assert DirectoryPartials(tmp_path / "partial").sweep(float("inf"), FileLocks(tmp_path / "locks")) == ["stray"]
+    theirs = tmp_path / ".refledger-tmp.abcdefgh"
+    theirs.mkdir()
+    if os.geteuid() == 0:
+        os.chown(theirs, 1234, 1234)
+        with TemporaryPlace(tmp_path):
+            assert theirs.exists()

@@ -306,3 +306,12 @@ def test_who_ends_before_a_slow_source_gives_more_waits_for_it(monkeypatch: Patc
         assert reading.wait(20)
         monkeypatch.setattr(ahead._chunks, "get", empty)
     assert not ahead._thread.is_alive()
+
+
+def test_what_is_no_file_has_its_attributes_too(tmp_path: Path) -> None:
+    """By way of its directory, as it cannot be opened."""
+    writer = TreeWriter(tmp_path)
+    for kind in ("symlink", "fifo"):
+        writer.node(kind.encode(), Look(0o644, 0, 0, 0, {b"trusted.x": b"1"}), kind, b"nowhere", 0)
+        assert os.getxattr(tmp_path / kind, "trusted.x", follow_symlinks=False) == b"1"
+    writer.discard()

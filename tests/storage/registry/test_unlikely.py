@@ -22,6 +22,7 @@ from storage.registry.attempts import Exchange, Topic
 from storage.registry.body import Body
 from storage.registry.clients import _context, load_httpx
 from storage.registry.failures import Unavailable, broken
+from storage.registry.lasting import _Feed
 from storage.registry.limits import Limits
 from storage.registry.login import check_login
 from storage.registry.throttle import Throttle
@@ -254,5 +255,41 @@ def test_who_stops_waiting_for_a_turn_beside_an_upload_lets_go_of_no_place_of_ot
         assert not waiting.done(), "its one place to read is still taken"
         waiting.cancel()
         release()
+
+    asyncio.run(main())
+
+
+def test_an_answer_that_is_closed_twice_lets_go_of_its_place_once() -> None:
+    load_httpx()
+    from storage.registry.held import Held
+
+    class Stream:
+        async def aclose(self) -> None:
+            pass
+
+    released: list[int] = []
+
+    async def main() -> None:
+        held = Held(Stream(), lambda: released.append(1))  # type: ignore[arg-type]
+        await held.aclose()
+        await held.aclose()
+
+    asyncio.run(main())
+    assert released == [1]
+
+
+def test_a_feed_passes_over_what_is_empty_and_ends_where_it_is_told() -> None:
+    async def source(_start: int) -> AsyncIterator[bytes]:
+        for piece in (b"", b"ab", b"", b"cd", b"ef", b"gh"):
+            yield piece
+
+    async def main() -> None:
+        feed = _Feed(source, 0, described(b"abcdefgh"), "w")
+        async with feed.open():
+            body = feed.body()
+            assert [await anext(body), await anext(body)] == [b"ab", b"cd"]
+            await asyncio.sleep(0)
+            feed.end()
+            assert [piece async for piece in body] == []
 
     asyncio.run(main())
