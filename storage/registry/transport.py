@@ -229,7 +229,7 @@ def seconds_of(date: str) -> float:
     try:
         time = parsedate_to_datetime(date)
         return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
-    except (OverflowError, TypeError) as error:
+    except OverflowError as error:
         raise ValueError(str(error)) from error
 
 

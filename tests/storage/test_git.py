@@ -240,3 +240,17 @@ def test_what_this_machine_lacks_is_said(served: tuple[str, Path], tmp_path: Pat
     (tmp_path / "file").touch()
     with pytest.raises(DiskError, match="beginning a clone"):
         asyncio.run(client(tmp_path / "file").checkout(f"{served[0]}/disk.git", commit, tmp_path / "tree"))
+
+
+def test_a_repository_that_is_not_there_is_said_in_the_end(served: tuple[str, Path], tmp_path: Path) -> None:
+    """By its commit, by its name, and all of it are asked for."""
+    git = client(tmp_path)
+    asked = git.checkout(f"{served[0]}/none.git", "d" * 40, tmp_path / "tree", name="refs/heads/x", login=("", "x"))
+    with pytest.raises(HostError, match="git fetch failed"):
+        asyncio.run(asked)
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_lines_of_no_ref_are_passed_over(tmp_path: Path) -> None:
+    git = a_git(tmp_path, f"echo warning: odd; printf '{'a' * 40}\\tHEAD\\n'")
+    assert asyncio.run(git.resolve("git://h/x", "HEAD")).id == "a" * 40

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from storage import durable
-from storage.blobs import DirectoryBlobs
+from storage.blobs import DirectoryBlobs, WithMore
 from storage.cachemounts import DirectoryCacheMounts, MemoryPlaces
 from storage.digest import Digest, sha256
 from storage.durable import create_held, make_directories, replace_file
@@ -110,6 +110,20 @@ def test_unfinished_blobs_that_cannot_be_looked_for_are_said_and_none_are_none(t
     (tmp_path / "tmp").touch()
     with pytest.raises(DiskError, match="removing unfinished blobs"):
         blobs(tmp_path).sweep()
+
+
+def test_what_one_store_lacks_is_read_from_another_and_never_written_there(tmp_path: Path) -> None:
+    mine, more = DirectoryBlobs(tmp_path / "mine", owner="b1"), DirectoryBlobs(tmp_path / "more", owner="b1")
+    both = WithMore(mine, more)
+    more.put(b"content")
+    assert both.sound(DIGEST)
+    assert both.get(DIGEST) == b"content"
+    writer = both.writer()
+    writer.write(b"new")
+    new, _ = writer.commit()
+    assert (mine.size(new), more.size(new)) == (3, None)
+    assert both.sound(new)
+    assert not both.sound(sha256(b"neither"))
 
 
 # ---------------------------------------------------------------- partial blobs
@@ -304,3 +318,15 @@ def test_a_place_for_secrets_that_cannot_be_mounted_is_said_and_gone(tmp_path: P
     with pytest.raises(DiskError, match="mounting a tmpfs for secrets"), MemoryPlaces(tmp_path, "b1").place():
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_leftovers_that_are_none_go_and_those_of_somebody_else_stay(tmp_path: Path) -> None:
+    (tmp_path / "partial").mkdir()
+    (tmp_path / "partial/stray").touch()
+    assert DirectoryPartials(tmp_path / "partial").sweep(float("inf"), FileLocks(tmp_path / "locks")) == ["stray"]
+    theirs = tmp_path / ".refledger-tmp.abcdefgh"
+    theirs.mkdir()
+    if os.geteuid() == 0:
+        os.chown(theirs, 1234, 1234)
+        with TemporaryPlace(tmp_path):
+            assert theirs.exists()

@@ -54,7 +54,8 @@ def test_an_answer_says_all_there_is_to_know(web: WebServer) -> None:
     assert web.requests[0].headers["Accept-Encoding"] == "identity"
 
 
-@pytest.mark.parametrize("modified", ["", "yesterday", "Fri, 31 Feb 2024 12:00:00 GMT", "1 Jan 1960 00:00:00 GMT"])
+@pytest.mark.parametrize("modified", ["", "yesterday", "Fri, 31 Feb 2024 12:00:00 GMT", "1 Jan 1960 00:00:00 GMT",
+                                      "Fri, 01 Mar 2024 12:00:00 +9999999999999999999"])
 def test_times_that_are_none_count_as_none(web: WebServer, modified: str) -> None:
     assert get(web.put("/x", b"", Last_Modified=modified))[0].mtime == 0
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import io
 import os
+import queue
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 
 from storage.blobs import DirectoryBlobs
+from storage.digest import Hasher
 from storage.durable import FileSystemSync
 from storage.errors import DiskError, InputError, VerificationError
 from storage.interfaces.layers import LayerWriter, Look
@@ -24,6 +27,7 @@ from storage.layers.erofs.layers import ErofsLayers
 from storage.layers.erofs.mount import ErofsMounts
 from storage.layers.examine import examine_blob, examine_layer, examine_snapshot
 from storage.layers.layerfile import BlobIntake
+from storage.layers.readahead import ReadAhead
 from storage.layers.seal import broken
 from storage.layers.snapshots import OverlaySnapshots
 from storage.layers.trees import SnapshotTrees
@@ -282,3 +286,32 @@ def test_what_else_breaks_while_a_layer_is_read_comes_through_and_nothing_is_kep
     with pytest.raises(RuntimeError, match="a bug"):
         BlobIntake(DirectoryBlobs(tmp_path, owner="b1"), 1 << 20).read(Broken(), 0)
     assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_who_ends_before_a_slow_source_gives_more_waits_for_it(monkeypatch: Patch) -> None:
+    """Its thread reads what others own: none is left at it."""
+    reading, go_on = threading.Event(), threading.Event()
+
+    class Slow:
+        def read(self, _size: int = -1, /) -> bytes:
+            reading.set()
+            assert go_on.wait(20)
+            return b""
+
+    def empty(**_: float) -> bytes:
+        go_on.set()
+        raise queue.Empty
+
+    with ReadAhead(Slow(), TAR, Hasher(), 1) as ahead:
+        assert reading.wait(20)
+        monkeypatch.setattr(ahead._chunks, "get", empty)
+    assert not ahead._thread.is_alive()
+
+
+def test_what_is_no_file_has_its_attributes_too(tmp_path: Path) -> None:
+    """By way of its directory, as it cannot be opened."""
+    writer = TreeWriter(tmp_path)
+    for kind in ("symlink", "fifo"):
+        writer.node(kind.encode(), Look(0o644, 0, 0, 0, {b"trusted.x": b"1"}), kind, b"nowhere", 0)
+        assert os.getxattr(tmp_path / kind, "trusted.x", follow_symlinks=False) == b"1"
+    writer.discard()

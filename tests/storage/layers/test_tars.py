@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from storage.interfaces.images import Descriptor
 from storage.layers.snapshots import OverlaySnapshots
 from storage.layers.tars import StoredTars
 from tests.storage.layers.trees import diff_id, file, make_tar
+from tests.storage.test_refused import refusing
 
 LAYER = make_tar(file("a", b"1"))
 GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
@@ -41,4 +43,12 @@ def test_an_image_that_is_none_is_said(tmp_path: Path) -> None:
     (tmp_path / "layers").mkdir()
     (tmp_path / "layers" / f"{diff_id(LAYER).hex}.erofs").write_bytes(b"no image")
     with pytest.raises(DiskError, match="not a layer image"):
+        stored(tmp_path).write(lambda _: None, diff_id=diff_id(LAYER))
+
+
+def test_an_image_that_the_disk_does_not_give_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "layers").mkdir()
+    (tmp_path / "layers" / f"{diff_id(LAYER).hex}.erofs").touch()
+    monkeypatch.setattr("storage.layers.erofs.header.open_regular", refusing(errno.EIO))
+    with pytest.raises(DiskError, match="reading a layer: Input/output error"):
         stored(tmp_path).write(lambda _: None, diff_id=diff_id(LAYER))

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from storage.errors import LogDamaged, LogError, LogTooNew
 from storage.interfaces.log import REDACTED, NewEvent, Payload
 from storage.log import codec, recorder
-from storage.log.detached import ROOM, detach, pointer, salted
+from storage.log.detached import ROOM, BadPayload, detach, part, pointer, salted
 from storage.log.eventlog import SqliteEventLog
 from storage.log.logfile import FORMAT
 from storage.log.payloads import payload_problems
@@ -375,3 +375,11 @@ def test_a_value_that_stands_in_the_event_too_is_damage(log: SqliteEventLog, tmp
         db.execute("UPDATE events SET state = CAST(state AS BLOB)")
     with pytest.raises(LogError, match="its /text is there twice"):
         list(log.read())
+
+
+def test_what_is_told_of_an_erased_value_is_believed_when_it_names_that() -> None:
+    told = {"a": {REDACTED: {"digest": "sha256:1", "by": "me", "reason": "why"}}}
+    part(told, {"/a": "sha256:1"}, {})
+    assert told == {"a": None}
+    with pytest.raises(BadPayload, match="its /a is not what it was"):
+        part({"a": {REDACTED: {"digest": "sha256:2"}}}, {"/a": "sha256:1"}, {})
