@@ -32,6 +32,7 @@ from storage.reference import LAYOUT_REGISTRY
 from storage.registries import find, load
 from storage.regular import open_regular, read_regular
 from tests.builder import Builder, Done
+from tests.state import state_of
 from tools import roots
 from tools.auditing.keys import find_signer, generate
 from tools.layer_files import RootFiles
@@ -418,7 +419,7 @@ def test_nothing_is_swept_or_made_where_a_link_in_the_place_of_a_directory_leads
         (victim / file).write_text("precious")
     for path in (*victim.rglob("*"), victim):
         os.utime(path, (1, 1))
-    before = [(path, path.lstat().st_mtime_ns) for path in sorted([victim, *victim.rglob("*")])]
+    before = state_of(victim)
     place = stranger.root / name
     if place.is_dir():
         shutil.rmtree(place)
@@ -429,7 +430,7 @@ def test_nothing_is_swept_or_made_where_a_link_in_the_place_of_a_directory_leads
             pass
     done = stranger.build("FROM scratch\nLABEL a=b\n")
     assert (done.code, f"{place}: a link" in done.err) == (2, True), done.err
-    assert [(path, path.lstat().st_mtime_ns) for path in sorted([victim, *victim.rglob("*")])] == before
+    assert state_of(victim) == before
 
 
 @needs_root

@@ -21,7 +21,8 @@ import pytest
 from storage.errors import VerificationError
 from tests.builder import PROJECT, Builder, base_image
 from tests.registry_fixture import RegistryProcess
-from tests.tools.test_offline_reading import SCRIPT, state_of
+from tests.state import state_of
+from tests.tools.test_offline_reading import SCRIPT
 from tools.cli.browse.browser import Browser
 from tools.cli.browse.command import open_source
 from tools.cli.browse.nodes import tree
