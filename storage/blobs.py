@@ -120,6 +120,8 @@ class DirectoryBlobs:
     def sweep(self) -> None:
         """Remove unfinished blobs of writers that died: in a layout that many roots may write to, where nobody knows
         who lives. Raises DiskError."""
+        if self._scratch.tmp.is_symlink():
+            return  # where a layout of a stranger leads there are others' files
         try:
             for path in list(self._scratch.tmp.iterdir()):
                 if owner_of(path.name) is not None and path.is_file():

@@ -67,6 +67,9 @@ class HeldDirectory:
 
     def exists(self) -> bool:
         """See HeldCache.exists."""
+        for path in (self._path.parent, self._path, self.path):
+            if path.is_symlink():  # in a root of a stranger: a step would write to where it leads
+                raise DiskError("a link in the place of a cache mount", where=str(path), hint="remove it")
         return self.path.is_dir()
 
     def fill(self, make: Callable[[Path], None]) -> None:

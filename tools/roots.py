@@ -37,6 +37,11 @@ if TYPE_CHECKING:
 
 SNAPSHOTTERS = ("auto", "erofs", "directory")
 """How layers may be laid out in a root."""
+DIRECTORIES = (
+    "blobs", "blobs/sha256", "blobs/sha512", "cache", "layers", "locks", "moments", "partial", "run", "snapshots",
+    "tmp", "uploads",
+)  # fmt: skip
+"""All that a root may have."""
 FORMAT = "1"
 """The layout of a root (DESIGN section 5); a root of another format is refused, not guessed at."""
 
@@ -73,6 +78,7 @@ def open_root(path: Path, *, folded: bool = True) -> Iterator[Root]:
     try:
         make_directories(path, 0o700)
         _check_owner(path)
+        _check_directories(path)
         for name in ("layers", "snapshots", "locks", "tmp", "run"):
             (path / name).mkdir(exist_ok=True, mode=0o700)
         _check_format(path)
@@ -119,7 +125,8 @@ def read_root(path: Path) -> Iterator[tuple[SqliteEventLog, Views]]:
 
 @contextmanager
 def open_log(path: Path) -> Iterator[SqliteEventLog]:
-    """The log of the root at `path`, which is there, to be written to. Raises LogError, DiskError."""
+    """The log of the root at `path`, which is there, to be written to. Raises LogError, DiskError, InputError."""
+    _check_directories(path)
     log = SqliteEventLog(path / "log.db")
     try:
         yield log
@@ -172,6 +179,16 @@ def _check_owner(path: Path) -> None:
         )  # fmt: skip
     if status.st_uid == os.geteuid() and {entry.name for entry in path.iterdir()} <= {"lost+found"}:
         path.chmod(stat.S_IMODE(status.st_mode) & ~0o007)
+
+
+def _check_directories(path: Path) -> None:
+    """Raises InputError for a link in the place of one of them: what lies there is written to, and swept."""
+    for name in DIRECTORIES:
+        if (path / name).is_symlink():
+            raise InputError(
+                "a link in the place of a directory of the root", where=str(path / name),
+                hint="put the directory itself there, or set REFLEDGER_ROOT to where there is room",
+            )  # fmt: skip
 
 
 def _check_format(path: Path) -> None:

@@ -24,7 +24,7 @@ class HeldCache(Protocol):
         ...
 
     def exists(self) -> bool:
-        """Has it been filled before?"""
+        """Has it been filled before? Raises DiskError."""
         ...
 
     def fill(self, make: Callable[[Path], None]) -> None:

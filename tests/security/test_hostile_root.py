@@ -32,6 +32,8 @@ from storage.reference import LAYOUT_REGISTRY
 from storage.registries import find, load
 from storage.regular import open_regular, read_regular
 from tests.builder import Builder, Done
+from tests.state import state_of
+from tools import roots
 from tools.auditing.keys import find_signer, generate
 from tools.layer_files import RootFiles
 from tools.sensitive import sensitive_args
@@ -403,3 +405,35 @@ def test_names_that_are_none_are_said_and_looked_for_nowhere(tmp_path: Path) -> 
     for name in ("../x", "sha256:x", 5):
         assert examine_blob(tmp_path, name) == examine_layer(tmp_path, name) == "it is no digest"  # type: ignore[arg-type]
         assert examine_snapshot(tmp_path, name if name != "sha256:x" else "a/b") == "it is no id of a snapshot"  # type: ignore[arg-type]
+
+
+@needs_root
+@pytest.mark.parametrize("name", roots.DIRECTORIES)
+def test_nothing_is_swept_or_made_where_a_link_in_the_place_of_a_directory_leads(
+    stranger: Builder, tmp_path: Path, name: str
+) -> None:
+    """With `locks`, all files went; with `partial`, all that was older than a week."""
+    victim = tmp_path / "victim"
+    (victim / "directory").mkdir(parents=True)
+    for file in ("plain", "x.db", "owner1-73298d7f85868c26", "directory/file"):
+        (victim / file).write_text("precious")
+    for path in (*victim.rglob("*"), victim):
+        os.utime(path, (1, 1))
+    before = state_of(victim)
+    place = stranger.root / name
+    if place.is_dir():
+        shutil.rmtree(place)
+    place.parent.mkdir(exist_ok=True)
+    place.symlink_to(victim)
+    for opened in (roots.open_root, roots.open_log):
+        with pytest.raises(InputError, match=f"{place}: a link in the place of a directory"), opened(stranger.root):
+            pass
+    done = stranger.build("FROM scratch\nLABEL a=b\n")
+    assert (done.code, f"{place}: a link" in done.err) == (2, True), done.err
+    assert state_of(victim) == before
+
+
+@needs_root
+def test_a_root_has_no_other_directories(made: Path) -> None:
+    found = [path for path in (*made.iterdir(), *(made / "blobs").iterdir()) if path.is_dir()]
+    assert {str(path.relative_to(made)) for path in found} <= set(roots.DIRECTORIES)

@@ -24,6 +24,7 @@ from engine.ops.select import select
 from storage.digest import sha256
 from storage.interfaces.layers import Look
 from storage.layers.compose import TreeWriter
+from tests.state import state_of
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="owners need root")
 
@@ -122,11 +123,6 @@ def link(path: Path, to: Path) -> Path:
     return path
 
 
-def owners(place: Path) -> list[tuple[str, int, int]]:
-    """Of all there is in it."""
-    return [(str(path), path.lstat().st_mode, path.lstat().st_uid) for path in sorted([place, *place.rglob("*")])]
-
-
 def copied(op: Copy, context: Path, out: Path, *, hashed: bool) -> Path:
     """`out`, new, with what a COPY takes from `context`."""
     out.mkdir()
@@ -208,7 +204,7 @@ def test_a_directory_of_an_export_that_becomes_a_link(tmp_path: Path, victim: Pa
     out = tmp_path / "out"
     (out / "d").mkdir(parents=True)
     fifo(victim / "pipe").chmod(0o600)
-    before = owners(victim)
+    before = state_of(victim)
 
     def export(_: int) -> str:
         writer = TreeWriter(out)
@@ -229,8 +225,7 @@ def test_a_directory_of_an_export_that_becomes_a_link(tmp_path: Path, victim: Pa
         planted(out / "d/pipe", victim / "pipe"),
     )
     assert "done" in found
-    assert (victim / "file").read_text() == THEIRS
-    assert owners(victim) == before
+    assert state_of(victim) == before
 
 
 @pytest.mark.parametrize("kernel", [True, False])

@@ -23,6 +23,7 @@ import pytest
 from tests.builder import Builder, Done, busybox_layer
 from tests.registry_fixture import RegistryProcess, push_image
 from tests.security.python_image import PYTHON, python_home, python_layer
+from tests.state import state_of
 from tests.storage.layers.trees import info, make_tar
 from tests.tools.test_hostile_layers import packed, push
 from tests.tools.test_run_mounts import holders
@@ -252,7 +253,7 @@ def victim(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_links_of_an_image_lead_nowhere_on_this_machine(lab: Lab, victim: Path, tmp_path: Path) -> None:
-    before = seen(victim)
+    before = state_of(victim)
     up = f"../../../../../..{victim}"
     base = tricky(lab, "links", {
         "/etc": str(victim), "/w": str(victim), "/up": up, "/run": up, "/file": f"{victim}/secret", "/home/app": up,
@@ -271,7 +272,7 @@ def test_links_of_an_image_lead_nowhere_on_this_machine(lab: Lab, victim: Path, 
         base=base, args=lent,
     )  # fmt: skip
     assert done.code == 0, done.err
-    assert seen(victim) == before
+    assert state_of(victim) == before
 
 
 def test_nothing_of_this_machine_comes_out_of_an_image_with_links(lab: Lab, victim: Path, tmp_path: Path) -> None:
@@ -304,12 +305,6 @@ def test_a_working_directory_in_proc_leads_to_nothing_of_the_host(lab: Lab, vict
     done = lab.run(f"WORKDIR {cwd}", f"test ! -e {up}/secret || echo came-through-$((40+2)); echo looked-$((40+2))")
     assert "came-through-42" not in done.err
     assert (done.code, "looked-42" in done.err) in {(0, True), (3, False)}, done.err
-
-
-def seen(place: Path) -> list[tuple[str, int, int, int]]:
-    """All there is to see of a directory, and in it."""
-    return [(str(path), (info := path.lstat()).st_mode, info.st_mtime_ns, info.st_size)
-            for path in sorted([place, *place.rglob("*")])]  # fmt: skip
 
 
 # ---------------------------------------------------------------- what is lent

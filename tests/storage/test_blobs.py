@@ -140,3 +140,12 @@ def test_I12_unfinished_blobs_of_killed_writers_go_and_those_of_living_ones_stay
     assert blobs.get(digest) == b"whole"
     assert [path.name for path in (tmp_path / "tmp").iterdir()] == ["a note of somebody"]
     DirectoryBlobs(tmp_path / "none", owner="alive").sweep()
+
+
+def test_nothing_is_swept_where_a_link_leads(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / f"{'a' * 6}-{'0' * 16}").write_text("as if it were unfinished")
+    (tmp_path / "layout").mkdir()
+    (tmp_path / "layout/tmp").symlink_to(tmp_path / "elsewhere")
+    DirectoryBlobs(tmp_path / "layout", owner="alive").sweep()
+    assert len(list((tmp_path / "elsewhere").iterdir())) == 1

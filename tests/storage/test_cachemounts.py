@@ -9,6 +9,7 @@ import pytest
 
 from storage.cachemounts import DirectoryCacheMounts, MemoryPlaces
 from storage.digest import sha256
+from storage.errors import DiskError
 from storage.locks import FileLocks
 from storage.overlay import mounts_below
 from storage.sweep import sweep
@@ -113,3 +114,16 @@ def test_a_sweep_removes_the_place_of_a_dead_owner(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     assert mounts_below(tmp_path) == []
     context.__exit__(None, None, None)  # harmless now
+
+
+@pytest.mark.parametrize("above", [0, 1, 2])
+def test_what_lies_behind_a_link_is_no_cache(caches: DirectoryCacheMounts, tmp_path: Path, above: int) -> None:
+    """A step would write there."""
+    held = caches.try_acquire(CACHE, "locked")
+    assert held
+    held.fill(lambda directory: (directory / "a").touch())
+    link = [held.path, *held.path.parents][above]
+    link.rename(tmp_path / "elsewhere")
+    link.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DiskError, match=f"{link}: a link in the place of a cache mount"):
+        held.exists()

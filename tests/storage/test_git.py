@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import threading
+from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,10 @@ def test_the_users_settings_and_credential_helpers_do_not_count(tmp_path: Path) 
     home = tmp_path / "home"
     home.mkdir()
     marker = tmp_path / "helper-ran"
-    (home / ".gitconfig").write_text(f"[credential]\n\thelper = !touch {marker}\n")
+    header = "Authorization: Basic " + b64encode(b"user:secret").decode()  # it would let them in
+    (home / ".gitconfig").write_text(
+        f"[credential]\n\thelper = !touch {marker}\n[http]\n\textraHeader = {header}\n"
+    )
     with git_over_http(tmp_path / "git", ("user", "secret")) as (url, seen):
         with pytest.raises(HostError) as raised:
             asyncio.run(client(tmp_path, HOME=str(home)).resolve(f"{url}/x.git", ""))

@@ -22,7 +22,8 @@ from textual.widgets import Static
 from storage.errors import VerificationError
 from tests.builder import PROJECT, Builder, base_image
 from tests.registry_fixture import RegistryProcess
-from tests.tools.test_offline_reading import SCRIPT, state_of
+from tests.state import state_of
+from tests.tools.test_offline_reading import SCRIPT
 from tests.waiting import PATIENCE
 from tools.cli.browse.browser import Browser
 from tools.cli.browse.command import open_source

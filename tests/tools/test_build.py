@@ -125,6 +125,8 @@ def test_one_byte_and_one_mode_bit_run_the_copy_again(
     (builder.context / "file").chmod(0o755)
     assert ran() == 3
     assert ran() == 0
+    asked = builder.events("MaterializationRequested")
+    assert {event["build"] for event in asked} == {builder.builds()[-1]["id"]}, "from then on all is here"
 
 
 def test_I5_another_process_materializes_what_a_dead_one_pointed_at(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shlex
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from projections.collect import Policy
 from storage.usage import measure
 from tests.builder import PROJECT, Builder, Done, base_image, layer_digests
 from tests.registry_fixture import RegistryProcess
@@ -22,7 +24,8 @@ from tests.storage.test_usage import du
 from tests.tools.test_reading import in_window
 from tests.waiting import PATIENCE, wait_until
 from tests.web_fixture import Page, WebServer
-from tools.roots import read_root
+from tools.collecting import carry_out, plan_collection
+from tools.roots import open_root, read_root
 from tools.text import cells
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="builds need root")
@@ -325,6 +328,21 @@ def test_the_leases_of_a_build_die_with_it(shop: Shop) -> None:
     assert "keep" not in {row["action"] for row in done}
     assert shop.check_sizes()["reclaimable"] == 0
     assert shop.builder.leftovers() == []
+
+
+def test_what_was_used_since_the_plan_was_made_stays(shop: Shop) -> None:
+    shop.push()
+    with open_root(shop.builder.root) as root:
+        policy = Policy(everything=True)
+        plan = asyncio.run(plan_collection(root, policy, dry_run=False))
+        shop.push()
+        used = {event["data"]["ref"] for event in shop.builder.events("CacheQueried")[-3:]}
+        collected = carry_out(root, plan, policy)
+    stayed = {action.item.name for action, why in collected.skipped if why == "it was used since"}
+    assert len(used) == 3
+    assert used <= stayed
+    shop.push()
+    assert shop.ended("VertexCompleted") == []
 
 
 def test_collections_at_the_same_time_do_not_disturb_each_other(shop: Shop) -> None:

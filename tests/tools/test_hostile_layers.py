@@ -26,6 +26,7 @@ from tests.registry_fixture import (
     push_blob,
     push_manifest,
 )
+from tests.state import state_of
 from tests.storage.layers.trees import file, info, make_tar
 from tests.storage.tar.tars import DIR, HARD, LINK, Member, header, pax_record, write
 
@@ -177,17 +178,10 @@ def evils(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Evi
 @pytest.fixture
 def outside(evils: tuple[Path, dict[str, Evil]]) -> Iterator[Path]:
     """That directory: it stays as it is."""
-    before = seen(evils[0])
+    before = state_of(evils[0])
     assert before
     yield evils[0]
-    assert seen(evils[0]) == before
-
-
-def seen(place: Path) -> list[tuple[str, int, int, bytes]]:
-    return [
-        (path.name, status.st_ino, status.st_nlink, path.read_bytes() if path.is_file() else b"")
-        for path in sorted(place.rglob("*")) for status in [path.lstat()]
-    ]  # fmt: skip
+    assert state_of(evils[0]) == before
 
 
 def build(builder: Builder, kind: str, dockerfile: str) -> Done:

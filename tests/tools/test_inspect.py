@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
 import subprocess
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from tests.registry_fixture import (
     push_image,
     push_manifest,
 )
+from tests.state import state_of
 from tests.terminal import AtTerminal
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="builds need root")
@@ -71,14 +70,6 @@ def told(builder: Builder, *args: str) -> Json:
     assert len(done.out.splitlines()) == 1
     found: Json = json.loads(done.out)
     return found
-
-
-def state(root: Path) -> Mapping[str, tuple[int, str]]:
-    """Every file below `root`: its time, and its content."""
-    return {
-        str(path): (path.stat().st_mtime_ns, hashlib.sha256(path.read_bytes()).hexdigest())
-        for path in sorted(root.rglob("*")) if path.is_file()
-    }  # fmt: skip
 
 
 # ---------------------------------------------------------------- what it says
@@ -281,9 +272,9 @@ def test_I13_only_manifests_and_configs_are_asked_for_and_nothing_is_written(
         ("GET", made["amd64"]["manifest"]["config"]["digest"]),
     ]  # fmt: skip
     assert builder.run("index", "create", "-q", made["reference"], made["amd64"]["digest"], "--append").code == 0
-    before, mark = state(builder.root), registry.mark()
+    before, mark = state_of(builder.root), registry.mark()
     assert builder.run("inspect", "--referrers", made["reference"]).code == 0
-    assert state(builder.root) == before
+    assert state_of(builder.root) == before
     assert [line.method for line in registry.requests()[mark:] if line.path.endswith("/manifests/1")] == ["HEAD"]
     assert registry.layer_gets(layer_digests(made["amd64"]), since=mark) == []
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import subprocess
@@ -14,6 +13,7 @@ import pytest
 
 from tests.builder import PROJECT, Builder, base_image
 from tests.registry_fixture import RegistryProcess
+from tests.state import state_of
 from tools.cli.main import _COMMANDS
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="builds need root")
@@ -40,16 +40,6 @@ class Told:
     copy: Path
     state: dict[str, str]
     names: dict[str, str]
-
-
-def state_of(root: Path) -> dict[str, str]:
-    """Of everything below `root`: mode, owner, mtime, and what is in it."""
-    found = {}
-    for path in (root, *sorted(root.rglob("*"))):
-        stat = path.lstat()
-        content = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
-        found[str(path)] = f"{stat.st_mode:o} {stat.st_uid}:{stat.st_gid} {stat.st_mtime_ns} {stat.st_size} {content}"
-    return found
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from storage.log.eventlog import SqliteEventLog
 from tests.builder import Done, refledger
 from tests.projections import story
 from tests.projections.support import ListLog
+from tests.state import state_of
 from tools import roots
 from tools.lab.long_log import make
 
@@ -44,12 +45,8 @@ def told(root: Path, *args: str) -> list[Any]:
     return [json.loads(line) for line in done.out.splitlines()]
 
 
-def files(root: Path) -> dict[Path, int]:
-    return {path: path.stat().st_mtime_ns for path in root.rglob("*")}
-
-
 def test_a_build_at_a_step_a_time_and_an_event(long_root: Path) -> None:
-    before = files(long_root)
+    before = state_of(long_root)
     build = told(long_root, "history", "--status", "completed")[0]
     (end,) = told(long_root, "show", build["id"])
     (third,) = told(long_root, "show", build["id"], "--at", "step:3")
@@ -68,7 +65,7 @@ def test_a_build_at_a_step_a_time_and_an_event(long_root: Path) -> None:
         assert done.code == 2
         assert words in done.err
         assert done.err.count("\n") == 1
-    assert files(long_root) == before
+    assert state_of(long_root) == before
 
 
 def test_a_build_played_into_a_pipe_is_told_at_once_line_by_line(long_root: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import sqlite3
@@ -16,6 +15,7 @@ import pytest
 from storage.errors import DiskError, HostError, LogError, LogTooNew
 from storage.interfaces.log import NewEvent
 from storage.log.eventlog import SqliteEventLog
+from tests.state import state_of
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts")
 
@@ -44,13 +44,6 @@ def left_open(directory: Path, *, count: int = 10, shm: bool = True) -> Path:
     log.close()
     assert (directory / "log.db-wal").stat().st_size > 0
     return directory / "log.db"
-
-
-def fingerprint(directory: Path) -> dict[str, tuple[int, str]]:
-    return {
-        entry.name: (entry.stat().st_mtime_ns, hashlib.sha256(entry.read_bytes()).hexdigest())
-        for entry in directory.iterdir()
-    }
 
 
 def one_line(error: HostError) -> str:
@@ -88,15 +81,15 @@ def read_only_mount(tmp_path: Path) -> Iterator[Callable[[Path], Path]]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_I13_reading_leaves_the_directory_as_it_was(tmp_path: Path, kind: str) -> None:
     path = KINDS[kind](tmp_path / "root")
-    before = fingerprint(path.parent)
+    before = state_of(path.parent)
     log = SqliteEventLog(path, read_only=True)
     assert [event.data["number"] for event in log.read()] == list(range(10))
     assert (log.last_seq(), log.wait(9, 0), log.wait(10, 0)) == (10, True, False)
-    assert fingerprint(path.parent) == before
+    assert state_of(path.parent) == before
     with pytest.raises(LogError, match="reading only"):
         log.append(new())
     log.close()
-    assert fingerprint(path.parent) == before
+    assert state_of(path.parent) == before
 
 
 @needs_root
@@ -105,12 +98,12 @@ def test_I13_a_root_in_a_read_only_directory_can_be_read(
     tmp_path: Path, kind: str, read_only_mount: Callable[[Path], Path]
 ) -> None:
     path = KINDS[kind](tmp_path / "root")
-    before = fingerprint(path.parent)
+    before = state_of(path.parent)
     mounted = read_only_mount(path.parent) / "log.db"
     log = SqliteEventLog(mounted, read_only=True)
     assert [event.seq for event in log.read()] == list(range(1, 11))
     log.close()
-    assert fingerprint(path.parent) == before
+    assert state_of(path.parent) == before
     with pytest.raises(DiskError, match="Read-only file system") as caught:
         SqliteEventLog(mounted)
     assert one_line(caught.value).startswith(f"{mounted}: opening the event log: ")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from base64 import b64decode
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from storage.errors import InputError, VerificationError
 from storage.interfaces.log import NewEvent
 from storage.signing.notes import new_signer
 from tests.builder import Builder
+from tests.state import state_of
 from tests.tools.auditing.test_checkpoints import grow, tampered
 from tools import roots
 from tools.auditing import proofs
@@ -59,13 +59,6 @@ def consistency(path: Path, older: str, newer: str = "latest") -> dict[str, Any]
         return proofs.prove_consistency(path, log, older, newer)
 
 
-def files(path: Path) -> Iterator[tuple[str, bytes]]:
-    """All below `path`."""
-    for one in sorted(path.rglob("*")):
-        if one.is_file():
-            yield str(one), one.read_bytes()
-
-
 # ---------------------------------------------------------------- what is proved
 
 
@@ -95,12 +88,12 @@ def test_consistency_is_proved_to_us_and_to_another_implementation(signed: Path,
 
 
 def test_I13_proving_changes_nothing_in_the_root_with_or_without_its_tree(copied: Path) -> None:
-    before = list(files(copied))
+    before = state_of(copied)
     proof = inclusion(copied, 77)
-    assert list(files(copied)) == before
+    assert state_of(copied) == before
     (copied / TREE).unlink()
     assert inclusion(copied, 77) == proof
-    assert [name for name, _ in files(copied)] == [name for name, _ in before if not name.endswith(TREE)]
+    assert list(state_of(copied)) == [name for name in before if not name.endswith(TREE)]
 
 
 def test_damaged_tiles_are_not_believed_and_the_log_is_asked(copied: Path) -> None:
