@@ -16,7 +16,8 @@ from engine.grants import Grants
 from engine.graph import Mount, Run, vertex
 from engine.ledger import Ledger
 from engine.ops.executor import Task
-from engine.ops.run_mounts import RunMounts
+from engine.ops.oci_spec import ContainerMount
+from engine.ops.run_mounts import RunMounts, _check_nesting
 from engine.refs.ref import Local, Remote
 from storage.cachemounts import DirectoryCacheMounts
 from storage.layers.compose import TreeWriter
@@ -65,3 +66,13 @@ def test_I9_a_secret_that_cannot_be_mounted_is_told_of_without_its_value(
             asyncio.run(run(mounts, told.append))
     assert "s3cret" not in f"{raised.value!r} {raised.value}"
     assert told == []
+
+
+def test_a_mount_inside_of_a_read_only_one_needs_something_there_of_its_kind(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "f").write_text("")
+    outer = ContainerMount("/m", str(tmp_path), readonly=True)
+    _check_nesting([outer, ContainerMount("/m/d", str(tmp_path)), ContainerMount("/m/f", "f", directory=False)])
+    for inner in (ContainerMount("/m/f", str(tmp_path)), ContainerMount("/m/none", str(tmp_path))):
+        with pytest.raises(InputError, match="is mounted read-only and has no such directory"):
+            _check_nesting([outer, inner])
