@@ -22,6 +22,8 @@ from engine.refs.ref import Local, Remote
 from storage.cachemounts import DirectoryCacheMounts
 from storage.layers.compose import TreeWriter
 from storage.layers.snapshots import OverlaySnapshots
+from tests.builder import Builder, base_image
+from tests.registry_fixture import RegistryProcess
 from tools.roots import open_root
 
 
@@ -76,3 +78,15 @@ def test_a_mount_inside_of_a_read_only_one_needs_something_there_of_its_kind(tmp
     for inner in (ContainerMount("/m/f", str(tmp_path)), ContainerMount("/m/none", str(tmp_path))):
         with pytest.raises(InputError, match="is mounted read-only and has no such directory"):
             _check_nesting([outer, inner])
+
+
+def test_two_mounts_of_one_stage_show_the_same_files(
+    tmp_path: Path, registry: RegistryProcess, repository: str
+) -> None:
+    builder = Builder(tmp_path)
+    image = base_image(registry, f"{repository}/base", layers=1)
+    builder.write({"f": "text"})
+    builder.must_build(
+        f"FROM scratch AS files\nCOPY f /d/\nFROM {image['reference']}\n"
+        "RUN --mount=from=files,target=/a --mount=from=files,source=d/f,target=/b cmp /a/d/f /b\n"
+    )
