@@ -419,6 +419,26 @@ def test_cancelling_at_any_moment_leaves_nothing(bench: Bench) -> None:
     assert [*(bench.directory / "state").iterdir(), *(bench.directory / "bundles").iterdir()] == []
 
 
+def test_a_shell_whose_user_left_ends(bench: Bench, tmp_path: Path) -> None:
+    runtime = tmp_path / "runtime"
+    runtime.write_text("#!/bin/sh\nexec sleep 4716.1\n")
+    runtime.chmod(0o755)
+
+    async def start_and_leave() -> None:
+        sandbox = OciSandbox(str(runtime), bench.directory, "owner5")
+        task = asyncio.create_task(sandbox.attach(bench.process("sh", terminal=True)))
+        while not processes("4716.1"):
+            assert not task.done()
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(start_and_leave())
+    assert not processes("4716.1")
+    assert [*(bench.directory / "bundles").iterdir()] == []
+
+
 PARENT = """
 import asyncio, sys
 from pathlib import Path
