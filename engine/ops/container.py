@@ -95,9 +95,8 @@ class OciSandbox:
         status = await child.wait()
         if not clean or status < 0:
             await asyncio.to_thread(remove_container, self._directory, bundle.container)
-        if following.cancelled():
-            return status
-        following.result()
+        with suppress(asyncio.CancelledError):  # reason: it was stopped
+            following.result()
         return self._judge(status, bundle.log, on_output) if clean else status
 
     async def _spawn(self, bundle: Bundle, writers: tuple[int, int] | None) -> Child:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from engine.frontend.dockerignore import IgnoreMatcher
 from engine.ops.rootfs import RootDir
 
-GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
+GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})
 """What is said of a path that leads nowhere."""
 _DIR_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 Judge = Callable[[str, bool], bool | None]

@@ -84,9 +84,7 @@ class Search:
             tree = self._trees[layer]
             assert tree is not None  # _shares looked into it
             names |= tree.names(real)
-        for name in sorted(names):
-            if not glob.fullmatch(os.fsdecode(name)):
-                continue
+        for name in sorted(name for name in names if glob.fullmatch(os.fsdecode(name))):
             found = yield from self._find(_join(real, name))
             if found is None:
                 continue

@@ -7,7 +7,9 @@ from typing import ClassVar
 import pytest
 
 from engine.events import VertexStarted, to_data
+from engine.graph import Graph, Scratch, vertex
 from engine.record import Record
+from engine.stored import graph_from_json
 
 
 class Point(Record):
@@ -36,3 +38,11 @@ def test_nothing_can_be_set_again() -> None:
 
 def test_the_data_of_a_fact_has_its_fields_by_name() -> None:
     assert to_data(VertexStarted(name="n", inputs=("a",))) == {"name": "n", "inputs": ["a"], "attempt": 1}
+
+
+@pytest.mark.parametrize("field", ["name", "stage"])
+def test_a_stored_graph_whose_names_are_no_text_is_refused(field: str) -> None:
+    data = Graph((vertex(Scratch(), (), "s"),), ()).to_json()
+    data["vertices"][0][field] = 7
+    with pytest.raises(TypeError, match="7 is no text"):
+        graph_from_json(data)

@@ -12,13 +12,14 @@ import pytest
 
 from engine.buildkit.contenthash import content_digest
 from engine.buildkit.keys import chains
-from engine.buildkit.steps import mkdir_digests, run_digests
+from engine.buildkit.steps import image_digests, mkdir_digests, run_digests
 from engine.cache.chain import CacheChain
-from engine.errors import InputError
-from engine.graph import ContextSource, Copy, Mkdir, Run
+from engine.errors import DiskError, InputError
+from engine.graph import ContextSource, Copy, ImageLayer, ImageSource, Mkdir, Run
 from engine.ops.select import select
 from engine.record import changed
-from storage.digest import Digest
+from storage.digest import Digest, sha256
+from storage.interfaces.images import Descriptor, Provider
 from tests.engine.buildkit.cases import CASES, GOLDEN, dockerfile, lay
 from tests.engine.buildkit.comparing import compare, compiled, named
 
@@ -222,3 +223,22 @@ def test_the_variant_of_a_platform_counts() -> None:
 def test_a_directory_of_somebody_that_no_base_knows_has_no_name() -> None:
     assert mkdir_digests(Mkdir("/a", "app"), on_base=False) == ()
     assert mkdir_digests(Mkdir("/a", "7"), on_base=False)
+
+
+def test_variants_of_a_platform_are_different_images() -> None:
+    layer = ImageLayer(sha256(b"diff"), Descriptor("t", sha256(b"blob"), 1))
+    provider = Provider.of("h.example", "i")
+    seventh, plain = (
+        image_digests(ImageSource("i", sha256(b"m"), platform, provider, (layer,)))
+        for platform in ("linux/arm/v7", "linux/amd64")
+    )
+    assert seventh[0] != plain[0]
+    assert seventh[1] == plain[1], "what is in them is the same"
+
+
+def test_a_context_that_went_is_the_disks_fault(tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("f")
+    op = Copy(("/f",), "/")
+    selection = select(op, tmp_path, hash_files=True)
+    with pytest.raises(DiskError, match="reading the files to copy"):
+        content_digest(op, selection, tmp_path / "gone")

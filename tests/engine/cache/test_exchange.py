@@ -536,3 +536,12 @@ def test_what_keeps_a_cache_from_being_read_on_this_machine_is_told_as_that(
         run(one.load(made, f"{registry.host}/{repository}/cache:c"))
         (failed,) = one.parts.events("CacheImportFailed")
     assert failed["class"] == kind
+
+
+def test_an_image_without_a_cache_in_it_gives_nothing_and_is_no_failure(
+    registry: RegistryProcess, repository: str, tmp_path: Path
+) -> None:
+    made = project(registry, f"{repository}/app")
+    with caches(tmp_path) as one:
+        assert names(found_for(made, run(one.load(made, made.image["reference"])))) == []
+        assert one.parts.events("CacheImportFailed") == []

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import stat
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,16 @@ import pytest
 
 from engine.errors import DiskError, InputError
 from engine.exporters import local
+from engine.exporters.tar import TarExporter
 from engine.grants import Grants
 from engine.ops.copy import copy_layer
 from engine.refs.ref import of_step, scratch
 from storage.interfaces.layers import Look
+from storage.interfaces.packing import OutFile
 from storage.layers.snapshots import OverlaySnapshots
 from storage.overlay import detach_below
+from tests.builder import Builder
+from tests.engine.solver.kit import Recorded
 from tests.writeback import FailingWriteBack
 from tools.bootstrap import engine
 from tools.roots import open_root
@@ -130,3 +136,37 @@ def test_a_platforms_directory_that_is_a_link_is_not_followed(tmp_path: Path) ->
     (tmp_path / "out/linux_amd64").unlink()
     _export(tmp_path, "linux_amd64")
     _check(tmp_path / "out/linux_amd64")
+
+
+def test_a_tar_that_the_disk_does_not_take_is_said(tmp_path: Path) -> None:
+    def full(_dest: str) -> OutFile:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    nothing: Any = None
+    exporter = TarExporter(nothing, nothing, Recorded(), full, nothing)
+    with pytest.raises(DiskError, match=r"exporting to out\.tar: No space left on device"):
+        asyncio.run(exporter.export([], "out.tar", None))
+
+
+def test_an_archive_for_docker_and_one_for_others_share_their_layers(tmp_path: Path) -> None:
+    builder = Builder(tmp_path)
+    builder.write({"f": "text"})
+    dests = {kind: tmp_path / f"{kind}.tar" for kind in ("oci", "docker")}
+    outputs = [text for kind, dest in dests.items() for text in ("--output", f"type={kind},dest={dest}")]
+    builder.must_build("FROM scratch\nCOPY f /\n", "-t", "registry.example/i:1", *outputs)
+    assert len(builder.events("BlobCreated")) == 1
+    (digest,) = [event["data"]["digest"] for event in builder.events("BlobCreated")]
+    for dest in dests.values():
+        with tarfile.open(dest) as archive:
+            assert f"blobs/sha256/{digest.partition(':')[2]}" in archive.getnames()
+
+
+def test_what_a_layout_has_is_not_written_again(tmp_path: Path) -> None:
+    builder = Builder(tmp_path)
+    builder.write({"f": "text"})
+    out = tmp_path / "layout"
+    for _ in range(2):
+        builder.must_build("FROM scratch\nCOPY f /\n", "--output", f"type=oci,tar=false,dest={out}")
+    before = {path: path.stat().st_ino for path in (out / "blobs/sha256").iterdir()}
+    builder.must_build("FROM scratch\nCOPY f /\n", "--output", f"type=oci,tar=false,dest={out}")
+    assert {path: path.stat().st_ino for path in (out / "blobs/sha256").iterdir()} == before

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from engine.errors import DiskError, MaterializationError
 from engine.exporters.transfer import Transfer
 from engine.refs.ref import Layer, Remote
 from storage.digest import Digest, sha256
@@ -16,7 +18,7 @@ from storage.interfaces.images import Compression, Descriptor
 from storage.interfaces.layers import Look
 from storage.interfaces.packing import LayerConverter, LayerPacker, PackedBlob
 from tests.engine.exporters.kit import NothingKnown, transfer_in
-from tests.engine.refs.kit import kit
+from tests.engine.refs.kit import Kit, kit
 from tests.storage.layers.trees import file, make_tar
 
 
@@ -125,3 +127,64 @@ def test_I8_a_packed_blob_that_is_let_go_of_before_it_is_read_is_packed_again(tm
         layer, data = asyncio.run(run())
         assert layer.blob is not None
         assert sha256(data) == layer.blob.digest
+
+
+class _Known(_NothingKnown):
+    """A catalog that has one packed layer."""
+
+    known: PackedBlob | None = None
+
+    def packed(self, name: str, epoch: int | None, compression: str) -> PackedBlob | None:
+        return self.known
+
+
+class _Packing:
+    """Packs, counts, and fails with `error`, before which `lose` is called."""
+
+    def __init__(
+        self, packer: LayerPacker, error: Exception | None = None, lose: Callable[[], None] = lambda: None
+    ) -> None:
+        self._packer, self._error, self._lose, self.times = packer, error, lose, 0
+
+    def pack(self, snapshot: str, clamp_mtime: int | None, compression: Compression) -> PackedBlob:
+        self.times += 1
+        self._lose()
+        if self._error is not None:
+            raise self._error
+        return self._packer.pack(snapshot, clamp_mtime, compression)
+
+
+STEP = Layer(snapshot="b1-step-1", created=1)
+FULL = DiskError("packing: No space left on device")
+
+
+def composed(parts: Kit) -> None:
+    writer = parts.snapshots.compose("b1-step-1")
+    writer.file(b"a", Look(0o644, 0, 0, 0), 1, [b"a"])
+    writer.commit()
+
+
+def test_what_was_packed_before_is_not_packed_again_and_is_had_without_its_snapshot(tmp_path: Path) -> None:
+    catalog = _Known()
+    with kit(tmp_path) as parts:
+        composed(parts)
+        transfer = transfer_in(parts, catalog)
+        catalog.known = transfer.packer.pack("b1-step-1", None, Compression())
+        packing = transfer.packer = _Packing(transfer.packer)
+        parts.snapshots.discard("b1-step-1")
+        (layer,) = asyncio.run(transfer.pack(Remote("r", (STEP,)), None, None))
+        assert (layer.blob, packing.times) == (catalog.known.blob, 0)
+        elsewhere = transfer_in(parts, _NothingKnown())
+        (same,) = asyncio.run(elsewhere.pack(Remote("r", (layer,)), None, None))
+        assert same.blob == layer.blob, "it cannot be packed here: what another machine packed is what it is"
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_full_disk_is_told_apart_from_a_snapshot_that_went(tmp_path: Path, lost: bool) -> None:
+    with kit(tmp_path) as parts:
+        composed(parts)
+        transfer = transfer_in(parts, _NothingKnown())
+        gone = (lambda: parts.snapshots.discard("b1-step-1")) if lost else (lambda: None)
+        transfer.packer = _Packing(transfer.packer, FULL, gone)
+        with pytest.raises(MaterializationError if lost else DiskError):
+            asyncio.run(transfer.pack(Remote("r", (STEP,)), None, None))

@@ -243,3 +243,9 @@ def test_a_default_that_asks_for_its_build_arg_is_no_finding_when_that_is_given(
     failed = _check(text, Images()).error
     assert failed is not None
     assert "which" in str(failed)
+
+
+def test_an_error_that_an_images_variables_may_mend_is_none_while_nobody_can_be_asked() -> None:
+    report = _check("FROM base\nCOPY $A ${DEST:?must-be-set}\n")
+    assert (report.error, report.unasked) == (None, ("base",))
+    assert _check("FROM scratch\nCOPY $A ${DEST:?must-be-set}\n").error is not None

@@ -187,3 +187,11 @@ def test_a_mount_that_cannot_be_read_is_told_as_it_is_written() -> None:
 def test_a_name_that_is_no_images_is_no_contexts() -> None:
     with pytest.raises(DockerfileError, match="Bad:Tag:x"):
         compile_text("FROM x\nCOPY --from=Bad:Tag:x a b\n", named={"tools": ContextSource(name="tools")})
+
+
+def test_other_flags_of_a_step_that_takes_from_a_context_stay_as_they_are() -> None:
+    text = "FROM scratch\nCOPY --chmod=600 --from=lib a /\n"
+    graph = compile_text(text, named={"lib": GitSource("git://h/x")})
+    copy = graph.by_digest[graph.results[0].vertex].op
+    assert isinstance(copy, Copy)
+    assert copy.chmod == "600"

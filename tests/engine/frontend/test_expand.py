@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.frontend.expand import ExpansionError, Lexer
+from engine.frontend.instructions import parse_heredoc
+from engine.frontend.source import locate
 
 ENV = {"PWD": "/home", "SHELL": "bash", "KOREAN": "한국어", "NULL": "", "FOO": "xxyy", "P": "/a/b.tar.gz"}
 
@@ -165,3 +167,16 @@ def _in_shell(words: list[str], env: dict[str, str]) -> list[str]:
 @given(st.lists(st.lists(_PIECES, max_size=3).map("".join), min_size=1, max_size=20), _VALUES)
 def test_agrees_with_the_shell_on_what_both_know(words: list[str], env: dict[str, str]) -> None:
     assert [Lexer().expand(word, env) for word in words] == _in_shell(words, env)
+
+
+def test_where_unknown_variables_stay_a_word_that_must_be_set_is_no_error() -> None:
+    assert Lexer(skip_unset=True).words("${A:?must-be-set}b", {}) == ["${A:?must-be-set}b"]
+
+
+def test_a_word_that_cannot_be_read_names_no_heredoc() -> None:
+    assert parse_heredoc('<<"EOF', [("EOF", "text")]) is None
+    assert parse_heredoc("<<EOF", [("EOF", "text")]) is not None
+
+
+def test_what_no_line_alone_explains_is_said_of_the_first() -> None:
+    assert locate("FROM x\nRUN a \\", "\\", lambda _: "") == (1, 1)

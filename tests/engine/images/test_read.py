@@ -10,15 +10,18 @@ from typing import Any
 
 import pytest
 
+from engine.images import index as making
 from engine.images.choose import chosen
-from engine.images.index import read_config
+from engine.images.index import Assembler, IndexRequest, read_config
 from engine.images.intake import LayerFiles
 from engine.images.read import CONFIG_LIMIT, ImageReader, Manifest
 from storage.blobs import DirectoryBlobs
 from storage.digest import canonical_json, sha256
-from storage.errors import InputError, VerificationError
+from storage.errors import DiskError, InputError, RegistryError, VerificationError
 from storage.interfaces.images import Descriptor, Platform, Provider
-from storage.media_types import CONFIG
+from storage.media_types import CONFIG, INDEX
+from storage.reference import parse_reference
+from tests.contracts.registries import Client, MemoryKit, index, put_image
 
 HERE = Provider.of("h", "r")
 AMD = Platform("linux", "amd64")
@@ -78,3 +81,36 @@ def test_a_layer_is_not_read_from_a_terminal(monkeypatch: pytest.MonkeyPatch) ->
     files = LayerFiles(None, None, None, Clock())  # type: ignore[arg-type]  # nothing is taken
     with pytest.raises(InputError, match="standard input is a terminal"):
         files._read("-", threading.Event())
+
+
+def test_a_disk_that_is_full_while_a_layer_is_read_names_the_file(tmp_path: Path) -> None:
+    class Full:
+        def now(self) -> int:
+            return 0
+
+        def read(self, *_: object) -> None:
+            raise DiskError("storing a blob: No space left on device")
+
+    (tmp_path / "layer.tar").write_bytes(b"tar")
+    files = LayerFiles(Full(), None, None, Full())  # type: ignore[arg-type]  # nothing is taken
+    with pytest.raises(DiskError, match=r"layer\.tar: storing a blob: No space left"):
+        files._read(str(tmp_path / "layer.tar"), threading.Event())
+
+
+def test_an_index_of_too_many_images_that_say_nothing_is_not_asked_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(making, "COUNT_LIMIT", 1)
+    kit = MemoryKit()
+
+    async def run(client: Client) -> None:
+        one, _ = await put_image(client, Provider.of(kit.one, "i"), [b"one"])
+        other, _ = await put_image(client, Provider.of(kit.one, "i"), [b"other"])
+        await client.put_manifest(Provider.of(kit.one, "i"), "v1", INDEX, index(one, other))
+        assembler = Assembler(ImageReader(client, DirectoryBlobs(tmp_path, owner="t")))
+        with pytest.raises(VerificationError, match="an index of 2 images that are for no platform"):
+            await assembler.assemble(IndexRequest((), (parse_reference(f"{kit.one}/i:v1"),)))
+        with pytest.raises(RegistryError):
+            await assembler.assemble(IndexRequest((), (parse_reference(f"{kit.one}/i:none"),)))
+
+    kit.use(run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 
 from engine.errors import DiskError, InputError
 from engine.graph import Copy, InlineFile
-from engine.ops.copy import copy_layer
+from engine.ops.copy import _understood, copy_layer
 from engine.ops.origin import content
 from engine.ops.select import select
 from storage.digest import sha256
@@ -425,3 +426,9 @@ def test_make_directory_stays_in_the_root_and_needs_no_file_in_the_way(root: Pat
 def test_a_destination_that_no_file_system_has_a_name_for_is_an_input_error(ctx: Path, root: Path, dest: str) -> None:
     with pytest.raises(InputError, match="cannot be a file's name: it is too long"):
         _copy(ctx, root, "a.txt", dest.format(long="x" * 300))
+
+
+def test_what_a_disk_says_while_files_are_copied_is_the_disks_fault() -> None:
+    error = _understood(OSError(errno.EIO, "Input/output error"), "/d")
+    assert isinstance(error, DiskError)
+    assert "copying to /d: Input/output error" in str(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -13,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from engine.errors import InputError, MaterializationError
+from engine.errors import DiskError, InputError, MaterializationError
 from engine.grants import Grants
-from engine.graph import ContextSource, Copy, Mkdir, Op, Scratch, vertex
+from engine.graph import ContextSource, Copy, Mkdir, Op, Run, Scratch, vertex
 from engine.ops.executor import Outcome, Task
 from engine.ops.local import LocalExecutor
 from engine.ops.select import select
@@ -172,3 +173,52 @@ def test_a_step_that_is_cancelled_twice_while_it_mounts_leaves_no_mount(tmp_path
         assert [*(tmp_path / "tmp").iterdir(), *mounts_below(tmp_path)] == []
     finally:
         detach_below(tmp_path)
+
+
+def test_more_than_was_granted_is_refused_here_too(tmp_path: Path, ctx: Path) -> None:
+    with _root(tmp_path) as root, pytest.raises(InputError, match="insecure"):
+        _execute(root, ctx, Run(argv=("true",), env=(), cwd="/", security="insecure"), scratch())
+
+
+def test_a_disk_that_takes_no_result_is_said_of_the_step(
+    tmp_path: Path, ctx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with _root(tmp_path) as root:
+        base = _execute(root, ctx, Copy(("d",), "/d/"), scratch()).ref
+        monkeypatch.setattr(OverlaySnapshots, "view", full)
+        with pytest.raises(DiskError, match="a step: No space left on device"):
+            _execute(root, ctx, Mkdir("/e"), base)
+        monkeypatch.setattr("engine.ops.local._user", full)
+        with pytest.raises(DiskError, match="a step: No space left on device"):
+            _execute(root, ctx, Run(argv=("true",), env=(), cwd="/"), base)
+        assert [*root.tmp.iterdir(), *mounts_below(root.path)] == []
+
+
+def test_a_step_that_is_cancelled_while_it_cannot_be_mounted_is_cancelled(tmp_path: Path) -> None:
+    inside, go_on = threading.Event(), threading.Event()
+
+    class Refusing(OverlaySnapshots):
+        def begin(self, ref: str, lowers: Sequence[Path]) -> OverlaySnapshot:
+            inside.set()
+            assert go_on.wait(20)
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    nothing: Any = None
+    store = Refusing(tmp_path / "snapshots", tmp_path / "tmp", "b1")
+    executor = LocalExecutor(nothing, nothing, store, nothing, nothing, nothing, nothing, nothing)
+
+    async def run() -> None:
+        base: Any = SimpleNamespace(lowers=())
+        beginning = asyncio.ensure_future(executor._begin(Task(vertex(Scratch(), (), "x"), "b1-x", 1, ()), base))
+        while not inside.is_set():
+            await asyncio.sleep(0.01)
+        beginning.cancel()
+        await asyncio.sleep(0)
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await beginning
+
+    asyncio.run(run())

@@ -50,3 +50,23 @@ def test_a_file_that_is_shorter_than_it_was_is_a_change_with_or_without_a_digest
 def test_what_has_grown_is_cut_off_where_no_digest_says_more(fd: int) -> None:
     assert list(content(fd, 9)) == [b"x" * 9]
     assert content(fd, 0) == ()
+
+
+def test_a_file_that_went_out_of_its_directory_is_a_change(tree: Path) -> None:
+    entry = Entry("d/f", "d/f", "file", 0o644)
+    with Origin(tree) as origin:
+        origin.time(entry)
+        (tree / "d/f").unlink()
+        with pytest.raises(InputError, match="changed during the build"):
+            origin.time(entry)
+
+
+def test_a_large_file_of_other_content_is_a_change(tmp_path: Path) -> None:
+    path = tmp_path / "large"
+    path.write_bytes(bytes(CHUNK + 1))
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        with pytest.raises(InputError, match="changed during the build"):
+            list(content(fd, CHUNK + 1, Entry("f", "f", "file", 0o644, digest=sha256(b"other"))))
+    finally:
+        os.close(fd)

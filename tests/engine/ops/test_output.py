@@ -118,3 +118,15 @@ def test_little_output_waits_for_more_and_not_for_ever() -> None:
 
     asyncio.run(main())
     assert [one.text for one in facts.output] == ["one event"]
+
+
+def test_of_a_flood_the_oldest_pieces_go_first_and_whole() -> None:
+    def work(output: OutputRecorder, _now: list[float]) -> None:
+        output.write(1, b"a" * BURST)
+        output.write(1, b"b" * 10)
+        output.write(1, b"c" * (TAIL + 5))
+
+    found = told(work)
+    text = "".join(one.text for one in found)
+    assert [text.count(one) for one in "abc"] == [BURST, 0, TAIL]
+    assert sum(one.dropped for one in found) == 15

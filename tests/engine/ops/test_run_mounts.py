@@ -16,11 +16,14 @@ from engine.grants import Grants
 from engine.graph import Mount, Run, vertex
 from engine.ledger import Ledger
 from engine.ops.executor import Task
-from engine.ops.run_mounts import RunMounts
+from engine.ops.oci_spec import ContainerMount
+from engine.ops.run_mounts import RunMounts, _check_nesting
 from engine.refs.ref import Local, Remote
 from storage.cachemounts import DirectoryCacheMounts
 from storage.layers.compose import TreeWriter
 from storage.layers.snapshots import OverlaySnapshots
+from tests.builder import Builder, base_image
+from tests.registry_fixture import RegistryProcess
 from tools.roots import open_root
 
 
@@ -65,3 +68,25 @@ def test_I9_a_secret_that_cannot_be_mounted_is_told_of_without_its_value(
             asyncio.run(run(mounts, told.append))
     assert "s3cret" not in f"{raised.value!r} {raised.value}"
     assert told == []
+
+
+def test_a_mount_inside_of_a_read_only_one_needs_something_there_of_its_kind(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "f").write_text("")
+    outer = ContainerMount("/m", str(tmp_path), readonly=True)
+    _check_nesting([outer, ContainerMount("/m/d", str(tmp_path)), ContainerMount("/m/f", "f", directory=False)])
+    for inner in (ContainerMount("/m/f", str(tmp_path)), ContainerMount("/m/none", str(tmp_path))):
+        with pytest.raises(InputError, match="is mounted read-only and has no such directory"):
+            _check_nesting([outer, inner])
+
+
+def test_two_mounts_of_one_stage_show_the_same_files(
+    tmp_path: Path, registry: RegistryProcess, repository: str
+) -> None:
+    builder = Builder(tmp_path)
+    image = base_image(registry, f"{repository}/base", layers=1)
+    builder.write({"f": "text"})
+    builder.must_build(
+        f"FROM scratch AS files\nCOPY f /d/\nFROM {image['reference']}\n"
+        "RUN --mount=from=files,target=/a --mount=from=files,source=d/f,target=/b cmp /a/d/f /b\n"
+    )

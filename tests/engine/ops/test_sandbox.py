@@ -405,6 +405,27 @@ def test_cancelling_at_any_moment_leaves_nothing(bench: Bench) -> None:
     assert [*(bench.directory / "state").iterdir(), *(bench.directory / "bundles").iterdir()] == []
 
 
+def test_a_shell_whose_user_left_ends(bench: Bench, tmp_path: Path) -> None:
+    sleep = f"4716.{ME}"
+    runtime = tmp_path / "runtime"
+    runtime.write_text(f"#!/bin/sh\nexec sleep {sleep}\n")
+    runtime.chmod(0o755)
+
+    async def start_and_leave() -> None:
+        sandbox = OciSandbox(str(runtime), bench.directory, f"owner5-{ME}")
+        task = asyncio.create_task(sandbox.attach(bench.process("sh", terminal=True)))
+        while not processes(sleep):
+            assert not task.done()
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(start_and_leave())
+    assert not processes(sleep)
+    assert [*(bench.directory / "bundles").iterdir()] == []
+
+
 PARENT = f"""
 import asyncio, sys
 from pathlib import Path

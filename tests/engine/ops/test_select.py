@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from engine.errors import DiskError, InputError
 from engine.graph import Copy, Mount
+from engine.ops.rootfs import RootDir
 from engine.ops.rules import asked_of, source_of
 from engine.ops.select import select
 from engine.ops.selection import Selection, printable
@@ -461,3 +462,21 @@ def test_a_file_that_becomes_another_kind_of_thing_while_it_is_looked_at_is_a_ch
     monkeypatch.setattr("engine.ops.select.os.fstat", swapped)
     with pytest.raises(InputError, match="changed during the build"):
         select(Copy((".",), "/x/", from_context=True), tree, (), hash_files=True)
+
+
+def test_a_name_that_no_file_can_have_is_not_found(tmp_path: Path) -> None:
+    for name in ("a" * 300, "/".join(["a" * 200] * 30)):
+        with pytest.raises(InputError, match="not found"):
+            select(Copy((f"/{name}",), "/"), tmp_path, hash_files=True)
+
+
+def test_a_disk_that_cannot_be_read_is_not_taken_for_an_empty_one(tmp_path: Path) -> None:
+    tree = RootDir(tmp_path)
+    tree.close()
+    tree.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        VisibleTree(tree, ()).real("/f")
+
+
+def test_parents_below_a_wildcard_may_be_anywhere() -> None:
+    assert asked_of(Copy(("a*/./b",), "/", parents=True)) == ("/",)

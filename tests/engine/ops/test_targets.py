@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
 
-from engine.errors import InputError
-from engine.ops.oci_spec import ContainerMount
+from engine.errors import DiskError, InputError
+from engine.ops.bundle import _settled
+from engine.ops.oci_spec import ContainerMount, Process
 from engine.ops.targets import settled
 
 
@@ -82,3 +84,18 @@ def test_an_image_with_a_link_in_the_place_of_what_the_runtime_mounts_is_refused
 
 def test_a_target_that_is_too_long_is_no_link(root: Path) -> None:
     assert targets(root, ContainerMount("/" + "a" * 300)) == ["/" + "a" * 300]  # whoever makes it will say so
+
+
+def test_a_disk_that_cannot_be_read_is_said_where_mounts_are_prepared(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_self: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Path, "lstat", broken)
+    process = Process(
+        argv=("true",), env=(), cwd="/", uid=0, gid=0, groups=(), network="none", root=root,
+        mounts=(ContainerMount("/m", str(root)),),
+    )  # fmt: skip
+    with pytest.raises(DiskError, match="preparing the container: Input/output error"):
+        _settled(process)

@@ -13,15 +13,19 @@ import tarfile
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from engine.errors import InputError
 from engine.graph import Copy
 from engine.ops.layer import Tree
+from engine.ops.origin import Origin
 from engine.ops.select import select
+from engine.ops.selection import Entry
 from engine.ops.unpack import is_archive, plan_archive
 from storage.digest import Digest, sha256
+from storage.interfaces.layers import LayerWriter
 from tests.engine.ops.layers import copy_into
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
@@ -367,3 +371,25 @@ def test_what_is_none_of_the_kinds_of_files_is_malformed(root: Path) -> None:
     data[148:156] = b"%06o\0 " % (sum(data[:148]) + 8 * 32 + sum(data[156:512]))
     with pytest.raises(InputError, match=r"cannot unpack the archive: 'f' is of unknown type b'Z'"):
         _unpack(bytes(data), root)
+
+
+def test_a_block_of_bzip2_that_is_damaged_is_an_input_error(root: Path) -> None:
+    data = bytearray(bz2.compress(_tar(("f", FILE, os.urandom(400_000))), 1))
+    data[250_000:250_100] = bytes(100)
+    with pytest.raises(InputError, match="cannot unpack the archive"):
+        _unpack(bytes(data), root)
+
+
+def test_an_archive_that_changes_behind_its_members_while_it_is_unpacked_is_an_input_error(tmp_path: Path) -> None:
+    class Writer:
+        def file(self, *_: object) -> None:
+            pass
+
+    path = tmp_path / "a.tar"
+    path.write_bytes(_tar(("f", FILE, b"text")))
+    with Tree(None) as tree, path.open("rb") as file:
+        planned = plan_archive(file, tree, tree.root, owner=None, now_ns=NOW)
+    planned.entry = Entry("a.tar", "a.tar", "file", 0o644)
+    path.write_bytes(path.read_bytes() + b"more")
+    with Origin(tmp_path) as origin, pytest.raises(InputError, match=r"a\.tar' changed"):
+        planned.write(origin, cast("LayerWriter", Writer()))

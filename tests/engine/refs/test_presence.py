@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
 import pytest
 
+from engine.errors import RegistryError
 from engine.events import ProviderLost
 from engine.ledger import Silent
 from engine.refs.holders import Holders
@@ -99,3 +104,31 @@ def test_a_stream_goes_on_at_the_next_place_and_what_a_mirror_lacks_is_no_loss()
 
     assert MemoryKit().use(run) == b"layer"
     assert told.of(ProviderLost) == []
+
+
+class Breaking:
+    """Of `client`, but that the connection is lost behind the last byte."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    @asynccontextmanager
+    async def blob(self, *where: Any, **part: Any) -> AsyncIterator[Any]:
+        async with self._client.blob(*where, **part) as stream:
+
+            async def chunks() -> AsyncIterator[bytes]:
+                async for chunk in stream:
+                    yield chunk
+                raise RegistryError("the connection was lost", kind="transport")
+
+            yield chunks()
+
+
+def test_I3_a_connection_that_is_lost_behind_the_last_byte_has_brought_all() -> None:
+    async def run(client: Client) -> bytes:
+        blob = await put(client, TWO, b"layer")
+        breaking: Any = Breaking(client)
+        relay = Relay(breaking, Places(), Silent(), "r", blob, (TWO,))
+        return b"".join([chunk async for chunk in relay.stream()])
+
+    assert MemoryKit().use(run) == b"layer"
