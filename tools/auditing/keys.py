@@ -61,7 +61,7 @@ def generate(path: Path, name: str) -> Verifier:
         if not public:
             raise InputError("there is something already", where=str(path), hint="name another file with -o") from None
         hint = "what an old key signed can only be checked with that one: keep it, and name another file with -o"
-        what = f"there is a key already, and it is not overwritten; its verifier key is {public}"
+        what = f"there is a key already, and it is not overwritten{public}"
         raise InputError(what, where=str(path), hint=hint) from None
     except OSError as error:
         raise DiskError.of(error, "writing the audit key", dest=str(path)) from error
@@ -70,7 +70,7 @@ def generate(path: Path, name: str) -> Verifier:
 
 def _public_half(path: Path) -> str:
     try:
-        return str(read_signer(path).verifier)
+        return f"; its verifier key is {read_signer(path).verifier}"
     except (InputError, DiskError):
         return ""
 
