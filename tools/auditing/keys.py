@@ -59,7 +59,8 @@ def generate(path: Path, name: str) -> Verifier:
     except FileExistsError:
         public = _public_half(path)
         if not public:
-            raise InputError("there is something already", where=str(path), hint="name another file with -o") from None
+            what, hint = "there is something already, and it is not overwritten", "name another file with -o"
+            raise InputError(what, where=str(path), hint=hint) from None
         hint = "what an old key signed can only be checked with that one: keep it, and name another file with -o"
         what = f"there is a key already, and it is not overwritten{public}"
         raise InputError(what, where=str(path), hint=hint) from None
