@@ -109,3 +109,13 @@ def test_a_replay_of_all_steps_from_one_on_runs_those(place: Place) -> None:
     assert json.loads(done.out)["now"]["exit_code"] == 0
     done = place.run("replay BUILD --all --json")
     assert done.code == 0, done.err
+
+
+def test_a_key_is_not_written_over_a_directory(place: Place) -> None:
+    done = place.run("audit keygen -o CTX")
+    context = place.builder.context
+    said = "there is something already, and it is not overwritten (name another file with -o)"
+    assert (done.code, done.err) == (2, f"ERROR: {context}: {said}\n")
+    done = place.run("audit keygen -o CTX/a/key")
+    assert done.code == 3
+    assert done.err == f"ERROR: {context}/a/key: writing the audit key: Not a directory\n"

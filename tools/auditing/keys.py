@@ -61,9 +61,10 @@ def generate(path: Path, name: str) -> Verifier:
     except FileExistsError:
         public = _public_half(path)
         if not public:
-            raise InputError("there is something already", where=str(path), hint="name another file with -o") from None
+            what, hint = "there is something already, and it is not overwritten", "name another file with -o"
+            raise InputError(what, where=str(path), hint=hint) from None
         hint = "what an old key signed can only be checked with that one: keep it, and name another file with -o"
-        what = f"there is a key already, and it is not overwritten; its verifier key is {public}"
+        what = f"there is a key already, and it is not overwritten{public}"
         raise InputError(what, where=str(path), hint=hint) from None
     except OSError as error:
         raise DiskError.of(error, "writing the audit key", dest=str(path)) from error
@@ -74,7 +75,7 @@ def _public_half(path: Path) -> str:
     if not path.is_file():
         return ""
     try:
-        return str(read_signer(path).verifier)
+        return f"; its verifier key is {read_signer(path).verifier}"
     except (InputError, DiskError):
         return ""
 
