@@ -212,6 +212,17 @@ def test_holes_without_end_are_refused_in_one_file_or_in_many(files: int) -> Non
         made(tars.write(members))
 
 
+def test_a_table_that_grows_without_bound_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("storage.parts.table._LARGEST", 1000)
+    with pytest.raises(VerificationError, match="too many files for the table"):
+        made(make_tar(*(file(f"{number}") for number in range(20))))
+
+
+def test_a_time_that_no_calendar_has_is_not_told() -> None:
+    _, blob = made(make_tar(file("f", b"x", pax_headers={"mtime": "999999999999"})))
+    assert [entry.get("modtime") for entry in table_of(blob)[0]["entries"] if entry["name"] == "f"] == [None]
+
+
 @pytest.mark.parametrize("where", ["uid", "gid"])
 def test_a_number_that_no_table_can_say_is_refused(where: str) -> None:
     with pytest.raises(VerificationError, match="'f': a number out of range"):
