@@ -138,7 +138,13 @@ def test_attributes_of_what_must_not_be_opened_are_kept(tmp_path: Path, kind: st
             assert os.getxattr(path, "trusted.note", follow_symlinks=False) == b"x"
 
 
-@pytest.mark.parametrize("xattrs", [{b"user.": b"x"}, {b"security.capability": b"x"}, {b"user.x": bytes(70_000)}])
+ACL = bytes.fromhex("0200000001000700ffffffff04000500ffffffff20000500ffffffff")
+
+
+@pytest.mark.parametrize(
+    "xattrs",
+    [{b"user.": b"x"}, {b"security.capability": b"x"}, {b"user.x": bytes(70_000)}, {b"system.posix_acl_default": ACL}],
+)
 def test_attributes_that_no_disk_takes_are_the_layers_fault(
     tmp_path: Path, kind: str, xattrs: dict[bytes, bytes]
 ) -> None:
