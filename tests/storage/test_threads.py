@@ -12,9 +12,9 @@ from storage.threads import in_thread, settle
 
 def test_what_a_thread_gives_or_raises_comes_back() -> None:
     async def ask() -> None:
-        assert await in_thread(lambda: 5) == 5
-        with pytest.raises(KeyError):
-            await in_thread(lambda: {}["none"])
+        assert await in_thread(lambda: int("5")) == 5
+        with pytest.raises(ValueError, match="invalid literal"):
+            await in_thread(lambda: int("five"))
 
     asyncio.run(ask())
 
