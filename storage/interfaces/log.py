@@ -81,9 +81,12 @@ def redacted(value: Any) -> str:
     """What to show for a value of an event that was erased, `[redacted by NAME on DATE: REASON]`; "" for any other."""
     if not isinstance(value, dict) or not isinstance(told := value.get(REDACTED), dict) or len(value) != 1:
         return ""
+    time = told.get("time")
+    if type(time) is not int or not 0 <= time < 1 << 63:
+        return ""  # which no log of ours says: it comes from a stranger
     from datetime import UTC, datetime  # reason: few logs have any, and starting up must be quick
 
-    day = datetime.fromtimestamp(int(told.get("time", 0)) // 10**9, UTC)
+    day = datetime.fromtimestamp(time // 10**9, UTC)
     return f"[redacted by {told.get('by')} on {day:%Y-%m-%d}: {told.get('reason')}]"
 
 

@@ -55,8 +55,6 @@ class WithLayouts:
         """See RegistrySource.blob."""
         if provider.registry == LAYOUT_REGISTRY:
             return _open(provider, blob, start, end)
-        if start == 0 and end is None:
-            return self._inner.blob(provider, blob)
         return self._inner.blob(provider, blob, start=start, end=end)
 
     async def exists(self, provider: Provider, digest: Digest) -> bool:

@@ -234,18 +234,20 @@ class TarReader:
 
     def _sparse_map(self, entry: Entry) -> list[int]:
         """Version 1.0: decimal lines in front of the data, the first one says how many pairs follow."""
-        text, wanted = b"", 1
-        while text.count(b"\n") < wanted:
+        text, lines, wanted = bytearray(), 0, 1
+        while lines < wanted:
             if self._unread < BLOCK or len(text) > _LARGEST_EXTENSION:
                 raise VerificationError(f"a broken sparse map: {_show(entry.name)}")
-            text += self._exactly(BLOCK)
+            block = self._exactly(BLOCK)
             self._unread -= BLOCK
             entry.stored -= BLOCK
-            if b"\n" in text:
-                wanted = 1 + 2 * integer(text.partition(b"\n")[0])
+            text += block
+            lines += block.count(b"\n")
+            if wanted == 1 and lines:
+                wanted = 1 + 2 * integer(bytes(text.partition(b"\n")[0]))
         if wanted < 1:
             raise VerificationError(f"a broken sparse map: {_show(entry.name)}")
-        return [integer(line) for line in text.split(b"\n")[1:wanted]]
+        return [integer(line) for line in bytes(text).split(b"\n")[1:wanted]]
 
 
 def _set_segments(entry: Entry, segments: list[tuple[int, int]]) -> None:

@@ -286,6 +286,8 @@ def _set_xattr(where: int | bytes, name: bytes, value: bytes) -> None:
         else:
             os.setxattr(where, name, value, follow_symlinks=False)
     except OSError as error:
+        if error.errno == errno.EACCES:  # reason: root may set all of them, but for a directory's on something else
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL)) from error
         if error.errno != errno.ENOTSUP:  # an attribute of another system or file system
             raise
 

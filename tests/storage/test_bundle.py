@@ -72,6 +72,13 @@ def test_a_blob_that_changes_while_it_is_bundled_leaves_no_bundle(tmp_path: Path
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_bundle_with_large_blobs_only_has_no_empty_frames(tmp_path: Path) -> None:
+    only = Index("ab12", "1.0", (Member(sha256(b"x" * 3000), 3000, "layer"),))
+    write_bundle(str(tmp_path / "b"), only, EVENTS, opened)
+    assert read_bundle(tmp_path / "b").damage is None
+    assert (tmp_path / "b").read_bytes().count(zstandard.FRAME_HEADER) == 3
+
+
 def test_what_is_no_bundle_or_cannot_be_read_is_said(tmp_path: Path) -> None:
     with pytest.raises(DiskError, match="reading the bundle: No such file"):
         read_bundle(tmp_path / "none")

@@ -46,7 +46,7 @@ def taken(entry: Entry) -> Xattrs:
             continue  # xattr(7)
         _check(name, value)
         if name == _DEFAULT and entry.type != DIRECTORY:
-            raise _error(errno.EACCES)
+            raise _error(errno.EINVAL)
         kept.append((name, value))
     return tuple(kept)
 

@@ -15,8 +15,8 @@ import os
 import stat
 import struct
 from array import array
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from storage.errors import VerificationError
 from storage.layers.erofs.attributes import HEADER, Xattrs, inline
@@ -69,7 +69,7 @@ class _Plan:
     layout: int = _PLAIN
     where: int = 0
     size: int = 0
-    chunks: array[int] = field(default_factory=lambda: array("I"))
+    chunks: Sequence[int] = ()
 
 
 class _Encoder:
@@ -183,11 +183,11 @@ class _Encoder:
         else:
             self._budget.spend(max(room - stored, 0))  # the tar has its own bound
         plan.where = bits
-        plan.chunks = array("I", [_HOLE]) * _count(plan.size, bits)
+        plan.chunks = chunks = array("I", [_HOLE]) * _count(plan.size, bits)
         if bits == aligned:
-            self._point(plan.chunks, bits, data)
+            self._point(chunks, bits, data)
         else:
-            self._copy(plan.chunks, bits, data)
+            self._copy(chunks, bits, data)
 
     def _point(self, chunks: array[int], bits: int, data: Segments) -> None:
         at = (TAR_START + data.offset) >> _BITS

@@ -129,7 +129,7 @@ def test_I8_a_packed_blob_that_is_let_go_of_before_it_is_read_is_packed_again(tm
         assert sha256(data) == layer.blob.digest
 
 
-class _Known(_NothingKnown):
+class _Known(NothingKnown):
     """A catalog that has one packed layer."""
 
     known: PackedBlob | None = None
@@ -174,7 +174,7 @@ def test_what_was_packed_before_is_not_packed_again_and_is_had_without_its_snaps
         parts.snapshots.discard("b1-step-1")
         (layer,) = asyncio.run(transfer.pack(Remote("r", (STEP,)), None, None))
         assert (layer.blob, packing.times) == (catalog.known.blob, 0)
-        elsewhere = transfer_in(parts, _NothingKnown())
+        elsewhere = transfer_in(parts, NothingKnown())
         (same,) = asyncio.run(elsewhere.pack(Remote("r", (layer,)), None, None))
         assert same.blob == layer.blob, "it cannot be packed here: what another machine packed is what it is"
 
@@ -183,7 +183,7 @@ def test_what_was_packed_before_is_not_packed_again_and_is_had_without_its_snaps
 def test_a_full_disk_is_told_apart_from_a_snapshot_that_went(tmp_path: Path, lost: bool) -> None:
     with kit(tmp_path) as parts:
         composed(parts)
-        transfer = transfer_in(parts, _NothingKnown())
+        transfer = transfer_in(parts, NothingKnown())
         gone = (lambda: parts.snapshots.discard("b1-step-1")) if lost else (lambda: None)
         transfer.packer = _Packing(transfer.packer, FULL, gone)
         with pytest.raises(MaterializationError if lost else DiskError):

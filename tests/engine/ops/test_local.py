@@ -25,6 +25,7 @@ from storage.digest import sha256
 from storage.interfaces.images import Descriptor, Provider
 from storage.interfaces.layers import Snapshot
 from storage.layers.snapshots import OverlaySnapshots
+from storage.layers.upper import OverlaySnapshot
 from storage.overlay import detach_below, mounts_below
 from tests.waiting import PATIENCE
 from tools.bootstrap import engine
@@ -203,7 +204,7 @@ def test_a_step_that_is_cancelled_while_it_cannot_be_mounted_is_cancelled(tmp_pa
     class Refusing(OverlaySnapshots):
         def begin(self, ref: str, lowers: Sequence[Path]) -> OverlaySnapshot:
             inside.set()
-            assert go_on.wait(20)
+            assert go_on.wait(PATIENCE)
             raise OSError(errno.ENOSPC, "No space left on device")
 
     nothing: Any = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import pytest
 
 from storage.digest import Digest, sha256
 from storage.errors import DiskError, InputError, RegistryError, VerificationError
-from storage.interfaces.images import Descriptor, Provider
+from storage.interfaces.images import Descriptor, Provider, Reference
+from storage.interfaces.registry import BlobStream
 from storage.layout.source import WithLayouts
 from storage.layout.target import REF_NAME, enter
-from storage.reference import LAYOUT_REGISTRY, parse_layout
+from storage.reference import LAYOUT_REGISTRY, parse_layout, parse_reference
 
 ENTRY: dict[str, Any] = {"mediaType": "m", "digest": str(sha256(b"{}")), "size": 2}
 MALFORMED: dict[str, Any] = {
@@ -122,3 +124,59 @@ def test_a_disk_that_refuses_to_be_read_has_not_lost_what_it_holds(tmp_path: Pat
         assert caught.value.kind == "transport"
     with pytest.raises(DiskError, match="reading the layout: Input/output error"):
         resolve(tmp_path)
+
+
+def test_a_range_of_a_blob_is_that_and_is_there_or_not(tmp_path: Path) -> None:
+    provider = layout(tmp_path, {"manifests": []}, b"0123456789")
+
+    async def read(start: int, end: int | None, size: int = 10) -> bytes:
+        blob = Descriptor("m", sha256(b"0123456789"), size)
+        async with LAYOUTS.blob(provider, blob, start=start, end=end) as stream:
+            assert (stream.wire_bytes, stream.resumed_from, stream.ranged) == (0, 0, True)
+            return b"".join([piece async for piece in stream])
+
+    assert asyncio.run(read(3, 7)) == b"3456"
+    assert asyncio.run(read(8, None)) == b"89"
+    with pytest.raises(VerificationError, match="not what its digest promises"):
+        asyncio.run(read(8, 12, 20))
+
+
+class Elsewhere:
+    """A source that notes what it is asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+
+    async def resolve(self, reference: Reference) -> Descriptor:
+        self.asked.append(reference.written)
+        return Descriptor("m", sha256(b""), 0)
+
+    async def manifest(self, _provider: Provider, digest: Digest) -> tuple[str, bytes]:
+        self.asked.append(digest)
+        return "m", b""
+
+    def blob(
+        self, _provider: Provider, blob: Descriptor, *, start: int = 0, end: int | None = None
+    ) -> AbstractAsyncContextManager[BlobStream]:
+        self.asked.append((blob.size, start, end))
+        return nullcontext()  # type: ignore[return-value]
+
+    async def exists(self, _provider: Provider, _digest: Digest) -> bool:
+        return True
+
+
+def test_all_else_comes_from_elsewhere() -> None:
+    inner = Elsewhere()
+    layouts, provider = WithLayouts(inner), Provider.of("reg.example", "a")
+
+    async def ask() -> None:
+        await layouts.resolve(parse_reference("reg.example/a:b"))
+        await layouts.manifest(provider, sha256(b"m"))
+        assert await layouts.exists(provider, sha256(b"b"))
+        async with layouts.blob(provider, Descriptor("m", sha256(b""), 5)), layouts.blob(
+            provider, Descriptor("m", sha256(b""), 5), start=1, end=3
+        ):
+            pass
+
+    asyncio.run(ask())
+    assert inner.asked == ["reg.example/a:b", sha256(b"m"), (5, 0, None), (5, 1, 3)]

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -210,6 +211,34 @@ def test_holes_without_end_are_refused_in_one_file_or_in_many(files: int) -> Non
     members = [tars.Member(b"%d" % number, segments=(), size=(1 << 50) // files) for number in range(files)]
     with pytest.raises(VerificationError, match="holes"):
         made(tars.write(members))
+
+
+def test_a_tar_that_ends_where_a_member_does_has_no_empty_one() -> None:
+    """Behind the landmark's byte and its padding, 2,048 headers are what one member takes."""
+    writer, blob = made(make_tar(*(info(f"{number}") for number in range(2048))))
+    assert len(check_by_the_document(blob, writer)) == 1
+    assert len(look(blob, writer).nodes) == 2048 + 3
+
+
+def test_I3_what_comes_after_damage_is_told_of_it() -> None:
+    writer = Estargz()
+    writer.write(b"x" * 512)
+    while any(thread.name == "estargz" for thread in threading.enumerate()):
+        time.sleep(0.001)
+    with pytest.raises(VerificationError, match="not a tar"):
+        writer.write(bytes(512))
+    writer.close()
+
+
+def test_a_table_that_grows_without_bound_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("storage.parts.table._LARGEST", 1000)
+    with pytest.raises(VerificationError, match="too many files for the table"):
+        made(make_tar(*(file(f"{number}") for number in range(20))))
+
+
+def test_a_time_that_no_calendar_has_is_not_told() -> None:
+    _, blob = made(make_tar(file("f", b"x", pax_headers={"mtime": "999999999999"})))
+    assert [entry.get("modtime") for entry in table_of(blob)[0]["entries"] if entry["name"] == "f"] == [None]
 
 
 @pytest.mark.parametrize("where", ["uid", "gid"])

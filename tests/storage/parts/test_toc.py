@@ -350,3 +350,12 @@ def test_I3_many_files_of_the_same_bytes_do_not_expand_without_bound(tmp_path: P
         toc.part(Part(set(), set(), {b""}, lambda _: "nothing"))
     toc.part(Part(set(), {b"f%d" % n for n in range(19)}, set(), lambda _: "nothing")).discard()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_I3_no_tar_where_the_footer_points_is_the_providers_fault() -> None:
+    member = gzip_member(bytes(1024))
+    blob = b"?" + member + estargz_footer(1)
+    told = Descriptor(f"{LAYER}+gzip", sha256(blob), len(blob), {ESTARGZ: str(sha256(b""))})
+    with pytest.raises(VerificationError, match="no table of contents where the layer's footer points to") as caught:
+        read(told, blob)
+    assert not isinstance(caught.value, TocUnusable)

@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 
 from storage.errors import VerificationError
+from storage.tar.pack import pack_tree
 from storage.tar.reader import DIRECTORY, REGULAR, Entry, TarReader
 from storage.tar.rules import Budget
 from storage.tar.unpack import unpack_tree
 from tests.storage.layers.test_directory import opened
 from tests.storage.layers.trees import TAR, diff_id
-from tests.storage.tar.tars import CHAR, DIR, LINK, Member, write
+from tests.storage.tar.tars import CHAR, DIR, HARD, LINK, Member, write
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="ownership and devices need root")
 
@@ -109,10 +110,17 @@ def test_a_relative_link_that_leads_nowhere_from_too_deep_is_refused(tmp_path: P
         unpack_tree(TarReader(io.BytesIO(tar)), tmp_path)
 
 
+def test_what_shrinks_while_it_is_packed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "f").write_bytes(bytes(1000))
+    monkeypatch.setattr(os, "read", lambda _fd, _size: b"")
+    with pytest.raises(OSError, match="the file shrank while it was packed"):
+        pack_tree(os.fsencode(tmp_path), lambda _: None, with_root=False, clamp_mtime=None)
+
+
 def test_a_directory_whose_place_another_one_took_is_not_dressed_as_the_first(tmp_path: Path, kind: str) -> None:
     tar = write([
         Member(b"d/", DIR), Member(b"l", LINK, link=b"d"), Member(b"l/x/", DIR, mode=0o700),
-        Member(b"l/keep"), Member(b"d/x", data=b"a file"), Member(b"d/other/", DIR), Member(b"d/x/", DIR, mode=0o711),
+        Member(b"d/x", data=b"a file"), Member(b"d/held", HARD, link=b"d/x"), Member(b"d/x/", DIR, mode=0o711),
     ])  # fmt: skip
     with opened(kind, tmp_path) as layers:
         layers.unpack(diff_id(tar), TAR, io.BytesIO(tar))
@@ -130,7 +138,13 @@ def test_attributes_of_what_must_not_be_opened_are_kept(tmp_path: Path, kind: st
             assert os.getxattr(path, "trusted.note", follow_symlinks=False) == b"x"
 
 
-@pytest.mark.parametrize("xattrs", [{b"user.": b"x"}, {b"security.capability": b"x"}, {b"user.x": bytes(70_000)}])
+ACL = bytes.fromhex("0200000001000700ffffffff04000500ffffffff20000500ffffffff")
+
+
+@pytest.mark.parametrize(
+    "xattrs",
+    [{b"user.": b"x"}, {b"security.capability": b"x"}, {b"user.x": bytes(70_000)}, {b"system.posix_acl_default": ACL}],
+)
 def test_attributes_that_no_disk_takes_are_the_layers_fault(
     tmp_path: Path, kind: str, xattrs: dict[bytes, bytes]
 ) -> None:
