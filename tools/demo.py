@@ -54,7 +54,7 @@ class Stage:
             # reason: it stops its own steps and mounts when it is asked to; killing it would leave that undone
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=20)
+                process.wait(timeout=60)
             process.kill()
             raise
         if process.returncode:
@@ -175,8 +175,8 @@ def tell_registry(seen: Seen, stage: Stage) -> None:
 
 
 def wait_for(url: str) -> None:
-    """Until something answers, 20 seconds at most."""
-    deadline = time.monotonic() + 20
+    """Until something answers, a minute at most."""
+    deadline = time.monotonic() + 60
     while True:
         try:
             urlopen(url, timeout=5).close()  # noqa: S310
