@@ -8,6 +8,9 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar, cast
 
 from storage.interfaces.locks import Locks
+from storage.threads import in_thread, settle
+
+__all__ = ["COLLECT", "POLL", "both", "in_thread", "locked", "made_and_told", "settle", "together"]
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -33,30 +36,6 @@ async def both(one: Coroutine[Any, Any, T], other: Coroutine[Any, Any, U]) -> tu
     """As `together`, of two things of different types."""
     first, second = await together([one, other])
     return cast("tuple[T, U]", (first, second))
-
-
-async def settle(future: asyncio.Future[T]) -> None:
-    """Return when `future` is done, however it ends, even while the caller is being cancelled."""
-    while not future.done():
-        try:
-            await asyncio.wait([future])
-        except asyncio.CancelledError:
-            continue
-    if not future.cancelled():
-        future.exception()  # seen: nobody else may ask for it
-
-
-async def in_thread(work: Callable[[], T], stop: Callable[[], None] | None = None) -> T:
-    """Run `work` in a thread. A cancelled caller still waits for its end: what it touches must not outlive the step.
-    `stop` is called then: it ends work that waits for somebody else, which may be for ever."""
-    future = asyncio.ensure_future(asyncio.to_thread(work))
-    try:
-        return await asyncio.shield(future)
-    except asyncio.CancelledError:
-        if stop is not None:
-            stop()
-        await settle(future)
-        raise
 
 
 @asynccontextmanager

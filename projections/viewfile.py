@@ -42,7 +42,7 @@ def open_views(path: Path | None, *, discard: bool = False) -> sqlite3.Connectio
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _lock(path):
-            if discard:
+            if discard or not _is_own(path):
                 _remove(path)
             try:
                 return _connect(str(path))
@@ -180,7 +180,8 @@ def _check_plain(db: sqlite3.Connection) -> None:
 @contextmanager
 def _lock(path: Path) -> Iterator[None]:
     """One process at a time opens or replaces the file: its parts (main, -wal, -shm) must be of one make."""
-    descriptor = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC  # in a root of a stranger it may be a link
+    descriptor = os.open(path.with_name(path.name + ".lock"), flags, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
@@ -189,8 +190,18 @@ def _lock(path: Path) -> Iterator[None]:
 
 
 def _remove(path: Path) -> None:
-    for name in (path.name, path.name + "-wal", path.name + "-shm", path.name + "-journal"):
-        path.with_name(name).unlink(missing_ok=True)
+    for part in _parts(path):
+        part.unlink(missing_ok=True)
+
+
+def _parts(path: Path) -> list[Path]:
+    return [path.with_name(path.name + end) for end in ("", "-wal", "-shm", "-journal")]
+
+
+def _is_own(path: Path) -> bool:
+    """Are all parts files, as far as they are there? SQLite would write where a link leads, and wait for a FIFO for
+    ever."""
+    return all(stat.S_ISREG(part.lstat().st_mode) for part in _parts(path) if os.path.lexists(part))
 
 
 def _look(path: Path) -> tuple[tuple[int, int, int] | None, bool]:

@@ -15,10 +15,12 @@ from typing import Any
 from storage.errors import InputError
 from storage.interfaces.images import Mirror, Provider
 from storage.reference import DEFAULT_REGISTRY, is_host, is_loopback, is_path
+from storage.regular import read_regular
 
 VARIABLE = "REFLEDGER_REGISTRIES"
 """The environment variable that names the file."""
 FILE_NAME = "registries.toml"
+_LARGEST = 1 << 20  # bytes of it
 SYSTEM_FILE = Path("/etc/refledger") / FILE_NAME
 _SETTINGS = ("http", "ca", "client_certificate", "client_key", "requests_per_second", "connections")
 _MIRROR = ("host", "prefix", "tags")
@@ -100,7 +102,7 @@ def load(path: Path | None) -> Registries:
     if path is None:
         return Registries()
     try:
-        text = path.read_text()
+        text = read_regular(path, _LARGEST).decode()
     except OSError as error:
         hint = f"{VARIABLE} names it" if path.name != FILE_NAME else "make it readable for you"
         raise InputError(f"cannot be read: {error.strerror}", where=str(path), hint=hint) from error

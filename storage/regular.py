@@ -31,13 +31,16 @@ def read_regular(path: Path, limit: int) -> bytes:
     return data
 
 
-def check_database(path: Path) -> None:
+def check_database(path: Path, *, linked: bool = True) -> None:
     """Raises OSError, EINVAL where something else than a file stands in the place of SQLite's database `path`, or of
-    one that SQLite looks for beside it. What is not there is none."""
+    one that SQLite looks for beside it. What is not there is none. `linked`: `path` may be a link to a file, but not
+    to nothing, where SQLite would make one."""
     for end in ("", "-wal", "-shm", "-journal"):
         beside = path.with_name(path.name + end)
         try:
-            mode = beside.lstat().st_mode if end else beside.stat().st_mode  # SQLite refuses links beside it, too
+            mode = beside.lstat().st_mode  # SQLite refuses links beside it, too
+            if linked and not end and stat.S_ISLNK(mode) and beside.exists():
+                mode = beside.stat().st_mode
         except FileNotFoundError:
             continue
         if not stat.S_ISREG(mode):

@@ -15,9 +15,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from storage.interfaces.images import Descriptor, Provider
+from storage.regular import read_regular
 
 KEPT_SECONDS = 7 * 24 * 3600.0
 """As long as docker-registry keeps an upload that nobody goes on with."""
+_LARGEST = 1 << 20
+"""Bytes of a file: a location is a header's value."""
 
 
 class UploadSessions:
@@ -30,7 +33,7 @@ class UploadSessions:
     def load(self, target: Provider, blob: Descriptor) -> str:
         """The location of an upload of `blob` to `target`; "" when none is known."""
         try:
-            kept = json.loads(self._path(target, blob).read_bytes())
+            kept = json.loads(read_regular(self._path(target, blob), _LARGEST))
             location = kept["location"]
         except (OSError, ValueError, KeyError, TypeError):
             return ""
@@ -43,7 +46,7 @@ class UploadSessions:
         with suppress(OSError):
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             new = path.with_suffix(f".{os.getpid()}.part")
-            with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as file:
+            with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as file:
                 json.dump(kept, file)
             new.replace(path)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from storage.overlay import mounts_below
 from tests.processes import run_module
 from tests.registry_fixture import RegistryProcess, push_image
 from tests.waiting import PATIENCE
@@ -93,9 +94,8 @@ class Builder:
 
     def leftovers(self) -> list[str]:
         """What no finished or recovered build may leave: mounts and temporary files below the root."""
-        mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-        left = [mount for mount in mounts if mount.startswith(str(self.root))]
-        return left + [str(path) for where in ("tmp/*", "run/*/*") for path in self.root.glob(where)]
+        files = (path for where in ("tmp/*", "run/*/*") for path in self.root.glob(where))
+        return [str(path) for path in (*mounts_below(self.root), *files)]
 
 
 def busybox_layer() -> dict[str, bytes]:

@@ -4,6 +4,7 @@ zstd:chunked (containers/storage, pkg/chunked), and by our own writer. Whole the
 from __future__ import annotations
 
 import base64
+import gzip
 import io
 import json
 import struct
@@ -55,6 +56,13 @@ class _Writer:
             self.plain += self.pending
             self.pending.clear()
         return len(self.out)
+
+
+def gzipped(tar: bytes) -> Made:
+    """An ordinary gzip layer: without a table."""
+    blob = gzip.compress(tar, mtime=0)
+    descriptor = {"mediaType": OCI_LAYER, "digest": digest_of(blob), "size": len(blob), "diff_id": digest_of(tar)}
+    return Made(blob, descriptor, {})
 
 
 def gzip_member(data: bytes) -> bytes:

@@ -160,7 +160,7 @@ class RegistryProcess:
                     entry["http.request.method"], entry["http.request.uri"],
                     entry.get("http.response.status", 0), entry.get("http.response.written", 0),
                 )  # fmt: skip
-                began = _nanoseconds(entry["time"]) - _duration(entry["http.response.duration"])
+                began = nanoseconds(entry["time"]) - _duration(entry["http.response.duration"])
                 self._starts.setdefault(key, []).append(began)
         for text in access:
             if matched := _LINE.match(text):
@@ -325,7 +325,7 @@ def get_json(host: str, path: str) -> Any:
         return json.load(answer)
 
 
-def _nanoseconds(stamp: str) -> int:
+def nanoseconds(stamp: str) -> int:
     """RFC 3339 with nanoseconds, UTC."""
     whole, _, fraction = stamp.rstrip("Z").partition(".")
     seconds = int(datetime.fromisoformat(whole + "+00:00").timestamp())

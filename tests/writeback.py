@@ -1,10 +1,12 @@
-"""A kernel whose write-back fails by itself, between two flushes."""
+"""Flushes as they happen, and a kernel whose write-back fails by itself, between two of them."""
 
 from __future__ import annotations
 
 import ctypes
 import errno
 import os
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,3 +40,20 @@ class FailingWriteBack:
         self._told[fd] = self._errors
         ctypes.set_errno(errno.EIO)
         return -1
+
+
+def watch_flushes(monkeypatch: pytest.MonkeyPatch, is_seen: Callable[[], bool]) -> list[tuple[bool, str]]:
+    """What is flushed from now on, in order: could what is made be seen by then, and the path of what was flushed (of
+    a whole file system that of any file in it)."""
+    flushes: list[tuple[bool, str]] = []
+
+    def watched(flush: Callable[[int], None]) -> Callable[[int], None]:
+        def watching(fd: int) -> None:
+            flushes.append((is_seen(), str(Path(f"/proc/self/fd/{fd}").readlink())))
+            flush(fd)
+
+        return watching
+
+    monkeypatch.setattr(durable, "flush_file_system", watched(durable.flush_file_system))
+    monkeypatch.setattr(os, "fsync", watched(os.fsync))
+    return flushes

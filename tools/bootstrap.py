@@ -182,7 +182,7 @@ class _Parts:
     def parts(self) -> DirectoryParts:
         from storage.parts.trees import DirectoryParts
 
-        return DirectoryParts(self.root.tmp, self.build)
+        return DirectoryParts(self.root.tmp, self.build, limit=_layer_limit())
 
     # ---------------------------------------------------------------- what is elsewhere
 

@@ -12,15 +12,17 @@ from pathlib import Path
 
 from engine.events import SENSITIVE
 from storage.errors import DiskError, InputError
+from storage.regular import read_regular
 
 FILE = "audit.toml"
+_LARGEST = 1 << 20
 
 
 def sensitive_args(root: Path) -> Sequence[str]:
     """The patterns of `root`. Raises InputError (it is not as above), DiskError."""
     path = root / FILE
     try:
-        said = tomllib.loads(path.read_text())
+        said = tomllib.loads(read_regular(path, _LARGEST).decode())
     except FileNotFoundError:
         return SENSITIVE
     except OSError as error:

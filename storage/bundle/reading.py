@@ -128,10 +128,7 @@ def _read_index(tar: TarReader, members: Iterator[Any], path: Path) -> tuple[Ind
                 f"the bundle has version {said['version']}, this Refledger knows {VERSION}", where=str(path),
                 hint="use a newer Refledger",
             )  # fmt: skip
-        try:
-            return _index(said), said["events"]
-        except InputError as error:  # a digest that is none
-            raise ValueError(error.what) from error
+        return _index(said), said["events"]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise VerificationError(f"the index is damaged: {type(error).__name__}: {error}") from error
 
@@ -170,11 +167,11 @@ def _check_layer(layer: Json) -> None:
     for item in (layer if "digest" in layer else None, layer.get("bundled")):
         if item is None:
             continue
-        Digest(item["digest"])
+        _any_digest(item["digest"])
         _count(item["size"])
         _text(item["mediaType"])
     if "diff_id" in layer:
-        Digest(layer["diff_id"])
+        _any_digest(layer["diff_id"])
     _text(layer.get("snapshot", ""))
     _count(layer.get("created", 0))
     for provider in layer.get("providers", ()):
@@ -190,16 +187,23 @@ def _text(value: Any) -> str:
     return value
 
 
+def _any_digest(text: Any) -> Digest:
+    try:
+        return Digest(text)
+    except InputError as error:
+        raise ValueError(error.what) from error
+
+
 def _digest(text: Any) -> Digest:
-    digest = Digest(text)
+    digest = _any_digest(text)
     if digest.algorithm != "sha256":
         raise ValueError(f"{digest.algorithm} is not used in bundles")
     return digest
 
 
 def _count(value: Any) -> int:
-    if type(value) is not int or value < 0:
-        raise ValueError(f"{value!r:.40} is not a size")
+    if type(value) is not int or not 0 <= value < 1 << 63:
+        raise ValueError(f"{value!r:.40} is not a count")
     return value
 
 

@@ -14,20 +14,30 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from storage.errors import VerificationError
 from storage.interfaces.layers import Look
 from storage.layers.checked import MOST_NOTED
 from storage.regular import read_regular
-from storage.tar.unpack import IGNORED_XATTRS, OPAQUE_XATTR
+from storage.tar.rules import IGNORED_XATTRS, OPAQUE_XATTR
 
 _FILE = "implied"  # beside the tree; paths relative to it, each ended by NUL; the empty path is the root
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 ROOT = b""
 
 
+def noted(paths: AbstractSet[bytes]) -> bytes:
+    """What is noted of implied directories. Raises VerificationError when it is more than could be read again."""
+    data = b"".join(path + b"\0" for path in sorted(paths))
+    if len(data) > MOST_NOTED:
+        raise VerificationError(f"the names of directories that the layer implies have {len(data)} bytes")
+    return data
+
+
 def write_implied(directory: Path, paths: AbstractSet[bytes]) -> None:
-    """Note beside the tree in `directory` which of its directories are implied. Raises OSError."""
+    """Note beside the tree in `directory` which of its directories are implied. Raises OSError, VerificationError as
+    `noted`."""
     if paths:
-        (directory / _FILE).write_bytes(b"".join(path + b"\0" for path in sorted(paths)))
+        (directory / _FILE).write_bytes(noted(paths))
 
 
 def read_implied(lower: Path) -> frozenset[bytes]:

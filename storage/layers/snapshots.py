@@ -307,7 +307,7 @@ def _settle(upper: bytes, lowers: Sequence[bytes]) -> tuple[int, int]:
     InputError for a name that deletes in a layer (image-spec layer.md, "Whiteouts"), OSError.
     """
     from storage.tar.pack import is_opaque
-    from storage.tar.unpack import OPAQUE_XATTR, WHITEOUT
+    from storage.tar.rules import OPAQUE_XATTR, WHITEOUT
 
     size = sealed = 0
     linked: set[int] = set()

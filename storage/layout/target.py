@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import fcntl
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,14 @@ from storage.blobs import DirectoryBlobs
 from storage.digest import Digest, canonical_json, parse_json
 from storage.durable import replace_file
 from storage.errors import DiskError, InputError, VerificationError
+from storage.interfaces.blobs import BlobWriter
 from storage.interfaces.images import Descriptor, Provider
 from storage.interfaces.registry import ByteStream, RegistryTarget
 from storage.layout.listing import read_tagged
 from storage.reference import LAYOUT_REGISTRY, is_tag
 from storage.referrers import FallbackTag, referring
 from storage.regular import read_regular
+from storage.threads import in_thread
 
 _LARGEST = 16 << 20
 """Bytes of index.json at most: no reader takes more."""
@@ -50,19 +52,21 @@ class WithLayoutTargets:
         if target.registry != LAYOUT_REGISTRY:
             await self._inner.upload(target, blob, chunks, resume=resume)
             return
-        writer = await asyncio.to_thread(self._blobs(target).writer)
+        writers: list[BlobWriter] = []  # one, also where whoever asked for it is cancelled before it is there
         try:
+            await in_thread(lambda: writers.append(self._blobs(target).writer()))
             async for chunk in chunks():
-                await asyncio.to_thread(writer.write, chunk)
-            await asyncio.to_thread(writer.commit, blob.digest)
+                await in_thread(partial(writers[0].write, chunk))
+            await in_thread(lambda: writers[0].commit(blob.digest))
         finally:
-            writer.abort()
+            for writer in writers:
+                writer.abort()
 
     async def put_manifest(self, target: Provider, name: str, media_type: str, data: bytes) -> Digest:
         """See RegistryTarget.put_manifest; a tag is an entry of index.json. Raises DiskError, VerificationError."""
         if target.registry != LAYOUT_REGISTRY:
             return await self._inner.put_manifest(target, name, media_type, data)
-        digest = await asyncio.to_thread(self._put, target, name, media_type, data)
+        digest = await in_thread(lambda: self._put(target, name, media_type, data))
         if (refers := referring(data, media_type)) is not None:
             await self._fallback.add(target, *refers)
         return digest

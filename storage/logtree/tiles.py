@@ -61,7 +61,7 @@ class Tree:
         if self._read_only and not path.exists():
             return
         try:
-            check_database(path)
+            check_database(path, linked=False)
         except OSError as error:
             raise sqlite3.DatabaseError(str(error)) from error
         how = "mode=ro&immutable=1" if self._read_only else "mode=rwc"

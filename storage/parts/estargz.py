@@ -12,36 +12,28 @@ from __future__ import annotations
 import queue
 import struct
 import threading
-from base64 import b64encode
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from storage.compression import BLOCK, STARGZ_CHUNK, checked, cores, gzip_member
-from storage.digest import Digest, Hasher, canonical_json, sha256
+from storage.digest import Digest, Hasher, sha256
 from storage.errors import VerificationError
 from storage.interfaces.images import ESTARGZ
+from storage.parts.table import Places, TableWriter
 from storage.parts.toc import FOOTER_MARK, TOC_NAME
 from storage.tar.pack import encode
 from storage.tar.raw import RawTar
 from storage.tar.reader import BLOCK as TAR_BLOCK
-from storage.tar.reader import BLOCK_DEVICE, CHARACTER, DIRECTORY, FIFO, HARD_LINK, REGULAR, SYMLINK, Entry
+from storage.tar.reader import REGULAR, Entry
 
 UNCOMPRESSED_SIZE = "io.containers.estargz.uncompressed-size"
 """The annotation that says how large the tar is."""
 
 LANDMARK = b".no.prefetch.landmark"
 _OURS = frozenset({LANDMARK, b".prefetch.landmark", TOC_NAME})  # those that came with a layer give way to ours
-_MOST_HOLES = 8 << 30
-_LARGEST_TABLE = 256 << 20
-_TYPES = {
-    REGULAR: "reg", DIRECTORY: "dir", SYMLINK: "symlink", HARD_LINK: "hardlink", CHARACTER: "char",
-    BLOCK_DEVICE: "block", FIFO: "fifo",
-}  # fmt: skip
-Json = dict[str, Any]
+_MOST_HOLES = 8 << 30  # bytes, of all files of a layer
 
 
 class Estargz:
@@ -122,15 +114,6 @@ class Estargz:
 
 
 @dataclass(slots=True)
-class _Told:
-    """An entry of the table: `chunk` is the number of its member; `hashing`: its file is not yet known to the end."""
-
-    told: Json
-    chunk: int | None = None
-    hashing: bool = False
-
-
-@dataclass(slots=True)
 class _Member:
     """What becomes one gzip member: its first `chunk` bytes are a chunk of a file, with `digest` when it is known."""
 
@@ -149,7 +132,7 @@ class _Members:
         self._batch: list[_Member] = []
         self._batched = 0
         self._running: deque[Future[list[tuple[int, bytes, str]]]] = deque()
-        self.places: dict[int, tuple[int, str]] = {}
+        self.places: Places = {}
         """Where in the blob each member begins that has a chunk, and the digest of that, until somebody takes it."""
         self.written = 0
         """Bytes of all members that are out."""
@@ -201,9 +184,8 @@ class _Blob:
         self.annotations: dict[str, str] = {}
         self._members = members
         self._member = _Member()
-        self._chunks = 0
-        self._pending: deque[_Told] = deque()
-        self._table = bytearray(b'{"entries":[')
+        self._table = TableWriter()
+        self._holes = 0
 
     def write(self, tar: RawTar) -> Iterator[bytes]:
         """Consume `tar`."""
@@ -214,6 +196,10 @@ class _Blob:
                 for _ in tar.data():
                     pass
             elif entry.segments is not None:
+                self._holes += entry.size - entry.stored
+                if self._holes > _MOST_HOLES:
+                    what = f"sparse files with holes of {self._holes} bytes and more are in the layer"
+                    raise VerificationError(what, hint="an eStargz would have to spell them out: use gzip or zstd")
                 plain = replace(entry, segments=None, stored=entry.size)
                 yield from self._file(plain, encode(plain), _filled(entry, tar.data()))
             else:
@@ -224,15 +210,10 @@ class _Blob:
 
     def _file(self, entry: Entry, header: bytes, content: Iterable[memoryview]) -> Iterator[bytes]:
         yield from self._add(header)
-        told = _Told(_described(entry))
-        self._pending.append(told)
+        whole = Hasher() if entry.size > STARGZ_CHUNK else None  # else its one chunk has the same digest
+        told = self._table.add(entry, hashing=whole is not None)
         if entry.type != REGULAR:
             return
-        if not entry.size:
-            told.told["digest"] = str(sha256(b""))
-            return
-        whole = Hasher() if entry.size > STARGZ_CHUNK else None  # else its one chunk has the same digest
-        told.hashing = whole is not None
         at = room = 0
         for piece in content:
             if whole is not None:
@@ -240,25 +221,15 @@ class _Blob:
             while piece:
                 if not room:
                     room = min(STARGZ_CHUNK, entry.size - at)
-                    yield from self._begin_chunk(told, at, room, last=at + room == entry.size)
+                    number = self._table.chunk(told, at, room, last=at + room == entry.size)
+                    yield from self._cut()
+                    self._member.number, self._member.chunk = number, room
                 part, piece = piece[:room], piece[room:]  # noqa: PLW2901
                 yield from self._add(part)
                 at, room = at + len(part), room - len(part)
         if whole is not None:
-            told.told["digest"] = str(whole.digest())
-            told.hashing = False
+            told.hashed(whole.digest())
         yield from self._add(bytes(-entry.size % TAR_BLOCK))
-
-    def _begin_chunk(self, first: _Told, at: int, size: int, *, last: bool) -> Iterator[bytes]:
-        told = first
-        if at:
-            told = _Told({"name": first.told["name"], "type": "chunk", "chunkOffset": at})
-            self._pending.append(told)
-        if not last:
-            told.told["chunkSize"] = size
-        told.chunk, self._chunks = self._chunks, self._chunks + 1
-        yield from self._cut()
-        self._member.number, self._member.chunk = told.chunk, size
 
     def _add(self, data: bytes | memoryview) -> Iterator[bytes]:
         """More of the tar. What follows a chunk is in its member, but not without end."""
@@ -272,34 +243,12 @@ class _Blob:
         member, self._member = self._member, _Member()
         if member.data:
             yield from self._members.add(member)
-        self._tell()
-
-    def _tell(self) -> None:
-        """Write entries whose places are known into the table."""
-        places = self._members.places
-        while self._pending:
-            entry = self._pending[0]
-            if entry.hashing or (entry.chunk is not None and entry.chunk not in places):
-                return
-            self._pending.popleft()
-            if entry.chunk is not None:
-                entry.told["offset"], digest = places.pop(entry.chunk)
-                entry.told["chunkDigest"] = digest
-                if entry.told["type"] == "reg":
-                    entry.told.setdefault("digest", digest)
-            self._table += (b"" if self._table.endswith(b"[") else b",") + canonical_json(entry.told)
-            if len(self._table) > _LARGEST_TABLE:
-                raise VerificationError(
-                    "the layer has too many files for the table of contents of an eStargz", hint="use gzip or zstd"
-                )
+        self._table.tell(self._members.places)
 
     def _end(self) -> Iterator[bytes]:
         yield from self._cut()
         yield from self._members.flush()
-        self._tell()
-        assert not self._pending, "all members are out"
-        self._table += b'],"version":1}'
-        table = bytes(self._table)
+        table = self._table.finish(self._members.places)
         start = self._members.written
         entry = Entry(TOC_NAME, REGULAR, mode=0o444, uid=0, gid=0, size=len(table), mtime=0, stored=len(table))
         end = encode(entry) + table + bytes(-len(table) % TAR_BLOCK + 2 * TAR_BLOCK)
@@ -323,9 +272,6 @@ def _relative(name: bytes) -> bytes:
 
 def _filled(entry: Entry, stored: Iterator[memoryview]) -> Iterator[memoryview]:
     """The content of a sparse file, with zeros where it has holes: a table of contents knows of no holes."""
-    if entry.size - entry.stored > _MOST_HOLES:
-        what = f"a sparse file with holes of {entry.size - entry.stored} bytes is in the layer"
-        raise VerificationError(what, hint="an eStargz would have to spell them out: use gzip or zstd")
     assert entry.segments is not None
     at, piece = 0, memoryview(b"")
     for start, length in [*entry.segments, (entry.size, 0)]:
@@ -339,37 +285,3 @@ def _filled(entry: Entry, stored: Iterator[memoryview]) -> Iterator[memoryview]:
             piece = piece[len(part) :]
             at += len(part)
             yield part
-
-
-def _described(entry: Entry) -> Json:
-    """The entry of the table, without place and digests."""
-    told: Json = {
-        "name": _text(entry.name), "type": _TYPES[entry.type], "mode": entry.mode, "uid": entry.uid, "gid": entry.gid,
-    }  # fmt: skip
-    if entry.mtime and (moment := _time(entry.mtime)):
-        told["modtime"] = moment
-    if entry.size:
-        told["size"] = entry.size
-    if entry.type in {SYMLINK, HARD_LINK}:
-        told["linkName"] = _text(entry.link)
-    if entry.type in {CHARACTER, BLOCK_DEVICE}:
-        told["devMajor"], told["devMinor"] = entry.device
-    if entry.xattrs:
-        told["xattrs"] = {_text(name): b64encode(value).decode() for name, value in entry.xattrs.items()}
-    return told
-
-
-def _text(name: bytes) -> str:
-    """JSON has only Unicode: what is none is told as Go tells it, and a reader sees that it is not the name."""
-    return name.decode("utf-8", "replace")
-
-
-def _time(mtime: int) -> str:
-    """RFC 3339, with the fraction that there is; "" (unknown) in a year that cannot be written."""
-    seconds, fraction = divmod(mtime, 10**9)
-    try:
-        moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
-    except OverflowError:
-        return ""
-    digits = f".{fraction:09d}".rstrip("0") if fraction else ""
-    return f"{moment.isoformat().removesuffix('+00:00')}{digits}Z"

@@ -21,7 +21,7 @@ from storage.errors import InputError, TocUnusable, VerificationError
 from storage.interfaces.images import ESTARGZ, Descriptor
 from storage.parts.lookup import Own, Tree
 from storage.tar.reader import REGULAR, Entry, TarReader
-from storage.tar.unpack import OPAQUE_NAME, WHITEOUT
+from storage.tar.rules import AUFS, OPAQUE_NAME, WHITEOUT
 
 _CHUNKED = ("io.github.containers.zstd-chunked.", "io.containers.zstd-chunked.")
 _POSITION, _CHECKSUM = "manifest-position", "manifest-checksum"
@@ -34,7 +34,6 @@ _TAIL = 64 * 1024  # read in one go with the footer, where that is less than 1 %
 TOC_NAME = b"stargz.index.json"
 FOOTER_MARK = b"SG\x16\x00"
 """How the extra field of an eStargz's footer begins (RFC 1952, 2.3.1.1): its name, and 22 bytes."""
-_AUFS = b".wh..wh."
 
 Range = tuple[int, int]
 
@@ -221,7 +220,7 @@ class ChunkedToc(Tree):
         parent, _, base = path.rpartition(b"/")
         if base == OPAQUE_NAME:
             self.opaque.add(parent)
-        elif path.startswith(_AUFS) or base.startswith(_AUFS):
+        elif path.startswith(AUFS) or base.startswith(AUFS):
             return
         elif base.startswith(WHITEOUT):
             hidden = base[len(WHITEOUT) :]

@@ -49,15 +49,14 @@ def _clamped(tar: RawTar, latest: int) -> Iterator[bytes | memoryview]:
 
 def clamp_header(header: bytes, latest: int) -> bytes:
     """The headers of one member, the last of which may be followed by a sparse map. Raises VerificationError."""
-    out = []
+    out: list[bytes] = []
     at = 0
-    while at < len(header):
+    while True:
         block = _clamp_block(header[at : at + BLOCK], latest)
         at += BLOCK
         kind = block[156]
         if kind not in _WITH_DATA:
-            out.append(block)
-            break
+            return b"".join([*out, block, header[at:]])
         size = number(block[124:136])
         data, padding = header[at : at + size], header[at + size : at + size + -size % BLOCK]
         at += size + -size % BLOCK
@@ -65,8 +64,6 @@ def clamp_header(header: bytes, latest: int) -> bytes:
             data, padding = clamped, bytes(-len(clamped) % BLOCK)
             block = _put(block, 124, b"%011o\0" % len(data))
         out += [block, data, padding]
-    out.append(header[at:])
-    return b"".join(out)
 
 
 def _clamp_block(block: bytes, latest: int) -> bytes:
@@ -90,7 +87,7 @@ def _put(block: bytes, at: int, field: bytes) -> bytes:
 def _clamp_records(data: bytes, latest: int) -> bytes | None:
     """The records of a PAX header; None when they may stay as they are."""
     records, late = pax_records(data), False
-    out = []
+    out: list[bytes] = []
     for key, value in records:
         if key in _TIMES and value and nanoseconds(value) > latest * 10**9:
             late, value = True, b"%d" % latest  # noqa: PLW2901

@@ -28,7 +28,7 @@ from storage.tar.reader import (
     Entry,
     TarReader,
 )
-from storage.tar.unpack import OPAQUE_NAME, OPAQUE_XATTR, WHITEOUT
+from storage.tar.rules import OPAQUE_NAME, OPAQUE_XATTR, WHITEOUT
 
 _TYPES = {
     stat.S_IFREG: REGULAR, stat.S_IFLNK: SYMLINK, stat.S_IFCHR: CHARACTER, stat.S_IFBLK: BLOCK_DEVICE,

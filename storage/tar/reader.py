@@ -1,6 +1,8 @@
 """Reading the tar dialects that layers come in: ustar, PAX, GNU, sparse files; names are bytes throughout.
 
-Faster than tarfile and stricter: what does not parse is an error, never skipped. Sources: POSIX pax, "ustar
+Faster than tarfile and stricter: what does not parse is an error, never skipped. Global headers must parse and change
+nothing, as for all that read layers with Go's archive/tar (docker, containerd, podman): what a layer holds must not
+depend on who reads it. Sources: POSIX pax, "ustar
 Interchange Format" and "pax Header Block"; GNU tar manual, "Basic Tar Format" and "Storing Sparse Files".
 """
 
@@ -60,9 +62,7 @@ class TarReader:
         self._chunk = b""  # what the source gave last
         self._start = 0  # where in the tar that begins
         self._at = 0  # how far it has been read; behind its end after a skip
-        self._global: dict[bytes, bytes] = {}
-        self._global_size = 0  # of the headers that it came from
-        self._extended = 0  # bytes of those, and of extended headers since the last member
+        self._extended = 0  # bytes of extended headers since the last member
         self._unread = 0
         self._padding = 0
 
@@ -73,20 +73,16 @@ class TarReader:
         while (block := self._header()) is not None:
             kind = block[156:157]
             if kind in _MEMBERS:
-                entry = self._entry(block, {**self._global, **local} if self._global else local, sparse)
-                if local:
-                    local, sparse = {}, []
-                    self._extended = self._global_size
+                entry = self._entry(block, local, sparse)
+                if local or self._extended:
+                    local, sparse, self._extended = {}, [], 0
                 if entry is not None:
                     yield entry
                 self._skip()
             elif kind in _EXTENDED:
                 data = self._extension(block)
                 records = pax_records(data)
-                if kind == _PAX_GLOBAL:
-                    self._global.update(records)
-                    self._global_size += len(data)
-                else:
+                if kind != _PAX_GLOBAL:
                     local.update(records)
                     # looked for in the bytes first: most headers have none; a name or a value may hold the words too
                     is_sparse = _SPARSE in data and any(key.startswith(_SPARSE) for key, _ in records)
@@ -198,6 +194,8 @@ class TarReader:
             _as_directory(entry, kind)
         elif entry.type in {CHARACTER, BLOCK_DEVICE}:
             entry.device = (number(block[329:337]), number(block[337:345]))
+        if kind in _NO_FILES and pax.get(b"size"):
+            raise VerificationError(f"a label with two sizes: {_show(entry.name)}")
         if entry.type == REGULAR or kind in _NO_FILES:
             self._unread = entry.stored = entry.size
             self._padding = -entry.size % BLOCK
@@ -245,6 +243,8 @@ class TarReader:
             entry.stored -= BLOCK
             if b"\n" in text:
                 wanted = 1 + 2 * integer(text.partition(b"\n")[0])
+        if wanted < 1:
+            raise VerificationError(f"a broken sparse map: {_show(entry.name)}")
         return [integer(line) for line in text.split(b"\n")[1:wanted]]
 
 

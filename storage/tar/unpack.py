@@ -8,7 +8,6 @@ attributes and time at the end: their set-group-ID bit and default ACL would pas
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import stat
@@ -19,38 +18,29 @@ from typing import Protocol
 
 from storage.errors import VerificationError
 from storage.scratch import remove_tree
+from storage.tar.directories import Directories
 from storage.tar.reader import BLOCK_DEVICE, CHARACTER, DIRECTORY, FIFO, HARD_LINK, REGULAR, SYMLINK, Entry
+from storage.tar.rules import (
+    AUFS,
+    IGNORED_XATTRS,
+    MOST_BYTES,
+    OPAQUE_NAME,
+    OPAQUE_XATTR,
+    ORIGIN_XATTR,
+    WHITEOUT,
+    Budget,
+    clean,
+    hidden_by,
+    no_target,
+    owner,
+    show,
+)
 
-OPAQUE_XATTR = b"trusted.overlay.opaque"
-ORIGIN_XATTR = b"trusted.overlay.origin"
-"""Marks, empty, a directory with whiteouts in it: where no other layer has that directory, the kernel lists it without
-looking for them otherwise (Linux fs/overlayfs/inode.c, "non-merge dir that may have whiteouts")."""
-WHITEOUT = b".wh."
-OPAQUE_NAME = b".wh..wh..opq"
-
-AUFS = b".wh..wh."
-"""Besides the opaque marker: bookkeeping of aufs, which nobody reads any more."""
-IGNORED_XATTRS = (b"trusted.overlay.", b"security.selinux")  # would redirect lookups; belongs to the host's policy
 _NODES = {CHARACTER: stat.S_IFCHR, BLOCK_DEVICE: stat.S_IFBLK, FIFO: stat.S_IFIFO}
-_SYS_OPENAT2 = 437  # <asm/unistd.h>, <linux/openat2.h>
-_RESOLVE_NO_MAGICLINKS, _RESOLVE_IN_ROOT = 0x02, 0x10
-_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-_KEPT_OPEN = 64  # recently used parents
-_MAX_LINKS = 40  # as the kernel's MAXSYMLINKS
 _FAULTS_OF_THE_LAYER = {
     errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.EEXIST, errno.ENOENT,
     errno.EXDEV, errno.EFBIG, errno.EMLINK, errno.E2BIG, errno.ERANGE, errno.EOVERFLOW,
 }  # fmt: skip
-
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-class _OpenHow(ctypes.Structure):
-    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
-
-
-_IN_ROOT = _OpenHow(_OPEN_DIRECTORY, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
-
 
 class Members(Protocol):
     """Members of a layer, one after the other, as TarReader gives them."""
@@ -64,12 +54,12 @@ class Members(Protocol):
         ...
 
 
-def unpack_tree(tar: Members, root: Path) -> tuple[int, set[bytes]]:
+def unpack_tree(tar: Members, root: Path, budget: Budget | None = None) -> tuple[int, set[bytes]]:
     """Lay the members of `tar` out in the empty directory `root`; returns the bytes of the regular files among them,
     and the paths of implied directories: parents that the tar lacks, and a root that it lacks (the empty path). They
-    are root's, mode 0755, of time 0. Raises VerificationError
-    for what cannot be laid out, OSError when the disk refuses; the tree is unfinished then."""
-    tree = _Tree(root)
+    are root's, mode 0755, of time 0. `budget`: for what is to be known until the end. Raises VerificationError for what
+    cannot be laid out, OSError when the disk refuses; the tree is unfinished then."""
+    tree = _Tree(root, budget or Budget())
     entry = None
     try:
         for entry in tar:
@@ -89,22 +79,20 @@ def unpack_tree(tar: Members, root: Path) -> tuple[int, set[bytes]]:
 class _Tree:
     """The tree as it grows. Paths are relative to its root, without `.`, `..` or double slashes."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, budget: Budget) -> None:
         self.bytes = 0
+        self._budget = budget
         self.implied: set[bytes] = set()
-        self._path = os.fsencode(root.resolve())
-        self._root = os.open(root, _OPEN_DIRECTORY)
-        self._parents: dict[bytes, int] = {}
-        self._directories: dict[bytes, tuple[int, Entry | None]] = {}  # path → inode, what the tar says
+        self._directories = Directories(root, lambda fd, path: self._promise(fd, path, None))
+        self._told: dict[bytes, tuple[int, Entry | None]] = {}  # path of a directory → inode, what the tar says
         self._whiteouts: list[bytes] = []
         self._opaque: list[bytes] = []
         self._umask = umask()
-        self._promise(self._root, b"", None)
+        self._promise(self._directories.root, b"", None)
 
     def close(self) -> None:
         """Let go of all descriptors."""
-        self._forget()
-        os.close(self._root)
+        self._directories.close()
 
     # ---------------------------------------------------------------- members
 
@@ -115,11 +103,11 @@ class _Tree:
         if not path:
             if entry.type != DIRECTORY:
                 raise VerificationError(f"the layer's root is no directory but of type {entry.type!r}")
-            self._promise(self._root, b"", entry)
+            self._promise(self._directories.root, b"", entry)
         elif base.startswith(WHITEOUT):
             self._whiteout(parent_path, base)
         elif not path.startswith(AUFS):
-            parent = self._directory(parent_path)
+            parent = self._directories.ensure(parent_path)
             try:
                 self._make(entry, tar, parent, base, path)
             except FileExistsError:
@@ -127,7 +115,7 @@ class _Tree:
                     return
                 self._remove(parent, base)
                 # what was removed may have been a link on the way to the parent
-                self._make(entry, tar, self._directory(parent_path), base, path)
+                self._make(entry, tar, self._directories.ensure(parent_path), base, path)
 
     def _make(self, entry: Entry, tar: Members, parent: int, base: bytes, path: bytes) -> None:
         if entry.type == REGULAR:
@@ -162,6 +150,8 @@ class _Tree:
         finally:
             os.close(fd)
         self.bytes += entry.size
+        if self.bytes > MOST_BYTES:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
 
     def _make_directory(self, entry: Entry, parent: int, base: bytes, path: bytes) -> None:
         try:
@@ -169,7 +159,7 @@ class _Tree:
         except FileExistsError:
             if not stat.S_ISDIR(os.stat(base, dir_fd=parent, follow_symlinks=False).st_mode):
                 raise
-        self._promise(self._open(path), path, entry)
+        self._promise(self._directories.open(path), path, entry)
 
     def _hard_link(self, entry: Entry, parent: int, base: bytes) -> None:
         target_parent, target = self._target(entry)
@@ -188,19 +178,20 @@ class _Tree:
     def _target(self, entry: Entry) -> tuple[int, bytes]:
         target_parent, _, target = clean(entry.link).rpartition(b"/")
         try:
-            return self._open(target_parent), target or b"."
+            return self._directories.open(target_parent), target or b"."
         except OSError:
             raise no_target(entry) from None
 
     def _remove(self, parent: int, base: bytes) -> None:
         """Make room for a later member of the same name."""
         here = Path(f"/proc/self/fd/{parent}").readlink()
-        self._forget()  # it may have led to directories that are open
+        self._directories.forget()  # it may have led to directories that are open
         remove_tree(here / os.fsdecode(base))
 
     # ---------------------------------------------------------------- whiteouts and the end
 
     def _whiteout(self, parent: bytes, base: bytes) -> None:
+        self._budget.spend(200 + len(parent) + len(base))
         if base == OPAQUE_NAME:
             self._opaque.append(parent)
         elif not base.startswith(AUFS):
@@ -210,104 +201,36 @@ class _Tree:
     def finish(self) -> None:
         """Make whiteouts and opaque marks, then dress the directories."""
         for path in self._opaque:
-            os.setxattr(self._directory(path), OPAQUE_XATTR, b"y")
+            os.setxattr(self._directories.ensure(path), OPAQUE_XATTR, b"y")
         for path in self._whiteouts:
             parent_path, _, base = path.rpartition(b"/")
-            parent = self._directory(parent_path)
+            parent = self._directories.ensure(parent_path)
             try:
                 os.mknod(base, stat.S_IFCHR, 0, dir_fd=parent)
                 os.setxattr(parent, ORIGIN_XATTR, b"")
             except FileExistsError:
                 # the layer has its own, which stays; if that is a directory, nothing may shine through from below
                 if stat.S_ISDIR(os.stat(base, dir_fd=parent, follow_symlinks=False).st_mode):
-                    os.setxattr(self._open(path), OPAQUE_XATTR, b"y")
+                    os.setxattr(self._directories.open(path), OPAQUE_XATTR, b"y")
         implied: dict[int, bytes] = {}
-        for path, (inode, said) in self._directories.items():
+        for path, (inode, said) in self._told.items():
             with suppress(FileNotFoundError, NotADirectoryError):  # a later member took its place
-                fd = self._open(path)
+                fd = self._directories.open(path)
                 if os.fstat(fd).st_ino == inode:
                     if said:
                         implied.pop(inode, None)  # was implied by way of a link
                     else:
-                        implied[inode] = self._place(fd, path)
+                        implied[inode] = self._directories.place(fd, path)
                     _dress_directory(fd, said or _PLAIN_DIRECTORY)
         self.implied = set(implied.values())
 
-    # ---------------------------------------------------------------- directories
-
     def _promise(self, fd: int, path: bytes, entry: Entry | None) -> None:
-        self._directories.pop(path, None)  # the last member wins, also over one that named it by way of a link
-        self._directories[path] = (os.fstat(fd).st_ino, entry)
-
-    def _open(self, path: bytes) -> int:
-        """A descriptor of directory `path`, good until some dozen others were asked for. Raises OSError."""
-        fd = self._parents.pop(path, -1)
-        if fd < 0:
-            if len(self._parents) >= _KEPT_OPEN:
-                os.close(self._parents.pop(next(iter(self._parents))))
-            fd = _open_in_root(self._root, path)
-        self._parents[path] = fd
-        return fd
-
-    def _directory(self, path: bytes, links: int = 0) -> int:
-        """Like `_open`; makes what is missing, also what links on the way point to."""
-        try:
-            return self._open(path)
-        except FileNotFoundError:
-            if links > _MAX_LINKS:
-                raise
-        for end in [at for at, byte in enumerate(path) if byte == 0x2F] + [len(path)]:
-            try:
-                self._open(path[:end])
-            except FileNotFoundError:
-                self._make_missing(path[:end], links)
-        return self._open(path)
-
-    def _make_missing(self, path: bytes, links: int) -> None:
-        parent_path, _, base = path.rpartition(b"/")
-        parent = self._open(parent_path)
-        try:
-            os.mkdir(base, 0o700, dir_fd=parent)
-        except FileExistsError:
-            link = os.readlink(base, dir_fd=parent)  # dangling, else it could have been opened
-            whole = link if link.startswith(b"/") else self._place(parent) + b"/" + link
-            self._directory(b"/".join(part for part in whole.split(b"/") if part not in {b"", b"."}), links + 1)
-        else:
-            self._promise(self._open(path), path, None)
-
-    def _place(self, fd: int, path: bytes | None = None) -> bytes:
-        """Where directory `fd` is, links on the way resolved; `path` when that is too long for the kernel to say."""
-        try:
-            return os.fsencode(Path(f"/proc/self/fd/{fd}").readlink())[len(self._path) + 1 :]
-        except OSError as error:
-            if path is None or error.errno != errno.ENAMETOOLONG:
-                raise
-            return path
-
-    def _forget(self) -> None:
-        while self._parents:
-            os.close(self._parents.popitem()[1])
-
+        xattrs = entry.xattrs if entry else {}
+        self._budget.spend(600 + len(path) + sum(len(name) + len(value) + 200 for name, value in xattrs.items()))
+        self._told.pop(path, None)  # the last member wins, also over one that named it by way of a link
+        self._told[path] = (os.fstat(fd).st_ino, entry)
 
 # ---------------------------------------------------------------- parts
-
-
-def clean(name: bytes) -> bytes:
-    """`name` relative to the layer's root. Raises VerificationError when it leads out of it."""
-    if name[:1] != b"/" and b"." not in name[:1] and b"/." not in name and b"//" not in name:
-        return name.rstrip(b"/")
-    parts = [part for part in name.split(b"/") if part not in {b"", b"."}]
-    if b".." in parts:
-        raise VerificationError(f"a name that leads out of its layer: {os.fsdecode(name[:200])!a}")
-    return b"/".join(parts)
-
-
-def hidden_by(base: bytes) -> bytes:
-    """The name that a whiteout called `base` hides. Raises VerificationError for none."""
-    hidden = base[len(WHITEOUT) :]
-    if hidden in {b"", b".", b".."}:
-        raise VerificationError(f"a whiteout of nothing: {os.fsdecode(base)!a}")
-    return hidden
 
 
 _PLAIN_DIRECTORY = Entry(name=b"", type=DIRECTORY, mode=0o755, uid=0, gid=0, size=0, mtime=0)
@@ -367,32 +290,7 @@ def _set_xattr(where: int | bytes, name: bytes, value: bytes) -> None:
             raise
 
 
-def owner(number: int) -> int:
-    """`number` if it can be a user's or a group's. Raises OverflowError."""
-    if not 0 <= number < 2**32 - 1:
-        raise OverflowError(f"owner {number}")
-    return number
-
-
 def umask() -> int:
     """This process's umask. Read, not set and put back: other threads make files meanwhile."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next((int(line.split()[1], 8) for line in lines if line.startswith("Umask:")), 0o777)
-
-
-def _open_in_root(root: int, path: bytes) -> int:
-    fd: int = _libc.syscall(_SYS_OPENAT2, root, path or b".", ctypes.byref(_IN_ROOT), ctypes.sizeof(_IN_ROOT))
-    if fd < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), os.fsdecode(path))
-    return fd
-
-
-def no_target(entry: Entry) -> VerificationError:
-    """The error for a hard link whose target is not there."""
-    return VerificationError(f"{show(entry)}: a hard link to {os.fsdecode(entry.link[:200])!a}, not in the layer")
-
-
-def show(entry: Entry | None) -> str:
-    """The member's name, for errors."""
-    return ascii(os.fsdecode(entry.name[:200])) if entry else "the layer"

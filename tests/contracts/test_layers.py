@@ -168,6 +168,8 @@ def test_I3_a_wrong_diff_id_leaves_nothing(place: Path, layers: LayerStore, tail
     with pytest.raises(VerificationError, match=sha256(tar + tail).hex):
         layers.unpack(sha256(b"another"), GZIP, io.BytesIO(gzip.compress(tar + tail, 1)))
     assert list((place / "tmp").iterdir()) == []
+    assert not layers.has(sha256(b"another"))
+    assert not layers.has(sha256(tar + tail))
 
 
 def test_bytes_behind_the_end_count_for_the_diff_id(layers: LayerStore) -> None:

@@ -14,10 +14,11 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
+from storage.overlay import detach_below
 from tests.differential.reading import Image, read_archive
 from tests.waiting import PATIENCE
 
@@ -95,17 +96,17 @@ class Buildah:
 
     def __init__(self, directory: Path) -> None:
         places = ["--root", str(directory / "root"), "--runroot", str(directory / "run")]
-        self._buildah = ["buildah", *places, "--storage-driver", "overlay"]
+        self.command = ["buildah", *places, "--storage-driver", "overlay"]
 
     def start(self, context: Path, args: Sequence[str], tag: str) -> subprocess.Popen[str]:
         return _popen([
-            *self._buildah, "bud", "--isolation", "chroot", "--layers=false", "--format", "docker",
+            *self.command, "bud", "--isolation", "chroot", "--layers=false", "--format", "docker",
             "--tls-verify=false", "--pull=false", "-t", tag, *args, str(context),
         ])  # fmt: skip
 
     def read(self, tag: str, directory: Path) -> Image:
         path = directory / "buildah.tar"
-        _run([*self._buildah, "push", "-q", tag, f"docker-archive:{path}:{tag}"])
+        _run([*self.command, "push", "-q", tag, f"docker-archive:{path}:{tag}"])
         return read_archive(path)
 
 
@@ -184,9 +185,8 @@ def _place(name: str) -> Path:
 
 def _clear(directory: Path) -> None:
     """Remove it, with what is mounted there: buildah leaves the mounts of builds that failed."""
-    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-    for mount in reversed([mount for mount in mounts if mount.startswith(f"{directory}/")]):
-        subprocess.run(["umount", "--lazy", mount], check=False, capture_output=True)  # another run may clear it, too
+    with suppress(OSError):  # another run may clear it, too
+        detach_below(directory)
     shutil.rmtree(directory, ignore_errors=True)
 
 

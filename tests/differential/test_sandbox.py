@@ -23,6 +23,7 @@ STRICTER = {
     "socket AF_VSOCK": "docker since 23 refuses it",
     "listen to all packets": "no CAP_NET_RAW on the network of the host, which the steps of this docker have as well",
     "send forged packets": "the same",
+    "read what the kernel tells of the machine": "/proc/interrupts, which docker masks since 28",
     "write some file of /proc or /sys": "/proc/pressure, which docker's AppArmor profile protects where there is one",
 }
 

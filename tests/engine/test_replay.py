@@ -11,7 +11,7 @@ from engine.errors import MaterializationError
 from engine.grants import NOTHING
 from engine.graph import Graph, ImageSource, VertexError, vertex
 from engine.refs.ref import Layer, Remote
-from engine.replay import TRIES, Replayer
+from engine.replay import Replayer
 from storage.blobs import DirectoryBlobs
 from storage.digest import sha256
 from storage.interfaces.images import Provider
@@ -19,15 +19,15 @@ from tests.engine.solver.kit import Losing, Nothing, Recorded, vertex_of
 
 
 def replay(tmp_path: Path, times: int, *, image: bool = False) -> tuple[list[str], dict[str, str]]:
-    """Replay `last`, which stands on `made`, or on an image, whose layer is lost so many times; what ran, and the
-    results by step."""
+    """Replay `last`, which stands on `made`, or on an image, whose layer is lost so many times, and takes of `beside`;
+    what ran, and the results by step."""
     base = vertex_of("scratch")
-    made = vertex_of("made", base)
+    made, beside = vertex_of("made", base), vertex_of("beside", base)
     if image:
         made = vertex(ImageSource("i", sha256(b"m"), "linux/amd64", Provider.of("h.example", "i"), ()), (), "made")
-    last = vertex_of("last", made)
-    graph = Graph((made, last) if image else (base, made, last), ())
-    known = {made.digest: Remote("b0-made-1", (Layer(snapshot="b0-made-1"),))}
+    last = vertex_of("last", made, beside)
+    graph = Graph((base, made, beside, last), ())
+    known = {one.digest: Remote(ref := f"b0-{one.name}-1", (Layer(snapshot=ref),)) for one in (made, beside)}
     facts = Recorded()
     replayer = Replayer(
         "b1", facts, Losing("last", times), DirectoryBlobs(tmp_path, owner="b1"), Nothing(), {}, 2, None, NOTHING,
@@ -46,11 +46,12 @@ def test_I8_a_given_result_that_is_lost_is_made_again(tmp_path: Path) -> None:
     ran, refs = replay(tmp_path, 1)
     assert ran == ["last", "made", "last"]
     assert refs["made"].startswith("b1-")
+    assert refs["beside"] == "b0-beside-1"
 
 
 def test_what_is_lost_again_though_it_was_just_made_ends_the_replay(tmp_path: Path) -> None:
     with pytest.raises(VertexError) as caught:
-        replay(tmp_path, TRIES + 1)
+        replay(tmp_path, 4)
     assert isinstance(caught.value.cause, MaterializationError)
 
 

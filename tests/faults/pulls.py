@@ -16,8 +16,6 @@ from tests.faulty import Answer, Fault, Request, Seen
 
 SIZE = len(LAYER)
 TAG_LIST = "/tags/list"
-BACKOFF = (0.25, 0.75, 1.75, 3.75)
-"""Seconds that one, two, … pauses of the client take, when no server asks for longer ones."""
 Play = Callable[[Scene], Iterable[Fault]]
 
 

@@ -154,7 +154,11 @@ def test_a_plan_never_breaks_a_ref_that_it_does_not_give_up_and_leaves_nothing_o
         ))  # fmt: skip
     there = inventory(items, refs)
     keep = rng.choice([None, rng.randint(0, there.cached_bytes)])
-    policy = Policy(keep_storage=keep, keep_duration=rng.choice([0, 20 * HOUR]), everything=True)
+    asked_for = rng.sample(items, rng.randint(0, len(items)))  # none: all may go; else maybe a base first
+    policy = Policy(
+        keep_storage=keep, keep_duration=rng.choice([0, 20 * HOUR]), everything=True,
+        filters=tuple(parse_filter(f"id={one.name}") for one in asked_for),
+    )  # fmt: skip
     plan = make_plan(there, policy, NOW, {layer: (REGISTRY, layer) for layer in remote})
     gone = {action.item.key for action in plan.actions}
     here = {one.key for one in items}

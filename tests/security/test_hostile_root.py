@@ -15,7 +15,7 @@ from projections.runner import Views
 from projections.standard import STANDARD
 from storage.blobs import DirectoryBlobs
 from storage.digest import Digest, sha256
-from storage.errors import DiskError, LogDamaged, LogError, RefledgerError, VerificationError
+from storage.errors import DiskError, InputError, LogDamaged, LogError, RefledgerError, VerificationError
 from storage.interfaces.images import Provider
 from storage.interfaces.log import NewEvent
 from storage.layers.examine import examine_blob, examine_layer, examine_snapshot
@@ -29,9 +29,12 @@ from storage.log.eventlog import SqliteEventLog
 from storage.log.payloads import payload_problems
 from storage.logtree.tiles import Tree
 from storage.reference import LAYOUT_REGISTRY
+from storage.registries import find, load
 from storage.regular import open_regular, read_regular
 from tests.builder import Builder, Done
+from tools.auditing.keys import find_signer, generate
 from tools.layer_files import RootFiles
+from tools.sensitive import sensitive_args
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="builds need root")
 DATA = b"a document"
@@ -171,9 +174,13 @@ def test_a_link_in_the_place_of_a_tree_is_not_followed(tmp_path: Path) -> None:
         where.mkdir(parents=True)
         (where / "fs").symlink_to(outside)
         assert broken(where) == "its tree is gone"
+    (outside / "fs").mkdir()
+    (tmp_path / "snapshots" / "s2").symlink_to(outside)
+    assert broken(tmp_path / "snapshots" / "s2") == "a file stands in the place of its directory"
     snapshots = OverlaySnapshots(tmp_path / "snapshots", tmp_path / "tmp", "a1")
-    with pytest.raises(VerificationError, match="a link stands in the place"):
-        snapshots.pack("s1", lambda _: None)
+    for name in ("s1", "s2"):
+        with pytest.raises(VerificationError, match="a link stands in the place"):
+            snapshots.pack(name, lambda _: None)
     files = RootFiles(tmp_path)
     assert files.where({"snapshot": "s1"}) == files.where({"diff_id": str(sha256(b""))}) == ""
 
@@ -300,19 +307,70 @@ def test_what_is_no_file_beside_views_is_not_waited_for(tmp_path: Path, name: st
             assert views.position == 1
 
 
+@pytest.mark.parametrize("kind", ["fifo", "device"])
+@pytest.mark.parametrize("name", ["views.db", "views.db-wal", "views.db-shm", "views.db-journal"])
+def test_what_is_no_file_in_the_place_of_views_gives_way_to_new_ones(tmp_path: Path, name: str, kind: str) -> None:
+    with closing(SqliteEventLog(logged(tmp_path / "log.db"))) as log:
+        with closing(Views(tmp_path / "views.db", STANDARD)) as views:
+            views.catch_up(log)
+        replace(tmp_path / name, kind)
+        with closing(Views(tmp_path / "views.db", STANDARD)) as views:
+            views.catch_up(log)
+            assert views.position == 1
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device", "sparse"])
+def test_settings_and_keys_that_are_no_files_are_refused(tmp_path: Path, kind: str) -> None:
+    """Where a root has them. What a user names, by a variable or a flag, may be a pipe."""
+    for name in ("registries.toml", "audit.toml", "audit.key"):
+        replace(tmp_path / name, kind)
+    for read in (lambda: load(find({}, tmp_path)), lambda: sensitive_args(tmp_path), lambda: find_signer(tmp_path)):
+        with pytest.raises(RefledgerError) as caught:
+            read()
+        assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match="not overwritten"):
+        generate(tmp_path / "audit.key", "new")
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_no_database_is_made_or_changed_where_a_link_leads(tmp_path: Path, there: bool) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    for name in ("log.db", "tree.db", "views.db", "views.db.lock"):
+        if there:
+            (outside / name).touch()
+        (tmp_path / name).symlink_to(outside / name)
+    if not there:
+        with pytest.raises(LogError, match="this is no file"):
+            SqliteEventLog(tmp_path / "log.db")
+    with pytest.raises(DiskError, match="opening the views"):
+        Views(tmp_path / "views.db", STANDARD)
+    (tmp_path / "views.db.lock").unlink()
+    Views(tmp_path / "views.db", STANDARD).close()
+    with Tree(tmp_path / "tree.db") as tree:
+        tree.add([bytes(32)])
+        tree.keep()
+    assert [path.stat().st_size for path in outside.iterdir()] == [0, 0, 0, 0] * there
+    assert not (tmp_path / "tree.db").is_symlink()
+
+
 @pytest.mark.parametrize("kind", ["view", "trigger"])
 def test_views_and_trees_with_a_schema_of_their_own_are_made_anew(tmp_path: Path, kind: str) -> None:
     log = SqliteEventLog(logged(tmp_path / "log.db"))
     with closing(log):
         Views(tmp_path / "views.db", STANDARD).close()
-        for file, table in (("views.db", "positions"), ("tree.db", "tiles")):
+        with Tree(tmp_path / "tree.db") as tree:
+            tree.keep()
+        for file, table, columns in (
+            ("views.db", "positions", "'x' AS name, 1 AS version, 9 AS position, 9 AS anchor, '' AS tables"),
+            ("tree.db", "tiles", "0 AS level, 7 AS number, zeroblob(8192) AS hashes"),
+        ):
             with closing(sqlite3.connect(tmp_path / file)) as db, db:
                 if kind == "view":
-                    db.execute(f"DROP TABLE IF EXISTS {table}")
-                    db.execute(f"CREATE VIEW {table} AS {FOREVER} x AS name, x AS level FROM c")
+                    db.execute(f"DROP TABLE {table}")
+                    db.execute(f"CREATE VIEW {table} AS SELECT {columns}")
                 else:
-                    db.execute("CREATE TABLE IF NOT EXISTS tiles (level, number, hashes)")
-                    db.execute(f"CREATE TRIGGER t AFTER INSERT ON {table} BEGIN {FOREVER} count(*) FROM c; END")
+                    db.execute(f"CREATE TRIGGER t AFTER INSERT ON {table} BEGIN DELETE FROM {table}; END")
         with closing(Views.read_only(tmp_path / "views.db", log, STANDARD)) as views:
             assert views.position == 1
         with closing(Views(tmp_path / "views.db", STANDARD)) as views:
@@ -320,14 +378,17 @@ def test_views_and_trees_with_a_schema_of_their_own_are_made_anew(tmp_path: Path
             assert views.position == 1
         with Tree(tmp_path / "tree.db", read_only=True) as tree:
             assert tree.size == 0
+        with Tree(tmp_path / "tree.db") as tree:
+            tree.extend(log, 1)
+            tree.keep()
+        with Tree(tmp_path / "tree.db", read_only=True) as tree:
+            assert tree.size == 1
 
 
 def test_digest_names_are_no_paths() -> None:
     for name in ("sha256:../../x", "sha256:" + "A" * 64, "md5:" + "a" * 32, "sha256:" + "a" * 63 + "/", "../x"):
         with pytest.raises(RefledgerError, match="not a digest"):
             Digest(name)
-
-
 
 
 def test_a_write_ahead_log_of_terabytes_is_not_copied(tmp_path: Path) -> None:

@@ -29,18 +29,23 @@ from tools.documents import small_blobs
 
 
 @pytest.mark.parametrize(
-    "location",
-    ["javascript:1", "http://xn--a/", "http://127.0.0.1:-1/", "http://127.0.0.1:99999/", "http://[::1", "http:///x",
-     "file:///etc/passwd", "http://\x7f/"],
+    ("location", "said"),
+    [
+        ("javascript:1", "refers to a malformed URL"), ("http://xn--a/", "refers to a malformed URL"),
+        ("http://127.0.0.1:-1/", "the registry refers to a malformed URL"),
+        ("http://127.0.0.1:99999/", "the registry refers to a malformed URL"), ("http://[::1", "Invalid port"),
+        ("http:///x", "redirects in circles"), ("file:///etc/passwd", "refers to nowhere over file, not https"),
+        ("http://\x7f/", "Invalid non-printable ASCII character"),
+    ],
 )  # fmt: skip
-def test_a_redirect_to_no_place_is_one_line(location: str) -> None:
+def test_a_redirect_to_no_place_is_one_line(location: str, said: str) -> None:
     with Answering(lambda _: (302, {"Location": location}, b"")) as server:
         provider = Provider.of(server.host, "a/b")
 
         async def ask(client: RegistryClient) -> object:
             return await client.manifest(provider, missing_digest())
 
-        with pytest.raises(RegistryError) as caught:
+        with pytest.raises(RegistryError, match=said) as caught:
             use(ask)
     assert "\n" not in str(caught.value)
     assert str(caught.value).isprintable()

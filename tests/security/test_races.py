@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import shutil
+import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -17,12 +21,12 @@ from engine.graph import Copy
 from engine.ops.copy import copy_layer
 from engine.ops.rootfs import RootDir
 from engine.ops.select import select
+from storage.digest import sha256
 from storage.interfaces.layers import Look
 from storage.layers.compose import TreeWriter
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="owners need root")
 
-ROUNDS = 150
 _EXCHANGE = 2  # RENAME_EXCHANGE, <linux/fs.h>
 _libc = ctypes.CDLL(None, use_errno=True)
 OURS, THEIRS = "of the context", "of this machine"
@@ -37,69 +41,75 @@ def victim(tmp_path: Path) -> Path:
     return victim
 
 
-@contextmanager
-def meanwhile(act: Callable[[], None]) -> Iterator[None]:
-    """`act` is done over and over until the context ends."""
-    stop, failed = threading.Event(), list[Exception]()
+def outcomes(act: Callable[[int], str], *swaps: Callable[[], None]) -> set[str]:
+    """What comes of it when a swap is done before each of its calls to the kernel in turn, and undone by another before
+    the next call, the one after that, or at the end. Not by another process or thread: those hardly meet the moments
+    that matter. `act` is given another number each time."""
+    seen = set[str]()
+    numbers = itertools.count()
+    for swap, stays in itertools.product(swaps, (1, 2, 1 << 30)):
+        done = 1
+        for first in itertools.count():
+            if not done:
+                break  # it has no more calls
+            calls = itertools.count()
+            done = 0
 
-    def run() -> None:
-        while not stop.is_set() and not failed:
+            def watch(_: FrameType, event: str, function: Any) -> None:
+                nonlocal done
+                ours = event == "c_call" and function.__module__ in {"posix", "_io", "io"}
+                if ours and next(calls) in {first, first + stays}:  # noqa: B023 - called in this round only
+                    swap()  # noqa: B023
+                    done += 1
+
+            sys.setprofile(watch)
             try:
-                act()
-            except Exception as error:
-                failed.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-    assert failed == []
+                found = act(next(numbers))
+            except (InputError, DiskError) as error:
+                found = type(error).__name__
+            finally:
+                sys.setprofile(None)
+            seen.add(found)
+            if done % 2:
+                swap()
+    return seen
 
 
-def swapped(place: Path, *others: Path) -> Callable[[], None]:
-    """Make `place`, in turn, each of `others` and again what it was, with no moment in between."""
+def swapped(one: Path, other: Path) -> Callable[[], None]:
+    """Exchange the two, with no moment in between."""
 
     def swap() -> None:
-        for other in others:
-            for _ in range(2):
-                if _libc.renameat2(-100, os.fsencode(place), -100, os.fsencode(other), _EXCHANGE):
-                    raise OSError(ctypes.get_errno(), "renameat2")
+        if _libc.renameat2(-100, os.fsencode(one), -100, os.fsencode(other), _EXCHANGE):
+            raise OSError(ctypes.get_errno(), "renameat2")
 
     return swap
 
 
 def replaced(place: Path, target: Path) -> Callable[[], None]:
-    """Make `place`, in turn, a link to `target` and a new directory, whatever else somebody makes of it."""
+    """Make `place` a link to `target`, or a new directory if it is a link."""
 
     def replace() -> None:
-        shutil.rmtree(place.with_name("aside"), ignore_errors=True)
-        with suppress(OSError):
-            place.rename(place.with_name("aside"))
-        with suppress(OSError):
-            place.symlink_to(target)
-        with suppress(OSError):
+        if place.is_symlink():
             place.unlink()
-        with suppress(OSError):
             place.mkdir()
+        else:
+            shutil.rmtree(place, ignore_errors=True)
+            place.symlink_to(target)
 
     return replace
 
 
-def outcomes(act: Callable[[int], str], wanted: str) -> set[str]:
-    """What came of ROUNDS rounds, or of as many as it takes until `wanted` is in what comes of one: the thread that has
-    the interpreter can be the same one again and again."""
-    seen = set[str]()
-    for number in range(20 * ROUNDS):
-        if number >= ROUNDS and any(wanted in outcome for outcome in seen):
-            break
-        try:
-            seen.add(act(number))
-        except (InputError, DiskError) as error:
-            seen.add(type(error).__name__)
-    return seen
+def planted(place: Path, target: Path) -> Callable[[], None]:
+    """Put a link to `target` in the place of what is there, or take it away."""
+
+    def plant() -> None:
+        there = place.is_symlink() and place.readlink() == target
+        with suppress(OSError):
+            place.unlink()
+        if not there and place.parent.is_dir():
+            place.symlink_to(target)
+
+    return plant
 
 
 def fifo(path: Path) -> Path:
@@ -121,6 +131,7 @@ def copied(op: Copy, context: Path, out: Path, *, hashed: bool) -> Path:
     """`out`, new, with what a COPY takes from `context`."""
     out.mkdir()
     chosen = select(op, context, hash_files=hashed)
+    assert sha256(THEIRS.encode()) not in {entry.digest for entry in chosen.entries}
     copy_layer(op, chosen, context, None, lambda: TreeWriter(out, empty=True), now_ns=0)
     return out
 
@@ -137,13 +148,13 @@ def test_a_directory_of_the_context_that_becomes_a_link(tmp_path: Path, victim: 
         texts = [path.read_text() for path in out.rglob("*") if path.is_file() and not path.is_symlink()]
         return str(sorted(set(texts)))
 
-    with meanwhile(swapped(context / "d", link(context / "l", victim))):
-        found = outcomes(copy, OURS)
+    found = outcomes(copy, swapped(context / "d", link(tmp_path / "l", victim)))
     assert not [text for text in found if THEIRS in text]
     assert any(OURS in text for text in found)
 
 
-def test_a_file_of_the_context_that_becomes_a_link_or_a_pipe(tmp_path: Path, victim: Path) -> None:
+@pytest.mark.parametrize("hashed", [True, False])
+def test_a_file_of_the_context_that_becomes_a_link_or_a_pipe(tmp_path: Path, victim: Path, hashed: bool) -> None:
     """A pipe would hold the build for ever."""
     context = tmp_path / "context"
     context.mkdir()
@@ -151,11 +162,14 @@ def test_a_file_of_the_context_that_becomes_a_link_or_a_pipe(tmp_path: Path, vic
     op = Copy(sources=("f",), dest="/f", from_context=True)
 
     def copy(number: int) -> str:
-        out = copied(op, context, tmp_path / f"out{number}", hashed=False)
+        out = copied(op, context, tmp_path / f"out{number}", hashed=hashed)
         return (out / "f").read_text() if (out / "f").is_file() and not (out / "f").is_symlink() else "other"
 
-    with meanwhile(swapped(context / "f", link(context / "l", victim / "file"), fifo(context / "p"))):
-        found = outcomes(copy, OURS)
+    found = outcomes(
+        copy,
+        swapped(context / "f", link(tmp_path / "l", victim / "file")),
+        swapped(context / "f", fifo(tmp_path / "p")),
+    )
     assert THEIRS not in found
     assert OURS in found
 
@@ -183,6 +197,8 @@ def test_a_file_that_grows_while_it_is_copied_is_said_or_cut_off(tmp_path: Path)
                 copy_layer(op, chosen, context, None, lambda out=out: TreeWriter(out, empty=True), now_ns=0)
             except InputError as error:
                 assert "changed during the build" in str(error)
+            else:
+                assert [entry.digest for entry in chosen.entries] == [sha256((out / "f").read_bytes())]
     finally:
         stop.set()
         thread.join()
@@ -191,6 +207,7 @@ def test_a_file_that_grows_while_it_is_copied_is_said_or_cut_off(tmp_path: Path)
 def test_a_directory_of_an_export_that_becomes_a_link(tmp_path: Path, victim: Path) -> None:
     out = tmp_path / "out"
     (out / "d").mkdir(parents=True)
+    fifo(victim / "pipe").chmod(0o600)
     before = owners(victim)
 
     def export(_: int) -> str:
@@ -205,8 +222,12 @@ def test_a_directory_of_an_export_that_becomes_a_link(tmp_path: Path, victim: Pa
             writer.discard()
         return "done"
 
-    with meanwhile(replaced(out / "d", victim)):
-        found = outcomes(export, "done")
+    found = outcomes(
+        export,
+        replaced(out / "d", victim),
+        *(planted(out / "d" / name, victim / "file") for name in ("file", "pipe", "link")),
+        planted(out / "d/pipe", victim / "pipe"),
+    )
     assert "done" in found
     assert (victim / "file").read_text() == THEIRS
     assert owners(victim) == before
@@ -227,8 +248,11 @@ def test_a_root_file_system_that_changes_while_it_is_looked_into(tmp_path: Path,
             except OSError as error:
                 return type(error).__name__
 
-    with meanwhile(swapped(root / "d", link(root / "l", victim))):
-        found = outcomes(read, OURS)
+    found = outcomes(
+        read,
+        swapped(root / "d", link(tmp_path / "l", victim)),
+        swapped(root / "d/deep/file", link(tmp_path / "lf", victim / "file")),
+    )
     assert THEIRS not in found
     assert OURS in found
     assert sorted(path.name for path in victim.rglob("*")) == ["deep", "file", "file"]

@@ -14,7 +14,7 @@ from storage.layers.erofs.header import Image
 from storage.layers.erofs.mount import ErofsMounts
 from storage.layers.erofs.tree import LayerTree, Node
 from storage.tar.reader import TarReader
-from storage.tar.unpack import OPAQUE_XATTR
+from storage.tar.rules import OPAQUE_XATTR
 from tests.simulation.inodes import Inode, directory
 from tests.simulation.paths import DiskPath
 from tests.simulation.processes import Mounted, Process, locate

@@ -32,7 +32,8 @@ _USERS = (
     "storage.layers.erofs.encode", "storage.layers.erofs.header", "storage.layers.erofs.image",
     "storage.layers.erofs.mount", "storage.layers.implied", "storage.layers.seal", "storage.layers.snapshots",
     "storage.layout.target", "storage.locks", "storage.partial", "storage.parts.lookup", "storage.regular",
-    "storage.scratch", "storage.tar.pack", "storage.tar.unpack", "storage.uploads", "storage.usage", "tools.roots",
+    "storage.scratch", "storage.tar.directories", "storage.tar.pack", "storage.tar.unpack", "storage.uploads",
+    "storage.usage", "tools.roots",
 )  # fmt: skip
 """Modules that make system calls on what lies in a root."""
 _NAMERS = (
@@ -234,7 +235,7 @@ def simulated_files() -> Iterator[None]:
     """Within it, paths below `PREFIX` are on simulated disks, for all of storage/."""
     _leave_alone_what_is_loaded()
     from storage import overlay
-    from storage.tar import unpack
+    from storage.tar import directories
 
     def mounts_below(path: Path) -> list[Path]:
         found = locate(path)
@@ -290,7 +291,7 @@ def simulated_files() -> Iterator[None]:
             return real_open_in_root(root, path)
         return _OS.open(path or b".", real_os.O_RDONLY | real_os.O_DIRECTORY, dir_fd=root)
 
-    real_open_in_root = unpack._open_in_root
+    real_open_in_root = directories._open_in_root
     real_leave = roots._leave
     tokens = Tokens()
     with ExitStack() as stack:
@@ -309,7 +310,7 @@ def simulated_files() -> Iterator[None]:
             if hasattr(module, "secrets"):
                 stack.enter_context(patch.object(module, "secrets", tokens))
         stack.enter_context(patch("storage.regular.FileIO", unbuffered))
-        stack.enter_context(patch.object(unpack, "_open_in_root", open_in_root))
+        stack.enter_context(patch.object(directories, "_open_in_root", open_in_root))
         stack.enter_context(patch.object(overlay, "mounts_below", mounts_below))
         stack.enter_context(patch.object(overlay, "_umount", umount))
         stack.enter_context(patch.object(overlay, "_mount", mount_call))

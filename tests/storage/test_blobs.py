@@ -68,6 +68,9 @@ def test_I6_file_and_directory_are_synced_before_and_after_the_rename(
     monkeypatch.setattr(Path, "rename", noted_rename)
     writer.commit()
     assert [call.split("-")[0] for call in calls] == ["fsync /tmp/b1", "rename", "fsync /blobs/sha256"]
+    calls.clear()
+    DirectoryBlobs(tmp_path, owner="b2").put(b"second")
+    assert calls == ["fsync /blobs/sha256"], "whoever put it there may have died before that"
 
 
 def test_a_full_disk_is_a_disk_error_and_leaves_nothing(small_disk: Path) -> None:

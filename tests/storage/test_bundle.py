@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from storage.bundle.form import Index, Member, trailer
 from storage.bundle.reading import read_bundle
 from storage.bundle.writing import write_bundle
 from storage.digest import Digest, canonical_json, parse_json, sha256
-from storage.errors import InputError, LogError, RefledgerError, VerificationError
+from storage.errors import DiskError, InputError, LogError, RefledgerError, VerificationError
 from storage.interfaces.log import Event, NewEvent
 
 CONTENTS = {b"FROM scratch\n": "definition", b"x" * 3000: "layer", bytes(range(256)) * 4: "pack"}
@@ -48,6 +49,8 @@ def test_what_was_written_is_read_and_small_blobs_are_held(tmp_path: Path) -> No
     assert bundle.damage is None
     assert bundle.events == EVENTS
     assert list(bundle.log.read(after=3)) == EVENTS[1:]
+    assert list(bundle.log.read(until=3)) == EVENTS[:1]
+    assert (bundle.log.last_seq(), bundle.log.wait(8, 0), bundle.log.wait(9, 0)) == (9, True, False)
     assert bundle.small == {sha256(b"FROM scratch\n"): b"FROM scratch\n"}
     assert bundle.digest == sha256((tmp_path / "b").read_bytes())
     with pytest.raises(LogError):
@@ -64,7 +67,31 @@ def test_larger_blobs_go_where_the_caller_says(tmp_path: Path) -> None:
 def test_a_blob_that_changes_while_it_is_bundled_leaves_no_bundle(tmp_path: Path) -> None:
     with pytest.raises(VerificationError, match="changed while it was bundled"):
         write_bundle(str(tmp_path / "b"), index(), EVENTS, lambda digest: io.BytesIO(BLOBS[digest][:-1] + b"?"))
+    with pytest.raises(VerificationError, match="changed while it was bundled"):
+        write_bundle(str(tmp_path / "b"), index(), EVENTS, lambda digest: io.BytesIO(BLOBS[digest] + b"?"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_bundle_or_cannot_be_read_is_said(tmp_path: Path) -> None:
+    with pytest.raises(DiskError, match="reading the bundle: No such file"):
+        read_bundle(tmp_path / "none")
+    with pytest.raises(InputError, match="not a bundle"):
+        read_bundle(forged(tmp_path / "b", _set("format", to="another")))
+    empty = tmp_path / "empty"
+    empty.write_bytes(zstandard.compress(bytes(1024)))
+    with pytest.raises(InputError, match="not a bundle"):
+        read_bundle(empty)
+
+
+def test_an_index_or_events_of_any_size_are_not_read_into_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storage.bundle.reading._INDEX_LIMIT", 100)
+    with pytest.raises(VerificationError, match="an index of"):
+        read_bundle(written(tmp_path / "b"))
+    monkeypatch.undo()
+    monkeypatch.setattr("storage.bundle.reading._OBJECTS", 3)
+    assert "lists and objects" in str(read_bundle(written(tmp_path / "b")).damage)
 
 
 @given(at=st.integers(0, 10**6), mask=st.integers(1, 255))
@@ -153,7 +180,10 @@ def _set(*keys: Any, to: Any) -> Change:
         _set("layers", to={"a": {"bundled": {"digest": str(sha256(b"z")), "size": 1, "mediaType": "m"}}}),
         _set("blobs", to=[{"digest": str(sha256(b"%d" % n)), "bytes": 60 << 20, "role": "graph"} for n in range(9)]),
         _set("events", to=None),
+        _set("layers", to={"a": {"bundled": {"digest": "sha512:12", "size": 1, "mediaType": "m"}}}),
+        _set("layers", to={"a": {"digest": str(sha256(b"")), "size": 1, "mediaType": 7}}),
         _set("events", to={"count": 1, "bytes": 1 << 40, "digest": str(sha256(b""))}),
+        _set("events", to={"count": 1, "bytes": 1, "digest": "sha256:12"}),
         _set("version", to="1"),
     ],
 )
@@ -194,7 +224,8 @@ def test_more_than_the_index_says_is_damage(tmp_path: Path) -> None:
     "line",
     [
         b"[]", b"{}", b"\xff", b'{"seq":1}',
-        canonical_json({**EVENTS[0].to_json(), "seq": -1}),
+        canonical_json({**EVENTS[0].to_json(), "seq": -1}), canonical_json({**EVENTS[0].to_json(), "seq": 1 << 63}),
+        canonical_json({**EVENTS[0].to_json(), "time": "1969-01-01T00:00:00.000000000Z"}),
         canonical_json({**EVENTS[0].to_json(), "time": "yesterday"}),
         canonical_json({**EVENTS[0].to_json(), "time": "2024-01-01T00:00:00,000000000Z"}),
         canonical_json({**EVENTS[0].to_json(), "data": {"x": "y" * (4 << 20)}}),
@@ -219,7 +250,11 @@ def test_a_bomb_is_bounded_in_memory(tmp_path: Path) -> None:
             out.write(bomb.compress(bytes(4 << 20)))
         out.write(bomb.flush())
     assert small.stat().st_size < 1 << 20
+    tracemalloc.start()
     try:
-        assert read_bundle(small).damage is not None
-    except VerificationError as error:
-        assert "\n" not in str(error)
+        bundle = read_bundle(small)
+        assert bundle.damage is not None
+        assert "\n" not in str(bundle.damage)
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()

@@ -13,7 +13,7 @@ import pytest
 
 from storage.archive import DestFile
 from storage.durable import FileSystemSync, Unfinished, make_directories, replace_file
-from tests.writeback import FailingWriteBack
+from tests.writeback import FailingWriteBack, watch_flushes
 
 KILLED = """
 import os, signal, sys
@@ -134,6 +134,31 @@ def test_what_is_there_is_not_replaced_when_nothing_may_be(tmp_path: Path) -> No
     again.abort()
     assert dest.read_bytes() == b"first"
     assert hidden(tmp_path) == []
+
+
+@pytest.mark.parametrize("replace", [True, False])
+def test_I6_a_file_is_durable_before_it_takes_its_place_and_its_name_before_it_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, replace: bool
+) -> None:
+    dest = tmp_path / "file"
+    new = Unfinished(dest)
+    new.file.write(b"content")
+    flushes = watch_flushes(monkeypatch, dest.exists)
+    new.commit(replace=replace)
+    (before, first), (after, second) = flushes
+    assert (before, after, second) == (False, True, str(tmp_path))
+    assert Path(first).name.startswith(".file.")
+
+
+def test_I6_directories_are_durable_and_the_one_that_is_there_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushes = watch_flushes(monkeypatch, lambda: True)
+    make_directories(tmp_path / "a/b")
+    assert [path for _, path in flushes] == [str(tmp_path.parent), str(tmp_path), str(tmp_path / "a")]
+    flushes.clear()
+    make_directories(tmp_path / "a/b")
+    assert [path for _, path in flushes] == [str(tmp_path / "a")], "whoever made it may have died before that"
 
 
 def test_I6_who_was_writing_hears_of_an_error_that_another_flush_was_told(

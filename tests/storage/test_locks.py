@@ -7,6 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from storage import locks as module
 from storage.locks import FileLocks
 
 HOLDER = """
@@ -35,3 +38,24 @@ def test_a_lock_dies_with_its_process(tmp_path: Path) -> None:
     lock = locks.try_acquire("build-1")
     assert lock is not None
     lock.release()
+
+
+def test_I4_a_lock_on_a_file_that_its_last_holder_removes_just_then_is_not_on_that_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locks = FileLocks(tmp_path)
+    first = locks.try_acquire("layer-1")
+    assert first is not None
+    lock = module._lock
+
+    def late(fd: int, kind: int) -> bool:
+        monkeypatch.setattr(module, "_lock", lock)
+        first.release()  # after the second one opened it
+        return lock(fd, kind)
+
+    monkeypatch.setattr(module, "_lock", late)
+    second = locks.try_acquire("layer-1")
+    assert second is not None
+    assert locks.held("layer-1")
+    assert locks.try_acquire("layer-1") is None
+    second.release()

@@ -30,6 +30,7 @@ from tests.registry_fixture import (
     WEB,
     RegistryProcess,
     digest_of,
+    nanoseconds,
     push_blob,
     push_image,
     push_manifest,
@@ -183,16 +184,9 @@ def test_I2_no_byte_is_asked_for_before_the_log_says_so(
     [started] = builder.events("ExportStarted")
     gets = registry.layer_gets(layer_digests(made), since=mark)
     assert len(gets) == 3
-    said = time_of(started)
+    said = nanoseconds(started["time"])
     assert all(line.started > said for line in gets)
     assert set(started["data"]["layers"]) > set(layer_digests(made))
-
-
-def time_of(event: Mapping[str, Any]) -> int:
-    from datetime import datetime
-
-    whole, _, fraction = event["time"].rstrip("Z").partition(".")
-    return int(datetime.fromisoformat(f"{whole}+00:00").timestamp()) * 10**9 + int(fraction)
 
 
 def test_I11_what_a_tag_needs_is_there_before_it(

@@ -10,7 +10,7 @@ import pytest
 from engine.events import BuildCompleted, BuildStarted, Fact, to_data
 from storage.errors import InputError
 from storage.interfaces.log import NewEvent
-from tools.roots import FORMAT, Root, open_root, recover
+from tools.roots import FORMAT, Root, open_root, owning, recover
 
 
 @pytest.mark.parametrize("left", ["", "\0\0"])
@@ -52,6 +52,15 @@ def test_I12_a_build_that_ends_while_another_one_begins_is_not_said_to_have_been
             _log(first, "aa", BuildCompleted(results=()))  # after the other one folded its views
             assert recover(second, "bb") == []
             assert _ends(second) == ["BuildCompleted"]
+
+
+def test_I12_a_build_that_lives_is_not_said_to_have_been_interrupted(tmp_path: Path) -> None:
+    with open_root(tmp_path) as first:
+        _log(first, "aa", STARTED)
+        with open_root(tmp_path) as second:
+            with owning(first, "aa"):
+                assert recover(second, "bb") == []
+            assert recover(second, "bb") == ["aa"]
 
 
 def test_I12_two_that_find_the_same_dead_build_say_so_once(tmp_path: Path) -> None:

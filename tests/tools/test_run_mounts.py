@@ -16,7 +16,7 @@ import pytest
 
 from tests.builder import Builder, base_image
 from tests.registry_fixture import RegistryProcess
-from tests.waiting import PATIENCE, wait_until
+from tests.waiting import PATIENCE, long_time, processes, wait_until
 
 pytestmark = [
     pytest.mark.root,
@@ -148,40 +148,29 @@ def test_I9_a_search_of_everything_finds_no_secret_that_steps_printed_and_used(
 def test_I9_while_a_step_runs_its_secrets_are_on_no_disk_and_in_no_command_line(
     builder: Builder, base: str, tmp_path: Path
 ) -> None:
+    time = long_time()
     builder.write({
         "Dockerfile": f"FROM {base}\n"
-        "RUN --mount=type=secret,id=a --mount=type=secret,id=a,env=TOKEN echo started; "
-        f"sleep 4811.{ME}\n"
+        f"RUN --mount=type=secret,id=a --mount=type=secret,id=a,env=TOKEN echo started; sleep {time}\n"
     })  # fmt: skip
     process = builder.start(
         "build", str(builder.context), "--progress", "plain", "--secret", "id=a,env=FROM_HERE",
         env={"FROM_HERE": SECRET},
     )  # fmt: skip
     try:
-        wait_until(lambda: _sleeping(f"4811.{ME}"))
+        wait_until(lambda: processes(time))
         assert holders(SECRET, builder.root) == []  # the tmpfs is mounted where only the build sees it
         lines = subprocess.run(["ps", "axww", "-o", "args"], capture_output=True, text=True, check=True).stdout
-        assert f"4811.{ME}" in lines
+        assert time in lines
         assert SECRET not in lines
         assert not [mount for mount in builder.leftovers() if "-" not in Path(mount).name and "run/" not in mount]
     finally:
         process.send_signal(signal.SIGKILL)
         process.communicate()
-    wait_until(lambda: not _sleeping(f"4811.{ME}"))
+    wait_until(lambda: not processes(time))
     builder.must_build(f"FROM {base}\nRUN true\n")
     assert builder.leftovers() == []
     assert holders(SECRET, builder.root) == []
-
-
-def _sleeping(marker: str) -> list[str]:
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if path.read_bytes().split(b"\0")[-2:] == [marker.encode(), b""]:
-                found.append(path.parent.name)
-        except OSError:
-            continue
-    return found
 
 
 def test_a_missing_secret_stops_the_build_before_anything_runs_and_says_what_to_add(
@@ -424,12 +413,13 @@ def test_a_private_cache_is_another_one_while_it_is_taken(builder: Builder, base
 
 def test_a_cache_that_a_killed_build_held_is_free_again(builder: Builder, base: str) -> None:
     step = f"FROM {base}\nRUN --mount=type=cache,id=k,target=/c,sharing=locked "
-    builder.write({"Dockerfile": f"{step}touch /c/here; sleep 4812.{ME}\n"})
+    time = long_time()
+    builder.write({"Dockerfile": f"{step}touch /c/here; sleep {time}\n"})
     process = builder.start("build", str(builder.context))
     wait_until(lambda: list(builder.root.glob("cache/*/0/fs/here")))
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    wait_until(lambda: not _sleeping(f"4812.{ME}"))
+    wait_until(lambda: not processes(time))
     builder.must_build(f"{step}test -e /c/here\n")
     assert builder.leftovers() == []
 
@@ -440,13 +430,14 @@ def test_an_interrupted_step_puts_everything_away_and_lets_go_of_its_cache(build
         "RUN --mount=type=cache,id=k,target=/c,sharing=locked --mount=type=secret,id=s,env=S "
         "--mount=source=src,target=/s,rw "
     )
-    builder.write({"Dockerfile": f"FROM {base}\n{step}touch /c/here; sleep 4814.{ME}\n"})
+    time = long_time()
+    builder.write({"Dockerfile": f"FROM {base}\n{step}touch /c/here; sleep {time}\n"})
     process = builder.start("build", str(builder.context), "--secret", "id=s,env=S", env={"S": SECRET})
     wait_until(lambda: list(builder.root.glob("cache/*/0/fs/here")))
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, err
-    assert not _sleeping(f"4814.{ME}")
+    assert not processes(time)
     assert builder.leftovers() == []
     assert list(builder.root.glob("locks/cache-*")) == []
     assert len(builder.events("BuildCancelled")) == 1
@@ -494,10 +485,11 @@ def test_an_agent_is_forwarded_where_ssh_looks_for_it(builder: Builder, base: st
 
 
 def test_a_key_gets_an_agent_of_its_own_that_no_kill_leaves_behind(builder: Builder, base: str, key: Path) -> None:
-    builder.write({"Dockerfile": f"FROM {base}\nRUN --mount=type=ssh,id=k test -S $SSH_AUTH_SOCK && sleep 4813.{ME}\n"})
+    time = long_time()
+    builder.write({"Dockerfile": f"FROM {base}\nRUN --mount=type=ssh,id=k test -S $SSH_AUTH_SOCK && sleep {time}\n"})
     process = builder.start("build", str(builder.context), "--ssh", f"k={key}")
     try:
-        wait_until(lambda: _sleeping(f"4813.{ME}"))
+        wait_until(lambda: processes(time))
         agents = _agents_of(process.pid)
         assert len(agents) == 1
     finally:

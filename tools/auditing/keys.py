@@ -26,6 +26,8 @@ def find_signer(root: Path) -> Signer | None:
     if name := os.environ.get("REFLEDGER_AUDIT_KEY_FILE"):
         return read_signer(Path(name))
     path = root / FILE
+    if path.exists() and not path.is_file():  # in a root of a stranger: to open a FIFO waits for ever
+        raise InputError("this is no key", where=str(path), hint=_KEYGEN)
     return read_signer(path) if path.exists() else None
 
 
@@ -66,6 +68,8 @@ def generate(path: Path, name: str) -> Verifier:
 
 
 def _public_half(path: Path) -> str:
+    if not path.is_file():
+        return ""
     try:
         return f"; its verifier key is {read_signer(path).verifier}"
     except (InputError, DiskError):

@@ -15,7 +15,7 @@ from storage.layers.erofs.image import ImageWriter
 from storage.scratch import remove_tree
 from storage.tar.pack import encode, marker
 from storage.tar.reader import BLOCK, BLOCK_DEVICE, CHARACTER, DIRECTORY, FIFO, HARD_LINK, REGULAR, SYMLINK, Entry
-from storage.tar.unpack import OPAQUE_NAME, OPAQUE_XATTR
+from storage.tar.rules import OPAQUE_NAME, OPAQUE_XATTR
 
 _NODES = {"symlink": SYMLINK, "fifo": FIFO, "char": CHARACTER, "block": BLOCK_DEVICE}
 _GATHERED = 1 << 20

@@ -14,10 +14,12 @@ import math
 import os
 import stat
 import struct
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from storage.errors import VerificationError
+from storage.layers.erofs.attributes import HEADER, Xattrs, inline
 from storage.layers.erofs.tree import LayerTree, Node, Segments
 
 BLOCK = 512
@@ -29,19 +31,14 @@ _SUPER_AT, _MAGIC = 1024, 0xE0F5E1E2
 _SUPER = struct.Struct("<IIIBBHQQIIII16s16sIHHHBBIQ24x")
 _INODE = struct.Struct("<HHHHQIIIIqII16x")
 _DIRENT = struct.Struct("<QHBx")
-_XATTR = struct.Struct("<BBH")
 _SLOT = 32  # inodes are numbered by where they stand, in units of this
-_XATTR_HEADER = 12
 _PLAIN, _INLINE, _CHUNKS = 0, 2, 4
 _COMPAT_MTIME, _INCOMPAT_CHUNKED = 2, 4
 _HOLE = 0xFFFFFFFF
 _LAST_BLOCK = 0xFFFFFFF0  # block numbers have 32 bits
 _MAX_CHUNK_BITS = 31
-_FEW_CHUNKS = 1024
-_PREFIXES = (  # longest first: an access ACL has no name behind its prefix
-    (b"system.posix_acl_access", 2), (b"system.posix_acl_default", 3), (b"security.", 6), (b"trusted.", 4),
-    (b"user.", 1),
-)  # fmt: skip
+_LARGEST_FILE = 1 << 50  # bytes of a file with holes; even the numbers of larger ones' chunks take much room
+_PACKED = 1024  # numbers of chunks that are made bytes at once
 _FILE_TYPES = {
     stat.S_IFREG: 1, stat.S_IFDIR: 2, stat.S_IFCHR: 3, stat.S_IFBLK: 4, stat.S_IFIFO: 5, stat.S_IFLNK: 7,
 }  # fmt: skip
@@ -72,17 +69,18 @@ class _Plan:
     layout: int = _PLAIN
     where: int = 0
     size: int = 0
-    chunks: list[int] = field(default_factory=list)
+    chunks: array[int] = field(default_factory=lambda: array("I"))
 
 
 class _Encoder:
     def __init__(self, fd: int, tree: LayerTree, tar_end: int) -> None:
         self._fd = fd
         self._root = tree.root
+        self._budget = tree.budget
         self._next = -(-tar_end // BLOCK)  # the next free block
         self._plans: list[_Plan] = []
         self._end = 0  # of the inodes, in bytes from their start
-        self._bodies: dict[tuple[tuple[bytes, bytes], ...], bytes] = {(): b""}
+        self._bodies: dict[Xattrs, bytes] = {}
         self._chunked = False
 
     def run(self, identity: bytes) -> int:
@@ -90,7 +88,7 @@ class _Encoder:
         meta = self._next
         total = meta + -(-self._end // BLOCK)
         if total > _LAST_BLOCK:
-            raise VerificationError("the layer is larger than EROFS can hold", hint="use --snapshotter directory")
+            raise _too_large()
         out = _Writer(self._fd)
         for plan in self._plans:
             if plan.layout == _PLAIN and isinstance(plan.node.data, dict | bytes):
@@ -162,39 +160,43 @@ class _Encoder:
     def _take(self, blocks: int) -> int:
         at = self._next
         self._next += blocks
+        if self._next > _LAST_BLOCK:
+            raise _too_large()
         return at
 
     # ---------------------------------------------------------------- sparse files
 
     def _plan_sparse(self, plan: _Plan, data: Segments) -> None:
-        """Chunks that point into the tar where its pieces are aligned; else into copies behind the tar."""
+        """Chunks that point into the tar where its pieces are aligned, or into copies behind the tar: whatever of both
+        takes less room."""
+        if plan.size > _LARGEST_FILE:
+            raise VerificationError(f"a sparse file of {plan.size} bytes is larger than a file can be")
         plan.layout = _CHUNKS
         self._chunked = True
-        bits = _aligned_bits(plan.size, data.pieces)
-        count = -(-plan.size // (BLOCK << bits)) if bits >= 0 else 0
-        stored = sum(length for _, length in data.pieces) // BLOCK
-        if bits >= 0 and count <= max(_FEW_CHUNKS, 8 * stored):
-            plan.chunks = self._pointers(count, bits, data)
+        stored = sum(length for _, length in data.pieces)
+        bits = min(range(_MAX_CHUNK_BITS + 1), key=lambda bits: _room(plan.size, stored, len(data.pieces), bits))
+        room = _room(plan.size, stored, len(data.pieces), bits)
+        aligned = _aligned_bits(plan.size, data.pieces)
+        if aligned >= 0 and 4 * _count(plan.size, aligned) <= room:
+            bits = aligned
+            self._budget.spend(4 * _count(plan.size, bits))
         else:
-            bits = 0
-            while plan.size > _FEW_CHUNKS * (BLOCK << bits) and bits < _MAX_CHUNK_BITS:
-                bits += 1
-            if plan.size > _FEW_CHUNKS * (BLOCK << bits):
-                raise VerificationError(f"a sparse file of {plan.size} bytes is larger than a file can be")
-            plan.chunks = self._copies(-(-plan.size // (BLOCK << bits)), bits, data)
+            self._budget.spend(max(room - stored, 0))  # the tar has its own bound
         plan.where = bits
+        plan.chunks = array("I", [_HOLE]) * _count(plan.size, bits)
+        if bits == aligned:
+            self._point(plan.chunks, bits, data)
+        else:
+            self._copy(plan.chunks, bits, data)
 
-    def _pointers(self, count: int, bits: int, data: Segments) -> list[int]:
-        chunks = [_HOLE] * count
+    def _point(self, chunks: array[int], bits: int, data: Segments) -> None:
         at = (TAR_START + data.offset) >> _BITS
         for offset, length in data.pieces:
-            for number in range(-(-length // (BLOCK << bits))):
+            for number in range(_count(length, bits)):
                 chunks[(offset >> _BITS + bits) + number] = at + (number << bits)
             at += -(-length // BLOCK)
-        return chunks
 
-    def _copies(self, count: int, bits: int, data: Segments) -> list[int]:
-        chunks = [_HOLE] * count
+    def _copy(self, chunks: array[int], bits: int, data: Segments) -> None:
         size = BLOCK << bits
         at = TAR_START + data.offset
         for offset, length in data.pieces:
@@ -203,14 +205,11 @@ class _Encoder:
                 number, inside = divmod(offset + done, size)
                 if chunks[number] == _HOLE:
                     chunks[number] = self._take(1 << bits)
-                    if self._next > _LAST_BLOCK:
-                        raise VerificationError("a sparse file reaches further than an EROFS image can")
                 step = min(length - done, size - inside, _FLUSH)
                 piece = os.pread(self._fd, step, at + done)
                 write_at(self._fd, piece, chunks[number] * BLOCK + inside)
                 done += len(piece)
             at += length
-        return chunks
 
     # ---------------------------------------------------------------- bytes
 
@@ -221,14 +220,15 @@ class _Encoder:
         if node.is_directory:
             links = 2 + sum(child.is_directory for child in node.entries.values())
         yield _INODE.pack(
-            1 | plan.layout << 1, 1 + (len(body) - _XATTR_HEADER) // 4 if body else 0, node.mode, 0, plan.size,
+            1 | plan.layout << 1, 1 + (len(body) - HEADER) // 4 if body else 0, node.mode, 0, plan.size,
             plan.where, 1 + (node.place // _SLOT & 0x7FFFFFFF), node.uid, node.gid, seconds, nanoseconds, links,
         )  # fmt: skip
         yield body
         if plan.layout == _INLINE:
             yield from self._content(plan)
-        elif plan.chunks:
-            yield struct.pack(f"<{len(plan.chunks)}I", *plan.chunks)
+        for at in range(0, len(plan.chunks), _PACKED):
+            numbers = plan.chunks[at : at + _PACKED]
+            yield struct.pack(f"<{len(numbers)}I", *numbers)
 
     def _content(self, plan: _Plan) -> Iterator[bytes]:
         if isinstance(plan.node.data, bytes):
@@ -240,15 +240,7 @@ class _Encoder:
         """The inline attributes; equal ones are encoded once."""
         found = self._bodies.get(node.xattrs)
         if found is None:
-            parts = [bytes(_XATTR_HEADER)]
-            for name, value in node.xattrs:
-                prefix, index = next(item for item in _PREFIXES if name.startswith(item[0]))
-                rest = name[len(prefix) :]
-                entry = _XATTR.pack(len(rest), index, len(value)) + rest + value
-                parts.append(entry + bytes(-len(entry) % 4))
-            found = self._bodies[node.xattrs] = b"".join(parts)
-            if len(found) > 4 * 65535:
-                raise VerificationError("a file with more than 256 KiB of attributes")
+            found = self._bodies[node.xattrs] = inline(node.xattrs)
         return found
 
     def _superblock(self, meta: int, total: int, identity: bytes) -> bytes:
@@ -307,6 +299,22 @@ def _aligned_bits(size: int, pieces: tuple[tuple[int, int], ...]) -> int:
         return -1
     blocks = common // BLOCK
     return min((blocks & -blocks).bit_length() - 1, _MAX_CHUNK_BITS) if blocks else _MAX_CHUNK_BITS
+
+
+def _count(size: int, bits: int) -> int:
+    """How many chunks of `1 << bits` blocks have `size` bytes."""
+    return -(-size // (BLOCK << bits))
+
+
+def _room(size: int, stored: int, pieces: int, bits: int) -> int:
+    """Bytes that a sparse file takes at most whose `pieces`, of `stored` bytes, are copied into chunks of `1 << bits`
+    blocks: those chunks, and the numbers of all."""
+    count = _count(size, bits)
+    return 4 * count + min(_count(stored, bits) + 2 * pieces, count) * (BLOCK << bits)
+
+
+def _too_large() -> VerificationError:
+    return VerificationError("the layer is larger than EROFS can hold", hint="use --snapshotter directory")
 
 
 def _encode_device(device: int) -> int:

@@ -16,6 +16,7 @@ from storage.digest import Digest, canonical_json
 from storage.layers.erofs.encode import TAR_START, encode, write_at
 from storage.layers.erofs.header import HEADER_SIZE, SEAL, VERSION, rest_digest
 from storage.layers.erofs.tree import LONGEST_PATH, LayerTree
+from storage.layers.implied import noted
 
 _WRITEBACK = 8 << 20  # bytes between two nudges to the kernel to begin writing
 _SYNC_FILE_RANGE_WRITE = 2  # <linux/fs.h>
@@ -60,7 +61,7 @@ class ImageWriter:
     def finish(self, diff_id: Digest, name: str = "") -> None:
         """Write what follows the tar, seal the image as that of `name` (who has one), and make it durable. Raises
         VerificationError for what the format cannot hold."""
-        implied = b"".join(path + b"\0" for path in sorted(self.tree.finish()))
+        implied = noted(self.tree.finish())
         end = encode(self._fd, self.tree, TAR_START + self.tar_size, bytes.fromhex(diff_id.hex)[:16])
         write_at(self._fd, implied, end)
         said: dict[str, Any] = {

@@ -11,18 +11,20 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from storage.errors import VerificationError
+from storage.layers.erofs.attributes import LONGEST_NAME, Xattrs, taken
 from storage.tar.reader import BLOCK_DEVICE, CHARACTER, DIRECTORY, FIFO, HARD_LINK, REGULAR, SYMLINK, Entry
-from storage.tar.unpack import (
+from storage.tar.rules import (
     AUFS,
-    IGNORED_XATTRS,
+    MOST_BYTES,
     OPAQUE_NAME,
     OPAQUE_XATTR,
     ORIGIN_XATTR,
     WHITEOUT,
+    Budget,
     clean,
     hidden_by,
     no_target,
@@ -35,28 +37,9 @@ _TYPES = {
     BLOCK_DEVICE: stat.S_IFBLK, FIFO: stat.S_IFIFO,
 }  # fmt: skip
 _MAX_LINKS = 40  # as the kernel's MAXSYMLINKS
-_LONGEST_NAME = 255
 LONGEST_PATH = 4095
 """Bytes of a path, or of a link's target, that the kernel takes."""
-_LARGEST_XATTR = 65535  # a 16-bit size on disk
 _NODE_COST = 400  # bytes of memory of an entry, beside its name, link and attributes
-NAMESPACES = (b"user.", b"trusted.", b"security.", b"system.posix_acl_access", b"system.posix_acl_default")
-"""Attributes that a Linux file system can have; a layer's others are left out, as a disk would refuse them."""
-
-
-@dataclass(slots=True)
-class Budget:
-    """How much memory the tree of one layer may take, in bytes: a tar of empty files compresses a thousandfold."""
-
-    left: int = 2 << 30
-
-    def spend(self, size: int) -> None:
-        """Raises VerificationError when it is used up."""
-        self.left -= size
-        if self.left < 0:
-            raise VerificationError(
-                "the layer has more names and attributes than fit in memory", hint="use --snapshotter directory"
-            )
 
 
 class Node:
@@ -74,7 +57,7 @@ class Node:
         self.size = size
         self.uid = self.gid = self.mtime = 0
         self.links = 0
-        self.xattrs: tuple[tuple[bytes, bytes], ...] = ()
+        self.xattrs: Xattrs = ()
         self.said = False
         self.place = -1
 
@@ -108,11 +91,11 @@ class LayerTree:
         self.root = _directory()
         self.root.links = 1
         self.bytes = 0
-        self._budget = budget or Budget()
+        self.budget = budget or Budget(hint="use --snapshotter directory")
         self._parents: dict[bytes, Node] = {}
         self._whiteouts: list[bytes] = []
         self._opaque: list[bytes] = []
-        self._known: dict[tuple[tuple[bytes, bytes], ...], tuple[tuple[bytes, bytes], ...]] = {}
+        self._known: dict[Xattrs, Xattrs] = {(): ()}
 
     # ---------------------------------------------------------------- members
 
@@ -135,7 +118,7 @@ class LayerTree:
         elif base.startswith(WHITEOUT):
             self._whiteout(parent_path, base)
         elif not path.startswith(AUFS):
-            if len(base) > _LONGEST_NAME:
+            if len(base) > LONGEST_NAME:
                 raise _error(errno.ENAMETOOLONG)
             parent = self._parents.get(parent_path) or self._parent(parent_path)
             there = parent.entries.get(base)
@@ -156,17 +139,19 @@ class LayerTree:
                     self._target(entry)  # what was removed may have led there
             node.links += 1
             parent.entries[base] = node
-            self._budget.spend(_NODE_COST + len(base))
+            self.budget.spend(_NODE_COST + len(base))
 
     def _node(self, entry: Entry) -> Node:
         kind = _TYPES[entry.type]
         if entry.type == REGULAR:
             self.bytes += entry.size
+            if self.bytes > MOST_BYTES:
+                raise _error(errno.EFBIG)
             sparse = None
             if entry.segments is not None:
                 sparse = Segments(entry.offset, tuple(piece for piece in entry.segments if piece[1]))
             if sparse:
-                self._budget.spend(100 * len(sparse.pieces))
+                self.budget.spend(100 * len(sparse.pieces))
             node = Node(kind, entry.offset if sparse is None else sparse, entry.size)
         elif entry.type == DIRECTORY:
             node = _directory()
@@ -175,7 +160,7 @@ class LayerTree:
                 raise _error(errno.ENOENT)
             if len(entry.link) > LONGEST_PATH:
                 raise _error(errno.ENAMETOOLONG)
-            self._budget.spend(len(entry.link))
+            self.budget.spend(len(entry.link))
             node = Node(kind, entry.link, len(entry.link))
         else:
             node = Node(kind, 0 if entry.type == FIFO else _device(*entry.device))
@@ -189,24 +174,15 @@ class LayerTree:
         if not -(1 << 63) <= entry.mtime // 10**9 < 1 << 63:
             raise OverflowError(f"time {entry.mtime // 10**9}")
         node.mtime = entry.mtime
-        node.xattrs = self._xattrs(entry) if entry.xattrs else ()
+        node.xattrs = self._shared(taken(entry)) if entry.xattrs else ()
 
-    def _xattrs(self, entry: Entry) -> tuple[tuple[bytes, bytes], ...]:
-        """Sorted, and one object for equal ones."""
-        other = entry.type not in {REGULAR, DIRECTORY}  # Linux has user.* on files and directories only
-        kept = []
-        for name, value in sorted(entry.xattrs.items()):
-            if name.startswith(IGNORED_XATTRS) or not name.startswith(NAMESPACES):
-                continue
-            if other and (name.startswith(b"user.") or (entry.type == SYMLINK and name.startswith(b"system."))):
-                continue
-            _check_xattr(name, value)
-            kept.append((name, value))
-        found = tuple(kept)
-        if found not in self._known:
-            self._budget.spend(sum(len(name) + len(value) + 200 for name, value in found))
-            self._known[found] = found
-        return self._known[found]
+    def _shared(self, xattrs: Xattrs) -> Xattrs:
+        """One object for equal ones."""
+        found = self._known.get(xattrs)
+        if found is None:
+            self.budget.spend(sum(len(name) + len(value) + 200 for name, value in xattrs))
+            found = self._known[xattrs] = xattrs
+        return found
 
     def find(self, path: bytes) -> Node | None:
         """What is called `path`, links on the way followed; None for nothing."""
@@ -228,7 +204,7 @@ class LayerTree:
     # ---------------------------------------------------------------- whiteouts and the end
 
     def _whiteout(self, parent: bytes, base: bytes) -> None:
-        self._budget.spend(200 + len(parent) + len(base))
+        self.budget.spend(200 + len(parent) + len(base))
         if base == OPAQUE_NAME:
             self._opaque.append(parent)
         elif not base.startswith(AUFS):
@@ -237,25 +213,36 @@ class LayerTree:
 
     def finish(self) -> set[bytes]:
         """Make whiteouts and opaque marks; returns the paths of directories that the tar only implies."""
+        opaque: dict[int, Node] = {}
+        holding: dict[int, Node] = {}
         try:
             for path in self._opaque:
-                _mark(self._parent(path), OPAQUE_XATTR, b"y")
+                directory = self._parent(path)
+                opaque[id(directory)] = directory
             whiteout = Node(stat.S_IFCHR, 0)  # one inode serves them all
             for path in self._whiteouts:
                 parent_path, _, base = path.rpartition(b"/")
-                if len(base) > _LONGEST_NAME:
+                if len(base) > LONGEST_NAME:
                     raise _error(errno.ENAMETOOLONG)
                 parent = self._parent(parent_path)
-                there = parent.entries.setdefault(base, whiteout)
-                if there is whiteout:
+                there = parent.entries.get(base)
+                if there is None:
+                    parent.entries[base] = whiteout
                     whiteout.links += 1
-                    _mark(parent, ORIGIN_XATTR, b"")
+                    holding[id(parent)] = parent
                 elif there.is_directory:
-                    _mark(there, OPAQUE_XATTR, b"y")  # the layer has its own: nothing may shine through from below
+                    opaque[id(there)] = there  # the layer has its own: nothing may shine through from below
         except OSError as error:
             raise VerificationError(f"a whiteout in {os.fsdecode(path)!a}: {error.strerror}") from error
+        # each once: one directory may have a million whiteouts, and thousands of attributes
+        self._mark(opaque.values(), OPAQUE_XATTR, b"y")
+        self._mark(holding.values(), ORIGIN_XATTR, b"")
         self._parents.clear()
         return self._implied()
+
+    def _mark(self, directories: Iterable[Node], name: bytes, value: bytes) -> None:
+        for node in directories:
+            node.xattrs = self._shared(tuple(sorted({**dict(node.xattrs), name: value}.items())))
 
     def _implied(self) -> set[bytes]:
         found = set() if self.root.said else {b""}
@@ -267,7 +254,7 @@ class LayerTree:
                     path = prefix + name
                     if not node.said:
                         found.add(path)
-                        self._budget.spend(len(path) + 100)
+                        self.budget.spend(len(path) + 100)
                     pending.append((node, path + b"/"))
         return found
 
@@ -311,11 +298,11 @@ class LayerTree:
     def _missing(self, directory: Node, name: bytes, make: bool) -> Node:
         if not make:
             raise _error(errno.ENOENT)
-        if len(name) > _LONGEST_NAME:
+        if len(name) > LONGEST_NAME:
             raise _error(errno.ENAMETOOLONG)
         node = directory.entries[name] = _directory()
         node.links = 1
-        self._budget.spend(_NODE_COST + len(name))
+        self.budget.spend(_NODE_COST + len(name))
         return node
 
 
@@ -333,29 +320,11 @@ def _drop(parent: Node, base: bytes) -> None:
             pending.extend(node.entries.values())
 
 
-def _mark(node: Node, name: bytes, value: bytes) -> None:
-    node.xattrs = tuple(sorted({**dict(node.xattrs), name: value}.items()))
-
-
 def _device(major: int, minor: int) -> int:
     """As in st_rdev, within what Linux' device numbers hold (12 and 20 bits)."""
     if not (0 <= major < 1 << 12 and 0 <= minor < 1 << 20):
         raise OverflowError(f"device {major}:{minor}")
     return os.makedev(major, minor)
-
-
-def _check_xattr(name: bytes, value: bytes) -> None:
-    """What setxattr(2) would refuse."""
-    if len(name) > _LONGEST_NAME or len(value) > _LARGEST_XATTR or name in NAMESPACES[:3]:
-        raise _error(errno.ERANGE)
-    if name == b"security.capability":
-        revision = struct.unpack("<I", value[:4])[0] >> 24 if len(value) >= 4 else 0
-        if {1: 12, 2: 20, 3: 24}.get(revision) != len(value):  # capabilities(7), vfs_cap_data
-            raise _error(errno.EINVAL)
-    elif name.startswith(b"system.") and (
-        value[:4] != b"\x02\0\0\0" or len(value) % 8 != 4  # posix_acl_xattr.h: version 2, then entries of 8 bytes
-    ):
-        raise _error(errno.EINVAL)
 
 
 def _error(number: int) -> OSError:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from engine.attest.databases import Package, distribution, kind_of, limit_of, packages
@@ -15,7 +15,7 @@ from engine.attest.scan import Scan, combine, scan_layer
 from storage.digest import sha256
 from storage.parts.lookup import Own, Tree
 
-GONE, OPAQUE = "gone", "opaque"
+GONE = "gone"
 DPKG = "var/lib/dpkg/status"
 
 
@@ -127,13 +127,22 @@ def test_what_tells_of_packages_is_known_by_its_path() -> None:
     assert list(kinds.values()) == ["deb", "deb", "", "apk", "npm", "npm", "", "", "pypi", "", "os"]
 
 
-@given(st.sampled_from(["deb", "apk", "pypi", "npm"]), st.binary(max_size=300))
-def test_hostile_databases_give_packages_or_nothing(kind: str, data: bytes) -> None:
-    found, bad = packages(kind, data)
-    assert bad >= 0
-    for one in found:
-        assert one.name.isprintable()
-        assert one.version
+WRITTEN = {"deb": "Package: %s\nVersion: %s\n", "apk": "P:%s\nV:%s\n", "pypi": "Name: %s\nVersion: %s\n",
+           "npm": '{"name": "%s", "version": "%s"}'}  # fmt: skip
+_ODD = st.text("ab1. :\\\"\n\0\t\x1b\x7f\x9b\ud800é", max_size=4)
+
+
+@given(st.sampled_from(list(WRITTEN)), _ODD, _ODD, st.binary(max_size=100))
+@example("deb", "a", "1", b"\n" * 100)
+@example("npm", "a", "1", b"")
+def test_hostile_databases_give_packages_or_nothing(kind: str, name: str, version: str, more: bytes) -> None:
+    written = (WRITTEN[kind] % (name, version)).encode(errors="surrogatepass")
+    for data in (written + more, more + b"\n\n" + written, more):
+        for one in packages(kind, data)[0]:
+            assert one.name.isprintable() and one.version.isprintable()
+            assert not {"", " "} & {*one.name, *one.version, one.name, one.version}
+    if name == "a" and version == "1" and not more.strip():
+        assert packages(kind, written + more) == ([Package(kind, "a", "1")], 0)
 
 
 def test_names_that_are_none_are_counted_and_left_out() -> None:

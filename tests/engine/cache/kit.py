@@ -20,10 +20,9 @@ from engine.solver.answers import Asking, Found, Solution
 from engine.solver.cache import CacheKey, cache_key
 from storage.digest import Digest, sha256
 from storage.interfaces.images import Descriptor, Provider
-from storage.interfaces.packing import PackedBlob
 from storage.layout.source import WithLayouts
 from storage.layout.target import WithLayoutTargets
-from tests.engine.exporters.kit import transfer_in
+from tests.engine.exporters.kit import NothingKnown, transfer_in
 from tests.engine.refs.kit import Kit, kit
 from tests.registry_fixture import RegistryProcess, push_image
 from tools.cli.caches import read_sources, read_targets
@@ -84,19 +83,6 @@ def project(registry: RegistryProcess, repository: str, *, salt: str = "") -> Pr
     resolved = {**keys, second.digest: by_content}
     origins = {other.digest: "older"}
     return Project(graph, Solution(refs, known, keys, resolved, origins), image)
-
-
-class NothingKnown:
-    """A Catalog of a root without a past."""
-
-    def packed(self, _name: str, _epoch: int | None, _compression: str) -> PackedBlob | None:
-        return None
-
-    def providers(self, _digest: Digest) -> tuple[Provider, ...]:
-        return ()
-
-    def let_go(self, _name: str) -> bool:
-        return False
 
 
 class Before:

@@ -26,7 +26,8 @@ from storage.blobs import DirectoryBlobs
 from storage.digest import Digest, sha256
 from storage.media_types import DOCKER_LIST, MANIFEST
 from storage.media_types import INDEX as OCI_INDEX
-from tests.engine.cache.kit import CREATED, Caches, NothingKnown, Project, caches, found_for, names, project
+from tests.engine.cache.kit import CREATED, Caches, Project, caches, found_for, names, project
+from tests.engine.exporters.kit import NothingKnown
 from tests.registry_fixture import WEB, RegistryProcess, get_json, push_blob, push_manifest
 from tools.cli.caches import read_targets
 

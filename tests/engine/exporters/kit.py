@@ -9,10 +9,26 @@ from engine.exporters.reading import BlobReader
 from engine.exporters.transfer import Catalog, Transfer
 from engine.ledger import Ledger
 from engine.refs.materializer import Clock
+from storage.digest import Digest
+from storage.interfaces.images import Provider
+from storage.interfaces.packing import PackedBlob
 from storage.layers.erofs.tars import ImageTars
 from storage.layout.source import WithLayouts
 from storage.packing import BlobConverter, BlobPacker
 from tests.engine.refs.kit import Kit
+
+
+class NothingKnown:
+    """Implements Catalog for a root without a past."""
+
+    def packed(self, _name: str, _epoch: int | None, _compression: str) -> PackedBlob | None:
+        return None
+
+    def providers(self, _digest: Digest) -> tuple[Provider, ...]:
+        return ()
+
+    def let_go(self, _name: str) -> bool:
+        return False
 
 
 def transfer_in(parts: Kit, catalog: Catalog, build: str = "b1", *, repack: bool = False) -> Transfer:

@@ -6,7 +6,6 @@ import asyncio
 import gzip
 import io
 import os
-import random
 import subprocess
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -30,11 +29,13 @@ from storage.digest import Digest, sha256
 from storage.interfaces.images import Compression, Descriptor, Provider
 from storage.interfaces.layers import Look
 from storage.packing import BlobConverter
-from tests.chunked import Made, estargz
+from tests.chunked import Made, estargz, gzipped
 from tests.engine.exporters.kit import transfer_in
 from tests.engine.refs.kit import Kit, kit, push_layers, remote
-from tests.registry_fixture import OCI_LAYER, RegistryProcess, digest_of, push_blob
+from tests.faulty import Fault, FaultyProxy
+from tests.registry_fixture import RegistryProcess, digest_of, push_blob
 from tests.storage.layers.trees import file, info, make_tar
+from tests.storage.registry.kit import noise
 from tests.storage.tar.tars import Member, write
 from tools.known import LogAnswers
 
@@ -43,20 +44,10 @@ EPOCH = 1_500_000_000
 KINDS = ("gzip", "zstd", "uncompressed", "estargz")
 
 
-def noise(size: int, seed: int) -> bytes:
-    return random.Random(seed).randbytes(size)
-
-
 def tar_of(*names: str, mtime: int = 1_700_000_000) -> bytes:
     return make_tar(
         info("d", mtime=mtime), *(file(f"d/{name}", name.encode() + noise(50_000, 1), mtime=mtime) for name in names)
     )
-
-
-def gzipped(tar: bytes) -> Made:
-    blob = gzip.compress(tar, mtime=0)
-    descriptor = {"mediaType": OCI_LAYER, "digest": digest_of(blob), "size": len(blob), "diff_id": digest_of(tar)}
-    return Made(blob, descriptor, {})
 
 
 @pytest.fixture
@@ -334,8 +325,8 @@ def test_I3_wrong_bytes_leave_nothing_and_the_next_provider_is_asked(
 ) -> None:
     """Both ways to be wrong: a blob that is not its digest, and one whose content is not the diff ID."""
     good = gzipped(tar_of("a"))
-    push_layers(registry.host, f"{repository}/good", [good])
-    push_layers(registry.host, f"{repository}/bad", [good])
+    for name in ("good", "bad", "worse"):
+        push_layers(registry.host, f"{repository}/{name}", [good])
     wrong = Made(good.blob, {**good.descriptor, "diff_id": digest_of(b"another layer")}, {})
 
     async def run() -> None:
@@ -348,22 +339,25 @@ def test_I3_wrong_bytes_leave_nothing_and_the_next_provider_is_asked(
         assert len(parts.events("MaterializationFailed")) == 1
         assert len(parts.events("PullFailed")) == 1
 
-        path = registry.blob_path(good.descriptor["digest"])
-        path.write_bytes(good.blob[:-100] + bytes(100))
-        with pytest.raises(MaterializationError):
-            await transfer(parts).pack(
-                remote([registry.host], f"{repository}/bad", [good]), None, None, Compression(kind, force=True)
+        flipped = Fault("GET", "/blobs/", flip=True)
+        with FaultyProxy(registry.host, flipped) as wrong_bytes:
+            force = Compression(kind, force=True)
+            lied_to = remote([wrong_bytes.host], f"{repository}/bad", [good])
+            with pytest.raises(MaterializationError, match=r"the copy at .* is damaged"):
+                await transfer(parts).pack(lied_to, None, None, force)
+            assert parts.events("BlobCreated") == []
+            assert not list((parts.root.path / "blobs").glob("sha256/*"))
+            assert flipped.fired
+            nobody, worse = (
+                Provider.of(host, f"{repository}/{name}")
+                for host, name in ((registry.host, "nobody"), (wrong_bytes.host, "worse"))
             )
-        path.write_bytes(good.blob)
-        assert parts.events("BlobCreated") == []
-        assert not list((parts.root.path / "blobs").glob("sha256/*"))
-        nobody = Provider.of(registry.host, f"{repository}/nobody")
-        (layer,) = remote([registry.host], f"{repository}/good", [good]).layers
-        ref = Remote("two", (Layer(layer.diff_id, layer.blob, (nobody, *layer.providers)),))
-        (converted,) = await transfer(parts).pack(ref, None, None, Compression(kind, force=True))
+            (layer,) = remote([registry.host], f"{repository}/good", [good]).layers
+            ref = Remote("three", (Layer(layer.diff_id, layer.blob, (nobody, worse, *layer.providers)),))
+            (converted,) = await transfer(parts).pack(ref, None, None, force)
         assert kinds([converted]) == [kind]
-        (lost,) = parts.events("ProviderLost")[-1:]
-        assert lost["provider"]["repository"] == f"{repository}/nobody"
+        lost = [(one["provider"]["repository"], one["class"]) for one in parts.events("ProviderLost")[-2:]]
+        assert lost == [(f"{repository}/nobody", "missing"), (f"{repository}/worse", "corrupt")]
 
     asyncio.run(run())
     assert parts.leftovers() == []

@@ -48,14 +48,18 @@ def runroot() -> Iterator[str]:
         yield directory
 
 
+def apart(runroot: str) -> list[str]:
+    """podman, without what it shares with others of this machine but for its store."""
+    command = ["podman", "--tmpdir", f"{runroot}/tmp"]  # reason: a reset removes it, by default everybody's
+    return [*command, "--events-backend", "none"]  # reason: a reset writes events into what it is removing
+
+
 @pytest.fixture
 def podman(tmp_path: Path, runroot: str) -> Iterator[list[str]]:
     """The command, with a store of its own."""
-    places = ["--root", str(tmp_path / "podman"), "--runroot", runroot, "--storage-driver", "vfs"]
-    places += ["--tmpdir", f"{runroot}/tmp"]  # reason: a reset removes it, by default everybody's
-    places += ["--events-backend", "none"]  # reason: a reset writes events into what it is removing
-    yield ["podman", *places]
-    run("podman", *places, "system", "reset", "--force")
+    store = ["--root", str(tmp_path / "podman"), "--runroot", runroot, "--storage-driver", "vfs"]
+    yield (command := [*apart(runroot), *store])
+    run(*command, "system", "reset", "--force")
 
 
 async def described(exporting: Transfer, layers: Sequence[Layer]) -> list[Made]:
@@ -136,19 +140,19 @@ def test_podman_finds_the_files_of_an_estargz_by_its_table(
         f'[storage]\ndriver = "overlay"\ngraphroot = "{tmp_path}/graph"\nrunroot = "{runroot}"\n'
         '[storage.options]\npull_options = {enable_partial_images = "true"}\n'
     )
-    env = {"CONTAINERS_STORAGE_CONF": str(conf)}
+    env, podman = {"CONTAINERS_STORAGE_CONF": str(conf)}, apart(runroot)
     mark = registry.mark()
     try:
-        run("podman", "pull", "-q", "--tls-verify=false", image["reference"], env=env)
+        run(*podman, "pull", "-q", "--tls-verify=false", image["reference"], env=env)
         asked = [line for line in registry.requests()[mark:] if line.blob == layer and line.method == "GET"]
         assert [line.status for line in asked] == [206] * len(asked)
         assert len(asked) >= 2
-        mounted = Path(run("podman", "image", "mount", image["reference"], env=env).strip())
+        mounted = Path(run(*podman, "image", "mount", image["reference"], env=env).strip())
         assert (mounted / "data/big").read_bytes() == BIG
         assert (mounted / "data/small").read_bytes() == b"small\n"
         assert sorted(path.name for path in mounted.iterdir() if not path.name.startswith((".", "stargz"))) == [
             "bin", "data", "etc",
         ]  # fmt: skip
     finally:
-        run("podman", "image", "umount", "--all", "--force", env=env)
-        run("podman", "system", "reset", "--force", env=env)
+        run(*podman, "image", "umount", "--all", "--force", env=env)
+        run(*podman, "system", "reset", "--force", env=env)

@@ -12,23 +12,12 @@ import pytest
 from engine.exporters.transfer import Transfer
 from engine.refs.ref import Layer, Remote
 from storage.digest import Digest, sha256
-from storage.interfaces.images import Compression, Descriptor, Provider
+from storage.interfaces.images import Compression, Descriptor
 from storage.interfaces.layers import Look
 from storage.interfaces.packing import LayerConverter, LayerPacker, PackedBlob
-from tests.engine.exporters.kit import transfer_in
+from tests.engine.exporters.kit import NothingKnown, transfer_in
 from tests.engine.refs.kit import kit
 from tests.storage.layers.trees import file, make_tar
-
-
-class _NothingKnown:
-    def packed(self, name: str, epoch: int | None, compression: str) -> PackedBlob | None:
-        return None
-
-    def providers(self, digest: Digest) -> tuple[Provider, ...]:
-        return ()
-
-    def let_go(self, name: str) -> bool:
-        return False
 
 
 class _Raced:
@@ -50,7 +39,7 @@ def test_I6_a_packed_blob_that_is_let_go_of_before_its_event_is_packed_again(tmp
         writer = parts.snapshots.compose("b1-step-1")
         writer.file(b"a", Look(0o644, 0, 0, 0), 1, [b"a"])
         writer.commit()
-        transfer: Transfer = transfer_in(parts, _NothingKnown())
+        transfer: Transfer = transfer_in(parts, NothingKnown())
         raced = transfer.packer = _Raced(transfer.packer, parts.root.path / "blobs")
         made = Remote("b1-step-1", (Layer(snapshot="b1-step-1", created=1),))
         (layer,) = asyncio.run(transfer.pack(made, None, None))
@@ -83,7 +72,7 @@ def test_I6_a_converted_blob_that_is_let_go_of_before_its_event_is_converted_aga
         size = blobs.size(digest)
         assert size is not None
         layer = Layer(sha256(tar), Descriptor("application/vnd.oci.image.layer.v1.tar+gzip", digest, size))
-        transfer: Transfer = transfer_in(parts, _NothingKnown())
+        transfer: Transfer = transfer_in(parts, NothingKnown())
         raced = transfer.conversion.converter = _RacedConverter(
             transfer.conversion.converter, parts.root.path / "blobs"
         )
@@ -101,7 +90,7 @@ def test_I6_a_base_layer_made_anew_that_is_let_go_of_before_its_event_is_made_on
         blobs = parts.materializer.blobs
         digest = blobs.put(gzip.compress(tar, 1, mtime=0))
         layer = Layer(sha256(tar), Descriptor("application/vnd.oci.image.layer.v1.tar+gzip", digest, 1))
-        transfer: Transfer = transfer_in(parts, _NothingKnown(), repack=True)
+        transfer: Transfer = transfer_in(parts, NothingKnown(), repack=True)
         raced = transfer.conversion.converter = _RacedConverter(
             transfer.conversion.converter, parts.root.path / "blobs"
         )
@@ -124,7 +113,7 @@ def test_I8_a_packed_blob_that_is_let_go_of_before_it_is_read_is_packed_again(tm
         writer = parts.snapshots.compose("b1-step-1")
         writer.file(b"a", Look(0o644, 0, 0, 0), 1, [b"a"])
         writer.commit()
-        transfer: Transfer = transfer_in(parts, _NothingKnown())
+        transfer: Transfer = transfer_in(parts, NothingKnown())
 
         async def run() -> tuple[Layer, bytes]:
             made = Remote("b1-step-1", (Layer(snapshot="b1-step-1", created=1),))

@@ -27,7 +27,8 @@ def test_the_automaton_matches_what_re_does(pieces: list[str], below: bool, text
 
 
 def test_a_name_that_almost_fits_does_not_take_for_ever() -> None:
-    assert not match_path("*a" * 40 + "b", "a" * 255)
+    for stars in (6, 40):  # there is another way for a few
+        assert not match_path("*a" * stars + "b", "a" * 255)
     assert match_path("*a" * 40 + "*", "a" * 255)
     assert not IgnoreMatcher(["**/a*/" * 20 + "b"]).excluded("a/" * 1000 + "c")
 

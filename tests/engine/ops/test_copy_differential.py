@@ -20,6 +20,7 @@ import pytest
 from engine.errors import InputError
 from engine.graph import Copy
 from engine.ops.select import select
+from tests.differential.oracles import Buildah, buildah
 from tests.engine.ops.layers import copy_into
 
 pytestmark = [
@@ -29,8 +30,7 @@ pytestmark = [
 ]
 
 OLD = 1_500_000_000
-BASE = "localhost/refledger-diff-base"
-STAGE = "localhost/refledger-diff-stage"
+BASE, STAGE = "localhost/base", "localhost/stage"
 
 # Groups are built in one go, to keep this quick; the destinations of a group are its own.
 SAME = {
@@ -272,37 +272,42 @@ def _facts(root: Path, started: float) -> dict[str, tuple[object, ...]]:
     return out
 
 
-def _buildah(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["buildah", *args], cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
+@dataclass(frozen=True)
+class World:
+    """`ctx`, `stage` and `base` trees in `work`, the latter two also as images of a buildah with a store of its own."""
+
+    work: Path
+    buildah: Buildah
+
+    def bud(self, file: str, *args: str) -> str:
+        """What buildah says when it does not build `file`, "" when it does."""
+        command = [*self.buildah.command, "bud", "--isolation", "chroot", "-f", file, *args]
+        done = subprocess.run(command, cwd=self.work, capture_output=True, text=True, timeout=120, check=False)
+        return done.stderr if done.returncode else ""
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """`ctx`, `stage` and `base` trees, the latter two also as images of buildah."""
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     work = tmp_path_factory.mktemp("differential")
     _tree(work / "ctx")
     _tree(work / "stage", stage=True)
     (work / "base").mkdir()
     _base(work / "base")
-    for name, image in (("base", BASE), ("stage", STAGE)):
-        _age(work / name)
-        subprocess.run(["tar", "--xattrs", "-cf", work / f"{name}.tar", "-C", work / name, "."], check=True)
-        (work / f"{name}.Dockerfile").write_text(f"FROM scratch\nADD {name}.tar /\n")
-        done = _buildah("bud", "--isolation", "chroot", "-t", image, "-f", f"{name}.Dockerfile", ".", cwd=work)
-        if done.returncode:
-            pytest.skip(f"buildah does not work here: {done.stderr.strip()[-300:]}")
-    _age(work / "ctx")
-    yield work
-    _buildah("rmi", "-f", BASE, STAGE, cwd=work)
+    with buildah() as own:
+        made = World(work, own)
+        for name, image in (("base", BASE), ("stage", STAGE)):
+            _age(work / name)
+            subprocess.run(["tar", "--xattrs", "-cf", work / f"{name}.tar", "-C", work / name, "."], check=True)
+            (work / f"{name}.Dockerfile").write_text(f"FROM scratch\nADD {name}.tar /\n")
+            if said := made.bud(f"{name}.Dockerfile", "-t", image, "."):
+                pytest.skip(f"buildah does not work here: {said.strip()[-300:]}")
+        _age(work / "ctx")
+        yield made
 
 
-def _theirs(world: Path, lines: list[str], out: Path) -> str:
-    (world / "Dockerfile").write_text("\n".join([f"FROM {BASE}", *lines]) + "\n")
-    done = _buildah(
-        "bud", "--isolation", "chroot", "--layers=false", "--pull-never", "-o", f"type=local,dest={out}",
-        "-f", "Dockerfile", "ctx", cwd=world,
-    )  # fmt: skip
-    return done.stderr if done.returncode else ""
+def _theirs(world: World, lines: list[str], out: Path) -> str:
+    (world.work / "Dockerfile").write_text("\n".join([f"FROM {BASE}", *lines]) + "\n")
+    return world.bud("Dockerfile", "--layers=false", "--pull-never", "-o", f"type=local,dest={out}", "ctx")
 
 
 def _op(line: str) -> Copy:
@@ -315,15 +320,15 @@ def _op(line: str) -> Copy:
     )  # fmt: skip
 
 
-def _ours(world: Path, lines: list[str], out: Path) -> None:
-    subprocess.run(["cp", "-a", world / "base", out], check=True)
+def _ours(world: World, lines: list[str], out: Path) -> None:
+    subprocess.run(["cp", "-a", world.work / "base", out], check=True)
     for op in map(_op, lines):
-        source = world / ("ctx" if op.from_context else "stage")
+        source = world.work / ("ctx" if op.from_context else "stage")
         copy_into(op, select(op, source, (), hash_files=op.from_context), source, out, now_ns=time.time_ns())
 
 
 @pytest.mark.parametrize("group", SAME)
-def test_the_same_files_as_buildah(world: Path, tmp_path: Path, group: str) -> None:
+def test_the_same_files_as_buildah(world: World, tmp_path: Path, group: str) -> None:
     started = time.time()
     assert _theirs(world, SAME[group], tmp_path / "theirs") == ""
     _ours(world, SAME[group], tmp_path / "ours")
@@ -331,14 +336,14 @@ def test_the_same_files_as_buildah(world: Path, tmp_path: Path, group: str) -> N
 
 
 @pytest.mark.parametrize("line", REFUSED)
-def test_refused_as_buildah_does(world: Path, tmp_path: Path, line: str) -> None:
+def test_refused_as_buildah_does(world: World, tmp_path: Path, line: str) -> None:
     assert _theirs(world, [line], tmp_path / "theirs") != ""
     with pytest.raises(InputError):
         _ours(world, [line], tmp_path / "ours")
 
 
 @pytest.mark.parametrize("case", DEVIATIONS, ids=lambda case: case.line)
-def test_where_the_reference_or_buildkit_wins(world: Path, tmp_path: Path, case: Deviation) -> None:
+def test_where_the_reference_or_buildkit_wins(world: World, tmp_path: Path, case: Deviation) -> None:
     out = tmp_path / "ours"
     if isinstance(case.ours, str):
         with pytest.raises(InputError, match=case.ours):
@@ -355,4 +360,4 @@ def test_where_the_reference_or_buildkit_wins(world: Path, tmp_path: Path, case:
             seen |= {path.read_text(), f"{info.st_nlink} link"}
         assert expected in seen
     if not case.ours:
-        assert _facts(out, 0) == _facts(world / "base", 0)
+        assert _facts(out, 0) == _facts(world.work / "base", 0)

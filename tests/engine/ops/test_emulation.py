@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import subprocess
 from pathlib import Path
 from tempfile import mkdtemp
@@ -39,12 +40,27 @@ def test_a_disk_that_refuses_the_try_is_no_missing_emulator(tmp_path: Path) -> N
         run_in_empty_root(lambda: tmp_path / "missing", b"a program")
 
 
-@pytest.mark.parametrize("architecture", ["amd64", "386", "arm64", "arm", "riscv64", "ppc64le", "s390x", "loong64"])
-def test_probe_programs_are_elf_for_their_machine(architecture: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("architecture", "bits", "order", "machine"),
+    [
+        ("amd64", 64, "<", 62), ("386", 32, "<", 3), ("arm64", 64, "<", 183), ("arm", 32, "<", 40),
+        ("riscv64", 64, "<", 243), ("ppc64le", 64, "<", 21), ("s390x", 64, ">", 22), ("loong64", 64, "<", 258),
+    ],
+)  # fmt: skip
+def test_probe_programs_are_elf_for_their_machine(architecture: str, bits: int, order: str, machine: int) -> None:
+    """Source: elf(5); numbers of machines are those of elf.h."""
     program = probe_program(architecture)
     assert program is not None
-    assert program[:4] == b"\x7fELF"
-    assert len(program) < 200
+    assert program[:7] == b"\x7fELF" + bytes([bits // 32, 1 if order == "<" else 2, 1])
+    address = "Q" if bits == 64 else "I"
+    kind, made_for, _, entry, headers = struct.unpack_from(f"{order}HHI2{address}", program, 16)
+    assert (kind, made_for) == (2, machine)
+    if bits == 64:
+        segment, _, offset, at, _, size = struct.unpack_from(f"{order}2I4Q", program, headers)
+    else:
+        segment, offset, at, _, size = struct.unpack_from(f"{order}5I", program, headers)
+    assert (segment, offset, size) == (1, 0, len(program)), "all of it is loaded"
+    assert headers < entry - at < len(program)
 
 
 def test_this_machines_own_platform_needs_no_try() -> None:

@@ -21,7 +21,8 @@ from engine.graph import InlineFile
 from engine.ops.machine import guard_command
 from engine.ops.oci_spec import ContainerMount
 from engine.ops.sandbox import OciSandbox, Process, choose_runtime, sweep_containers
-from tests.waiting import PATIENCE, wait_until
+from storage.overlay import mounts_below
+from tests.waiting import PATIENCE, processes, wait_until
 
 RUNC = shutil.which("runc") or ""
 BUSYBOX = "/bin/busybox"
@@ -84,30 +85,14 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, tmp_path / "root"], check=True)
     try:
         yield Bench(base, tmp_path / "root", tmp_path / "upper", tmp_path / "sandbox")
-        assert not [line for line in mounts() if str(tmp_path) in line and not line.endswith(f"{tmp_path}/root")]
+        assert mounts_below(tmp_path) == [tmp_path / "root"]
     finally:
         subprocess.run(["umount", tmp_path / "root"], check=True)  # refused when anything still uses it
-
-
-def mounts() -> list[str]:
-    return [" ".join(line.split()[:5]) for line in Path("/proc/self/mountinfo").read_text().splitlines()]
 
 
 def cgroups(owner: str) -> list[Path]:
     top = Path("/sys/fs/cgroup")
     return [*top.glob(f"*/refledger/{owner}.*"), *top.glob(f"refledger/{owner}.*")]
-
-
-def processes(marker: str) -> list[int]:
-    """Pids of processes that have `marker` as an argument."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if marker.encode() in path.read_bytes().split(b"\0"):
-                found.append(int(path.parent.name))
-        except OSError:
-            continue
-    return found
 
 
 # ---------------------------------------------------------------- ends
@@ -519,15 +504,6 @@ def test_what_does_not_work_is_told_with_its_own_words(tmp_path: Path, monkeypat
     assert (Path(choice.runtime).name, choice.rejected) == ("runc", {"crun": "this host has no luck"})
     with pytest.raises(SandboxError, match="crun does not work here: this host has no luck"):
         asyncio.run(choose_runtime("crun", tmp_path / "d"))
-
-
-def test_a_real_crun_that_refuses_this_host_is_recorded(tmp_path: Path) -> None:
-    if shutil.which("crun") is None:
-        pytest.skip("crun is not installed")
-    choice = asyncio.run(choose_runtime(None, tmp_path))
-    if Path(choice.runtime).name == "crun":
-        pytest.skip("crun works on this host")
-    assert choice.rejected["crun"]
 
 
 def test_without_any_runtime_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

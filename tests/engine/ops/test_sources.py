@@ -525,6 +525,7 @@ def test_I8_a_fetched_repository_that_was_damaged_is_fetched_again(
     damaged = damage_sources(builder)
     assert files(builder, dockerfile) == before
     assert lost(builder) == set(damaged)
+    assert len(damaged) == 1
 
 
 def test_I8_a_context_from_the_web_that_was_damaged_is_fetched_again(builder: Builder, web: WebServer) -> None:
@@ -538,3 +539,4 @@ def test_I8_a_context_from_the_web_that_was_damaged_is_fetched_again(builder: Bu
         shutil.rmtree(out)
         damaged = damage_sources(builder)
     assert lost(builder) == set(damaged)
+    assert len(damaged) == 1

@@ -319,6 +319,7 @@ def test_a_time_that_no_file_system_holds_is_none(root: Path, mtime: str) -> Non
 @pytest.mark.parametrize(
     ("name", "headers"),
     [
+        ("f", {"path": "a\0b"}),
         ("f", {"linkpath": "a\0b"}),
         ("f", {f"SCHILY.xattr.user.{'a' * 251}": "x"}),
         ("f", {"SCHILY.xattr.user.": "x"}),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,18 +38,25 @@ class Machine:
         for name in ("layers", "snapshots", "locks", "tmp"):
             (root / name).mkdir(parents=True, exist_ok=True)
         self.log = SqliteEventLog(root / "log.db")
+        self.damaged: list[str] = []
+        """Blobs that were found so."""
 
-    async def pull(
+    async def pull(self, layers: Sequence[Layer], **parts: Any) -> Local:
+        """Materialize `layers`, with everything made anew and let go at the end."""
+        async with self.materializer(**parts) as made:
+            return await made.materialize(Remote("r", tuple(layers)), vertex="v", reason="run")
+
+    @asynccontextmanager
+    async def materializer(
         self,
-        layers: Sequence[Layer],
         *,
         limits: FetchLimits = SMALL,
         tries: int = 1,
         client: Callable[..., RegistryClient] = RegistryClient,
         store: type[DirectoryLayers] = DirectoryLayers,
         known: Known | None = None,
-    ) -> Local:
-        """Materialize `layers`, with everything made anew and let go at the end."""
+    ) -> AsyncIterator[Materializer]:
+        """That of one process."""
 
         async def no_pause(seconds: float) -> None:
             pass
@@ -58,12 +66,12 @@ class Machine:
         materializer = Materializer(
             store(root / "layers", root / "tmp", "t"),
             OverlaySnapshots(root / "snapshots", root / "tmp", "t"),
-            DirectoryBlobs(root, owner="t"), DirectoryPartials(root / "partial"), registry, FileLocks(root / "locks"),
-            Ledger(self.log, "b"), Clock(time.time_ns, time.monotonic), parallel=2, fetching=limits,
-            known=known or NothingKnown(),
+            DirectoryBlobs(root, owner="t", lost=lambda digest, _: self.damaged.append(digest)),
+            DirectoryPartials(root / "partial"), registry, FileLocks(root / "locks"), Ledger(self.log, "b"),
+            Clock(time.time_ns, time.monotonic), parallel=2, fetching=limits, known=known or NothingKnown(),
         )  # fmt: skip
         try:
-            return await materializer.materialize(Remote("r", tuple(layers)), vertex="v", reason="run")
+            yield materializer
         finally:
             await registry.aclose()
             materializer.close()

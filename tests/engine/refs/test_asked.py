@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import gzip
 import os
-import random
 import shutil
 import subprocess
 import tarfile
@@ -24,23 +22,17 @@ from engine.ops.rules import asked_of
 from engine.ops.select import select
 from engine.refs.ref import Remote
 from storage.digest import Digest
-from tests.chunked import Edit, Made, estargz, zstd_chunked
+from tests.chunked import Edit, Made, estargz, gzipped, zstd_chunked
 from tests.engine.refs.kit import Kit, kit, push_layers, remote
 from tests.faulty import Fault, FaultyProxy
-from tests.registry_fixture import OCI_LAYER, RegistryProcess, digest_of
+from tests.registry_fixture import RegistryProcess, digest_of
 from tests.storage.layers.trees import Member, file, info, make_tar
+from tests.storage.registry.kit import noise
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
 
 
-def plain(tar: bytes) -> Made:
-    """An ordinary gzip layer."""
-    blob = gzip.compress(tar, mtime=0)
-    return Made(blob, {"mediaType": OCI_LAYER, "digest": digest_of(blob), "size": len(blob),
-                       "diff_id": digest_of(tar)}, {})  # fmt: skip
-
-
-FORMS = {"plain": plain, "estargz": estargz, "zstd:chunked": zstd_chunked}
+FORMS = {"plain": gzipped, "estargz": estargz, "zstd:chunked": zstd_chunked}
 
 # ---------------------------------------------------------------- as all layers would
 
@@ -187,11 +179,6 @@ def test_a_directory_that_is_only_implied_is_there_when_nothing_in_it_matches(
 # ---------------------------------------------------------------- only what is asked
 
 
-def noise(size: int, seed: int) -> bytes:
-    """Bytes that do not compress, the same every time."""
-    return random.Random(seed).randbytes(size)
-
-
 def ask(
     parts: Kit, ref: Remote, *sources: str, looks: bool = False
 ) -> dict[str, bytes | None]:
@@ -246,7 +233,7 @@ STACK = [
 def test_the_search_ends_at_the_first_layer_that_answers(
     registry: RegistryProcess, repository: str, tmp_path: Path, source: str, content: object, layers: set[int]
 ) -> None:
-    made = [plain(tar) for tar in STACK]
+    made = [gzipped(tar) for tar in STACK]
     push_layers(registry.host, repository, made)
     digests = [one.descriptor["digest"] for one in made]
     mark = registry.mark()
@@ -263,7 +250,7 @@ def test_the_search_ends_at_the_first_layer_that_answers(
 def test_what_is_hidden_is_not_found_and_what_hides_it_ends_the_search(
     registry: RegistryProcess, repository: str, tmp_path: Path, source: str
 ) -> None:
-    made = [plain(tar) for tar in STACK]
+    made = [gzipped(tar) for tar in STACK]
     push_layers(registry.host, repository, made)
     digests = [one.descriptor["digest"] for one in made]
     mark = registry.mark()
@@ -277,7 +264,7 @@ def test_what_is_hidden_is_not_found_and_what_hides_it_ends_the_search(
 def test_I2_every_layer_is_asked_for_in_the_log_before_it_moves(
     registry: RegistryProcess, repository: str, tmp_path: Path
 ) -> None:
-    made = [plain(tar) for tar in STACK]
+    made = [gzipped(tar) for tar in STACK]
     push_layers(registry.host, repository, made)
     with kit(tmp_path / "root") as parts:
         ask(parts, remote([registry.host], repository, made), "/etc/middle")
@@ -296,7 +283,7 @@ def test_I2_every_layer_is_asked_for_in_the_log_before_it_moves(
 def test_what_is_here_costs_nothing_the_second_time(
     registry: RegistryProcess, repository: str, tmp_path: Path
 ) -> None:
-    made = [plain(tar) for tar in STACK]
+    made = [gzipped(tar) for tar in STACK]
     push_layers(registry.host, repository, made)
     ref = remote([registry.host], repository, made)
     with kit(tmp_path / "root") as parts:
@@ -370,7 +357,7 @@ def test_large_files_come_in_verified_chunks(
 def test_the_table_of_a_layer_that_has_nothing_of_it_is_all_that_moves(
     registry: RegistryProcess, repository: str, tmp_path: Path
 ) -> None:
-    made = [plain(STACK[0]), estargz(make_tar(*BIG)), zstd_chunked(make_tar(*BIG[:-1]))]
+    made = [gzipped(STACK[0]), estargz(make_tar(*BIG)), zstd_chunked(make_tar(*BIG[:-1]))]
     push_layers(registry.host, repository, made)
     digests = [one.descriptor["digest"] for one in made]
     mark = registry.mark()

@@ -15,7 +15,7 @@ import pytest
 
 from engine.errors import MaterializationError, RegistryError
 from engine.refs.fill import FetchLimits
-from engine.refs.ref import Layer
+from engine.refs.ref import Layer, Remote
 from storage.blobs import DirectoryBlobs
 from storage.digest import Digest, sha256
 from storage.interfaces.blobs import ByteSource
@@ -175,6 +175,44 @@ class Lingering(DirectoryLayers):
             self.may_end.wait(PATIENCE)
 
 
+def test_I4_who_waits_at_once_shares_one_pull_also_when_the_first_one_leaves(
+    machine: Machine, registry: RegistryProcess, image: dict[str, Any]
+) -> None:
+    async def run() -> None:
+        with FaultyProxy(registry.host, Fault("GET", "/blobs/", rate=1 << 20)) as proxy:
+            ref = Remote("r", (layer_of(image, proxy.host),))
+            async with machine.materializer(limits=ONE_PIECE) as one:
+                waiters = [asyncio.ensure_future(one.materialize(ref, vertex=v, reason="run")) for v in "vwx"]
+                await until(lambda: machine.kept() >= 150_000, "bytes that are kept")
+                waiters[0].cancel()
+                await asyncio.gather(*waiters[1:])
+                assert waiters[0].cancelled()
+
+    asyncio.run(run())
+    check_pulled(machine, layer_of(image))
+    assert len(machine.events("PullStarted")) == 1
+    digest = image["layers"][0]["digest"]
+    assert [asked["layers"] for asked in machine.events("MaterializationRequested")] == [[digest]] * 3
+    assert [(got["bytes"], got["waited"]) for got in machine.events("Materialized")] == [(0, [digest])] * 2
+
+
+def test_I4_who_waits_for_a_pull_that_fails_does_not_ask_the_same_provider_again(
+    machine: Machine, registry: RegistryProcess, image: dict[str, Any]
+) -> None:
+    async def run() -> None:
+        with FaultyProxy(registry.host, Fault("GET", "/blobs/", rate=1 << 20, cut_after=300_000)) as proxy:
+            ref = Remote("r", (layer_of(image, proxy.host),))
+            async with machine.materializer(limits=ONE_PIECE) as one:
+                waiters = [asyncio.ensure_future(one.materialize(ref, vertex=v, reason="run")) for v in "vwx"]
+                for ended in await asyncio.gather(*waiters, return_exceptions=True):
+                    assert isinstance(ended, MaterializationError)
+            assert len(proxy.seen) == 1
+
+    asyncio.run(run())
+    assert len(machine.events("MaterializationFailed")) == 3
+    assert len(machine.events("PullStarted")) == 1
+
+
 def test_I4_nothing_goes_on_behind_a_waiter_that_left_while_a_stored_blob_was_unpacked(machine: Machine) -> None:
     tar = make_tar(file("a", b"a" * 100_000))
     entered, go_on = threading.Event(), threading.Event()
@@ -212,8 +250,9 @@ def test_I8_a_stored_blob_that_is_damaged_is_fetched_instead(
     path.chmod(0o644)
     path.write_bytes(b"damaged")
     asyncio.run(machine.pull([layer], limits=ONE_PIECE))
-    (pulled,) = machine.events("LayerPulled")
-    assert pulled["bytes"] == len(blob_bytes(registry, layer))
+    assert check_pulled(machine, layer)["bytes"] == len(blob_bytes(registry, layer))
+    assert machine.damaged == [image["layers"][0]["digest"]]
+    assert not path.exists()
 
 
 def test_a_pull_that_is_cancelled_while_it_fails_asks_no_other_provider(

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 from engine.errors import MaterializationError
 from engine.events import Fact, VertexStarted
-from engine.graph import Run, Scratch, Vertex, vertex
-from engine.ops.executor import Outcome, Task
-from engine.refs.ref import Layer, of_step
+from engine.graph import Graph, Run, Scratch, Vertex, vertex
+from engine.ops.executor import Executor, Outcome, Task
+from engine.refs.materializer import Materializer
+from engine.refs.ref import Layer, Remote, of_step
 from engine.solver.answers import Found
+from engine.solver.solve import Solver
+from storage.blobs import DirectoryBlobs
 from storage.digest import Digest
 from storage.locks import FileLocks
 
@@ -87,3 +92,16 @@ def vertex_of(name: str, *inputs: Vertex) -> Vertex:
     return vertex(op, tuple(v.digest for v in inputs), name)
 
 
+
+
+def solve(
+    tmp_path: Path, graph: Graph, executor: Executor, contexts: Mapping[Digest, Path] | None = None
+) -> tuple[Recorded, dict[str, Remote]]:
+    """What is told, and the results by step, of build `b`."""
+    facts = Recorded()
+    solver = Solver(
+        build="b", facts=facts, executor=executor, materializer=cast("Materializer", Doors(FileLocks(tmp_path))),
+        cache=Nothing(), presence=Nothing(), blobs=DirectoryBlobs(tmp_path, owner="b"), contexts=contexts or {}, jobs=2,
+    )  # fmt: skip
+    solution = asyncio.run(solver.solve(graph))
+    return facts, {graph.by_digest[digest].name: ref for digest, ref in solution.refs.items()}

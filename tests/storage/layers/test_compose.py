@@ -21,6 +21,7 @@ from storage.layers.erofs.mount import ErofsMounts
 from storage.layers.snapshots import OverlaySnapshots
 from storage.overlay import detach_below, mounts_below
 from tests.storage.layers.trees import facts, gnu_untar, names
+from tests.writeback import watch_flushes
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts and devices need root")
 
@@ -320,24 +321,16 @@ def test_discard_drops_everything_and_is_harmless_afterwards(kit: Kit) -> None:
         assert (view / "f").read_bytes() == b"x"
 
 
-def test_I6_the_layer_is_durable_before_it_is_seen(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[bool] = []
-
-    def watched(flush: Callable[[Any], None]) -> Callable[[Any], None]:
-        def watching(what: Any) -> None:
-            seen.append(kit.store.has("s"))
-            flush(what)
-
-        return watching
-
-    monkeypatch.setattr(durable, "flush_file_system", watched(durable.flush_file_system))
-    monkeypatch.setattr(os, "fsync", watched(os.fsync))
+def test_I6_the_layer_is_durable_before_it_is_seen_and_its_name_before_it_is_told(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushes = watch_flushes(monkeypatch, lambda: kit.store.has("s"))
     writer = kit.store.compose("s")
     _put(writer, b"f", b"x")
-    assert seen == []
+    assert flushes == []
     writer.commit()
-    assert seen[:1] == [False]
-    assert kit.store.has("s")
+    assert not flushes[0][0]
+    assert flushes[-1] == (True, str(kit.path / "snapshots"))
 
 
 def test_a_flush_that_fails_publishes_nothing(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,11 +13,14 @@ from typing import Any
 
 import pytest
 
+from storage.digest import sha256
+from storage.errors import VerificationError
 from storage.layers.implied import hidden_looks, read_implied
 from storage.layers.snapshots import OverlaySnapshots
 from storage.overlay import detach_below
+from tests.storage.layers.test_directory import opened
 from tests.storage.layers.test_snapshots import Root
-from tests.storage.layers.trees import file, info, make_tar, names, xattrs
+from tests.storage.layers.trees import TAR, file, info, make_tar, names, xattrs
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
 
@@ -218,3 +221,16 @@ def test_a_layer_without_note_is_taken_by_its_word(root: Root) -> None:
     other = OverlaySnapshots(root.path / "snapshots", root.path / "tmp", "b2")
     with other.view(lowers) as view:
         assert look(view / "tmp") == PLAIN
+
+
+@pytest.mark.parametrize("kind", ["directory", "erofs"])
+def test_more_implied_directories_than_can_be_noted_are_refused_when_the_layer_comes(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storage.layers.implied.MOST_NOTED", 1000)
+    tar = make_tar(*(file(f"{n:0200}/f") for n in range(5)))
+    with opened(kind, tmp_path) as layers:
+        with pytest.raises(VerificationError, match="directories that the layer implies"):
+            layers.unpack(sha256(tar), TAR, io.BytesIO(tar))
+        assert not layers.has(sha256(tar))
+    assert [path for name in ("layers", "tmp") for path in (tmp_path / name).glob("*")] == []

@@ -79,6 +79,7 @@ def fill(root: Path, kind: str) -> None:
         writer = stores.snapshots.compose("copied")
         writer.directory(b"to", Look(0o755, 0, 0, 5))
         writer.file(b"to/here", Look(0o644, 0, 0, 5), len(CONTENT), [CONTENT])
+        writer.node(b"to/link", Look(0o777, 0, 0, 5), "symlink", b"here", 0)
         writer.commit()
 
 
@@ -212,7 +213,8 @@ TREE_DAMAGE: dict[str, Callable[[Path], object]] = {
     "a file renamed": lambda tree: _any_file(tree).rename(tree / "other"),
     "a mode": lambda tree: _any_file(tree).chmod(0o777),
     "an owner": lambda tree: os.chown(_any_file(tree), 7, 7),
-    "a link elsewhere": lambda tree: (tree / "s").symlink_to("elsewhere"),
+    "a link added": lambda tree: (tree / "s").symlink_to("elsewhere"),
+    "a link that leads elsewhere": lambda tree: _lead_elsewhere(next(p for p in tree.rglob("*") if p.is_symlink())),
     "a whiteout": lambda tree: os.mknod(tree / "gone", 0o020000, 0),
     "the root's mode": lambda tree: tree.chmod(0o700),
     "an opaque mark": lambda tree: os.setxattr(
@@ -222,6 +224,13 @@ TREE_DAMAGE: dict[str, Callable[[Path], object]] = {
     "a file in its place": lambda tree: _replace(tree.parent, b"x"),
     "a file beside it": lambda tree: (tree.parent / "root-changed").touch(),
 }
+
+
+def _lead_elsewhere(link: Path) -> None:
+    time = link.lstat().st_mtime_ns
+    link.unlink()
+    link.symlink_to("elsewhere")
+    os.utime(link, ns=(time, time), follow_symlinks=False)
 
 
 def _any_file(tree: Path) -> Path:

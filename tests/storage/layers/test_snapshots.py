@@ -25,6 +25,7 @@ from storage.overlay import detach_below, mounts_below
 from tests.storage.layers.test_directory import rich_tree
 from tests.storage.layers.trees import TAR, diff_id, facts, file, gnu_untar, info, make_tar, names
 from tests.waiting import PATIENCE
+from tests.writeback import watch_flushes
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
 
@@ -84,18 +85,13 @@ def test_a_busy_snapshot_cannot_be_committed_but_discarded(root: Root, monkeypat
     assert root.leftovers() == []
 
 
-def test_I6_the_file_system_is_flushed_before_the_snapshot_is_seen(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[bool] = []
-    flush = durable.flush_file_system
-
-    def watched(fd: int) -> None:
-        seen.append(root.snapshots.has("s"))
-        flush(fd)
-
-    monkeypatch.setattr(durable, "flush_file_system", watched)
+def test_I6_the_file_system_is_flushed_before_the_snapshot_is_seen_and_its_name_after(
+    root: Root, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushes = watch_flushes(monkeypatch, lambda: root.snapshots.has("s"))
     root.snapshots.begin("s", []).commit()
-    assert seen == [False]
-    assert root.snapshots.has("s")
+    assert [seen for seen, _ in flushes] == [False, True]
+    assert flushes[-1][1] == str(root.path / "snapshots")
 
 
 # ---------------------------------------------------------------- packing

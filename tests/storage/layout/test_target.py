@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
+import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -118,6 +120,36 @@ def test_wrong_bytes_leave_nothing(tmp_path: Path) -> None:
         asyncio.run(target.put_manifest(of(tmp_path), str(sha256(b"right")), MANIFEST, b"wrong"))
     assert not (tmp_path / "blobs/sha256" / sha256(b"right").hex).exists()
     assert not list((tmp_path / "tmp").iterdir())
+
+
+@pytest.mark.parametrize("during", [b'{"image', b"layer"], ids=["the beginning", "a write"])
+def test_a_cancelled_upload_ends_when_nothing_touches_its_file_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, during: bytes
+) -> None:
+    begun, may_end, write = threading.Event(), threading.Event(), os.write
+
+    def held(fd: int, data: bytes) -> int:
+        if bytes(data[: len(during)]) == during:
+            begun.set()
+            assert may_end.wait(30)
+        return write(fd, data)
+
+    async def cancel() -> None:
+        target = WithLayoutTargets(Elsewhere(), "b1")
+        task = asyncio.ensure_future(target.upload(of(tmp_path), blob(b"layer"), lambda: chunks(b"layer")))
+        assert await asyncio.to_thread(begun.wait, 30)
+        for _ in range(3):
+            task.cancel()
+            await asyncio.sleep(0)
+        assert not task.done()
+        may_end.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    monkeypatch.setattr(os, "write", held)
+    asyncio.run(cancel())
+    assert list((tmp_path / "tmp").iterdir()) == []
+    assert list((tmp_path / "blobs/sha256").iterdir()) == []
 
 
 def test_a_place_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:

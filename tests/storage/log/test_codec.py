@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import orjson
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from storage.digest import Digest
@@ -44,7 +44,6 @@ def refused(data: Any) -> str:
     st.integers(1, 2**63 - 1),
     st.integers(0, 2**64 - 1),
 )
-@settings(suppress_health_check=[HealthCheck.too_slow])  # how fast values are drawn says how busy the machine is
 def test_any_json_payload_comes_back_as_it_went_in(
     data: dict[str, Any], envelope: tuple[str, str, str | None, str | None, int | None], seq: int, time: int
 ) -> None:

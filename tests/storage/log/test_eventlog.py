@@ -20,6 +20,7 @@ from storage.interfaces.log import Event, NewEvent
 from storage.log import logfile, recorder
 from storage.log.eventlog import SqliteEventLog
 from tests.waiting import PATIENCE
+from tests.writeback import watch_flushes
 
 ROOT = Path(__file__).parents[3]
 
@@ -94,6 +95,15 @@ def test_kill_9_of_a_writer_loses_nothing_it_acknowledged(tmp_path: Path) -> Non
         assert {event.seq for event in events} >= set(acknowledged)
         assert log.append(new(), new())[0].seq == len(events) + 1
         log.close()
+
+
+def test_I6_the_name_of_a_new_log_is_durable_before_anything_is_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "log.db"
+    flushes = watch_flushes(monkeypatch, path.exists)
+    SqliteEventLog(path).close()
+    assert flushes == [(True, str(tmp_path))]
 
 
 def test_closing_leaves_one_file(tmp_path: Path) -> None:

@@ -252,13 +252,11 @@ def test_a_payload_that_was_changed_or_taken_away_is_found(
 ) -> None:
     log.append(printed("a"), printed("swordfish"), printed("c"))
     change(tmp_path / "a root" / "log.db", statement)
-    problems = list(payload_problems(log, log)) if "swordfisH" in statement else None
+    assert [seq for seq, _ in payload_problems(log, log)] == [2]
     read = log.read()
     assert next(read).data["text"] == "a", "what lies before it can be read"
     with pytest.raises(LogDamaged, match=f"event 2 is damaged: .*{words}"):
         next(read)
-    if problems is not None:
-        assert [seq for seq, _ in problems] == [2]
 
 
 def test_what_another_redaction_told_of_excuses_nothing(log: SqliteEventLog, tmp_path: Path) -> None:

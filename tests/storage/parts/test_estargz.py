@@ -22,13 +22,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.compression import STARGZ_CHUNK
-from storage.digest import Digest, sha256
+from storage.digest import sha256
 from storage.errors import VerificationError
 from storage.interfaces.images import Descriptor
 from storage.parts.estargz import Estargz
 from storage.parts.toc import ChunkedToc, reading
 from tests.chunked import estargz as by_hand
 from tests.storage.layers.trees import GZIP, file, gnu_tar, gnu_untar, info, make_tar, members
+from tests.storage.tar import tars
 
 TOC = "stargz.index.json"
 LANDMARK = ".no.prefetch.landmark"
@@ -204,13 +205,17 @@ def test_sparse_files_are_spelled_out_and_names_stay(tmp_path: Path, options: tu
     assert (tmp_path / "out" / ("n" * 150)).read_bytes() == b"after it"
 
 
-def test_a_hole_without_end_is_refused() -> None:
-    one = tarfile.TarInfo("GNUSparseFile.0/sparse")
-    one.size = 0
-    one.pax_headers = {"GNU.sparse.major": "0", "GNU.sparse.minor": "1", "GNU.sparse.name": "sparse",
-                       "GNU.sparse.size": str(1 << 50), "GNU.sparse.numblocks": "0", "GNU.sparse.map": ""}  # fmt: skip
+@pytest.mark.parametrize("files", [1, 2000])
+def test_holes_without_end_are_refused_in_one_file_or_in_many(files: int) -> None:
+    members = [tars.Member(b"%d" % number, segments=(), size=(1 << 50) // files) for number in range(files)]
     with pytest.raises(VerificationError, match="holes"):
-        made(make_tar((one, b"")))
+        made(tars.write(members))
+
+
+@pytest.mark.parametrize("where", ["uid", "gid"])
+def test_a_number_that_no_table_can_say_is_refused(where: str) -> None:
+    with pytest.raises(VerificationError, match="'f': a number out of range"):
+        made(make_tar(file("f", pax_headers={where: "9" * 20})))
 
 
 @pytest.mark.parametrize("other", [by_hand, lambda tar: made(tar)[1]], ids=["another writer's", "ours"])
@@ -305,8 +310,3 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 40_000  # KiB, of 250 MiB
-
-
-def test_the_annotation_is_a_digest() -> None:
-    writer, _ = made(TAR)
-    assert Digest(writer.annotations["containerd.io/snapshot/stargz/toc.digest"])

@@ -339,3 +339,14 @@ def test_a_disk_that_refuses_is_said_of_parts_too(tmp_path: Path) -> None:
     scratch.tmp.write_text("no directory")
     with pytest.raises(DiskError, match="beginning to read a part"):
         toc.part(Part(set(), {b"a"}, set(), lambda _: "nothing"))
+
+
+@pytest.mark.parametrize("where", ["size", "innerOffset"])
+def test_I3_many_files_of_the_same_bytes_do_not_expand_without_bound(tmp_path: Path, where: str) -> None:
+    digest = str(sha256(bytes(1000)))
+    files = [reg(f"f{n}", **{"size": 1000, where: 1000}, offset=50, digest=digest) for n in range(20)]
+    toc = UsableToc(ChunkedToc(table(*files), 1000), Scratch(tmp_path, "b1"), 39_000 if where != "size" else 19_000)
+    with pytest.raises(TocUnusable, match="its files expand to more than"):
+        toc.part(Part(set(), set(), {b""}, lambda _: "nothing"))
+    toc.part(Part(set(), {b"f%d" % n for n in range(19)}, set(), lambda _: "nothing")).discard()
+    assert list(tmp_path.iterdir()) == []

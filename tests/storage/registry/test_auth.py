@@ -285,6 +285,25 @@ def test_I9_challenge_of_a_redirect_target_is_not_answered(registry: RegistryPro
         assert all("authorization" not in seen.headers for seen in (*elsewhere.seen, *proxy.seen))
 
 
+def test_I9_credentials_are_not_shown_where_somebody_else_leads_back_to(
+    registry: RegistryProcess, repository: str
+) -> None:
+    with FaultyProxy(registry.host) as proxy:
+        back = {"Location": f"http://{proxy.host}/back"}
+        with Answering(lambda seen: (307, back, b"")) as elsewhere:
+            proxy.faults = [
+                Fault(path="/back", status=200, body=DATA),
+                Fault(".*", demand=BASIC, headers={"WWW-Authenticate": 'Basic realm="x"'}),
+                Fault("GET", redirect=elsewhere.host),
+            ]
+            provider = Provider.of(proxy.host, repository)
+            credentials = known(proxy.host, Credential("me", SECRET))
+            assert use(lambda client: fetched(client, provider, described(DATA)), credentials=credentials)[0] == DATA
+        *before, last = proxy.seen
+    assert before[-1].headers["authorization"] == BASIC
+    assert (last.path, "authorization" in last.headers) == ("/back", False)
+
+
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A self-signed certificate for 127.0.0.1 and its key, in one file."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import stat
 import threading
 from collections.abc import AsyncIterator
@@ -239,3 +240,18 @@ def test_damaged_files_are_passed_over(sessions: UploadSessions, tmp_path: Path)
     for text in ("", "{", "[]", '{"location": 7}'):
         kept.write_text(text)
         assert sessions.load(provider, blob) == ""
+    kept.unlink()
+    os.mkfifo(kept)
+    assert sessions.load(provider, blob) == "", "nobody waits for it"
+
+
+def test_a_location_is_written_where_no_link_leads(sessions: UploadSessions, tmp_path: Path) -> None:
+    provider, blob = Provider.of("127.0.0.1:1", "a"), described(b"x")
+    sessions.save(provider, blob, "http://127.0.0.1:1/v2/a/blobs/uploads/1")
+    [kept] = (tmp_path / "up loads").iterdir()
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    kept.with_suffix(f".{os.getpid()}.part").symlink_to(victim)
+    sessions.save(provider, blob, "http://127.0.0.1:1/v2/a/blobs/uploads/2")
+    assert victim.read_text() == "precious"
+    assert sessions.load(provider, blob).endswith("/1"), "to lose the other costs bytes, no more"

@@ -264,15 +264,6 @@ def test_cancelling_a_backoff_ends_it_at_once(registry: RegistryProcess) -> None
     asyncio.run(main())
 
 
-def test_existence_is_found_out_where_head_is_not_answered(
-    registry: RegistryProcess, repository: str, blob: Descriptor
-) -> None:
-    with FaultyProxy(registry.host, Fault("HEAD", status=405)) as proxy:
-        behind = Provider.of(proxy.host, repository)
-        assert use(lambda client: client.exists(behind, blob.digest)) is True
-        assert use(lambda client: client.exists(behind, missing_digest())) is False
-
-
 def test_redirected_blob_is_read_without_showing_credentials(
     registry: RegistryProcess, repository: str, blob: Descriptor
 ) -> None:

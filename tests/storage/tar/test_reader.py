@@ -99,13 +99,19 @@ def test_gnu_times_before_the_epoch() -> None:
     assert only(make_tar(file("f", mtime=-5), form=tarfile.GNU_FORMAT)).mtime == -5 * 10**9
 
 
-def test_global_headers_hold_until_a_local_one_says_otherwise() -> None:
+def test_global_headers_change_nothing_as_for_docker_and_podman() -> None:
     out = io.BytesIO()
-    headers = {"comment": "x", "uid": "77"}
+    headers = {"comment": "x", "uid": "77", "path": "elsewhere", "SCHILY.xattr.user.x": "y", "size": "512"}
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT, pax_headers=headers) as tar:
         tar.addfile(info("a", tarfile.REGTYPE, pax_headers={"uid": "3"}))
         tar.addfile(info("b", tarfile.REGTYPE))
-    assert [entry.uid for entry, _ in read(out.getvalue())] == [3, 77]
+    found = [(entry.name, entry.uid, entry.size, entry.xattrs) for entry, _ in read(out.getvalue())]
+    assert found == [(b"a", 3, 0, {}), (b"b", 0, 0, {})]
+
+
+def test_an_empty_long_name_names_nothing() -> None:
+    tar = tars.header(b"././@LongLink", b"L", 0) + tars.header(b"f", b"0", 0)
+    assert [entry.name for entry, _ in read(tar + bytes(1024))] == [b"f"]
 
 
 def test_the_words_of_sparse_files_in_a_name_or_a_value_make_none() -> None:
@@ -119,8 +125,7 @@ def test_I3_many_extended_headers_of_one_member_count_together(kind: bytes) -> N
     records = b"".join(tars.pax_record(b"key%04d" % number, b"v" * 200) for number in range(1000))
     pax = tars.header(b"x", kind, len(records)) + records + bytes(-len(records) % 512)
     assert [entry.name for entry, _ in read(pax * 4 + make_tar(file("f")))] == [b"f"]
-    if kind == b"x":
-        assert len(read((pax * 4 + make_tar(file("f"))[:512]) * 3)) == 3  # each member has its own
+    assert len(read((pax * 4 + make_tar(file("f"))[:512]) * 3)) == 3  # each member has its own
     with pytest.raises(VerificationError, match="an extended header of"):
         read(pax * 6 + make_tar(file("f")))
 
@@ -353,3 +358,40 @@ def test_gnu_tar_reads_what_is_encoded() -> None:
     assert listed.split() == [
         "lrwxrwxrwx", "3000000/3000001", "0", "2017-07-14", "02:40:00.25", LONG, "->", "z" * 150,
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [b"V", b"D"])
+def test_a_label_whose_size_is_told_twice_is_refused(kind: bytes) -> None:
+    """Readers do not agree on where the next member begins."""
+    record = tars.pax_record(b"size", b"0")
+    pax = tars.header(b"x", b"x", len(record)) + record.ljust(512, b"\0")
+    label = tars.header(b"label", kind, 512) + bytes(512)
+    rest = tars.write([tars.Member(b"f")])
+    assert [entry.name for entry, _ in read(label + rest)] == [b"f"]
+    with pytest.raises(VerificationError, match="two sizes: 'label'"):
+        read(pax + label + rest)
+
+
+@pytest.mark.parametrize("text", [b"-1\n0\n5\n", b"x\n", b"2\n0\n5\n"])
+def test_a_map_of_fewer_than_no_pieces_or_of_more_than_it_has_is_broken(text: bytes) -> None:
+    records = b"".join(
+        tars.pax_record(b"GNU.sparse." + key, value)
+        for key, value in ((b"major", b"1"), (b"minor", b"0"), (b"realsize", b"5"))
+    )
+    pax = tars.header(b"x", b"x", len(records)) + records.ljust(512, b"\0")
+    with pytest.raises(VerificationError, match=r"broken sparse map|not a number"):
+        read(pax + tars.header(b"f", b"0", 517) + text.ljust(512, b"\0") + b"hello".ljust(512, b"\0") + bytes(1024))
+
+
+def test_a_map_of_an_odd_number_of_places_is_broken() -> None:
+    tar = make_tar(file("f", pax_headers={"GNU.sparse.major": "0", "GNU.sparse.size": "5", "GNU.sparse.map": "0"}))
+    with pytest.raises(VerificationError, match="broken sparse map"):
+        read(tar)
+
+
+def test_a_sparse_file_of_more_pieces_than_an_extended_header_has_room_for_is_refused() -> None:
+    first = bytes(41) + b"".join(tars._number(0, 12) * 2 for _ in range(4)) + b"\1" + tars._number(1 << 20, 12)
+    more = (tars._number(0, 12) * 42 + b"\1").ljust(512, b"\0")
+    head = tars.header(b"f", b"S", 0, magic=b"ustar  \0", tail=first)
+    with pytest.raises(VerificationError, match="too many pieces"):
+        read(head + more * 2100)
