@@ -183,7 +183,7 @@ def test_I4_who_waits_at_once_shares_one_pull_also_when_the_first_one_leaves(
             ref = Remote("r", (layer_of(image, proxy.host),))
             async with machine.materializer(limits=ONE_PIECE) as one:
                 waiters = [asyncio.ensure_future(one.materialize(ref, vertex=v, reason="run")) for v in "vwx"]
-                await until(lambda: machine.kept() >= 150_000, "bytes that are kept")
+                await until(lambda: machine.kept() >= 150_000)
                 waiters[0].cancel()
                 await asyncio.gather(*waiters[1:])
                 assert waiters[0].cancelled()
