@@ -53,7 +53,7 @@ DOCKERFILE = "dockerfile.v0"
 
 @dataclass(slots=True)
 class Engine:
-    """The collaborators of one build, put together by tools/bootstrap.py; `gate`: what keeps it to its policies, if it
+    """The collaborators of one build, put together by tools/bootstrap; `gate`: what keeps it to its policies, if it
     has any."""
 
     ledger: Ledger

@@ -36,8 +36,6 @@ async def pin_graph(graph: Graph, sources: Sources, facts: Facts) -> tuple[Graph
     Raises VertexError for the first source that could not be pinned.
     """
     unpinned = {item.op: item for item in graph.vertices if isinstance(item.op, FetchedSource)}
-    if not unpinned:
-        return graph, {}
     made = await together(_pin_or_lack(item, sources, facts) for item in unpinned.values())
     lacks = [item for item in made if isinstance(item, _Lack)]
     if lacks:

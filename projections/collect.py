@@ -132,13 +132,13 @@ def _protected(item: Item, policy: Policy, now: int) -> str:
     if not _wanted(item, policy, now):
         return ""
     if item.in_use:
-        return "a running build needs it"
+        return "in use by a running build"
     if policy.everything:
         return ""
     if item.images:
-        return f"{item.images[0]} stands on it (--all takes it)"
+        return f"part of {item.images[0]} (--all takes that, too)"
     if item.kind == "context" or (item.kind == "unnamed" and item.key.startswith("blob/")):
-        return "a build's record needs it (--all takes it)"
+        return "part of a build's record (--all takes that, too)"
     return ""
 
 

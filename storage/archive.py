@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from storage.durable import Unfinished
+from storage.durable import Unfinished, named_place
 from storage.errors import DiskError
 
 
@@ -26,9 +26,10 @@ class DestFile:
             raise self._failed(error) from error
 
     def _create(self, dest: Path) -> IO[bytes]:
-        if dest.exists() and not dest.is_file():
+        place = named_place(dest)
+        if place is None:
             return dest.open("wb")
-        self._unfinished = Unfinished(dest.resolve())
+        self._unfinished = Unfinished(place)
         return self._unfinished.file
 
     def write(self, data: bytes) -> None:
@@ -58,7 +59,7 @@ class DestFile:
                 self._file.close()
 
     def _failed(self, error: OSError) -> DiskError:
-        return DiskError.of(error, f"writing {self._dest}")
+        return DiskError.of(error, "writing the output", dest="standard output" if self._dest == "-" else self._dest)
 
 
 class TarArchive:

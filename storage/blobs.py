@@ -7,10 +7,11 @@ import fcntl
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from storage.digest import Digest, Hasher, canonical_json, sha256
+from storage.digest import Digest, Hasher, canonical_json, digest_of, digest_read, sha256
 from storage.durable import create_held, fsync_directory, make_directories, remove_unheld
 from storage.errors import DiskError, VerificationError
 from storage.interfaces.blobs import BlobStore, BlobWriter
@@ -20,7 +21,6 @@ from storage.scratch import Scratch, clear_away, owner_of
 
 _LAYOUT = {"imageLayoutVersion": "1.0.0"}
 _INDEX = {"schemaVersion": 2, "mediaType": INDEX, "manifests": []}
-_CHUNK = 1 << 20
 _WHOLE = 1 << 30  # bytes of a blob that is read into memory: documents, of 16 MiB mostly
 Lost = Callable[[str, str], None]
 
@@ -83,9 +83,7 @@ class DirectoryBlobs:
             if error.errno not in {errno.EISDIR, errno.EINVAL, errno.EIO}:
                 raise DiskError.of(error, "reading a blob") from error
             data = b"something else stands in its place"
-        hasher = Hasher(digest.algorithm)
-        hasher.update(data)
-        if hasher.digest() == digest:
+        if digest_of(data, digest.algorithm) == digest:
             return data
         if self._lost is not None:
             if self._drop(digest):
@@ -154,18 +152,16 @@ class DirectoryBlobs:
 
     def _problem(self, digest: Digest) -> str:
         """What is wrong with the blob; "" for nothing. Raises FileNotFoundError, DiskError."""
-        hasher = Hasher(digest.algorithm)
         try:
             with open_regular(self.path(digest)) as file:
-                while data := file.read(_CHUNK):
-                    hasher.update(data)
+                found = digest_read(file.read, digest.algorithm)
         except FileNotFoundError:
             raise
         except OSError as error:
             if error.errno in {errno.EIO, errno.EISDIR, errno.EINVAL}:
                 return f"it cannot be read: {error.strerror}"
             raise DiskError.of(error, "reading a blob") from error
-        return "" if hasher.digest() == digest else "its content was changed"
+        return "" if found == digest else "its content was changed"
 
     def _drop(self, digest: Digest) -> bool:
         """Remove the blob if it is damaged: False when somebody removed it, or put a sound one there, meanwhile."""
@@ -290,17 +286,11 @@ class FileBlobWriter:
     def _check(self, expected: Digest | None) -> Digest:
         digest = self._hasher.digest()
         if expected is not None and expected.algorithm != digest.algorithm:
-            digest = self._read_back(expected.algorithm)
+            os.lseek(self._fd, 0, os.SEEK_SET)
+            digest = digest_read(partial(os.read, self._fd), expected.algorithm)
         if expected is not None and digest != expected:
             raise VerificationError(f"the bytes have digest {digest}, not {expected}")
         return digest
-
-    def _read_back(self, algorithm: str) -> Digest:
-        hasher = Hasher(algorithm)
-        os.lseek(self._fd, 0, os.SEEK_SET)
-        while data := os.read(self._fd, _CHUNK):
-            hasher.update(data)
-        return hasher.digest()
 
 
 @contextmanager

@@ -74,9 +74,11 @@ class HeldDirectory:
         try:
             new = self._scratch.directory()
             try:
-                (new / _TREE).mkdir()
-                make(new / _TREE)
-                self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                with self._sync.watched() as flush:
+                    (new / _TREE).mkdir()
+                    make(new / _TREE)
+                    self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                    flush()  # once it is there, nobody furnishes it again
                 self._move(new)
             finally:
                 remove_tree(new)
@@ -85,7 +87,6 @@ class HeldDirectory:
 
     def _move(self, new: Path) -> None:
         """rename(2) replaces an empty directory only: another step's instance, which holds a tree, stays."""
-        self._sync()  # once it is there, nobody furnishes it again
         try:
             new.rename(self._path)
         except OSError:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import orjson
@@ -15,6 +15,7 @@ import orjson
 from storage.errors import InputError
 
 _DEEPEST = 100
+_CHUNK = 1 << 20
 _GRAMMAR = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
 
 
@@ -70,6 +71,21 @@ class Hasher:
 def sha256(data: bytes) -> Digest:
     """The sha256 digest of `data`."""
     return Digest("sha256:" + hashlib.sha256(data).hexdigest())
+
+
+def digest_of(data: bytes, algorithm: str) -> Digest:
+    """The digest of `data` by `algorithm`."""
+    hasher = Hasher(algorithm)
+    hasher.update(data)
+    return hasher.digest()
+
+
+def digest_read(read: Callable[[int], bytes], algorithm: str) -> Digest:
+    """The digest of all that `read` gives, asked for so many bytes at most, until it gives none."""
+    hasher = Hasher(algorithm)
+    while data := read(_CHUNK):
+        hasher.update(data)
+    return hasher.digest()
 
 
 def canonical_json(value: Any) -> bytes:

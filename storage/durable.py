@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import glob
 import os
 import secrets
 import stat
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from functools import partial
+from contextlib import suppress
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_LONGEST_STEM = 255 - len("..01234567.part")
+"""Bytes of a name (NAME_MAX) without what is put around it."""
 
 
 def fsync_directory(path: Path) -> None:
@@ -89,10 +92,11 @@ def replace_file(path: Path, data: bytes, mode: int | None = None, *, named: boo
     where it does, and what is no regular file (a pipe, a device) is written to; else, whatever stands there is
     replaced. `mode` as in Unfinished. Raises OSError."""
     if named:
-        path = path.resolve()
-        if path.exists() and not path.is_file():
+        place = named_place(path)
+        if place is None:
             path.write_bytes(data)
             return
+        path = place
     new = Unfinished(path, mode)
     try:
         new.file.write(data)
@@ -101,11 +105,39 @@ def replace_file(path: Path, data: bytes, mode: int | None = None, *, named: boo
         new.abort()
 
 
+def named_place(path: Path) -> Path | None:
+    """Where a file is to be made that somebody called `path`: a link keeps leading where it does. None: what stands
+    there is no regular file (a pipe, a device), and is written to under the name it was given, as that which /dev/fd
+    leads to may have no other. Raises OSError, as for a directory."""
+    try:
+        kind = path.stat().st_mode
+    except FileNotFoundError:
+        return path.resolve()
+    if stat.S_ISDIR(kind):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    return path.resolve() if stat.S_ISREG(kind) else None
+
+
+def try_place(path: Path) -> None:
+    """Find out what would keep `replace_file` from having something at the named `path`, and leave nothing there.
+    Raises OSError."""
+    place = named_place(path)
+    if place is not None:
+        Unfinished(place).abort()
+    elif not os.access(path, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+
 def _new_neighbour(dest: Path, mode: int) -> tuple[Path, int]:
     while True:
-        path = dest.with_name(f".{dest.name}.{secrets.token_hex(4)}.part")
+        path = dest.with_name(f".{_stem(dest)}.{secrets.token_hex(4)}.part")
         if (fd := create_held(path, mode)) is not None:
             return path, fd
+
+
+def _stem(dest: Path) -> str:
+    """What the names of unfinished files begin with: that of `dest`, but for what would not fit one more suffix."""
+    return os.fsdecode(os.fsencode(dest.name)[:_LONGEST_STEM])
 
 
 def create_held(path: Path, mode: int) -> int | None:
@@ -125,7 +157,7 @@ def create_held(path: Path, mode: int) -> int | None:
 
 
 def _remove_unlocked(dest: Path) -> None:
-    for path in dest.parent.glob(f".{glob.escape(dest.name)}.????????.part"):
+    for path in dest.parent.glob(f".{glob.escape(_stem(dest))}.????????.part"):
         with suppress(OSError):  # reason: somebody else's, or gone
             remove_unheld(path)
 
@@ -156,26 +188,24 @@ class FileSystemSync:
         self._fd, self._holders = -1, 0
         self.flushes = 0
 
-    def __call__(self) -> None:
-        """Return once everything written to the file system before the call is durable. Raises OSError."""
-        self._wait(None)
-
-    @contextmanager
-    def watched(self) -> Iterator[Callable[[], None]]:
-        """Begin before the first byte is written. What is yielded is called as this is, and raises also for what the
-        kernel failed to write back by itself since the beginning, whoever's flush heard of it: syncfs(2) tells each
-        descriptor once, and only of errors since that was opened. Raises OSError."""
+    def watched(self) -> Watch:
+        """What will be written from now on, to be closed: begin before the first byte. Raises OSError."""
         with self._state:
-            since = self._finished
-            self._hold()
-        try:
-            yield partial(self._wait, since)
-        finally:
-            with self._state:
-                self._let_go()
+            if not self._holders:
+                self._fd = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._holders += 1
+            return Watch(self, self._finished)
 
-    def _wait(self, since: int | None) -> None:
-        """`since`: after which flush failures count; None for those of flushes that start from now on."""
+    def let_go(self) -> None:
+        """One watch less."""
+        with self._state:
+            self._holders -= 1
+            if not self._holders:
+                os.close(self._fd)
+
+    def wait(self, since: int) -> None:
+        """Return once everything written before the call is durable. Raises OSError, also for flushes that failed after
+        flush `since`. With a watch open."""
         with self._state:
             mine = self._started + 1
             while self._finished < mine:
@@ -185,22 +215,18 @@ class FileSystemSync:
                 self._started = number = self._finished + 1
                 self._flush(number)
             # a later flush's failure may be news of the same broken disk: better one error too many
-            if self._failed and self._failed[0] >= (mine if since is None else since + 1):
+            if self._failed and self._failed[0] > since:
                 raise self._failed[1]
 
     def _flush(self, number: int) -> None:
+        self._state.release()
         error = None
         try:
-            fd = self._hold()
-            self._state.release()
-            try:
-                flush_file_system(fd)
-            finally:
-                self._state.acquire()
-                self._let_go()
+            flush_file_system(self._fd)
         except OSError as caught:
             error = OSError(caught.errno, caught.strerror, str(self._path))
         finally:
+            self._state.acquire()
             self._finished = number
             self.flushes += 1
             if error:
@@ -208,17 +234,31 @@ class FileSystemSync:
             self._state.notify_all()
 
 
-    def _hold(self) -> int:
-        """A descriptor of the directory, one for all who hold it."""
-        if not self._holders:
-            self._fd = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._holders += 1
-        return self._fd
+class Watch:
+    """What is written to the file system of `sync` until this is closed. Called, it returns once all of that is
+    durable, and raises OSError also for what the kernel failed to write back by itself meanwhile, whoever's flush heard
+    of it: syncfs(2) tells each descriptor once, and only of errors since that was opened."""
 
-    def _let_go(self) -> None:
-        self._holders -= 1
-        if not self._holders:
-            os.close(self._fd)
+    def __init__(self, sync: FileSystemSync, since: int) -> None:
+        self._sync: FileSystemSync | None = sync
+        self._since = since
+
+    def __call__(self) -> None:
+        """See above. With the watch open."""
+        assert self._sync is not None, "it is closed"
+        self._sync.wait(self._since)
+
+    def close(self) -> None:
+        """May be called twice."""
+        sync, self._sync = self._sync, None
+        if sync is not None:
+            sync.let_go()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
 
 
 def flush_file_system(fd: int) -> None:

@@ -65,17 +65,25 @@ class DiskError(HostError):
     """A local file operation failed."""
 
     @classmethod
-    def of(cls, error: OSError, doing: str) -> DiskError:
-        """Say what `error` means for a person: `doing` names the action, as in "unpacking layer 12ab"."""
-        hints = {
-            errno.ENOSPC: "free some space, or set REFLEDGER_ROOT to a larger disk",
-            errno.EDQUOT: "the quota is used up: free some space, or set REFLEDGER_ROOT to another disk",
-            errno.EROFS: "the file system is read-only: set REFLEDGER_ROOT to a writable place",
-            errno.EACCES: "run as root, or set REFLEDGER_ROOT to a place you may write",
-            errno.EPERM: "run as root: mounts and ownership need it",
-        }
-        where = str(error.filename) if error.filename else ""
-        return cls(f"{doing}: {error.strerror or error}", where=where, hint=hints.get(error.errno or 0, ""))
+    def of(cls, error: OSError, doing: str, *, dest: str = "") -> DiskError:
+        """Say what `error` means for a person: `doing` names the action, as in "unpacking layer 12ab"; `dest`: the
+        place that was named for a result, where it is not the root that refuses."""
+        where = dest or str(error.filename or "")
+        hint = (_ROOT_HINTS if not dest else _DEST_HINTS).get(error.errno or 0, "")
+        return cls(f"{doing}: {error.strerror or error}", where=where, hint=hint)
+
+
+_ROOT_HINTS = {
+    errno.ENOSPC: "free some space, or set REFLEDGER_ROOT to a larger disk",
+    errno.EDQUOT: "the quota is used up: free some space, or set REFLEDGER_ROOT to another disk",
+    errno.EROFS: "the file system is read-only: set REFLEDGER_ROOT to a writable place",
+    errno.EACCES: "run as root, or set REFLEDGER_ROOT to a place you may write",
+    errno.EPERM: "run as root: mounts and ownership need it",
+}
+_DEST_HINTS = {
+    errno.ENOSPC: "free some space, or name another place",
+    errno.EDQUOT: "the quota is used up: free some space, or name another place",
+}
 
 
 class VerificationError(RefledgerError):

@@ -13,9 +13,10 @@ import re
 import resource
 import signal
 from base64 import b64encode
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from storage.errors import DiskError, HostError, InputError
@@ -26,6 +27,8 @@ MAX_BYTES = 16 << 30
 """Bytes of one file that git may write."""
 PATIENCE = 3600.0
 """Seconds that one command may take."""
+_MOST_PRINTED = 16 << 20
+"""Bytes that one command may print: a server says what it likes, also what is passed on as its messages."""
 _FULL_ID = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 _SHORT_ID = re.compile("[0-9a-f]{4,39}")
 _KEPT = (
@@ -107,7 +110,7 @@ class GitClient:
                 update = ["submodule", "--quiet", "update", "--init", "--recursive", "--depth=1"]
                 await self._git(update, remote, login, work)
             time = _seconds(await self._git(["log", "-1", "--format=%ct", commit], remote, None, work))
-            await asyncio.to_thread(_finish, work, tree, subdir, time, remote, keep=kept)
+            await _to_the_end(asyncio.to_thread(_finish, work, tree, subdir, time, remote, keep=kept))
 
     # ------------------------------------------------------------ the parts
 
@@ -171,8 +174,12 @@ class GitClient:
             raise HostError("git is not installed", where=remote, hint="apt-get install git") from None
         with suppress(ProcessLookupError):
             resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (MAX_BYTES, MAX_BYTES))
+        assert process.stdout is not None
+        assert process.stderr is not None
         try:
-            out, err = await asyncio.wait_for(process.communicate(), self._patience)
+            async with asyncio.timeout(self._patience):
+                (out, printed), (err, _) = await asyncio.gather(_read(process.stdout), _read(process.stderr))
+                await process.wait()
         except TimeoutError:
             raise HostError(f"git {arguments[0]} took longer than {self._patience:.0f} s", where=remote) from None
         finally:
@@ -181,6 +188,8 @@ class GitClient:
             await process.wait()
         if process.returncode != 0:
             raise _refused(arguments[0], err.decode("utf-8", "replace"), remote, login)
+        if printed > _MOST_PRINTED:
+            raise HostError(f"git {arguments[0]} printed {printed} bytes", where=remote, hint="is this a git server?")
         return out.decode("utf-8", "replace")
 
     def _environ(self, remote: str, login: Login | None) -> dict[str, str]:
@@ -199,6 +208,30 @@ class GitClient:
         for number, (key, value) in enumerate(settings.items()):
             env |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
         return env
+
+
+async def _read(stream: asyncio.StreamReader) -> tuple[bytes, int]:
+    """All that comes, or the end of it where that is too much; and how much it was."""
+    kept, count = bytearray(), 0
+    while data := await stream.read(1 << 16):
+        kept += data
+        count += len(data)
+        if len(kept) > 2 * _MOST_PRINTED:
+            del kept[:-_MOST_PRINTED]
+    return bytes(kept), count
+
+
+async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Whoever is cancelled waits, too: a thread goes on, and would meet what is removed meanwhile."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        while not task.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait({task})
+        task.exception()  # which nobody is to hear of any more
+        raise
 
 
 def _check(remote: str, ref: str) -> None:

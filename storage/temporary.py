@@ -24,7 +24,7 @@ class TemporaryPlace:
 
     def __init__(self, beside: Path | None = None) -> None:
         """Hidden in the directory `beside`, or in that for temporary files. Raises OSError."""
-        parent = _directory() if beside is None else beside
+        parent = usual_directory() if beside is None else beside
         _remove_dead(parent)
         while True:
             path = Path(tempfile.mkdtemp(prefix=PREFIX if beside is None else f".{PREFIX}", dir=parent))
@@ -48,8 +48,9 @@ class TemporaryPlace:
         self.remove()
 
 
-def _directory() -> Path:
-    """As tempfile finds it, which tries each place with a file that stays when the process is killed just then."""
+def usual_directory() -> Path:
+    """That for temporary files, as tempfile finds it; but that tries each place with a file, which stays when the
+    process is killed just then."""
     given = [os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP")]
     for place in (*filter(None, given), "/tmp", "/var/tmp", "/usr/tmp"):  # noqa: S108  reason: what is made there is ours
         if Path(place).is_dir() and os.access(place, os.W_OK | os.X_OK):

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Callable
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 from storage.digest import Hasher
 from storage.errors import RegistryError
 from storage.registry.failures import refused
 from storage.registry.limits import Limits
-from storage.registry.transport import Transport, host_of, locate, origin
+from storage.registry.transport import Transport, host_of, locate, origin, seconds_of
 from storage.sources import Answer, Known, Login, Sink
 
 if TYPE_CHECKING:
@@ -83,7 +82,7 @@ class WebClient:
         return Answer(hasher.digest(), hasher.size, _seconds(modified), etag, modified)
 
     async def _answer(self, url: str, headers: dict[str, str], login: Login | None, where: str) -> httpx.Response:
-        """The answer that redirects lead to. Credentials and conditions stay with the origin they are for."""
+        """The answer that redirects lead to. Credentials stay with the origin they are for."""
         first = origin(url)
         for _ in range(self._max_redirects + 1):
             sent = dict(headers)
@@ -130,6 +129,6 @@ def _opaque(etag: str) -> str:
 
 def _seconds(last_modified: str) -> int:
     try:
-        return max(0, int(parsedate_to_datetime(last_modified).timestamp()))
-    except (ValueError, OverflowError, TypeError):
+        return max(0, int(seconds_of(last_modified)))
+    except ValueError:
         return 0

@@ -56,10 +56,11 @@ def fetch_blob(layer: Layer, write: Callable[[bytes], object]) -> None:
     from engine.refs.places import Places
     from storage.decompression import decompress
     from storage.layout.source import WithLayouts
+    from storage.temporary import usual_directory
 
     blob = layer.blob
     assert blob is not None
-    with tempfile.TemporaryFile() as file:
+    with tempfile.TemporaryFile(dir=usual_directory()) as file:
 
         async def fetch() -> None:
             client = registry_client()

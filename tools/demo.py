@@ -8,23 +8,20 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 from urllib.request import Request, urlopen
 
 from storage.errors import HostError, RefledgerError
 from tools.lab import PROJECT
-from tools.lab.image_runner import BrokenPromise, command_of, configure, free_port, running
+from tools.lab.image_runner import BrokenPromise, command_of, configure, fetched, free_port, run, running
 from tools.lab.loopback_registry import LoopbackRegistry
+from tools.lab.peers import workplace
 from tools.lab.seed import Seeded, seed
 
 EXAMPLE = PROJECT / "examples/notes"
@@ -128,13 +125,13 @@ def run_result(stage: Stage) -> None:
     title("4. Run what was pushed", "skopeo fetches it, umoci unpacks it, runc runs it.")
     layout, bundle = stage.directory / "layout", stage.directory / "bundle"
     host = stage.registry.host
-    quietly("skopeo", "copy", "--quiet", "--src-tls-verify=false", f"docker://{host}/{APP}", f"oci:{layout}:notes")
-    quietly("umoci", "unpack", "--image", f"{layout}:notes", str(bundle))
+    tell_and_run("skopeo", "copy", "--quiet", "--src-tls-verify=false", f"docker://{host}/{APP}", f"oci:{layout}:notes")
+    tell_and_run("umoci", "unpack", "--image", f"{layout}:notes", str(bundle))
     port = free_port()
     configure(bundle, command_of(f"{host}/{APP}", ["serve", "--host", "127.0.0.1", "--port", str(port)]))
     with running(bundle, stage.directory / "runc"):
         url = f"http://127.0.0.1:{port}/notes"
-        wait_for(url)
+        fetched(url)
         for text in ("pointers are cheap", "bytes are not"):
             with urlopen(Request(url, json.dumps({"text": text}).encode()), timeout=10) as answer:
                 say(f"POST {url} -> {answer.status}")
@@ -174,26 +171,10 @@ def tell_registry(seen: Seen, stage: Stage) -> None:
     )
 
 
-def wait_for(url: str) -> None:
-    """Until something answers, a minute at most."""
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            urlopen(url, timeout=5).close()  # noqa: S310
-        except (URLError, OSError):
-            if time.monotonic() > deadline:
-                raise BrokenPromise("the application does not answer") from None
-            time.sleep(0.1)
-        else:
-            return
-
-
-def quietly(*command: str) -> None:
+def tell_and_run(*command: str) -> None:
     """Show `command`, run it, show what it says only when it fails."""
     say(f"$ {' '.join(command)}")
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise BrokenPromise(f"{command[0]} failed: {done.stderr.strip()[-500:]}")
+    run(*command)
 
 
 def require(held: bool, claim: str) -> None:
@@ -211,19 +192,6 @@ def title(text: str, explanation: str) -> None:
 def say(text: str) -> None:
     """One line, at once: other programs write to the same terminal."""
     print(text, flush=True)
-
-
-@contextlib.contextmanager
-def workplace() -> Iterator[Path]:
-    """A directory that is gone afterwards, with whatever was left mounted in it."""
-    directory = Path(tempfile.mkdtemp(prefix="refledger-demo-"))
-    try:
-        yield directory
-    finally:
-        mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
-        for mount in sorted((m for m in mounts if m.startswith(f"{directory}/")), reverse=True):
-            subprocess.run(["umount", "--lazy", mount], check=False)
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 def interrupted(*_: object) -> None:

@@ -8,13 +8,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from engine.clock import Clock
 from engine.exporters.move import Mover
 from engine.exporters.reading import BlobReader
 from engine.images.place import Placer
 from engine.images.read import ImageReader
 from engine.ledger import Facts, Ledger, Silent
 from engine.refs.kept import Known, NothingKnown
-from engine.refs.materializer import Clock
 from engine.refs.places import Places, tried
 from projections.cache_index import CacheIndex
 from storage.blobs import DirectoryBlobs

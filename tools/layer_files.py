@@ -22,6 +22,7 @@ from storage.interfaces.blobs import ByteSource
 from storage.layers.erofs.header import SUFFIX, Image
 from storage.tar.filelist import FileFact, load
 from storage.tar.reader import CHARACTER, DIRECTORY, HARD_LINK, REGULAR, SYMLINK, Entry, TarReader
+from storage.temporary import usual_directory
 
 Json = dict[str, Any]
 
@@ -123,7 +124,7 @@ class BundledFiles:
         if member is None or member.size > LARGEST:
             yield from map(_of_fact, load(self._listing(layer) or b""))
             return
-        with SpooledTemporaryFile(_IN_MEMORY) as file:
+        with SpooledTemporaryFile(_IN_MEMORY, dir=str(usual_directory())) as file:
             found = read_bundle(self.bundle.path, lambda item: _Into(file) if item == member else None)
             file.seek(0, os.SEEK_END)
             if file.tell() != member.size:  # what came before the damage was checked

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from engine.ledger import Facts
 from engine.refs.ref import Layer
-from storage.errors import DiskError
+from storage.errors import DiskError, InputError
 from storage.interfaces.log import EventLog
 
 if TYPE_CHECKING:
@@ -29,6 +29,9 @@ VARIABLE = "REFLEDGER_POLICY"
 
 def read_policies(given: Sequence[str] = ()) -> tuple[Policy, ...]:
     """The policy of this machine, if it has one, and those in the files `given`. Raises InputError, DiskError."""
+    for file in given:
+        if not Path(file).exists():
+            raise InputError("there is no such policy", where=file, hint="--policy names a file of rules")
     files = [os.environ.get(VARIABLE, ""), *given]
     found = {(policy := read_policy(file)).digest: policy for file in files if file}
     return tuple(found.values())

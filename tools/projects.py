@@ -27,11 +27,13 @@ from threading import Thread
 from typing import Any
 
 from storage.errors import HostError, RefledgerError
-from tools.demo import interrupted, workplace
+from tools.cli.destinations import check_file
+from tools.demo import interrupted
 from tools.lab import PROJECT
 from tools.lab.host_registries import host_registries
 from tools.lab.image_runner import BrokenPromise, answer, run, served
 from tools.lab.loopback_registry import LoopbackRegistry
+from tools.lab.peers import workplace
 from tools.lab.seed import seed
 from tools.project_list import PROJECTS, Get, Project
 from tools.project_page import Figures, Told, document, figures, table
@@ -246,11 +248,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="tools/projects", description="Build and run the projects of examples/.")
     parser.add_argument("names", nargs="*", metavar="NAME", help="these only")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the table there")
+    parser.add_argument("--output", metavar="FILE", help="write the table there")
     given = parser.parse_args(arguments)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, interrupted)
     try:
+        if given.output:
+            check_file(given.output)
         told, broken = tell_all(chosen(given.names))
     except RefledgerError as error:
         note(f"projects: {error}")
@@ -260,7 +264,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     print(table(told), end="")
     if given.output and not broken:
-        given.output.write_text(document(told))
+        Path(given.output).write_text(document(told))
     note(f"{len(told)} as expected, {broken} not")
     return 1 if broken else 0
 

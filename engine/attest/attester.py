@@ -99,6 +99,7 @@ class Attester:
     # ---------------------------------------------------------------- what is in the image
 
     async def _sbom(self, built: Built, image: Image) -> Json:
+        # reason: packageurl takes a while to load, and most builds write no SBOM
         from engine.attest.sbom import cyclonedx
 
         scans = await self._scan_all(built, image)
@@ -111,9 +112,11 @@ class Attester:
         unknown: dict[Digest, Layer] = {}
         for diff_id, layer in layers.items():
             assert diff_id is not None, "layers are packed before they are attested"
-            if diff_id not in self._scans and (found := self._stored(diff_id)) is None:
+            if diff_id in self._scans:
+                continue
+            if (found := self._stored(diff_id)) is None:
                 unknown[diff_id] = layer
-            elif diff_id not in self._scans and found is not None:
+            else:
                 self._scans[diff_id] = found
         if unknown:
             ref = Remote(built.ref.id, tuple(unknown.values()))

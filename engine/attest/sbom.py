@@ -1,81 +1,86 @@
-"""An SBOM of what `combine` found, in CycloneDX 1.6 JSON, written by cyclonedx-python-lib.
+"""An SBOM of what `combine` found, in CycloneDX 1.6 JSON. Pure.
 
 The same contents give the same bytes: the serial number follows from the image, the time is the image's.
+Sources: CycloneDX 1.6 (bom-1.6.schema.json), purl-spec (types deb, apk, pypi and npm).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
+from packageurl import PackageURL
+
 from engine.attest.databases import Package
 from engine.attest.scan import Contents
-from storage.digest import Digest, parse_json
+from storage.digest import Digest
 
 Json = dict[str, Any]
-_NOTED = "refledger:"
 
 
 def cyclonedx(image: Digest, created: str, contents: Contents, version: str) -> Json:
     """The BOM of the file system of `image`, made by this engine's `version`; `created`: RFC 3339, "" for unknown."""
-    # reason: the library takes 0.1 s to load, and most builds write no SBOM
-    from cyclonedx.model import Property
-    from cyclonedx.model.bom import Bom
-    from cyclonedx.model.component import Component, ComponentType
-    from cyclonedx.output.json import JsonV1Dot6
+    components = _components(contents)
+    leaves = sorted(components)
+    metadata: Json = {
+        "timestamp": _time(created),
+        "component": {"type": "container", "bom-ref": image, "name": "image", "version": image},
+        "tools": {"components": [{"type": "application", "name": "refledger", "version": version}]},
+    }
+    if contents.problems:
+        metadata["properties"] = [_noted("incomplete", problem) for problem in contents.problems]
+    return {
+        "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json", "bomFormat": "CycloneDX", "specVersion": "1.6",
+        "serialNumber": uuid5(NAMESPACE_URL, f"refledger:sbom:{image}").urn, "version": 1,
+        "metadata": metadata,
+        "components": list(components.values()),
+        "dependencies": [{"ref": image, "dependsOn": leaves}, *({"ref": leaf} for leaf in leaves)],
+    }  # fmt: skip
 
-    bom = Bom(serial_number=uuid5(NAMESPACE_URL, f"refledger:sbom:{image}"))
-    bom.metadata.timestamp = _time(created)
-    whole = Component(name="image", version=str(image), type=ComponentType.CONTAINER, bom_ref=str(image))
-    bom.metadata.component = whole
-    bom.metadata.tools.components.add(Component(name="refledger", version=version, type=ComponentType.APPLICATION))
-    for problem in contents.problems:
-        bom.metadata.properties.add(Property(name=f"{_NOTED}incomplete", value=problem))
+
+def _components(contents: Contents) -> dict[str, Json]:
+    """By reference. What a database tells twice is one."""
+    found: dict[str, Json] = {}
     if distro := contents.distro.get("ID"):
         release = contents.distro.get("VERSION_ID", "")
-        bom.components.add(
-            Component(name=distro, version=release, type=ComponentType.OPERATING_SYSTEM, bom_ref=f"os:{distro}")
-        )
+        found[f"os:{distro}"] = {"type": "operating-system", "name": distro, "version": release}
     for package, path in contents.packages:
-        purl = _purl(package, contents)
-        bom.components.add(
-            Component(
-                name=package.name, version=package.version, type=ComponentType.LIBRARY, purl=purl,
-                bom_ref=f"{purl}#{path}", properties=_told(package, path),
-            )
-        )  # fmt: skip
-    bom.register_dependency(whole, bom.components)
-    made: Json = parse_json(JsonV1Dot6(bom).output_as_string().encode())
-    return made
+        purl = _purl(package, contents.distro)
+        made: Json = {"type": "library", "name": package.name, "version": package.version}
+        if purl:
+            made["purl"] = purl
+        # as the package's maker wrote it, which need not be an SPDX expression
+        license_ = [_noted("license", package.license)] if package.license else []
+        made["properties"] = [*license_, _noted("path", path)]
+        found.setdefault(f"{purl or f'{package.kind}:{package.name}@{package.version}'}#{path}", made)
+    return {reference: {"bom-ref": reference, **made} for reference, made in found.items()}
 
 
-def _told(package: Package, path: str) -> list[Any]:
-    from cyclonedx.model import Property
-
-    found = [Property(name=f"{_NOTED}path", value=path)]
-    if package.license:  # as the package's maker wrote it, which need not be an SPDX expression
-        found.append(Property(name=f"{_NOTED}license", value=package.license))
-    return found
+def _noted(name: str, value: str) -> Json:
+    return {"name": f"refledger:{name}", "value": value}
 
 
-def _purl(package: Package, contents: Contents) -> Any:
-    """purl-spec's types deb, apk, pypi and npm."""
-    from packageurl import PackageURL
-
+def _purl(package: Package, distro: Mapping[str, str]) -> str:
+    """Its package URL; "" for a name that can be in none, as `@scope/`."""
     namespace, name, qualifiers = None, package.name, {}
     if package.kind in ("deb", "apk"):
-        namespace = contents.distro.get("ID") or {"deb": "debian", "apk": "alpine"}[package.kind]
-        release = contents.distro.get("VERSION_ID")
+        namespace = distro.get("ID") or {"deb": "debian", "apk": "alpine"}[package.kind]
+        release = distro.get("VERSION_ID")
         qualifiers = {"distro": f"{namespace}-{release}"} if release else {}
         qualifiers |= {"arch": package.arch} if package.arch else {}
     elif package.kind == "npm" and name.startswith("@") and "/" in name:
         namespace, _, name = name.partition("/")
-    return PackageURL(package.kind, namespace, name, package.version, qualifiers or None)
-
-
-def _time(created: str) -> datetime:
     try:
-        return datetime.fromisoformat(created)
+        return PackageURL(package.kind, namespace, name, package.version, qualifiers or None).to_string()
+    except (ValueError, TypeError):  # TypeError: of a name that is only slashes
+        return ""
+
+
+def _time(created: str) -> str:
+    try:
+        moment = datetime.fromisoformat(created)
     except ValueError:
-        return datetime.fromtimestamp(0, UTC)
+        moment = datetime.fromtimestamp(0, UTC)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).isoformat()

@@ -16,8 +16,11 @@ from storage.digest import canonical_json, parse_json
 from storage.interfaces.parts import LayerTree
 
 Json = dict[str, Any]
-VERSION = 1
+VERSION = 2
 _ENTRIES = 5_000_000
+_BYTES = 256 << 20
+"""Of all databases of a layer: one file may have a hundred thousand names."""
+_PROBLEMS = 100
 _NAMES = re.compile(rb"site-packages|dist-packages|node_modules|package\.json|METADATA|.*\.dist-info", re.DOTALL)
 _SHALLOW = 2
 
@@ -81,7 +84,7 @@ def scan_layer(tree: LayerTree, read: Callable[[bytes, int], bytes | None]) -> S
     OSError."""
     walk = _Walk(tree, read)
     walk.run()
-    return Scan(tuple(walk.databases), tuple(walk.hides), tuple(walk.clears), tuple(dict.fromkeys(walk.problems)))
+    return Scan(tuple(walk.databases), tuple(walk.hides), tuple(walk.clears), tuple(walk.problems))
 
 
 class _Walk:
@@ -89,22 +92,24 @@ class _Walk:
         self._tree = tree
         self._read = read
         self._packages = 0
+        self._bytes = 0
         self.databases: list[Database] = []
         self.hides: list[str] = []
         self.clears: list[str] = []
-        self.problems: list[str] = []
+        self.problems: dict[str, None] = {}
 
     def run(self) -> None:
         left, seen = [b""], 0
         while left:
             directory = left.pop()
+            cleared = bool(directory) and self._tree.look(directory).ends
             for name in sorted(self._tree.names(directory)):
                 path = directory + b"/" + name if directory else name
                 seen += 1
                 if seen > _ENTRIES:
-                    self.problems.append(f"a layer has more than {_ENTRIES} files")
+                    self._lacks(f"a layer has more than {_ENTRIES} files")
                     return
-                if self._visit(path, cleared=bool(directory) and self._tree.look(directory).ends):
+                if self._visit(path, cleared=cleared):
                     left.append(path)
 
     def _visit(self, path: bytes, *, cleared: bool) -> bool:
@@ -116,7 +121,7 @@ class _Walk:
             return True
         if found.kind == "whiteout":
             self.hides.append(_text(path))
-        elif found.kind in ("other", "symlink"):
+        else:
             self._file(path, linked=found.kind == "symlink")
         return False
 
@@ -127,23 +132,35 @@ class _Walk:
         name = path.rpartition(b"/")[2]
         if kind or path.count(b"/") < _SHALLOW or leads_to_fixed(path) or _NAMES.fullmatch(name):
             self.hides.append(_text(path))
-        if not kind or linked:
-            return
+        if linked:
+            if kind in ("deb", "apk"):
+                self._lacks(f"{_text(path)} is a link, which is not followed")
+        elif kind and self._bytes > _BYTES:
+            self._lacks(f"a layer has more than {_BYTES} bytes of package databases")
+        elif kind:
+            self._database(path, kind)
+
+    def _database(self, path: bytes, kind: str) -> None:
         limit = limit_of(kind)
         data = self._read(path, limit + 1)
+        self._bytes += len(data or b"")
         if data is None or len(data) > limit:
-            self.problems.append(f"{_text(path)} is no file, or too large")
+            self._lacks(f"{_text(path)} is no file, or too large")
         elif kind == "os":
             self.databases.append(Database(_text(path), kind, (), distribution(data)))
         else:
             found, bad = packages(kind, data)
             self._packages += len(found)
             if bad:
-                self.problems.append(f"{_text(path)}: {bad} entries cannot be read")
+                self._lacks(f"{_text(path)}: {bad} entries cannot be read")
             if self._packages > PACKAGES:
-                self.problems.append(f"a layer tells of more than {PACKAGES} packages")
+                self._lacks(f"a layer tells of more than {PACKAGES} packages")
             elif found:
                 self.databases.append(Database(_text(path), kind, tuple(found)))
+
+    def _lacks(self, what: str) -> None:
+        """Why the scan may not be all."""
+        self.problems[what if len(self.problems) < _PROBLEMS else "and more of this kind"] = None
 
 
 class Contents(Record):
@@ -164,7 +181,9 @@ def combine(scans: Sequence[Scan]) -> Contents:
     distro = next((seen[path].distro for path in ("etc/os-release", "usr/lib/os-release") if path in seen), {})
     found = [(package, one.path) for one in seen.values() for package in one.packages]
     problems = dict.fromkeys(problem for scan in scans for problem in scan.problems)
-    return Contents(tuple(sorted(found, key=_order)), distro, tuple(problems))
+    if len(found) > PACKAGES:
+        problems[f"the image tells of {len(found)} packages, and the first {PACKAGES} are named"] = None
+    return Contents(tuple(sorted(found, key=_order)[:PACKAGES]), distro, tuple(problems))
 
 
 def _is_hidden(path: str, hidden: set[str], cleared: set[str]) -> bool:

@@ -91,7 +91,7 @@ class _Known:
                 return _on(run_digests(op), base) if base else ()
             case Mkdir():
                 return _on(mkdir_digests(op, on_base=bool(base)), base)
-            case Copy():
+            case _:  # a Copy
                 return self._copy(vertex, op, base)
 
     def _base(self, vertex: Vertex) -> tuple[Links, ...] | None:

@@ -13,7 +13,7 @@ from engine.cache.assemble import INLINE_FIELD, Chains
 from engine.cache.chain import CacheChain, ChainKeys, upwards
 from engine.cache.config import CacheConfig, ConfigLayer, ConfigResult, Link
 from engine.cache.facts import CacheFacts
-from engine.cache.manifest import CacheManifest, ImageIndex, ImageManifest
+from engine.cache.manifest import CacheManifest, ImageManifest
 from engine.cache.spec import CacheSource
 from engine.errors import DiskError, InputError, RefledgerError, RegistryError, VerificationError
 from engine.events import CacheImported, CacheImportFailed
@@ -202,7 +202,7 @@ class _Reading:
                 return [await self._cache(found)]
             case ImageManifest():
                 return await self._of_images([found])
-            case ImageIndex():
+            case _:  # an ImageIndex
                 below = await together(self._manifest(entry.digest) for entry in found.manifests)
                 return await self._of_images([image for image in below if isinstance(image, ImageManifest)])
 

@@ -11,10 +11,10 @@ from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from engine.clock import Clock
 from engine.errors import VerificationError
 from engine.events import BlobCreated, MaterializationRequested, Materialized
 from engine.ledger import Facts
-from engine.refs.materializer import Clock
 from engine.refs.ref import Layer, Ref
 from engine.together import in_thread, locked, made_and_told, together
 from storage.digest import Digest

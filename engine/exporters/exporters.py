@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from engine.clock import Clock
 from engine.errors import MaterializationError
 from engine.exporters.archive import ArchiveExporter
 from engine.exporters.image import Attested, Bundle, Image, bundle, compose
@@ -16,7 +17,6 @@ from engine.exporters.tar import TarExporter
 from engine.exporters.transfer import Transfer
 from engine.graph import Graph, ImageSource, Merge, Result
 from engine.output import Form, Output
-from engine.refs.materializer import Clock
 from engine.refs.ref import Layer, Ref, Remote
 from storage.digest import Digest
 from storage.interfaces.images import Compression

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from engine.clock import Clock
 from engine.errors import DiskError, InputError
 from engine.events import Exported, ExportStarted
 from engine.graph import Copy
@@ -16,7 +17,7 @@ from engine.ledger import Facts
 from engine.ops.copy import copy_layer
 from engine.ops.select import select
 from engine.ops.selection import printable
-from engine.refs.materializer import Clock, Materializer
+from engine.refs.materializer import Materializer
 from engine.refs.ref import Local, Ref
 from engine.together import in_thread
 from storage.interfaces.layers import LayerWriter, SnapshotStore

@@ -8,10 +8,11 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from engine.clock import Clock
 from engine.errors import MaterializationError, RegistryError, VerificationError
 from engine.events import ExportProgressed
 from engine.ledger import Facts
-from engine.refs.materializer import PROGRESS_INTERVAL, Clock
+from engine.refs.fetch import PROGRESS_INTERVAL
 from engine.refs.places import Places, kind_of
 from engine.refs.providers import unavailable
 from engine.refs.ref import Layer

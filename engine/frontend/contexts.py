@@ -181,7 +181,7 @@ def tree_title(name: str, tree: Tree) -> str:
     match tree:
         case ContextSource():
             return f"[context {name}] load"
-        case GitSource() | ArchiveSource():
+        case _:  # a GitSource or an ArchiveSource
             return f"[context {name}] {context_title(tree)}"
 
 

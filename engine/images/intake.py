@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from engine.aside import shown_step
+from engine.clock import Clock
 from engine.errors import DiskError, InputError, VerificationError
 from engine.events import LayerStored
 from engine.graph import ImageLayer
 from engine.images.definition import Given
 from engine.ledger import Facts
-from engine.refs.materializer import Clock
 from engine.refs.ref import of_layer
 from engine.together import COLLECT, in_thread, locked
 from storage.interfaces.layers import LayerIntake, StagedLayer

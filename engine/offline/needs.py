@@ -247,7 +247,7 @@ async def source_lack(sources: Here, op: FetchedSource) -> Missing | None:
             return unknown_url(op.url, f"its content is not here: {op.digest}")
         case GitSource():
             return unknown_ref(op, f"its files are not here: commit {op.commit}")
-        case ArchiveSource():
+        case _:  # an ArchiveSource
             if sources.blobs.size(Digest(op.digest)) is not None:
                 return None
             return changed(unknown_url(op.url or op.digest, f"its content is not here: {op.digest}"), kind="archive")

@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import NoReturn
 
 from engine.errors import RegistryError
 from engine.offline.missing import ONLINE
@@ -40,7 +39,7 @@ class NoRegistry:
         self, provider: Provider, blob: Descriptor, *, start: int = 0, end: int | None = None
     ) -> AbstractAsyncContextManager[BlobStream]:
         """See RegistrySource.blob."""
-        return _NoBlob(f"{provider}@{blob.digest}")
+        raise Refused("the blob is not here", f"{provider}@{blob.digest}")
 
     async def exists(self, provider: Provider, digest: Digest) -> bool:
         """See RegistrySource.exists."""
@@ -62,17 +61,6 @@ class NoRegistry:
     ) -> Digest:
         """See RegistryTarget.put_manifest."""
         raise Refused("nothing is pushed", f"{target}:{name}")
-
-
-class _NoBlob(AbstractAsyncContextManager[BlobStream]):
-    def __init__(self, where: str) -> None:
-        self._where = where
-
-    async def __aenter__(self) -> NoReturn:
-        raise Refused("the blob is not here", self._where)
-
-    async def __aexit__(self, *_: object) -> None:
-        pass
 
 
 class NoWeb:

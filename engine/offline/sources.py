@@ -58,7 +58,7 @@ class OfflineSources(SourceFetcher):
                 made: FetchedSource = self._recall_http(changed(op, url=self._public(op.url)))
             case GitSource():
                 made = self._recall_git(changed(op, remote=self._public(op.remote)))
-            case ArchiveSource():
+            case _:  # an ArchiveSource
                 made = self._recall_archive(changed(op, url=self._public(op.url)))
         return cast("T", made)
 

@@ -67,5 +67,5 @@ def _write(path: bytes, node: Inode, tree: Tree, origin: Origin | None, writer: 
                 writer.file(path, node.look, found.info.st_size, content(fd, found.info.st_size))
             finally:
                 os.close(fd)
-        case Archive():
+        case _:  # an Archive
             pass  # when the archive is read

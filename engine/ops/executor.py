@@ -51,7 +51,7 @@ class Executor(Protocol):
 
     async def content(self, task: Task) -> Digest | None:
         """The digest of the stored listing of what a Copy takes of another result, where that can be had without a byte
-        that is not here; None otherwise, and for all other tasks. Raises DiskError."""
+        that is not here; None otherwise. Not for other tasks. Raises DiskError."""
         ...
 
     async def execute(self, task: Task) -> Outcome:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from engine.clock import Clock
 from engine.errors import DiskError, InputError, StepFailed
 from engine.events import LocalCreated, RemoteCreated, RuntimeChosen, SecurityLifted
 from engine.grants import refusal
@@ -41,7 +42,7 @@ from engine.ops.selection import Selection
 from engine.ops.users import ExecUser, names_nobody, resolve_user
 from engine.record import changed
 from engine.refs.asked import AskedPaths
-from engine.refs.materializer import Clock, Materializer, Reason
+from engine.refs.materializer import Materializer, Reason
 from engine.refs.ref import Local, Ref, Remote, layers_to_json, of_image, of_layer, of_step, scratch
 from engine.together import both, in_thread, settle
 from storage.digest import Digest, digest_json
@@ -93,14 +94,13 @@ class LocalExecutor:
                 return await self._run(task, op)
             case Copy() as op:
                 return await self._copy(task, op)
-            case Mkdir() as op:
+            case _ as op:  # a Mkdir
                 return await self._mkdir(task, op)
 
     async def content(self, task: Task) -> Digest | None:
         """See Executor.content."""
         op = task.vertex.op
-        if not isinstance(op, Copy) or len(task.inputs) < 2:
-            return None
+        assert isinstance(op, Copy) and len(task.inputs) == 2, "what a context gives is known before anything runs"
         source, kept = task.inputs[1], self.materializer.kept
         await kept.check(source.layers, task.vertex.digest)
         if not source.layers or not all(map(kept.mountable, source.layers)):

@@ -21,6 +21,7 @@ from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from engine.clock import Clock
 from engine.errors import DiskError, InputError
 from engine.events import AgentForwarded, CacheMountUsed, SecretMounted
 from engine.grants import Grants
@@ -33,7 +34,6 @@ from engine.ops.rootfs import RootDir
 from engine.ops.rules import source_of
 from engine.ops.select import select
 from engine.ops.selection import Selection
-from engine.refs.materializer import Clock
 from engine.refs.ref import Local, Remote
 from engine.together import POLL, in_thread
 from storage.digest import Digest, digest_json

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO, Protocol, TypeVar, cast
 
+from engine.clock import Clock
 from engine.errors import DiskError, InputError, VerificationError
 from engine.events import GitResolved, HttpResolved, LocalCreated, LocalLost, SourceRequested
 from engine.frontend.urls import is_commit, split_login
@@ -22,7 +23,6 @@ from engine.ledger import Facts
 from engine.ops.copy import copy_layer
 from engine.ops.select import select
 from engine.record import changed
-from engine.refs.materializer import Clock
 from engine.refs.ref import Remote, layers_to_json
 from engine.refs.source import source_ref
 from engine.together import in_thread, locked
@@ -110,7 +110,7 @@ class SourceFetcher:
                 made: FetchedSource = await self._pin_http(changed(op, url=self._public(op.url)))
             case GitSource():
                 made = await self._pin_git(changed(op, remote=self._public(op.remote)))
-            case ArchiveSource():
+            case _:  # an ArchiveSource
                 made = await self._pin_archive(changed(op, url=self._public(op.url)))
         return cast("T", made)
 
@@ -138,7 +138,7 @@ class SourceFetcher:
                         await self._fetch_http(op, ref, vertex)
                     case GitSource():
                         await self._fetch_git(op, ref, vertex)
-                    case ArchiveSource():
+                    case _:  # an ArchiveSource
                         await self._unpack(op, ref, vertex)
         return ref
 

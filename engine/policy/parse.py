@@ -49,7 +49,7 @@ def parse_policy(text: bytes, file: str) -> Policy:
         data = tomllib.loads(written)
     except UnicodeDecodeError as error:
         raise InputError("the policy is not UTF-8 text", where=file) from error
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits is a ValueError, and no TOMLDecodeError
         told = re.fullmatch(r"(?s)(.*) \(at (?:line (\d+), column \d+|end of document)\)", str(error))
         line = told[2] if told and told[2] else str(written.count("\n") + 1)
         raise InputError(f"not TOML: {told[1] if told else error}", where=f"{file}:{line}") from error
@@ -62,7 +62,8 @@ def parse_policy(text: bytes, file: str) -> Policy:
     unknown = sorted(data.keys() - {"rule"})
     if unknown:
         where = f"{file}:{_line_of(lines, unknown[0], 1, len(lines))}"
-        raise InputError(f"unknown key {unknown[0]!r}", where=where, hint="a policy is made of tables headed [[rule]]")
+        hint = "a policy is made of tables headed [[rule]]"
+        raise InputError(f"unknown key {unknown[0][:40]!r}", where=where, hint=hint)
     rules = data.get("rule")
     if not isinstance(rules, list) or not heads or len(rules) != len(heads):
         raise InputError("a policy is made of tables headed [[rule]]", where=f"{file}:1", hint="see docs/policy.md")
@@ -99,7 +100,8 @@ class _Reader:
         takes = _KEYS[kind]
         for key in self.data:
             if key not in takes | {"name", "kind"}:
-                raise self._bad(key, f"unknown key {key!r}", f"a rule of kind {kind} takes {', '.join(sorted(takes))}")
+                hint = f"a rule of kind {kind} takes {', '.join(sorted(takes))}"
+                raise self._bad(key, f"unknown key {key[:40]!r}", hint)
         for key in _NEEDED.get(kind, ()):
             if key not in self.data:
                 raise self._bad("kind", f"a rule of kind {kind} needs {key}")

@@ -69,7 +69,7 @@ class Policy:
             rule
             for rule in self.rules
             if SPEAKS[rule.kind] == subject.kind
-            and (not rule.images or any(place_fits(one, subject.name) for one in rule.images))
+            and (not rule.images or any(_fits_place(one, subject) for one in rule.images))
         ]
 
     def decide(self, subject: Subject, now: int) -> Decision | None:
@@ -118,11 +118,11 @@ def _objection(rule: Rule, subject: Subject, now: int) -> tuple[str, str] | None
 
 
 def _unlisted(rule: Rule, subject: Subject) -> tuple[str, str] | None:
-    fits = place_fits if subject.kind in ("image", "url", "git", "cache", "export") else word_fits
+    fits = _fits_place if subject.kind in ("image", "url", "git", "cache", "export") else _fits_word
     for pattern in rule.deny:
-        if fits(pattern, subject.name):
+        if fits(pattern, subject):
             return f"{pattern!r} is denied", "use another one"
-    if rule.allow is not None and not any(fits(pattern, subject.name) for pattern in rule.allow):
+    if rule.allow is not None and not any(fits(pattern, subject) for pattern in rule.allow):
         return "it is not allowed", f"allowed: {_listed(rule.allow)}"
     if rule.schemes and subject.scheme not in rule.schemes:
         return f"{subject.scheme} is not allowed", f"use {_listed(rule.schemes)}"
@@ -161,15 +161,20 @@ def _listed(patterns: tuple[str, ...]) -> str:
 
 def place_fits(pattern: str, name: str) -> bool:
     """Does `host/path` fit? `*` and `?` stay between two slashes, `**` does not; a pattern without a slash is a host
-    with all that it has, or a word as `local`."""
-    if "/" not in pattern:
+    with all that it has, or a word as `local`. In what case the host is written is no matter."""
+    host, slash, path = pattern.partition("/")
+    if not slash:
         name = name.partition("/")[0]
-    return _fits(pattern, name)
+    return _fits(host.lower() + slash + path, name)
 
 
-def word_fits(pattern: str, name: str) -> bool:
-    """Does a name fit, whose `*` stands for anything?"""
-    return _fits(pattern.replace("*", "**"), name)
+def _fits_place(pattern: str, subject: Subject) -> bool:
+    return any(place_fits(pattern, name) for name in subject.places)
+
+
+def _fits_word(pattern: str, subject: Subject) -> bool:
+    """`*` stands for anything."""
+    return _fits(pattern.replace("*", "**"), subject.name)
 
 
 def _fits(pattern: str, name: str) -> bool:

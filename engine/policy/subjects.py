@@ -26,6 +26,10 @@ Kind = Literal[
     "export",
 ]  # fmt: skip
 _PORTS = {"http": 80, "https": 443, "ssh": 22, "git": 9418}
+_HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+(?:%[a-z0-9._-]+)?")
+"""Hosts that all readers of a URL agree on: git undoes escapes before it looks for the host."""
+_HUB = {"index.docker.io": "docker.io", "registry-1.docker.io": "docker.io"}
+_PORTED = re.compile(r":[0-9]+$")
 _SCP = re.compile(r"(?:[^@/:]+@)?(?P<host>[A-Za-z0-9.-]+):(?P<path>[^/].*|/.*)")
 
 
@@ -43,6 +47,14 @@ class Subject(Record):
     signers: tuple[str, ...] = ()
     scheme: str = ""
     verified: bool = False
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Its `name` as patterns may write it: with the port that goes without saying, too."""
+        host, slash, path = self.name.partition("/")
+        if not slash or _PORTED.search(host):
+            return (self.name,)
+        return self.name, f"{host}:{_PORTS.get(self.scheme, _PORTS['https'])}/{path}"
 
     @property
     def evidence(self) -> Json:
@@ -63,7 +75,8 @@ def place_name(registry: str, repository: str) -> str:
     """`host/repository`; of an OCI layout `oci-layout/absolute/path`."""
     if registry == LAYOUT_REGISTRY:
         return f"oci-layout{posixpath.normpath('/' + repository.lstrip('/'))}"
-    return f"{registry.lower()}/{repository}"
+    host = registry.lower().removesuffix(f":{_PORTS['https']}")
+    return f"{_HUB.get(host, host)}/{repository}"
 
 
 def named_image(reference: Reference) -> Subject:
@@ -128,8 +141,12 @@ def _located(url: str) -> tuple[str, str]:
     try:
         parts = urlsplit(url)
         host, port = (parts.hostname or "").lower().rstrip("."), parts.port
+        if not host.isascii():
+            host = host.encode("idna").decode()
     except ValueError as error:
         raise InputError("the URL cannot be read, so no policy can allow it") from error
+    if not _HOST.fullmatch(host):
+        raise InputError("the host of the URL cannot be read, so no policy can allow it", hint="write it plainly")
     scheme = parts.scheme.lower()
     shown = f"[{host}]" if ":" in host else host
     return scheme, shown + ("" if port in (None, _PORTS.get(scheme)) else f":{port}") + _path(parts.path)

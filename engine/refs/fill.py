@@ -124,22 +124,20 @@ class Fill:
         """Write what of `stream` falls into `ranges`, the first of which it starts with."""
         loop = asyncio.get_running_loop()
         position = ranges[0][0]
-        writing: asyncio.Future[None] | None = None
+        writing: asyncio.Future[None] = loop.create_future()
+        writing.set_result(None)
         try:
             async for chunk in stream:
                 for offset, piece in _within(ranges, position, chunk):
-                    if writing is not None:
-                        await writing
+                    await writing
                     # reason for a thread: a write may wait for the disk; the next bytes come in meanwhile
                     writing = loop.run_in_executor(None, self._spool.write, offset, piece)
                     self.missing -= len(piece)
                 position += len(chunk)
                 self._shown(self._blob.size - self.missing)
-            if writing is not None:
-                await writing
+            await writing
         finally:
-            if writing is not None:
-                await settle(writing)
+            await settle(writing)
 
 
 def _cut(gaps: Iterable[tuple[int, int]], size: int) -> list[tuple[int, int]]:

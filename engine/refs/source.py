@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.graph import ArchiveSource, FetchedSource, GitSource, HttpSource
+from engine.graph import FetchedSource, GitSource, HttpSource
 from engine.refs.ref import Layer, Remote
 from storage.digest import digest_json
 
@@ -16,7 +16,7 @@ def source_ref(op: FetchedSource) -> Remote:
             identity = {"commit": op.commit, "subdir": op.subdir, "submodules": op.submodules}
             if op.keep_git_dir:
                 identity |= {"remote": op.remote, "ref": op.ref, "git": True}
-        case ArchiveSource():
+        case _:  # an ArchiveSource
             identity = {"archive": op.digest}
     name = f"source-{digest_json(identity).hex}"
     return Remote(name, (Layer(snapshot=name),))

@@ -99,10 +99,11 @@ class Taken:
         for number, listing in self.contents.get(vertex.digest, {}).items():
             if self.cache.keeps(listing):
                 continue
-            if number is None and isinstance(vertex.op, Copy):
+            if number is None:
+                assert isinstance(vertex.op, Copy), "others take by mounts"
                 selection, directory = self.selections[vertex.digest], self.directory(vertex)
                 await self._keep(vertex, vertex.op, selection, directory, listing, ref)
-            elif number is not None:
+            else:
                 directory = self.mounts(vertex)[number]
                 await self._keep(vertex, None, self.mounted[vertex.digest][number], directory, listing, ref)
 

@@ -1,9 +1,5 @@
 """Graph to refs: keys, answers, plan, execution, and what to do when bytes that were relied on are gone.
 
-Each step has two keys. The one by *definition* is known before anything runs. The one by *content* is known once the
-step's inputs are: what a COPY takes of another result counts in it by its files, and every step by the keys by content
-of its inputs. So a stage that was rebuilt to the same files changes nothing behind the COPY that takes them.
-
 I8: when a layer cannot be had after all, every result that holds it is revoked, and what is needed of those is made
 again, from the lowest one up: a step's layer is a difference to what it stood on, and fits nothing else.
 """
@@ -21,7 +17,6 @@ from engine.errors import MaterializationError, RefledgerError
 from engine.events import CacheRecorded, HitRevoked, VertexCached
 from engine.grants import NOTHING, Offered
 from engine.graph import (
-    Copy,
     GitSource,
     Graph,
     HttpSource,
@@ -39,9 +34,10 @@ from engine.refs.presence import LOST, UNREACHABLE
 from engine.refs.ref import Remote, layers_to_json, of_image, of_layer, scratch
 from engine.refs.source import source_ref
 from engine.solver.answers import Asking, CacheLookup, Found, Imports, Presence, Solution
-from engine.solver.cache import CacheKey, cache_key
+from engine.solver.cache import CacheKey
 from engine.solver.contexts import Taken
 from engine.solver.hits import Hits
+from engine.solver.keys import Keys
 from engine.solver.plan import Answer, Hit, Miss, Plan, plan
 from engine.solver.refused import check_grants, check_platforms
 from engine.solver.scheduler import Scheduler
@@ -91,10 +87,9 @@ class Solver:
     lacking: Lacking | None = None
     _graph: Graph = field(init=False)
     _taken: Taken = field(init=False)
+    _keys: Keys = field(init=False)
     _hits: Hits = field(init=False)
     _scheduler: Scheduler = field(init=False)
-    _keys: dict[Digest, CacheKey] = field(default_factory=dict)
-    _resolved: dict[Digest, CacheKey] = field(default_factory=dict)
     _answers: dict[Digest, Answer] = field(default_factory=dict)
     _refs: dict[Digest, Remote] = field(default_factory=dict)
     _revoked: dict[Digest, int] = field(default_factory=dict)
@@ -136,11 +131,10 @@ class Solver:
             self.no_cache, dry,
         )  # fmt: skip
         await self._taken.read(graph)
-        for vertex in graph.vertices:
-            inputs = [self._keys[digest].digest for digest in vertex.inputs if digest not in self.contexts]
-            self._keys[vertex.digest] = cache_key(vertex.op, inputs, self._taken.contents.get(vertex.digest))
+        self._keys = Keys(self.contexts, self._taken.contents)
+        self._keys.define(graph)
         if self.imports is not None:
-            await self.imports.load(Asking(graph, self._keys, self._taken.selections, self._taken.mounted))
+            await self.imports.load(Asking(graph, self._keys.defined, self._taken.selections, self._taken.mounted))
 
     async def recover(self, error: MaterializationError) -> Solution:
         """The results anew, after an export found that one of them cannot be had. Raises `error` when it cannot be made
@@ -156,10 +150,10 @@ class Solver:
         what the plan lacks here, when nobody may be asked for it."""
         for vertex in self._graph.vertices:
             if vertex.inputs:
-                self._answers[vertex.digest] = self._hits.answer(vertex.digest, self._keys[vertex.digest])
+                self._answers[vertex.digest] = self._hits.answer(vertex.digest, self._keys.defined[vertex.digest])
         todo, lacks = await self._from_here(await self._plan())
         for digest, answer in self._answers.items():
-            await self._hits.tell(digest, self._keys[digest], answer)
+            await self._hits.tell(digest, self._keys.defined[digest], answer)
         return todo, lacks
 
     async def _from_here(self, todo: Plan) -> tuple[Plan, Sequence[Missing]]:
@@ -184,12 +178,11 @@ class Solver:
         to be read, so that one is `unsure`, and so is what stands on it."""
         unsure: set[Digest] = set()
         for vertex in todo.run if not self.no_cache else ():
-            if _takes_of_a_result(vertex, self.contexts) or unsure.intersection(vertex.inputs):
+            if self._keys.takes_of_a_result(vertex) or unsure.intersection(vertex.inputs):
                 unsure.add(vertex.digest)
             elif vertex.inputs:
-                key = self._resolved[vertex.digest] = self._resolve(vertex, None)
-                same = key.digest == self._keys[vertex.digest].digest
-                if not same and (found := await self._hits.late(vertex.digest, key)):
+                key = self._keys.resolve(vertex, None, self._answers)
+                if self._keys.differ(vertex) and (found := await self._hits.late(vertex.digest, key)):
                     self._answers[vertex.digest] = Hit(found)
         return Checked(await self._plan(), frozenset(unsure))
 
@@ -243,10 +236,10 @@ class Solver:
         return Solution(
             refs=self._refs,
             known={**{digest: found.ref for digest, found in hits.items()}, **self._refs},
-            keys=self._keys,
+            keys=self._keys.defined,
             resolved={
                 **{digest: CacheKey(Digest(one.resolved), ()) for digest, one in hits.items() if one.resolved},
-                **self._resolved,
+                **self._keys.resolved,
             },
             origins={digest: found.origin_build for digest, found in hits.items()},
         )
@@ -254,9 +247,9 @@ class Solver:
     async def _recall(self, vertex: Vertex, inputs: tuple[Remote, ...]) -> Remote | None:
         """The result of a step that its key by content finds, now that its inputs are there."""
         task = self._taken.task(self.build, vertex, inputs, 0, self.epoch)
-        content = await self.executor.content(task) if _takes_of_a_result(vertex, self.contexts) else None
-        key = self._resolved[vertex.digest] = self._resolve(vertex, content)
-        if self.no_cache or vertex.digest in self._revoked or key.digest == self._keys[vertex.digest].digest:
+        content = await self.executor.content(task) if self._keys.takes_of_a_result(vertex) else None
+        key = self._keys.resolve(vertex, content, self._answers)
+        if self.no_cache or vertex.digest in self._revoked or not self._keys.differ(vertex):
             return None
         async with self._claiming():
             found = await self._hits.late(vertex.digest, key)
@@ -265,7 +258,7 @@ class Solver:
             self._answers[vertex.digest] = Hit(found)
             cached = VertexCached(name=vertex.name, outputs=(found.ref.id,), origin_build=found.origin_build)
             self.facts.post(cached, vertex=vertex.digest)
-            await self._record(vertex, self._keys[vertex.digest], found.ref, found)
+            await self._record(vertex, self._keys.defined[vertex.digest], found.ref, found)
         return found.ref
 
     async def _execute(self, vertex: Vertex, inputs: tuple[Remote, ...], attempt: int) -> Outcome:
@@ -278,31 +271,16 @@ class Solver:
             raise
         await self._taken.keep(vertex, outcome.ref)
         if vertex.inputs:
-            key = self._resolved[vertex.digest] = self._resolve(vertex, outcome.content)
-            if key.digest != self._keys[vertex.digest].digest:
+            key = self._keys.resolve(vertex, outcome.content, self._answers)
+            if self._keys.differ(vertex):
                 await self._record(vertex, key, outcome.ref)
-            await self._record(vertex, self._keys[vertex.digest], outcome.ref)
+            await self._record(vertex, self._keys.defined[vertex.digest], outcome.ref)
         return outcome
-
-    def _resolve(self, vertex: Vertex, content: Digest | None) -> CacheKey:
-        """The key by content; `content`: the listing of what a Copy takes of another result, where it is known."""
-        inputs = [digest for digest in vertex.inputs if digest not in self.contexts]
-        contents = dict(self._taken.contents.get(vertex.digest, {}))
-        if content is not None:
-            inputs, contents = inputs[:1], {None: content}
-        return cache_key(vertex.op, [self._key_by_content(digest) for digest in inputs], contents)
-
-    def _key_by_content(self, vertex: Digest) -> Digest:
-        if vertex in self._resolved:
-            return self._resolved[vertex].digest
-        answer = self._answers.get(vertex)
-        recorded = answer.found.resolved if isinstance(answer, Hit) else ""
-        return Digest(recorded) if recorded else self._keys[vertex].digest
 
     async def _record(self, vertex: Vertex, key: CacheKey, ref: Remote, known: Found | None = None) -> None:
         """`ref` is what `key` names from now on, as others `known` it."""
         components = await asyncio.to_thread(self.blobs.put, canonical_json(key.to_json()))
-        resolved = self._resolved[vertex.digest].digest
+        resolved = self._keys.resolved[vertex.digest].digest
         await self.facts.record(
             CacheRecorded(
                 key=str(key.digest), components=str(components), ref=ref.id, layers=tuple(layers_to_json(ref.layers)),
@@ -379,7 +357,3 @@ def _of_source(op: Op) -> Remote | None:
         case HttpSource() | GitSource():
             return source_ref(op)
     return None
-
-
-def _takes_of_a_result(vertex: Vertex, contexts: Mapping[Digest, Path]) -> bool:
-    return isinstance(vertex.op, Copy) and len(vertex.inputs) > 1 and vertex.inputs[1] not in contexts

@@ -16,6 +16,7 @@ from typing import Literal
 
 from storage.errors import DiskError
 from storage.interfaces.layers import Look
+from storage.layers.unpublished import ROOT_CHANGED, UnpublishedTree
 from storage.tar.unpack import umask
 
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -212,26 +213,33 @@ class TreeWriter:
 
 
 class NewTree(TreeWriter):
-    """A LayerWriter whose directory is kept by `publish`, or else dropped by `drop`, both of which may raise
-    DiskError. `publish` is told whether the layer says how its root looks."""
+    """A LayerWriter into the empty tree of `new`."""
 
-    def __init__(self, root: Path, publish: Callable[[bool], None], drop: Callable[[], None]) -> None:
-        """`root`: a new directory. Raises DiskError."""
-        super().__init__(root, empty=True)
+    def __init__(self, new: UnpublishedTree, publish: Callable[[], None]) -> None:
+        """`publish` keeps it, and raises OSError. Raises OSError; then `new` is to be dropped."""
+        super().__init__(new.tree, empty=True)
+        self._new = new
         self._publish = publish
-        self._drop = drop
 
     def commit(self) -> int:
         """See LayerWriter.commit. After a DiskError it can only be discarded."""
         size = super().commit()
         super().discard()
-        self._publish(_ROOT in self._looks)
+        try:
+            if _ROOT in self._looks:
+                (self._new.path / ROOT_CHANGED).touch()
+            self._publish()
+        except OSError as error:
+            raise DiskError.of(error, "committing a snapshot") from error
         return size
 
     def discard(self) -> None:
         """See LayerWriter.discard. Raises DiskError."""
         super().discard()
-        self._drop()
+        try:
+            self._new.drop()
+        except OSError as error:
+            raise DiskError.of(error, "discarding a snapshot") from error
 
 
 def _open_root(root: Path) -> int:

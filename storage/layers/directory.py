@@ -9,18 +9,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from storage.digest import Digest
-from storage.durable import FileSystemSync, fsync_directory
+from storage.durable import FileSystemSync
 from storage.errors import DiskError, VerificationError
 from storage.interfaces.blobs import ByteSource
 from storage.interfaces.layers import CheckedLayers
 from storage.layers.checked import CheckedOnce
-from storage.layers.seal import broken, write_seal
-from storage.scratch import Scratch, clear_away
+from storage.layers.seal import TREE, broken
+from storage.layers.unpublished import UnpublishedTree
+from storage.scratch import Scratch
 
 LAYER_LIMIT = 64 << 30
 """Uncompressed bytes of one layer that are let onto the disk, unless told otherwise: a bomb must end somewhere."""
-
-_TREE = "fs"
 
 
 class DirectoryLayers(CheckedOnce):
@@ -44,7 +43,7 @@ class DirectoryLayers(CheckedOnce):
 
     def lower(self, diff_id: Digest) -> Path:
         """See LayerStore.lower."""
-        return self._layers / diff_id.hex / _TREE
+        return self._layers / diff_id.hex / TREE
 
     def unpack(self, diff_id: Digest, media_type: str, source: ByteSource) -> int:
         """See LayerStore.unpack."""
@@ -54,27 +53,23 @@ class DirectoryLayers(CheckedOnce):
 
         doing = f"unpacking layer {diff_id.short}"
         try:
-            directory = self._scratch.directory()
+            new = UnpublishedTree(self._scratch, self._sync)
         except OSError as error:
             raise DiskError.of(error, doing) from error
         try:
-            with self._sync.watched() as flush:
-                tree = directory / _TREE
-                tree.mkdir()
-                laid_out, implied = read_layer(
-                    diff_id, media_type, source, lambda tar: unpack_tree(tar, tree), limit=self._limit
-                )
-                write_implied(directory, implied)
-                write_seal(directory)
-                directory.chmod(0o755)
-                flush()
-            self._publish(directory, self._layers / diff_id.hex)
+            new.tree.mkdir()
+            laid_out, implied = read_layer(
+                diff_id, media_type, source, lambda tar: unpack_tree(tar, new.tree), limit=self._limit
+            )
+            write_implied(new.path, implied)
+            new.publish(self._layers / diff_id.hex)
+            self.believe(diff_id)
         except VerificationError as error:
             raise VerificationError(error.what, where=f"layer {diff_id.short}", hint=error.hint) from error
         except OSError as error:
             raise DiskError.of(error, doing) from error
         finally:
-            clear_away(directory)
+            new.clear_away()
         return laid_out
 
     def _problem(self, name: str) -> str:
@@ -85,15 +80,6 @@ class DirectoryLayers(CheckedOnce):
 
     def close(self) -> None:
         """See LayerStore.close."""
-
-    def _publish(self, directory: Path, target: Path) -> None:
-        self._layers.mkdir(parents=True, exist_ok=True)
-        try:
-            directory.rename(target)
-        except OSError:
-            if not (target / _TREE).is_dir():  # else another process published the same layer meanwhile
-                raise
-        fsync_directory(self._layers)
 
 
 class ChosenLayers:

@@ -6,15 +6,13 @@ import errno
 import os
 from pathlib import Path
 
-from storage.digest import Digest, Hasher
+from storage.digest import Digest, digest_read
 from storage.errors import InputError
 from storage.layers.erofs.check import examine_image
 from storage.layers.erofs.header import SUFFIX
 from storage.layers.seal import broken
 from storage.layers.snapshots import is_snapshot_id
 from storage.regular import open_regular
-
-_CHUNK = 1 << 20
 
 
 def examine_blob(root: Path, name: str, *, quick: bool = False) -> str | None:
@@ -27,18 +25,15 @@ def examine_blob(root: Path, name: str, *, quick: bool = False) -> str | None:
     path = root / "blobs" / digest.algorithm / digest.hex
     if quick:
         return "" if path.is_file() else None
-    hasher = Hasher(digest.algorithm)
     try:
         with open_regular(path) as file:
-            while data := file.read(_CHUNK):
-                hasher.update(data)
+            found = digest_read(file.read, digest.algorithm)
     except FileNotFoundError:
         return None
     except OSError as error:
         if error.errno not in {errno.EISDIR, errno.EINVAL}:
             raise
         return "a directory stands in its place" if path.is_dir() else "something else than a file stands in its place"
-    found = hasher.digest()
     return "" if found == digest else f"its content has digest {found}"
 
 

@@ -112,6 +112,6 @@ class _Kept:
     def read(self, size: int = -1, /) -> bytes:
         """See ByteSource."""
         data = self._file.read(size)
-        self.start = self.start or data[:16]
+        self.start += data[: 16 - len(self.start)]
         self.writer.write(data)
         return data

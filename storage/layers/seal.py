@@ -18,7 +18,8 @@ from storage.layers.checked import MOST_NOTED
 from storage.regular import read_regular
 
 NAME = "seal"
-_TREE = "fs"
+TREE = "fs"
+"""The tree that is sealed, and what serves as overlay lower, of all that is kept as files."""
 _VERSION = "1"
 _MODULUS = 1 << 256
 _LONG = 3000
@@ -72,7 +73,7 @@ def write_seal(directory: Path, entries: int | None = None) -> None:
     """Seal the tree in `directory`, and the files beside it; `entries`: its `tree_seal`, where that is known. The
     caller makes it durable. Raises OSError."""
     if entries is None:
-        entries = tree_seal(os.fsencode(directory / _TREE))
+        entries = tree_seal(os.fsencode(directory / TREE))
     (directory / NAME).write_text(f"{_VERSION} {_sum(directory, entries)}\n")
 
 
@@ -85,7 +86,7 @@ def broken(directory: Path) -> str:
         return ""
     if not stat.S_ISDIR(mode):
         return "a file stands in the place of its directory"
-    tree = directory / _TREE
+    tree = directory / TREE
     if tree.is_symlink() or not tree.is_dir():
         return "its tree is gone"
     try:
@@ -111,10 +112,10 @@ def broken(directory: Path) -> str:
 
 def _sum(directory: Path, entries: int) -> str:
     """With the tree's own look, and the small files beside it."""
-    status = (directory / _TREE).stat()
+    status = (directory / TREE).stat()
     total = entries + _hash(b"%d %d %d" % (status.st_mode, status.st_uid, status.st_gid))
     for path in directory.iterdir():
-        if path.name not in {NAME, _TREE} and path.is_file():
+        if path.name not in {NAME, TREE} and path.is_file():
             total += _hash(os.fsencode(path.name) + b"\0" + read_regular(path, MOST_NOTED))
     return f"{total % _MODULUS:064x}"
 

@@ -5,24 +5,19 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
-from storage.durable import FileSystemSync, fsync_directory
 from storage.errors import DiskError
-from storage.layers.seal import write_seal
 from storage.layers.snapshots import OverlaySnapshots
-from storage.scratch import Scratch, remove_tree
+from storage.layers.unpublished import UnpublishedTree
 
 
 class SnapshotTrees:
     """Implements TreeStore beside `snapshots`, in its layout."""
 
-    def __init__(self, snapshots: OverlaySnapshots, tmp: Path, owner: str) -> None:
-        """`tmp` must lie in the same file system. Raises InputError when `owner` is not lower-case alphanumeric."""
+    def __init__(self, snapshots: OverlaySnapshots) -> None:
         self._snapshots = snapshots
-        self._scratch = Scratch(tmp, owner)
-        self._sync = FileSystemSync(tmp)
+        self._begun: dict[Path, UnpublishedTree] = {}
 
     def has(self, snapshot: str) -> bool:
         """See TreeStore.has."""
@@ -41,30 +36,20 @@ class SnapshotTrees:
 
     def begin(self) -> Path:
         """See TreeStore.begin."""
+        new = self._snapshots.unpublished("beginning a tree")
         try:
-            tree = self._scratch.directory() / self._snapshots.lower("any").name
-            tree.mkdir()
-            tree.chmod(0o755)
+            new.make_tree()
         except OSError as error:
+            new.clear_away()
             raise DiskError.of(error, "beginning a tree") from error
-        return tree
+        self._begun[new.tree] = new
+        return new.tree
 
     def publish(self, tree: Path, snapshot: str) -> int:
         """See TreeStore.publish."""
-        final = self.path(snapshot).parent
         try:
             size = _size(tree)
-            tree.parent.chmod(0o755)
-            write_seal(tree.parent)
-            self._sync()
-            final.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                tree.parent.rename(final)
-            except OSError:
-                if not self.has(snapshot):  # else another process published the same meanwhile
-                    raise
-                remove_tree(tree.parent)
-            fsync_directory(final.parent)
+            self._begun[tree].publish(self.path(snapshot).parent)
         except OSError as error:
             raise DiskError.of(error, f"storing {snapshot}") from error
         return size
@@ -73,8 +58,8 @@ class SnapshotTrees:
         """See TreeStore.discard."""
         try:
             for tree in trees:
-                with suppress(FileNotFoundError):
-                    remove_tree(tree.parent)
+                if (new := self._begun.pop(tree, None)) is not None:
+                    new.drop()
         except OSError as error:
             raise DiskError.of(error, "removing a tree") from error
 

@@ -1,5 +1,5 @@
 """Values that are stored apart from their events: those that may have to be erased while no event changes, and lists
-that are too long for one (storage/codec.py).
+that are too long for one (storage/log/codec.py).
 
 An event that has such a value (what a step printed, the value of a build arg, 500 layers) holds null in its place, and
 under `x` of its state the value's *salted digest*, by the place's JSON pointer (RFC 6901):

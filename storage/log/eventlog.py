@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from storage.errors import DiskError, LogDamaged, LogError
 from storage.interfaces.log import Event, EventLog, NewEvent, Payload
 from storage.log import codec
+from storage.log.detached import BadPayload
 from storage.log.logfile import KEEP, LogReader, check_writable
-from storage.log.payloads import BadPayload, Payloads
+from storage.log.payloads import Payloads
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -183,8 +184,8 @@ class SqliteEventLog:
     # ---------------------------------------------------------------- reading
 
     def read(self, *, after: int = 0, until: int | None = None, types: frozenset[str] | None = None) -> Iterator[Event]:
-        """See EventLog. Ends at `until`, or at what was the last event when reading began. Raises LogError, also for a
-        log with a gap; LogDamaged behind the last event before the damage."""
+        """See EventLog. Ends at `until`, or at what was the last event when reading began. Raises LogError; LogDamaged,
+        also for a gap, behind the last event before the damage."""
         end = self.last_seq() if until is None else min(until, self.last_seq())
         names = sorted(types) if types is not None else []
         chosen = f" AND topic IN ({','.join('?' * len(names))})" if types is not None else ""
@@ -196,17 +197,13 @@ class SqliteEventLog:
             except LogDamaged as error:
                 self._find_damage(error)
                 break
-            if types is None and (not rows or rows[-1][0] != max(after, 0) + len(rows)):
-                if not self._quiet:
-                    raise LogError(f"events are missing after event {max(after, 0)}", where=str(self._path))
-                whole = _in_order(rows, max(after, 0))
-                sound = max(after, 0) + len(whole)
-                what = f"events are missing after event {sound}"
-                self._damage = LogDamaged(what, sound=sound, where=str(self._path), hint=KEEP)
-                yield from self._decode(whole)
-                return
+            whole = rows if types is not None else _in_order(rows, max(after, 0))
             try:
-                yield from self._decode(rows)
+                yield from self._decode(whole)
+                if types is None and len(whole) < max(len(rows), 1):
+                    sound = max(after, 0) + len(whole)
+                    what = f"events are missing after event {sound}"
+                    raise LogDamaged(what, sound=sound, where=str(self._path), hint=KEEP)
             except LogDamaged as error:
                 if not self._quiet:
                     raise
@@ -348,5 +345,6 @@ class SqliteEventLog:
 
 def _in_order(rows: list[Row], after: int) -> list[Row]:
     """Those that follow on event `after` one by one: a page that is no page any more gives rows that are none."""
-    count = next((at for at, row in enumerate(rows) if row[0] != after + 1 + at), len(rows))
-    return rows[:count]
+    if [row[0] for row in rows] == [*range(after + 1, after + 1 + len(rows))]:
+        return rows
+    return rows[: next(at for at, row in enumerate(rows) if row[0] != after + 1 + at)]

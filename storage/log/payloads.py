@@ -9,7 +9,7 @@ import orjson
 
 from storage.interfaces.log import Event, EventLog, Payload, StoredPayloads
 from storage.log import codec
-from storage.log.detached import REDACTION, BadPayload, ids, join, problem, salted, stored
+from storage.log.detached import REDACTION, ids, join, problem, salted, stored
 
 Query = Callable[[str, Sequence[Any]], list[tuple[Any, ...]]]
 _MANY = 250  # events a query
@@ -46,17 +46,10 @@ class Payloads:
         for row in rows:
             if b'"x":{' in row[4]:
                 codec.decode(row, detached)
-        for _, payloads in self._of(detached):
-            yield from payloads
-
-    def _of(self, detached: Sequence[tuple[Event, dict[str, str]]]) -> Iterator[tuple[Event, list[Payload]]]:
         found = self._stored([event.seq for event, _ in detached])
         for event, digests in detached:
-            first = ids(event.seq)
-            yield event, [
-                stored(number, event.seq, place, digest, *found.get(number, _NOTHING))
-                for number, (place, digest) in enumerate(digests.items(), first)
-            ]
+            for number, (place, digest) in enumerate(digests.items(), ids(event.seq)):
+                yield stored(number, event.seq, place, digest, *found.get(number, _NOTHING))
 
     def _stored(self, seqs: Sequence[int]) -> dict[int, tuple[bytes, bytes]]:
         """Salt and data by id, of these events."""
@@ -103,5 +96,3 @@ def payload_problems(log: EventLog, payloads: StoredPayloads) -> Iterator[tuple[
         elif not payload.data and told.get(payload.digest) is None:
             yield payload.seq, f"its {payload.pointer} is gone, and no event says that it was redacted"
 
-
-__all__ = ["BadPayload", "Payloads", "payload_problems"]

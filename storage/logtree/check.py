@@ -89,7 +89,7 @@ def _locate(leaves: Leaves, sound: Frontier, claim: Claim, kept: Kept | None) ->
         tree = Frontier(sound.size, sound.edge) if start else Frontier()
         tree.extend(said)
         if tree.root() == claim.root:
-            for index, (one, other) in enumerate(zip(said, leaves.between(start, claim.size), strict=True), start):
-                if one != other:
-                    return Misfit(claim, index, index + 1, exact=True)
+            pairs = enumerate(zip(said, leaves.between(start, claim.size), strict=True), start)
+            index = next(index for index, (one, other) in pairs if one != other)  # else the claim would be true
+            return Misfit(claim, index, index + 1, exact=True)
     return Misfit(claim, start, claim.size, exact=False)

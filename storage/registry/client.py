@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from storage.credentials.lookup import Credentials
-from storage.digest import Digest, Hasher
+from storage.digest import Digest, Hasher, digest_of
 from storage.errors import InputError, RegistryError, VerificationError
 from storage.interfaces.images import Descriptor, Provider, Reference, Referrer, push_scope
 from storage.interfaces.registry import BlobStream, ByteStream
@@ -94,9 +94,8 @@ class RegistryClient:
                 raise await self._session.failure(call, response)
         # reason: also after 404, for the answer to a HEAD has no body that says why
         media_type, data = await self._get_manifest(provider, name, where, reference.digest, "resolve")
-        hasher = Hasher(reference.digest.algorithm if reference.digest else "sha256")
-        hasher.update(data)
-        return Descriptor(media_type, hasher.digest(), len(data))
+        digest = digest_of(data, reference.digest.algorithm if reference.digest else "sha256")
+        return Descriptor(media_type, digest, len(data))
 
     async def manifest(self, provider: Provider, digest: Digest) -> tuple[str, bytes]:
         """See `RegistrySource.manifest`."""
@@ -185,9 +184,7 @@ class RegistryClient:
         """See `RegistryTarget.put_manifest`. Raises InputError for a name that is neither tag nor digest."""
         check_provider(target.registry, target.repository)
         wanted = _digest_name(name)
-        hasher = Hasher(wanted.algorithm if wanted else "sha256")
-        hasher.update(data)
-        digest = hasher.digest()
+        digest = digest_of(data, wanted.algorithm if wanted else "sha256")
         where = f"{target}{'@' if wanted else ':'}{name}"
         if wanted not in {None, digest}:
             raise VerificationError(f"the manifest has the digest {digest}", where=where)
@@ -253,10 +250,8 @@ def _check_manifest(data: bytes, digest: Digest | None, where: str) -> None:
     """Raises VerificationError when `data` is not `digest`, if there is one."""
     if digest is None:
         return
-    hasher = Hasher(digest.algorithm)
-    hasher.update(data)
-    if hasher.digest() != digest:
-        what = f"the registry's manifest has the digest {hasher.digest()}"
+    if (found := digest_of(data, digest.algorithm)) != digest:
+        what = f"the registry's manifest has the digest {found}"
         raise VerificationError(what, where=where, hint="the copy in the registry is damaged: push it again")
 
 

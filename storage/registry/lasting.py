@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from storage.errors import RefledgerError, VerificationError
@@ -160,8 +160,7 @@ class _Feed:
             yield
         finally:
             reading.cancel()
-            with suppress(asyncio.CancelledError):
-                await reading
+            await asyncio.gather(reading, return_exceptions=True)  # reason: who is cancelled meanwhile must hear of it
 
     def end(self) -> None:
         """Let the body end with what was taken of it."""

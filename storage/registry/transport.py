@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, nullcontext
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, TypeVar
 
@@ -197,8 +198,8 @@ class Transport:
         if value.isascii() and value.isdigit():
             return float(value[:9])
         try:
-            return max(0.0, parsedate_to_datetime(value).timestamp() - self.clock())
-        except (ValueError, OverflowError):
+            return max(0.0, seconds_of(value) - self.clock())
+        except ValueError:
             return None
 
     async def aclose(self) -> None:
@@ -220,6 +221,16 @@ class Transport:
 
 def _port(url: httpx.URL) -> int:
     return url.port or (443 if url.scheme == "https" else 80)
+
+
+def seconds_of(date: str) -> float:
+    """A date of HTTP (RFC 9110 section 5.6.7) in seconds since the epoch; without a zone it is UTC as well, wherever
+    this machine is. Raises ValueError."""
+    try:
+        time = parsedate_to_datetime(date)
+        return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
+    except (OverflowError, TypeError) as error:
+        raise ValueError(str(error)) from error
 
 
 def host_of(url: str) -> str:

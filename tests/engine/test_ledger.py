@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from engine.errors import InputError
-from engine.events import BuildCompleted, PullProgressed, VertexCancelled, VertexFailed
-from engine.ledger import MOST_TEXT, ROOM, Ledger, fitting
+from engine.events import BuildCompleted, BuildStarted, PullProgressed, VertexCancelled, VertexFailed, detached
+from engine.ledger import MOST_TEXT, ROOM, Ledger, Silent, fitting
 from storage.digest import canonical_json
 from storage.errors import DiskError, LogError
 from storage.interfaces.log import Event
@@ -118,3 +118,21 @@ def test_I6_nothing_is_done_on_behind_a_fact_that_could_not_be_written(tmp_path:
         assert log.last_seq() == 0
     finally:
         log.close()
+
+
+def test_who_only_looks_keeps_no_fact() -> None:
+    silent, fact = Silent(), BuildCompleted(results=())
+    silent.post(fact)
+    assert asyncio.run(silent.record(fact)) == 0
+
+
+def test_very_many_secret_arguments_are_erased_as_one() -> None:
+    few, many = ({f"TOKEN_{number}": "x" for number in range(count)} for count in (2, 501))
+    assert detached(started(few)) == ("/options/args/TOKEN_0", "/options/args/TOKEN_1")
+    assert detached(started(many)) == ("/options/args",)
+
+
+def started(args: dict[str, str]) -> BuildStarted:
+    return BuildStarted(
+        frontend="f", definition="d", options={"args": args}, context=None, engine_version="1", host={}
+    )

@@ -10,8 +10,9 @@ import pytest
 from engine.errors import MaterializationError
 from engine.grants import NOTHING
 from engine.graph import Graph, ImageSource, VertexError, vertex
+from engine.ops.executor import Outcome, Task
 from engine.refs.ref import Layer, Remote
-from engine.replay import Replayer
+from engine.replay import TRIES, Replayer
 from storage.blobs import DirectoryBlobs
 from storage.digest import sha256
 from storage.interfaces.images import Provider
@@ -58,3 +59,28 @@ def test_what_is_lost_again_though_it_was_just_made_ends_the_replay(tmp_path: Pa
 def test_an_image_cannot_be_made_again(tmp_path: Path) -> None:
     with pytest.raises(VertexError):
         replay(tmp_path, 1, image=True)
+
+
+class LosingEach(Losing):
+    """Finds every given result gone, one after the other."""
+
+    async def execute(self, task: Task) -> Outcome:
+        for ref in task.inputs:
+            if ref.id.startswith("b0-"):
+                raise MaterializationError(f"{ref.id} is gone", kind="missing", layer=ref.layers[-1].name)
+        return await super().execute(task)
+
+
+def test_I8_as_many_given_results_as_are_tried_for_may_be_lost(tmp_path: Path) -> None:
+    base = vertex_of("scratch")
+    given = [vertex_of(f"given {number}", base) for number in range(TRIES)]
+    last = vertex_of("last", *given)
+    known = {one.digest: Remote(name := f"b0-{number}-1", (Layer(snapshot=name),)) for number, one in enumerate(given)}
+    facts = Recorded()
+    replayer = Replayer(
+        "b1", facts, LosingEach("", 0), DirectoryBlobs(tmp_path, owner="b1"), Nothing(), {}, 2, None, NOTHING,
+        lambda: pytest.fail("nothing is emulated"),
+    )  # fmt: skip
+    refs = asyncio.run(replayer.run(Graph((base, *given, last), ()), [last.digest], known))
+    assert facts.started().count("last") == TRIES + 1
+    assert all(refs[one.digest].id.startswith("b1-") for one in given)

@@ -7,7 +7,7 @@ copies, and projections read; only what RUN does is scripted.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from typing import Any
 
@@ -15,16 +15,11 @@ from engine.errors import Cancelled
 from engine.events import BuildStarted
 from engine.grants import Grants
 from engine.images.copy import Copier, CopyRequest
-from engine.ledger import Ledger
 from engine.operation import operate
-from engine.ops.sources import SourceFetcher
-from engine.refs.asked import AskedPaths
 from engine.refs.fill import FetchLimits
-from engine.refs.materializer import Clock
 from engine.together import in_thread
 from projections.collect import Policy
 from projections.history import History
-from storage.interfaces.layers import SnapshotStore
 from storage.platform import host_platform
 from storage.reference import parse_reference
 from tests.simulation.executor import ScriptedExecutor, no_sandbox
@@ -33,6 +28,7 @@ from tests.simulation.registry import MemoryRegistries
 from tests.simulation.scenarios import BASES, TARGETS, Act
 from tests.simulation.wanted import SECRET_ID, Wanted
 from tools import bootstrap, collecting, imaging, roots
+from tools.bootstrap.steps import Steps
 
 LIMITS = FetchLimits(range_bytes=900, parallel_bytes=1500, connections=3)
 """So that layers of a few KiB are fetched in ranges, and several at once."""
@@ -88,12 +84,9 @@ class Acts:
 
     async def _build_in(self, root: roots.Root, doing: Doing) -> None:
         engine, connections = bootstrap.engine(root, doing.build, None, {}, "auto", GRANTS)
-        engine.materializer.fetching = LIMITS
-        try:
+        engine.materializer.fetcher.limits = LIMITS
+        async with connections:
             await engine.build(self._wanted.request(doing.act, doing.process.calls.prefix))
-        finally:
-            engine.materializer.close()
-            await connections.aclose()
 
     async def _copy(self, doing: Doing) -> None:
         source = self._wanted.name(doing.act)
@@ -151,13 +144,11 @@ def _look(doing: Doing) -> None:
         list(log.read())
 
 
-def executor(
-    _root: roots.Root, _build: str, _runtime: str | None, asked: AskedPaths, snapshots: SnapshotStore,
-    sources: Callable[[], SourceFetcher], ledger: Ledger, clock: Clock, *_: object,
-) -> ScriptedExecutor:  # fmt: skip
-    """In the place of bootstrap's."""
+def scripted(steps: Steps) -> ScriptedExecutor:
+    """In the place of `Steps.local`."""
+    here, asked = steps.here, steps.asked
     asked.small = SMALL
-    return ScriptedExecutor(asked, snapshots, sources, no_sandbox, ledger, clock, GRANTS)
+    return ScriptedExecutor(asked, here.snapshots, lambda: steps.sources, no_sandbox, here.ledger, steps.clock, GRANTS)
 
 
-__all__: Sequence[str] = ("GRANTS", "LIMITS", "Acts", "executor")
+__all__: Sequence[str] = ("GRANTS", "LIMITS", "Acts", "scripted")

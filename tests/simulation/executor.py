@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import cast
 
+from engine.clock import Clock
 from engine.errors import InputError, StepFailed
 from engine.events import RuntimeChosen
 from engine.grants import Grants
@@ -28,7 +29,6 @@ from engine.ops.selection import Entry, Selection
 from engine.ops.sources import SourceFetcher
 from engine.record import changed
 from engine.refs.asked import AskedPaths
-from engine.refs.materializer import Clock
 from engine.refs.ref import Local
 from engine.together import both
 from storage.digest import Digest, sha256

@@ -27,7 +27,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iter
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
-from engine.refs.materializer import Clock
+from engine.clock import Clock
 from tests.simulation.chance import Chance, Crashed, Process, enter, is_dead, process
 from tests.simulation.tasks import Handle, SimFuture, SimTask, Source, awaits, nobodys
 from tests.simulation.threads import Deadlock, ThreadPoolExecutor, Threads, patched

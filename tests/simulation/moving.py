@@ -17,7 +17,8 @@ from engine.errors import RefledgerError
 from engine.exporters.move import Mover
 from engine.exporters.reading import BlobReader
 from engine.ledger import Ledger
-from engine.refs import fill, kept, materializer, pull, spool
+from engine.refs import fetch, fill, kept, materializer, pull, spool
+from engine.refs.fetch import Fetcher
 from engine.refs.fill import FetchLimits
 from engine.refs.materializer import Materializer
 from engine.refs.places import Places
@@ -50,7 +51,7 @@ LIMITS = FetchLimits(range_bytes=700, parallel_bytes=1500, connections=3)
 
 
 DENSE = (
-    spool, fill, pull, kept, materializer, partial, readahead, durable, locks, scratch, checked, erofs_layers,
+    spool, fill, pull, fetch, kept, materializer, partial, readahead, durable, locks, scratch, checked, erofs_layers,
     erofs_mount,
 )  # fmt: skip
 
@@ -199,9 +200,13 @@ class _World:
         client = self.registries.client(dict.fromkeys(HOSTS, login))
         places = Places(self._mirrors)
         mounts = process.mounts(name)
+        fetcher = Fetcher(
+            process.blobs(name), process.partials, client, process.locks, ledger, self.loop.clock(), parallel=2,
+            limits=LIMITS, places=places,
+        )  # fmt: skip
         materializer = Materializer(
-            process.layers(name, mounts), process.snapshots(name, mounts), process.blobs(name), process.partials,
-            client, process.locks, ledger, self.loop.clock(), parallel=2, fetching=LIMITS, places=places,
+            process.layers(name, mounts), process.snapshots(name, mounts), fetcher, process.locks, ledger,
+            self.loop.clock(),
         )  # fmt: skip
         reader = BlobReader(materializer.blobs, client, ledger, self.loop.clock(), places)
         mover = Mover(client, client, reader, process.locks)
@@ -311,9 +316,13 @@ class _World:
     async def _again(self) -> None:
         process = self.disk.process("afterwards")
         ledger, mounts = Ledger(process.log, "afterwards"), process.mounts("afterwards")
+        fetcher = Fetcher(
+            process.blobs("afterwards"), process.partials, self.registries.client(), process.locks, ledger,
+            self.loop.clock(), limits=LIMITS,
+        )  # fmt: skip
         materializer = Materializer(
-            process.layers("afterwards", mounts), process.snapshots("afterwards", mounts), process.blobs("afterwards"),
-            process.partials, self.registries.client(), process.locks, ledger, self.loop.clock(), fetching=LIMITS,
+            process.layers("afterwards", mounts), process.snapshots("afterwards", mounts), fetcher, process.locks,
+            ledger, self.loop.clock(),
         )  # fmt: skip
         for one, layer in enumerate(self.layers):
             if not any(state in {"good", "friends only"} for (_, n), state in self.case.states.items() if n == one):

@@ -125,7 +125,7 @@ MUTATIONS = (
                 'async with locked(self.locks, f"layer-{layer.name}"):', "if True:",
             ),
             Change(
-                "engine.refs.materializer:Materializer._fetching",
+                "engine.refs.fetch:Fetcher._alone",
                 'async with locked(self.locks, f"partial-{blob.digest}"), self._slots:', "async with self._slots:",
             ),
         ),

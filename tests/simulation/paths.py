@@ -31,9 +31,9 @@ _USERS = (
     "storage.archive", "storage.blobs", "storage.durable", "storage.layers.compose", "storage.layers.erofs.check",
     "storage.layers.erofs.encode", "storage.layers.erofs.header", "storage.layers.erofs.image",
     "storage.layers.erofs.mount", "storage.layers.implied", "storage.layers.seal", "storage.layers.snapshots",
-    "storage.layout.target", "storage.locks", "storage.partial", "storage.parts.lookup", "storage.regular",
-    "storage.scratch", "storage.tar.directories", "storage.tar.pack", "storage.tar.unpack", "storage.uploads",
-    "storage.usage", "tools.roots",
+    "storage.layers.unpublished", "storage.layers.upper", "storage.layout.target", "storage.locks", "storage.partial",
+    "storage.parts.lookup", "storage.regular", "storage.scratch", "storage.tar.directories", "storage.tar.pack",
+    "storage.tar.unpack", "storage.uploads", "storage.usage", "tools.roots",
 )  # fmt: skip
 """Modules that make system calls on what lies in a root."""
 _NAMERS = (
@@ -261,7 +261,8 @@ def simulated_files() -> Iterator[None]:
         process.mounts.pop(point).leave()
 
     from tests.simulation.mounting import SimulatedMounts, mount, mount_overlay
-    from tools import bootstrap, collecting, roots
+    from tools import collecting, roots
+    from tools.bootstrap import here
 
     def log_at(path: Path, *, read_only: bool = False) -> Any:
         found = locate(path)
@@ -314,12 +315,12 @@ def simulated_files() -> Iterator[None]:
         stack.enter_context(patch.object(overlay, "mounts_below", mounts_below))
         stack.enter_context(patch.object(overlay, "_umount", umount))
         stack.enter_context(patch.object(overlay, "_mount", mount_call))
-        stack.enter_context(patch.object(bootstrap, "ErofsMounts", SimulatedMounts))
+        stack.enter_context(patch.object(here, "ErofsMounts", SimulatedMounts))
         for name, stand_in in (("SqliteEventLog", log_at), ("Views", SharedViews()), ("_leave", leave)):
             stack.enter_context(patch.object(roots, name, stand_in))
         for module in (roots, collecting):
             stack.enter_context(patch.object(module, "time", CLOCK))
-        for name in ("storage.layers.snapshots", "storage.layers.erofs.mount"):
+        for name in ("storage.layers.snapshots", "storage.layers.upper", "storage.layers.erofs.mount"):
             stack.enter_context(patch.object(importlib.import_module(name), "mount_overlay", mount_overlay))
         try:
             yield

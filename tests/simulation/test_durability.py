@@ -112,7 +112,7 @@ def is_furnished(process: DiskProcess) -> bool:
 
 
 def fetch_tree(process: DiskProcess, owner: str) -> None:
-    trees = SnapshotTrees(process.snapshots(owner), process.path / "tmp", owner)
+    trees = SnapshotTrees(process.snapshots(owner))
     tree = trees.begin()
     (tree / "new").write_bytes(b"abc")
     trees.publish(tree, "source")

@@ -182,18 +182,19 @@ def test_one_flush_serves_all_who_wait_for_it(monkeypatch: pytest.MonkeyPatch, t
                 durable.extend(seen)
 
             monkeypatch.setattr("storage.durable.flush_file_system", sync)
-            flush = FileSystemSync(tmp_path)
+            flushing = FileSystemSync(tmp_path)
 
             def write(number: int) -> None:
-                written.append(number)
-                flush()
+                with flushing.watched() as flush:
+                    written.append(number)
+                    flush()
                 assert number in durable
 
             async def main() -> None:
                 await asyncio.gather(*(asyncio.to_thread(write, number) for number in range(5)))
 
             loop.run(main())
-            return flush.flushes
+            return flushing.flushes
 
     assert {flushes(seed) for seed in range(50)} >= {2, 3}
 

@@ -26,7 +26,7 @@ from engine.frontend.source import Source
 from projections.runner import Views
 from storage.interfaces.images import Mirror, Provider
 from tests.simulation import model, paths
-from tests.simulation.acts import Acts, executor
+from tests.simulation.acts import Acts, scripted
 from tests.simulation.chance import Chance, Crashed
 from tests.simulation.disk import Disk
 from tests.simulation.loop import Livelock, SimLoop, simulated_threads
@@ -42,7 +42,8 @@ from tests.simulation.threads import Deadlock
 from tests.simulation.verdict import Verdict
 from tests.simulation.wanted import Wanted
 from tests.simulation.watching import Watching
-from tools import bootstrap, collecting, connecting, imaging, roots
+from tools import collecting, connecting, imaging, roots
+from tools.bootstrap import elsewhere, steps
 
 MOST_TURNS = 200_000
 MACHINES = 2
@@ -129,12 +130,12 @@ class World:
             stack.enter_context(patch.object(dockerfile, "parse_string", parsed))
             for program in self._scenario.programs:
                 parse_dockerfile(Source("Dockerfile", model.dockerfile(program, self._scenario.images)))
-            for module in (bootstrap, roots, collecting, imaging):
+            for module in (steps, roots, collecting, imaging):
                 stack.enter_context(patch.object(module, "time", time))
-            for module in (bootstrap, connecting, imaging):
+            for module in (elsewhere, connecting, imaging):
                 stack.enter_context(patch.object(module, "registry_client", self._client))
                 stack.enter_context(patch.object(module, "known_registries", lambda: known))
-            stack.enter_context(patch.object(bootstrap, "_executor", executor))
+            stack.enter_context(patch.object(steps.Steps, "local", scripted))
             stack.enter_context(patch.object(roots, "Views", paths.SharedViews(lambda: current.get().machine.views)))
             yield
 

@@ -13,6 +13,7 @@ import pytest
 
 from storage.archive import DestFile
 from storage.durable import FileSystemSync, Unfinished, make_directories, replace_file
+from storage.errors import DiskError
 from tests.writeback import FailingWriteBack, watch_flushes
 
 KILLED = """
@@ -106,6 +107,33 @@ def test_what_is_no_regular_file_is_written_to_when_somebody_named_it(tmp_path: 
     assert pipe.is_fifo()
 
 
+def test_a_pipe_without_a_name_is_written_to_as_the_shell_calls_it() -> None:
+    reading, writing = os.pipe()
+    try:
+        replace_file(Path(f"/dev/fd/{writing}"), b"into it", named=True)
+        assert os.read(reading, 100) == b"into it"
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+def test_a_name_may_be_as_long_as_names_are(tmp_path: Path) -> None:
+    dest = tmp_path / ("ü" * 127)
+    replace_file(dest, b"first")
+    replace_file(dest, b"second")
+    assert (list(tmp_path.iterdir()), dest.read_bytes()) == ([dest], b"second")
+
+
+def test_links_in_a_circle_are_an_error_and_stay(tmp_path: Path) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to("loop")
+    with pytest.raises(OSError, match="symbolic links"):
+        replace_file(loop, b"x", named=True)
+    with pytest.raises(DiskError, match="symbolic links"):
+        DestFile(str(loop))
+    assert loop.is_symlink()
+
+
 def test_a_place_that_is_none_says_so_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         replace_file(tmp_path / "missing/file", b"x")
@@ -170,10 +198,9 @@ def test_I6_who_was_writing_hears_of_an_error_that_another_flush_was_told(
         with sync.watched() as earlier:
             earlier()
         kernel.fail()
-        with pytest.raises(OSError, match="Input/output"):
-            sync()
+        with sync.watched() as late, pytest.raises(OSError, match="Input/output"):
+            late()
         with sync.watched() as later:
             later()
         with pytest.raises(OSError, match="Input/output"):
             mine()
-    sync()

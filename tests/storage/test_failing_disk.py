@@ -59,14 +59,14 @@ CALLS: dict[str, Callable[[Path], object]] = {
     "opening a blob": lambda root: DirectoryBlobs(root, owner="b1").open(DIGEST),
     "reading a blob": lambda root: DirectoryBlobs(root, owner="b1").get(DIGEST),
     "starting a blob": lambda root: DirectoryBlobs(root, owner="b1").writer(),
-    "writing": lambda root: DestFile(str(root / "out.tar")),
+    "writing the output": lambda root: DestFile(str(root / "out.tar")),
     "making a cache mount": a_cache,
     "making a place for secrets": a_secret,
     "unpacking layer": lambda root: DirectoryLayers(root / "layers", root / "tmp", "b1").unpack(
         diff_id(TAR_BYTES), TAR, io.BytesIO(TAR_BYTES)
     ),
     "beginning a snapshot": lambda root: snapshots(root).begin("s", []),
-    "beginning a tree": lambda root: SnapshotTrees(snapshots(root), root / "tmp", "b1").begin(),
+    "beginning a tree": lambda root: SnapshotTrees(snapshots(root)).begin(),
     "removing a damaged snapshot": lambda root: snapshots(root).discard("s"),
     "taking a lock": lambda root: FileLocks(root / "locks").try_acquire("x"),
     "testing a lock": lambda root: FileLocks(root / "locks").held("x"),
@@ -95,14 +95,14 @@ def test_a_log_is_not_made_where_its_directory_went(tmp_path: Path) -> None:
 
 def test_an_output_that_cannot_be_written_is_an_error_once_and_closes(tmp_path: Path) -> None:
     out = DestFile("/dev/full")
-    with pytest.raises(DiskError, match="writing /dev/full"):
+    with pytest.raises(DiskError, match="/dev/full: writing the output"):
         for _ in range(100):
             out.write(bytes(1 << 16))
     out.abort()
     out = DestFile(str(tmp_path / "out.tar"))
     out.write(b"x")
     shutil.rmtree(tmp_path)
-    with pytest.raises(DiskError, match=r"writing .*out.tar"):
+    with pytest.raises(DiskError, match=r"out.tar: writing the output"):
         out.commit()
     out.abort()
 
@@ -111,6 +111,6 @@ def test_an_output_that_cannot_be_written_is_an_error_once_and_closes(tmp_path: 
 def test_what_is_small_and_cannot_be_written_is_an_error_before_anybody_is_told() -> None:
     out = DestFile("/dev/full")
     out.write(b"x")
-    with pytest.raises(DiskError, match="writing /dev/full"):
+    with pytest.raises(DiskError, match="/dev/full: writing the output"):
         out.commit()
     out.abort()

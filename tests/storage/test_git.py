@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from storage.errors import HostError, InputError
+from storage import git as git_module
+from storage.errors import DiskError, HostError, InputError
 from storage.git import GitClient
 from tests.waiting import PATIENCE
 from tests.web_fixture import Repository, git_daemon, git_over_http
@@ -156,3 +159,84 @@ def test_programs_are_not_looked_for_in_a_working_tree(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="empty"):
         asyncio.run(client(tmp_path, PATH=f".:{bin_}::bin:/bin").resolve("git://h/x", ""))
     assert (tmp_path / "seen").read_text() == f"{bin_}:/bin\n"
+
+
+def a_git(tmp_path: Path, script: str) -> GitClient:
+    """One that does what a server may make git do."""
+    bin_ = tmp_path / "bin"
+    bin_.mkdir()
+    (bin_ / "git").write_text(f"#!/bin/sh\n{script}\n")
+    (bin_ / "git").chmod(0o755)
+    return client(tmp_path, PATH=f"{bin_}:/bin:/usr/bin")
+
+
+def test_what_a_server_says_without_end_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("storage.git._MOST_PRINTED", 1 << 16)
+    git = a_git(tmp_path, 'head -c 400000 /dev/zero; [ "$1" = ls-remote ]')
+    with pytest.raises(HostError, match="git ls-remote printed 400000 bytes"):
+        asyncio.run(git.resolve("git://h/x", ""))
+
+
+def test_of_a_flood_of_messages_the_end_is_told_which_says_what_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storage.git._MOST_PRINTED", 1 << 16)
+    git = a_git(tmp_path, "yes remote: hello | head -c 400000 >&2; echo fatal: no more >&2; exit 1")
+    with pytest.raises(HostError, match="remote: hello") as raised:
+        asyncio.run(git.resolve("git://h/x", ""))
+    assert len(str(raised.value)) < 1000
+
+
+def test_a_checkout_that_is_cancelled_at_its_end_has_ended(
+    served: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is still at it in a thread would meet the removal of the tree."""
+    commit = Repository(served[1] / "slow.git").commit({"x": "1"})
+    begun, go_on = threading.Event(), threading.Event()
+    finish, ended = git_module._finish, []
+
+    def slow(*arguments: Any, **more: Any) -> None:
+        begun.set()
+        assert go_on.wait(PATIENCE)
+        finish(*arguments, **more)
+        ended.append(True)
+
+    monkeypatch.setattr(git_module, "_finish", slow)
+
+    async def main() -> None:
+        (tmp_path / "tree").mkdir()
+        task = asyncio.ensure_future(client(tmp_path).checkout(f"{served[0]}/slow.git", commit, tmp_path / "tree"))
+        assert await asyncio.to_thread(begun.wait, PATIENCE)
+        for _ in range(2):
+            task.cancel()
+            await asyncio.sleep(0)
+        assert not task.done()
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert ended
+
+    asyncio.run(main())
+
+
+def test_a_beginning_that_no_commit_has_names_none(served: tuple[str, Path], tmp_path: Path) -> None:
+    repository = Repository(served[1] / "begun.git")
+    commit = repository.commit({"x": "1"})
+    git, url = client(tmp_path), f"{served[0]}/begun.git"
+    assert asyncio.run(git.resolve(url, commit[:12])).id == commit
+    other = "0" if commit[0] != "0" else "1"
+    with pytest.raises(InputError, match=f"no branch, tag or commit '{other * 10}'"):
+        asyncio.run(git.resolve(url, other * 10))
+
+
+def test_what_this_machine_lacks_is_said(served: tuple[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(HostError, match="git is not installed"):
+        asyncio.run(client(tmp_path, PATH=str(tmp_path)).resolve("git://h/x", ""))
+    commit = Repository(served[1] / "disk.git").commit({"sub/x": "1"})
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/there").touch()
+    with pytest.raises(DiskError, match=r"checking out .*disk\.git: Directory not empty"):
+        asyncio.run(client(tmp_path).checkout(f"{served[0]}/disk.git", commit, tmp_path / "full", subdir="sub"))
+    (tmp_path / "file").touch()
+    with pytest.raises(DiskError, match="beginning a clone"):
+        asyncio.run(client(tmp_path / "file").checkout(f"{served[0]}/disk.git", commit, tmp_path / "tree"))

@@ -222,3 +222,13 @@ def test_every_key_is_in_the_documentation() -> None:
     keys = caught.value.what.partition("there are ")[2].split(", ")
     assert len(keys) == 7
     assert [key for key in keys if f"`{key}`" not in page] == []
+
+
+def test_without_any_mirror_there_is_none() -> None:
+    assert Registries().mirrors(DEBIAN) == ()
+
+
+def test_authorities_alone_need_no_certificate_of_ours(tmp_path: Path) -> None:
+    ca = Authority(tmp_path).pair.certificate
+    (tmp_path / "registries.toml").write_text(f'[registry."r.example"]\nca = "{ca.name}"\n')
+    assert load(tmp_path / "registries.toml").settings("r.example").ca == ca

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -10,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from storage.blobs import DirectoryBlobs
+from storage.errors import DiskError
 from storage.layers.snapshots import OverlaySnapshots
 from storage.overlay import detach_below, mount_overlay, mounts_below
 from storage.scratch import Scratch, remove_tree
 from storage.sweep import sweep
+from tests.storage.test_refused import refusing
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
 
@@ -84,3 +87,15 @@ def test_trees_deeper_than_any_path_are_removed(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     remove_tree(tmp_path / "file")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_another_sweep_took_is_not_counted_and_what_cannot_be_removed_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Scratch(tmp_path, "dead").directory()
+    with monkeypatch.context() as patch:
+        patch.setattr(Scratch, "drop", lambda scratch, path: False)
+        assert sweep(tmp_path, lambda owner: False, "heir") == []
+    monkeypatch.setattr(Scratch, "drop", refusing(errno.EBUSY))
+    with pytest.raises(DiskError, match="removing leftovers of a build that died: Device or resource busy"):
+        sweep(tmp_path, lambda owner: False, "heir")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -56,6 +57,20 @@ def test_an_answer_says_all_there_is_to_know(web: WebServer) -> None:
 @pytest.mark.parametrize("modified", ["", "yesterday", "Fri, 31 Feb 2024 12:00:00 GMT", "1 Jan 1960 00:00:00 GMT"])
 def test_times_that_are_none_count_as_none(web: WebServer, modified: str) -> None:
     assert get(web.put("/x", b"", Last_Modified=modified))[0].mtime == 0
+
+
+def test_a_time_without_a_zone_is_the_same_wherever_this_machine_is(
+    web: WebServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        for zone in ("", " -0000"):
+            url = web.put("/x", b"", Last_Modified=f"Fri, 01 Mar 2024 12:00:00{zone}")
+            assert get(url)[0].mtime == 1709294400
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_a_server_that_ignores_conditions_is_not_read_when_its_etag_is_known(web: WebServer) -> None:

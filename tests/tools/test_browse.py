@@ -17,6 +17,7 @@ from fcntl import ioctl
 from pathlib import Path
 
 import pytest
+from textual.widgets import Static
 
 from storage.errors import VerificationError
 from tests.builder import PROJECT, Builder, base_image
@@ -25,7 +26,7 @@ from tests.tools.test_offline_reading import SCRIPT, state_of
 from tests.waiting import PATIENCE
 from tools.cli.browse.browser import Browser
 from tools.cli.browse.command import open_source
-from tools.cli.browse.nodes import tree
+from tools.cli.browse.nodes import Node, tree
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="builds need root")
 
@@ -225,3 +226,18 @@ def read_until(fd: int, text: bytes | None) -> None:
         except OSError:
             assert text is None, seen[-2000:]
             return
+
+
+def test_an_event_of_a_million_characters_is_told_in_part_and_at_once() -> None:
+    top = Node("top", "top", lambda: [Node("event", "event", lines=lambda _: iter(["first", "x" * 1_000_000, "last"]))])
+
+    async def said() -> str:
+        app = Browser(top)
+        async with app.run_test(size=(100, 40)) as pilot:
+            await pilot.pause()
+            return str(app.query_one("#said", Static).content)
+
+    text = asyncio.run(said())
+    assert text.startswith("first\nxxx")
+    assert text.endswith("x\n…")
+    assert len(text) < 100_000

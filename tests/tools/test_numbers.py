@@ -14,7 +14,7 @@ from storage.errors import InputError
 from storage.interfaces.log import NewEvent
 from tests.projections import story
 from tests.projections.support import BEGIN, ListLog
-from tools import bootstrap
+from tools.bootstrap.here import layer_limit
 from tools.cli.fields import pattern
 from tools.cli.moment import build_moment, instant, log_moment
 from tools.cli.options import read_epoch
@@ -51,7 +51,7 @@ def test_an_epoch_is_a_time_that_images_can_name(text: str) -> None:
 def test_a_limit_of_layers_is_a_number_of_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REFLEDGER_LAYER_LIMIT", NINES)
     with pytest.raises(InputError, match=r"REFLEDGER_LAYER_LIMIT=9{40}: not a number of bytes"):
-        bootstrap._layer_limit()
+        layer_limit()
 
 
 @pytest.mark.parametrize("text", ["(", "a{99999999999}", "(" * 500 + ")" * 500])

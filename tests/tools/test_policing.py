@@ -354,5 +354,5 @@ def test_a_policy_that_is_not_understood_builds_nothing(builder: Policed) -> Non
     assert f"{policy}:4: unknown key 'alow'" in done.err
     assert not builder.builds()
     missing = builder.build("FROM scratch\n", "--policy", "/no/policy")
-    assert (missing.code, missing.err.count("\n")) == (3, 1), "of a build that did not begin there is no story to tell"
-    assert missing.err.startswith("ERROR: /no/policy: reading the policy: ")
+    assert (missing.code, missing.err.count("\n")) == (2, 1), "of a build that did not begin there is no story to tell"
+    assert missing.err.startswith("ERROR: /no/policy: there is no such policy ")

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tools.demo import workplace
 from tools.lab.host_registries import host_registries
 from tools.lab.image_runner import BrokenPromise
 from tools.lab.loopback_registry import LoopbackRegistry
+from tools.lab.peers import workplace
 from tools.lab.seed import KINDS
 from tools.project_list import PROJECTS, Project
 from tools.project_page import Figures, Told, document, figures

@@ -58,9 +58,9 @@ def test_a_file_that_cannot_be_written_is_called_what_it_was_called(tmp_path: Pa
     builder.must_build("FROM scratch\nLABEL a=b\n")
     build = json.loads(builder.run("history", "--json").out)["id"]
     for command in (["report", build], ["bundle", build]):
-        done = builder.run(*command, "-o", "/proc/no/such")
+        done = builder.run(*command, "-o", "/dev/full")
         assert done.code == 3
-        assert done.err.startswith("ERROR: /proc/no/such: writing the "), done.err
+        assert done.err.startswith("ERROR: /dev/full: writing the "), done.err
 
 
 @root_only

@@ -59,11 +59,14 @@ def generate(path: Path, name: str) -> Verifier:
         finally:
             new.abort()
     except FileExistsError:
+        public = _public_half(path)
+        if not public:
+            raise InputError("there is something already", where=str(path), hint="name another file with -o") from None
         hint = "what an old key signed can only be checked with that one: keep it, and name another file with -o"
-        what = f"there is a key already, and it is not overwritten{_public_half(path)}"
+        what = f"there is a key already, and it is not overwritten; its verifier key is {public}"
         raise InputError(what, where=str(path), hint=hint) from None
     except OSError as error:
-        raise DiskError.of(error, "writing the audit key") from error
+        raise DiskError.of(error, "writing the audit key", dest=str(path)) from error
     return signer.verifier
 
 
@@ -71,7 +74,7 @@ def _public_half(path: Path) -> str:
     if not path.is_file():
         return ""
     try:
-        return f"; its verifier key is {read_signer(path).verifier}"
+        return str(read_signer(path).verifier)
     except (InputError, DiskError):
         return ""
 

@@ -96,7 +96,7 @@ def _append(path: Path, note: str) -> None:
             os.fsync(file.fileno())
         fsync_directory(path.parent)
     except OSError as error:
-        raise DiskError.of(error, "publishing the checkpoint") from error
+        raise DiskError.of(error, "publishing the checkpoint", dest=str(path)) from error
 
 
 def tag_of(checkpoint: Checkpoint) -> str:

@@ -19,6 +19,7 @@ from storage.bundle.reading import Bundle, read_bundle
 from storage.digest import Digest
 from storage.errors import InputError
 from tools import roots
+from tools.cli.destinations import writable
 from tools.cli.failure import excerpt, last_output
 from tools.cli.render import draw
 from tools.cli.stream import speaks_color, speaks_unicode
@@ -46,7 +47,9 @@ def bundle() -> None:
 
 @bundle.command("create")
 @click.argument("build_id", metavar="BUILD")
-@click.option("-o", "--output", "dest", required=True, metavar="FILE", help="Where to write it; - is stdout.")
+@click.option(
+    "-o", "--output", "dest", required=True, callback=writable, metavar="FILE", help="Where to write it; - is stdout."
+)
 @click.option("--full", is_flag=True, help="Take the bytes of all layers along: nothing has to be fetched then.")
 @click.option("--no-context", is_flag=True, help="Leave out every file of the contexts.")
 @click.option("--redact", multiple=True, metavar="GLOB", help="Leave out such files, of contexts and layers alike.")

@@ -11,6 +11,7 @@ from storage.errors import InputError
 from storage.interfaces.images import Reference
 from storage.reference import LAYOUT_REGISTRY, is_tag, parse_reference
 from tools.cli.compression import KEYS, compression_of
+from tools.cli.destinations import check_directory
 from tools.cli.fields import split, truth
 
 _FROM, _TO = "--cache-from", "--cache-to"
@@ -88,6 +89,8 @@ def _target(text: str, fields: Mapping[str, str]) -> CacheTarget:
     where = _layout(_TO, fields, "dest", None) if kind == "local" else _reference(_TO, fields)
     if kind == "registry" and where.digest:
         raise InputError(f"{_TO} {_shown(where.written)} names a digest", hint="a cache is written under a tag")
+    if kind == "local" and not ignore:
+        check_directory(where.written)
     compression = compression_of(_TO, fields)
     return CacheTarget(written, kind, where, mode, as_image, oci, ignore, compression)  # type: ignore[arg-type]  # checked
 

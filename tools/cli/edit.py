@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from storage.errors import InputError
 from storage.interfaces.images import Reference
 from tools import __version__, roots
-from tools.cli.build import Machine, Report, run_request
 from tools.cli.grants import read_grants
 from tools.cli.options import read_epoch
 from tools.cli.outputs import read_outputs
 from tools.cli.policy_option import policy_option
+from tools.cli.request import Machine, Report, run_request
 from tools.cli.result_options import (
     iidfile_option,
     metadata_option,

@@ -37,8 +37,8 @@ def explain(log: EventLog, after: int, build: str, error: RefledgerError, docker
     if not any(event.build == build for event in log.read(after=after)):
         return text  # what was wrong kept it from beginning: there is no story
     ended = "was cancelled" if isinstance(error, Cancelled) else "failed"
-    # reason: nothing has printed anything before there is a step
-    further = f", refledger output {build} prints all output" if parts and vertex is not None else ""
+    printed = any(event.build == build for event in log.read(after=after, types=frozenset({"VertexOutput"})))
+    further = f", refledger output {build} prints all output" if printed else ""
     return text + f"build {build} {ended}: refledger show {build} tells the story{further}\n"
 
 

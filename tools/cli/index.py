@@ -20,7 +20,7 @@ from storage.platform import parse_platform
 from tools import __version__, roots
 from tools.cli.names import image_name
 from tools.cli.policy_option import policy_option
-from tools.cli.result_options import progress_option, quiet_option
+from tools.cli.result_options import metadata_option, progress_option, quiet_option
 from tools.cli.running import interruptible, running
 from tools.cli.writing import write_file
 from tools.format import human_bytes, human_duration
@@ -54,7 +54,7 @@ def index() -> None:
 )
 @policy_option
 @click.option("--dry-run", is_flag=True, help="Print the JSON that would be put, and put nothing.")
-@click.option("--metadata-file", metavar="FILE", help="Write build id and digest here, as JSON.")
+@metadata_option
 @progress_option
 @quiet_option
 def create(

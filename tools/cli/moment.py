@@ -146,7 +146,10 @@ def find_step(steps: Iterable[Step], record: BuildRecord, text: str) -> Step:
     """The one step whose number, or a part of whose name, is `text`. Raises InputError."""
     known = list(steps)
     found = [step for step in known if str(step.number) == text] or [step for step in known if text in step.name]
-    if len(found) != 1:
-        which = "several steps match" if found else "no step matches"
-        raise InputError(f"{which} {text[:80]!r} in build {record.id}", hint="refledger show lists the steps")
+    if not found:
+        raise InputError(f"no step matches {text[:80]!r} in build {record.id}", hint="refledger show lists the steps")
+    if len(found) > 1:
+        numbers = ", ".join(str(step.number) for step in found[:10]) + (", …" if len(found) > 10 else "")
+        hint = f"give the number of one: {numbers}"
+        raise InputError(f"several steps match {text[:80]!r} in build {record.id}", hint=hint)
     return found[0]

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from engine.grants import Offered
 from storage.errors import InputError
 from storage.interfaces.images import Reference
 from tools import __version__, roots
-from tools.cli.attests import read_attests
-from tools.cli.contexts import read_contexts
+from tools.cli.attests import read_attests, shorthands
+from tools.cli.contexts import Given, read_contexts
 
 if TYPE_CHECKING:
     from engine.cache.spec import CacheSource, CacheTarget
+    from engine.frontend.scope import FrontendOptions
     from engine.output import Output
     from engine.request import BuildRequest
 
@@ -23,95 +25,125 @@ _LATEST = 253_402_300_799
 """Seconds from 1970 to the end of the year 9999, the last one that an image's config can name (RFC 3339)."""
 
 
-def read_request(
-    context: str,
-    file: str | None,
-    *,
-    tags: Sequence[str],
-    target: str,
-    build_args: Sequence[str],
-    labels: Sequence[str],
-    platforms: Sequence[str],
-    build_contexts: Sequence[str],
-    outputs: Sequence[str],
-    annotations: Sequence[str],
-    attests: Sequence[str],
-    push: bool,
-    no_cache: bool,
-    offline: bool,
-    cache_check: bool,
-    cache_from: Sequence[str],
-    cache_to: Sequence[str],
-    network: Literal["host", "none"],
-    jobs: int | None,
-    offered: Offered,
-) -> tuple[BuildRequest, dict[str, str]]:
-    """The request, and the proxy variables of RUN, which are no part of it. Raises InputError."""
-    from engine.frontend.compile import FrontendOptions
+class Asked(NamedTuple):
+    """Options of `refledger build`, as they were given."""
+
+    context: str
+    file: str | None
+    tags: tuple[str, ...]
+    target: str
+    build_args: tuple[str, ...]
+    labels: tuple[str, ...]
+    platforms: tuple[str, ...]
+    build_contexts: tuple[str, ...]
+    outputs: tuple[str, ...]
+    push: bool
+    annotations: tuple[str, ...]
+    attests: tuple[str, ...]
+    provenance: str | None
+    sbom: str | None
+    no_cache: bool
+    offline: bool
+    cache_from: tuple[str, ...]
+    cache_to: tuple[str, ...]
+    network: Literal["host", "none"]
+    check: bool
+    cache_check: bool
+    as_json: bool
+    secrets: tuple[str, ...]
+    ssh: tuple[str, ...]
+    allow: tuple[str, ...]
+    policies: tuple[str, ...]
+    jobs: int | None
+    runtime: str | None
+    snapshotter: str
+    iidfile: str | None
+    metadata_file: str | None
+    bundle_on_failure: str | None
+    on_failure: str | None
+    progress: str
+    quiet: bool
+
+
+def read_request(asked: Asked, offered: Offered) -> tuple[BuildRequest, dict[str, str]]:
+    """The request, with the names of what is `offered` to it, and the proxy variables of RUN, which are no part of it.
+    Raises InputError."""
     from engine.frontend.scope import proxy_environment
     from engine.request import BuildRequest
     from storage.platform import host_platform
     from storage.reference import parse_reference
 
-    args = _assignments(build_args, "--build-arg")
+    args = _assignments(asked.build_args, "--build-arg")
     keep_git_dir = args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR", "") in {"1", "true"}
-    given = read_contexts(context, file, build_contexts, keep_git_dir=keep_git_dir)
+    given = read_contexts(asked.context, asked.file, asked.build_contexts, keep_git_dir=keep_git_dir)
     proxies = proxy_environment(args)
-    names = tuple(parse_reference(tag) for tag in tags)
-    host = str(host_platform())
-    targets = read_platforms(platforms) or (host,)
+    names = tuple(parse_reference(tag) for tag in asked.tags)
+    platforms = read_platforms(asked.platforms) or (str(host_platform()),)
     epoch = read_epoch(args.get("SOURCE_DATE_EPOCH") or os.environ.get("SOURCE_DATE_EPOCH"))
-    wanted = _outputs(outputs, annotations, push=push, names=names, platforms=targets, epoch=epoch)
-    said = read_attests(attests, wanted)
-    sources, kept = _caches(cache_from, cache_to)
-    if offline and not cache_check:
-        _refuse_pushes(wanted, kept)
+    outputs = _outputs(asked, names, platforms, epoch)
+    attests = read_attests((*asked.attests, *shorthands(asked.provenance, asked.sbom)), outputs)
+    cache_from, cache_to = _caches(asked.cache_from, asked.cache_to)
+    if asked.offline and not asked.cache_check:
+        _refuse_pushes(outputs, cache_to)
     request = BuildRequest(
         dockerfile=given.dockerfile,
-        frontend=FrontendOptions(
-            filename=given.filename,
-            build_args=args,
-            target=target,
-            platform=targets[0],
-            build_platform=host,
-            ignore=given.ignore,
-            labels=_assignments(labels, "--label"),
-            network=network,
-            entitlements=frozenset(offered.allowed),
-            context=given.context,
-            named=given.named,
-        ),
+        frontend=_frontend(asked, given, args, platforms[0], offered),
         directories=given.directories,
         archive=given.archive,
-        platforms=targets,
+        platforms=platforms,
         names=names,
-        outputs=wanted,
-        jobs=jobs or os.cpu_count() or 1,
-        no_cache=no_cache,
-        cache_from=sources,
-        cache_to=kept,
+        outputs=outputs,
+        jobs=asked.jobs or os.cpu_count() or 1,
+        no_cache=asked.no_cache,
+        cache_from=cache_from,
+        cache_to=cache_to,
         epoch=epoch,
-        options={
-            "args": {name: value for name, value in args.items() if name not in proxies},
-            "target": target, "platforms": list(targets),
-            "secrets": list(offered.secrets), "ssh": list(offered.agents), "allow": list(offered.allowed),
-            "context": given.described, "directory": given.directories.get("context", ""),
-            "contexts": dict(given.described_named),
-            "outputs": [item.written for item in wanted],
-            "cache_from": [source.written for source in sources], "cache_to": [target.written for target in kept],
-            "no_cache": no_cache, "network": network, "epoch": epoch, "jobs": jobs or os.cpu_count() or 1,
-            **({"offline": True} if offline else {}), **({"cache_check": True} if cache_check else {}),
-            **({"attest": [one.written for one in said]} if said else {}),
-        },
         name=given.name,
         version=__version__,
         host=roots.host_facts(),
         offered=offered,
-        offline=offline,
-        check=cache_check,
-        attest=said,
-    )  # fmt: skip
-    return request, proxies
+        offline=asked.offline,
+        check=asked.cache_check,
+        attest=attests,
+    )
+    public = {name: value for name, value in args.items() if name not in proxies}
+    return replace(request, options=_told(request, given, public)), proxies
+
+
+def _frontend(asked: Asked, given: Given, args: dict[str, str], platform: str, offered: Offered) -> FrontendOptions:
+    from engine.frontend.compile import FrontendOptions
+    from storage.platform import host_platform
+
+    return FrontendOptions(
+        filename=given.filename,
+        build_args=args,
+        target=asked.target,
+        platform=platform,
+        build_platform=str(host_platform()),
+        ignore=given.ignore,
+        labels=_assignments(asked.labels, "--label"),
+        network=asked.network,
+        entitlements=frozenset(offered.allowed),
+        context=given.context,
+        named=given.named,
+    )
+
+
+def _told(request: BuildRequest, given: Given, args: dict[str, str]) -> dict[str, object]:
+    """What the log says of the options: of secrets the ids alone (I9)."""
+    frontend, offered = request.frontend, request.offered
+    return {
+        "args": args, "target": frontend.target, "platforms": list(request.platforms),
+        "secrets": list(offered.secrets), "ssh": list(offered.agents), "allow": list(offered.allowed),
+        "context": given.described, "directory": given.directories.get("context", ""),
+        "contexts": dict(given.described_named),
+        "outputs": [item.written for item in request.outputs],
+        "cache_from": [source.written for source in request.cache_from],
+        "cache_to": [target.written for target in request.cache_to],
+        "no_cache": request.no_cache, "network": frontend.network, "epoch": request.epoch, "jobs": request.jobs,
+        **({"offline": True} if request.offline else {}), **({"cache_check": True} if request.check else {}),
+        **({"attest": [one.written for one in request.attest]} if request.attest else {}),
+    }  # fmt: skip
 
 
 def _caches(
@@ -164,11 +196,12 @@ def read_platforms(given: Sequence[str]) -> tuple[str, ...]:
 
 
 def _outputs(
-    given: Sequence[str], annotations: Sequence[str], *, push: bool, names: Sequence[Reference],
-    platforms: Sequence[str], epoch: int | None,
-) -> tuple[Output, ...]:  # fmt: skip
-    if not given and not push and not annotations:
+    asked: Asked, names: Sequence[Reference], platforms: Sequence[str], epoch: int | None
+) -> tuple[Output, ...]:
+    if not asked.outputs and not asked.push and not asked.annotations:
         return ()
     from tools.cli.outputs import read_outputs
 
-    return read_outputs(given, annotations, push=push, names=names, platforms=platforms, epoch=epoch)
+    return read_outputs(
+        asked.outputs, asked.annotations, push=asked.push, names=names, platforms=platforms, epoch=epoch
+    )

@@ -14,6 +14,7 @@ from storage.interfaces.images import Reference
 from storage.platform import parse_platform
 from storage.reference import parse_reference
 from tools.cli.compression import compression_of
+from tools.cli.destinations import check_directory, check_file
 from tools.cli.fields import split, truth
 
 _FLAG, _ANNOTATION = "--output", "--annotation"
@@ -218,8 +219,7 @@ def _dest(kind: str, dest: str, *, directory: bool) -> str:
     if not directory and path.is_dir():
         hint = "name a file in it" + (", or write tar=false for a layout" if kind == "oci" else "")
         raise InputError(f"type={kind} writes a file, and a directory is there", where=dest, hint=hint)
-    if not directory and not path.parent.is_dir():
-        raise InputError("there is no such directory to write to", where=str(path.parent), hint="make it first")
+    (check_directory if directory else check_file)(dest)
     return dest
 
 

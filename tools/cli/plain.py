@@ -47,6 +47,10 @@ class PlainRenderer:
     def tick(self) -> None:
         """Nothing changes by itself."""
 
+    def say(self, text: str) -> None:
+        """One more line."""
+        self._out.line(text)
+
     def close(self) -> None:
         """Every line is out already."""
 

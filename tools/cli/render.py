@@ -31,6 +31,10 @@ class Renderer(Protocol):
         """Let time pass: call it a few times a second."""
         ...
 
+    def say(self, text: str) -> None:
+        """A line, cleaned, for people who watch."""
+        ...
+
     def close(self) -> None:
         """Show the end and let go of the terminal. Harmless when called again."""
         ...
@@ -90,6 +94,9 @@ class JsonRenderer:
     def tick(self) -> None:
         """Nothing changes by itself."""
 
+    def say(self, text: str) -> None:
+        """Nothing: programs read it."""
+
     def close(self) -> None:
         """Nothing is held."""
 
@@ -101,6 +108,9 @@ class QuietRenderer:
         """Leave it."""
 
     def tick(self) -> None:
+        """Leave it."""
+
+    def say(self, text: str) -> None:
         """Leave it."""
 
     def close(self) -> None:

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 import click
 
 from storage.errors import InputError
-from tools import bootstrap, roots
-from tools.cli.build import Machine
-from tools.cli.grants import Lent, granted, read_grants
+from tools import roots
+from tools.cli.destinations import writable
+from tools.cli.grants import Lent, read_grants
 from tools.cli.moment import find_step, whole_view
+from tools.cli.request import Machine, lent_engine
 from tools.cli.result_options import progress_option, snapshotter_option
-from tools.cli.running import interruptible, running
+from tools.cli.running import Run, interruptible, running
 from tools.cli.writing import as_json_option, print_json, print_line
 from tools.format import human_bytes
 from tools.text import clean
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 @click.option("--verify", is_flag=True, help="Every step of a build that went well: which result differs first?")
 @click.option("--shell", is_flag=True, help="Open a terminal where the step failed.")
 @click.option("--before", is_flag=True, help="With --shell: before the step runs.")
-@click.option("--patch", type=click.Path(path_type=Path), help="With --shell: write what changed there to this file.")
+@click.option("--patch", callback=writable, metavar="FILE", help="With --shell: write here what changed there.")
 @click.option("--keep", is_flag=True, help="With --shell: keep what is there on leaving as a snapshot.")
 @click.option("--secret", "secrets", multiple=True, metavar="id=…", help="Lend RUN a secret: ,src=FILE or ,env=NAME.")
 @click.option("--ssh", multiple=True, metavar="ID[=…]", help="Lend an ssh agent: default, or ID=SOCKET or ID=KEY.")
@@ -55,7 +56,7 @@ def replay(
     verify: bool,
     shell: bool,
     before: bool,
-    patch: Path | None,
+    patch: str | None,
     keep: bool,
     secrets: tuple[str, ...],
     ssh: tuple[str, ...],
@@ -81,7 +82,7 @@ def replay(
     if shell:
         from tools.cli.shell import Leaving, Terminal
 
-        attend = Terminal(before=before, leaving=Leaving(patch, keep))
+        attend = Terminal(before=before, leaving=Leaving(Path(patch) if patch else None, keep))
         progress = "plain" if progress in {"auto", "tty"} else progress
     _run(source, which, machine, lent, attend, "quiet" if as_json else progress, as_json=as_json)
 
@@ -105,7 +106,7 @@ def _run(
         _must_have_steps(recorded)
         choice = choose(recorded, which)
         with run.watched():
-            done = asyncio.run(_replay(root, build_id, recorded, choice, machine, lent, attend, progress))
+            done = asyncio.run(_replay(run, recorded, choice, machine, lent, attend))
         moving = frozenset({"LayerPulled", "PullFailed", "FilesFetched"})
         fetched = sum(
             event.data["bytes"] for event in root.log.read(after=run.before, types=moving) if event.build == build_id
@@ -144,32 +145,22 @@ def _recorded(root: roots.Root, source: str, build_id: str) -> Iterator[Recorded
 
 
 async def _replay(
-    root: roots.Root, build_id: str, recorded: Recorded, choice: Choice, machine: Machine, lent: Lent,
-    attend: Attend | None, progress: str,
-) -> Replayed:  # fmt: skip
+    run: Run, recorded: Recorded, choice: Choice, machine: Machine, lent: Lent, attend: Attend | None
+) -> Replayed:
     from storage.scratch import remove_tree
     from tools.cli.announce import announce
     from tools.replaying.replaying import Announcement, Replay
 
+    root, build_id = run.root, run.build
     place = root.tmp / f"{build_id}-{'1' * 16}"
 
     def tell(said: Announcement) -> None:
-        if progress not in {"json", "quiet"}:
-            sys.stderr.write("".join(f"{clean(line)}\n" for line in announce(said)))
+        for line in announce(said):
+            run.renderer.say(clean(line))
 
     async def lend_and_replay() -> Replayed:
-        async with granted(lent, roots.secret_places(root, build_id)) as grants:
-            engine, connections = bootstrap.engine(
-                root, build_id, machine.runtime, machine.ambient, machine.snapshotter, grants,
-                more=recorded.blobs, attend=attend,
-            )  # fmt: skip
-            try:
-                return await Replay(
-                    root, build_id, engine, recorded, choice, grants.offered, place, tell
-                ).run()
-            finally:
-                engine.materializer.close()
-                await connections.aclose()
+        async with lent_engine(root, build_id, machine, lent, more=recorded.blobs, attend=attend) as (engine, grants):
+            return await Replay(root, build_id, engine, recorded, choice, grants.offered, place, tell).run()
 
     try:
         return await interruptible(lend_and_replay())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from tools import roots
+from tools.cli.destinations import writable
 
 tag_option = click.option(
     "-t", "--tag", "tags", multiple=True, metavar="NAME", help="Name of the image; may be given again."
@@ -17,9 +18,11 @@ snapshotter_option = click.option(
     "--snapshotter", type=click.Choice(roots.SNAPSHOTTERS), default="auto", envvar="REFLEDGER_SNAPSHOTTER",
     help="How layers are laid out.  [default: erofs where the kernel can, else directory]",
 )  # fmt: skip
-iidfile_option = click.option("--iidfile", metavar="FILE", help="Write the digest of the image config here.")
+iidfile_option = click.option(
+    "--iidfile", callback=writable, metavar="FILE", help="Write the digest of the image config here."
+)
 metadata_option = click.option(
-    "--metadata-file", metavar="FILE", help="Write build id and digests here, as JSON."
+    "--metadata-file", callback=writable, metavar="FILE", help="Write build id and digests here, as JSON."
 )
 progress_option = click.option(
     "--progress", default="auto", metavar="MODE", help="auto, tty, plain, json or quiet.  [default: auto]"

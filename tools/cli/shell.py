@@ -118,7 +118,7 @@ def _write(path: Path, found: list[Change], now: Path, before: Path) -> None:
     try:
         path.write_bytes(text.encode("utf-8", "surrogateescape"))
     except OSError as error:
-        raise DiskError.of(error, f"writing {path}") from error
+        raise DiskError.of(error, "writing the patch", dest=str(path)) from error
     _say(f"the patch is in {path}: paths in it begin at the root of the image (patch -p1)")
 
 

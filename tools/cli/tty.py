@@ -49,13 +49,18 @@ class TtyRenderer:
     def tick(self) -> None:
         """Redraw when the last picture is old enough."""
         now = self._clock()
-        if self._closed or 0 <= now - self._drawn < _EVERY:
+        if self._closed or self._view.status == "unknown" or 0 <= now - self._drawn < _EVERY:
             return
         self._drawn = now
         if not self._live.is_started:
             self._guarded(self._live.start)
         width, height = self._console.size
         self._guarded(lambda: self._live.update(self._picture(width, max(height - 1, 1), now), refresh=True))
+
+    def say(self, text: str) -> None:
+        """A line above the picture."""
+        if not self._closed:
+            self._guarded(lambda: self._console.print(Text(text), soft_wrap=True))
 
     def close(self) -> None:
         """Replace the moving picture by the final one."""

@@ -15,7 +15,7 @@ from projections.filters import duration, parse_filter, passes, storage_size
 from projections.inventory import Inventory, Item
 from storage.errors import InputError
 from tools import roots
-from tools.cli.writing import as_json_option, columns, print_aside, print_cut, print_json, print_line, table
+from tools.cli.writing import as_json_option, columns, print_aside, print_json, print_line, table
 from tools.format import human_bytes, human_duration, local_time
 from tools.text import clean
 
@@ -249,7 +249,7 @@ def _print_plan(plan: Plan) -> None:
         folded.setdefault(reason, []).append(item)
     for reason, items in folded.items():
         what = _title(items[0]) if len(items) == 1 else f"{len(items)} things"
-        print_cut(f"keep {what}, {human_bytes(sum(item.bytes for item in items))}: {clean(reason)}", columns(10_000))
+        print_line(f"keep {what}, {human_bytes(sum(item.bytes for item in items))}: {clean(reason)}")
 
 
 def _reason(action: Action) -> str:

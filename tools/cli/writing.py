@@ -47,7 +47,7 @@ def write_file(dest: str | None, data: bytes, doing: str) -> None:
         replace_file(Path(str(dest)), data, named=True)
     except OSError as error:
         # reason: the file that error names is the unfinished one beside it
-        raise DiskError.of(OSError(error.errno, error.strerror, dest), doing) from error
+        raise DiskError.of(error, doing, dest=str(dest)) from error
 
 
 def columns(otherwise: int) -> int:

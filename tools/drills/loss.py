@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from storage.errors import RefledgerError
+from storage.overlay import mounts_below
 from tools.drills.damage import LOCAL, Damage, in_registry, registry_away
 from tools.drills.place import AGAIN, OTHER, PUSH, Action, Done, Place
 from tools.lab.loopback_registry import LoopbackRegistry
@@ -85,8 +86,7 @@ def judge(place: Place, action: Action, damage: Damage, built: Done) -> str:
 
 def leftovers(root: Path) -> str:
     """What the build left that it should not have."""
-    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-    left = [mount for mount in mounts if mount.startswith(str(root))]
+    left = list(map(str, mounts_below(root)))
     left += [str(path.relative_to(root)) for where in ("tmp/*", "run/*/*") for path in root.glob(where)]
     return f"leftovers: {', '.join(left)[:200]}" if left else ""
 

@@ -64,5 +64,6 @@ def _apt(*command: str) -> str:
     except FileNotFoundError:
         raise HostError(f"{command[0]} is not installed", hint="base images are made on Debian") from None
     if done.returncode:
-        raise HostError(f"{command[0]} failed: {done.stderr.strip().splitlines()[-1:] or done.returncode}")
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise HostError(f"{command[0]} failed: {last}")
     return done.stdout

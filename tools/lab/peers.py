@@ -1,4 +1,4 @@
-"""What benches beside other builders share: the sides, measured commands, a registry to work with, and tables.
+"""What benches beside other builders share: the sides, measured commands, a place to work in, and tables.
 
 Peak memory is wait4's ru_maxrss: the largest *single* process among a command and the descendants it waited for, so
 steps' own processes count and sums do not. Page cache does not count.
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from storage.errors import HostError
+from storage.overlay import detach_below
 from tools.lab import PROJECT
 from tools.lab.loopback_registry import LoopbackRegistry
 from tools.lab.seed import seed
@@ -206,9 +207,8 @@ def cold(side: Side, context: Path, tag: str = "") -> Measured:
 
 def clear(directory: Path) -> None:
     """Remove a tool's storage with whatever it left mounted."""
-    mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
-    for mount in sorted((mount for mount in mounts if mount.startswith(f"{directory}/")), reverse=True):
-        subprocess.run(["umount", "--lazy", mount], check=False)
+    with contextlib.suppress(OSError):  # reason: what stays mounted is told of below
+        detach_below(directory)
     shutil.rmtree(directory, ignore_errors=True)
     if directory.exists():
         raise HostError("could not be emptied", where=str(directory))
@@ -220,9 +220,9 @@ def spread(values: Sequence[float], digits: int) -> str:
 
 
 @contextlib.contextmanager
-def workplace(parent: Path | None) -> Iterator[Path]:
+def workplace(parent: Path | None = None) -> Iterator[Path]:
     """A directory that is gone afterwards."""
-    directory = Path(tempfile.mkdtemp(prefix="refledger-bench-", dir=parent)).resolve()
+    directory = Path(tempfile.mkdtemp(prefix="refledger-lab-", dir=parent)).resolve()
     try:
         yield directory
     finally:

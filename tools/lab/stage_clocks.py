@@ -22,7 +22,7 @@ from typing import Any
 
 from engine.refs.materializer import Materializer
 from engine.refs.spool import Spool
-from storage import compression, overlay
+from storage import decompression, overlay
 from storage.digest import Hasher
 from storage.layers import readahead
 from storage.layers.erofs import image as erofs_image
@@ -93,8 +93,8 @@ def install(clocks: Clocks) -> None:
     clocks.around(FilePartial, "write", "keeping what came (written, then deleted)")
     clocks.around(FilePartial, "read", "reading that back")
     clocks.around(Hasher, "update", "hashing (blob and diff ID)")
-    for name in ("_Gunzip", "_Unzstd"):
-        clocks.around(getattr(compression, name), "read", "decompression")
+    for form in (decompression._Gunzip, decompression._Unzstd):  # noqa: SLF001  reason: those are the pipes, no more
+        clocks.around(form, "read", "decompression")
     clocks.around(Spool, "read", WAITING)
     clocks.around(readahead.ReadAhead, "read", WAITING)
     clocks.around(ErofsLayers, "_write", "header scan and tree")

@@ -40,7 +40,7 @@ def bundle_build(root: Path, log: AuditedLog, views: Views, build: str, dest: st
     try:
         place = TemporaryPlace(beside)
     except OSError as error:
-        raise DiskError.of(OSError(error.errno, error.strerror, dest), "writing the bundle") from error
+        raise DiskError.of(error, "writing the bundle", dest=dest) from error
     staging = place.path
     try:
         gathering = Gathering(
@@ -51,7 +51,7 @@ def bundle_build(root: Path, log: AuditedLog, views: Views, build: str, dest: st
         index = gathering.gather(__version__, prove_events(root, log, events))
         size = write_bundle(dest, index, events, gathering.open)
     except OSError as error:
-        raise DiskError.of(OSError(error.errno, error.strerror, dest), "writing the bundle") from error
+        raise DiskError.of(error, "writing the bundle", dest=dest) from error
     finally:
         place.remove()
     return Bundled(index, size, len(events))

@@ -22,7 +22,7 @@ from storage.tar.filelist import dump, list_tar
 from storage.tar.pack import encode
 from storage.tar.reader import BLOCK, HARD_LINK, REGULAR, TarReader
 from tools.documents import small_blobs
-from tools.replaying.story import Story, layers_of
+from tools.replaying.story import Kept, Story, as_packed, layers_of
 
 LAYER_TAR = "application/vnd.oci.image.layer.v1.tar"
 _READ = 1 << 20
@@ -163,15 +163,15 @@ class Gathering:
             path.unlink()
         self._kept = {listing: [str(digest)] for listing, contents in wanted.items() if contents & found.keys()}
 
-    def _find(self, kept: Mapping[str, Any], wanted: set[str], found: dict[str, tuple[Path, int]]) -> None:
-        for pack in kept["packs"]:
+    def _find(self, kept: Kept, wanted: set[str], found: dict[str, tuple[Path, int]]) -> None:
+        for pack in kept.packs:
             try:
-                with self.blobs.open(Digest(pack)) as file:
+                with self.blobs.open(pack) as file:
                     self._look(file, wanted, found)
             except FileNotFoundError:
                 continue
-        if kept["layer"] and wanted - found.keys():
-            tar = self._tar(self._known(_named(kept["layer"])))
+        if kept.layer and wanted - found.keys():
+            tar = self._tar(self._known(kept.layer))
             if tar is not None:
                 with tar.open("rb") as file:
                     self._look(file, wanted, found)
@@ -203,10 +203,7 @@ class Gathering:
 
     def _known(self, layer: Layer) -> Layer:
         """`layer` with the blob it was packed into as it was, and everyone who has that."""
-        packed = self.story.packed.get(layer.snapshot) if layer.snapshot and layer.blob is None else None
-        if packed is not None:
-            blob = Descriptor(packed["media_type"], Digest(packed["digest"]), packed["bytes"])
-            layer = replace(layer, diff_id=Digest(packed["diff_id"]), blob=blob)
+        layer = as_packed(self.story, layer)
         if layer.blob is None:
             return layer
         known = (*layer.providers, *self.providers(layer.blob.digest))
@@ -331,8 +328,3 @@ class Gathering:
             path = self.staging / "list"
             path.write_bytes(data)
             self._files[ref] = str(self._stage(path, "files"))
-
-
-def _named(name: str) -> Layer:
-    """The layer that ContextKept names."""
-    return Layer(diff_id=Digest(name)) if name.startswith(("sha256:", "sha512:")) else Layer(snapshot=name)

@@ -24,7 +24,7 @@ from storage.interfaces.log import EventLog
 from storage.layers.tars import regular_files
 from storage.tar.filelist import FileFact, load
 from tools import roots
-from tools.replaying.story import Story, layers_of, learn_results, read_graph, read_story
+from tools.replaying.story import Story, as_packed, layers_of, learn_results, read_graph, read_story
 
 
 @dataclass(slots=True)
@@ -49,11 +49,7 @@ class Recorded:
         return tuple(self._known(layer, providers) for layer in layers_of(self.story, ref))
 
     def _known(self, layer: Layer, providers: Callable[[Digest], Sequence[Provider]]) -> Layer:
-        layer = self.pointed.get(layer.name, layer)
-        packed = self.story.packed.get(layer.snapshot) if layer.snapshot and layer.blob is None else None
-        if packed is not None:
-            blob = Descriptor(packed["media_type"], Digest(packed["digest"]), packed["bytes"])
-            layer = replace(layer, diff_id=Digest(packed["diff_id"]), blob=blob)
+        layer = as_packed(self.story, self.pointed.get(layer.name, layer))
         if layer.blob is None:
             return layer
         return replace(layer, providers=tuple(dict.fromkeys((*layer.providers, *providers(layer.blob.digest)))))
@@ -179,12 +175,12 @@ def restore_contexts(
         for context, listing in recorded.story.listings.get(str(step.digest), ()):
             directory = directories.setdefault(Digest(context), place / Digest(context).hex)
             with ExitStack() as stack:
-                packs = [*recorded.kept.get(listing, ())]
+                packs = [*map(Digest, recorded.kept.get(listing, ()))]
                 layers = []
                 for kept in () if recorded.blobs else recorded.story.kept.get(listing, ()):
-                    packs += kept["packs"]
-                    layers.append(_layer(kept["layer"]))
-                found = [stack.enter_context(blobs.open(Digest(p))) for p in packs if blobs.size(Digest(p)) is not None]
+                    packs += kept.packs
+                    layers.append(kept.layer)
+                found = [stack.enter_context(blobs.open(pack)) for pack in packs if blobs.size(pack) is not None]
                 lowers = [path for layer in layers if layer and (path := lower(layer)) is not None]
                 try:
                     restore(blobs.get(Digest(listing)), lowers, map(regular_files, found), directory)
@@ -196,9 +192,3 @@ def restore_contexts(
                 except OSError as error:
                     raise DiskError.of(error, f"restoring what {step.name} took of its context") from error
     return directories
-
-
-def _layer(name: str) -> Layer | None:
-    if not name:
-        return None
-    return Layer(diff_id=Digest(name)) if name.startswith(("sha256:", "sha512:")) else Layer(snapshot=name)

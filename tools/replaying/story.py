@@ -12,7 +12,7 @@ from engine.stored import graph_from_json
 from projections.history import BuildRecord
 from storage.digest import Digest, parse_json
 from storage.errors import InputError, VerificationError
-from storage.interfaces.images import Provider
+from storage.interfaces.images import Descriptor, Provider
 from storage.interfaces.log import Event, EventLog
 
 Json = dict[str, Any]
@@ -34,11 +34,20 @@ class Execution:
     exit_code: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Where contents of context files stay (see the event ContextKept)."""
+
+    layer: Layer | None
+    packs: tuple[Digest, ...]
+
+
 @dataclass(slots=True)
 class Story:
     """One build. `events`: its own, in order; `behind`: those of others that say what its refs and kept files are;
     `executions` by vertex; `results`: ref ids by vertex, executed or cached; `listings`: by step and context vertex,
-    what the step took of it; `refs`: layers by ref id; `packed`: by snapshot, the blob that holds it as it was."""
+    what the step took of it; `refs`: layers by ref id; `packed`: by snapshot, its diff ID and
+    the blob that holds it as it was; `kept`: by listing, where its files are."""
 
     record: BuildRecord
     events: list[Event]
@@ -51,8 +60,8 @@ class Story:
     results: dict[str, str] = field(default_factory=dict)
     listings: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
     refs: dict[str, tuple[Layer, ...]] = field(default_factory=dict)
-    packed: dict[str, Json] = field(default_factory=dict)
-    kept: dict[str, list[Json]] = field(default_factory=dict)
+    packed: dict[str, tuple[Digest, Descriptor]] = field(default_factory=dict)
+    kept: dict[str, list[Kept]] = field(default_factory=dict)
     failed: str | None = None
     error: str = ""
     exit_code: int | None = None
@@ -174,11 +183,26 @@ def _learn(story: Story, event: Event) -> None:
         case "BlobCreated" if data.get("snapshot") and data.get("epoch") is None:
             # an eStargz has files beside the step's: only where there is nothing else
             if not str(data.get("compression", "")).startswith("estargz") or data["snapshot"] not in story.packed:
-                story.packed[data["snapshot"]] = data
+                blob = {"mediaType": data["media_type"], "digest": data["digest"], "size": data["bytes"]}
+                story.packed[data["snapshot"]] = Digest(data["diff_id"]), Descriptor.from_json(blob)
         case "ContextKept":
-            story.kept.setdefault(data["listing"], []).append(data)
+            packs = tuple(map(Digest, _texts(data.get("packs", ()))))
+            story.kept.setdefault(data["listing"], []).append(Kept(_layer(_text(data["layer"])), packs))
         case _:
             pass
+
+
+def _layer(name: str) -> Layer | None:
+    """The layer that ContextKept names: a snapshot, or a diff ID; "" for none."""
+    if not name:
+        return None
+    return Layer(diff_id=Digest(name)) if name.startswith(("sha256:", "sha512:")) else Layer(snapshot=name)
+
+
+def as_packed(story: Story, layer: Layer) -> Layer:
+    """`layer` with the blob it was packed into as it was, if the log knows one."""
+    packed = story.packed.get(layer.snapshot) if layer.snapshot and layer.blob is None else None
+    return layer if packed is None else replace(layer, diff_id=packed[0], blob=packed[1])
 
 
 def layers_of(story: Story, ref: str) -> tuple[Layer, ...]:

@@ -12,6 +12,7 @@ import struct
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 from storage.digest import sha256
@@ -101,6 +102,12 @@ def _choose_mount(scratch: Scratch) -> Mount | None:
     return None
 
 
+@cache
+def _is_listed() -> bool:
+    """Has the kernel the file system already? Asked for each layer that is looked for."""
+    return f"\t{KIND}\n" in Path("/proc/filesystems").read_text()
+
+
 class ErofsMounts:
     """The images that this process has mounted: each once, in a scratch directory of its owner, while it lives. What an
     image's layer only implies is noted beside its mount, as beside a directory's tree (storage/layers/implied.py).
@@ -122,9 +129,7 @@ class ErofsMounts:
         """Can images be mounted here? Tried out once, but for the usual case: there are some, and the kernel lists
         the file system. Raises DiskError."""
         with self._lock:
-            if not self._way and f"\t{KIND}\n" in Path("/proc/filesystems").read_text():
-                return True
-            return self._choose() is not None
+            return (not self._way and _is_listed()) or self._choose() is not None
 
     @property
     def works(self) -> bool:

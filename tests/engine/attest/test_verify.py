@@ -12,12 +12,12 @@ import pytest
 from engine.attest import verify
 from engine.attest.signed import Attestations, signed_by
 from engine.attest.statement import PREDICATE_TYPE, SBOM, Statement, statement
-from engine.attest.verify import ImageVerifier, Verified
-from engine.errors import VerificationError
+from engine.attest.verify import Claim, ImageVerifier, Verified
+from engine.errors import RegistryError, VerificationError
 from engine.images.read import ImageReader
 from storage.blobs import DirectoryBlobs
 from storage.digest import Digest, sha256
-from storage.interfaces.images import Descriptor, Provider
+from storage.interfaces.images import Descriptor, Provider, Referrer
 from storage.media_types import EMPTY_CONFIG, MANIFEST
 from storage.reference import parse_reference
 from storage.signing.dsse import ENVELOPE, IN_TOTO, sign
@@ -192,3 +192,71 @@ def test_I3_only_a_known_key_about_this_very_image_vouches() -> None:
     for payload in (b"", b"[]", b'{"_type": "x", "subject": []}', b'{"_type": "https://in-toto.io/Statement/v1"}'):
         assert signed_by(sign(IN_TOTO, payload, OURS), image, keys) == []
     assert Statement.parse(about(image)).subjects == {str(image)}
+
+
+# ---------------------------------------------------------------- a registry that lies, or falls silent
+
+
+class Lying:
+    """Of `client`, but that it lists `referrers` of anything, and gives no blob."""
+
+    def __init__(self, client: Client, *referrers: Referrer) -> None:
+        self._client, self._referrers = client, referrers
+
+    async def referrers(self, _provider: Provider, _digest: Digest) -> tuple[Referrer, ...]:
+        return self._referrers
+
+    def blob(self, _provider: Provider, blob: Descriptor) -> None:
+        raise RegistryError(f"{blob.digest} does not come", kind="transport", status=503)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+
+def test_a_referrer_of_another_image_is_told_of(kit: MemoryKit, tmp_path: Path) -> None:
+    async def run(client: Client) -> None:
+        image, _ = await put_image(client, HERE, [b"layer"], "v1")
+        other, _ = await put_image(client, HERE, [b"other"], "v2")
+        await client.upload(HERE, EMPTY, stream_of(b"{}"))
+        data = manifest(EMPTY, [], artifactType=ENVELOPE, subject=other.to_json())
+        digest = await client.put_manifest(HERE, str(sha256(data)), MANIFEST, data)
+        lying: Any = Lying(client, Referrer(Descriptor(MANIFEST, digest, len(data)), ENVELOPE))
+        verifier = ImageVerifier(ImageReader(client, DirectoryBlobs(tmp_path, owner="t")), lying, OURS.verifier)
+        with pytest.raises(VerificationError, match=f"{digest} is listed as a referrer and refers elsewhere"):
+            await verifier.verify(parse_reference(f"{HERE}@{image.digest}"))
+
+    kit.use(run)
+
+
+def test_a_registry_that_falls_silent_is_no_proof_of_anything(kit: MemoryKit, tmp_path: Path) -> None:
+    image = attested(kit)
+
+    async def run(client: Client) -> None:
+        lying: Any = Lying(client)
+        images = ImageReader(lying, DirectoryBlobs(tmp_path, owner="t"))
+        with pytest.raises(RegistryError, match="does not come"):
+            await ImageVerifier(images, client, OURS.verifier).verify(parse_reference(f"{HERE}:v1"))
+        with pytest.raises(RegistryError, match="does not come"):
+            await Attestations(images, client).signers(HERE, [image.digest], [str(OURS.verifier)])
+
+    kit.use(run)
+
+
+def test_a_manifest_that_is_none_vouches_for_nothing(kit: MemoryKit, tmp_path: Path) -> None:
+    image = attested(kit)
+
+    async def run(client: Client) -> tuple[str, ...]:
+        data = b"no JSON"
+        blobs = DirectoryBlobs(tmp_path, owner="t")
+        blobs.put(data)
+        lying: Any = Lying(client, Referrer(Descriptor(MANIFEST, sha256(data), len(data)), ENVELOPE))
+        return await Attestations(ImageReader(client, blobs), lying).signers(
+            HERE, [image.digest], [str(OURS.verifier)]
+        )
+
+    assert kit.use(run) == ()
+
+
+def test_of_a_claim_of_another_type_only_the_type_is_told() -> None:
+    claim = Claim("https://other.example/type", sha256(b"statement"), {"anything": 1}, in_index=False)
+    assert set(claim.to_json()) == {"predicate_type", "statement", "in_index"}

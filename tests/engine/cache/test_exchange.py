@@ -15,7 +15,7 @@ from engine.cache import facts
 from engine.cache.chain import CacheChain
 from engine.cache.config import MEDIA_TYPE
 from engine.cache.imports import CacheImports
-from engine.errors import DiskError, RefledgerError
+from engine.errors import DiskError, HostError, MaterializationError, RefledgerError
 from engine.exporters.exporters import Built
 from engine.exporters.image import compose
 from engine.graph import HistoryStep, Result
@@ -24,6 +24,7 @@ from engine.refs.ref import Layer, Remote
 from engine.solver.answers import Asking
 from storage.blobs import DirectoryBlobs
 from storage.digest import Digest, sha256
+from storage.layout.source import WithLayouts
 from storage.media_types import DOCKER_LIST, MANIFEST
 from storage.media_types import INDEX as OCI_INDEX
 from tests.engine.cache.kit import CREATED, Caches, Project, caches, found_for, names, project
@@ -326,7 +327,7 @@ def test_I8_a_damaged_document_of_a_cache_is_read_anew(
     ref = f"{registry.host}/{repository}/cache:c"
     lost: list[str] = []
     with caches(tmp_path) as one:
-        one.parts.materializer.blobs = DirectoryBlobs(
+        one.parts.materializer.fetcher.blobs = DirectoryBlobs(
             one.parts.root.path, owner="b1", lost=lambda digest, _: lost.append(digest)
         )
         stored = one.parts.root.path / "blobs" / "sha256"
@@ -486,3 +487,49 @@ def test_chains_that_share_much_stay_small(registry: RegistryProcess, repository
         imports = run(one.load(made, ref, chains=Named({first: [chain]})))
     assert len(imports.lookup(first, sha256(b"?"))) == 1
 
+
+
+def test_a_step_that_an_image_needs_is_not_left_out(
+    registry: RegistryProcess, repository: str, tmp_path: Path
+) -> None:
+    made = project(registry, f"{repository}/app")
+    needed = made.steps[-1].digest
+    lost = Remote("b0-second-1", (Layer(snapshot="b0-second-1", created=1),))
+    made = replace(made, solution=changed(made.solution, refs={**made.solution.refs, needed: lost}))
+    with caches(tmp_path) as one, pytest.raises(MaterializationError):
+        run(one.export(made, f"type=registry,ref={registry.host}/{repository}/cache:c,mode=max"))
+
+
+def test_a_cache_is_not_sent_twice_and_none_is_left_when_all_layers_are_lost(
+    registry: RegistryProcess, repository: str, tmp_path: Path
+) -> None:
+    made = project(registry, f"{repository}/app")
+    with caches(tmp_path) as one:
+        for _ in range(2):
+            assert run(one.export(made, f"type=registry,ref={registry.host}/{repository}/cache:c")) == []
+        puts = [line.path for line in registry.requests() if line.method == "PUT"]
+        sent = [path.partition("digest=")[2] for path in puts if f"{repository}/cache/blobs" in path]
+        assert len(sent) == len(set(sent))
+        for layer in made.image["layers"]:
+            registry.blob_path(layer["digest"]).unlink()
+        (warning,) = run(one.export(made, f"type=registry,ref={registry.host}/{repository}/another:c,mode=max"))
+        assert "no step has a result that could be kept" in warning
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"), [(DiskError("reading: No space left"), "disk"), (HostError("no helper"), "transport")]
+)
+def test_what_keeps_a_cache_from_being_read_on_this_machine_is_told_as_that(
+    registry: RegistryProcess, repository: str, tmp_path: Path, error: RefledgerError, kind: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    made = project(registry, f"{repository}/app")
+
+    async def failing(*_: object) -> NoReturn:
+        raise error
+
+    monkeypatch.setattr(WithLayouts, "resolve", failing)
+    with caches(tmp_path) as one:
+        run(one.load(made, f"{registry.host}/{repository}/cache:c"))
+        (failed,) = one.parts.events("CacheImportFailed")
+    assert failed["class"] == kind

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 
+from engine.clock import Clock
 from engine.exporters.conversion import Conversion
 from engine.exporters.reading import BlobReader
 from engine.exporters.transfer import Catalog, Transfer
 from engine.ledger import Ledger
-from engine.refs.materializer import Clock
 from storage.digest import Digest
 from storage.interfaces.images import Provider
 from storage.interfaces.packing import PackedBlob

@@ -239,7 +239,7 @@ def test_a_damaged_converted_blob_is_made_anew_before_a_byte_of_it_goes_out(
         whole = path.read_bytes()
         path.write_bytes(whole[:-60] + bytes(60))
         store = DirectoryBlobs(parts.root.path, owner="b2", lost=lambda *_: None)
-        exporting.reader.blobs = exporting.conversion.blobs = parts.materializer.blobs = store
+        exporting.reader.blobs = exporting.conversion.blobs = parts.materializer.fetcher.blobs = store
         exporting.conversion.converter = BlobConverter(store)
         assert names(await content(exporting, layer)) == [
             ".no.prefetch.landmark", "d", "d/a", "stargz.index.json",
@@ -283,7 +283,7 @@ def test_I3_a_damaged_stored_blob_is_found_out_and_the_layer_fetched(
     path.write_bytes(made.blob[:-20] + bytes(20))
 
     async def run() -> None:
-        parts.materializer.blobs = DirectoryBlobs(parts.root.path, owner="b2", lost=lambda *_: None)
+        parts.materializer.fetcher.blobs = DirectoryBlobs(parts.root.path, owner="b2", lost=lambda *_: None)
         ref = remote([registry.host], repository, [made])
         exporting = transfer(parts)
         (layer,) = await exporting.pack(ref, None, None, Compression("zstd", force=True))

@@ -35,7 +35,6 @@ def _export(tmp_path: Path, below: str = "") -> None:
         try:
             await made.exporters().local.export([(below, of_step("s", scratch(), 0))], str(tmp_path / "out"))
         finally:
-            made.materializer.close()
             await registry.aclose()
 
     with open_root(tmp_path / "root") as root:

@@ -7,16 +7,17 @@ import os
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from engine.errors import RefledgerError
+from engine.clock import Clock
+from engine.errors import MaterializationError, RefledgerError
 from engine.exporters.move import Mover
 from engine.exporters.reading import BlobReader
 from engine.ledger import Ledger
-from engine.refs.materializer import Clock
 from engine.refs.ref import Layer
 from storage.credentials.lookup import Anonymous
 from storage.digest import Digest
@@ -183,3 +184,29 @@ def test_moves_of_one_layer_at_once_are_one_upload_and_a_failure_is_its_own(
     assert moved == ["present"] * 3 + ["streamed"]
     assert uploads(second_registry, mark, f"{repository}/to") == 1
     assert uploads(second_registry, mark, f"{repository}/other") == 1
+
+
+def test_what_is_there_though_it_could_not_be_mounted_is_not_sent(
+    tmp_path: Path, registry: RegistryProcess, repository: str
+) -> None:
+    """Another build may just have brought it."""
+    (layer,) = pushed(registry, f"{repository}/to", Provider.of(registry.host, f"{repository}/elsewhere"))
+
+    async def main() -> dict[str, object]:
+        async with moving(tmp_path) as move:
+            return await move.move(layer, to(registry, f"{repository}/to"), "n")
+
+    assert asyncio.run(main())["transport"] == "present"
+
+
+def test_a_blob_that_is_neither_here_nor_anywhere_cannot_be_made_by_who_only_reads(
+    tmp_path: Path, registry: RegistryProcess, repository: str
+) -> None:
+    (layer,) = pushed(registry, repository)
+
+    async def main() -> None:
+        async with moving(tmp_path) as move:
+            await move.move(replace(layer, providers=()), to(registry, f"{repository}/to"), "n")
+
+    with pytest.raises(MaterializationError, match="no provider is known"):
+        asyncio.run(main())

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
+from engine.errors import DiskError
 from engine.graph import (
     ArchiveSource,
     Copy,
@@ -23,6 +25,7 @@ from engine.graph import (
     Mkdir,
     Op,
     Result,
+    Scratch,
     Vertex,
     vertex,
 )
@@ -37,7 +40,9 @@ from storage.interfaces.blobs import BlobStore
 from storage.interfaces.images import Descriptor, Provider
 from storage.interfaces.packing import PackedBlob
 from storage.interfaces.parts import LayerParts
+from storage.parts.lookup import Tree
 from storage.reference import parse_reference
+from tests.engine.attest.test_scan import Layer as Files
 
 HOST = Provider.of("r.example", "base")
 BLOB = Descriptor("application/vnd.oci.image.layer.v1.tar+gzip", sha256(b"blob"), 7)
@@ -47,9 +52,10 @@ COMMIT = "c" * 40
 
 @dataclass
 class Here:
-    """A root that has the blobs in `stored`, and nothing that is mountable."""
+    """A root that has the blobs in `stored`, and `laid_out` layers, which cannot be read."""
 
     stored: set[Digest] = field(default_factory=set)
+    laid_out: set[str] = field(default_factory=set)
 
     @property
     def kept(self) -> Here:
@@ -63,8 +69,11 @@ class Here:
     def snapshots(self) -> Here:
         return self
 
-    def mountable(self, _layer: Layer) -> bool:
-        return False
+    def mountable(self, layer: Layer) -> bool:
+        return layer.name in self.laid_out
+
+    def lower(self, layer: Layer) -> Path:
+        return Path(layer.name)
 
     def here(self, layer: Layer) -> bool:
         return layer.blob is not None and layer.blob.digest in self.stored
@@ -82,6 +91,16 @@ class Packed:
 
 
 @dataclass
+class Parts:
+    found: Tree | None
+
+    def tree(self, _lower: Path) -> Tree:
+        if self.found is None:
+            raise OSError(5, "Input/output error")
+        return self.found
+
+
+@dataclass
 class Sources:
     blobs: BlobStore
 
@@ -91,12 +110,13 @@ class Sources:
 
 def lacking(
     *vertices: Vertex, here: Here | None = None, known: Mapping[Digest, Remote] | None = None,
-    outputs: tuple[Output, ...] = (),
+    outputs: tuple[Output, ...] = (), tree: Tree | None = None,
 ) -> list[Missing]:  # fmt: skip
     root: Any = here or Here()
     needs = Needs(
-        cast("Materializer", root), NoRegistry(), Packed(), cast("LayerParts", None), lambda: Sources(root.blobs)
-    )
+        cast("Materializer", root), NoRegistry(), Packed(), cast("LayerParts", Parts(tree)),
+        lambda: Sources(root.blobs),
+    )  # fmt: skip
     graph = Graph(vertices, (Result(vertices[-1].digest, "linux/amd64", {}),))
     run = [one for one in vertices if one.digest not in (known or {})]
     return asyncio.run(needs.lacking(graph, run, known or {}, outputs=outputs))
@@ -152,6 +172,29 @@ def test_a_result_that_nobody_else_has_is_missing_to_an_archive_and_none_to_a_pu
     assert (found.name, found.elsewhere, found.needed_by) == ("b0-a-1", (), ("--output type=oci,dest=a.tar",))
     assert "only the step that made it can make it again" in found.detail
     assert lacking(IMAGE, made, known=known, outputs=(Output("image"),)) == []
+
+
+def test_a_stored_blob_is_enough_for_an_archive() -> None:
+    here = Here(stored={BLOB.digest})
+    assert lacking(IMAGE, here=here, known={IMAGE.digest: Remote("r", (Layer(LAYER.diff_id, BLOB),))}, outputs=(
+        Output("oci", dest="a.tar"),
+    )) == []  # fmt: skip
+
+
+TWO = step(ImageSource("two", sha256(b"two"), "linux/amd64", HOST, (LAYER, ImageLayer(sha256(b"top"), BLOB))))
+
+
+def test_a_pattern_that_is_none_is_the_steps_to_tell() -> None:
+    here = Here(laid_out={str(sha256(b"top"))})
+    copied = step(Copy(sources=("/[",), dest="/"), step(Scratch()), TWO)
+    assert lacking(step(Scratch()), TWO, copied, here=here, tree=Files({"a": b""})) == []
+
+
+def test_layers_that_cannot_be_looked_into_are_the_disks_fault() -> None:
+    here = Here(laid_out={str(sha256(b"top"))})
+    copied = step(Copy(sources=("/a",), dest="/"), step(Scratch()), TWO)
+    with pytest.raises(DiskError, match="looking into layers"):
+        lacking(step(Scratch()), TWO, copied, here=here)
 
 
 async def _blob() -> None:

@@ -22,7 +22,8 @@ from engine.ops.select import select
 from engine.refs.ref import Layer, Remote, scratch
 from storage.digest import sha256
 from storage.interfaces.images import Descriptor, Provider
-from storage.layers.snapshots import OverlaySnapshot, OverlaySnapshots
+from storage.interfaces.layers import Snapshot
+from storage.layers.snapshots import OverlaySnapshots
 from storage.overlay import detach_below, mounts_below
 from tests.waiting import PATIENCE
 from tools.bootstrap import engine
@@ -55,7 +56,6 @@ def _execute(root: Root, ctx: Path, op: Op, *bases: Remote) -> Outcome:
             task = Task(step, f"b1-{step.digest.short}", 1, bases, str(ctx), selection=selection, epoch=1_600_000_000)
             return await made.executor.execute(task)
         finally:
-            made.materializer.close()
             await registry.aclose()
 
     return asyncio.run(run())
@@ -144,7 +144,7 @@ def test_a_step_that_is_cancelled_twice_while_it_mounts_leaves_no_mount(tmp_path
     class Slow(OverlaySnapshots):
         """Takes its time."""
 
-        def begin(self, ref: str, lowers: Sequence[Path]) -> OverlaySnapshot:
+        def begin(self, ref: str, lowers: Sequence[Path]) -> Snapshot:
             inside.set()
             assert go_on.wait(PATIENCE)
             return super().begin(ref, lowers)

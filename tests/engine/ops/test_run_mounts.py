@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from engine.clock import Clock
 from engine.errors import DiskError, InputError, RefledgerError
 from engine.grants import Grants
 from engine.graph import Mount, Run, vertex
 from engine.ledger import Ledger
 from engine.ops.executor import Task
 from engine.ops.run_mounts import RunMounts
-from engine.refs.materializer import Clock
 from engine.refs.ref import Local, Remote
 from storage.cachemounts import DirectoryCacheMounts
 from storage.layers.compose import TreeWriter

@@ -96,6 +96,7 @@ fetch = true
         (f'{HEAD}kind = "digests"\n{HEAD}kind = "digests"\n', 4, "line 1 is called 'a', too"),
         (f'{HEAD}kind = "digests"\nkind = "age"\n', 4, "not TOML"),
         (f"{HEAD}kind = \n", 3, "not TOML"),
+        (f'{HEAD}kind = "age"\nmax = {"9" * 5000}\n', 5, "not TOML"),
         (f'{HEAD}kind = "images"\nallow = ["{"x" * 1001}"]\n', 4, "up to 1000"),
         (f'{HEAD}kind = "images"\nallow = ["a\\u001b"]\n', 4, "printable"),
         ("".join(f'[[rule]]\nname = "{n}"\nkind = "digests"\n' for n in range(1001)), 3001, "at most 1000 rules"),

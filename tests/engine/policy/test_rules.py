@@ -18,6 +18,7 @@ from engine.policy.subjects import (
     read_time,
     signed_image,
 )
+from storage.errors import InputError
 from storage.reference import parse_layout, parse_reference
 from storage.signing.notes import new_signer
 
@@ -69,6 +70,12 @@ def signed(*keys: str) -> Subject:
         ('kind="images"\nallow=["corp.example"]', image("corp.example.evil.example/x"), False),
         ('kind="images"\nallow=["corp.example"]', image("corp.example:5000/x"), False),
         ('kind="images"\nallow=["corp.example:*"]', image("corp.example:5000/x"), True),
+        ('kind="images"\ndeny=["evil.example"]', image("evil.example:443/x"), False),
+        ('kind="images"\ndeny=["evil.example:443"]', image("evil.example/x"), False),
+        ('kind="images"\ndeny=["Evil.example/X"]', image("EVIL.example/x"), True),
+        ('kind="images"\ndeny=["Evil.example/x"]', image("EVIL.example/x"), False),
+        ('kind="images"\ndeny=["docker.io/evil/*"]', image("registry-1.docker.io/evil/x"), False),
+        ('kind="digests"\nimages=["docker.io:443"]', pin("debian:12"), False),
         ('kind="images"\nallow=["oci-layout/srv/**"]', named_image(parse_layout("oci-layout:///srv/a:1")), True),
         ('kind="images"\nallow=["oci-layout/srv/**"]', named_image(parse_layout("oci-layout:///srv/../a")), False),
         ('kind="images"\nallow=[]', image("debian"), False),
@@ -92,11 +99,16 @@ def signed(*keys: str) -> Subject:
         ('kind="urls"\nallow=["example.org"]', url("https://example.org:8443/x"), False),
         ('kind="urls"\nallow=["example.org"]', url("https://example.org@evil.example/x"), False),
         ('kind="urls"\nallow=["example.org"]', url("https://example.org./x"), True),
+        ('kind="urls"\ndeny=["example.org:443"]', url("https://example.org/x"), False),
+        ('kind="urls"\nallow=["example.org:443"]', url("http://example.org/x"), False),
+        ('kind="urls"\nallow=["[fe80::1%25eth0]:8080"]', url("http://[FE80::1%25eth0]:8080/x"), True),
         ('kind="urls"\nschemes=["https"]', url("http://example.org/x"), False),
         ('kind="git"\nallow=["git.example/ours/*"]', git("https://git.example/ours/app.git"), True),
         ('kind="git"\nallow=["git.example/ours/*"]', git("git@git.example:ours/app.git"), True),
         ('kind="git"\nallow=["git.example/ours/*"]', git("ssh://git@git.example/theirs/app"), False),
         ('kind="git"\nallow=["git.example"]\nschemes=["https", "ssh"]', git("git://git.example/a"), False),
+        ('kind="git"\ndeny=["evil.example"]', git("https://ｅｖｉｌ.example/a.git"), False),
+        ('kind="git"\nallow=["xn--bcher-kva.example"]', git("https://bücher.example/a.git"), True),
         ('kind="network"\nallow=["none"]', Subject("network", "host", "s"), False),
         ('kind="network"\nallow=["none"]', Subject("network", "none", "s"), True),
         ('kind="privileges"\nallow=[]', Subject("privilege", "security.insecure", "s"), False),
@@ -119,6 +131,16 @@ def test_rules_decide(rule: str, subject: Subject, allowed: bool | None) -> None
     if decision is not None and decision.against is not None:
         assert decision.detail
         assert decision.remedy
+
+
+@pytest.mark.parametrize(
+    "remote",
+    ["ssh://ours.example%40evil.example/a", "https://evil%2eexample/a.git", "git://ours.example%2fa@evil.example%00/a",
+     "https://a..ü/a.git", "https:///a.git"],
+)  # fmt: skip
+def test_a_host_that_git_may_read_otherwise_is_no_host(remote: str) -> None:
+    with pytest.raises(InputError, match="so no policy can allow it"):
+        git(remote)
 
 
 def test_the_first_rule_that_objects_is_named_and_all_that_speak_are() -> None:

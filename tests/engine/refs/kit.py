@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine.clock import Clock
 from engine.ledger import Ledger
 from engine.refs.asked import AskedPaths
-from engine.refs.materializer import Clock, Materializer
+from engine.refs.fetch import Fetcher
+from engine.refs.materializer import Materializer
 from engine.refs.ref import Layer, Remote
 from storage.blobs import DirectoryBlobs
 from storage.credentials.lookup import DockerCredentials
@@ -63,9 +65,9 @@ def kit(directory: Path, *, small: int = 0, build: str = "b1", erofs: bool = Tru
         images = ErofsLayers(root.path / "layers", root.tmp, build, mounts)
         layers = images if erofs else DirectoryLayers(root.path / "layers", root.tmp, build)
         blobs = DirectoryBlobs(root.path, owner=build)
-        materializer = Materializer(
-            layers, snapshots, blobs, DirectoryPartials(root.path / "partial"), registry, root.locks, ledger, clock
-        )
+        partials = DirectoryPartials(root.path / "partial")
+        fetcher = Fetcher(blobs, partials, registry, root.locks, ledger, clock)
+        materializer = Materializer(layers, snapshots, fetcher, root.locks, ledger, clock)
         parts = DirectoryParts(root.tmp, build)
         asked = AskedPaths(materializer, parts, registry, ledger, clock, small)
         try:

@@ -9,10 +9,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from engine.clock import Clock
 from engine.ledger import Ledger
+from engine.refs.fetch import Fetcher
 from engine.refs.fill import FetchLimits
 from engine.refs.kept import Known, NothingKnown
-from engine.refs.materializer import Clock, Materializer
+from engine.refs.materializer import Materializer
 from engine.refs.ref import Layer, Local, Remote
 from storage.blobs import DirectoryBlobs
 from storage.credentials.lookup import Anonymous
@@ -63,13 +65,15 @@ class Machine:
 
         registry = client(Anonymous(), user_agent="t", limits=Limits(tries=tries), sleep=no_pause)
         root = self.root
-        materializer = Materializer(
-            store(root / "layers", root / "tmp", "t"),
-            OverlaySnapshots(root / "snapshots", root / "tmp", "t"),
+        locks, ledger, clock = FileLocks(root / "locks"), Ledger(self.log, "b"), Clock(time.time_ns, time.monotonic)
+        fetcher = Fetcher(
             DirectoryBlobs(root, owner="t", lost=lambda digest, _: self.damaged.append(digest)),
-            DirectoryPartials(root / "partial"), registry, FileLocks(root / "locks"), Ledger(self.log, "b"),
-            Clock(time.time_ns, time.monotonic), parallel=2, fetching=limits, known=known or NothingKnown(),
+            DirectoryPartials(root / "partial"), registry, locks, ledger, clock,
+            parallel=2, limits=limits, known=known or NothingKnown(),
         )  # fmt: skip
+        layers_here = store(root / "layers", root / "tmp", "t")
+        snapshots = OverlaySnapshots(root / "snapshots", root / "tmp", "t")
+        materializer = Materializer(layers_here, snapshots, fetcher, locks, ledger, clock)
         try:
             yield materializer
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -22,6 +24,8 @@ from engine.ops.rules import asked_of
 from engine.ops.select import select
 from engine.refs.ref import Remote
 from storage.digest import Digest
+from storage.interfaces.images import Descriptor
+from storage.parts.trees import DirectoryParts
 from tests.chunked import Edit, Made, estargz, gzipped, zstd_chunked
 from tests.engine.refs.kit import Kit, kit, push_layers, remote
 from tests.faulty import Fault, FaultyProxy
@@ -532,3 +536,38 @@ def test_a_registry_without_ranges_is_asked_for_the_layer(
         assert ask(parts, ref, "usr/share/small") == {"usr/share/small": b"small file\n"}
         assert "whole only" in parts.events("PullFailed")[0]["error"]
         assert len(parts.events("LayerPulled")) == 1
+
+
+def test_a_disk_that_cannot_be_read_is_said(
+    registry: RegistryProcess, repository: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = gzipped(make_tar(file("f", b"broken")))
+    push_layers(registry.host, repository, [made])
+
+    def broken(_self: object, _lower: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(DirectoryParts, "tree", broken)
+    with kit(tmp_path / "root") as parts, pytest.raises(DiskError, match="Input/output error"):
+        ask(parts, remote([registry.host], repository, [made]), "f")
+
+
+def test_what_is_stored_did_not_have_to_come_either_way(
+    registry: RegistryProcess, repository: str, tmp_path: Path
+) -> None:
+    below, above = (gzipped(make_tar(file(name, name.encode() * 50))) for name in ("below", "above"))
+    push_layers(registry.host, repository, [below, above])
+    with kit(tmp_path / "root") as parts:
+        parts.materializer.blobs.put(below.blob)
+        assert ask(parts, remote([registry.host], repository, [below, above]), "above") == {"above": b"above" * 50}
+        assert parts.events("Materialized")[-1]["unfetched"] == []
+
+
+def test_only_so_many_tables_of_contents_are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.refs.asked._KEPT", 1)
+    blobs = [Descriptor("t", Digest(f"sha256:{number:064}"), 1) for number in range(2)]
+    table: Any = object()
+    with kit(tmp_path / "root") as parts:
+        for blob in blobs:
+            parts.asked.keep(blob, table)
+        assert [parts.asked.toc(blob) for blob in blobs] == [None, table]

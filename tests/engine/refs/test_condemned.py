@@ -26,7 +26,7 @@ KIB = 1024
 
 def mirrored(parts: Kit, host: str) -> None:
     """Name `host` as a mirror of every registry."""
-    parts.materializer.places = Places(lambda provider: [Mirror(Provider.of(host, provider.repository))])
+    parts.materializer.fetcher.places = Places(lambda provider: [Mirror(Provider.of(host, provider.repository))])
 
 
 def spoiled(registry: RegistryProcess, made: Made, name: str) -> None:
@@ -90,7 +90,7 @@ def test_wrong_ranges_condemn_the_mirror_for_the_build(
 
     with FaultyProxy(registry.host, Fault("GET", "/blobs/", flip=True)) as proxy, kit(tmp_path / "root") as parts:
         mirrored(parts, proxy.host)
-        parts.materializer.fetching = FetchLimits(256 * KIB, 1024 * KIB, 4)
+        parts.materializer.fetcher.limits = FetchLimits(256 * KIB, 1024 * KIB, 4)
         asyncio.run(twice(parts, proxy))
         assert parts.materializer.layers.has(Digest(made.descriptor["diff_id"]))
         assert [fact["provider"]["registry"] for fact in parts.events("PullFailed")] == [proxy.host]

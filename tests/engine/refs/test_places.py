@@ -134,3 +134,13 @@ def test_what_a_tag_is_is_asked_of_mirrors_that_may_say_it(places: Places, name:
     again = [host for host in asked if host != "two.example"]
     assert [reference.registry for reference in seen] == [*asked, *again], "the second one was found to be down"
     assert [reference.mirror_of for reference in seen][:1] == ["origin.example/team/app"]
+
+
+def test_a_mirror_that_gives_another_manifest_than_was_named_is_passed_over(places: Places) -> None:
+    async def ask(reference: Reference) -> Descriptor:
+        if reference.registry != ORIGIN.registry:
+            raise WRONG
+        return Descriptor("", BLOB, 1)
+
+    found, who = asyncio.run(places.resolve(parse_reference(f"origin.example/team/app@{BLOB}"), ask))
+    assert (found.digest, who) == (BLOB, ORIGIN)

@@ -113,7 +113,7 @@ def test_parts_of_a_layer_come_from_another_provider_too(
 
     async def ask(host: str) -> bytes:
         with kit(tmp_path / "root") as parts:
-            parts.materializer.known = Knows(Provider.of(registry.host, repository))
+            parts.materializer.fetcher.known = Knows(Provider.of(registry.host, repository))
             try:
                 ref = remote([host], repository, [made])
                 async with parts.asked.paths(ref, ["/wanted"], vertex="v", needed_by="COPY") as lowers:
@@ -161,7 +161,7 @@ def test_I4_who_joined_a_pull_that_fails_asks_its_own_provider(
 
     async def run(parts: Kit) -> None:
         held = Held(parts.registry, registry.host)
-        parts.materializer.registry = cast("RegistryClient", held)
+        parts.materializer.fetcher.registry = cast("RegistryClient", held)
         first = asyncio.ensure_future(parts.materializer.materialize(lost, vertex="v", reason="run"))
         await held.asked.wait()
         second = asyncio.ensure_future(parts.materializer.materialize(there, vertex="w", reason="run"))

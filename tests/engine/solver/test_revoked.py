@@ -9,10 +9,11 @@ import pytest
 
 from engine.errors import DiskError, MaterializationError
 from engine.events import HitRevoked, VertexCancelled, VertexCompleted, VertexStarted
-from engine.graph import Copy, Graph, Result, VertexError, vertex
+from engine.graph import Copy, Graph, HttpSource, Result, VertexError, vertex
 from engine.ops.executor import Outcome, Task
 from engine.refs.ref import Remote
-from storage.digest import Digest
+from engine.refs.source import source_ref
+from storage.digest import Digest, sha256
 from tests.engine.solver.kit import Losing, Recorded, solve, vertex_of
 
 
@@ -100,3 +101,19 @@ def test_every_start_has_one_end_also_when_an_input_is_lost(tmp_path: Path) -> N
     assert told == [("VertexStarted", 1), ("VertexStarted", 2), ("VertexCancelled", 1), ("VertexCompleted", 2)]
     (cancelled,) = facts.of(VertexCancelled)
     assert re.fullmatch(r"layer b-\S+ cannot be had", cancelled.reason)
+
+
+def test_I8_a_file_of_the_web_that_is_lost_is_fetched_again(tmp_path: Path) -> None:
+    source = HttpSource("https://h.example/f", "f", digest=str(sha256(b"f")))
+    page = vertex(source, (), "page")
+    last = vertex_of("last", page)
+
+    class Fetching(Losing):
+        async def execute(self, task: Task) -> Outcome:
+            if task.vertex == page:
+                return Outcome(source_ref(source))
+            return await super().execute(task)
+
+    graph = Graph((page, last), (Result(last.digest, "linux/amd64", {}),))
+    facts, _ = solve(tmp_path, graph, Fetching("last", 1))
+    assert facts.started() == ["page", "last", "page", "last"]

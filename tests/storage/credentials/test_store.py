@@ -196,3 +196,10 @@ def test_I6_a_directory_that_is_made_for_the_file_is_durable(tmp_path: Path, mon
     CredentialStore(DockerConfig(environ={"HOME": str(home)})).keep("registry.example", ME)
     assert {tmp_path, home, home / ".docker"} <= set(synced)
     assert stat.S_IMODE((home / ".docker").stat().st_mode) == 0o700
+
+
+def test_helper_that_does_not_forget_is_one_line(home: Home) -> None:
+    home.helper("sticky", "#!/bin/sh\ntest $1 = get\n")
+    home.write({"credsStore": "sticky"})
+    with pytest.raises(RegistryError, match="docker-credential-sticky could not erase: exit code 1"):
+        home.store.drop("r.example")

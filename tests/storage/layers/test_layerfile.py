@@ -30,6 +30,17 @@ def tar_of(*times: float) -> bytes:
     return out.getvalue()
 
 
+class Pieces(io.BytesIO):
+    """A pipe that gives so much at first, however much is asked for."""
+
+    def __init__(self, data: bytes, size: int) -> None:
+        super().__init__(data)
+        self._size = size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        return super().read(self._size if self.tell() < 8 else size)
+
+
 @pytest.fixture
 def blobs(tmp_path: Path) -> DirectoryBlobs:
     return DirectoryBlobs(tmp_path / "root", owner="b1")
@@ -48,8 +59,11 @@ def left(tmp_path: Path) -> list[str]:
     ],
     ids=["plain", "gzip", "zstd", "zstd with a skippable frame", "gzip in members"],
 )  # fmt: skip
-def test_a_layer_is_stored_as_it_came(blobs: DirectoryBlobs, tmp_path: Path, data: bytes, suffix: str) -> None:
-    staged = BlobIntake(blobs, LIMIT).read(io.BytesIO(data), 2_000_000_000)
+@pytest.mark.parametrize("piece", [1 << 20, 1])
+def test_a_layer_is_stored_as_it_came(
+    blobs: DirectoryBlobs, tmp_path: Path, data: bytes, suffix: str, piece: int
+) -> None:
+    staged = BlobIntake(blobs, LIMIT).read(Pieces(data, piece), 2_000_000_000)
     assert blobs.size(sha256(data)) is None  # nobody sees it yet
     stored = staged.commit()
     staged.abort()

@@ -181,10 +181,11 @@ def test_concurrent_commits_share_flushes_and_never_join_a_running_one(
 
     monkeypatch.setattr(durable, "flush_file_system", slow)
     sync = FileSystemSync(tmp_path)
-    first = threading.Thread(target=sync)
+    watch = sync.watched()
+    first = threading.Thread(target=watch)
     first.start()
     assert running.wait(PATIENCE)
-    others = [threading.Thread(target=sync) for _ in range(10)]
+    others = [threading.Thread(target=watch) for _ in range(10)]
     for thread in others:
         thread.start()
     while len(sync._state._waiters) < 10:  # type: ignore[attr-defined]
@@ -193,6 +194,7 @@ def test_concurrent_commits_share_flushes_and_never_join_a_running_one(
     go_on.set()
     for thread in [first, *others]:
         thread.join()
+    watch.close()
     assert len(flushes) == sync.flushes == 2
 
 
@@ -202,10 +204,11 @@ def test_a_failed_flush_fails_everybody_who_waited_for_it(tmp_path: Path, monkey
 
     sync = FileSystemSync(tmp_path)
     monkeypatch.setattr(durable, "flush_file_system", fail)
-    with pytest.raises(OSError, match="Input/output"):
-        sync()
+    with pytest.raises(OSError, match="Input/output"), sync.watched() as watch:
+        watch()
     monkeypatch.undo()
-    sync()
+    with sync.watched() as watch:
+        watch()
 
 
 def test_many_snapshots_commit_at_once(root: Root) -> None:

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="trees have the owners
 
 
 def trees(root: Path, owner: str) -> SnapshotTrees:
-    return SnapshotTrees(OverlaySnapshots(root / "snapshots", root / "tmp", owner), root / "tmp", owner)
+    return SnapshotTrees(OverlaySnapshots(root / "snapshots", root / "tmp", owner))
 
 
 def test_of_two_that_publish_one_tree_the_first_one_s_stays_and_nothing_else(tmp_path: Path) -> None:

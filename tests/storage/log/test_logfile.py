@@ -242,7 +242,7 @@ def test_a_damaged_event_and_a_gap_are_named(tmp_path: Path) -> None:
         read_all(path, read_only=True)
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("DELETE FROM events WHERE rowid = 7")
-    with pytest.raises(LogError, match="events are missing after event 0"):
+    with pytest.raises(LogError, match="events are missing after event 6"):
         read_all(path, read_only=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -201,3 +202,17 @@ def test_a_tree_that_lacks_tiles_answers_nothing(tmp_path: Path) -> None:
         assert tree.size == 0
         with pytest.raises(LookupError, match="no tile 0 at level 0"):
             tree.node(0, 0)
+
+
+def test_what_stands_in_the_place_of_a_tree_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "tree.db")
+    with Tree(tmp_path / "tree.db", read_only=True) as tree:
+        assert (tree.size, tree.root()) == (0, merkle.EMPTY)
+    assert (tmp_path / "tree.db").is_fifo()
+    with Tree(tmp_path / "tree.db") as tree:
+        tree.extend(Rows(3), 3)
+        tree.extend(Rows(3), 2)
+        assert tree.size == 3
+        tree.keep()
+    with Tree(tmp_path / "tree.db", read_only=True) as tree:
+        assert tree.size == 3

@@ -17,9 +17,11 @@ from storage.digest import sha256
 from storage.errors import RegistryError, VerificationError
 from storage.interfaces.images import Provider
 from storage.registry import Limits, RegistryClient
+from storage.registry.lasting import _Feed
 from storage.uploads import KEPT_SECONDS, UploadSessions
 from tests.registry_fixture import WEB, RegistryProcess
 from tests.storage.registry.kit import described, fetched, noise, use
+from tests.waiting import PATIENCE
 
 BIG = noise(Limits().lasting_bytes + 123_456, seed=3)
 HALF = 4 << 20
@@ -255,3 +257,29 @@ def test_a_location_is_written_where_no_link_leads(sessions: UploadSessions, tmp
     sessions.save(provider, blob, "http://127.0.0.1:1/v2/a/blobs/uploads/2")
     assert victim.read_text() == "precious"
     assert sessions.load(provider, blob).endswith("/1"), "to lose the other costs bytes, no more"
+
+
+def test_whoever_is_cancelled_while_the_source_is_closed_hears_of_it() -> None:
+    closing = asyncio.Event()
+
+    async def source(_start: int) -> AsyncIterator[bytes]:
+        try:
+            while True:
+                yield b"x"
+        finally:
+            closing.set()
+            await asyncio.sleep(0.01)
+
+    async def read() -> None:
+        async with _Feed(source, 0, described(b"x" * 1000), "here").open():
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(3600)
+
+    async def main() -> None:
+        task = asyncio.ensure_future(read())
+        await closing.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(asyncio.shield(task), PATIENCE)
+
+    asyncio.run(main())

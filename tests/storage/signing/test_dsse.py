@@ -45,3 +45,9 @@ def test_a_payload_of_another_type_is_not_what_was_signed() -> None:
 def test_what_is_no_envelope_is_refused(data: bytes) -> None:
     with pytest.raises(VerificationError):
         Envelope.parse(data)
+
+
+@pytest.mark.parametrize("payload", ["7", "null", '["AA=="]'])
+def test_a_payload_that_is_no_text_is_refused(payload: str) -> None:
+    with pytest.raises(VerificationError, match="malformed: a field is no text"):
+        Envelope.parse(b'{"payload":%s,"payloadType":"x","signatures":[{"sig":"AA=="}]}' % payload.encode())

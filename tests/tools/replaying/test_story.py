@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from engine.events import BuildFailed, to_data
+from engine.events import BlobCreated, BuildFailed, ContextKept, to_data
+from engine.refs.ref import Layer
 from projections.history import History
 from projections.runner import Views
 from projections.standard import STANDARD
@@ -15,7 +16,9 @@ from storage.errors import VerificationError
 from storage.interfaces.log import NewEvent
 from tests.projections import story
 from tests.projections.support import ListLog
-from tools.replaying.story import read_story
+from tools.replaying.story import Kept, read_story
+
+DIGEST = f"sha256:{'0' * 64}"
 
 
 @pytest.mark.parametrize(
@@ -28,6 +31,11 @@ from tools.replaying.story import read_story
         ("BuildFailed", {"vertex": []}),
         ("BuildFailed", {"vertex": 1.5}),
         ("BuildFailed", {"exit_code": "1"}),
+        ("ContextKept", {"packs": ["x"]}),
+        ("ContextKept", {"layer": {}}),
+        ("BlobCreated", {"bytes": -1}),
+        ("BlobCreated", {"media_type": None}),
+        ("BlobCreated", {"diff_id": "x"}),
     ],
 )
 def test_an_event_of_another_shape_is_no_internal_error(kind: str, wrong: dict[str, Any]) -> None:
@@ -35,6 +43,11 @@ def test_an_event_of_another_shape_is_no_internal_error(kind: str, wrong: dict[s
     story.whole(log)
     log.append(NewEvent("build/b2", "BuildStarted", to_data(story.started("b2")), "b2"))
     log.append(NewEvent("build/b2", "BuildFailed", to_data(BuildFailed(vertex=None, error="x", exit_code=1)), "b2"))
+    for fact in (
+        ContextKept(ref="r", listing="l", layer=DIGEST, packs=(DIGEST,)),
+        BlobCreated("r", DIGEST, DIGEST, "application/tar", 1, compressor="none", snapshot="s"),
+    ):
+        log.append(NewEvent("ref/r", type(fact).__name__, to_data(fact), "b1"))
     views.catch_up(log)
     record = History(views).get("b2" if kind == "BuildFailed" else "b1")
     views.close()
@@ -44,3 +57,13 @@ def test_an_event_of_another_shape_is_no_internal_error(kind: str, wrong: dict[s
             log.events[at] = replace(event, data={**event.data, **wrong})
     with pytest.raises(VerificationError, match="an event is not what it should be"):
         read_story(log, record)
+
+
+def test_I10_contexts_that_were_kept_before_there_were_packs_are_found() -> None:
+    log, views = ListLog(), Views(None, STANDARD)
+    story.whole(log)
+    log.append(NewEvent("ref/r", "ContextKept", {"ref": "r", "listing": "l", "layer": "s"}, "b1"))
+    views.catch_up(log)
+    found = read_story(log, History(views).get("b1"))
+    views.close()
+    assert found.kept == {"l": [Kept(Layer(snapshot="s"), ())]}

@@ -9,11 +9,14 @@ from tools import roots
 from tools.auditing import keys
 from tools.auditing.checkpoints import sign_checkpoint, told
 from tools.auditing.signing import publish
+from tools.cli.destinations import writable
 from tools.cli.writing import print_aside, write_file
 
 
 @click.command()
-@click.option("-o", "--output", metavar="FILE", help="Write the note here.  [default: standard output]")
+@click.option(
+    "-o", "--output", callback=writable, metavar="FILE", help="Write the note here.  [default: standard output]"
+)
 @click.option("--publish", "targets", multiple=True, metavar="TARGET", help="Send it to file:PATH or a repository.")
 @click.option("--subject", default="", metavar="REF", help="In a registry: as a referrer of this image.")
 def checkpoint(output: str | None, targets: tuple[str, ...], subject: str) -> None:

@@ -7,6 +7,7 @@ import click
 from storage.errors import InputError
 from tools import roots
 from tools.auditing import proofs
+from tools.cli.destinations import writable
 from tools.cli.writing import write_file
 
 
@@ -14,7 +15,7 @@ from tools.cli.writing import write_file
 @click.argument("seq", type=click.IntRange(1), required=False)
 @click.option("--from", "older", metavar="CP", help="Prove that a larger checkpoint continues this one.")
 @click.option("--to", "newer", metavar="CP", help="The larger one.  [default: latest]")
-@click.option("-o", "--output", metavar="FILE", help="Write it here.  [default: standard output]")
+@click.option("-o", "--output", callback=writable, metavar="FILE", help="Write it here.  [default: standard output]")
 def prove(seq: int | None, older: str | None, newer: str | None, output: str | None) -> None:
     """Prove that event SEQ is in the log that was signed, or (--from, --to) that nothing signed before was changed.
 

@@ -7,6 +7,7 @@ import click
 from storage.errors import InputError
 from storage.platform import parse_platform
 from tools import roots
+from tools.cli.destinations import writable
 from tools.cli.writing import write_file
 
 
@@ -15,7 +16,7 @@ from tools.cli.writing import write_file
 @click.option("--platform", metavar="OS/ARCH", help="Of the image for this platform.  [default: of all]")
 @click.option("--mode", type=click.Choice(["min", "max"]), default="max", help="min: no arguments and steps.")
 @click.option("--sign", is_flag=True, help="In a DSSE envelope, signed with the audit key.")
-@click.option("-o", "--output", metavar="FILE", help="Write it here.  [default: standard output]")
+@click.option("-o", "--output", callback=writable, metavar="FILE", help="Write it here.  [default: standard output]")
 def provenance(build_id: str, platform: str | None, mode: str, sign: bool, output: str | None) -> None:
     """Tell how BUILD made its images: SLSA provenance v1, from the log alone.
 

@@ -48,12 +48,14 @@ def verify(
     if (against or quick) and not target.is_dir():
         raise InputError("--against and --quick are about a root", where=str(target), hint="name a root, or nothing")
     try:
-        if target.is_dir():
-            _root(target, verifiers, against, quick=quick, as_json=as_json)
-        elif target.is_file():
-            _file(target, verifiers, as_json=as_json)
-        else:
+        if not target.is_file() and (proof or not target.is_dir()):
             raise InputError("there is nothing to check", where=str(target), hint="name a root, a bundle, or a proof")
+        if proof:
+            _proof(proof, verifiers, as_json=as_json)
+        elif target.is_dir():
+            _root(target, verifiers, against, quick=quick, as_json=as_json)
+        else:
+            _file(target, verifiers, as_json=as_json)
     except OSError as error:
         raise DiskError.of(error, "checking") from error
 

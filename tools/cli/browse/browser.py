@@ -19,8 +19,9 @@ from tools.text import clean, fit
 
 SHOWN = 1000
 """Lines of the list: whoever wants others types a part of them."""
-DETAIL = 2000
-"""Lines that are said of one thing, at most."""
+DETAIL, CHARACTERS = 2000, 50_000
+"""Lines that are said of one thing, at most, and characters: an event may have a million in one line, and laying them
+out takes half a minute."""
 
 
 class _Level:
@@ -164,10 +165,12 @@ class Browser(App[None]):
             self._say(["nothing matches" if self._levels[-1].text else "nothing is in here"])
             return
         lines: list[str] = []
+        room = CHARACTERS
         try:
             for line in node.lines(max(self.size.width - 2, 20)):
-                lines.append(line)
-                if len(lines) >= DETAIL:
+                lines.append(line[:room])
+                room -= len(line)
+                if len(lines) >= DETAIL or room <= 0:
                     lines.append("…")
                     break
         except (RefledgerError, OSError) as error:

@@ -16,6 +16,7 @@ from projections.why import explain
 from storage.errors import InputError, VerificationError
 from storage.interfaces.log import EventLog
 from tools import roots
+from tools.cli.destinations import writable
 from tools.cli.report.page import Facts, Printed, page
 from tools.cli.why import hides
 from tools.cli.writing import print_line, write_file
@@ -29,7 +30,10 @@ _ID = re.compile(r"[0-9A-Za-z]{1,64}")
 
 @click.command()
 @click.argument("build_id", metavar="BUILD")
-@click.option("-o", "--output", "dest", metavar="FILE", help="Where to write it; - is stdout.  [default: BUILD.html]")
+@click.option(
+    "-o", "--output", "dest", callback=writable, metavar="FILE",
+    help="Where to write it; - is stdout.  [default: BUILD.html]",
+)
 def report(build_id: str, dest: str | None) -> None:
     """Write BUILD (an id or the beginning of one) as one HTML page that loads nothing from anywhere."""
     root = roots.root_directory()

@@ -60,8 +60,9 @@ def page(facts: Facts) -> str:
     policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     body = [*_header(facts), *_fault(facts), *_timeline(facts, anchors), *_graph(facts, anchors)]
     body += ["<h2>Steps</h2>"] if view.steps else []
+    verdicts = {verdict.step.vertex: verdict for verdict in reversed(facts.why.verdicts)}
     for step in view.steps:
-        body += _step(facts, step, anchors[step.vertex])
+        body += _step(facts, step, anchors[step.vertex], verdicts.get(step.vertex))
     body += _audit(facts)
     return "\n".join([
         "<!DOCTYPE html>", '<html lang="en">', "<head>", '<meta charset="utf-8">',
@@ -180,7 +181,7 @@ def _title(step: Step) -> str:
     return f"#{step.number} {step.name}" if step.kind == "step" else step.name
 
 
-def _step(facts: Facts, step: Step, anchor: str) -> Iterator[str]:
+def _step(facts: Facts, step: Step, anchor: str, verdict: Verdict | None) -> Iterator[str]:
     is_open = " open" if step.state == "failed" else ""
     timed = step.started is not None and step.state != "cached"
     took = duration(step.started or 0, step.ended or facts.view.seen) if timed else ""
@@ -192,7 +193,7 @@ def _step(facts: Facts, step: Step, anchor: str) -> Iterator[str]:
         yield f'<div class="fault">{_pre(step.error.splitlines())}</div>'
     if step.state == "failed" and facts.definition is not None and len(step.lines) == 2 and step.lines[0]:
         yield _pre(excerpt(facts.definition, facts.record.filename, (step.lines[0], step.lines[1])), "code")
-    yield from _reason(facts.why, step)
+    yield from _reason(facts.why, step, verdict)
     if step.result:
         yield f'<p class="wrap">wrote {safe(step.result)}</p>'
     yield from _transfers(step, facts.view)
@@ -208,11 +209,10 @@ def _moved(step: Step) -> str:
     )))  # fmt: skip
 
 
-def _reason(why: Why, step: Step) -> Iterator[str]:
+def _reason(why: Why, step: Step, verdict: Verdict | None) -> Iterator[str]:
     vertex = why.build.steps.get(step.vertex)
     if vertex is None:
         return
-    verdict: Verdict | None = next((item for item in why.verdicts if item.step.vertex == step.vertex), None)
     _heading, *lines = one_step(why, vertex, verdict, WIDTH)
     title = "Cache" if verdict is None else "Why it was cached" if verdict.outcome == "hit" else "Why it was not cached"
     if lines:

@@ -16,6 +16,7 @@ from storage.errors import DiskError
 from storage.layers.erofs import mount
 from storage.layers.erofs.image import ImageWriter
 from storage.layers.erofs.mount import ErofsMounts, mount_loop
+from storage.overlay import mounts_below
 
 GET_FREE, CONFIGURE, CLEAR = 0x4C82, 0x4C0A, 0x4C01
 
@@ -179,3 +180,36 @@ def test_a_full_disk_is_no_kernel_without_erofs(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(DiskError, match="trying out EROFS: No space left on device"):
         assert ErofsMounts(tmp_path, "b1").works
     assert list(tmp_path.iterdir()) == []
+
+
+def made(path: Path) -> Path:
+    with ImageWriter(path) as new:
+        new.finish(sha256(b""))
+    return path
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
+def test_an_image_that_the_kernel_refuses_is_said(tmp_path: Path) -> None:
+    mounts = ErofsMounts(tmp_path / "tmp", "b1")
+    if not mounts.works:
+        pytest.skip("no EROFS here")
+    damaged = made(tmp_path / "image")
+    with damaged.open("r+b") as file:
+        file.seek(1024)
+        file.write(bytes(128))
+    with pytest.raises(DiskError, match="mounting a layer"):
+        mounts.lower(damaged)
+    assert mounts_below(tmp_path) == []
+    assert mounts.lower(made(tmp_path / "another")).is_dir(), "and hinders no other"
+    mounts.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
+@pytest.mark.skipif(not Path("/dev/loop-control").exists(), reason="needs loop devices")
+def test_a_loop_device_is_let_go_of_when_its_file_cannot_be_mounted(tmp_path: Path) -> None:
+    (tmp_path / "none").write_bytes(bytes(1 << 16))
+    (tmp_path / "at").mkdir()
+    with pytest.raises(OSError, match="Invalid argument"):
+        mount_loop(tmp_path / "none", tmp_path / "at")
+    held = [file.read_text().strip() for file in Path("/sys/block").glob("loop*/loop/backing_file")]
+    assert str(tmp_path / "none") not in held
