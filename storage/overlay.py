@@ -38,7 +38,7 @@ _OPTIONS = {"redirect_dir": "nofollow", "metacopy": "off", "index": "off"}
 
 _MOST = 500
 """Lowers that one overlay has at most (OVL_MAX_STACK in fs/overlayfs/params.h), and an overlay may be one of them."""
-_PATIENCE = 2.0  # seconds for a process that is about to exit to let go of a mount
+_PATIENCE = 30.0  # seconds for a process that is about to exit, on a busy machine, to let go of a mount
 
 
 def mount_overlay(target: Path, lowers: Sequence[Path], upper: Path | None = None, work: Path | None = None) -> None:

@@ -51,7 +51,7 @@ class Stage:
             # reason: it stops its own steps and mounts when it is asked to; killing it would leave that undone
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=20)
+                process.wait(timeout=60)
             process.kill()
             raise
         if process.returncode:

@@ -24,7 +24,7 @@ PROBE = "probe"
 """Directories in which a runtime is tried out are called `probe-<owner>-<random>`."""
 
 _ID = re.compile(r"[a-z0-9]+\.[0-9a-f]+\.[0-9]+")
-_PATIENCE = 5.0  # seconds for killed processes to be gone; more means that the kernel is stuck in one
+_PATIENCE = 30.0  # seconds for killed processes to be gone; more means that the kernel is stuck in one
 
 
 def children(pid: int) -> list[int]:

@@ -43,7 +43,7 @@ def guard_command() -> tuple[str, ...]:
     """The command that ties the life of what it runs to ours; empty where util-linux is missing or too old, and a
     kill -9 leaves a container to `sweep_containers`. Tried once a process (3 ms)."""
     try:
-        done = subprocess.run((*_GUARD, "true"), capture_output=True, stdin=subprocess.DEVNULL, check=False, timeout=10)
+        done = subprocess.run((*_GUARD, "true"), capture_output=True, stdin=subprocess.DEVNULL, check=False, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
         return ()
     return _GUARD if done.returncode == 0 else ()

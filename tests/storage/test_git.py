@@ -201,7 +201,7 @@ def test_a_checkout_that_is_cancelled_at_its_end_has_ended(
 
     def slow(*arguments: Any, **more: Any) -> None:
         begun.set()
-        assert go_on.wait(20)
+        assert go_on.wait(PATIENCE)
         finish(*arguments, **more)
         ended.append(True)
 
@@ -210,7 +210,7 @@ def test_a_checkout_that_is_cancelled_at_its_end_has_ended(
     async def main() -> None:
         (tmp_path / "tree").mkdir()
         task = asyncio.ensure_future(client(tmp_path).checkout(f"{served[0]}/slow.git", commit, tmp_path / "tree"))
-        assert await asyncio.to_thread(begun.wait, 20)
+        assert await asyncio.to_thread(begun.wait, PATIENCE)
         for _ in range(2):
             task.cancel()
             await asyncio.sleep(0)

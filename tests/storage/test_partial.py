@@ -61,7 +61,7 @@ def test_kill_9_keeps_what_was_written(partials: DirectoryPartials, tmp_path: Pa
 
 
 def test_no_descriptor_stays_open(partials: DirectoryPartials) -> None:
-    before = len(list(Path("/proc/self/fd").iterdir()))
+    before = set(Path("/proc/self/fd").iterdir())
     for end in ("discard", "close"):
         partial = partials.open(BLOB)
         for start in (0, 20_000, 40_000):
@@ -69,4 +69,4 @@ def test_no_descriptor_stays_open(partials: DirectoryPartials) -> None:
         partial.read(0, 10)
         getattr(partial, end)()
         partial.close()
-        assert len(list(Path("/proc/self/fd").iterdir())) == before
+        assert set(Path("/proc/self/fd").iterdir()) <= before

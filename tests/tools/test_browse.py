@@ -75,7 +75,10 @@ def see(place: Path, keys: Sequence[str], width: int = 100, height: int = 60) ->
                 for key in keys:
                     await pilot.press(*([key] if key in {"enter", "escape", "up", "down"} else key))
                     await pilot.pause()
-                return screen(app)
+                seen = ""
+                while seen != (seen := screen(app)):  # on a busy machine a pause may be over before all is drawn
+                    await pilot.pause()
+                return seen
 
     return asyncio.run(walk())
 

@@ -31,7 +31,7 @@ COPY file /copied
 COPY --from=tools /opt /opt
 RUN cat /one /copied /opt/tool /d/e/link > {last}
 """
-TIMEOUT = 120
+TIMEOUT = 300
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,8 +89,8 @@ def running(bundle: Path, state: Path) -> Iterator[None]:
 
 
 def fetched(url: str) -> str:
-    """What `url` answers, tried for 20 seconds."""
-    deadline = time.monotonic() + 20
+    """What `url` answers, tried for a minute."""
+    deadline = time.monotonic() + 60
     while True:
         try:
             with urlopen(url, timeout=5) as answer:  # noqa: S310

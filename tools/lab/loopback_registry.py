@@ -64,7 +64,7 @@ class LoopbackRegistry:
                 ["setpriv", "--pdeathsig", "TERM", "docker-registry", "serve", str(config)],
                 stdin=subprocess.DEVNULL, stdout=out, stderr=err, process_group=0,
             )  # fmt: skip
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120  # as long as a busy machine takes
         while time.monotonic() < deadline and self._process.poll() is None:
             if found := _LISTENING.search(service.read_text()):
                 self.host = found["host"]

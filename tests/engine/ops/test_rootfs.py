@@ -141,14 +141,14 @@ def test_a_file_in_the_way_is_named(root: RootDir, path: str) -> None:
 
 
 def test_no_descriptor_is_left_open(root: RootDir) -> None:
-    before = sorted(Path("/proc/self/fd").iterdir())
+    before = set(Path("/proc/self/fd").iterdir())
     for path in ("bin/x", "absolute", "none/x", "loop", "etc/passwd/x"):
         for call in (root.stat, root.resolve, partial(make, root)):
             try:
                 call(path)
             except OSError:
                 continue
-    assert sorted(Path("/proc/self/fd").iterdir()) == before
+    assert set(Path("/proc/self/fd").iterdir()) <= before
 
 
 def test_names_that_are_not_utf8_work(root: RootDir, host: Path) -> None:

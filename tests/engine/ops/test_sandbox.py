@@ -453,8 +453,9 @@ def test_I12_kill_9_ends_the_container_and_a_sweep_removes_the_rest(bench: Bench
 
 
 DYING = """
-import os, signal, subprocess, sys
+import os, pathlib, signal, subprocess, sys
 from engine.ops import machine
+pathlib.Path(sys.argv[1]).with_name("parent").write_text(str(os.getpid()))
 machine._GUARD = (sys.argv.pop(1), *machine._GUARD[1:])
 start = subprocess.Popen.__init__
 def start_and_die(popen, argv, *args, **more):
@@ -468,7 +469,10 @@ subprocess.Popen.__init__ = start_and_die
 @pytest.mark.skipif(not guard_command(), reason="needs util-linux 2.33 or later")
 def test_I12_kill_9_before_the_guard_is_in_place_begins_nothing(bench: Bench, tmp_path: Path) -> None:
     slow = tmp_path / "setpriv"  # the parent has died by the time that it asks to die with it
-    slow.write_text('#!/bin/sh\nsleep 0.3\nexec setpriv "$@"\n')
+    slow.write_text(f"""#!/bin/sh
+case "$*" in *--bundle*) while [ -e /proc/$(cat '{tmp_path}/parent') ]; do sleep 0.01; done ;; esac
+exec setpriv "$@"
+""")
     slow.chmod(0o755)
     argv = [sys.executable, "-c", DYING + PARENT, str(slow), str(bench.root), str(bench.directory), RUNC]
     parent = subprocess.run(argv, cwd=Path(__file__).parents[3], check=False)

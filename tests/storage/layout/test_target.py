@@ -21,6 +21,7 @@ from storage.interfaces.registry import ByteStream
 from storage.layout.source import WithLayouts
 from storage.layout.target import REF_NAME, WithLayoutTargets
 from storage.reference import LAYOUT_REGISTRY, parse_layout
+from tests.waiting import PATIENCE
 
 GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -131,13 +132,13 @@ def test_a_cancelled_upload_ends_when_nothing_touches_its_file_any_more(
     def held(fd: int, data: bytes) -> int:
         if bytes(data[: len(during)]) == during:
             begun.set()
-            assert may_end.wait(30)
+            assert may_end.wait(PATIENCE)
         return write(fd, data)
 
     async def cancel() -> None:
         target = WithLayoutTargets(Elsewhere(), "b1")
         task = asyncio.ensure_future(target.upload(of(tmp_path), blob(b"layer"), lambda: chunks(b"layer")))
-        assert await asyncio.to_thread(begun.wait, 30)
+        assert await asyncio.to_thread(begun.wait, PATIENCE)
         for _ in range(3):
             task.cancel()
             await asyncio.sleep(0)

@@ -21,6 +21,7 @@ from storage.registry.lasting import _Feed
 from storage.uploads import KEPT_SECONDS, UploadSessions
 from tests.registry_fixture import WEB, RegistryProcess
 from tests.storage.registry.kit import described, fetched, noise, use
+from tests.waiting import PATIENCE
 
 BIG = noise(Limits().lasting_bytes + 123_456, seed=3)
 HALF = 4 << 20
@@ -279,6 +280,6 @@ def test_whoever_is_cancelled_while_the_source_is_closed_hears_of_it() -> None:
         await closing.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await asyncio.wait_for(asyncio.shield(task), 10)
+            await asyncio.wait_for(asyncio.shield(task), PATIENCE)
 
     asyncio.run(main())
