@@ -21,6 +21,7 @@ from engine.together import in_thread
 from projections.collect import Policy
 from projections.history import History
 from storage.platform import host_platform
+from tests.simulation.disk import rot
 from tests.simulation.executor import ScriptedExecutor, no_sandbox
 from tests.simulation.machine import SECRET, Doing
 from tests.simulation.registry import MemoryRegistries
@@ -54,6 +55,8 @@ class Acts:
                 await self._copy(doing)
             case "lose":
                 self._lose(doing)
+            case "rot":
+                doing.machine.rotten |= rot(doing.machine.disk, doing.act.pick)
             case "begin":
                 async with self._running(doing):
                     pass

@@ -28,7 +28,7 @@ from storage.partial import DirectoryPartials
 from tests.simulation import chance
 from tests.simulation.chance import Chance, Faults
 from tests.simulation.eventlog import MemoryLog, StoredLog
-from tests.simulation.inodes import FileSystem
+from tests.simulation.inodes import FileSystem, directory
 from tests.simulation.mounting import SimulatedMounts
 from tests.simulation.paths import CLOCK, DiskPath
 from tests.simulation.processes import Process, processes
@@ -94,6 +94,28 @@ class Disk:
             process.calls.die()
             process.calls.forget()
         _numbers.discard(self.number)
+
+
+def rot(disk: Disk, pick: int) -> set[str]:
+    """Somebody changes, cuts short or removes a file of what the root keeps: the name of what it holds."""
+    root = disk.files.top.entries.get(b"root", directory())
+    kept = [root.entries.get(name, directory()) for name in (b"blobs", b"layers", b"snapshots")]
+    kept[0] = kept[0].entries.get(b"sha256", directory())
+    files = [(parent, name) for parent in kept for name, file in sorted(parent.entries.items()) if file.is_file]
+    if not files:
+        return set()
+    parent, name = files[pick % len(files)]
+    file = parent.entries[name]
+    if pick % 3 == 2 or not file.data:
+        disk.files.change((parent, name, None))
+        disk.files.sync_directory(parent)
+    else:
+        middle = len(file.data) // 2
+        file.data = file.data[:middle] + (bytes([file.data[middle] ^ 1]) + file.data[middle + 1 :] if pick % 3 else b"")
+        file.mtime = disk.now()
+        disk.files.sync_file(file)
+    held = name.decode().removesuffix(SUFFIX)
+    return {held if parent is kept[2] else f"sha256:{held}"}
 
 
 @dataclass(frozen=True, slots=True)

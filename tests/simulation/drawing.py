@@ -62,6 +62,11 @@ def _beside(whole: Scenario, draw: Chance) -> Scenario:
     if near >= 0 and draw.maybe(20):
         lost = Act("lose", pick=draw.below(8), file="layout")
         rounds.insert(1 + draw.below(len(rounds)), [lost])
+    if draw.below(10) == 4:  # reason for no `maybe`: seeds that are written down keep their scenarios
+        rot = [Act("rot", pick=draw.below(1000), machine=first.machine) for _ in range(1 + draw.below(2))]
+        needing = replace(first, target=draw.below(3) - 1, file="layout", no_cache=draw.maybe(50), cancel=0.0)
+        at = 1 + draw.below(len(rounds))
+        rounds[at:at] = [rot, [needing]]
     return replace(whole, rounds=tuple(map(tuple, rounds)), near=near)
 
 

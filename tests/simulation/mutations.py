@@ -312,6 +312,11 @@ MUTATIONS = (
         kind="EIO",
     ),
     Mutation(
+        "a blob that lies here is believed without being read",
+        (Change("storage.blobs:DirectoryBlobs.sound", "if size is None or digest in self._sound:", "if True:"),),
+        seeds=(60,),
+    ),
+    Mutation(
         "an archive has its name before its bytes are durable",
         (Change("storage.durable:Unfinished.commit", "os.fsync(self.file.fileno())", "pass"),),
         seeds=(8, 16, 24),

@@ -11,7 +11,7 @@ import io
 import json
 import tarfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import zstandard
@@ -241,8 +241,11 @@ def secret_problems(secrets: Sequence[str], where: Mapping[str, bytes]) -> Itera
                 yield f"I9 {name} holds a secret"
 
 
-def content_problems(events: Sequence[Event], stored: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    """I6: what an event names and nobody let go of since is still here, also when the power was lost."""
+def content_problems(
+    events: Sequence[Event], stored: Mapping[str, Sequence[str]], rotten: Container[str]
+) -> Iterator[str]:
+    """I6: what an event names and nobody let go of since is still here, also when the power was lost, unless it is
+    `rotten`."""
     named: dict[tuple[str, str], Event] = {}
     copies = {event.build for event in events if event.type == "BuildStarted" and event.data["frontend"] == "copy.v0"}
     for event in events:
@@ -252,7 +255,7 @@ def content_problems(events: Sequence[Event], stored: Mapping[str, Sequence[str]
             named.pop((f"{event.data['kind']}s", event.data["name"]), None)
     here = {(kind, name) for kind, names in stored.items() for name in names}
     for (kind, name), event in named.items():
-        if (kind, name) not in here:
+        if (kind, name) not in here and name not in rotten:
             yield f"I6 event {event.seq} ({event.type}) names {kind[:-1]} {name}, which is not here"
 
 

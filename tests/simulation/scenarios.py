@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-Kind = Literal["build", "prune", "demote", "lose", "copy", "begin", "look"]
+Kind = Literal["build", "prune", "demote", "lose", "rot", "copy", "begin", "look"]
 Worth = Literal["", "whole", "partial", "corrupt", "down"]
 Cache = Literal["", "min", "max", "inline", "local"]
 File = Literal["", "layout", "archive"]
@@ -51,7 +51,8 @@ class Act:
     `delay` seconds and is interrupted after `cancel` more (0: never); `stranger`: with credentials that are refused
     where a login is wanted; `machine`: whose root is used; `file`: what a build leaves on the machine's disk, besides.
     A `copy` with a `file` is of that layout, or, without a target, to another one, and `lose` takes of the layout that
-    an image is in. `look`: reads what is there."""
+    an image is in. `rot`: file `pick` of what a root keeps is changed, cut short or removed. `look`: reads what is
+    there."""
 
     kind: Kind
     subject: int = 0

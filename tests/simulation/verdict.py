@@ -88,7 +88,7 @@ class Verdict:
         """Nobody does anything on `machine`: what its log names is there."""
         here = reader_of(machine.disk).stored()
         kinds: dict[str, Sequence[str]] = {"blobs": here.blobs, "layers": here.layers, "snapshots": here.snapshots}
-        self.problems += oracle.content_problems(machine.events, kinds)
+        self.problems += oracle.content_problems(machine.events, kinds, machine.rotten)
         for place in reader_of(machine.disk).path.parent.iterdir():
             if place.name.startswith(_LAYOUTS):
                 self.problems += oracle.layout_problems(place.name, _of_layout(place))
