@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from engine.clock import Clock
 from engine.errors import DiskError, MaterializationError
 from engine.exporters.reading import BlobReader, drain
 from engine.ledger import Silent
-from engine.refs.materializer import Clock
 from engine.refs.ref import Layer
 from storage.blobs import DirectoryBlobs
 from storage.digest import Digest
