@@ -79,9 +79,16 @@ class Race:
 Work = Callable[[DiskProcess], Any]
 
 
+class _Kills(Faults):
+    """Those that end a process: what can but refuse, or wait, is no point here."""
+
+    def at(self, point: str, *kinds: str) -> str:
+        return super().at(point, *kinds) if not self.planned or kinds[CRASH] == "crash" else ""
+
+
 def race(seed: int, works: dict[str, Work], prepare: Work | None = None) -> Race:
     """Run `works`, each in a process of its own; in two of three seeds, a process is killed at some point."""
-    draws, faults = Chance(seed), Faults()
+    draws, faults = Chance(seed), _Kills()
     loop = SimLoop(draws)
     race = Race(seed, Disk(draws, faults, loop.clock().now, loop.threads))
 

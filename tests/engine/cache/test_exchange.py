@@ -353,11 +353,14 @@ def test_a_target_that_cannot_be_written_fails_or_is_told(
     registry: RegistryProcess, repository: str, tmp_path: Path
 ) -> None:
     made = project(registry, f"{repository}/app")
-    (tmp_path / "file").write_text("no directory")
+    wanted = [
+        read_targets([one]) for one in ("type=registry,ref=127.0.0.1:9/no/cache:c", f"type=local,dest={tmp_path}/file")
+    ]
+    (tmp_path / "file").write_text("no directory any more")
     with caches(tmp_path / "a") as one:
-        for target in ("type=registry,ref=127.0.0.1:9/no/cache:c", f"type=local,dest={tmp_path}/file"):
+        for targets in wanted:
             with pytest.raises(RefledgerError, match="the cache could not be exported: ") as caught:
-                run(one.export(made, target))
+                run(one.exporter(made).export(targets))
             assert "\n" not in str(caught.value)
             assert caught.value.exit_code == 3
             assert one.parts.events("CacheExportFailed") == []

@@ -182,7 +182,10 @@ def test_I4_who_waits_at_once_shares_one_pull_also_when_the_first_one_leaves(
         with FaultyProxy(registry.host, Fault("GET", "/blobs/", rate=1 << 20)) as proxy:
             ref = Remote("r", (layer_of(image, proxy.host),))
             async with machine.materializer(limits=ONE_PIECE) as one:
-                waiters = [asyncio.ensure_future(one.materialize(ref, vertex=v, reason="run")) for v in "vwx"]
+                waiters = []
+                for number, vertex in enumerate("vwx", start=1):  # the first one begins the pull
+                    waiters.append(asyncio.ensure_future(one.materialize(ref, vertex=vertex, reason="run")))
+                    await until(lambda many=number: len(machine.events("MaterializationRequested")) == many)
                 await until(lambda: machine.kept() >= 150_000)
                 waiters[0].cancel()
                 await asyncio.gather(*waiters[1:])
