@@ -69,8 +69,8 @@ def image(tmp_path: Path) -> Path:
     return path
 
 
-def descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
+def descriptors() -> set[Path]:
+    return set(Path("/proc/self/fd").iterdir())
 
 
 def test_a_loop_device_that_somebody_else_was_quicker_at_is_not_used(
@@ -83,7 +83,7 @@ def test_a_loop_device_that_somebody_else_was_quicker_at_is_not_used(
     mount_loop(image, Path("target"))
     assert mounted == [(Path("/dev/loop4"), Path("target"), "erofs")]
     assert list(loops.attached.values()) == [b"an image"]
-    assert descriptors() == before
+    assert descriptors() <= before  # those of a test before may be gone meanwhile
 
 
 @pytest.mark.parametrize(("taken", "refuse"), [(10**6, 0), (0, errno.EINVAL)])
@@ -95,7 +95,7 @@ def test_no_loop_device_is_an_error_that_leaves_nothing_open(
     with pytest.raises(OSError, match="refused" if refuse else "no free loop device"):
         mount_loop(image, Path("target"))
     assert loops.asked == (1 if refuse else 50)
-    assert descriptors() == before
+    assert descriptors() <= before  # those of a test before may be gone meanwhile
 
 
 def test_a_loop_device_whose_image_cannot_be_mounted_is_free_again(
@@ -110,7 +110,7 @@ def test_a_loop_device_whose_image_cannot_be_mounted_is_free_again(
     with pytest.raises(OSError, match="no EROFS"):
         mount_loop(image, Path("target"))
     assert loops.attached == {}
-    assert descriptors() == before
+    assert descriptors() <= before  # those of a test before may be gone meanwhile
 
 
 @pytest.mark.parametrize("way", ["none", "file", "loop"])
