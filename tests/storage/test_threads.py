@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from storage.threads import in_thread, settle
+from tests.waiting import PATIENCE
 
 
 def test_what_a_thread_gives_or_raises_comes_back() -> None:
@@ -24,7 +25,7 @@ def test_a_cancelled_caller_waits_however_often_it_is_cancelled() -> None:
 
     def work() -> None:
         begun.set()
-        assert may_end.wait(30)
+        assert may_end.wait(PATIENCE)
         ended.set()
 
     async def cancel() -> None:

@@ -10,13 +10,14 @@ import pytest
 
 from engine.ops import container
 from engine.ops.container import _begin, _end, _to_stderr
+from tests.waiting import PATIENCE
 
 
 def test_a_guard_that_ended_before_it_began_is_not_waited_for() -> None:
     ours, theirs = socket.socketpair()
     theirs.close()
     with ours:
-        asyncio.run(asyncio.wait_for(_begin(ours), 20))
+        asyncio.run(asyncio.wait_for(_begin(ours), PATIENCE))
 
 
 def test_a_guard_without_a_namespace_is_killed_itself(monkeypatch: pytest.MonkeyPatch) -> None:

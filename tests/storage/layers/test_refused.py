@@ -36,6 +36,7 @@ from storage.overlay import detach_below, mounts_below
 from storage.scratch import Scratch
 from tests.storage.layers.trees import TAR, diff_id, file, info, make_tar, members, names
 from tests.storage.test_refused import once, refusing
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts and owners need root")
 Patch = pytest.MonkeyPatch
@@ -295,7 +296,7 @@ def test_who_ends_before_a_slow_source_gives_more_waits_for_it(monkeypatch: Patc
     class Slow:
         def read(self, _size: int = -1, /) -> bytes:
             reading.set()
-            assert go_on.wait(20)
+            assert go_on.wait(PATIENCE)
             return b""
 
     def empty(**_: float) -> bytes:
@@ -303,7 +304,7 @@ def test_who_ends_before_a_slow_source_gives_more_waits_for_it(monkeypatch: Patc
         raise queue.Empty
 
     with ReadAhead(Slow(), TAR, Hasher(), 1) as ahead:
-        assert reading.wait(20)
+        assert reading.wait(PATIENCE)
         monkeypatch.setattr(ahead._chunks, "get", empty)
     assert not ahead._thread.is_alive()
 
