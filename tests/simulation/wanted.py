@@ -75,7 +75,8 @@ class Wanted:
         outputs = [Output("image", form=form, names=names)] if names else []
         if act.file:
             dest = self.file(act, disk)
-            outputs.append(Output("oci", dest, form, names=names, directory=act.file == "layout"))
+            # reason for the name: a copy asks for it, whichever build left the file
+            outputs.append(Output("oci", dest, form, names=(self.name(act),), directory=act.file == "layout"))
         targets: tuple[CacheTarget, ...] = ()
         if act.cache_to == "inline":
             targets = (CacheTarget("type=inline", "inline"),)

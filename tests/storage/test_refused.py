@@ -330,3 +330,18 @@ def test_leftovers_that_are_none_go_and_those_of_somebody_else_stay(tmp_path: Pa
         os.chown(theirs, 1234, 1234)
         with TemporaryPlace(tmp_path):
             assert theirs.exists()
+
+
+def test_a_stored_blob_is_a_file_like_others(tmp_path: Path) -> None:
+    digest = blobs(tmp_path).put(b"0123456789")
+    with blobs(tmp_path).open(digest) as file:
+        assert file.seekable()
+        assert os.pread(file.fileno(), 3, 4) == b"456"
+
+
+def test_a_pipe_that_may_not_be_written_to_is_no_place_for_a_result(tmp_path: Path, monkeypatch: Patch) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    durable.try_place(tmp_path / "pipe")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # as for everybody but root
+    with pytest.raises(PermissionError, match="pipe"):
+        durable.try_place(tmp_path / "pipe")

@@ -393,3 +393,12 @@ def test_an_archive_that_changes_behind_its_members_while_it_is_unpacked_is_an_i
     path.write_bytes(path.read_bytes() + b"more")
     with Origin(tmp_path) as origin, pytest.raises(InputError, match=r"a\.tar' changed"):
         planned.write(origin, cast("LayerWriter", Writer()))
+
+
+def test_the_destination_itself_as_a_member_changes_nothing_of_it(root: Path) -> None:
+    """`tar -c .` begins with it."""
+    before = root.stat()
+    _unpack(_tar(("./", DIR, ""), ("./file", FILE, b"x")), root)
+    after = root.stat()
+    assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
+    assert (root / "file").read_bytes() == b"x"

@@ -316,3 +316,10 @@ def test_what_is_no_file_has_its_attributes_too(tmp_path: Path) -> None:
         writer.node(kind.encode(), Look(0o644, 0, 0, 0, {b"trusted.x": b"1"}), kind, b"nowhere", 0)
         assert os.getxattr(tmp_path / kind, "trusted.x", follow_symlinks=False) == b"1"
     writer.discard()
+
+
+def test_a_view_for_which_there_is_no_room_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    store = OverlaySnapshots(tmp_path / "snapshots", tmp_path / "file/tmp", "b1")
+    with pytest.raises(DiskError, match="mounting a view: Not a directory"), store.view([tmp_path]):
+        pass

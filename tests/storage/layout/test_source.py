@@ -180,3 +180,10 @@ def test_all_else_comes_from_elsewhere() -> None:
 
     asyncio.run(ask())
     assert inner.asked == ["reg.example/a:b", sha256(b"m"), (5, 0, None), (5, 1, 3)]
+
+
+def test_what_no_disk_can_have_is_not_there(tmp_path: Path) -> None:
+    provider = Provider.of(LAYOUT_REGISTRY, f"{tmp_path}/{'a' * 300}")
+    with pytest.raises(RegistryError, match="the layout does not have the blob") as caught:
+        asyncio.run(LAYOUTS.exists(provider, sha256(b"blob")))
+    assert caught.value.kind == "missing"

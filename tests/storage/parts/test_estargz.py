@@ -7,6 +7,7 @@ import base64
 import gzip
 import io
 import json
+import queue
 import random
 import subprocess
 import sys
@@ -339,3 +340,22 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 40_000  # KiB, of 250 MiB
+
+
+def test_who_writes_waits_for_compression_that_is_slow() -> None:
+    class Full(queue.Queue[bytes | None]):
+        """As when nobody has taken anything for a while."""
+
+        refused = 0
+
+        def put(self, item: bytes | None, block: bool = True, timeout: float | None = None) -> None:
+            self.refused += 1
+            if self.refused % 3:
+                raise queue.Full
+            super().put(item, block, timeout)
+
+    tar = make_tar(file("a", b"a" * 1000), file("b", noise(5000)))
+    writer, slow = Estargz(), Estargz()
+    slow._input = Full(2)
+    assert slow.write(tar) + slow.finish() == writer.write(tar) + writer.finish()
+    assert slow._input.refused > 2
