@@ -13,15 +13,15 @@ import re
 import resource
 import signal
 from base64 import b64encode
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from storage.errors import DiskError, HostError, InputError
 from storage.scratch import Scratch, clear_away, remove_tree
 from storage.sources import Commit, Login
+from storage.threads import in_thread
 
 MAX_BYTES = 16 << 30
 """Bytes of one file that git may write."""
@@ -110,7 +110,7 @@ class GitClient:
                 update = ["submodule", "--quiet", "update", "--init", "--recursive", "--depth=1"]
                 await self._git(update, remote, login, work)
             time = _seconds(await self._git(["log", "-1", "--format=%ct", commit], remote, None, work))
-            await _to_the_end(asyncio.to_thread(_finish, work, tree, subdir, time, remote, keep=kept))
+            await in_thread(lambda: _finish(work, tree, subdir, time, remote, keep=kept))
 
     # ------------------------------------------------------------ the parts
 
@@ -219,19 +219,6 @@ async def _read(stream: asyncio.StreamReader) -> tuple[bytes, int]:
         if len(kept) > 2 * _MOST_PRINTED:
             del kept[:-_MOST_PRINTED]
     return bytes(kept), count
-
-
-async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
-    """Whoever is cancelled waits, too: a thread goes on, and would meet what is removed meanwhile."""
-    task = asyncio.ensure_future(work)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        while not task.done():
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait({task})
-        task.exception()  # which nobody is to hear of any more
-        raise
 
 
 def _check(remote: str, ref: str) -> None:

@@ -30,7 +30,7 @@ def test_a_cancelled_caller_waits_however_often_it_is_cancelled() -> None:
 
     async def cancel() -> None:
         task = asyncio.ensure_future(in_thread(work))
-        assert await asyncio.to_thread(begun.wait, 30)
+        assert await asyncio.to_thread(begun.wait, PATIENCE)
         for _ in range(3):
             task.cancel()
             await asyncio.sleep(0)
