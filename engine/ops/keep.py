@@ -25,7 +25,7 @@ from engine.ops.origin import Origin
 from engine.ops.selection import KINDS, Entry, Selection, changed
 from engine.ops.unpack import is_archive
 from engine.ops.xattrs import KEPT
-from storage.digest import Digest, Hasher
+from storage.digest import Digest, Hasher, digest_read
 from storage.interfaces.blobs import BlobStore
 
 _CHUNK = 1 << 20
@@ -241,7 +241,7 @@ def _search(wanted: set[str], layers: Sequence[Path]) -> dict[str, Path]:
                 path = Path(directory) / name
                 if stat.S_ISREG(path.lstat().st_mode):
                     with path.open("rb") as file:
-                        digest = _digest(file)
+                        digest = str(digest_read(file.read, "sha256"))
                     if digest in wanted:
                         found.setdefault(digest, path)
     return found
@@ -261,13 +261,6 @@ def _take(missing: set[str], packs: Iterable[Pack], into: Path, found: dict[str,
             os.utime(path, ns=(mtime, mtime))
             if hasher.digest() == digest:
                 found[digest] = path
-
-
-def _digest(file: BinaryIO) -> str:
-    hasher = Hasher()
-    while data := file.read(_CHUNK):
-        hasher.update(data)
-    return str(hasher.digest())
 
 
 def _directory(dest: Path, path: str) -> Path:

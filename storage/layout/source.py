@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from storage.digest import Digest, Hasher, parse_json
+from storage.digest import Digest, Hasher, digest_of, parse_json
 from storage.errors import DiskError, InputError, RegistryError, VerificationError
 from storage.interfaces.images import Descriptor, Provider, Reference
 from storage.interfaces.registry import BlobStream, RegistrySource
@@ -121,9 +121,7 @@ def _read(provider: Provider, digest: Digest) -> bytes:
         data = read_regular(_path(provider, digest), _SMALL)
     except OSError as error:
         raise _unreadable(provider, digest, error) from error
-    hasher = Hasher(digest.algorithm)
-    hasher.update(data)
-    if hasher.digest() != digest:
+    if digest_of(data, digest.algorithm) != digest:
         raise _damaged(provider, digest)
     return data
 

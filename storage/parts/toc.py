@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from storage.decompression import decompress
-from storage.digest import Digest, Hasher, parse_json
+from storage.digest import Digest, digest_of, parse_json
 from storage.errors import InputError, TocUnusable, VerificationError
 from storage.interfaces.images import ESTARGZ, Descriptor
 from storage.parts.lookup import Own, Tree
@@ -120,10 +120,8 @@ def _digest(text: str) -> Digest:
 
 
 def _verify(data: bytes, digest: Digest) -> None:
-    hasher = Hasher(digest.algorithm)
-    hasher.update(data)
-    if hasher.digest() != digest:
-        raise VerificationError(f"the table of contents has the digest {hasher.digest()}, not {digest}")
+    if (found := digest_of(data, digest.algorithm)) != digest:
+        raise VerificationError(f"the table of contents has the digest {found}, not {digest}")
 
 
 # ---------------------------------------------------------------- the table
