@@ -8,6 +8,8 @@ import os
 import struct
 import subprocess
 import sys
+import threading
+import zlib
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.compression import KINDS, compressor, version
+from storage.compression import KINDS, compressor, gzip_member, version
 from storage.decompression import decompress
 from storage.errors import InputError, VerificationError
 from storage.interfaces.blobs import ByteSource
@@ -208,3 +210,50 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 40_000  # KiB
+
+
+SHORT = [b"abcdefgh" * 3, b"in/bin/sh" * 8, TEXT[:100], TEXT[:1024], TEXT]
+"""Of which a match may be found, or not, that begins where a stream begins."""
+
+
+@pytest.mark.parametrize("level", range(4))
+def test_I12_a_member_depends_on_nothing_but_its_data(level: int) -> None:
+    made: list[set[bytes]] = [set() for _ in SHORT]
+    ended = threading.Event()
+
+    def compress() -> None:
+        """On a stack of its own, which stays: what ISA-L takes from an address is another thing in each thread."""
+        for number, data in enumerate(SHORT[:-1]):
+            made[number].add(gzip_member(data, level))
+        ended.wait()
+
+    usual = threading.stack_size(256 << 10)
+    try:
+        threads = [threading.Thread(target=compress) for _ in range(600)]
+        for thread in threads:
+            thread.start()
+    finally:
+        threading.stack_size(usual)
+        ended.set()
+    for thread in threads:
+        thread.join()
+    for data, members in zip(SHORT, made, strict=True):
+        members.add(gzip_member(data, level))
+        assert {gzip.decompress(member) for member in members} == {data}
+        assert len(members) == 1, f"{len(members)} forms of {data[:20]!r}"
+
+
+@pytest.mark.parametrize("level", [1, 2])
+@pytest.mark.parametrize("threads", [0, 1, 2], ids=["member", "thread", "threads"])
+def test_I12_the_first_block_of_gzip_is_too_short_for_code_that_hashes_an_address(level: int, threads: int) -> None:
+    stream = compressor("gzip", threads, level)
+    packed = stream.compress(TEXT * 3) + stream.flush() if threads else gzip_member(TEXT * 3, level)
+    begun = packed[: packed.index(b"\x00\x00\xff\xff") + 4]  # an empty block marks the end of the first one
+    assert zlib.decompressobj(31).decompress(begun) == TEXT[:4]
+    assert gzip.decompress(packed) == TEXT * 3
+
+
+def test_the_version_tells_what_the_library_makes_on_this_processor() -> None:
+    samples = {version("gzip", level).split()[3] for level in range(4)}
+    assert len(samples) == 4
+    assert version("estargz", 2).split()[3] == version("gzip", 2).split()[3]
