@@ -16,7 +16,7 @@ from tools.cli.writing import as_json_option, print_json, print_line
 from tools.text import clean
 
 
-@click.command()
+@click.command(short_help="Print what the steps of a build printed.")
 @click.argument("build_id", metavar="BUILD")
 @click.argument("step", required=False)
 @click.option("--grep", "pattern", metavar="REGEX", help="Only lines that match; exit 1 when there is none.")

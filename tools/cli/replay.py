@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tools.replaying.replaying import Choice, Replayed
 
 
-@click.command()
+@click.command(short_help="Execute the step that failed again.")
 @click.argument("source", metavar="BUILD|FILE")
 @click.option("--step", metavar="STEP", help="Only this one: its number, or a part of its name.")
 @click.option("--from", "from_step", metavar="STEP", help="This one and all that stand on it.")

@@ -23,7 +23,7 @@ WIDE = 10_000
 """Columns where the text does not go to a terminal: nothing is cut."""
 
 
-@click.command()
+@click.command(short_help="Tell why steps ran or were cached.")
 @click.argument("build_id", metavar="BUILD")
 @click.argument("step", required=False)
 @click.option("--against", metavar="BUILD", help="Compare with this build, not the one before of this definition.")
@@ -58,7 +58,7 @@ def why(build_id: str, step: str | None, against: str | None, with_key: bool, as
                 _write(key_lines(step_keys(blobs, found.build, chosen.vertex)))
 
 
-@click.command()
+@click.command(short_help="Tell what differs between two builds.")
 @click.argument("old", metavar="BUILD")
 @click.argument("new", metavar="BUILD")
 @as_json_option

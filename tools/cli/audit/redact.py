@@ -21,7 +21,7 @@ from tools.text import clean
 _LONGEST = 500  # characters of a reason
 
 
-@click.command()
+@click.command(short_help="Erase what steps printed, or arguments.")
 @click.argument("build_id", metavar="BUILD")
 @click.argument("step", required=False)
 @click.option("--args", "names", multiple=True, metavar="NAME", help="The value of this build arg; may be given again.")
