@@ -175,4 +175,5 @@ def rebuild(check: bool) -> None:
         return
     with roots.open_root(roots.root_directory(), folded=False) as root:
         roots.past(root.path).discard()
-        print_line(f"rebuilt from {root.views.rebuild(root.log)} events")
+        root.views.rebuild(root.log)
+        print_line(f"rebuilt from {root.views.position} events")

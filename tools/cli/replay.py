@@ -214,7 +214,7 @@ def _find(recorded: Recorded, text: str) -> Digest:
     record, graph = recorded.story.record, recorded.graph
     assert graph is not None
     steps = (step for step in whole_view(recorded.log, record).steps if step.kind == "step")
-    found = find_step(steps, record, text)
+    found = find_step(steps, record.id, text)
     with suppress(InputError):
         digest = Digest(found.vertex)
         if digest in graph.by_digest:

@@ -53,7 +53,7 @@ def redact(
     path = roots.root_directory()
     with roots.read_root(path) as (log, views):
         record = History(views).get(build_id)
-        vertex = None if step is None else find_step(whole_view(log, record).steps, record, step).vertex
+        vertex = None if step is None else find_step(whole_view(log, record).steps, record.id, step).vertex
         running = [item.id for item in History(views).list(status="running") if roots.is_running(path, item.id)]
     if record.id in running or (blobs and running):
         raise InputError(f"build {running[0]} has not ended", hint="redact when it has")
