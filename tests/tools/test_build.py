@@ -419,26 +419,6 @@ def test_I1_projections_are_rebuilt_byte_for_byte(builder: Builder, registry: Re
     assert builder.run("history", "--json").out == before
 
 
-def test_I13_reading_leaves_a_read_only_copy_as_it_is(
-    builder: Builder, registry: RegistryProcess, repository: str, tmp_path: Path
-) -> None:
-    builder.write({"f": "x"})
-    builder.must_build("FROM scratch\nCOPY f /\n")
-    build = builder.builds()[0]["id"]
-    copy = tmp_path / "copy"
-    subprocess.run(["cp", "-a", str(builder.root), str(copy)], check=True)
-    subprocess.run(["mount", "--bind", str(copy), str(copy)], check=True)
-    try:
-        subprocess.run(["mount", "-o", "remount,bind,ro", str(copy)], check=True)
-        before = sorted((str(p), p.lstat().st_mtime_ns, p.lstat().st_size) for p in copy.rglob("*"))
-        for args in (["history"], ["show", build], ["output", build], ["events"], ["refs"], ["rebuild", "--check"]):
-            done = builder.run("--root", str(copy), *args)
-            assert done.code == 0, (args, done.err)
-        assert sorted((str(p), p.lstat().st_mtime_ns, p.lstat().st_size) for p in copy.rglob("*")) == before
-    finally:
-        subprocess.run(["umount", str(copy)], check=True)
-
-
 def test_what_an_event_has_no_room_for_is_no_internal_error(builder: Builder) -> None:
     args = [f"--build-arg=A{number}={'x' * 60_000}" for number in range(MAX_STATE // 50_000 + 1)]
     done = builder.build("FROM scratch\nCOPY Dockerfile /\n", *args)
