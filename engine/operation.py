@@ -10,8 +10,8 @@ from engine.errors import Cancelled, DockerfileError, RefledgerError
 from engine.events import BuildCancelled, BuildCompleted, BuildFailed, BuildStarted, Fact, GraphDefined
 from engine.graph import Graph, Vertex
 from engine.ledger import Facts, Ledger, fitting, shortened
-from engine.together import settle
 from storage.digest import Digest
+from storage.threads import settle
 
 Json = dict[str, Any]
 PLAN_SHOWN = 200

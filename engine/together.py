@@ -8,9 +8,6 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar, cast
 
 from storage.interfaces.locks import Locks
-from storage.threads import in_thread, settle
-
-__all__ = ["COLLECT", "POLL", "both", "in_thread", "locked", "made_and_told", "settle", "together"]
 
 T = TypeVar("T")
 U = TypeVar("U")

@@ -61,6 +61,12 @@ def _blobs(role: str, *fields: str) -> Callable[[Json], Iterator[tuple[str, str,
     return names
 
 
+def _started(data: Json) -> Iterator[tuple[str, str, str]]:
+    yield from _blobs("definition", "definition", "context")(data)
+    for policy in (data.get("options") or {}).get("policies") or ():
+        yield "blob", policy["digest"], "policy"
+
+
 def _downloaded(data: Json) -> Iterator[tuple[str, str, str]]:
     if data.get("stored"):
         yield "blob", data["digest"], "download"
@@ -98,7 +104,7 @@ def _exported(data: Json) -> Iterator[tuple[str, str, str]]:
 
 _LET_GO = frozenset({"Demoted", "Pruned", "LocalLost"})
 _NAMES: Mapping[str, Callable[[Json], Iterator[tuple[str, str, str]]]] = {
-    "BuildStarted": _blobs("definition", "definition", "context"),
+    "BuildStarted": _started,
     "DefinitionRead": _blobs("definition", "definition"),
     "GraphDefined": _blobs("graph", "graph"),
     "SourceResolved": _blobs(IMAGE, "manifest", "config"),
@@ -110,6 +116,8 @@ _NAMES: Mapping[str, Callable[[Json], Iterator[tuple[str, str, str]]]] = {
     "CacheImported": _blobs("cache document", "digest", "metadata"),
     "BlobCreated": _packed,
     "LayerStored": _stored,
+    "LayerScanned": _blobs("scan of packages", "scan"),
+    "Attested": _blobs("attestation", "statement", "envelope"),
     "Exported": _exported,
     "RemoteCreated": _remote,
     "LocalCreated": _created,

@@ -104,12 +104,12 @@ class Views:
             self._anchored = self._anchored and until is None
             return self._guarded(lambda: self._fold(log, log.last_seq() if until is None else until, BATCH))
 
-    def rebuild(self, log: EventLog) -> int:
+    def rebuild(self, log: EventLog) -> None:
         """Drop every view and fold it anew, in one transaction: other processes see the old views until then.
-        Returns the number of events folded. Raises LogError, DiskError."""
+        Raises LogError, DiskError."""
         with self._lock:
             self._log = log
-            return self._guarded(lambda: self._rebuild(log))
+            self._guarded(lambda: self._rebuild(log))
 
     @property
     def position(self) -> int:
@@ -118,15 +118,14 @@ class Views:
         stored = {(name, version): position for name, version, position in rows}
         return min((stored.get((view.name, view.version), 0) for view in self._projections), default=0)
 
-    def _rebuild(self, log: EventLog) -> int:
+    def _rebuild(self, log: EventLog) -> None:
         with self._transaction() as cursor:
             for (tables,) in cursor.execute("SELECT tables FROM positions").fetchall():
                 _drop(cursor, tables.split())
             cursor.execute("DELETE FROM positions")
             self._prepare(cursor)
-            folded = self._fold_once(cursor, log, log.last_seq(), None)
+            self._fold_once(cursor, log, log.last_seq(), None)
         viewfile.checkpoint(self._db)
-        return folded
 
     def _fold(self, log: EventLog, target: int, batch: int) -> int:
         if not self._anchored:

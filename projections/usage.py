@@ -254,6 +254,7 @@ def _document(cursor: sqlite3.Cursor, *digests: str | None) -> None:
 
 def _started(cursor: sqlite3.Cursor, event: Event) -> None:
     _document(cursor, maybe_text(event.data, "definition"), maybe_text(event.data, "context"))
+    _document(cursor, *(maybe_text(one, "digest") for one in objects(mapping(event.data, "options"), "policies")))
     _tagged(cursor, event, texts(event.data, "tags"))
 
 
@@ -274,7 +275,7 @@ def _scanned(cursor: sqlite3.Cursor, event: Event) -> None:
 
 def _attested(cursor: sqlite3.Cursor, event: Event) -> None:
     """What was found in a layer, so that nobody fetches it to look once more; and what was said of an image."""
-    _document(cursor, *(maybe_text(event.data, key) for key in ("scan", "statement", "envelope")))
+    _document(cursor, *(maybe_text(event.data, key) for key in ("scan", "statement", "envelope", "referrer")))
 
 
 def _source_resolved(cursor: sqlite3.Cursor, event: Event) -> None:
@@ -319,7 +320,7 @@ def _http_resolved(cursor: sqlite3.Cursor, event: Event) -> None:
 
 PROJECTION = Projection(
     name="usage",
-    version=3,
+    version=4,
     tables=("uses", "used_refs", "layers_of", "copies", "stored", "labels", "tagged", "images", "tombstones"),
     schema=(
         "CREATE TABLE uses (item TEXT, build TEXT, seq INTEGER, time INTEGER, PRIMARY KEY (item, build)) WITHOUT ROWID",

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from storage.digest import Digest, Hasher, canonical_json, digest_of, digest_read, sha256
-from storage.durable import create_held, fsync_directory, make_directories, remove_unheld
+from storage.durable import create_held, fsync_directory, make_directories, remove_unheld, write_all
 from storage.errors import DiskError, VerificationError
 from storage.interfaces.blobs import BlobStore, BlobWriter
 from storage.media_types import INDEX
@@ -287,7 +287,7 @@ class FileBlobWriter:
     def write(self, data: bytes) -> None:
         """See BlobWriter.write. Raises DiskError; then only `abort` is left."""
         try:
-            _write_all(self._fd, data)
+            write_all(self._fd, data)
         except OSError as error:
             self.abort()
             raise DiskError.of(error, "writing a blob") from error
@@ -340,16 +340,10 @@ def _locked(path: Path, how: int) -> Iterator[int]:
         os.close(fd)
 
 
-def _write_all(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
-
-
 def _link_durably(path: Path, fd: int, data: bytes, target: Path) -> None:
     """Have `data` at `target`, by way of the new file `path`, open as `fd`, unless something is there."""
     try:
-        _write_all(fd, data)
+        write_all(fd, data)
         os.fsync(fd)
         with suppress(FileExistsError):  # another process was quicker; a link never replaces its file
             os.link(path, target)

@@ -20,6 +20,13 @@ _LONGEST_STEM = 255 - len("..01234567.part")
 """Bytes of a name (NAME_MAX) without what is put around it."""
 
 
+def write_all(fd: int, data: bytes | bytearray | memoryview) -> None:
+    """Write all of `data` where the file `fd` stands: os.write may take less. Raises OSError."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
 def fsync_directory(path: Path) -> None:
     """Make the names in directory `path` durable. Raises OSError."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -23,12 +23,12 @@ from engine.exporters.image import Attested, Image
 from engine.ledger import Ledger
 from engine.refs.materializer import Materializer
 from engine.refs.ref import Layer, Remote
-from engine.together import in_thread
 from storage.digest import Digest, parse_json
 from storage.interfaces.blobs import BlobStore
 from storage.interfaces.parts import LayerTree
 from storage.signing.dsse import IN_TOTO, key_id, sign
 from storage.signing.notes import Signer
+from storage.threads import in_thread
 
 if TYPE_CHECKING:
     from engine.exporters.exporters import Built

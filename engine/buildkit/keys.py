@@ -24,8 +24,8 @@ from engine.buildkit.steps import (
 from engine.cache.chain import CacheChain
 from engine.graph import ContextSource, Copy, Graph, ImageSource, Mkdir, Run, Scratch, Vertex
 from engine.ops.selection import Selection
-from engine.together import in_thread
 from storage.digest import Digest
+from storage.threads import in_thread
 
 if TYPE_CHECKING:
     from engine.solver.answers import Asking

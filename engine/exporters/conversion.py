@@ -16,12 +16,13 @@ from engine.errors import VerificationError
 from engine.events import BlobCreated, MaterializationRequested, Materialized
 from engine.ledger import Facts
 from engine.refs.ref import Layer, Ref
-from engine.together import in_thread, locked, made_and_told, together
+from engine.together import locked, made_and_told, together
 from storage.digest import Digest
 from storage.interfaces.blobs import BlobStore, ByteSource
 from storage.interfaces.images import ESTARGZ, Compression, Descriptor, Provider
 from storage.interfaces.locks import Locks
 from storage.interfaces.packing import LayerConverter, LayerTars, PackedBlob
+from storage.threads import in_thread
 
 PARALLEL = 4
 """Layers that are converted at once: each has its buffers."""

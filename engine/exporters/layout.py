@@ -14,9 +14,10 @@ from engine.exporters.move import Mover
 from engine.exporters.reading import of_bytes
 from engine.ledger import Facts, fitting
 from engine.output import Output
-from engine.together import in_thread, together
+from engine.together import together
 from storage.interfaces.images import Descriptor, Provider
 from storage.reference import LAYOUT_REGISTRY
+from storage.threads import in_thread
 
 Enter = Callable[[Path, Sequence[dict[str, Any]]], None]
 

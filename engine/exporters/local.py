@@ -19,8 +19,8 @@ from engine.ops.select import select
 from engine.ops.selection import printable
 from engine.refs.materializer import Materializer
 from engine.refs.ref import Local, Ref
-from engine.together import in_thread
 from storage.interfaces.layers import LayerWriter, SnapshotStore
+from storage.threads import in_thread
 
 
 @dataclass(slots=True)

@@ -17,10 +17,10 @@ from engine.refs.places import Places, kind_of
 from engine.refs.providers import unavailable
 from engine.refs.ref import Layer
 from engine.refs.relay import Relay
-from engine.together import in_thread
 from storage.interfaces.blobs import BlobStore
 from storage.interfaces.images import Descriptor, Provider
 from storage.interfaces.registry import ByteStream, RegistrySource
+from storage.threads import in_thread
 
 T = TypeVar("T")
 CHUNK = 1 << 20

@@ -13,10 +13,10 @@ from engine.exporters.local import several
 from engine.ledger import Facts
 from engine.refs.materializer import Materializer
 from engine.refs.ref import Ref
-from engine.together import in_thread
 from storage.digest import Digest, Hasher
 from storage.interfaces.layers import SnapshotStore
 from storage.interfaces.packing import OutFile
+from storage.threads import in_thread
 
 END = bytes(1024)
 

@@ -18,12 +18,13 @@ from engine.exporters.reading import BlobReader
 from engine.ledger import Facts
 from engine.refs.providers import unavailable
 from engine.refs.ref import Layer, Ref, Remote
-from engine.together import in_thread, locked, made_and_told, together
+from engine.together import locked, made_and_told, together
 from storage.digest import Digest
 from storage.interfaces.images import Compression, Descriptor, Provider
 from storage.interfaces.locks import Locks
 from storage.interfaces.packing import LayerPacker, PackedBlob
 from storage.reference import LAYOUT_REGISTRY
+from storage.threads import in_thread
 
 _DEFAULT = Compression()
 

@@ -55,7 +55,8 @@ def combine(
         there = ", ".join(sorted({platform_name(entry) for member in members for entry in _known(member)})) or "nothing"
         raise InputError("nothing is left for the index", hint=f"there is: {there[:400]}")
     as_listed = _merged(entry for _, entry in kept)
-    same = next((one.manifest for one in members if one.manifest.is_index and list(one.entries) == as_listed), None)
+    forms = (as_listed, [entry for _, entry in kept])
+    same = next((one.manifest for one in members if one.manifest.is_index and list(one.entries) in forms), None)
     if same is not None and not annotations:
         return same
     entries = _merged(_with_platform(members[number], entry) for number, entry in kept)
@@ -176,15 +177,25 @@ def _key(entry: Json) -> tuple[str, ...] | None:
 
 
 def _merged(entries: Iterable[Json]) -> list[Json]:
-    """Each digest once: what a later one says of it is added."""
-    out: dict[str, Json] = {}
+    """Each digest once for each platform that it is listed for: what a later entry says of it is added."""
+    out: list[Json] = []
+    places: dict[tuple[str, Platform | None], int] = {}
+    first: dict[str, int] = {}
     for entry in entries:
-        old = out.get(entry["digest"], {})
-        new = {**old, **entry}
+        digest, platform = entry["digest"], platform_of(entry)
+        at = places.get((digest, platform))
+        if at is None:  # an entry that says no platform is one with one that does
+            at = first.get(digest) if platform is None else places.pop((digest, None), None)
+        if at is None:
+            at = len(out)
+            out.append({})
+        places[digest, platform] = at
+        first.setdefault(digest, at)
+        old = out[at]
+        out[at] = {**old, **entry}
         if "annotations" in old or "annotations" in entry:
-            new["annotations"] = {**(old.get("annotations") or {}), **(entry.get("annotations") or {})}
-        out[entry["digest"]] = new
-    return list(out.values())
+            out[at]["annotations"] = {**(old.get("annotations") or {}), **(entry.get("annotations") or {})}
+    return out
 
 
 def _annotate(one: Annotation, index: dict[str, str], entries: list[Json]) -> None:

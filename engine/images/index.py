@@ -99,8 +99,8 @@ class Assembler:
         for one in found:
             for entry in one.member.entries:
                 holders.setdefault(Digest(entry["digest"]), {})[one.provider] = None
-        listed = descriptors(index.fields, "manifests", "the index")
-        wanted = tuple(Wanted(entry, tuple(holders[entry.digest])) for entry, _ in listed)
+        listed = {entry.digest: entry for entry, _ in descriptors(index.fields, "manifests", "the index")}
+        wanted = tuple(Wanted(entry, tuple(holders[digest])) for digest, entry in listed.items())
         return Assembled(index, wanted, tuple(one.resolved for one in found))
 
     async def _find(self, reference: Reference, *, appended: bool) -> _Found:

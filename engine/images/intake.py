@@ -18,9 +18,10 @@ from engine.graph import ImageLayer
 from engine.images.definition import Given
 from engine.ledger import Facts
 from engine.refs.ref import of_layer
-from engine.together import COLLECT, in_thread, locked
+from engine.together import COLLECT, locked
 from storage.interfaces.layers import LayerIntake, StagedLayer
 from storage.interfaces.locks import Locks
+from storage.threads import in_thread
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer

@@ -34,13 +34,13 @@ from engine.record import changed
 from engine.refs.materializer import Materializer
 from engine.refs.ref import Layer, Remote, of_image, of_layer
 from engine.refs.search import Search
-from engine.together import in_thread
 from storage.digest import Digest
 from storage.interfaces.blobs import BlobStore
 from storage.interfaces.packing import LayerTars, PackedBlob
 from storage.interfaces.parts import LayerParts, LayerTree
 from storage.interfaces.registry import RegistrySource
 from storage.reference import LAYOUT_REGISTRY
+from storage.threads import in_thread
 
 
 class Here(Protocol):

@@ -27,7 +27,7 @@ from engine.ops.leftovers import children, kill, remove_container
 from engine.ops.machine import guard_command
 from engine.ops.oci_spec import Process
 from engine.ops.streams import Streams
-from engine.together import in_thread, settle
+from storage.threads import in_thread, settle
 
 OnOutput = Callable[[int, bytes], None]
 

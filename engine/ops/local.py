@@ -44,9 +44,10 @@ from engine.record import changed
 from engine.refs.asked import AskedPaths
 from engine.refs.materializer import Materializer, Reason
 from engine.refs.ref import Local, Ref, Remote, layers_to_json, of_image, of_layer, of_step, scratch
-from engine.together import both, in_thread, settle
+from engine.together import both
 from storage.digest import Digest, digest_json
 from storage.interfaces.layers import Snapshot, SnapshotStore
+from storage.threads import in_thread, settle
 
 if TYPE_CHECKING:
     from engine.ops.sources import SourceFetcher

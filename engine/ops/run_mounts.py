@@ -35,10 +35,11 @@ from engine.ops.rules import source_of
 from engine.ops.select import select
 from engine.ops.selection import Selection
 from engine.refs.ref import Local, Remote
-from engine.together import POLL, in_thread
+from engine.together import POLL
 from storage.digest import Digest, digest_json
 from storage.interfaces.layers import LayerWriter, SnapshotStore
 from storage.interfaces.mounts import CacheMounts, HeldCache, SecretPlaces
+from storage.threads import in_thread
 
 _SECRET_MODE, _SOCKET_MODE, _CACHE_MODE = 0o400, 0o600, 0o755
 _SOURCE = "source"

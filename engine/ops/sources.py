@@ -25,12 +25,13 @@ from engine.ops.select import select
 from engine.record import changed
 from engine.refs.ref import Remote, layers_to_json
 from engine.refs.source import source_ref
-from engine.together import in_thread, locked
+from engine.together import locked
 from storage.digest import Digest
 from storage.interfaces.blobs import BlobStore, BlobWriter
 from storage.interfaces.layers import LayerWriter
 from storage.interfaces.locks import Locks
 from storage.sources import Answer, Commit, Known, Login, Repositories, Sink, TreeStore, Web
+from storage.threads import in_thread
 
 CONTEXT_FILE = "context"
 """What a context that is one file is called in its tree, as in BuildKit."""

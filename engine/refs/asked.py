@@ -24,11 +24,12 @@ from engine.refs.materializer import Materializer
 from engine.refs.ranged import RangeReader, Request
 from engine.refs.ref import Layer, Ref
 from engine.refs.search import Search
-from engine.together import in_thread, together
+from engine.together import together
 from storage.digest import Digest
 from storage.interfaces.images import Descriptor
 from storage.interfaces.parts import LayerParts, LayerTree, PartReader, Toc
 from storage.interfaces.registry import RegistrySource
+from storage.threads import in_thread
 
 SMALL = 128 * 1024
 """Bytes of a layer up to which it is fetched whole: a few requests cost more than that."""

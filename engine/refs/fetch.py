@@ -25,12 +25,13 @@ from engine.refs.places import Places, is_loss, kind_of
 from engine.refs.providers import providers_of
 from engine.refs.pull import Pull
 from engine.refs.ref import Layer
-from engine.together import in_thread, locked, settle
+from engine.together import locked
 from storage.errors import DiskError
 from storage.interfaces.blobs import BlobStore, ByteSource, PartialBlobs
 from storage.interfaces.images import Descriptor, Provider
 from storage.interfaces.locks import Locks
 from storage.interfaces.registry import RegistrySource
+from storage.threads import in_thread, settle
 
 PROGRESS_INTERVAL = 0.25
 """Seconds between two PullProgressed of one layer."""

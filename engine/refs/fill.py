@@ -14,10 +14,11 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from engine.refs.spool import Spool
-from engine.together import settle, together
+from engine.together import together
 from storage.errors import RegistryError
 from storage.interfaces.images import Descriptor, Provider
 from storage.interfaces.registry import BlobStream, RegistrySource
+from storage.threads import settle
 
 MIB = 1 << 20
 

@@ -14,11 +14,12 @@ from typing import Protocol
 from engine.events import LocalLost
 from engine.ledger import Facts
 from engine.refs.ref import Layer
-from engine.together import in_thread, locked
+from engine.together import locked
 from storage.digest import Digest
 from storage.interfaces.images import Provider
 from storage.interfaces.layers import Checked, CheckedLayers, CheckedSnapshots
 from storage.interfaces.locks import Locks
+from storage.threads import in_thread
 
 
 class Known(Protocol):

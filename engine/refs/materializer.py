@@ -27,11 +27,12 @@ from engine.refs.fetch import Fetcher, LayerUnavailable, Use
 from engine.refs.kept import Kept
 from engine.refs.providers import unavailable
 from engine.refs.ref import Layer, Local, Ref
-from engine.together import locked, settle, together
+from engine.together import locked, together
 from storage.interfaces.blobs import BlobStore, ByteSource
 from storage.interfaces.images import Descriptor, Provider
 from storage.interfaces.layers import CheckedLayers, CheckedSnapshots
 from storage.interfaces.locks import Locks
+from storage.threads import settle
 
 Reason = Literal["run", "copy", "export", "shell", "inspect"]
 

@@ -9,11 +9,11 @@ from typing import Any
 
 from engine.refs.fill import FetchLimits, Fill
 from engine.refs.spool import Spool
-from engine.together import in_thread, settle
 from storage.errors import DiskError, VerificationError
 from storage.interfaces.blobs import ByteSource, PartialBlob
 from storage.interfaces.images import Descriptor, Provider
 from storage.interfaces.registry import RegistrySource
+from storage.threads import in_thread, settle
 
 
 class Pull:

@@ -19,11 +19,11 @@ from engine.ledger import Facts
 from engine.refs.fetch import Fetcher
 from engine.refs.places import kind_of
 from engine.refs.ref import Layer
-from engine.together import in_thread
 from storage.errors import TocUnusable
 from storage.interfaces.images import Descriptor, Provider
 from storage.interfaces.parts import LayerParts, PartReader, Toc
 from storage.interfaces.registry import RegistrySource
+from storage.threads import in_thread
 
 T = TypeVar("T")
 

@@ -18,9 +18,9 @@ from engine.ops.select import select
 from engine.ops.selection import Selection
 from engine.refs.ref import Remote
 from engine.solver.answers import CacheLookup
-from engine.together import in_thread
 from storage.digest import Digest
 from storage.interfaces.blobs import BlobStore
+from storage.threads import in_thread
 
 
 @dataclass(slots=True)

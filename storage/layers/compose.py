@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal
 
+from storage.durable import write_all
 from storage.errors import DiskError
 from storage.interfaces.layers import Look
 from storage.layers.unpublished import ROOT_CHANGED, UnpublishedTree
@@ -189,9 +190,7 @@ class TreeWriter:
             if len(piece) == len(_ZEROS) and piece == _ZEROS:
                 os.lseek(fd, len(piece), os.SEEK_CUR)
                 return True
-            written = os.write(fd, piece)
-            while written < len(piece):
-                written += os.write(fd, memoryview(piece)[written:])
+            write_all(fd, piece)
         except OSError as error:
             raise _failed(error, path) from error
         return False

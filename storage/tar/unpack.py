@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
+from storage.durable import write_all
 from storage.errors import VerificationError
 from storage.scratch import remove_tree
 from storage.tar.directories import Directories
@@ -139,7 +140,7 @@ class _Tree:
                 _write_sparse(fd, entry, tar)
             else:
                 for piece in tar.data():
-                    _write(fd, piece)
+                    write_all(fd, piece)
             if entry.uid or entry.gid:
                 os.fchown(fd, owner(entry.uid), owner(entry.gid))
             if entry.mode & (self._umask | 0o7000):
@@ -243,11 +244,6 @@ def _dress_directory(fd: int, entry: Entry) -> None:
     os.utime(fd, ns=(entry.mtime, entry.mtime))
 
 
-def _write(fd: int, data: memoryview) -> None:
-    while data:
-        data = data[os.write(fd, data) :]
-
-
 def _write_sparse(fd: int, entry: Entry, tar: Members) -> None:
     os.ftruncate(fd, entry.size)
     segments = iter(entry.segments or ())
@@ -258,7 +254,7 @@ def _write_sparse(fd: int, entry: Entry, tar: Members) -> None:
             while not left:
                 offset, left = next(segments)
                 os.lseek(fd, offset, os.SEEK_SET)
-            _write(fd, piece[:left])
+            write_all(fd, piece[:left])
             piece, left = piece[left:], left - min(left, len(piece))
 
 

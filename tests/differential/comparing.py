@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
 
 from tests.differential.reading import Facts, Image, Tree
@@ -38,13 +37,12 @@ def _shown(name: str, facts: Facts) -> str:
     return f"/{name}/" if facts.get("type") == "directory" else f"/{name}"
 
 
-def compare_json(left: Any, right: Any, whole: Collection[str] = (), prefix: str = "") -> Differences:
-    """Paths whose values differ; those in `whole` are told as they are, not key by key. Empty and absent are one."""
-    if prefix not in whole and isinstance(left or right, dict) and isinstance(right or left, dict):
+def compare_json(left: Any, right: Any, prefix: str = "") -> Differences:
+    """Paths whose values differ. Empty and absent are one."""
+    if isinstance(left or right, dict) and isinstance(right or left, dict):
         left, right = left or {}, right or {}
         out: Differences = {}
         for key in sorted({*left, *right}):
-            path = f"{prefix}.{key}" if prefix else key
-            out |= compare_json(left.get(key), right.get(key), whole, path)
+            out |= compare_json(left.get(key), right.get(key), f"{prefix}.{key}" if prefix else key)
         return out
     return {} if left == right or (not left and not right) else {prefix: (left, right)}

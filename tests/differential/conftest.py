@@ -7,8 +7,8 @@ import re
 import subprocess
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import pytest
 
 from tests.builder import Builder, busybox_layer, refledger
 from tests.differential.cases.case import Case, lay_context
-from tests.differential.oracles import Oracle, Unavailable, buildah, dockerd
+from tests.differential.oracles import BuildKit, Oracle, Unavailable, buildah, dockerd
 from tests.differential.reading import Image, read_archive
 from tests.registry_fixture import RegistryProcess, push_image
 from tests.waiting import PATIENCE
@@ -91,7 +91,29 @@ class Builders:
 
 
 @pytest.fixture(scope="session")
-def builders(registry: RegistryProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Builders]:
+def daemon() -> Iterator[BuildKit | Unavailable]:
+    """The dockerd of this session, or why there is none, which is warned about."""
+    with ExitStack() as stack:
+        try:
+            found: BuildKit | Unavailable = stack.enter_context(dockerd())
+        except Unavailable as error:
+            warnings.warn(f"nothing is compared with buildkit: {error}", stacklevel=1)
+            found = error
+        yield found
+
+
+@pytest.fixture
+def docker(daemon: BuildKit | Unavailable) -> BuildKit:
+    """The dockerd of this session, for tests that are skipped without."""
+    if isinstance(daemon, Unavailable):
+        pytest.skip(str(daemon))
+    return daemon
+
+
+@pytest.fixture(scope="session")
+def builders(
+    daemon: BuildKit | Unavailable, registry: RegistryProcess, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Builders]:
     """The builders of this session. An oracle that cannot run here is warned about, and its comparisons are skipped."""
     if os.geteuid() != 0:
         pytest.skip("a RUN needs root here")
@@ -106,12 +128,14 @@ def builders(registry: RegistryProcess, tmp_path_factory: pytest.TempPathFactory
         images[name] = push_image(registry.host, f"differential/{name}", [files, LIBRARY], config=config)["reference"]
     oracles: list[Oracle] = []
     missing = {}
-    starters: dict[str, Callable[[], AbstractContextManager[Oracle]]] = {"buildkit": dockerd, "buildah": buildah}
+    if isinstance(daemon, Unavailable):
+        missing[BuildKit.name] = str(daemon)
+    else:
+        oracles.append(daemon)
     with ExitStack() as stack:
-        for name, start in starters.items():
-            try:
-                oracles.append(stack.enter_context(start()))
-            except Unavailable as error:
-                missing[name] = str(error)
-                warnings.warn(f"nothing is compared with {name}: {error}", stacklevel=1)
+        try:
+            oracles.append(stack.enter_context(buildah()))
+        except Unavailable as error:
+            missing["buildah"] = str(error)
+            warnings.warn(f"nothing is compared with buildah: {error}", stacklevel=1)
         yield Builders(oracles, missing, images, root)

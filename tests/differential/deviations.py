@@ -39,6 +39,7 @@ DEVIATIONS = (
     # both
     *(Deviation("times of directories", oracle, COPIES, ("/*/ mtime",), fresh=True) for oracle in BOTH),
     *(Deviation("hard links of a context", oracle, COPIES, ("/* links",)) for oracle in BOTH),
+    *(Deviation("`--chown` of an archive", oracle, ("add-tar-chown",), ("/u/top/* owner",)) for oracle in BOTH),
     *(Deviation("`WORKDIR` that ends in a slash", oracle, ("workdir-variables",), ("config.WorkingDir",))
       for oracle in BOTH),
     *(Deviation("mount points of the runtime", oracle, ("run-without-mount-points",),
@@ -54,6 +55,7 @@ DEVIATIONS = (
     Deviation("fifos and devices of a stage", "buildkit", ("copy-from-stage-special-files",),
               ("/s/c type", "/s/c device", "/s/c content", "/s/c links", "/s/p only ours")),
     Deviation("extended attributes `user.*`", "buildkit", ("add-tar-user-xattr",), ("/u/f xattrs",)),
+    Deviation("setuid of `--chmod`", "buildkit", ("copy-chmod",), ("/s mode",)),
     # buildah 1.28
     Deviation("time of `/run`", "buildah", ("*",), ("/run/ mtime",), fresh=True),
     Deviation("mount points of the runtime", "buildah", ("run-without-mount-points",),
@@ -73,6 +75,15 @@ DEVIATIONS = (
     Deviation("wildcards with an escaped bracket", "buildah", ("copy-wildcard-escaped",), ("builds",)),
     Deviation("directory above an exception of `.dockerignore`", "buildah",
               ("ignore-exception-below", "ignore-everything-but"), ("/c/tree/ mode",)),
+    Deviation("a wildcard that matches nothing", "buildah", ("copy-wildcard-nothing",), ("builds",)),
+    Deviation("destination that is a link", "buildah", ("copy-to-a-link",),
+              ("/data/1 *", "/f *", "/gone/x *", "/gone/x/one.txt only theirs")),
+    Deviation("entry for `.` of an archive", "buildah", ("add-tar-of-a-root",), ("/u/ *",)),
+    Deviation("entry for `.` of an archive", "buildah", ("copy-amid-all-else",), ("/opt/unpacked/ *",)),
+    Deviation("shell form after `SHELL`", "buildah", ("copy-amid-all-else",), ("config.Cmd",)),
+    Deviation("shell form after `SHELL`", "buildah", ("shell-for-run-cmd-entrypoint",),
+              ("config.Cmd", "config.Entrypoint")),
+    Deviation("order of `Env`", "buildah", ("copy-amid-all-else",), ("config.Env",)),
     Deviation("directory above an exception of `.dockerignore`", "buildah", ("ignore-exception-below",),
               ("/c/tree/sub/ mode",)),
 )

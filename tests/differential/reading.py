@@ -1,4 +1,4 @@
-"""What an image is, read from an archive (or directory) of any builder: its config, and a tree of facts by path.
+"""What an image is, read from an archive of any builder: its config, and a tree of facts by path.
 
 A tree is path (no leading slash) → facts: `type`, `mode` (permission bits), `owner`, `mtime` (whole seconds), and for
 files `content` (SHA-256) and `links` (names it has), for links `target`, for devices `device`; `xattrs` for all.
@@ -10,7 +10,6 @@ import hashlib
 import io
 import json
 import os
-import stat
 import tarfile
 from collections import Counter
 from collections.abc import Mapping
@@ -24,10 +23,6 @@ Tree = dict[str, Facts]
 _TYPES = {
     tarfile.REGTYPE: "file", tarfile.AREGTYPE: "file", tarfile.DIRTYPE: "directory", tarfile.SYMTYPE: "symlink",
     tarfile.FIFOTYPE: "fifo", tarfile.CHRTYPE: "char", tarfile.BLKTYPE: "block",
-}  # fmt: skip
-_KINDS = {
-    stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "symlink", stat.S_IFIFO: "fifo",
-    stat.S_IFCHR: "char", stat.S_IFBLK: "block", stat.S_IFSOCK: "socket",
 }  # fmt: skip
 _XATTR = "SCHILY.xattr."
 _read_layers: dict[str, list[tuple[tarfile.TarInfo, str]]] = {}
@@ -148,28 +143,3 @@ def _counted(tree: Tree) -> Tree:
         path: {**facts, "links": names[id(facts)]} if facts["type"] == "file" else facts
         for path, facts in tree.items()
     }  # fmt: skip
-
-
-def read_directory(root: Path) -> Tree:
-    """The tree of a root file system that lies unpacked in `root`."""
-    return {str(path.relative_to(root)): _describe(path) for path in sorted(root.rglob("*"))}
-
-
-def _describe(path: Path) -> Facts:
-    info = path.lstat()
-    facts: Facts = {
-        "type": _KINDS[stat.S_IFMT(info.st_mode)], "mode": oct(stat.S_IMODE(info.st_mode)),
-        "owner": (info.st_uid, info.st_gid), "mtime": int(info.st_mtime),
-        "xattrs": {
-            name: os.getxattr(path, name, follow_symlinks=False)
-            for name in os.listxattr(path, follow_symlinks=False)
-        },
-    }  # fmt: skip
-    if facts["type"] == "file":
-        facts["content"] = hashlib.sha256(path.read_bytes()).hexdigest()
-        facts["links"] = info.st_nlink
-    elif facts["type"] == "symlink":
-        facts["target"], facts["mode"] = str(path.readlink()), ""
-    elif facts["type"] in ("char", "block"):
-        facts["device"] = (os.major(info.st_rdev), os.minor(info.st_rdev))
-    return facts

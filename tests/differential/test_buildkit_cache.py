@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ import pytest
 
 from tests.builder import Builder
 from tests.differential.caches import build_inline, capture, endings, image_config, push_bases
-from tests.differential.oracles import BuildKit, Unavailable, dockerd
+from tests.differential.oracles import BuildKit
 from tests.engine.buildkit.cases import CASES, dockerfile, lay
 from tests.engine.buildkit.comparing import compare, compiled, named
 from tests.registry_fixture import RegistryProcess
@@ -22,16 +20,6 @@ SHARED = {"copy": 9, "from": 6, "scratch": 7, "variables": 1}
 """Cases that are taken from one builder to the other, and how many steps they have on their bases."""
 ALONE = "[stage-3 1/2] WORKDIR /only"
 """A step on nothing, of which BuildKit keeps no result."""
-
-
-@pytest.fixture(scope="module")
-def docker() -> Iterator[BuildKit]:
-    try:
-        with dockerd() as daemon:
-            yield daemon
-    except Unavailable as error:
-        warnings.warn(f"no cache is compared with BuildKit: {error}", stacklevel=1)
-        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="module")

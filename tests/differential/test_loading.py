@@ -3,35 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.builder import Builder, base_image
-from tests.differential.oracles import BuildKit, Unavailable, dockerd
+from tests.differential.oracles import BuildKit
 from tests.registry_fixture import RegistryProcess
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="builds need root")
 NAME = "example.test/app:1"
 
 
-@pytest.fixture(scope="module")
-def daemon() -> Iterator[BuildKit]:
-    with ExitStack() as stack:
-        try:
-            started = stack.enter_context(dockerd())
-        except Unavailable as error:
-            pytest.skip(str(error))
-        yield started
-
-
 @pytest.mark.parametrize(
     ("compression", "named"), [("gzip", True), ("uncompressed", True), ("estargz", True), ("gzip", False)]
 )
 def test_dockerd_loads_an_archive_under_its_id(
-    daemon: BuildKit, registry: RegistryProcess, repository: str, tmp_path: Path, compression: str, named: bool
+    docker: BuildKit, registry: RegistryProcess, repository: str, tmp_path: Path, compression: str, named: bool
 ) -> None:
     builder = Builder(tmp_path)
     base = base_image(registry, f"{repository}/base", size=50_000)["reference"]
@@ -42,5 +30,5 @@ def test_dockerd_loads_an_archive_under_its_id(
         "-o", f"type=docker,dest={archive},compression={compression},force-compression=true",
     )  # fmt: skip
     iid = (tmp_path / "iid").read_text()
-    assert daemon.load(archive) == (NAME if named else iid, iid)
-    assert daemon.read_file(iid, "/word") == f"{compression} {named}\n"
+    assert docker.load(archive) == (NAME if named else iid, iid)
+    assert docker.read_file(iid, "/word") == f"{compression} {named}\n"

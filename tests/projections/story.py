@@ -22,9 +22,9 @@ PLAN = (
 )
 
 
-def started(build: str = "b1", name: str = "app") -> e.BuildStarted:
+def started(build: str = "b1", name: str = "app", options: e.Json | None = None) -> e.BuildStarted:
     return e.BuildStarted(
-        frontend="dockerfile", definition=digest("def"), options={}, context=None, engine_version="0.1.0",
+        frontend="dockerfile", definition=digest("def"), options=options or {}, context=None, engine_version="0.1.0",
         host={"hostname": "h"}, name=name, tags=("127.0.0.1:5000/app:latest",),
     )  # fmt: skip
 

@@ -203,11 +203,13 @@ def test_documents_that_say_something_of_layers_and_images_are_the_record_of_a_b
 ) -> None:
     log.add(e.LayerScanned(diff_id=DIFFS[0], scan=digest("scan"), databases=1, packages=2), "b1")
     log.add(e.Attested(image=digest("img"), platform="p", predicate_type="t", statement=digest("statement"),
-                       envelope=digest("envelope")), "b1")  # fmt: skip
+                       envelope=digest("envelope"), referrer=digest("referrer")), "b1")  # fmt: skip
+    policies = [{"file": "rules.toml", "digest": digest("policy")}]
+    log.add(story.started("b2", options={"policies": policies}), "b2")
     views.catch_up(log)
-    names = [digest(name) for name in ("scan", "statement", "envelope")]
+    names = [digest(name) for name in ("scan", "statement", "envelope", "referrer", "policy")]
     found = look(views, here={f"blob/{name}": 1 for name in names})
-    assert [item.kind for item in found.items] == ["record"] * 3
+    assert [item.kind for item in found.items] == ["record"] * 5
 
 
 def test_what_nobody_used_was_used_by_no_event(views: Views) -> None:

@@ -17,10 +17,10 @@ from engine.grants import Grants
 from engine.images.copy import Copier
 from engine.operation import operate
 from engine.refs.fill import FetchLimits
-from engine.together import in_thread
 from projections.collect import Policy
 from projections.history import History
 from storage.platform import host_platform
+from storage.threads import in_thread
 from tests.simulation.disk import rot
 from tests.simulation.executor import ScriptedExecutor, no_sandbox
 from tests.simulation.machine import SECRET, Doing

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from engine.together import in_thread, settle, together
+from engine.together import together
+from storage.threads import in_thread, settle
 from tests.simulation.chance import Chance, Crashed, Process, is_dead
 from tests.simulation.loop import Livelock, SimLoop
 from tests.simulation.threads import Deadlock

@@ -407,33 +407,16 @@ def test_I1_projections_are_rebuilt_byte_for_byte(builder: Builder, registry: Re
     image = base_image(registry, f"{repository}/base", layers=1)
     builder.must_build(f"FROM {image['reference']}\nRUN true\n")
     builder.build(f"FROM {image['reference']}\nRUN false\n")
-    assert builder.run("rebuild", "--check").code == 0
+    events = len(builder.events())
+    checked = builder.run("rebuild", "--check")
+    assert (checked.code, checked.out) == (0, f"the projections equal a fresh fold of {events} events\n")
     before = builder.run("history", "--json").out
     for path in builder.root.glob("views.db*"):
         path.unlink()
     assert builder.run("history", "--json").out == before
-    assert builder.run("rebuild").code == 0
+    rebuilt = builder.run("rebuild")
+    assert (rebuilt.code, rebuilt.out) == (0, f"rebuilt from {events} events\n")
     assert builder.run("history", "--json").out == before
-
-
-def test_I13_reading_leaves_a_read_only_copy_as_it_is(
-    builder: Builder, registry: RegistryProcess, repository: str, tmp_path: Path
-) -> None:
-    builder.write({"f": "x"})
-    builder.must_build("FROM scratch\nCOPY f /\n")
-    build = builder.builds()[0]["id"]
-    copy = tmp_path / "copy"
-    subprocess.run(["cp", "-a", str(builder.root), str(copy)], check=True)
-    subprocess.run(["mount", "--bind", str(copy), str(copy)], check=True)
-    try:
-        subprocess.run(["mount", "-o", "remount,bind,ro", str(copy)], check=True)
-        before = sorted((str(p), p.lstat().st_mtime_ns, p.lstat().st_size) for p in copy.rglob("*"))
-        for args in (["history"], ["show", build], ["output", build], ["events"], ["refs"], ["rebuild", "--check"]):
-            done = builder.run("--root", str(copy), *args)
-            assert done.code == 0, (args, done.err)
-        assert sorted((str(p), p.lstat().st_mtime_ns, p.lstat().st_size) for p in copy.rglob("*")) == before
-    finally:
-        subprocess.run(["umount", str(copy)], check=True)
 
 
 def test_what_an_event_has_no_room_for_is_no_internal_error(builder: Builder) -> None:

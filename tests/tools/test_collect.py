@@ -5,11 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shlex
-import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +14,8 @@ import pytest
 
 from projections.collect import Policy
 from storage.usage import measure
-from tests.builder import PROJECT, Builder, Done, base_image, layer_digests
+from tests.builder import Builder, Done, base_image, layer_digests
 from tests.registry_fixture import RegistryProcess
-from tests.storage.layers.trees import facts
 from tests.storage.test_usage import du
 from tests.tools.test_reading import in_window
 from tests.waiting import PATIENCE, wait_until
@@ -113,23 +109,6 @@ def test_du_is_readable_in_a_narrow_window_and_says_what_image_stands_on_a_thing
     assert lines[0].endswith("FOR")
     assert sum("127.0.0.1" in line for line in lines) >= 6
     assert "Made by:" in shop.run("du", "--verbose", "--filter", "kind=snapshot")
-
-
-def test_I13_du_reads_a_copied_root_on_a_read_only_mount_without_a_network(shop: Shop, tmp_path: Path) -> None:
-    shop.push()
-    said = shop.rows("du")
-    copy = tmp_path / "copy"
-    shutil.copytree(shop.builder.root, copy, symlinks=True)
-    before = facts(copy)
-    command = f"{shlex.quote(sys.executable)} -m tools.cli.main --root {copy} du --json"
-    script = f"mount --bind {copy} {copy} && mount -o remount,ro,bind {copy} && exec {command}"
-    done = subprocess.run(
-        ["unshare", "-n", "-m", "sh", "-c", script],
-        cwd=PROJECT, env=shop.builder.env, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert [json.loads(line) for line in done.stdout.splitlines()][:-1] == said[:-1]
-    assert facts(copy) == before
 
 
 def test_a_dry_run_says_exactly_what_is_done_and_changes_nothing(shop: Shop) -> None:

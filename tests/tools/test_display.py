@@ -67,11 +67,11 @@ def test_who_names_several_steps_is_told_their_numbers() -> None:
     record = History(views).get("b1")
     views.close()
     steps = whole_view(log, record).steps
-    assert find_step(steps, record, "make").number == 2
+    assert find_step(steps, record.id, "make").number == 2
     with pytest.raises(InputError, match=r"several steps match 'i' in build b1 \(give the number of one: 1, 4\)"):
-        find_step(steps, record, "i")
+        find_step(steps, record.id, "i")
     with pytest.raises(InputError, match="no step matches '9'"):
-        find_step(steps, record, "9")
+        find_step(steps, record.id, "9")
 
 
 @pytest.mark.parametrize("printed", [True, False])

@@ -177,7 +177,7 @@ def test_I11_layers_come_before_configs_manifests_the_index_and_the_tag(
     assert moved(second_registry.requests()[other:]).count(layer_digests(there)[1]) == 1
 
 
-def test_every_tool_can_have_all_of_it(
+def test_skopeo_copies_all_of_it(
     builder: Builder, registry: RegistryProcess, second_registry: RegistryProcess, repository: str, tmp_path: Path
 ) -> None:
     made = [image(second_registry, repository, arch) for arch in ("amd64", "arm64")]
@@ -386,15 +386,10 @@ def test_what_cannot_be_meant_is_told_before_anything_is_asked(
 
 
 def test_schema_1_is_refused_in_one_line(builder: Builder, tmp_path: Path) -> None:
-    old = json.dumps({"schemaVersion": 1, "name": "x", "fsLayers": [], "history": []}).encode()
-    layout = tmp_path / "layout"
-    blob = layout / "blobs/sha256" / digest_of(old).removeprefix("sha256:")
-    blob.parent.mkdir(parents=True)
-    blob.write_bytes(old)
-    kind = "application/vnd.docker.distribution.manifest.v1+json"
-    entry = {"mediaType": kind, "digest": digest_of(old), "size": len(old)}
-    (layout / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}))
-    done = builder.run("index", "create", f"oci-layout://{layout}:new", f"oci-layout://{layout}", "--dry-run")
+    layout = Layout(tmp_path / "layout")
+    old = {"schemaVersion": 1, "name": "x", "fsLayers": [], "history": []}
+    layout.add(old, "application/vnd.docker.distribution.manifest.v1+json")
+    done = builder.run("index", "create", f"{layout.name}:new", layout.name, "--dry-run")
     assert done.code == 2
     assert "docker's schema 1 cannot be listed in an index" in done.err
 
@@ -574,9 +569,10 @@ def test_nonsense_is_told_in_one_line(builder: Builder, tmp_path: Path, index: o
     layout.add(index, INDEX)
     done = builder.run("index", "create", "-q", f"oci-layout://{tmp_path}/to:1", layout.name)
     # an empty list of configs is a manifest of nothing: odd, but nothing stands in its way
-    assert done.code in ({0} if index == {"mediaType": OCI_MANIFEST, "config": []} else {2, 4}), done.err
+    fine = index == {"mediaType": OCI_MANIFEST, "config": []}
+    assert done.code in ({0} if fine else {2, 4}), done.err
     assert "internal error" not in done.err
-    assert len(done.err.strip().splitlines()) <= 1
+    assert len(done.err.strip().splitlines()) == (0 if fine else 1)
 
 
 def test_odd_platforms_and_annotations_are_passed_on(builder: Builder, tmp_path: Path) -> None:
@@ -587,10 +583,11 @@ def test_odd_platforms_and_annotations_are_passed_on(builder: Builder, tmp_path:
         {"platform": {"os": 3, "architecture": ["x"]}}, {"annotations": {"\x1b[2J": "\x07"}},
     ]  # fmt: skip
     entries = [{**empty, **extra} for extra in odd]
-    layout.add({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries[:1]}, INDEX)
-    first = create(builder, f"oci-layout://{tmp_path}/to:1", layout.name)
-    assert first.startswith("sha256:")
     layout.add({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}, INDEX)
+    create(builder, f"oci-layout://{tmp_path}/to:1", layout.name)
+    command = ["skopeo", "inspect", "--raw", f"oci:{tmp_path}/to:1"]
+    put = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    assert put["manifests"] == entries
     shown = builder.run("inspect", "--all", layout.name)
     assert shown.code == 0, shown.err
     assert "\x1b" not in shown.out

@@ -345,6 +345,11 @@ def test_what_was_allowed_is_told_once_and_names_the_policy_that_is_kept(
     assert data["subject"] == image["reference"]
     kept = builder.root / "blobs" / "sha256" / Digest(data["policy"]).hex
     assert kept.read_text() == Path(policy).read_text()
+    assert builder.run("prune", "--all").code == 0
+    assert kept.exists(), "the log stands on it"
+    kept.write_text("another one")
+    verified = builder.run("audit", "verify")
+    assert (verified.code, "policy" in verified.err) == (4, True), verified.err
 
 
 def test_a_policy_that_is_not_understood_builds_nothing(builder: Policed) -> None:

@@ -11,7 +11,7 @@ from tools.cli.edit import Wanted, edit, edit_options
 from tools.cli.options import read_platforms
 
 
-@click.command()
+@click.command(short_help="Put layers that are files on an image.")
 @click.argument("image")
 @click.argument("layers", nargs=-1, required=True, metavar="LAYER.tar…")
 @click.option(

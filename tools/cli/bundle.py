@@ -40,12 +40,15 @@ class _Group(click.Group):
         return super().parse_args(ctx, args)
 
 
-@click.group(cls=_Group, subcommand_metavar="BUILD -o FILE | inspect FILE")
+@click.group(
+    cls=_Group, subcommand_metavar="BUILD -o FILE | inspect FILE",
+    short_help="Put a build in one file, or look into one.",
+)  # fmt: skip
 def bundle() -> None:
     """Put a build in one file that another machine can look into and replay: BUILD -o FILE; or look into one."""
 
 
-@bundle.command("create")
+@bundle.command("create", short_help="Put a build in one file.")
 @click.argument("build_id", metavar="BUILD")
 @click.option(
     "-o", "--output", "dest", required=True, callback=writable, metavar="FILE", help="Where to write it; - is stdout."
@@ -77,7 +80,7 @@ def create(build_id: str, dest: str, full: bool, no_context: bool, redact: tuple
         print_line(line)
 
 
-@bundle.command()
+@bundle.command(short_help="Check a bundle, and tell its build.")
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @as_json_option
 def inspect(file: Path, as_json: bool) -> None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from engine.images.copy import Copied, CopyRequest
 
 
-@click.command()
+@click.command(short_help="Copy an image, or all tags of a repository.")
 @click.argument("source", metavar="SRC")
 @click.argument("destination", metavar="DST")
 @click.option("--all", "every", is_flag=True, help="All platforms of an index, attestations too: the digest stays.")

@@ -20,7 +20,10 @@ _TIME = "A time (2026-01-31, 2026-01-31T14:05, 14:05:30) or an age (90m, 2d)."
 
 
 @click.command()
-@click.option("-n", "--limit", type=click.IntRange(1, 1_000_000_000), default=50, help="Builds to list.  [default: 50]")
+@click.option(
+    "-n", "--limit", type=click.IntRange(1, 1_000_000_000), metavar="N", default=50,
+    help="Builds to list.  [default: 50]",
+)  # fmt: skip
 @click.option("--status", type=click.Choice(STATUSES), multiple=True, help="Only so; may be given again.")
 @click.option("--since", metavar="TIME", help=f"Only builds that began then or later. {_TIME}")
 @click.option("--until", metavar="TIME", help="Only builds that began then or earlier.")

@@ -43,7 +43,7 @@ def index() -> None:
     """Put images together under one name."""
 
 
-@index.command()
+@index.command(short_help="Make an index of images.")
 @click.argument("names_and_refs", metavar="NAME REF...", nargs=-1, required=True)
 @click.option("-t", "--tag", "tags", multiple=True, metavar="NAME", help="Name it so; all arguments are REFs then.")
 @click.option("--append", is_flag=True, help="Add to what (the first) NAME is now.")

@@ -25,7 +25,7 @@ _REF = re.compile(r"sha256:[0-9a-f]{4,64}|[0-9a-f]{12}-[0-9a-f]+(?:-[0-9]+)?")
 """What `refledger refs` prints: chain IDs, and executions of steps."""
 
 
-@click.command()
+@click.command(short_help="Tell what an image is, and what of it is here.")
 @click.argument("ref")
 @click.option("--platform", metavar="OS/ARCH", help="Of an index, this image.  [default: this machine's]")
 @click.option("--all", "every", is_flag=True, help="List all that an index has, and look at no image closer.")

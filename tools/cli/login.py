@@ -18,7 +18,7 @@ LARGEST = 64 * 1024
 """Bytes of a password; cloud registries give tokens and whole key files for one."""
 
 
-@click.command()
+@click.command(short_help="Log in to a registry.")
 @click.argument("registry", default=DEFAULT_REGISTRY)
 @click.option("-u", "--username", metavar="USER", help="Who logs in.")
 @click.option("-p", "--password", metavar="PASSWORD", help="Can be seen by others: rather use --password-stdin.")
@@ -49,7 +49,7 @@ def login(registry: str, username: str | None, password: str | None, *, password
     print_line("Login Succeeded")
 
 
-@click.command()
+@click.command(short_help="Forget the credentials for a registry.")
 @click.argument("registry", default=DEFAULT_REGISTRY)
 def logout(registry: str) -> None:
     """Forget the credentials for REGISTRY (host[:port], default Docker Hub)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from typing import Protocol, TypeVar
 
 from projections.history import BuildRecord
 from projections.moments import event_at, seq_at
@@ -14,6 +15,22 @@ from storage.errors import InputError
 from storage.interfaces.log import EventLog
 from tools.format import local_time
 
+
+class Numbered(Protocol):
+    """A step as people see it: what `Step`s of several views have in common."""
+
+    @property
+    def number(self) -> int:
+        """From 1."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """As in the Dockerfile, with its place."""
+        ...
+
+
+S = TypeVar("S", bound=Numbered)
 _SPAN = re.compile(r"(?:(\d{1,9})d)?(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9}(?:\.\d{1,9})?)s)?")
 _CLOCK = re.compile(r"\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?")
 _DIGITS = 19
@@ -125,7 +142,7 @@ def _time(text: str, record: BuildRecord, now: int) -> int | None:
 
 def _step_end(log: EventLog, record: BuildRecord, text: str) -> int:
     view = whole_view(log, record)
-    step = find_step(view.steps, record, text.removeprefix("step:"))
+    step = find_step(view.steps, record.id, text.removeprefix("step:"))
     last = record.first_seq
     for event in log.read(after=record.first_seq - 1, until=record.last_seq, types=ProgressView.TYPES):
         if event.build == record.id and (event.vertex == step.vertex or _exports(step, event.type)):
@@ -142,14 +159,14 @@ def whole_view(log: EventLog, record: BuildRecord) -> ProgressView:
     return fold(log, record.id, after=record.first_seq - 1, until=record.last_seq, tail=0)
 
 
-def find_step(steps: Iterable[Step], record: BuildRecord, text: str) -> Step:
-    """The one step whose number, or a part of whose name, is `text`. Raises InputError."""
+def find_step(steps: Iterable[S], build: str, text: str) -> S:
+    """The one of the `steps` of `build` (an id) whose number, or a part of whose name, is `text`. Raises InputError."""
     known = list(steps)
     found = [step for step in known if str(step.number) == text] or [step for step in known if text in step.name]
     if not found:
-        raise InputError(f"no step matches {text[:80]!r} in build {record.id}", hint="refledger show lists the steps")
+        raise InputError(f"no step matches {text[:80]!r} in build {build}", hint="refledger show lists the steps")
     if len(found) > 1:
         numbers = ", ".join(str(step.number) for step in found[:10]) + (", …" if len(found) > 10 else "")
         hint = f"give the number of one: {numbers}"
-        raise InputError(f"several steps match {text[:80]!r} in build {record.id}", hint=hint)
+        raise InputError(f"several steps match {text[:80]!r} in build {build}", hint=hint)
     return found[0]

@@ -16,7 +16,7 @@ from tools.cli.writing import as_json_option, print_json, print_line
 from tools.text import clean
 
 
-@click.command()
+@click.command(short_help="Print what the steps of a build printed.")
 @click.argument("build_id", metavar="BUILD")
 @click.argument("step", required=False)
 @click.option("--grep", "pattern", metavar="REGEX", help="Only lines that match; exit 1 when there is none.")
@@ -33,7 +33,7 @@ def output(
         record = History(views).get(build_id)
         view = whole_view(log, record)
         names = {item.vertex: item.name for item in view.steps}
-        chosen = None if step is None else find_step(view.steps, record, step)
+        chosen = None if step is None else find_step(view.steps, record.id, step)
         last = (chosen.attempt if chosen else max((item.attempt for item in view.steps), default=1)) or 1
         if attempt is not None and attempt > last:
             raise InputError(f"there was no attempt {attempt}", hint=f"the last one was attempt {last}")

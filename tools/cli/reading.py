@@ -91,7 +91,7 @@ def _named(value: Any) -> Any:
     return value
 
 
-@click.command()
+@click.command(short_help="List refs, or tell the life of one.")
 @click.argument("ref", required=False)
 @click.option("--at", "moment", metavar="SEQ|TIME", help="As it was after event SEQ, or at TIME (or 90m ago: 90m).")
 @as_json_option
@@ -159,7 +159,7 @@ def _list_refs(views: Views, as_json: bool) -> None:
     table(rows, ("LAYERS", "KIND", "SIZE"), columns(10_000))
 
 
-@click.command()
+@click.command(short_help="Fold the projections anew from the log.")
 @click.option("--check", is_flag=True, help="Only compare: exit 4 when a projection differs from a fresh fold.")
 def rebuild(check: bool) -> None:
     """Throw the projections away and fold them anew from the log."""
@@ -175,4 +175,5 @@ def rebuild(check: bool) -> None:
         return
     with roots.open_root(roots.root_directory(), folded=False) as root:
         roots.past(root.path).discard()
-        print_line(f"rebuilt from {root.views.rebuild(root.log)} events")
+        root.views.rebuild(root.log)
+        print_line(f"rebuilt from {root.views.position} events")

@@ -10,7 +10,7 @@ from tools.cli.edit import Wanted, edit, edit_options
 from tools.cli.options import read_platforms
 
 
-@click.command()
+@click.command(short_help="Put an image on another base.")
 @click.argument("image")
 @click.option("--from", "old", default="", metavar="OLD_BASE", help="What it was built on.  [default: what it says]")
 @click.option("--to", "new", default="", metavar="NEW_BASE", help="What it is to stand on.  [default: the same name]")

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tools.replaying.replaying import Choice, Replayed
 
 
-@click.command()
+@click.command(short_help="Execute the step that failed again.")
 @click.argument("source", metavar="BUILD|FILE")
 @click.option("--step", metavar="STEP", help="Only this one: its number, or a part of its name.")
 @click.option("--from", "from_step", metavar="STEP", help="This one and all that stand on it.")
@@ -214,7 +214,7 @@ def _find(recorded: Recorded, text: str) -> Digest:
     record, graph = recorded.story.record, recorded.graph
     assert graph is not None
     steps = (step for step in whole_view(recorded.log, record).steps if step.kind == "step")
-    found = find_step(steps, record, text)
+    found = find_step(steps, record.id, text)
     with suppress(InputError):
         digest = Digest(found.vertex)
         if digest in graph.by_digest:

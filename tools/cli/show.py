@@ -27,7 +27,7 @@ FRAME = 0.05
 """Seconds between two looks at the clock while a build is played back."""
 
 
-@click.command()
+@click.command(short_help="Draw the progress view of a build.")
 @click.argument("build_id", metavar="BUILD")
 @click.option(
     "--at", "moment", metavar="SEQ|TIME|STEP",
@@ -35,7 +35,10 @@ FRAME = 0.05
     " part of its name).",
 )  # fmt: skip
 @click.option("--play", is_flag=True, help="Play it back as it happened; in a pipe, the lines at once.")
-@click.option("--speed", type=click.FloatRange(0.01, 10_000), default=1.0, help="With --play: so many times as fast.")
+@click.option(
+    "--speed", type=click.FloatRange(0.01, 10_000), metavar="N", default=1.0,
+    help="With --play: so many times as fast.",
+)  # fmt: skip
 @as_json_option
 def show(build_id: str, moment: str | None, play: bool, speed: float, as_json: bool) -> None:
     """Draw the progress view of BUILD (an id or the beginning of one) from the log alone."""

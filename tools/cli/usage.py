@@ -29,7 +29,7 @@ _FILTER_HELP = (
 _SHORT = 12
 
 
-@click.command()
+@click.command(short_help="Say what lies in the root, and for whom.")
 @click.option("--verbose", is_flag=True, help="All that is known of each thing.")
 @click.option("--filter", "filters", multiple=True, metavar="KEY=VALUE", help=_FILTER_HELP)
 @click.option("--at", "moment", metavar="SEQ|TIME", help="What lay here after event SEQ, or at TIME, by the log alone.")
@@ -169,7 +169,7 @@ def _print_item(item: Item, frees: int) -> None:
 # ---------------------------------------------------------------- prune
 
 
-@click.command()
+@click.command(short_help="Let go of what no running build needs.")
 @click.option("-a", "--all", "everything", is_flag=True, help="Also what named images stand on, and contexts.")
 @click.option("--filter", "filters", multiple=True, metavar="KEY=VALUE", help=_FILTER_HELP)
 @click.option("--keep-storage", metavar="SIZE", help="Stop when no more than this is left: 10GB, 512MiB.")

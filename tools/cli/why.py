@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import click
 
-from projections.asked import Build, Step, read_build, step_keys
+from projections.asked import read_build, step_keys
 from projections.difference import difference
 from projections.history import History
 from projections.mentions import Mentions
@@ -17,13 +17,14 @@ from storage.errors import InputError
 from tools import roots
 from tools.cli.differing import whole_difference
 from tools.cli.explained import all_steps, key_lines, one_step
+from tools.cli.moment import find_step
 from tools.cli.writing import as_json_option, columns, print_cut, print_json
 
 WIDE = 10_000
 """Columns where the text does not go to a terminal: nothing is cut."""
 
 
-@click.command()
+@click.command(short_help="Tell why steps ran or were cached.")
 @click.argument("build_id", metavar="BUILD")
 @click.argument("step", required=False)
 @click.option("--against", metavar="BUILD", help="Compare with this build, not the one before of this definition.")
@@ -45,7 +46,8 @@ def why(build_id: str, step: str | None, against: str | None, with_key: bool, as
             else:
                 _write(all_steps(found, known, columns(WIDE)))
             return
-        chosen = _choose(found.build, step)
+        shown = [item for item in found.build.steps.values() if item.number]
+        chosen = find_step(shown, found.build.id, step)
         verdict = next((item for item in found.verdicts if item.step.vertex == chosen.vertex), None)
         if as_json:
             told = verdict.to_json() if verdict else {"number": chosen.number, "name": chosen.name, "outcome": "source"}
@@ -58,7 +60,7 @@ def why(build_id: str, step: str | None, against: str | None, with_key: bool, as
                 _write(key_lines(step_keys(blobs, found.build, chosen.vertex)))
 
 
-@click.command()
+@click.command(short_help="Tell what differs between two builds.")
 @click.argument("old", metavar="BUILD")
 @click.argument("new", metavar="BUILD")
 @as_json_option
@@ -79,17 +81,6 @@ def _write(lines: Iterator[str]) -> None:
     limit = columns(WIDE)
     for line in lines:
         print_cut(line, limit)
-
-
-def _choose(build: Build, step: str) -> Step:
-    shown = [item for item in build.steps.values() if item.number]
-    found = [item for item in shown if str(item.number) == step] or [item for item in shown if step in item.name]
-    if not found:
-        raise InputError(f"no step matches {step!r} in build {build.id}", hint="refledger show lists the steps")
-    if len(found) > 1:
-        numbers = ", ".join(str(item.number) for item in found[:10])
-        raise InputError(f"several steps match {step!r} in build {build.id}", hint=f"give the number, one of {numbers}")
-    return found[0]
 
 
 def hides(patterns: Sequence[str], path: str) -> bool:

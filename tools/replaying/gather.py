@@ -97,7 +97,7 @@ class Gathering:
     # ------------------------------------------------------------ documents
 
     def _documents(self) -> None:
-        for text, role in small_blobs(self.story.events).items():
+        for text, role in small_blobs(self.story.told).items():
             digest = Digest(text)
             if role == "listing" and not self.wish.context:
                 continue

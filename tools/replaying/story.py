@@ -68,6 +68,11 @@ class Story:
     taints: dict[str, list[str]] = field(default_factory=dict)
 
     @property
+    def told(self) -> list[Event]:
+        """All of its events, also those of others, in order: what travels with the build."""
+        return sorted((*self.events, *self.behind), key=lambda event: event.seq)
+
+    @property
     def unfinished(self) -> list[Execution]:
         """The step at fault; where the build ended otherwise, those that it did not end."""
         failed = [item for item in self.executions.values() if item.state == "failed"]

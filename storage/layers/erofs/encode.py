@@ -20,9 +20,9 @@ from dataclasses import dataclass
 
 from storage.errors import VerificationError
 from storage.layers.erofs.attributes import HEADER, Xattrs, inline
+from storage.layers.erofs.directories import BLOCK, SLOT, directory_blocks, directory_size
 from storage.layers.erofs.tree import LayerTree, Node, Segments
 
-BLOCK = 512
 TAR_START = 4096
 """Where in the image the tar begins."""
 
@@ -30,8 +30,6 @@ _BITS = 9
 _SUPER_AT, _MAGIC = 1024, 0xE0F5E1E2
 _SUPER = struct.Struct("<IIIBBHQQIIII16s16sIHHHBBIQ24x")
 _INODE = struct.Struct("<HHHHQIIIIqII16x")
-_DIRENT = struct.Struct("<QHBx")
-_SLOT = 32  # inodes are numbered by where they stand, in units of this
 _PLAIN, _INLINE, _CHUNKS = 0, 2, 4
 _COMPAT_MTIME, _INCOMPAT_CHUNKED = 2, 4
 _HOLE = 0xFFFFFFFF
@@ -39,9 +37,6 @@ _LAST_BLOCK = 0xFFFFFFF0  # block numbers have 32 bits
 _MAX_CHUNK_BITS = 31
 _LARGEST_FILE = 1 << 50  # bytes of a file with holes; even the numbers of larger ones' chunks take much room
 _PACKED = 1024  # numbers of chunks that are made bytes at once
-_FILE_TYPES = {
-    stat.S_IFREG: 1, stat.S_IFDIR: 2, stat.S_IFCHR: 3, stat.S_IFBLK: 4, stat.S_IFIFO: 5, stat.S_IFLNK: 7,
-}  # fmt: skip
 _FLUSH = 1 << 20
 
 
@@ -126,7 +121,7 @@ class _Encoder:
     def _place(self, node: Node, parent: Node) -> None:
         plan = _Plan(node, parent, size=node.size)
         if node.is_directory:
-            plan.size = _directory_size(node.entries)
+            plan.size = directory_size(node.entries)
             tail = self._blocks_or_inline(plan)
         elif isinstance(node.data, bytes):
             tail = self._blocks_or_inline(plan)
@@ -141,7 +136,7 @@ class _Encoder:
             else:
                 plan.where = _encode_device(node.data)
         head = _INODE.size + len(self._body(node))
-        start = -(-self._end // _SLOT) * _SLOT
+        start = -(-self._end // SLOT) * SLOT
         if plan.layout == _INLINE and (start + head) % BLOCK + tail > BLOCK:
             start = -(-start // BLOCK) * BLOCK  # what stands inline must not cross a block's end
         node.place = start
@@ -221,7 +216,7 @@ class _Encoder:
             links = 2 + sum(child.is_directory for child in node.entries.values())
         yield _INODE.pack(
             1 | plan.layout << 1, 1 + (len(body) - HEADER) // 4 if body else 0, node.mode, 0, plan.size,
-            plan.where, 1 + (node.place // _SLOT & 0x7FFFFFFF), node.uid, node.gid, seconds, nanoseconds, links,
+            plan.where, 1 + (node.place // SLOT & 0x7FFFFFFF), node.uid, node.gid, seconds, nanoseconds, links,
         )  # fmt: skip
         yield body
         if plan.layout == _INLINE:
@@ -234,7 +229,7 @@ class _Encoder:
         if isinstance(plan.node.data, bytes):
             yield plan.node.data
         else:
-            yield from _directory(plan.node, plan.parent)
+            yield from directory_blocks(plan.node, plan.parent)
 
     def _body(self, node: Node) -> bytes:
         """The inline attributes; equal ones are encoded once."""
@@ -245,48 +240,9 @@ class _Encoder:
 
     def _superblock(self, meta: int, total: int, identity: bytes) -> bytes:
         return _SUPER.pack(
-            _MAGIC, 0, _COMPAT_MTIME, _BITS, 0, self._root.place // _SLOT, len(self._plans), 0, 0, total, meta, 0,
+            _MAGIC, 0, _COMPAT_MTIME, _BITS, 0, self._root.place // SLOT, len(self._plans), 0, 0, total, meta, 0,
             identity, b"", _INCOMPAT_CHUNKED if self._chunked else 0, 0, 0, 0, 0, 0, 0, 0,
         )  # fmt: skip
-
-
-def _directory_size(entries: dict[bytes, Node]) -> int:
-    size, last = -BLOCK, 0
-    for block in _directory_blocks(entries):
-        size += BLOCK
-        last = _DIRENT.size * len(block) + sum(map(len, block))
-    return size + last
-
-
-def _directory_blocks(entries: dict[bytes, Node]) -> Iterator[list[bytes]]:
-    """All names in order, `.` and `..` among them, as many to a block as fit."""
-    block: list[bytes] = []
-    used = 0
-    for name in sorted((b".", b"..", *entries)):
-        cost = _DIRENT.size + len(name)
-        if used + cost > BLOCK:
-            yield block
-            block, used = [], 0
-        block.append(name)
-        used += cost
-    yield block
-
-
-def _directory(node: Node, parent: Node) -> Iterator[bytes]:
-    """Blocks of entries and, behind them, their names; each but the last one filled up with zeros."""
-    entries = {**node.entries, b".": node, b"..": parent}
-    last = b""
-    for block in _directory_blocks(node.entries):
-        if last:
-            yield last.ljust(BLOCK, b"\0")
-        at = _DIRENT.size * len(block)
-        head = bytearray()
-        for name in block:
-            child = entries[name]
-            head += _DIRENT.pack(child.place // _SLOT, at, _FILE_TYPES[stat.S_IFMT(child.mode)])
-            at += len(name)
-        last = bytes(head) + b"".join(block)
-    yield last
 
 
 def _aligned_bits(size: int, pieces: tuple[tuple[int, int], ...]) -> int:

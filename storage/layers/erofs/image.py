@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from storage.digest import Digest, canonical_json
+from storage.durable import write_all
 from storage.layers.erofs.encode import TAR_START, encode, write_at
 from storage.layers.erofs.header import HEADER_SIZE, SEAL, VERSION, rest_digest
 from storage.layers.erofs.tree import LONGEST_PATH, LayerTree
@@ -47,9 +48,7 @@ class ImageWriter:
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """The next bytes of the tar."""
         self.tar_size += len(data)
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self._fd, view) :]
+        write_all(self._fd, data)
         end = TAR_START + self.tar_size
         if end - self._nudged >= _WRITEBACK:
             # the disk works while the rest comes in; without, all of it would wait for the flush at the end

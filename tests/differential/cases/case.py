@@ -96,6 +96,17 @@ def archive_with_xattrs(**values: str) -> bytes:
     return out.getvalue()
 
 
+def archive_of_a_root() -> bytes:
+    """A tar with an entry for `.`, as `tar -c .` writes it, and one file."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for name, kind, mode in ((".", tarfile.DIRTYPE, 0o2700), ("./f", tarfile.REGTYPE, 0o640)):
+            info = tarfile.TarInfo(name)
+            info.type, info.mode, info.uid, info.gid, info.mtime = kind, mode, 5, 6, OLD
+            tar.addfile(info)
+    return out.getvalue()
+
+
 def _write(path: Path, data: str | bytes, mode: int = 0o644) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data if isinstance(data, bytes) else data.encode())

@@ -12,12 +12,20 @@ MISTAKES = {
     "copy-missing-source": ("FROM @base\nCOPY nothing-here /x\n", 2, "nothing-here"),
     "copy-one-argument": ("FROM @base\nENV a=b\nCOPY one.txt\n", 3, "COPY"),
     "copy-several-to-a-file": ("FROM @base\nCOPY one.txt two.txt /x\n", 2, "slash|directory"),
+    "copy-wildcard-several-to-a-file": ("FROM @base\nCOPY [ot]*.txt /x\n", 2, "slash|directory"),
     "copy-from-unknown-stage": ("FROM @base\nCOPY --from=99 /a /b\n", 2, "99"),
     "copy-from-itself": ("FROM @base AS a\nCOPY --from=a /data /b\n", 2, "a"),
     "copy-unknown-flag": ("FROM @base\nCOPY --owner=1 one.txt /x\n", 2, "owner"),
     "copy-unknown-user": ("FROM @base\nCOPY --chown=ghost one.txt /x\n", 2, "ghost"),
     "copy-dangling-link": ("FROM @base\nCOPY tree/gone /x\n", 2, "gone"),
     "copy-directory-over-file": ("FROM @base\nCOPY tree /data/1\n", 2, "data/1|directory"),
+    "copy-file-below-a-file": ("FROM @base\nCOPY one.txt /data/1/\n", 2, "data/1|directory"),
+    "copy-directories-file-over-directory": (
+        "FROM @base\nRUN mkdir -p /e/file\nCOPY over /e\n", 3, "cannot replace directory"),
+    "copy-directories-directory-over-file": (
+        "FROM @base\nRUN mkdir /e && touch /e/sub\nCOPY tree /e\n", 3, "not a directory"),
+    "copy-directories-directory-over-link": (
+        "FROM @base\nRUN mkdir /e && ln -s /data /e/sub\nCOPY tree /e\n", 3, "not a directory"),
     "copy-from-stage-missing": ("FROM @base AS a\nFROM @base\nCOPY --from=a /none /x\n", 3, "none"),
     "copy-ignored": ("FROM @base\nCOPY ignored.txt /x\n", 2, "ignored.txt"),
     "run-fails": ("FROM @base\nRUN true\nRUN exit 3\n", 3, "3"),
@@ -59,6 +67,10 @@ SOMETIMES = {"copy-from-itself": {"buildah"}}
 """Who builds a mistake in one run and refuses it in the next, so that nothing follows from either."""
 LENIENT: dict[str, set[str]] = {
     "copy-several-to-a-file": {"buildkit", "buildah"},
+    "copy-wildcard-several-to-a-file": {"buildkit", "buildah"},
+    "copy-directories-file-over-directory": {"buildah"},
+    "copy-directories-directory-over-file": {"buildah"},
+    "copy-directories-directory-over-link": {"buildah"},
     "copy-unknown-user": {"buildkit"},
     "run-empty": {"buildkit"},
     "mount-missing-source": {"buildah"},

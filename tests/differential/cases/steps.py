@@ -2,12 +2,39 @@
 
 from __future__ import annotations
 
-from tests.differential.cases.case import Case, archive_with_xattrs, no_buildah
+from tests.differential.cases.case import Case, archive_of_a_root, archive_with_xattrs, no_buildah
 
 CHROOT = "no mknod in its chroot isolation"
 CAPABILITY = "\x01\x00\x00\x02\x00\x04" + "\x00" * 14
 """cap_net_bind_service=ep, as the kernel keeps it."""
 MOUNT = "other keys and options in 1.28"
+EVERYTHING = """\
+FROM @base AS build
+ARG VERSION=1.2
+WORKDIR /src
+COPY tree .
+RUN echo "built ${VERSION} of $(cat a.txt)" > out && chmod 4755 out && ln out same && ln -s out soft
+FROM @base
+ARG VERSION=3
+ENV NAME="a b" OTHER=${VERSION:-none} PATH=/opt/bin:${PATH}
+LABEL org.example.version=${VERSION} "with space"="x y"
+WORKDIR /opt/app
+WORKDIR data
+COPY --chown=1000:50 one.txt ./
+COPY --from=build /src/out /src/same /opt/bin/
+COPY tree/sub/ /opt/tree/
+ADD root.tar /opt/unpacked/
+RUN rm /data/1 && mkdir -p /var/lib/x && echo text > /var/lib/x/file && chown 7:8 /var/lib/x/file \\
+    && chmod 1777 /var/lib/x && ln -s ../lib /var/lib/link && touch -d @1000000000 /var/lib/x/old
+USER app
+EXPOSE 80 53/udp
+VOLUME /data /var/lib
+STOPSIGNAL SIGINT
+HEALTHCHECK --interval=5s --retries=2 CMD true
+SHELL ["/bin/sh", "-ec"]
+CMD echo default
+ENTRYPOINT ["/opt/bin/out", "--flag"]
+"""
 
 RUN = {
     "run-shell": Case("RUN echo a > /a; echo b > /b"),
@@ -72,16 +99,20 @@ COPY = {
     "copy-two-directories": Case("COPY tree sibling /t/"),
     "copy-onto-existing-directory": Case("COPY tree /lib"),
     "copy-whole-context": Case("COPY . /all/"),
+    "copy-directory-into-its-like": Case("RUN mkdir -p /e/sub && chmod 711 /e/sub\nCOPY over /e", files={"over/sub/new": "n"}),
+    "copy-directory-to-a-dangling-link": Case("RUN ln -s /gone/x /d\nCOPY tree /d"),
     "copy-empty-directory": Case("COPY empty /made"),
     "copy-relative-to-workdir": Case("WORKDIR /w\nCOPY one.txt .\nCOPY one.txt sub/\nCOPY one.txt ../up"),
     "copy-wildcards": Case("COPY *.txt /g/\nCOPY tr?e/[a-b]* /h/\nCOPY t*/sub /i/", files={"[odd] name.txt": None}),
     "copy-wildcard-one": Case("COPY o*.txt /g"),
+    "copy-wildcard-nothing": Case("COPY none* /g/"),
     "copy-wildcard-partly-nothing": Case("COPY none* one.txt /g/"),
     "copy-wildcard-escaped": Case("COPY [[]odd]* /g/"),
     "copy-leaving-the-context-is-kept-in": Case("COPY ../one.txt /x\nCOPY /two.txt /y"),
-    "copy-symlink-source": Case("COPY link /l\nCOPY linkdir /ld"),
+    "copy-symlink-source": Case("COPY link /l\nCOPY linkdir /ld\nCOPY linkdir/a.txt /through/\nCOPY link* /g/"),
     "copy-symlink-out-of-its-directory": Case("COPY tree/link /l/"),
-    "copy-to-symlinked-directory": Case("RUN ln -s data /d\nCOPY one.txt /d/"),
+    "copy-to-symlinked-directory": Case("RUN ln -s data /d\nCOPY one.txt /d/\nCOPY one.txt /d/below/x"),
+    "copy-to-a-link": Case("RUN ln -s data/1 /f && ln -s /gone/x /d\nCOPY one.txt /f\nCOPY one.txt /d"),
     "copy-special-bits": Case("COPY setuid exec.sh world /b/"),
     "copy-context-owner-is-root": Case("COPY owned /o"),
     "copy-hard-links-of-the-context": Case("COPY tree/a.txt tree/hard /h/"),
@@ -90,7 +121,7 @@ COPY = {
     "copy-chown-name-of-another-group": Case("RUN echo mail:x:8:12::/:/bin/sh >> /etc/passwd\nCOPY --chown=mail one.txt /m"),
     "copy-chown-over-existing": Case("COPY --chown=app one.txt /data/1"),
     "copy-chown-variable": Case("ARG who=3:4\nCOPY --chown=$who one.txt /x"),
-    "copy-chmod": Case("COPY --chmod=640 one.txt exec.sh /c/"),
+    "copy-chmod": Case("COPY --chmod=640 one.txt exec.sh /c/\nCOPY --chmod=4755 one.txt /s"),
     "copy-chmod-directory": Case("COPY --chmod=705 tree /c"),
     "copy-user-does-not-matter": Case("USER app\nCOPY one.txt /x"),
     "copy-from-stage": Case("FROM @base AS a\nRUN mkdir /s && echo x > /s/f && chown 5:6 /s/f && chmod 600 /s/f && ln -s f /s/l\n"
@@ -111,11 +142,12 @@ COPY = {
     "copy-from-earlier-of-two": Case("FROM @base AS a\nCOPY one.txt /f\nFROM a AS b\nCOPY two.txt /f\nFROM scratch\nCOPY --from=a /f /a\nCOPY --from=b /f /b"),
     "copy-one-file-twice": Case("COPY one.txt /x\nCOPY one.txt /x"),
     "copy-same-basename": Case("COPY one.txt sibling/../one.txt /x/"),
+    "copy-amid-all-else": Case(EVERYTHING, files={"root.tar": archive_of_a_root()}),
 }
 
 ADD = {
     "add-file": Case("ADD one.txt /x/"),
-    "add-directory": Case("ADD tree /t"),
+    "add-directory": Case("ADD tree /t\nADD one.txt tree /u/"),
     "add-tar": Case("ADD plain.tar /u"),
     "add-tar-gz": Case("ADD gz.tgz /u/"),
     "add-tar-bz2": Case("ADD bz.tar.bz2 /u/"),
@@ -124,7 +156,10 @@ ADD = {
     "add-tar-and-file": Case("ADD plain.tar one.txt /u/"),
     "add-not-a-tar": Case("ADD fake.tar.gz /u/", files={"fake.tar.gz": "no archive"}),
     "add-tar-by-wildcard": Case("ADD *.tgz /u/"),
-    "add-tar-chown": Case("ADD --chown=9:9 one.txt /u/"),
+    "add-chown-chmod": Case("ADD --chown=9:9 one.txt /u/\nADD --chmod=705 tree /t"),
+    "add-tar-chown": Case("ADD --chown=9:9 plain.tar /u/"),
+    "add-tar-chmod": Case("ADD --chmod=777 gz.tgz /u/"),
+    "add-tar-of-a-root": Case("RUN mkdir /u\nADD root.tar /u/", files={"root.tar": archive_of_a_root()}),
     "add-tar-inside-a-directory-stays": Case("ADD d /u", files={"d/x.tar": "tar"}),
     "add-tar-capability": Case("ADD cap.tar /u/", files={"cap.tar": archive_with_xattrs(security_capability=CAPABILITY)}),
     "add-tar-user-xattr": Case("ADD note.tar /u/", files={"note.tar": archive_with_xattrs(user_note="a b")}),

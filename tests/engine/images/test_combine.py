@@ -169,8 +169,19 @@ def test_the_same_image_twice_is_listed_once_with_all_that_is_said_of_it() -> No
     one = Member(amd.manifest, ({**amd.entries[0], "annotations": {"a": "1", "b": "1"}},))
     two = Member(amd.manifest, ({**amd.entries[0], "annotations": {"b": "2"}},))
     (entry,) = combine([index(one), index(two)]).fields["manifests"]
-    assert entry["digest"] == digests(amd)[0]
-    assert entry["annotations"]["b"] == "2"
+    assert entry == {**amd.entries[0], "annotations": {"a": "1", "b": "2"}}
+
+
+def test_one_image_that_is_listed_for_two_platforms_stays_so() -> None:
+    either = image("runs anywhere", AMD)
+    both = Member(either.manifest, (either.entries[0], {**either.entries[0], "platform": ARM}))
+    source = index(both)
+    assert combine([source]) is source.manifest
+    made = combine([source, image("b", ARM7), either])
+    assert [entry["platform"] for entry in made.fields["manifests"]] == [AMD, ARM, ARM7]
+    assert [entry["digest"] for entry in made.fields["manifests"][:2]] == digests(either) * 2
+    twice = index(either, either)
+    assert combine([twice]) is twice.manifest
 
 
 def test_artifacts_say_their_type_and_replace_nothing() -> None:

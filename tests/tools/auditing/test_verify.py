@@ -16,7 +16,7 @@ from storage.bundle.form import Index
 from storage.bundle.reading import Bundle
 from storage.digest import Digest
 from storage.interfaces.log import Event
-from tests.builder import PROJECT
+from tests.builder import PROJECT, Builder
 from tests.registry_fixture import RegistryProcess
 from tests.tools.auditing.attack_bundles import rebundle, without_proof
 from tests.tools.auditing.attacks import Scene, clear, copy_root, make_scene, open_copy, verify
@@ -141,3 +141,18 @@ def test_a_bundle_proves_what_steps_printed(scene: Scene, tmp_path: Path) -> Non
     rebundle(path, change)
     found = verify(path, "--key", scene.key)
     assert (found.code, found.found["first"]["kind"], found.found["first"]["seq"]) == (4, "proof", seq)
+
+
+def test_a_bundle_has_all_that_its_events_name_also_those_of_the_build_that_was_first(tmp_path: Path) -> None:
+    """What a COPY --from gave is recorded under two keys, of which a build that hits asks for one."""
+    builder = Builder(tmp_path)
+    key = builder.run("audit", "keygen").out.strip()
+    builder.write({"file": "content"})
+    for _ in range(2):
+        builder.must_build("FROM scratch AS made\nCOPY file /\nFROM scratch\nCOPY --from=made /file /copy\n")
+    hit = builder.builds()[0]
+    assert hit["cached"] == 2
+    path = tmp_path / "a bundle"
+    assert builder.run("bundle", hit["id"], "-o", str(path)).code == 0
+    found = verify(path, "--key", key)
+    assert (found.code, found.error) == (0, "")

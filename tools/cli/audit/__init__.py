@@ -30,6 +30,6 @@ class _Lazy(click.Group):
         return command
 
 
-@click.group(cls=_Lazy)
+@click.group(cls=_Lazy, short_help="Sign the log, prove it, and check it.")
 def audit() -> None:
     """Sign what the log says, prove it, and check it."""

@@ -13,7 +13,7 @@ from tools.cli.destinations import writable
 from tools.cli.writing import print_aside, write_file
 
 
-@click.command()
+@click.command(short_help="Sign all that is in the log.")
 @click.option(
     "-o", "--output", callback=writable, metavar="FILE", help="Write the note here.  [default: standard output]"
 )

@@ -13,7 +13,7 @@ from tools.auditing import keys
 from tools.cli.writing import print_aside
 
 
-@click.command()
+@click.command(short_help="Make a key that signs checkpoints.")
 @click.option("--name", metavar="NAME", help="Name of the key, as in ci.example/refledger.  [default: made up]")
 @click.option("-o", "--output", metavar="FILE", help=f"Where the private key goes.  [default: {keys.FILE} in the root]")
 def keygen(name: str | None, output: str | None) -> None:

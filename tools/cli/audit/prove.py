@@ -11,7 +11,7 @@ from tools.cli.destinations import writable
 from tools.cli.writing import write_file
 
 
-@click.command()
+@click.command(short_help="Prove that an event is in the log.")
 @click.argument("seq", type=click.IntRange(1), required=False)
 @click.option("--from", "older", metavar="CP", help="Prove that a larger checkpoint continues this one.")
 @click.option("--to", "newer", metavar="CP", help="The larger one.  [default: latest]")

@@ -11,7 +11,7 @@ from tools.cli.destinations import writable
 from tools.cli.writing import write_file
 
 
-@click.command()
+@click.command(short_help="Tell how a build made its images.")
 @click.argument("build_id", metavar="BUILD")
 @click.option("--platform", metavar="OS/ARCH", help="Of the image for this platform.  [default: of all]")
 @click.option("--mode", type=click.Choice(["min", "max"]), default="max", help="min: no arguments and steps.")

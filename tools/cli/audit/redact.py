@@ -21,7 +21,7 @@ from tools.text import clean
 _LONGEST = 500  # characters of a reason
 
 
-@click.command()
+@click.command(short_help="Erase what steps printed, or arguments.")
 @click.argument("build_id", metavar="BUILD")
 @click.argument("step", required=False)
 @click.option("--args", "names", multiple=True, metavar="NAME", help="The value of this build arg; may be given again.")
@@ -53,7 +53,7 @@ def redact(
     path = roots.root_directory()
     with roots.read_root(path) as (log, views):
         record = History(views).get(build_id)
-        vertex = None if step is None else find_step(whole_view(log, record).steps, record, step).vertex
+        vertex = None if step is None else find_step(whole_view(log, record).steps, record.id, step).vertex
         running = [item.id for item in History(views).list(status="running") if roots.is_running(path, item.id)]
     if record.id in running or (blobs and running):
         raise InputError(f"build {running[0]} has not ended", hint="redact when it has")

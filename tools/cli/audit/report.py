@@ -17,7 +17,7 @@ WIDE = 120
 CUT = 10_000
 
 
-@click.command()
+@click.command(short_help="Tell what the log proves of a build.")
 @click.argument("name", metavar="BUILD|DIGEST")
 @click.option("--reverse", is_flag=True, help="Also every build that stands on it, at once or through others.")
 @as_json_option

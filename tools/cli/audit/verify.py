@@ -26,7 +26,7 @@ SHOWN = 20
 """Faults that are told to people one by one."""
 
 
-@click.command()
+@click.command(short_help="Check a root, a bundle or a proof.")
 @click.argument("what", metavar="[ROOT|BUNDLE|FILE]", required=False, type=click.Path(path_type=Path))
 @click.option("--key", "keys", multiple=True, metavar="KEY",
               help="Whose signatures count: a verifier key, or a file with one. May be given again.")  # fmt: skip

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _TYPES = {"provenance": "https://slsa.dev/provenance/v1", "sbom": "https://cyclonedx.org/bom"}
 
 
-@click.command("verify-image")
+@click.command("verify-image", short_help="Check what was signed of an image.")
 @click.argument("ref")
 @click.option("--key", required=True, metavar="KEY", help="The verifier key, or a file that holds it.")
 @click.option("--platform", metavar="OS/ARCH", help="Of an index only this image.  [default: all]")

@@ -22,7 +22,7 @@ from tools.layer_files import BundledFiles, RootFiles
 from tools.text import clean
 
 
-@click.command()
+@click.command(short_help="Walk through builds in the terminal.")
 @click.argument("place", metavar="[ROOT|FILE]", required=False, type=click.Path(path_type=Path))
 def browse(place: Path | None) -> None:
     """Walk through the builds of a root, or the one in a bundle: steps, why they ran, refs, layers, files, events.

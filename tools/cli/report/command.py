@@ -28,7 +28,7 @@ _ID = re.compile(r"[0-9A-Za-z]{1,64}")
 
 
 
-@click.command()
+@click.command(short_help="Write a build as one HTML page.")
 @click.argument("build_id", metavar="BUILD")
 @click.option(
     "-o", "--output", "dest", callback=writable, metavar="FILE",
