@@ -51,6 +51,11 @@ class Usage:
             return Tombstone(seq, time, policy, by, count, bool(demoted))
         return None
 
+    def came(self, diff_id: str) -> bool:
+        """Was layer `diff_id` said to come here, and not to be let go since?"""
+        used = self._views.query("SELECT 1 FROM uses WHERE item = ? LIMIT 1", (f"layer/{diff_id}",))
+        return bool(used) and self.tombstone(diff_id) is None
+
     def documents(self) -> dict[str, str]:
         """Stored blobs that the log names, and what they are: record, graph, packed (a layer), context or source."""
         return dict(self._views.query("SELECT digest, role FROM stored"))
@@ -319,7 +324,7 @@ def _http_resolved(cursor: sqlite3.Cursor, event: Event) -> None:
 
 PROJECTION = Projection(
     name="usage",
-    version=3,
+    version=4,
     tables=("uses", "used_refs", "layers_of", "copies", "stored", "labels", "tagged", "images", "tombstones"),
     schema=(
         "CREATE TABLE uses (item TEXT, build TEXT, seq INTEGER, time INTEGER, PRIMARY KEY (item, build)) WITHOUT ROWID",
@@ -359,6 +364,7 @@ PROJECTION = Projection(
         "MaterializationRequested": _wanted,
         "PullStarted": _pull_started,
         "LayerPulled": _layer_pulled,
+        "LayerLaidOut": _layer_pulled,
         "BlobCreated": _blob_created,
         "ExportStarted": _export_started,
         "Exported": _exported,

@@ -43,6 +43,7 @@ from engine.events.refs import (
     Demoted,
     FilesFetched,
     HitRevoked,
+    LayerLaidOut,
     LayerPulled,
     LayerStored,
     LayerTocRead,
@@ -77,12 +78,12 @@ __all__ = [
     "CacheImported", "CacheMountUsed", "CacheQueried", "CacheRecorded", "CheckpointPublishFailed",
     "CheckpointPublished", "CheckpointSigned", "ContextKept", "ContextScanned", "DefinitionRead", "Demoted",
     "ExportProgressed", "ExportStarted", "Exported", "Fact", "FilesFetched", "FoundMissing", "GitResolved",
-    "GraphDefined", "HitRevoked", "HttpResolved", "Json", "LayerPulled", "LayerScanned", "LayerStored",
-    "LayerTocRead", "LocalCreated", "LocalLost", "MaterializationFailed", "MaterializationRequested", "Materialized",
-    "PayloadRedacted", "PolicyDecided", "ProviderLost", "Pruned", "PullFailed", "PullProgressed", "PullStarted",
-    "RemoteCreated", "RuntimeChosen", "SecretMounted", "SecurityLifted", "SourceRequested", "SourceResolved",
-    "SourceTried", "VertexCached", "VertexCancelled", "VertexCompleted", "VertexFailed", "VertexOutput",
-    "VertexStarted", "detached", "is_sensitive", "needed_keys", "to_data",
+    "GraphDefined", "HitRevoked", "HttpResolved", "Json", "LayerLaidOut", "LayerPulled", "LayerScanned",
+    "LayerStored", "LayerTocRead", "LocalCreated", "LocalLost", "MaterializationFailed", "MaterializationRequested",
+    "Materialized", "PayloadRedacted", "PolicyDecided", "ProviderLost", "Pruned", "PullFailed", "PullProgressed",
+    "PullStarted", "RemoteCreated", "RuntimeChosen", "SecretMounted", "SecurityLifted", "SourceRequested",
+    "SourceResolved", "SourceTried", "VertexCached", "VertexCancelled", "VertexCompleted", "VertexFailed",
+    "VertexOutput", "VertexStarted", "detached", "is_sensitive", "needed_keys", "to_data",
 ]  # fmt: skip
 
 TYPES: dict[str, type[Fact]] = {
