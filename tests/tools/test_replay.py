@@ -339,3 +339,18 @@ def test_a_shell_without_a_terminal_is_refused(there: There) -> None:
     done = there.builder.run("replay", "abc", "--shell")
     assert done.code == 2
     assert "needs a terminal" in done.err
+
+
+def test_I8_what_turns_out_to_be_damaged_is_made_again_once_with_what_it_took_of_the_context(there: There) -> None:
+    text = "FROM {base}\nRUN echo a > /a\nRUN echo b > /b\nCOPY main.c /\nRUN cat /main.c /a /b && exit 3\n"
+    build = there.build(text, "--snapshotter", "directory")
+    for tree in there.builder.root.glob("snapshots/*/fs"):
+        for name in {"a", "b"} & {path.name for path in tree.iterdir()}:
+            (tree / name).write_text("somebody else's")
+    code, verdict = there.here(build)
+    assert (code, verdict["verdict"]) == (1, "same failure")
+    replayed = there.builder.builds()[0]["id"]
+    ran = [event["data"]["name"] for event in there.builder.events("VertexCompleted", build=replayed)]
+    steps = [step for name in ran if (step := name.partition("] ")[2]).startswith(("RUN", "COPY"))]
+    assert steps == ["RUN echo a > /a", "RUN echo b > /b", "COPY main.c /"]
+    assert len(there.builder.events("HitRevoked", build=replayed)) == 1
