@@ -36,7 +36,7 @@ from engine.events.cache import (
     CacheRecorded,
 )
 from engine.events.erasable import SENSITIVE, detached, is_sensitive
-from engine.events.exports import Attested, Exported, ExportProgressed, ExportStarted, LayerScanned
+from engine.events.exports import Attested, ExportDelayed, Exported, ExportProgressed, ExportStarted, LayerScanned
 from engine.events.fact import Fact, Json, needed_keys, to_data
 from engine.events.refs import (
     BlobCreated,
@@ -77,8 +77,8 @@ __all__ = [
     "BuildFailed", "BuildInterrupted", "BuildStarted", "CacheExportFailed", "CacheExported", "CacheImportFailed",
     "CacheImported", "CacheMountUsed", "CacheQueried", "CacheRecorded", "CheckpointPublishFailed",
     "CheckpointPublished", "CheckpointSigned", "ContextKept", "ContextScanned", "DefinitionRead", "Demoted",
-    "ExportProgressed", "ExportStarted", "Exported", "Fact", "FilesFetched", "FoundMissing", "GitResolved",
-    "GraphDefined", "HitRevoked", "HttpResolved", "Json", "LayerLaidOut", "LayerPulled", "LayerScanned",
+    "ExportDelayed", "ExportProgressed", "ExportStarted", "Exported", "Fact", "FilesFetched", "FoundMissing",
+    "GitResolved", "GraphDefined", "HitRevoked", "HttpResolved", "Json", "LayerLaidOut", "LayerPulled", "LayerScanned",
     "LayerStored", "LayerTocRead", "LocalCreated", "LocalLost", "MaterializationFailed", "MaterializationRequested",
     "Materialized", "PayloadRedacted", "PolicyDecided", "ProviderLost", "Pruned", "PullFailed", "PullProgressed",
     "PullStarted", "RemoteCreated", "RuntimeChosen", "SecretMounted", "SecurityLifted", "SourceRequested",

@@ -92,7 +92,7 @@ class Kept:
         for (layer, kind, _, name), problem in zip(places, problems, strict=True):
             if problem:
                 await self.lose(layer, kind, name, vertex=vertex)
-        for layer in await in_thread(lambda: self._unexplained(unknown)):
+        for layer in await self._unexplained(unknown):
             async with locked(self.locks, f"layer-{layer.name}"):  # whoever brings it says so before he lets go of it
                 await self.explain(layer, vertex)
         self._checked.update((layer.snapshot, layer.diff_id) for layer in unknown)
@@ -102,7 +102,7 @@ class Kept:
         who laid it out, all of it is looked at first, and it is not here any more if it is damaged. Raises DiskError,
         LogError."""
         diff_id = layer.diff_id
-        if diff_id is None or not await in_thread(lambda: self._unexplained([layer])):
+        if diff_id is None or not await self._unexplained([layer]):
             return
         try:
             verified = await in_thread(lambda: self.layers.verify(diff_id))
@@ -115,9 +115,11 @@ class Kept:
             found = LayerLaidOut(diff_id=str(diff_id), digest=digest, how="found", verified=(verified,))
             await self.facts.record(found, vertex=vertex)
 
-    def _unexplained(self, layers: Sequence[Layer]) -> list[Layer]:
+    async def _unexplained(self, layers: Sequence[Layer]) -> list[Layer]:
         here = {str(layer.diff_id): layer for layer in layers if layer.diff_id and self.layers.has(layer.diff_id)}
-        return [here[diff_id] for diff_id in self.known.unexplained([*here])]
+        if not here:
+            return []
+        return [here[diff_id] for diff_id in await in_thread(lambda: self.known.unexplained([*here]))]
 
     async def usable(self, layer: Layer, vertex: str | None = None) -> bool:
         """Is `layer` mountable here, and not known to be damaged? Raises DiskError."""
