@@ -195,7 +195,8 @@ def _taints(page: _Page, told: BuildReport) -> None:
             heirs.setdefault(step.inherits, []).append(step.number)
     for above, numbers in heirs.items():
         who = ", ".join(f"#{number}" for number in numbers)
-        page.say(f"{who} inherits that of {', '.join(f'#{number}' for number in above)}", indent=2)
+        verb = "inherits" if len(numbers) == 1 else "inherit"
+        page.say(f"{who} {verb} that of {', '.join(f'#{number}' for number in above)}", indent=2)
 
 
 def _taint(page: _Page, items: Iterable[Taint], indent: int) -> None:
