@@ -181,6 +181,8 @@ def test_a_build_that_was_killed_can_be_bundled_and_its_step_replayed(there: The
     process.communicate()
     build = there.builder.builds()[0]["id"]
     path = there.bundle(build)  # nobody has said yet that it was interrupted
+    done = there.builder.run("replay", path, "--verify")
+    assert f"build {build} is running: there is no result to verify" in done.err
     checked = there.builder.run("audit", "verify", path)
     assert checked.code == 4
     assert "or the build had died, and nobody had said so, when it was bundled" in checked.err
