@@ -25,17 +25,14 @@ def report(builder: Builder, build: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize(("snapshotter", "looked"), [("erofs", "diff_id"), ("directory", "seal")])
 def test_I12_a_layer_whose_puller_died_before_it_said_so_is_told_of_by_whoever_uses_it(
-    tmp_path: Path, registry: RegistryProcess, repository: str, snapshotter: str, looked: str
+    tmp_path: Path, registry: RegistryProcess, repository: str
 ) -> None:
     builder = Builder(tmp_path)
     image = base_image(registry, repository, size=20_000, layers=1)
     builder.write({"Dockerfile": f"FROM {image['reference']}\nRUN echo a > /a\n"})
-    args = ("build", str(builder.context), "--progress", "plain", "--snapshotter", snapshotter)
+    args = ("build", str(builder.context), "--progress", "plain", "--snapshotter", "directory")
     died = run_module("tests.crash.victim", "before:LayerPulled", *args, env=builder.env)
-    if b"mounts no EROFS" in died.stderr:
-        pytest.skip("this kernel mounts no EROFS images")
     assert died.returncode == -signal.SIGKILL
     (killed,) = builder.builds()
     at_first = {layer["digest"]: layer for layer in report(builder, killed["id"])["layers"]}
@@ -47,7 +44,7 @@ def test_I12_a_layer_whose_puller_died_before_it_said_so_is_told_of_by_whoever_u
     assert builder.events("LayerPulled") == []  # it is here, and it is right
     (told,) = builder.events("LayerLaidOut")
     assert told["data"] == {
-        "diff_id": image["layers"][0]["diff_id"], "digest": begun["digest"], "how": "found", "verified": [looked]
+        "diff_id": image["layers"][0]["diff_id"], "digest": begun["digest"], "how": "found", "verified": ["seal"]
     }  # fmt: skip
     for build in builder.builds():
         told_of = report(builder, build["id"])
@@ -60,6 +57,3 @@ def test_I12_a_layer_whose_puller_died_before_it_said_so_is_told_of_by_whoever_u
     assert "laid out here by no pull of them that the log tells of: 1" in text
     assert "NEVER" not in text
     assert builder.run("audit", "verify", str(builder.root)).code == 0
-
-    assert builder.run(*args, "--no-cache").code == 0
-    assert len(builder.events("LayerLaidOut")) == 1  # once is enough
