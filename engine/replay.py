@@ -6,6 +6,7 @@ cannot be had is made again. Nothing is taken from the cache, and nothing goes i
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from engine.errors import MaterializationError
 from engine.grants import Offered
-from engine.graph import Graph, ImageSource, LayerSource, Scratch, Vertex, VertexError
+from engine.graph import Graph, ImageSource, LayerSource, Scratch, Vertex
 from engine.ledger import Facts
 from engine.ops.executor import Executor, Outcome
 from engine.record import Record
@@ -22,7 +23,9 @@ from engine.solver.answers import CacheLookup
 from engine.solver.contexts import Taken
 from engine.solver.plan import Plan
 from engine.solver.refused import check_grants, check_platforms
-from engine.solver.scheduler import Scheduler
+from engine.solver.scheduler import Loss, Scheduler
+from engine.solver.solve import tell_revoked
+from engine.together import in_thread
 from storage.digest import Digest
 from storage.interfaces.blobs import BlobStore
 
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
     from engine.ops.emulation import Emulation
 
 TRIES = 3
-"""How often inputs may turn out to be gone after all."""
+"""How often the result of one step may turn out to be gone after all."""
 
 
 class Steps(Record):
@@ -64,7 +67,8 @@ def plan_replay(
 
 @dataclass(slots=True)
 class Replayer:
-    """Executes for the build `build`. `contexts`: the directories that contexts are restored in, by vertex."""
+    """Executes for the build `build`. `contexts`: the directories of contexts, by vertex, in which `restore` (blocking)
+    makes what steps took, before they run."""
 
     build: str
     facts: Facts
@@ -72,57 +76,83 @@ class Replayer:
     blobs: BlobStore
     cache: CacheLookup
     contexts: Mapping[Digest, Path]
+    restore: Callable[[Sequence[Vertex]], None]
     jobs: int
     epoch: int | None
     offered: Offered
     emulation: Callable[[], Emulation]
+    _graph: Graph = field(init=False)
     _taken: Taken = field(init=False)
+    _known: dict[Digest, Remote] = field(default_factory=dict)
+    """Results that can be had, as far as is known: those that were given, and those that were made."""
+    _made: set[Digest] = field(default_factory=set)
+    _restored: set[Digest] = field(default_factory=set)
+    _lost: Counter[Digest] = field(default_factory=Counter)
 
     async def run(self, graph: Graph, wanted: Sequence[Digest], known: Mapping[Digest, Remote]) -> dict[Digest, Remote]:
-        """Execute `wanted`; the results by vertex. A known result whose layers cannot be had after all is made anew.
-        Raises VertexError, InputError, LogError."""
-        known = dict(known)
-        for _ in range(TRIES):
-            steps = plan_replay(graph, wanted, known, self.contexts)
-            try:
-                return await self._execute(graph, steps)
-            except VertexError as error:
-                lost = _lost(graph, steps, error.cause)
-                if not lost:
-                    raise
-                for digest in lost:
-                    known.pop(digest, None)
-        return await self._execute(graph, plan_replay(graph, wanted, known, self.contexts))
+        """Execute `wanted`; the results by vertex. Where the layers of a result cannot be had after all, that one is
+        made anew, and what holds them. Raises VertexError, InputError, LogError, and what `restore` raises."""
+        self._graph = graph
+        self._known |= known
+        scheduler = Scheduler(self.facts, self._step, _recall, self._recoverable, self.jobs)
+        while True:
+            left = [digest for digest in wanted if digest not in self._made]
+            steps = plan_replay(graph, left, self._known, self.contexts)
+            losses = await self._execute(scheduler, steps)
+            if not losses:
+                return {**steps.given, **{digest: self._known[digest] for digest in self._made}}
+            for loss in losses:
+                await self._revoke(loss.cause, loss.vertex)
 
-    async def _execute(self, graph: Graph, steps: Steps) -> dict[Digest, Remote]:
+    async def _execute(self, scheduler: Scheduler, steps: Steps) -> list[Loss]:
+        """Execute them; what was lost meanwhile."""
+        new = [vertex for vertex in steps.run if vertex.digest not in self._restored]
+        await in_thread(lambda: self.restore(new))
+        self._restored.update(vertex.digest for vertex in new)
         self._taken = Taken(self.contexts, self.facts, self.blobs, self.cache)
         check_grants(steps.run, self.offered)
         needed = {digest for vertex in steps.run for digest in vertex.inputs} & self.contexts.keys()
-        part = [v for v in graph.vertices if v.digest in needed or v in steps.run]
+        part = [v for v in self._graph.vertices if v.digest in needed or v in steps.run]
         await self._taken.read(Graph(tuple(part), ()))
         await check_platforms(steps.run, self.facts, self.emulation)
-        refs = dict(steps.given)
-        refs |= {vertex.digest: scratch() for vertex in steps.run if isinstance(vertex.op, Scratch)}
+        self._known |= {vertex.digest: scratch() for vertex in steps.run if isinstance(vertex.op, Scratch)}
         run = tuple(v for v in steps.run if not isinstance(v.op, Scratch) and v.digest not in self.contexts)
-        scheduler = Scheduler(self.facts, self._step, _recall, lambda _: False, self.jobs)
-        await scheduler.run(Plan(run, (), frozenset(), ()), refs)
-        return refs
+        return await scheduler.run(Plan(run, (), frozenset(), ()), self._known)
 
     async def _step(self, vertex: Vertex, inputs: tuple[Remote, ...], attempt: int) -> Outcome:
         task = self._taken.task(self.build, vertex, inputs, attempt, self.epoch)
-        return await self.executor.execute(task)
+        outcome = await self.executor.execute(task)
+        self._made.add(vertex.digest)
+        return outcome
+
+    def _holders(self, layer: str) -> list[Digest]:
+        """Vertices whose result holds `layer`, inputs first."""
+        held = {digest for digest, ref in self._known.items() if any(item.name == layer for item in ref.layers)}
+        return [vertex.digest for vertex in self._graph.vertices if vertex.digest in held]
+
+    def _recoverable(self, error: MaterializationError) -> bool:
+        """Can what was lost be made again? A layer of an image or of a file cannot, and a full disk is no loss."""
+        holders = self._holders(error.layer) if error.layer and error.kind != "disk" else []
+        if any(isinstance(self._graph.by_digest[digest].op, ImageSource | LayerSource) for digest in holders):
+            return False
+        return bool(holders) and all(self._lost[digest] < TRIES for digest in holders)
+
+    async def _revoke(self, error: MaterializationError, vertex: Vertex) -> None:
+        """Forget every result that holds what `vertex` found to be lost."""
+        holders = self._holders(error.layer)
+        if not holders:
+            return  # another loss took them along
+        ref = self._known[holders[0]]
+        self._lost.update(holders)
+        self._made.difference_update(holders)
+        for digest in holders:
+            del self._known[digest]
+        attempt = max(self._lost[digest] for digest in holders)
+        await tell_revoked(self.facts, error, ref, holders, attempt, vertex.digest)
 
 
 async def _recall(_vertex: Vertex, _inputs: tuple[Remote, ...]) -> None:
     """Nothing is known: that is what a replay is for."""
-
-
-def _lost(graph: Graph, steps: Steps, error: Exception) -> list[Digest]:
-    """Given results that hold the layer which `error` tells is gone, and that can be made anew."""
-    if not isinstance(error, MaterializationError) or not error.layer or error.kind == "disk":
-        return []
-    holders = [digest for digest, ref in steps.given.items() if any(item.name == error.layer for item in ref.layers)]
-    return [digest for digest in holders if not isinstance(graph.by_digest[digest].op, ImageSource | LayerSource)]
 
 
 # ---------------------------------------------------------------- where inputs come from

@@ -93,6 +93,10 @@ class CacheIndex:
         """Were the bytes of `name` (a diff ID, or the id of a snapshot) removed here on purpose, and not made since?"""
         return Usage(self._views).tombstone(name) is not None
 
+    def came(self, diff_id: str) -> bool:
+        """Is there an event that says how the layer came here, since it was last let go?"""
+        return Usage(self._views).came(diff_id)
+
     def packed(self, name: str, epoch: int | None, compression: str) -> PackedLayer | None:
         """The blob that `name` (a snapshot, or the digest of a blob that was converted) was packed into last, with
         times clamped to `epoch` (None: not clamped) and as `compression` (Compression.written)."""

@@ -133,7 +133,7 @@ def _results(event: Event) -> list[str | None]:
 
 PROJECTION = Projection(
     name="mentions",
-    version=3,
+    version=4,
     tables=("mentions",),
     schema=(
         ("CREATE TABLE mentions (name TEXT, type TEXT, seq INTEGER, build TEXT, PRIMARY KEY (name, type, seq))"
@@ -161,7 +161,8 @@ PROJECTION = Projection(
         "SourceTried": _keep(_unanswered),
         "PullStarted": _keep(_fields("digest")),
         "PullFailed": _keep(_fields("digest")),
-        "LayerPulled": _keep(_fields("digest")),
+        "LayerPulled": _keep(_fields("digest", "diff_id")),
+        "LayerLaidOut": _keep(_fields("digest", "diff_id")),
         "LayerTocRead": _keep(_fields("digest")),
         "FilesFetched": _keep(_fields("digest")),
         "BlobCreated": _keep(_fields("ref", "snapshot", "digest")),

@@ -122,4 +122,5 @@ _NAMES: Mapping[str, Callable[[Json], Iterator[tuple[str, str, str]]]] = {
     "RemoteCreated": _remote,
     "LocalCreated": _created,
     "LayerPulled": _pulled,
+    "LayerLaidOut": _pulled,
 }

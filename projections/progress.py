@@ -187,6 +187,12 @@ class ProgressView:
                 return [step]
         return []
 
+    def _export_delayed(self, event: Event) -> list[Step]:
+        waiting = [step for step in self._steps if step.kind == "export" and step.open]
+        for step in waiting:
+            step.remark(event.time, f"waiting for {text(event.data, 'file')}: another process has it locked")
+        return waiting
+
     def _exported(self, event: Event) -> list[Step]:
         step = self._export(event)
         _moved(step, event)
@@ -250,6 +256,7 @@ class ProgressView:
         "HitRevoked": _hit_revoked,
         "ExportStarted": _export_started,
         "ExportProgressed": _export_progressed,
+        "ExportDelayed": _export_delayed,
         "Exported": _exported,
         "CacheExported": _cache_exported,
         "CacheExportFailed": _cache_exported,

@@ -227,6 +227,11 @@ _SUMMARIES: dict[str, Callable[[Json], str]] = {
         f"{_short(text(d, 'digest', ''))} came from {_who(mapping(d, 'provider'))}, {size(d, 'bytes')} bytes,"
         f" verified {' and '.join(texts(d, 'verified')) or 'not at all'}"
     ),
+    "LayerLaidOut": lambda d: (
+        f"{_short(text(d, 'digest', '') or text(d, 'diff_id', ''))} "
+        + ("unpacked from its blob, which lay here" if text(d, "how", "") == "unpacked" else "found mountable here")
+        + f", verified by {' and '.join(texts(d, 'verified')) or 'nothing'}"
+    ),
     "LayerTocRead": lambda d: (
         f"{_short(text(d, 'digest', ''))}: table of contents read, {size(d, 'bytes')} bytes"
         f" of {_who(mapping(d, 'provider'))}"

@@ -51,6 +51,11 @@ class Usage:
             return Tombstone(seq, time, policy, by, count, bool(demoted))
         return None
 
+    def came(self, diff_id: str) -> bool:
+        """Was layer `diff_id` said to come here, and not to be let go since?"""
+        used = self._views.query("SELECT 1 FROM uses WHERE item = ? LIMIT 1", (f"layer/{diff_id}",))
+        return bool(used) and self.tombstone(diff_id) is None
+
     def documents(self) -> dict[str, str]:
         """Stored blobs that the log names, and what they are: record, graph, packed (a layer), context or source."""
         return dict(self._views.query("SELECT digest, role FROM stored"))
@@ -360,6 +365,7 @@ PROJECTION = Projection(
         "MaterializationRequested": _wanted,
         "PullStarted": _pull_started,
         "LayerPulled": _layer_pulled,
+        "LayerLaidOut": _layer_pulled,
         "BlobCreated": _blob_created,
         "ExportStarted": _export_started,
         "Exported": _exported,

@@ -28,6 +28,7 @@ MEANING = {
     "cause": "it was put in, moved, or changed: nothing is caused by what comes later",
     "stream": "it was moved or changed: this fact belongs elsewhere",
     "build": "the beginning of the build was taken out, or this is of another log",
+    "end": "it was cut off; or the build had died, and nobody had said so, when it was bundled: then bundle it anew",
     "tree": "what was signed is not what is here",
     "checkpoint": "it was made or changed by hand",
     "signature": "whoever holds the key did not sign this",

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, cast
 
 from storage.digest import Digest, Hasher, canonical_json, digest_of, digest_read, sha256
 from storage.durable import create_held, fsync_directory, make_directories, remove_unheld, write_all
-from storage.errors import DiskError, VerificationError
+from storage.errors import DiskError, InputError, VerificationError
 from storage.interfaces.blobs import BlobStore, BlobWriter
 from storage.media_types import INDEX
 from storage.regular import open_regular, read_regular
@@ -110,7 +110,7 @@ class DirectoryBlobs:
         return True
 
     def writer(self) -> FileBlobWriter:
-        """See BlobStore.writer. Raises DiskError."""
+        """See BlobStore.writer. Raises DiskError, and InputError where a link in the layout leads to what is none."""
         try:
             self._lay_out()
             return FileBlobWriter(self, *self._unfinished())
@@ -139,6 +139,17 @@ class DirectoryBlobs:
     def path(self, digest: Digest) -> Path:
         """Where the blob lies, when it is here."""
         return self._root / "blobs" / digest.algorithm / digest.hex
+
+    def place(self, algorithm: str) -> Path:
+        """Have the directory that blobs of `algorithm` lie in. Layouts share blobs by links, and a stranger's link may
+        lead anywhere: it is followed to another directory of blobs, which is called so and is there already, and
+        nothing else is written through one. Raises OSError, InputError."""
+        directory = self._root / "blobs" / algorithm
+        linked = directory.is_symlink() or directory.parent.is_symlink()
+        if linked and not (directory.is_dir() and directory.resolve().name == algorithm):
+            raise _leads_elsewhere(directory)
+        make_directories(directory)
+        return directory
 
     def _holds(self, digest: Digest, data: bytes) -> bool:
         """Is exactly `data` here?"""
@@ -190,7 +201,9 @@ class DirectoryBlobs:
     def _lay_out(self) -> None:
         if self._laid_out:
             return
-        make_directories(self._root / "blobs" / "sha256")
+        if self._scratch.tmp.is_symlink():
+            raise _leads_elsewhere(self._scratch.tmp)
+        self.place("sha256")
         make_directories(self._scratch.tmp)
         for name, content in (("oci-layout", _LAYOUT), ("index.json", _INDEX)):
             file = self._root / name
@@ -300,7 +313,7 @@ class FileBlobWriter:
             target = self._store.path(digest)
             os.fsync(self._fd)
             if digest.algorithm != "sha256":  # whose directory is there
-                make_directories(target.parent)
+                self._store.place(digest.algorithm)
             with _locked(target.parent, fcntl.LOCK_SH) as directory:
                 self._path.rename(target)
                 os.fsync(directory)
@@ -326,6 +339,11 @@ class FileBlobWriter:
         if expected is not None and digest != expected:
             raise VerificationError(f"the bytes have digest {digest}, not {expected}")
         return digest
+
+
+def _leads_elsewhere(directory: Path) -> InputError:
+    hint = "remove it; a link to another layout's blobs is followed when that is there"
+    return InputError("a link in the place of a directory of the layout", where=str(directory), hint=hint)
 
 
 @contextmanager

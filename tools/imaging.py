@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from engine.clock import Clock
+from engine.events import ExportDelayed
 from engine.exporters.move import Mover
 from engine.exporters.reading import BlobReader
 from engine.images.place import Placer
@@ -82,7 +83,8 @@ async def _imaging(
         places = Places(known_registries().mirrors)
         reader = BlobReader(blobs, registry, facts, clock, places)
         images = ImageReader(registry, blobs, places)
-        placer = Placer(images, Mover(registry, WithLayoutTargets(client, owner), reader, locks), known)
+        target = WithLayoutTargets(client, owner, lambda file: facts.post(ExportDelayed(file=file)))
+        placer = Placer(images, Mover(registry, target, reader, locks), known)
         yield Imaging(facts, images, placer, WithLayoutListing(client))
     finally:
         await client.aclose()

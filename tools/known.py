@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -28,6 +28,8 @@ class LogAnswers:
     """What the solver and the exporters ask of the log, answered by the cache index."""
 
     index: CacheIndex
+    catch_up: Callable[[], object] = lambda: None
+    """Has `index` see what was said since."""
     _providers: dict[Digest, tuple[Provider, ...]] = field(default_factory=dict)
 
     def lookup(self, key: Digest) -> Found | None:
@@ -52,6 +54,12 @@ class LogAnswers:
     def let_go(self, name: str) -> bool:
         """See CacheLookup, Known and Catalog."""
         return self.index.let_go(name)
+
+    def unexplained(self, diff_ids: Sequence[str]) -> Sequence[str]:
+        """See Known."""
+        if any(not self.index.came(diff_id) for diff_id in diff_ids):
+            self.catch_up()
+        return [diff_id for diff_id in diff_ids if not self.index.came(diff_id)]
 
     def keeps(self, listing: Digest) -> bool:
         """See CacheLookup."""

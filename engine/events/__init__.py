@@ -36,13 +36,14 @@ from engine.events.cache import (
     CacheRecorded,
 )
 from engine.events.erasable import SENSITIVE, detached, is_sensitive
-from engine.events.exports import Attested, Exported, ExportProgressed, ExportStarted, LayerScanned
+from engine.events.exports import Attested, ExportDelayed, Exported, ExportProgressed, ExportStarted, LayerScanned
 from engine.events.fact import Fact, Json, needed_keys, to_data
 from engine.events.refs import (
     BlobCreated,
     Demoted,
     FilesFetched,
     HitRevoked,
+    LayerLaidOut,
     LayerPulled,
     LayerStored,
     LayerTocRead,
@@ -76,13 +77,13 @@ __all__ = [
     "BuildFailed", "BuildInterrupted", "BuildStarted", "CacheExportFailed", "CacheExported", "CacheImportFailed",
     "CacheImported", "CacheMountUsed", "CacheQueried", "CacheRecorded", "CheckpointPublishFailed",
     "CheckpointPublished", "CheckpointSigned", "ContextKept", "ContextScanned", "DefinitionRead", "Demoted",
-    "ExportProgressed", "ExportStarted", "Exported", "Fact", "FilesFetched", "FoundMissing", "GitResolved",
-    "GraphDefined", "HitRevoked", "HttpResolved", "Json", "LayerPulled", "LayerScanned", "LayerStored",
-    "LayerTocRead", "LocalCreated", "LocalLost", "MaterializationFailed", "MaterializationRequested", "Materialized",
-    "PayloadRedacted", "PolicyDecided", "ProviderLost", "Pruned", "PullFailed", "PullProgressed", "PullStarted",
-    "RemoteCreated", "RuntimeChosen", "SecretMounted", "SecurityLifted", "SourceRequested", "SourceResolved",
-    "SourceTried", "VertexCached", "VertexCancelled", "VertexCompleted", "VertexFailed", "VertexOutput",
-    "VertexStarted", "detached", "is_sensitive", "needed_keys", "to_data",
+    "ExportDelayed", "ExportProgressed", "ExportStarted", "Exported", "Fact", "FilesFetched", "FoundMissing",
+    "GitResolved", "GraphDefined", "HitRevoked", "HttpResolved", "Json", "LayerLaidOut", "LayerPulled", "LayerScanned",
+    "LayerStored", "LayerTocRead", "LocalCreated", "LocalLost", "MaterializationFailed", "MaterializationRequested",
+    "Materialized", "PayloadRedacted", "PolicyDecided", "ProviderLost", "Pruned", "PullFailed", "PullProgressed",
+    "PullStarted", "RemoteCreated", "RuntimeChosen", "SecretMounted", "SecurityLifted", "SourceRequested",
+    "SourceResolved", "SourceTried", "VertexCached", "VertexCancelled", "VertexCompleted", "VertexFailed",
+    "VertexOutput", "VertexStarted", "detached", "is_sensitive", "needed_keys", "to_data",
 ]  # fmt: skip
 
 TYPES: dict[str, type[Fact]] = {

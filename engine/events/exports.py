@@ -29,6 +29,12 @@ class ExportProgressed(Fact):
     transport: str
 
 
+class ExportDelayed(Fact):
+    """An export of this build waits for somebody else, who has `file` locked that it writes to."""
+
+    file: str
+
+
 class Exported(Fact):
     """`digest` of the manifest or index, of a tar its own; `layers`: each `digest`, `transport` (mounted, streamed,
     uploaded, present, written), `bytes` moved, `source`; `provider`: where the blobs can be read from now on, for a

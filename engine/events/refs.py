@@ -90,6 +90,19 @@ class LayerPulled(Fact):
     diff_id: str = ""
 
 
+class LayerLaidOut(Fact):
+    """Layer `diff_id` is mountable here, though nobody was asked for its blob `digest` ("" where that has no name):
+    `how` `unpacked`, from the blob, which lay here; or `found`, as no event tells how it came: whoever brought it died
+    between laying it out and LayerPulled, or this log does not go back so far. `verified`, for this event: `diff_id`,
+    by all of its bytes; or of a tree of files its `seal`, which is over names, sizes and times. A layer is laid out by
+    those only who had its digest and its diff ID right (I3)."""
+
+    diff_id: str
+    digest: str
+    how: str
+    verified: tuple[str, ...]
+
+
 class LayerTocRead(Fact):
     """The table of contents of layer `digest`, with `entries`, was read by range and verified: `bytes` over the wire;
     `from_bytes`: the layer's size."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,8 @@ from engine.output import Output
 from engine.together import together
 from storage.interfaces.images import Descriptor, Provider
 from storage.reference import LAYOUT_REGISTRY
-from storage.threads import in_thread
 
-Enter = Callable[[Path, Sequence[dict[str, Any]]], None]
+Enter = Callable[[Provider, Sequence[dict[str, Any]]], Awaitable[None]]
 
 
 @dataclass(slots=True)
@@ -50,7 +49,7 @@ class LayoutExporter:
         for one in made.referrers:
             await self._put(target, one.config_blob, one.config)
             await self.mover.target.put_manifest(target, str(one.digest), one.media_type, one.manifest)
-        await in_thread(lambda: self.enter(Path(target.repository), entries(made, output.names)))
+        await self.enter(target, entries(made, output.names))
         await self.facts.record(
             Exported(
                 kind="oci", target=dest, digest=str(made.digest), layers=fitting(moved), compression=compression

@@ -17,7 +17,7 @@ from typing import Any
 
 from engine.clock import Clock
 from engine.errors import FailureKind, RefledgerError, RegistryError, VerificationError
-from engine.events import LayerPulled, ProviderLost, PullFailed, PullProgressed, PullStarted
+from engine.events import LayerLaidOut, LayerPulled, ProviderLost, PullFailed, PullProgressed, PullStarted
 from engine.ledger import Facts
 from engine.refs.fill import FetchLimits
 from engine.refs.kept import Known, NothingKnown
@@ -125,6 +125,7 @@ class Fetcher:
                 last = _Failure(error, "corrupt")
                 await in_thread(lambda: self.blobs.sound(blob.digest))  # not if it is the layer that was promised wrong
             else:
+                await self._laid_out(blob, use, vertex, cause)
                 return 0
         asked = []
         for provider in self.places.of(self.providers(layer), blob.digest):
@@ -167,6 +168,14 @@ class Fetcher:
             finally:
                 stored.close()  # ends the use, if it is the waiter who is leaving
                 await settle(using)
+
+    async def _laid_out(self, blob: Descriptor, use: Use, vertex: str | None, cause: int) -> None:
+        """Say that the blob which lay here was made a layer."""
+        if use.makes:
+            fact = LayerLaidOut(
+                diff_id=use.makes, digest=str(blob.digest), how="unpacked", verified=("diff_id",)
+            )
+            await self.facts.record(fact, vertex=vertex, cause=cause)
 
     async def _pull(
         self, blob: Descriptor, provider: Provider, use: Use, vertex: str | None, cause: int

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from engine.events import LocalLost
+from engine.events import LayerLaidOut, LocalLost
 from engine.ledger import Facts
 from engine.refs.ref import Layer
 from engine.together import locked
 from storage.digest import Digest
+from storage.errors import VerificationError
 from storage.interfaces.images import Provider
 from storage.interfaces.layers import Checked, CheckedLayers, CheckedSnapshots
 from storage.interfaces.locks import Locks
@@ -34,6 +35,12 @@ class Known(Protocol):
         ...
 
 
+    def unexplained(self, diff_ids: Sequence[str]) -> Sequence[str]:
+        """Those of `diff_ids`, which are mountable here, of which the log as it is now does not tell how they came.
+        Blocking."""
+        ...
+
+
 class NothingKnown:
     """Implements Known."""
 
@@ -44,6 +51,10 @@ class NothingKnown:
     def let_go(self, _name: str) -> bool:
         """See Known.let_go."""
         return False
+
+    def unexplained(self, _diff_ids: Sequence[str]) -> Sequence[str]:
+        """See Known.unexplained: there is no log that could tell."""
+        return ()
 
 
 @dataclass(slots=True)
@@ -72,8 +83,8 @@ class Kept:
         return self.layers.lower(layer.diff_id)
 
     async def check(self, layers: Sequence[Layer], vertex: str | None = None) -> None:
-        """Find out which of `layers`, that `vertex` wants, are damaged. Those are not here any more then. Raises
-        DiskError."""
+        """Find out which of `layers`, that `vertex` wants, are damaged. Those are not here any more then; and the log
+        tells of all that are. Raises DiskError."""
         unknown = [layer for layer in layers if (layer.snapshot, layer.diff_id) not in self._checked]
         if not unknown:
             return
@@ -82,7 +93,34 @@ class Kept:
         for (layer, kind, _, name), problem in zip(places, problems, strict=True):
             if problem:
                 await self.lose(layer, kind, name, vertex=vertex)
+        for layer in await self._unexplained(unknown):
+            async with locked(self.locks, f"layer-{layer.name}"):  # whoever brings it says so before he lets go of it
+                await self.explain(layer, vertex)
         self._checked.update((layer.snapshot, layer.diff_id) for layer in unknown)
+
+    async def explain(self, layer: Layer, vertex: str | None = None) -> None:
+        """Have the log say that `layer`, whose lock is held, is mountable here, if it does not yet: as it is not known
+        who laid it out, all of it is looked at first, and it is not here any more if it is damaged. Raises DiskError,
+        LogError."""
+        diff_id = layer.diff_id
+        if diff_id is None or not await self._unexplained([layer]):
+            return
+        try:
+            verified = await in_thread(lambda: self.layers.verify(diff_id))
+        except VerificationError as error:
+            await in_thread(lambda: self.layers.discard(str(diff_id)))
+            self._tell("layer", str(diff_id), "corrupt", error.what, vertex)
+            return
+        if verified:
+            digest = str(layer.blob.digest) if layer.blob else ""
+            found = LayerLaidOut(diff_id=str(diff_id), digest=digest, how="found", verified=(verified,))
+            await self.facts.record(found, vertex=vertex)
+
+    async def _unexplained(self, layers: Sequence[Layer]) -> list[Layer]:
+        here = {str(layer.diff_id): layer for layer in layers if layer.diff_id and self.layers.has(layer.diff_id)}
+        if not here:
+            return []
+        return [here[diff_id] for diff_id in await in_thread(lambda: self.known.unexplained([*here]))]
 
     async def usable(self, layer: Layer, vertex: str | None = None) -> bool:
         """Is `layer` mountable here, and not known to be damaged? Raises DiskError."""

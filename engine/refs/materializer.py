@@ -205,6 +205,8 @@ class Materializer:
         async with locked(self.locks, f"layer-{layer.name}"):
             if not anew:
                 if self.kept.mountable(layer):
+                    await self.kept.explain(layer, vertex)  # whoever was waited for may have died
+                if self.kept.mountable(layer):
                     return None
                 self.kept.miss(layer)
             if layer.diff_id is None or layer.blob is None:

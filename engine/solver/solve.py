@@ -328,23 +328,29 @@ class Solver:
             todo = await self._plan()
             for error, ref, digests in revoked:
                 again = [vertex.digest for vertex in todo.run if vertex.digest in digests]
-                await self._tell_revoked(error, ref, again)
+                attempt = max((self._revoked[digest] for digest in again), default=1)
+                await tell_revoked(self.facts, error, ref, again, attempt)
         return todo
 
-    async def _tell_revoked(self, error: MaterializationError, ref: Remote, again: Sequence[Digest]) -> None:
-        """One event, or as many as it takes to name all vertices that are made `again`."""
-        layer = next(item for item in ref.layers if item.name == error.layer)
-        for start in range(0, len(again) or 1, NAMED):
-            part = again[start : start + NAMED]
-            fact = HitRevoked(
-                ref=ref.id,
-                digest=str(layer.blob.digest) if layer.blob else layer.name,
-                reexecuted=tuple(map(str, part)),
-                attempt=max((self._revoked[digest] for digest in part), default=1),
-                provider=layer.providers[0].to_json() if layer.providers else None,
-                error=str(error),
-            )
-            await self.facts.record(fact, vertex=part[0] if part else None)
+
+async def tell_revoked(
+    facts: Facts, error: MaterializationError, ref: Remote, again: Sequence[Digest], attempt: int,
+    vertex: Digest | None = None,
+) -> None:  # fmt: skip
+    """Say that `ref` cannot be used, as `error` tells of one of its layers, for the `attempt`th time: one event, or as
+    many as it takes to name all vertices that are made `again`; of the first of them, or of `vertex`."""
+    layer = next(item for item in ref.layers if item.name == error.layer)
+    for start in range(0, len(again) or 1, NAMED):
+        part = again[start : start + NAMED]
+        fact = HitRevoked(
+            ref=ref.id,
+            digest=str(layer.blob.digest) if layer.blob else layer.name,
+            reexecuted=tuple(map(str, part)),
+            attempt=attempt,
+            provider=layer.providers[0].to_json() if layer.providers else None,
+            error=str(error),
+        )
+        await facts.record(fact, vertex=vertex or (part[0] if part else None))
 
 
 def _of_source(op: Op) -> Remote | None:

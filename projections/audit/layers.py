@@ -6,9 +6,21 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from projections.audit.statements import DIGEST_ONLY, MADE, NEVER, PART, WHOLE, Layer, LetGo, Result, Served
+from projections.audit.statements import (
+    BEGUN,
+    DIGEST_ONLY,
+    LAID_OUT,
+    MADE,
+    NEVER,
+    PART,
+    WHOLE,
+    Layer,
+    LetGo,
+    Result,
+    Served,
+)
 from projections.audit.told import Told, layers_of, ref_event, refs_used
-from projections.fields import objects, size, text
+from projections.fields import mapping, objects, size, text, texts
 from projections.mentions import GAVE, events_at
 from projections.served import Served as Given
 from projections.served import served
@@ -22,7 +34,9 @@ _DONE = {
     "uploaded": "uploaded",
     "": "its bytes never came here",
 }
-_LOOKS = ((WHOLE, {"digest", "diff_id"}), (DIGEST_ONLY, {"digest"}), (PART, {"toc"}), (PART, {"chunks"}))
+_Look = tuple[str, set[str]]
+_WHOLLY: _Look = (WHOLE, {"digest", "diff_id"})
+_LESS: tuple[_Look, ...] = ((DIGEST_ONLY, {"digest"}), (PART, {"toc"}), (PART, {"chunks"}))
 """The most telling one first."""
 
 
@@ -140,18 +154,65 @@ def _layer(told: Told, use: _Use, given: dict[str, list[Given]], stored: dict[st
 
 def _looked_at(told: Told, known: Layer, use: _Use, given: list[Given]) -> Layer:
     """The most that was ever looked at of a layer from elsewhere."""
-    for state, wanted in _LOOKS:
-        best = next((item for item in given if wanted <= set(item.verified)), None)
-        if best is not None:
-            later = "" if best.seq <= (told.record.last_seq or best.seq) else ", after this build"
-            return replace(
-                known, state=state, build=best.build, provider=best.provider,
-                seqs=tuple(sorted({*known.seqs, best.seq})), detail=f"{best.how}{later}",
-            )  # fmt: skip
+    found = _checked(known, given, _WHOLLY) or _laid_out(told, known) or _checked(known, given, *_LESS)
+    if found is not None:
+        (seq,) = found.seqs
+        later = "" if seq <= (told.record.last_seq or seq) else ", after this build"
+        return replace(found, seqs=tuple(sorted({*known.seqs, seq})), detail=f"{found.detail}{later}")
+    if begun := _begun(told, known.digest):
+        detail = f"build {begun.build or '?'} began to pull it"
+        who = provider_name(mapping(begun.data, "provider"))
+        return replace(known, state=BEGUN, provider=who, detail=detail, seqs=tuple(sorted({*known.seqs, begun.seq})))
     done = str(use.moved.get("transport") or "")
     source = str(use.moved.get("source") or "")
     detail = _DONE.get(done, done).format(source or "elsewhere")
     return replace(known, state=NEVER, provider=use.providers or source, detail=detail)
+
+
+def _checked(known: Layer, given: list[Given], *looks: _Look) -> Layer | None:
+    """By what was checked of its blob when somebody gave it."""
+    for state, wanted in looks:
+        for item in given:
+            if wanted <= set(item.verified):
+                return replace(
+                    known, state=state, build=item.build, provider=item.provider, detail=item.how, seqs=(item.seq,)
+                )
+    return None
+
+
+def _laid_out(told: Told, known: Layer) -> Layer | None:
+    """What says that the content of a layer came to be mountable here, without a pull of its blob."""
+    names = {known.diff_id} - {""}
+    for event in events_at(told.log, told.mentions.seqs(names, {"LayerLaidOut", "LayerPulled"})):
+        if event.data.get("diff_id") != known.diff_id:
+            continue
+        provider = provider_name(mapping(event.data, "provider")) if event.type == "LayerPulled" else ""
+        return replace(
+            known, state=LAID_OUT, build=event.build or "", provider=provider, detail=_came(event), seqs=(event.seq,)
+        )
+    return None
+
+
+def _came(event: Event) -> str:
+    if event.type == "LayerPulled":
+        return f"its content came as blob {text(event.data, 'digest')}"
+    if text(event.data, "how", "") == "unpacked":
+        return "unpacked from the blob, which lay here: all of it has the diff ID"
+    looked = "read again: all of it has the diff ID" if "diff_id" in texts(event.data, "verified") else (
+        "looked at again: no file has another size or time than when it was laid out"
+    )  # fmt: skip
+    return f"found to be mountable here, and {looked}; no event tells who gave it"
+
+
+def _begun(told: Told, digest: str) -> Event | None:
+    """The last pull of a blob whose end is in no event."""
+    names = {digest} - {""}
+    begun: dict[str | None, Event] = {}
+    for event in events_at(told.log, told.mentions.seqs(names, {"PullStarted", "PullFailed"})):
+        if event.data.get("digest") == digest:
+            begun[event.build] = event
+    open_ = [event for event in begun.values() if event.type == "PullStarted"]
+    return max(open_, key=lambda event: event.seq, default=None)
 
 
 # ---------------------------------------------------------------- who served what

@@ -120,7 +120,8 @@ class Step:
     seqs: Seqs
 
 
-MADE, WHOLE, DIGEST_ONLY, PART, NEVER = "made here", "verified", "digest only", "in part", "never verified"
+MADE, WHOLE, LAID_OUT, DIGEST_ONLY = "made here", "verified", "laid out", "digest only"
+PART, BEGUN, NEVER = "in part", "begun", "never verified"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +130,13 @@ class Layer:
 
     - `made here`, by `build`: a step of it (`snapshot`), or converted from another blob;
     - `verified`: its bytes came here, and digest and diff ID were right;
+    - `laid out`: its content was made mountable here, as is only what has the right diff ID, but no event tells of a
+      pull of this blob: it came as another one, lay here as one, or whoever brought it died before he said so; `detail`
+      says which, and what was looked at since;
     - `digest only`: its bytes were streamed through to somewhere, so the digest was right; the diff ID was not looked
       at, as nothing was unpacked;
     - `in part`: only its table of contents and some chunks came, right by the digests of the manifest and the table;
+    - `begun`: a pull of it began, and no event tells how that ended: it may have been verified, or may not have come;
     - `never verified`: a descriptor was believed; `detail` says what was done with it.
     """
 
@@ -234,7 +239,8 @@ class Difference:
 @dataclass(frozen=True, slots=True)
 class Gap:
     """Where the record is incomplete, or proves less than one may think. `what`: unfinished, interrupted, output,
-    unknown-event, graph, origin, believed, digest-only, part, recalled, redacted, runtime, checkpoint, publication."""
+    unknown-event, graph, origin, believed, begun, laid-out, digest-only, part, recalled, redacted, runtime, checkpoint,
+    publication."""
 
     what: str
     detail: str

@@ -8,7 +8,18 @@ from datetime import UTC, datetime
 from engine.events import TYPES
 from projections.asked import Blobs, Build
 from projections.audit.index import AuditIndex, Checkpoint
-from projections.audit.statements import DIGEST_ONLY, NEVER, PART, Attempt, Difference, Gap, Layer, Step
+from projections.audit.statements import (
+    BEGUN,
+    DIGEST_ONLY,
+    LAID_OUT,
+    NEVER,
+    PART,
+    Attempt,
+    Difference,
+    Gap,
+    Layer,
+    Step,
+)
 from projections.audit.told import Told
 from projections.changes import Change, Hides
 from projections.difference import difference
@@ -195,6 +206,8 @@ def _unproven(told: Told, steps: Sequence[Step], layers: Sequence[Layer]) -> Ite
             yield Gap("origin", what, step.origin.seqs or step.seqs)
     for state, name, what in (
         (NEVER, "believed", "layers never byte-verified here: {}"),
+        (BEGUN, "begun", "layers whose pull began, and whose end the log does not tell: {}"),
+        (LAID_OUT, "laid-out", "layers laid out here by no pull of them that the log tells of: {}"),
         (DIGEST_ONLY, "digest-only", "layers of which the digest was verified, but not the diff ID: {}"),
         (PART, "part", "layers of which only parts were verified: {}"),
     ):

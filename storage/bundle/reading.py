@@ -80,10 +80,10 @@ def read_bundle(path: Path, take: Take = _check_only) -> Bundle:
                 source.check_end()
                 bundle.digest, bundle.size = source.hasher.digest(), source.hasher.size
             except VerificationError as error:
-                damage = VerificationError(error.what, where=str(path), hint=_HINT)
                 if bundle is None:
-                    raise damage from error
-                bundle.damage = damage
+                    hint = f"if it is a bundle: {_HINT}"
+                    raise VerificationError(error.what, where=str(path), hint=hint) from error
+                bundle.damage = VerificationError(error.what, where=str(path), hint=_HINT)
     except OSError as error:
         raise DiskError.of(error, "reading the bundle") from error
     return bundle

@@ -88,6 +88,12 @@ class Checked(Protocol):
 class CheckedLayers(LayerStore, Checked, Protocol):
     """Layers by diff ID, with what finds damage to them."""
 
+    def verify(self, diff_id: Digest) -> str:
+        """Look at all that is kept of the layer, however often it was looked at: by what it was found to be right,
+        `diff_id` (all of its bytes), or `seal` where these are not kept as they came; "" when it is not here. Blocking.
+        Raises VerificationError, DiskError."""
+        ...
+
 
 class Snapshot(Protocol):
     """A writable file system on top of lowers, mounted at `root`; the changes gather beside it."""

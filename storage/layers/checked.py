@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
-from storage.errors import DiskError
+from storage.errors import DiskError, VerificationError
 
 MOST_NOTED = 256 << 20
 """Bytes of what is noted beside a tree, or at the end of an image: names of directories that its layer implies."""
@@ -42,6 +43,15 @@ class CheckedOnce(ABC):
             self._remove(name)
         except OSError as error:
             raise DiskError.of(error, f"removing a damaged {self.kind}") from error
+
+    def _examined(self, name: str, examine: Callable[[], str]) -> None:
+        """Raises VerificationError for what `examine` finds wrong with `name`, DiskError for its OSError."""
+        try:
+            problem = examine()
+        except OSError as error:
+            raise DiskError.of(error, f"checking a {self.kind}") from error
+        if problem:
+            raise VerificationError(problem, where=f"{self.kind} {name}")
 
     @abstractmethod
     def _problem(self, name: str) -> str:

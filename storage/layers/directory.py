@@ -72,6 +72,11 @@ class DirectoryLayers(CheckedOnce):
             new.clear_away()
         return laid_out
 
+    def verify(self, diff_id: Digest) -> str:
+        """See CheckedLayers.verify."""
+        self._examined(str(diff_id), lambda: broken(self._layers / diff_id.hex))
+        return "seal" if self.has(diff_id) else ""
+
     def _problem(self, name: str) -> str:
         return broken(self._layers / Digest(name).hex)
 
@@ -111,6 +116,10 @@ class ChosenLayers:
     def check(self, name: str) -> str:
         """See Checked.check."""
         return next((problem for store in self._stores if (problem := store.check(name))), "")
+
+    def verify(self, diff_id: Digest) -> str:
+        """See CheckedLayers.verify."""
+        return next((found for store in self._stores if store.has(diff_id) and (found := store.verify(diff_id))), "")
 
     def discard(self, name: str) -> None:
         """See Checked.discard. Where checks tell which layout is damaged, a layer in the other one stays."""

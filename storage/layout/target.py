@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,16 +26,26 @@ from storage.threads import in_thread
 
 _LARGEST = 16 << 20
 """Bytes of index.json at most: no reader takes more."""
+POLL = 0.05
+PATIENCE = 180.0
+"""Seconds between two looks at the lock of index.json, and after which it is an error that somebody holds it: a change
+takes milliseconds, so its holder is stuck."""
 REF_NAME = "org.opencontainers.image.ref.name"
 
 
 class WithLayoutTargets:
     """RegistryTarget: providers that are layouts (LAYOUT_REGISTRY) into their directories, made where they are not,
-    all others by `inner`. `owner`: the build, in the names of unfinished files."""
+    all others by `inner`. `owner`: the build, in the names of unfinished files. `delayed` is told of a file that
+    somebody else has locked, and that is waited for, `patience` seconds at most."""
 
-    def __init__(self, inner: RegistryTarget, owner: str) -> None:
+    def __init__(
+        self, inner: RegistryTarget, owner: str, delayed: Callable[[str], None] = lambda _: None, *,
+        patience: float = PATIENCE,
+    ) -> None:  # fmt: skip
         self._inner = inner
         self._owner = owner
+        self._delayed = delayed
+        self._patience = patience
         self._fallback = FallbackTag(read_tagged, self.put_manifest)
         self._layouts: dict[str, DirectoryBlobs] = {}
 
@@ -66,10 +77,28 @@ class WithLayoutTargets:
         """See RegistryTarget.put_manifest; a tag is an entry of index.json. Raises DiskError, VerificationError."""
         if target.registry != LAYOUT_REGISTRY:
             return await self._inner.put_manifest(target, name, media_type, data)
-        digest = await in_thread(lambda: self._put(target, name, media_type, data))
+        digest = await in_thread(lambda: self._put(target, name, data))
+        if is_tag(name):
+            top = Descriptor(media_type, digest, len(data))
+            await self.enter(target, [{**top.to_json(), "annotations": {REF_NAME: name}}])
         if (refers := referring(data, media_type)) is not None:
             await self._fallback.add(target, *refers)
         return digest
+
+    async def enter(self, target: Provider, entries: Sequence[dict[str, Any]]) -> None:
+        """Have the index.json of `target` list `entries`, as `try_enter` does. Raises DiskError, InputError."""
+        layout = Path(target.repository)
+        clock, told = asyncio.get_running_loop().time, False
+        deadline = clock() + self._patience
+        while not await in_thread(lambda: try_enter(layout, entries)):
+            if clock() > deadline:
+                where = str(_lock_of(layout))
+                hint = f"see which one: fuser -v {where}"
+                raise DiskError("another process has kept it locked for minutes", where=where, hint=hint)
+            if not told:
+                self._delayed(str(layout / "index.json"))
+                told = True
+            await asyncio.sleep(POLL)
 
     def _blobs(self, target: Provider) -> DirectoryBlobs:
         blobs = self._layouts.get(target.repository)
@@ -78,30 +107,25 @@ class WithLayoutTargets:
             blobs.sweep()
         return blobs
 
-    def _put(self, target: Provider, name: str, media_type: str, data: bytes) -> Digest:
+    def _put(self, target: Provider, name: str, data: bytes) -> Digest:
         digest = self._blobs(target).put(data)
-        if is_tag(name):
-            _tag(Path(target.repository), name, Descriptor(media_type, digest, len(data)))
-        elif name != digest:
+        if name != digest and not is_tag(name):
             raise VerificationError(f"the manifest has the digest {digest}", where=f"{target}@{name}")
         return digest
 
 
-def _tag(layout: Path, tag: str, top: Descriptor) -> None:
-    """Have `tag` name `top` in index.json, whatever else it names. Raises DiskError, InputError."""
-    enter(layout, [{**top.to_json(), "annotations": {REF_NAME: tag}}])
-
-
-def enter(layout: Path, entries: Sequence[dict[str, Any]]) -> None:
+def try_enter(layout: Path, entries: Sequence[dict[str, Any]]) -> bool:
     """Have index.json list `entries` (descriptors, as JSON) in the place of those with the same tags, or of those
-    without one where they have none. Raises DiskError, InputError."""
+    without one where they have none; False when somebody else has it locked. Blocking. Raises DiskError, InputError."""
     tags = {_tag_of(entry) for entry in entries}
     try:
-        with _locked(layout / "index.json.lock"):
-            index = _read(layout / "index.json")
-            others = [one for one in index["manifests"] if _tag_of(one) not in tags]
-            index["manifests"] = [*others, *entries]
-            replace_file(layout / "index.json", canonical_json(index))
+        with _locked(_lock_of(layout)) as held:
+            if held:
+                index = _read(layout / "index.json")
+                others = [one for one in index["manifests"] if _tag_of(one) not in tags]
+                index["manifests"] = [*others, *entries]
+                replace_file(layout / "index.json", canonical_json(index))
+            return held
     except OSError as error:
         raise DiskError.of(error, "naming the image in the layout") from error
 
@@ -124,12 +148,21 @@ def _read(path: Path) -> Any:
     return index
 
 
+def _lock_of(layout: Path) -> Path:
+    """What BuildKit's tools lock as well (client/ociindex)."""
+    return layout / "index.json.lock"
+
+
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock that BuildKit's tools take as well (client/ociindex). Raises OSError."""
+def _locked(path: Path) -> Iterator[bool]:
+    """Try to hold the lock: is it held? Raises OSError."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
     finally:
         os.close(fd)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from engine.errors import MaterializationError
+from engine.events import HitRevoked, VertexFailed, VertexStarted
 from engine.grants import NOTHING
-from engine.graph import Graph, ImageSource, VertexError, vertex
+from engine.graph import Graph, ImageSource, Vertex, VertexError, vertex
 from engine.ops.executor import Outcome, Task
 from engine.refs.ref import Layer, Remote
 from engine.replay import TRIES, Replayer
@@ -17,6 +19,10 @@ from storage.blobs import DirectoryBlobs
 from storage.digest import sha256
 from storage.interfaces.images import Provider
 from tests.engine.solver.kit import Losing, Nothing, Recorded, vertex_of
+
+
+def nothing(_steps: Sequence[Vertex]) -> None:
+    """No step took anything of a context."""
 
 
 def replay(tmp_path: Path, times: int, *, image: bool = False) -> tuple[list[str], dict[str, str]]:
@@ -31,8 +37,8 @@ def replay(tmp_path: Path, times: int, *, image: bool = False) -> tuple[list[str
     known = {one.digest: Remote(ref := f"b0-{one.name}-1", (Layer(snapshot=ref),)) for one in (made, beside)}
     facts = Recorded()
     replayer = Replayer(
-        "b1", facts, Losing("last", times), DirectoryBlobs(tmp_path, owner="b1"), Nothing(), {}, 2, None, NOTHING,
-        lambda: pytest.fail("nothing is emulated"),
+        "b1", facts, Losing("last", times), DirectoryBlobs(tmp_path, owner="b1"), Nothing(), {}, nothing, 2, None,
+        NOTHING, lambda: pytest.fail("nothing is emulated"),
     )  # fmt: skip
     refs = asyncio.run(replayer.run(graph, [last.digest], known))
     return facts.started(), {graph.by_digest[digest].name: ref.id for digest, ref in refs.items()}
@@ -71,16 +77,52 @@ class LosingEach(Losing):
         return await super().execute(task)
 
 
-def test_I8_as_many_given_results_as_are_tried_for_may_be_lost(tmp_path: Path) -> None:
+def test_I8_of_several_given_results_that_are_lost_each_is_made_once(tmp_path: Path) -> None:
     base = vertex_of("scratch")
-    given = [vertex_of(f"given {number}", base) for number in range(TRIES)]
+    given = [vertex_of(f"given {number}", base) for number in range(TRIES + 2)]
     last = vertex_of("last", *given)
     known = {one.digest: Remote(name := f"b0-{number}-1", (Layer(snapshot=name),)) for number, one in enumerate(given)}
-    facts = Recorded()
+    facts, restored = Recorded(), list[str]()
     replayer = Replayer(
-        "b1", facts, LosingEach("", 0), DirectoryBlobs(tmp_path, owner="b1"), Nothing(), {}, 2, None, NOTHING,
+        "b1", facts, LosingEach("", 0), DirectoryBlobs(tmp_path, owner="b1"), Nothing(), {},
+        lambda steps: restored.extend(step.name for step in steps), 2, None, NOTHING,
         lambda: pytest.fail("nothing is emulated"),
     )  # fmt: skip
     refs = asyncio.run(replayer.run(Graph((base, *given, last), ()), [last.digest], known))
-    assert facts.started().count("last") == TRIES + 1
+    names = sorted(one.name for one in given)
+    assert sorted(name for name in facts.started() if name != "last") == names
+    assert sorted(name for name in restored if name.startswith("given")) == names  # what they take, before they run
+    assert restored.count("last") == 1
+    assert facts.started().count("last") == len(given) + 1
     assert all(refs[one.digest].id.startswith("b1-") for one in given)
+    assert [fact.attempt for fact in facts.of(VertexStarted) if fact.name == "last"] == [*range(1, len(given) + 2)]
+    assert [fact.ref for fact in facts.of(HitRevoked)] == [known[one.digest].id for one in given]
+    assert facts.of(VertexFailed) == []
+
+
+def test_I8_what_was_made_and_holds_what_is_lost_is_made_again_too(tmp_path: Path) -> None:
+    base = vertex_of("scratch")
+    first, other = vertex_of("first", base), vertex_of("other", base)
+    second = vertex_of("second", first)
+    last = vertex_of("last", second, other)
+    facts = Recorded()
+
+    class Bottom(Losing):
+        async def execute(self, task: Task) -> Outcome:
+            if task.vertex.name == self.consumer and self.times:
+                self.times -= 1
+                layer = task.inputs[0].layers[0].name
+                raise MaterializationError(f"{layer} is gone", kind="missing", layer=layer)
+            return await super().execute(task)
+
+    replayer = Replayer(
+        "b1", facts, Bottom("last", 1), DirectoryBlobs(tmp_path, owner="b1"), Nothing(), {}, nothing, 2, None, NOTHING,
+        lambda: pytest.fail("nothing is emulated"),
+    )  # fmt: skip
+    graph = Graph((base, first, second, other, last), ())
+    wanted = [first.digest, second.digest, other.digest, last.digest]
+    refs = asyncio.run(replayer.run(graph, wanted, {}))
+    ran = facts.started()
+    assert {name: ran.count(name) for name in ran} == {"first": 2, "second": 2, "other": 1, "last": 2}
+    assert refs.keys() >= set(wanted)
+    assert refs[first.digest].id.endswith("-2")  # an execution of its own

@@ -374,3 +374,13 @@ def test_output_that_no_version_wrote_is_an_error_that_names_its_event() -> None
     log.add_raw("VertexOutput", {"fd": "one", "text": "x"}, "b1", "v")
     with pytest.raises(LogError, match=r"event 1 \(VertexOutput\) is malformed: fd is not an integer"):
         list(output_lines(log, "b1"))
+
+
+def test_an_export_that_waits_for_somebody_says_for_what() -> None:
+    log = ListLog()
+    story.begin(log)
+    log.add(e.ExportStarted(kind="oci", target="out", digest=digest("i")), "b1")
+    log.add(e.ExportDelayed(file="/out/index.json"), "b1")
+    assert {step.name: [line.text for line in step.output] for step in fold(log, "b1").steps if step.output} == {
+        "exporting to oci out": ["waiting for /out/index.json: another process has it locked"]
+    }

@@ -18,7 +18,7 @@ from storage.credentials.lookup import Anonymous
 from storage.errors import RegistryError
 from storage.interfaces.images import Provider
 from storage.interfaces.log import Event
-from storage.layout.target import REF_NAME, enter
+from storage.layout.target import REF_NAME, try_enter
 from storage.registry.auth import Authenticator, Challenge
 from storage.registry.client import RegistryClient
 from storage.registry.limits import Limits
@@ -110,11 +110,11 @@ def test_what_stands_in_a_layout_is_not_believed(tmp_path: Path) -> None:
         b'{"manifests": [{"annotations": "x"}, {"annotations": {"%s": ["a"]}}]}' % REF_NAME.encode()
     )
     with pytest.raises(InputError, match="is malformed"):
-        enter(tmp_path, [{"annotations": {REF_NAME: "tag"}}])
+        try_enter(tmp_path, [{"annotations": {REF_NAME: "tag"}}])
     outside = tmp_path.parent / f"{tmp_path.name}-outside"
     (tmp_path / "index.json").write_bytes(b'{"manifests": []}')
     (tmp_path / "index.json.lock").unlink()
     (tmp_path / "index.json.lock").symlink_to(outside)
     with pytest.raises(Exception, match="naming the image in the layout"):
-        enter(tmp_path, [{"annotations": {REF_NAME: "tag"}}])
+        try_enter(tmp_path, [{"annotations": {REF_NAME: "tag"}}])
     assert not outside.exists()

@@ -19,7 +19,7 @@ from storage.errors import DiskError
 from storage.interfaces.layers import Look
 from storage.layers.trees import SnapshotTrees
 from storage.layout.source import layout_entries
-from storage.layout.target import REF_NAME, enter
+from storage.layout.target import REF_NAME, try_enter
 from storage.media_types import MANIFEST
 from tests.simulation.chance import Chance, Crashed, Faults
 from tests.simulation.disk import Disk, DiskProcess
@@ -146,7 +146,7 @@ def write_layout(process: DiskProcess, owner: str) -> None:
     layout = output(process) / "layout"
     digest = type(process.blobs(owner))(layout, owner=owner).put(b"{}")
     entry = {"mediaType": MANIFEST, "digest": digest, "size": 2, "annotations": {REF_NAME: "v1"}}
-    enter(layout, [entry])
+    try_enter(layout, [entry])
 
 
 def is_layout(process: DiskProcess) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from storage.blobs import DirectoryBlobs
-from storage.digest import sha256
+from storage.digest import digest_of, sha256
 from storage.errors import DiskError, InputError, VerificationError
 
 
@@ -149,3 +149,37 @@ def test_nothing_is_swept_where_a_link_leads(tmp_path: Path) -> None:
     (tmp_path / "layout/tmp").symlink_to(tmp_path / "elsewhere")
     DirectoryBlobs(tmp_path / "layout", owner="alive").sweep()
     assert len(list((tmp_path / "elsewhere").iterdir())) == 1
+
+
+@pytest.mark.parametrize("name", ["tmp", "blobs", "blobs/sha256"])
+@pytest.mark.parametrize("there", [True, False])
+def test_nothing_is_written_where_a_link_in_a_layout_leads(tmp_path: Path, name: str, *, there: bool) -> None:
+    target = tmp_path / "sudoers.d"
+    if there:
+        target.mkdir()
+    (tmp_path / "layout" / name).parent.mkdir(parents=True)
+    (tmp_path / "layout" / name).symlink_to(target)
+    with pytest.raises(InputError, match="a link in the place of a directory of the layout"):
+        DirectoryBlobs(tmp_path / "layout", owner="b1").put(b"x")
+    assert list(target.iterdir() if there else [target.exists()]) == ([] if there else [False])
+
+
+@pytest.mark.parametrize("name", ["blobs", "blobs/sha256"])
+def test_layouts_share_the_blobs_of_another_by_a_link(tmp_path: Path, name: str) -> None:
+    shared = DirectoryBlobs(tmp_path / "shared", owner="b1")
+    shared.put(b"x")
+    (tmp_path / "layout" / name).parent.mkdir(parents=True)
+    (tmp_path / "layout" / name).symlink_to(tmp_path / "shared" / name)
+    linked = DirectoryBlobs(tmp_path / "layout", owner="b1")
+    assert shared.get(linked.put(b"y")) == b"y"
+
+
+def test_another_algorithms_directory_is_no_link_out_of_the_layout_either(tmp_path: Path) -> None:
+    blobs = DirectoryBlobs(tmp_path / "layout", owner="b1")
+    blobs.put(b"x")
+    (tmp_path / "layout/blobs/sha512").symlink_to(tmp_path)
+    writer = blobs.writer()
+    writer.write(b"y")
+    with pytest.raises(InputError):
+        writer.commit(digest_of(b"y", "sha512"))
+    assert [path.name for path in tmp_path.iterdir()] == ["layout"]

@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+import threading
 import unicodedata
 from itertools import chain
 from typing import TextIO
@@ -387,3 +388,35 @@ def test_durations(seconds: float, said: str) -> None:
 def test_short_ids() -> None:
     assert short_id(digest("x")) == digest("x")[7:19]
     assert short_id("01234567890123456789") == "012345678901"
+
+
+def test_a_line_that_is_said_while_the_picture_is_drawn_first_is_not_written_into_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    log = ListLog()
+    begun = log.add(story.started(), "b1")
+
+    class Terminal(io.StringIO):
+        """Has the picture drawn, if it can be, while a line is made of what is said: it is asked for its encoding."""
+
+        saying = False
+        drawing = threading.Thread()
+
+        @property
+        def encoding(self) -> str:  # type: ignore[override]  # of a stream that is only read
+            if self.saying:
+                self.saying = False
+                self.drawing = threading.Thread(target=renderer.event, args=(begun,))
+                self.drawing.start()
+                self.drawing.join(0.1)
+            return "utf-8"
+
+    screen = Terminal()
+    renderer = make_renderer("tty", "b1", screen, lambda: begun.time)
+    screen.saying = True
+    renderer.say("hello")
+    assert not screen.saying
+    screen.drawing.join()
+    renderer.close()
+    assert screen.getvalue().startswith("hello\n")

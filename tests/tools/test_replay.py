@@ -181,6 +181,11 @@ def test_a_build_that_was_killed_can_be_bundled_and_its_step_replayed(there: The
     process.communicate()
     build = there.builder.builds()[0]["id"]
     path = there.bundle(build)  # nobody has said yet that it was interrupted
+    done = there.builder.run("replay", path, "--verify")
+    assert f"build {build} is running: there is no result to verify" in done.err
+    checked = there.builder.run("audit", "verify", path)
+    assert checked.code == 4
+    assert "or the build had died, and nobody had said so, when it was bundled" in checked.err
     (there.directory / "go").write_text("go")
     code, verdict = there.away(path, "--secret", f"id=go,src={there.directory}/go")
     assert (code, verdict["verdict"]) == (0, "passes now")
@@ -339,3 +344,18 @@ def test_a_shell_without_a_terminal_is_refused(there: There) -> None:
     done = there.builder.run("replay", "abc", "--shell")
     assert done.code == 2
     assert "needs a terminal" in done.err
+
+
+def test_I8_what_turns_out_to_be_damaged_is_made_again_once_with_what_it_took_of_the_context(there: There) -> None:
+    text = "FROM {base}\nRUN echo a > /a\nRUN echo b > /b\nCOPY main.c /\nRUN cat /main.c /a /b && exit 3\n"
+    build = there.build(text, "--snapshotter", "directory")
+    for tree in there.builder.root.glob("snapshots/*/fs"):
+        for name in {"a", "b"} & {path.name for path in tree.iterdir()}:
+            (tree / name).write_text("somebody else's")
+    code, verdict = there.here(build)
+    assert (code, verdict["verdict"]) == (1, "same failure")
+    replayed = there.builder.builds()[0]["id"]
+    ran = [event["data"]["name"] for event in there.builder.events("VertexCompleted", build=replayed)]
+    steps = [step for name in ran if (step := name.partition("] ")[2]).startswith(("RUN", "COPY"))]
+    assert steps == ["RUN echo a > /a", "RUN echo b > /b", "COPY main.c /"]
+    assert len(there.builder.events("HitRevoked", build=replayed)) == 1

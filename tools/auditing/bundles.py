@@ -119,7 +119,7 @@ def _story(bundle: Bundle) -> list[Fault]:
             faults.append(at(event.seq, "cause", f"it says that event {event.cause} led to it"))
     if not ended:
         last = bundle.events[-1].seq if bundle.events else 1
-        faults.append(at(last, "build", f"the end of build {bundle.index.build} is not in it"))
+        faults.append(at(last, "end", f"the end of build {bundle.index.build} is not in it"))
     return faults
 
 

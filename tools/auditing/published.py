@@ -11,11 +11,12 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from storage.digest import Digest, canonical_json, sha256
 from storage.durable import fsync_directory
@@ -37,6 +38,8 @@ _TAG = "checkpoint-"
 _MAX_FILE = 1 << 30  # bytes
 _MAX_NOTE = 1 << 20
 _PARALLEL = 8
+_POLL, PATIENCE = 0.02, 180.0
+"""Seconds between two looks at a file that somebody else has locked, and after which that is an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +88,7 @@ def publish(signed: Signed, target: Target, subject: str = "") -> str:
 def _append(path: Path, note: str) -> None:
     try:
         with path.open("a+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            _lock(file, path)
             file.seek(0)
             known = file.read(_MAX_FILE)
             if note.encode() not in known:
@@ -97,6 +100,21 @@ def _append(path: Path, note: str) -> None:
         fsync_directory(path.parent)
     except OSError as error:
         raise DiskError.of(error, "publishing the checkpoint", dest=str(path)) from error
+
+
+def _lock(file: BinaryIO, path: Path) -> None:
+    """Wait until nobody else writes to it. Raises DiskError, OSError."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                what, hint = "another process has kept it locked for minutes", f"see which one: fuser -v {path}"
+                raise DiskError(what, where=str(path), hint=hint) from None
+            time.sleep(_POLL)
+        else:
+            return
 
 
 def tag_of(checkpoint: Checkpoint) -> str:

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from textwrap import wrap
 
 from projections.audit.statements import (
+    BEGUN,
     DIGEST_ONLY,
+    LAID_OUT,
     MADE,
     NEVER,
     PART,
@@ -193,7 +195,8 @@ def _taints(page: _Page, told: BuildReport) -> None:
             heirs.setdefault(step.inherits, []).append(step.number)
     for above, numbers in heirs.items():
         who = ", ".join(f"#{number}" for number in numbers)
-        page.say(f"{who} inherits that of {', '.join(f'#{number}' for number in above)}", indent=2)
+        verb = "inherits" if len(numbers) == 1 else "inherit"
+        page.say(f"{who} {verb} that of {', '.join(f'#{number}' for number in above)}", indent=2)
 
 
 def _taint(page: _Page, items: Iterable[Taint], indent: int) -> None:
@@ -206,16 +209,18 @@ def _taint(page: _Page, items: Iterable[Taint], indent: int) -> None:
 
 
 def _layers(page: _Page, told: BuildReport) -> None:
-    for state in (NEVER, DIGEST_ONLY, PART, WHOLE, MADE):
+    for state, title in _STATES.items():
         found = [layer for layer in told.layers if layer.state == state]
         if found:
-            page.say(f"{_STATES[state]}: {len(found)}", indent=2)
+            page.say(f"{title}: {len(found)}", indent=2)
         for layer in found:
             _layer(page, layer)
 
 
 _STATES = {
-    NEVER: "NEVER byte-verified here", DIGEST_ONLY: "digest verified in passing, diff ID never", PART: "parts verified",
+    NEVER: "NEVER byte-verified here", BEGUN: "a pull began, and the log does not tell how it ended",
+    LAID_OUT: "laid out here by no pull of them that the log tells of",
+    DIGEST_ONLY: "digest verified in passing, diff ID never", PART: "parts verified",
     WHOLE: "digest and diff ID verified", MADE: "made here",
 }  # fmt: skip
 

@@ -56,7 +56,8 @@ class Here:
     @cached_property
     def cache(self) -> LogAnswers:
         """What the log knows of cache keys and providers."""
-        return LogAnswers(CacheIndex(self.root.views))
+        views, log = self.root.views, self.root.log
+        return LogAnswers(CacheIndex(views), lambda: views.catch_up(log))
 
     @cached_property
     def names(self) -> Names:

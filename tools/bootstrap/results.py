@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engine.events import ExportDelayed
 from engine.request import BuildRequest
 from projections.history import History
 from storage.digest import Digest
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from engine.exporters.transfer import Transfer
     from engine.graph import Graph
     from engine.solver.answers import Imports, Solution
+    from storage.layout.target import WithLayoutTargets
 
 
 @dataclass(eq=False)
@@ -47,13 +49,21 @@ class Results:
         return BlobReader(here.blobs, elsewhere.registry, here.ledger, self.steps.clock, elsewhere.places)
 
     @cached_property
+    def target(self) -> WithLayoutTargets:
+        """Where blobs and manifests go."""
+        from storage.layout.target import WithLayoutTargets
+
+        def delayed(file: str) -> None:
+            self.here.ledger.post(ExportDelayed(file=file))
+
+        return WithLayoutTargets(self.elsewhere.client, self.here.build, delayed)
+
+    @cached_property
     def mover(self) -> Mover:
         """Who brings blobs to where an image goes."""
         from engine.exporters.move import Mover
-        from storage.layout.target import WithLayoutTargets
 
-        target = WithLayoutTargets(self.elsewhere.client, self.here.build)
-        return Mover(self.elsewhere.registry, target, self.reader, self.here.root.locks)
+        return Mover(self.elsewhere.registry, self.target, self.reader, self.here.root.locks)
 
     @cached_property
     def transfer(self) -> Transfer:
@@ -84,7 +94,6 @@ class Results:
         from storage.archive import DestFile, TarArchive
         from storage.durable import FileSystemSync
         from storage.layers.compose import TreeWriter
-        from storage.layout.target import enter
         from storage.tar.pack import write_tree
 
         here, elsewhere, clock = self.here, self.elsewhere, self.steps.clock
@@ -93,7 +102,7 @@ class Results:
             transfer=self.transfer,
             pusher=Pusher(elsewhere.registry, elsewhere.client, self.mover, ledger),
             archiver=ArchiveExporter(self.reader, ledger, TarArchive),
-            layout=LayoutExporter(self.mover, ledger, enter),
+            layout=LayoutExporter(self.mover, ledger, self.target.enter),
             local=LocalExporter(
                 materializer, here.snapshots, ledger, clock, lambda to, latest: TreeWriter(to, latest=latest),
                 lambda to: FileSystemSync(to).watched(),

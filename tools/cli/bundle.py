@@ -78,6 +78,8 @@ def create(build_id: str, dest: str, full: bool, no_context: bool, redact: tuple
     print_line(f"{clean(dest)}: build {record.id}, {human_bytes(made.size)}")
     for line in _contents(made.index, made.events):
         print_line(line)
+    if record.status == "running":
+        print_line("has no end: the build died, and the next one here says so; only a bundle made after that is whole")
 
 
 @bundle.command(short_help="Check a bundle, and tell its build.")

@@ -58,7 +58,7 @@ def _row(record: BuildRecord) -> tuple[str, ...]:
     return (
         record.id,
         local_time(record.started),
-        "checked" if record.checked and record.status == "completed" else record.status,
+        _status(record),
         human_duration(record.ended - record.started) if record.ended else "-",
         str(record.cached),
         str(record.executed),
@@ -66,6 +66,12 @@ def _row(record: BuildRecord) -> tuple[str, ...]:
         human_bytes(record.bytes_avoided),
         clean(", ".join(record.tags) or record.name),
     )
+
+
+def _status(record: BuildRecord) -> str:
+    if record.status == "running":
+        return "running?"  # as show has it: it may have been killed
+    return "checked" if record.checked and record.status == "completed" else record.status
 
 
 def _time(option: str, text: str | None) -> int | None:

@@ -26,6 +26,7 @@ from tools.text import clean
 
 if TYPE_CHECKING:
     from engine.ops.attend import Attend
+    from projections.history import BuildRecord
     from storage.digest import Digest
     from tools.replaying.recorded import Recorded
     from tools.replaying.replaying import Choice, Replayed
@@ -187,7 +188,7 @@ def choose(recorded: Recorded, which: Which) -> Choice:
     ends = (Digest(at_fault),) if at_fault and Digest(at_fault) in graph.by_digest else ()
     if which.verify:
         if story.record.status != "completed":
-            raise InputError(f"build {story.record.id} {story.record.status}: there is no result to verify")
+            raise InputError(f"build {_ended(story.record)}: there is no result to verify")
         return Choice(results, all=True, verify=True)
     if which.all:
         return Choice(ends or results, all=True)
@@ -202,10 +203,15 @@ def choose(recorded: Recorded, which: Which) -> Choice:
         return Choice(tuple(v.digest for v in graph.vertices if v.digest in on_it))
     if not ends:
         raise InputError(
-            f"build {story.record.id} {story.record.status}: no step failed",
+            f"build {_ended(story.record)}: no step failed",
             hint="name one with --step, or rebuild all with --verify",
         )
     return Choice(ends)
+
+
+def _ended(record: BuildRecord) -> str:
+    verb = {"completed": "", "failed": "", "running": "is "}.get(record.status, "was ")
+    return f"{record.id} {verb}{record.status}"
 
 
 def _find(recorded: Recorded, text: str) -> Digest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import TextIO
 
@@ -38,6 +39,7 @@ class TtyRenderer:
         self._live = Live(
             console=self._console, auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False
         )
+        self._drawing = threading.RLock()
         self._drawn = 0
         self._closed = False
 
@@ -83,9 +85,11 @@ class TtyRenderer:
         return picture
 
     def _guarded(self, action: Callable[[], None]) -> None:
-        """The terminal may go away (a closed window, a broken pipe); the build goes on."""
+        """The terminal may go away (a closed window, a broken pipe); the build goes on. One thing at a time:
+        a line that was begun before the picture does not take it away, so nobody may draw that until it is there."""
         try:
-            action()
+            with self._drawing:
+                action()
         except (BrokenPipeError, ValueError):
             self._closed = True
 

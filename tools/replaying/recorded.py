@@ -167,13 +167,12 @@ def restore_contexts(
     place: Path,
     blobs: BlobStore,
     lower: Callable[[Layer], Path | None],
-) -> dict[Digest, Path]:
-    """Make in `place` the files that `steps` took from contexts; the directories, by context vertex. `lower`: the
-    files of a layer, None when it is not here. Blocking. Raises VerificationError, DiskError."""
-    directories: dict[Digest, Path] = {}
+) -> None:
+    """Make in `place` the files that `steps` took from contexts, in a directory called by the hex of each context's
+    vertex. `lower`: the files of a layer, None when it is not here. Blocking. Raises VerificationError, DiskError."""
     for step in steps:
         for context, listing in recorded.story.listings.get(str(step.digest), ()):
-            directory = directories.setdefault(Digest(context), place / Digest(context).hex)
+            directory = place / Digest(context).hex
             with ExitStack() as stack:
                 packs = [*map(Digest, recorded.kept.get(listing, ()))]
                 layers = []
@@ -189,6 +188,8 @@ def restore_contexts(
                         f"what {step.name} took of its context is not known here: {listing}",
                         hint="it was left out of the bundle, or collected",
                     ) from error
+                except VerificationError as error:
+                    error.where = error.where or step.name
+                    raise
                 except OSError as error:
                     raise DiskError.of(error, f"restoring what {step.name} took of its context") from error
-    return directories

@@ -160,10 +160,10 @@ class Replay:
         steps = plan_replay(graph, wanted, known, contexts)
         self._define_graph(graph, steps)
         self.tell(Announcement(self.recorded, steps, self._surveys, self.offered))
-        directories = await asyncio.to_thread(self._restore, graph, steps)
         replayer = Replayer(
-            self.build, self.engine.ledger, self.engine.executor, self.engine.blobs, self.engine.cache, directories,
-            os.cpu_count() or 1, self.recorded.epoch(), self.offered, self.engine.emulation,
+            self.build, self.engine.ledger, self.engine.executor, self.engine.blobs, self.engine.cache,
+            self._directories(contexts), self._restore, os.cpu_count() or 1, self.recorded.epoch(), self.offered,
+            self.engine.emulation,
         )  # fmt: skip
         try:
             refs = await replayer.run(graph, wanted, known)
@@ -241,18 +241,20 @@ class Replay:
         target = steps.run[-1].digest if steps.run else None
         self.engine.ledger.post(graph_defined(graph, stored, shown, target))
 
-    def _restore(self, graph: Graph, steps: Steps) -> dict[Digest, Path]:
+    def _directories(self, contexts: Iterable[Digest]) -> dict[Digest, Path]:
+        """Of each context one that is empty: what a step could not find then is not found now either."""
+        found = {digest: self.place / digest.hex for digest in contexts}
+        for path in found.values():
+            path.mkdir(parents=True, exist_ok=True)
+        return found
+
+    def _restore(self, steps: Sequence[Vertex]) -> None:
         kept = self.engine.materializer.kept
 
         def lower(layer: Layer) -> Path | None:
             return kept.lower(layer) if kept.mountable(layer) else None
 
-        found = restore_contexts(self.recorded, steps.run, self.place, self.engine.blobs, lower)
-        for vertex in graph.vertices:  # what a step could not find then is not found now either
-            if self._is_context(vertex) and vertex.digest not in found:
-                found[vertex.digest] = self.place / vertex.digest.hex
-                found[vertex.digest].mkdir(parents=True, exist_ok=True)
-        return found
+        restore_contexts(self.recorded, steps, self.place, self.engine.blobs, lower)
 
     async def _failed(self, error: RefledgerError, vertex: Vertex | None) -> str:
         where = None if vertex is None else str(vertex.digest)

@@ -58,6 +58,18 @@ class ErofsLayers(CheckedOnce):
             clear_away(path)
         return laid_out
 
+    def verify(self, diff_id: Digest) -> str:
+        """See CheckedLayers.verify."""
+        from storage.layers.erofs.check import examine_image
+
+        try:
+            self._examined(str(diff_id), lambda: examine_image(self._image(diff_id), str(diff_id)))
+        except DiskError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return ""  # somebody let it go meanwhile
+            raise
+        return "diff_id"
+
     def _problem(self, name: str) -> str:
         from storage.layers.erofs.check import check_image
 

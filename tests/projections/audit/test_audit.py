@@ -23,7 +23,7 @@ from storage.errors import InputError, LogError
 from storage.log.eventlog import SqliteEventLog
 from tests.projections.asking import MemoryBlobs, Story, hides, vertex
 from tests.projections.audit.proving import unproved
-from tests.projections.story import BLOBS, begin, finish, pull, started, whole
+from tests.projections.story import BLOBS, PROVIDER, begin, finish, pull, started, whole
 from tests.projections.support import ListLog, digest
 
 LOGS = Path(__file__).parents[2] / "fixtures" / "logs"
@@ -377,3 +377,32 @@ def test_what_no_version_wrote_of_a_build_is_an_error_in_one_line(name: str, dat
     log.add_raw(name, data, "b1")
     with pytest.raises(LogError, match="malformed"):
         audit(log, "b1")
+
+
+def test_a_layer_that_came_by_no_pull_of_its_blob_is_not_called_unverified() -> None:
+    def state(log: ListLog, blob: str) -> tuple[str, str]:
+        told = audit(log, "b1")
+        assert told.report
+        return next((layer.state, layer.detail) for layer in told.report.layers if layer.digest == blob)
+
+    log, (one, two) = ListLog(), BLOBS
+    begin(log)
+    assert state(log, one)[0] == "never verified"
+    log.add(e.PullStarted(digest=one, total=9, provider=PROVIDER), "b1", "v2")
+    assert state(log, one) == ("begun", "build b1 began to pull it")
+    log.add(e.PullFailed(digest=one, provider=PROVIDER, kind="transport", error="reset"), "b1", "v2")
+    assert state(log, one)[0] == "never verified"
+    log.add(e.PullStarted(digest=one, total=9, provider=PROVIDER), "b1", "v2")
+    log.add(e.BuildInterrupted(error="its process ended without a word"), "b1")
+    log.add(started("b2"), "b2")
+    log.add(e.PullFailed(digest=one, provider=PROVIDER, kind="transport", error="reset"), "b2", "v2")
+    assert state(log, one)[0] == "begun"  # another build's failure says nothing of it
+    log.add(e.LayerLaidOut(diff_id=digest("diff1"), digest=one, how="found", verified=("seal",)), "b2", "v2")
+    log.add(e.LayerPulled(digest=digest("zstd"), bytes=9, provider=PROVIDER, seconds=1,
+                          verified=("digest", "diff_id"), diff_id=digest("diff2")), "b2", "v2")  # fmt: skip
+    what, detail = state(log, one)
+    assert what == "laid out"
+    assert "time" in detail
+    assert detail.endswith("after this build")
+    assert state(log, two) == ("laid out", f"its content came as blob {digest('zstd')}, after this build")
+    assert {"begun", "believed"}.isdisjoint(gaps(audit(log, "b1")))

@@ -15,7 +15,7 @@ from storage.errors import DiskError, InputError, RegistryError, VerificationErr
 from storage.interfaces.images import Descriptor, Provider, Reference
 from storage.interfaces.registry import BlobStream
 from storage.layout.source import WithLayouts
-from storage.layout.target import REF_NAME, enter
+from storage.layout.target import REF_NAME, try_enter
 from storage.reference import LAYOUT_REGISTRY, parse_layout, parse_reference
 
 ENTRY: dict[str, Any] = {"mediaType": "m", "digest": str(sha256(b"{}")), "size": 2}
@@ -64,7 +64,7 @@ def test_nothing_is_written_into_a_layout_whose_index_is_malformed(tmp_path: Pat
     layout(tmp_path, MALFORMED[case])
     before = (tmp_path / "index.json").read_bytes()
     with pytest.raises(InputError, match=r"the layout's index.json is malformed"):
-        enter(tmp_path, [{**ENTRY, "annotations": {REF_NAME: "new"}}])
+        try_enter(tmp_path, [{**ENTRY, "annotations": {REF_NAME: "new"}}])
     assert (tmp_path / "index.json").read_bytes() == before
 
 

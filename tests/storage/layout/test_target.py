@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import subprocess
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -177,3 +179,46 @@ def test_all_else_goes_elsewhere() -> None:
 
     asyncio.run(ask())
     assert inner.asked == ["mount", "upload", "manifest"]
+
+
+@contextmanager
+def held(layout: Path) -> Iterator[None]:
+    """What a peer does that hangs with the lock of the layout."""
+    with (layout / "index.json.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def test_a_peer_that_hangs_with_the_layout_locked_is_told_of_and_the_wait_ends_with_an_error(tmp_path: Path) -> None:
+    put(tmp_path, "one")
+    told: list[str] = []
+    target = WithLayoutTargets(Elsewhere(), "b1", told.append, patience=0.2)
+    with held(tmp_path), pytest.raises(DiskError) as caught:
+        asyncio.run(target.put_manifest(of(tmp_path), "two", MANIFEST, b"{}"))
+    lock = f"{tmp_path}/index.json.lock"
+    assert str(caught.value) == (
+        f"{lock}: another process has kept it locked for minutes (see which one: fuser -v {lock})"
+    )
+    assert told == [f"{tmp_path}/index.json"]
+    assert [entry["annotations"][REF_NAME] for entry in index(tmp_path)["manifests"]] == ["one"]
+
+
+def test_the_wait_for_a_locked_layout_ends_at_once_when_it_is_called_off_or_the_lock_is_free(tmp_path: Path) -> None:
+    put(tmp_path, "one")
+
+    async def run() -> None:
+        told = asyncio.Event()
+        target = WithLayoutTargets(Elsewhere(), "b1", lambda _: told.set())
+        with held(tmp_path):
+            off = asyncio.ensure_future(target.put_manifest(of(tmp_path), "off", MANIFEST, b"{}"))
+            await told.wait()
+            off.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await off
+            told.clear()
+            two = asyncio.ensure_future(target.put_manifest(of(tmp_path), "two", MANIFEST, b"{}"))
+            await told.wait()
+        await two
+
+    asyncio.run(run())
+    assert [entry["annotations"][REF_NAME] for entry in index(tmp_path)["manifests"]] == ["one", "two"]

@@ -66,7 +66,7 @@ def _bundled_without_end(copy: Copy) -> Expected:
         return _with_proof(copy, found.index, events, blobs)
 
     rebundle(path, change)
-    return Expected(last[0], "build")
+    return Expected(last[0], "end")
 
 
 def _with_proof(copy: Copy, index: Index, events: list[Event], blobs: dict[Digest, bytes]) -> Index:

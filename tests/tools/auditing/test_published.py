@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.errors import InputError, VerificationError
+from storage.errors import DiskError, InputError, VerificationError
 from storage.signing.notes import new_signer
 from tests.builder import Builder
 from tests.registry_fixture import WEB, RegistryProcess, push_image
@@ -197,3 +198,19 @@ def test_logs_of_several_keys_are_published_to_one_place_and_each_is_verified_by
         assert (done.code, "compared with 1 checkpoint from elsewhere" in done.out) == (0, True), done.err
     done = made.run("audit", "verify", str(tmp_path / "one/root"), "--key", keys[1], "--against", str(place))
     assert done.code == 4
+
+
+def test_a_file_that_a_hung_peer_has_locked_is_an_error_after_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(published, "PATIENCE", 0.1)
+    path = tmp_path / "a file"
+    with roots.open_root(tmp_path / "root", folded=False) as root:
+        grow(root, 5)
+        signed = sign_checkpoint(root, SIGNER)
+    with path.open("w") as peer:
+        fcntl.flock(peer, fcntl.LOCK_EX)
+        with pytest.raises(DiskError, match="kept it locked for minutes"):
+            published.publish(signed, published.Target.parse(f"file:{path}"))
+    published.publish(signed, published.Target.parse(f"file:{path}"))
+    assert path.read_text() == signed.note
