@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 from hypothesis import given
@@ -76,19 +76,19 @@ def test_many_names_of_one_large_file_are_not_read_for_ever(monkeypatch: pytest.
     layer = Layer(dict.fromkeys((f"var/lib/dpkg/status.d/{number}" for number in range(100)), data))
     read = []
 
-    def reading(path: bytes, most: int) -> bytes | None:
+    def opened(path: bytes) -> BinaryIO | None:
         read.append(path)
-        return layer.read(path, most)
+        return layer.open(path)
 
-    scan = scanning.scan_layer(layer, reading)
+    scan = scanning.scan_layer(layer, opened)
     assert len(read) == 2
-    assert scan.problems == ("a layer has more than 1000 bytes of package databases",)
+    assert scan.problems == (("", "a layer has more than 1000 bytes of package databases"),)
 
 
 def test_a_layer_of_more_files_than_are_looked_at_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scanning, "_ENTRIES", 3)
     scan = Layer(dict.fromkeys("abcd", b"")).scan()
-    assert scan.problems == ("a layer has more than 3 files",)
+    assert scan.problems == (("", "a layer has more than 3 files"),)
 
 
 def test_more_packages_than_are_named_are_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,13 +98,13 @@ def test_more_packages_than_are_named_are_told_of(monkeypatch: pytest.MonkeyPatc
     assert [package.name for package, _ in contents.packages] == ["c", "a"]
     assert contents.problems == ("the image tells of 3 packages, and the first 2 are named",)
     many = Layer({DPKG: deb("a", "b", "c")}).scan()
-    assert (many.databases, many.problems) == ((), ("a layer tells of more than 2 packages",))
+    assert (many.databases, many.problems) == ((), (("", "a layer tells of more than 2 packages"),))
 
 
 def test_problems_are_told_of_up_to_a_hundred() -> None:
     scan = Layer({f"var/lib/dpkg/status.d/{number:03}": b"Package: x\n" for number in range(300)}).scan()
     assert len(scan.problems) == 101
-    assert scan.problems[-1] == "and more of this kind"
+    assert scan.problems[-1] == ("", "and more of this kind")
 
 
 def test_a_database_behind_a_link_is_missed_and_said_to_be() -> None:
@@ -113,7 +113,7 @@ def test_a_database_behind_a_link_is_missed_and_said_to_be() -> None:
             own = super()._own(path)
             return own if own.kind != "other" else Own("symlink", target=b"elsewhere")
 
-    assert Linked({DPKG: b""}).scan().problems == (f"{DPKG} is a link, which is not followed",)
+    assert Linked({DPKG: b""}).scan().problems == ((DPKG, f"{DPKG} is a link, which is not followed"),)
     assert Linked({"etc/os-release": b""}).scan().problems == ()
 
 

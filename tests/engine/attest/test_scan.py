@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from hypothesis import example, given
@@ -43,12 +45,12 @@ class Layer(Tree):
             return Own("missing")
         return Own("whiteout") if self.files[path] == GONE else Own("other")
 
-    def read(self, path: bytes, most: int) -> bytes | None:
+    def open(self, path: bytes) -> BinaryIO | None:
         data = self.files[path]
-        return data[:most] if isinstance(data, bytes) else None
+        return io.BytesIO(data) if isinstance(data, bytes) else None
 
     def scan(self) -> Scan:
-        return scan_layer(self, self.read)
+        return scan_layer(self, self.open)
 
 
 def deb(*names: str) -> bytes:
@@ -111,7 +113,7 @@ def test_the_combination_equals_a_fold_of_all_files(layers: list[dict[str, str]]
 def test_a_scan_is_stored_and_read_again() -> None:
     scan = Layer({DPKG: deb("a"), "etc/os-release": b"ID=debian\n", "x": GONE, **pip("b")}, frozenset({"o"})).scan()
     assert Scan.decode(scan.encode()) == scan
-    assert Scan.decode(scan.encode().replace(b'"version":2', b'"version":1')) is None
+    assert Scan.decode(scan.encode().replace(b'"version":3', b'"version":2')) is None
     assert Scan.decode(b"[]") is None
 
 
@@ -158,7 +160,9 @@ def test_a_database_that_is_too_large_is_told_of() -> None:
     path = next(iter(pip("a")))
     scan = Layer({path: b"x" * (limit_of("pypi") + 1)}).scan()
     assert scan.databases == ()
-    assert scan.problems == (f"{path} is no file, or too large",)
+    assert scan.problems == ((path, f"{path} is larger than {limit_of('pypi')} bytes"),)
+    other = Layer({DPKG: "no regular file"}).scan()
+    assert other.problems == ((DPKG, f"{DPKG} is no file"),)
 
 
 def test_a_bom_is_the_same_each_time_and_says_where_it_is_incomplete(tmp_path: Path) -> None:
