@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from engine.policy.hosts import authority_form
 from engine.policy.subjects import Kind, Subject
 from engine.record import Record
 
@@ -161,11 +162,11 @@ def _listed(patterns: tuple[str, ...]) -> str:
 
 def place_fits(pattern: str, name: str) -> bool:
     """Does `host/path` fit? `*` and `?` stay between two slashes, `**` does not; a pattern without a slash is a host
-    with all that it has, or a word as `local`. In what case the host is written is no matter."""
+    with all that it has, or a word as `local`. How the host is written is no matter."""
     host, slash, path = pattern.partition("/")
     if not slash:
         name = name.partition("/")[0]
-    return _fits(host.lower() + slash + path, name)
+    return _fits(authority_form(host) + slash + path, name)
 
 
 def _fits_place(pattern: str, subject: Subject) -> bool:

@@ -107,7 +107,6 @@ def signed(*keys: str) -> Subject:
         ('kind="git"\nallow=["git.example/ours/*"]', git("git@git.example:ours/app.git"), True),
         ('kind="git"\nallow=["git.example/ours/*"]', git("ssh://git@git.example/theirs/app"), False),
         ('kind="git"\nallow=["git.example"]\nschemes=["https", "ssh"]', git("git://git.example/a"), False),
-        ('kind="git"\ndeny=["evil.example"]', git("https://ｅｖｉｌ.example/a.git"), False),
         ('kind="git"\nallow=["xn--bcher-kva.example"]', git("https://bücher.example/a.git"), True),
         ('kind="network"\nallow=["none"]', Subject("network", "host", "s"), False),
         ('kind="network"\nallow=["none"]', Subject("network", "none", "s"), True),
@@ -136,7 +135,7 @@ def test_rules_decide(rule: str, subject: Subject, allowed: bool | None) -> None
 @pytest.mark.parametrize(
     "remote",
     ["ssh://ours.example%40evil.example/a", "https://evil%2eexample/a.git", "git://ours.example%2fa@evil.example%00/a",
-     "https://a..ü/a.git", "https:///a.git"],
+     "https://a..ü/a.git", "https:///a.git", "https://ｅｖｉｌ.example/a.git"],
 )  # fmt: skip
 def test_a_host_that_git_may_read_otherwise_is_no_host(remote: str) -> None:
     with pytest.raises(InputError, match="so no policy can allow it"):
