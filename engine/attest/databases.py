@@ -1,12 +1,14 @@
 """Package databases, read within bounds: whoever made the image wrote them. Pure.
 
 Sources: dpkg's status (deb-status, deb822) and distroless' status.d, apk-tools' installed database (apk-installed),
-Python's core metadata (`*.dist-info/METADATA`), npm's package.json, os-release(5). RPM's: engine/attest/rpm.py.
+Python's core metadata (`*.dist-info/METADATA`, and older `*.egg-info`), npm's package.json, os-release(5). RPM's:
+engine/attest/rpm.py.
 """
 
 from __future__ import annotations
 
 import io
+import posixpath
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -45,7 +47,7 @@ _LEADING = frozenset(
 )
 _UNREAD_STARTS = tuple(_UNREAD)
 _NPM = re.compile(rb"(?:.*/)?node_modules/(?:@[^/]+/)?[^/@]+/package\.json", re.DOTALL)
-_PIP = re.compile(rb"(?:.*/)?[^/]+\.dist-info/METADATA", re.DOTALL)
+_PIP = re.compile(rb"(?:.*/)?[^/]+\.(?:dist-info/METADATA|egg-info(?:/PKG-INFO)?)", re.DOTALL)
 _VALUE = 1000
 """Bytes of a value that are looked at: more than any that is taken has."""
 _TEXT = re.compile(r"\S{1,214}")
@@ -80,6 +82,17 @@ def kind_of(path: bytes) -> str:
 def leads_to_fixed(path: bytes) -> bool:
     """Is `path` one of a database, or a directory on the way to one?"""
     return path in _LEADING
+
+
+def leads_aside(path: bytes, target: bytes) -> bool:
+    """Does a link at `path` to `target` put a database where none is looked for, if there is one behind it?"""
+    place = posixpath.normpath(posixpath.join(b"/" + posixpath.dirname(path), target)).strip(b"/")
+    for known in (*_FIXED, _STATUS_D + b"base"):
+        if known == path or known.startswith(path + b"/"):
+            kind = kind_of(known)
+            if kind != "os" and kind_of((place + known[len(path) :]).lstrip(b"/")) != kind:
+                return True
+    return False
 
 
 def unread(path: bytes) -> tuple[bytes, str] | None:
@@ -133,8 +146,8 @@ def distribution(data: bytes) -> dict[str, str]:
 
 def _stanzas(data: bytes, wanted: tuple[str, ...]) -> Iterator[dict[str, str]]:
     """Of paragraphs of `Key: value` lines the `wanted` keys, where there are any; what continues a line is passed
-    over."""
-    keys = {key.encode(): key for key in wanted}
+    over. Only of keys of one letter the case matters: so dpkg, mail and apk read them."""
+    keys = {(key if len(key) == 1 else key.lower()).encode(): key for key in wanted}
     fields: dict[str, str] = {}
     for line in io.BytesIO(data):  # reason: the list of all lines takes up to thirty times as much
         if line.isspace():
@@ -143,6 +156,7 @@ def _stanzas(data: bytes, wanted: tuple[str, ...]) -> Iterator[dict[str, str]]:
             fields = {}
             continue
         key, _, value = line.partition(b":")
+        key = key if len(key) == 1 else key[:100].rstrip().lower()
         if key in keys:
             fields.setdefault(keys[key], value.strip()[:_VALUE].decode("utf-8", "replace"))
     if fields:

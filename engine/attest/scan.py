@@ -16,6 +16,7 @@ from engine.attest.databases import (
     Package,
     distribution,
     kind_of,
+    leads_aside,
     leads_to_fixed,
     limit_of,
     packages,
@@ -24,7 +25,7 @@ from engine.attest.databases import (
 )
 from engine.record import Record
 from storage.digest import canonical_json, parse_json
-from storage.interfaces.parts import LayerTree
+from storage.interfaces.parts import LayerTree, Seen
 
 Json = dict[str, Any]
 VERSION = 3
@@ -32,7 +33,9 @@ _ENTRIES = 5_000_000
 _BYTES = 256 << 20
 """Of all databases of a layer: one file may have a hundred thousand names."""
 _PROBLEMS = 100
-_NAMES = re.compile(rb"site-packages|dist-packages|node_modules|package\.json|METADATA|.*\.dist-info", re.DOTALL)
+_NAMES = re.compile(
+    rb"site-packages|dist-packages|node_modules|package\.json|METADATA|PKG-INFO|.*\.(?:dist|egg)-info", re.DOTALL
+)
 _SHALLOW = 2
 Opener = Callable[[bytes], BinaryIO | None]
 """Opens the regular file at a path for reading; None for anything else. Raises OSError."""
@@ -135,18 +138,18 @@ class _Walk:
         if found.kind == "whiteout":
             self.hides.append(_text(path))
         else:
-            self._file(path, linked=found.kind == "symlink")
+            self._file(path, found)
         return False
 
-    def _file(self, path: bytes, *, linked: bool) -> None:
+    def _file(self, path: bytes, seen: Seen) -> None:
         kind = kind_of(path)
         # reason: what takes the place of a directory hides the databases in it; to keep every file's name for that
         # would make a scan as large as the layer's list of files, and such directories have these names
         name = path.rpartition(b"/")[2]
         if kind or path.count(b"/") < _SHALLOW or leads_to_fixed(path) or _NAMES.fullmatch(name):
             self.hides.append(_text(path))
-        if linked:
-            if kind in ("deb", "apk", "rpm"):
+        if seen.kind == "symlink":
+            if leads_to_fixed(path) and leads_aside(path, seen.target):
                 self._lacks(_text(path), f"{_text(path)} is a link, which is not followed")
         elif kind and self._bytes > _BYTES:
             self._lacks("", f"a layer has more than {_BYTES} bytes of package databases")

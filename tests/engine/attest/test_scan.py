@@ -174,3 +174,42 @@ def test_a_bom_is_the_same_each_time_and_says_where_it_is_incomplete(tmp_path: P
     assert made["metadata"]["properties"][0]["name"] == "refledger:incomplete"
     assert distribution(b'ID="x y"\nVERSION_ID=3\n') == {"VERSION_ID": "3"}
     assert Package("deb", "a", "1") == contents.packages[0][0]
+
+
+@pytest.mark.parametrize(
+    "stanza", ["package: a\nVERSION: 1\n", "Package : a\nVersion\t: 1\n", "Package: a\r\nVersion: 1\r\n"]
+)
+def test_a_key_is_read_in_all_ways_in_which_its_owner_reads_it(stanza: str) -> None:
+    """dpkg's own parser takes these for the keys that they are: a package could hide behind one."""
+    assert packages("deb", stanza.encode()) == ([Package("deb", "a", "1")], 0)
+    assert packages("pypi", stanza.lower().replace("package", "name").encode()) == ([Package("pypi", "a", "1")], 0)
+    assert packages("apk", b"P:a\nV:1\np:so:b=2\nv:3\n\nP:c\nV:4\n")[0][0] == Package("apk", "a", "1")
+
+
+@pytest.mark.parametrize("path", [
+    "usr/lib/python3/dist-packages/a-1.egg-info", "usr/lib/python3/dist-packages/a.egg-info/PKG-INFO",
+])  # fmt: skip
+def test_python_packages_of_older_forms_are_listed(path: str) -> None:
+    layer = Layer({path: b"Metadata-Version: 1.1\nName: a\nVersion: 1\n"})
+    assert names(layer) == ["a"]
+    assert names(layer, Layer({path: GONE})) == []
+    assert names(layer, Layer({path: b""})) == []
+
+
+@pytest.mark.parametrize(("path", "target", "aside"), [
+    ("var/lib/dpkg", "/opt/dpkg", True), ("var/lib", "../srv", True), ("var", "usr/var", True),
+    ("var/lib/dpkg/status", "status.mine", True), ("lib", "usr/lib", False), ("lib/apk", "../opt/apk", True),
+    ("var/lib/rpm", "../../usr/lib/sysimage/rpm", False), ("var/lib/rpm", "/usr/lib/sysimage/rpm/", False),
+    ("var/lib/rpm/rpmdb.sqlite", "other", True), ("var/lib/dpkg", "../lib/./dpkg", False), ("etc", "usr/etc", False),
+    ("etc/os-release", "../usr/lib/os-release", False), ("var/log", "/tmp", False), ("bin", "usr/bin", False),
+])  # fmt: skip
+def test_a_link_that_puts_a_database_elsewhere_is_said(path: str, target: str, *, aside: bool) -> None:
+    """`mv /var/lib/dpkg /opt && ln -s /opt/dpkg /var/lib` leaves dpkg as it was, and made the SBOM an empty one."""
+
+    class Linked(Layer):
+        def _own(self, at: bytes) -> Own:
+            return Own("symlink", target=target.encode()) if at == path.encode() else super()._own(at)
+
+    above = Linked({path: b"", "opt/dpkg/status": deb("b")})
+    said = (f"{path} is a link, which is not followed",) if aside else ()
+    assert combine([Layer({DPKG: deb("a")}).scan(), above.scan()]).problems == said
