@@ -32,6 +32,7 @@ _UNREAD = {
     b"var/lib/eopkg/package/": "eopkg's database", b"usr/lib/opkg/info/": "opkg's database",
     b"var/lib/opkg/info/": "opkg's database", b"nix/var/nix/db/": "Nix' database",
     b"var/guix/db/": "Guix' database", b"var/lib/rpmmanifest/": "a list of RPM packages without their database",
+    b"var/lib/dpkg/updates/": "a journal of changes to dpkg's database",
 }  # fmt: skip
 """Databases that are not read, as what they are for people: files, and directories with a slash at their end."""
 for _place in (b"var/lib/rpm/", b"usr/lib/sysimage/rpm/", b"usr/share/rpm/"):

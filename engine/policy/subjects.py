@@ -29,7 +29,10 @@ Kind = Literal[
 _PORTS = {"http": 80, "https": 443, "ssh": 22, "git": 9418}
 _HOST = re.compile(r"[a-z0-9._-]+|\[[0-9a-f:.]+(?:%[a-z0-9._-]+)?\]")
 """Hosts that all readers of a URL agree on: git undoes escapes before it looks for the host."""
-_HUB = {"index.docker.io": "docker.io", "registry-1.docker.io": "docker.io"}
+_HUB = {
+    f"{host}{port}": "docker.io"
+    for host in ("index.docker.io", "registry-1.docker.io", "registry.hub.docker.com") for port in ("", ":443")
+}  # fmt: skip
 _PORTED = re.compile(r":[0-9]+$")
 _SCP = re.compile(r"(?:[^@/:]+@)?(?P<host>[A-Za-z0-9.-]+):(?P<path>[^/].*|/.*)")
 
@@ -79,6 +82,17 @@ def place_name(registry: str, repository: str) -> str:
         return f"oci-layout{posixpath.normpath('/' + repository.lstrip('/'))}"
     host = authority_form(registry).removesuffix(f":{_PORTS['https']}")
     return f"{_HUB.get(host, host)}/{repository}"
+
+
+def pattern_form(pattern: str, kind: Kind) -> str:
+    """`pattern` of places with its host in its one form, and as subjects of `kind` are named."""
+    host, slash, path = pattern.partition("/")
+    host = authority_form(host)
+    if kind == "git":
+        path = path.removesuffix(".git")
+    elif kind != "url":
+        host = _HUB.get(host, host)
+    return host + slash + path
 
 
 def named_image(reference: Reference) -> Subject:

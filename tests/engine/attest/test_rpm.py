@@ -159,7 +159,7 @@ def test_the_package_url_names_vendor_and_distribution(distro: dict[str, str], p
     *(f"{place}/{name}" for place in PLACES for name in ("Packages", "Packages.db", "rpmdb.sqlite-wal")),
     "var/lib/pacman/local/a-1/desc", "var/db/pkg/app-misc/a-1/PF", "var/db/xbps/pkgdb-0.38.plist",
     "var/lib/pkgtools/packages/a-1", "usr/lib/opkg/info/a.control", "nix/var/nix/db/db.sqlite",
-    "var/lib/rpmmanifest/container-manifest-2",
+    "var/lib/rpmmanifest/container-manifest-2", "var/lib/dpkg/updates/0001",
 ])  # fmt: skip
 def test_a_database_that_is_not_read_makes_the_sbom_incomplete_until_it_is_removed(path: str) -> None:
     below = Layer({path: b"x", DPKG: deb("a")}).scan()
