@@ -64,21 +64,21 @@ class Verified:
 
 def summary(predicate_type: str, predicate: Mapping[str, Any]) -> Json:
     """What a predicate says, for people: of a provenance the builder, sources and completeness, of an SBOM how many
-    components. Texts are as they came; what is not as it should be is left out."""
+    components, and whether it says that there are more. Texts are as they came; what is not as it should be is left out."""
     if predicate_type == SBOM:
-        found = predicate.get("components")
-        return {"components": len(found) if isinstance(found, list) else 0}
+        found, parts = (_list(predicate, key) for key in ("components", "compositions"))
+        told = [str(one.get("aggregate")) for one in parts if isinstance(one, dict)]
+        return {"components": len(found), "incomplete": any(one.startswith("incomplete") for one in told)}
     if predicate_type != PROVENANCE:
         return {}
     definition, details = _object(predicate, "buildDefinition"), _object(predicate, "runDetails")
     metadata = _object(details, "metadata")
-    sources = definition.get("resolvedDependencies")
     return {
         "builder": str(_object(details, "builder").get("id") or ""),
         "build_type": str(definition.get("buildType") or ""),
         "invocation": str(metadata.get("invocationId") or ""),
         "started": str(metadata.get("startedOn") or ""),
-        "sources": [_source(one) for one in sources if isinstance(one, dict)] if isinstance(sources, list) else [],
+        "sources": [_source(one) for one in _list(definition, "resolvedDependencies") if isinstance(one, dict)],
         "completeness": _object(metadata, "refledger_completeness") or None,
     }
 
@@ -94,6 +94,11 @@ def _source(one: Mapping[str, Any]) -> Json:
 def _object(fields: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     value = fields.get(key)
     return value if isinstance(value, dict) else {}
+
+
+def _list(fields: Mapping[str, Any], key: str) -> Sequence[Any]:
+    value = fields.get(key)
+    return value if isinstance(value, list) else ()
 
 
 @dataclass(frozen=True, slots=True)

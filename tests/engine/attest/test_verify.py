@@ -279,3 +279,14 @@ def test_a_manifest_that_is_none_vouches_for_nothing(kit: MemoryKit, tmp_path: P
 def test_of_a_claim_of_another_type_only_the_type_is_told() -> None:
     claim = Claim("https://other.example/type", sha256(b"statement"), {"anything": 1}, in_index=False)
     assert set(claim.to_json()) == {"predicate_type", "statement", "in_index"}
+
+
+@pytest.mark.parametrize(("compositions", "incomplete"), [
+    (None, False), ([], False), ("incomplete", False), ([1, None, {}], False), ([{"aggregate": "complete"}], False),
+    ([{"aggregate": 3}, {"aggregate": "incomplete_first_party_only"}], True),
+])  # fmt: skip
+def test_an_sbom_that_says_that_there_is_more_is_not_told_of_as_if_it_were_all(
+    compositions: object, *, incomplete: bool
+) -> None:
+    said = verify.summary(SBOM, {"components": [{}], "compositions": compositions})
+    assert said == {"components": 1, "incomplete": incomplete}

@@ -220,6 +220,7 @@ def test_the_sbom_tells_of_the_final_file_system_and_not_of_what_was_removed(
     builder: Builder, registry: RegistryProcess, repository: str, tmp_path: Path
 ) -> None:
     rpm = database(tmp_path / "rpmdb.sqlite", [header((1000, b"bash"), (1001, b"5.2"), (1002, b"1.el9"), (1003, 0))])
+    key = keygen(builder)
     metadata = b"Metadata-Version: 2.1\nName: Flask\nVersion: 3.0.0\n\nName: not this\n"
     debian(registry, f"{repository}/base", more={
         "usr/lib/python3/site-packages/flask-3.0.0.dist-info/METADATA": metadata,
@@ -246,6 +247,7 @@ def test_the_sbom_tells_of_the_final_file_system_and_not_of_what_was_removed(
     assert made["predicate"]["compositions"][0]["aggregate"] == "incomplete"
     (warning,) = [line for line in done.err.splitlines() if line.startswith("WARNING")]
     assert "may lack packages: var/lib/rpm/Packages: RPM's database as Berkeley DB is not read (2 reasons" in warning
+    assert "5 components, and more that it does not name" in verify(builder, f"{registry.host}/{repository}:1", key)[1]
 
 
 # ---------------------------------------------------------------- provenance
