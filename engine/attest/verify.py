@@ -64,7 +64,8 @@ class Verified:
 
 def summary(predicate_type: str, predicate: Mapping[str, Any]) -> Json:
     """What a predicate says, for people: of a provenance the builder, sources and completeness, of an SBOM how many
-    components, and whether it says that there are more. Texts are as they came; what is not as it should be is left out."""
+    components, and whether it says that there are more. Texts are as they came; what is not as it should be is left
+    out."""
     if predicate_type == SBOM:
         found, parts = (_list(predicate, key) for key in ("components", "compositions"))
         told = [str(one.get("aggregate")) for one in parts if isinstance(one, dict)]
