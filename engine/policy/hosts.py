@@ -1,22 +1,16 @@
-"""The one form of a host, however it is written: an address as the resolver reads it, other letters as ASCII. Pure.
+"""The one form of a host, however it is written: an address as it is connected to, other letters as ASCII. Pure.
 
-Sources: inet_aton(3), as getaddrinfo and curl read hosts (one to four numbers, decimal, octal or hexadecimal);
-RFC 4291 2.5.5.2 (addresses of IPv4 in IPv6), RFC 5952 (the text of IPv6), RFC 6874 (zones), RFC 3490 (ToASCII).
+Sources: RFC 5952 (the text of IPv6), RFC 6874 (zones), RFC 3490 (ToASCII).
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from ipaddress import IPv4Address, IPv6Address
 
-_NUMBERS = (
-    (16, re.compile("0x0*([0-9a-f]{1,8})")), (8, re.compile("(0[0-7]*)")), (10, re.compile("([1-9][0-9]{0,9})")),
-)  # fmt: skip
-"""How the numbers of an address are written in each base."""
+from storage.reference import address_of
+
 _AUTHORITY = re.compile(r"(?:\[(?P<bracketed>[^\[\]]*)\]|(?P<plain>[^:\[\]]*))(?::(?P<port>[0-9]+))?")
-_LOOPBACK = {IPv4Address("0.0.0.0"): IPv4Address("127.0.0.1"), IPv6Address("::"): IPv6Address("::1")}  # noqa: S104
-"""Where a connection to the unspecified address goes on Linux."""
 
 
 def host_form(host: str) -> str:
@@ -25,16 +19,14 @@ def host_form(host: str) -> str:
     host = host.lower().rstrip(".")
     if not host.isascii():
         host = _ascii(host)
-    if ":" not in host:
-        four = _four(host)
-        return host if four is None else str(_LOOPBACK.get(four, four))
-    text, _, zone = host.partition("%")
-    six = IPv6Address(text)
-    if six.ipv4_mapped is not None:
-        return str(_LOOPBACK.get(six.ipv4_mapped, six.ipv4_mapped))
+    address = address_of(host)
+    if address is None and ":" in host:
+        raise ValueError("a host with a colon that is no address")
+    if address is None or address.version == 4:
+        return str(address or host)
     # reason: only a link's own addresses are others in another zone
-    zone = re.sub("^25(?=.)", "", zone) if six.is_link_local else ""
-    return f"[{_LOOPBACK.get(six, six)}{'%' if zone else ''}{zone}]"
+    zone = re.sub("^25(?=.)", "", host.partition("%")[2]) if address.is_link_local else ""
+    return f"[{address}{'%' if zone else ''}{zone}]"
 
 
 def authority_form(authority: str) -> str:
@@ -42,8 +34,8 @@ def authority_form(authority: str) -> str:
     authority = authority.lower()
     found = _AUTHORITY.fullmatch(authority)
     try:
-        if found is None:  # an address of IPv6 without brackets
-            return host_form(str(IPv6Address(authority)))
+        if found is None:
+            return host_form(authority)  # of IPv6 without brackets
         host = host_form(found["plain"] if found["bracketed"] is None else found["bracketed"])
     except ValueError:
         return authority
@@ -62,16 +54,3 @@ def _ascii(host: str) -> str:
     if made.decode("idna") != host or unicodedata.normalize("NFKC", host).casefold() != host:
         raise ValueError("a host of letters that are read in several ways")
     return made.decode()
-
-
-def _four(host: str) -> IPv4Address | None:
-    parts = host.split(".")
-    if len(parts) > 4:
-        return None
-    numbers = [int(found[1], base) for part in parts for base, form in _NUMBERS if (found := form.fullmatch(part))]
-    if len(numbers) < len(parts):
-        return None
-    last = numbers.pop()  # stands for all bytes that are left
-    if any(number > 255 for number in numbers) or last >= 256 ** (4 - len(numbers)):
-        return None
-    return IPv4Address(last + sum(number << 24 - 8 * at for at, number in enumerate(numbers)))
