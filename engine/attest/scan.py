@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 from typing import Any, BinaryIO
+from urllib.parse import quote
 
 from engine.attest.databases import (
     PACKAGES,
@@ -32,11 +34,18 @@ VERSION = 3
 _ENTRIES = 5_000_000
 _BYTES = 256 << 20
 """Of all databases of a layer: one file may have a hundred thousand names."""
+_NAMED = 64 << 20
+"""Bytes of paths that a scan of a layer holds at most: those of an image would be its whole list of files."""
+_WEIGHT = 45 << 20
+"""Bytes of an SBOM at most, about: signed, it stays below what engine/attest/verify.py takes."""
 _PROBLEMS = 100
+_TOLD = 300
+"""Characters of a problem: there are paths in it."""
 _NAMES = re.compile(
     rb"site-packages|dist-packages|node_modules|package\.json|METADATA|PKG-INFO|.*\.(?:dist|egg)-info", re.DOTALL
 )
 _SHALLOW = 2
+_MORE = ("", "and more of this kind")
 Opener = Callable[[bytes], BinaryIO | None]
 """Opens the regular file at a path for reading; None for anything else. Raises OSError."""
 
@@ -109,6 +118,7 @@ class _Walk:
         self._open = open_
         self._packages = 0
         self._bytes = 0
+        self._named = 0
         self.databases: list[Database] = []
         self.hides: list[str] = []
         self.clears: list[str] = []
@@ -125,6 +135,9 @@ class _Walk:
                 if seen > _ENTRIES:
                     self._lacks("", f"a layer has more than {_ENTRIES} files")
                     return
+                if self._named > _NAMED:
+                    self._lacks("", f"a layer has more than {_NAMED} bytes of names that matter for package databases")
+                    return
                 if self._visit(path, cleared=cleared):
                     left.append(path)
 
@@ -133,10 +146,10 @@ class _Walk:
         found = self._tree.look(path)
         if found.kind == "directory":
             if found.ends and not cleared:
-                self.clears.append(_text(path))
+                self._keep(self.clears, path)
             return True
         if found.kind == "whiteout":
-            self.hides.append(_text(path))
+            self._keep(self.hides, path)
         else:
             self._file(path, found)
         return False
@@ -147,7 +160,7 @@ class _Walk:
         # would make a scan as large as the layer's list of files, and such directories have these names
         name = path.rpartition(b"/")[2]
         if kind or path.count(b"/") < _SHALLOW or leads_to_fixed(path) or _NAMES.fullmatch(name):
-            self.hides.append(_text(path))
+            self._keep(self.hides, path)
         if seen.kind == "symlink":
             if leads_to_fixed(path) and leads_aside(path, seen.target):
                 self._lacks(_text(path), f"{_text(path)} is a link, which is not followed")
@@ -206,9 +219,13 @@ class _Walk:
         elif found:
             self.databases.append(Database(where, kind, tuple(found)))
 
+    def _keep(self, paths: list[str], path: bytes) -> None:
+        paths.append(_text(path))
+        self._named += len(path)
+
     def _lacks(self, path: str, why: str) -> None:
         """Why the scan may not be all, as the database at `path` is concerned."""
-        self.problems[(path, why) if len(self.problems) < _PROBLEMS else ("", "and more of this kind")] = None
+        self.problems[(path, why[:_TOLD]) if len(self.problems) < _PROBLEMS else _MORE] = None
 
 
 class Contents(Record):
@@ -231,10 +248,23 @@ def combine(scans: Sequence[Scan]) -> Contents:
         lacking |= dict.fromkeys(scan.problems)
     distro = next((seen[path].distro for path in ("etc/os-release", "usr/lib/os-release") if path in seen), {})
     found = [(package, one.path) for one in seen.values() for package in one.packages]
-    problems = dict.fromkeys(why for _, why in lacking)
-    if len(found) > PACKAGES:
-        problems[f"the image tells of {len(found)} packages, and the first {PACKAGES} are named"] = None
-    return Contents(tuple(sorted(found, key=_order)[:PACKAGES]), distro, tuple(problems))
+    problems = list(dict.fromkeys(why for _, why in lacking))
+    problems[_PROBLEMS:] = [_MORE[1]] if len(problems) > _PROBLEMS else []
+    found.sort(key=_order)
+    weights = accumulate(_weight(package, path, distro) for package, path in found)
+    named = min(PACKAGES, sum(weight <= _WEIGHT for weight in weights))
+    if len(found) > named:
+        problems.append(f"the image tells of {len(found)} packages, and the first {named} are named")
+    return Contents(tuple(found[:named]), distro, tuple(problems))
+
+
+def _weight(package: Package, path: str, distro: Mapping[str, str]) -> int:
+    """Bytes of a package in an SBOM, at most: its package URL and path stand there four times, the rest once."""
+    of_system = 2 if package.kind in ("deb", "apk", "rpm") else 0  # so often the URL names the distribution
+    url = sum(len(quote(text, safe="")) for text in (package.name, package.version, package.arch))
+    url += of_system * sum(len(quote(text, safe="")) for text in distro.values())
+    rest = len(canonical_json([package.name, package.version, package.license]))
+    return 350 + 4 * url + 4 * len(canonical_json(path)) + rest
 
 
 def _is_hidden(path: str, hidden: set[str], cleared: set[str]) -> bool:
