@@ -25,7 +25,7 @@ RULES = 1000
 _HEAD = re.compile(r"\s*\[\[\s*rule\s*\]\]\s*(?:#.*)?")
 _PLACES = frozenset({"images", "urls", "git", "caches", "exports"})
 """Kinds of rules whose lists are patterns of places; `images` of all kinds are those, too."""
-_PLACE_HOST = re.compile(r"(?:\[[^\[\]@/]+\]|[^\[\]@:/]+)(?::[0-9*?]+)?|[0-9A-Fa-f:.]+")
+_PLACE_HOST = re.compile(r"(?:\[[^\[\]@]+\]|[^\[\]@:]+)(?::[0-9]+)?|[0-9A-Fa-f:.]+|[^@]*[*?][^@]*")
 _FILES = frozenset({"local", "tar", "oci", "docker"})
 _AGE = re.compile(r"(\d{1,6})(m|h|d|w)")
 _UNITS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}

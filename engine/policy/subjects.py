@@ -19,7 +19,7 @@ from engine.record import Record
 from engine.refs.ref import Layer
 from storage.errors import InputError
 from storage.interfaces.images import Reference
-from storage.reference import LAYOUT_REGISTRY
+from storage.reference import LAYOUT_REGISTRY, is_loopback
 
 Json = dict[str, Any]
 Kind = Literal[
@@ -29,10 +29,7 @@ Kind = Literal[
 _PORTS = {"http": 80, "https": 443, "ssh": 22, "git": 9418}
 _HOST = re.compile(r"[a-z0-9._-]+|\[[0-9a-f:.]+(?:%[a-z0-9._-]+)?\]")
 """Hosts that all readers of a URL agree on: git undoes escapes before it looks for the host."""
-_HUB = {
-    f"{host}{port}": "docker.io"
-    for host in ("index.docker.io", "registry-1.docker.io", "registry.hub.docker.com") for port in ("", ":443")
-}  # fmt: skip
+_HUB = frozenset({"index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"})
 _PORTED = re.compile(r":[0-9]+$")
 _SCP = re.compile(r"(?:[^@/:]+@)?(?P<host>[A-Za-z0-9.-]+):(?P<path>[^/].*|/.*)")
 
@@ -56,10 +53,13 @@ class Subject(Record):
     def places(self) -> tuple[str, ...]:
         """Its `name` as patterns may write it: with the port that goes without saying, too, and without a zone."""
         host, slash, path = self.name.partition("/")
-        names = [self.name]
+        hosts = [host]
         if slash and not _PORTED.search(host):
-            names.append(f"{host}:{_PORTS.get(self.scheme, _PORTS['https'])}/{path}")
-        return tuple(dict.fromkeys([*names, *(without_zone(one) for one in names)])) if "%" in host else tuple(names)
+            hosts.append(f"{host}:{_PORTS.get(self.scheme, _PORTS['https'])}")
+            if not self.scheme and is_loopback(host):
+                hosts.append(f"{host}:{_PORTS['http']}")
+        hosts += [without_zone(one) for one in hosts if "%" in one]
+        return tuple(f"{one}{slash}{path}" for one in hosts)
 
     @property
     def evidence(self) -> Json:
@@ -80,19 +80,23 @@ def place_name(registry: str, repository: str) -> str:
     """`host/repository`; of an OCI layout `oci-layout/absolute/path`."""
     if registry == LAYOUT_REGISTRY:
         return f"oci-layout{posixpath.normpath('/' + repository.lstrip('/'))}"
-    host = authority_form(registry).removesuffix(f":{_PORTS['https']}")
-    return f"{_HUB.get(host, host)}/{repository}"
+    return f"{_registry_form(registry)}/{repository}"
+
+
+def _registry_form(host: str) -> str:
+    """Without the port that goes without saying: that of HTTP, too, where a registry is spoken to in that."""
+    host = authority_form(host).removesuffix(f":{_PORTS['https']}")
+    if is_loopback(host):
+        host = host.removesuffix(f":{_PORTS['http']}")
+    return "docker.io" if host in _HUB else host
 
 
 def pattern_form(pattern: str, kind: Kind) -> str:
     """`pattern` of places with its host in its one form, and as subjects of `kind` are named."""
     host, slash, path = pattern.partition("/")
-    host = authority_form(host)
     if kind == "git":
         path = path.removesuffix(".git")
-    elif kind != "url":
-        host = _HUB.get(host, host)
-    return host + slash + path
+    return (authority_form(host) if kind in ("git", "url") else _registry_form(host)) + slash + path
 
 
 def named_image(reference: Reference) -> Subject:

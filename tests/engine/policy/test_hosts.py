@@ -126,6 +126,19 @@ def test_the_same_holds_for_ipv6(host: str) -> None:
         assert decided(f'kind="{kind}"\ndeny=["127.0.0.1", "[::2]"]', subject)
 
 
+@pytest.mark.parametrize("name", ["127.0.0.1", "127.0.0.1:80", "127.1:080", "[::1]:80", "localhost", "localhost:80"])
+def test_a_registry_on_this_machine_is_known_with_and_without_the_port_of_http(name: str) -> None:
+    """There is no TLS to it, so that `127.0.0.1/x` and `127.0.0.1:80/x` are one."""
+    host = authority_form(name).removesuffix(":80")
+    subject = named_image(parse_reference(f"{name}/x"))
+    for pattern in (host, f"{host}:80", f"{host}:080/x", f"{host}:*", f"{host[:4]}*:80", name):
+        assert not decided(f'kind="images"\ndeny=["{pattern}"]', subject), pattern
+    assert decided(f'kind="images"\ndeny=["{host}:81", "10.0.0.1"]', subject)
+    away = named_image(parse_reference("corp.example:80/x"))
+    assert not decided('kind="images"\nallow=["corp.example"]', away)
+    assert decided('kind="images"\nallow=["corp.example:80"]', away)
+
+
 def test_a_port_is_a_number() -> None:
     for name in ("evil.example:443/x", "evil.example:0443/x", "evil.example:00443/x"):
         assert not decided('kind="images"\ndeny=["evil.example"]', named_image(parse_reference(name)))
