@@ -87,6 +87,7 @@ class OnDisk(Layer):
 # ---------------------------------------------------------------- what rpm itself makes
 
 
+@pytest.mark.root
 def test_what_rpm_installed_is_listed_as_rpm_tells_it(tmp_path: Path) -> None:
     root, built = tmp_path / "a root", tmp_path / "a build"
     built.mkdir()
