@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     # reason: what only some builds need is not loaded for all
     from engine.attest.attester import Attester
     from engine.cache.export import CacheExporter
-    from engine.exporters.exporters import Attach, Exporters, Written
+    from engine.exporters.exporters import Exporters, Written
     from engine.images.intake import LayerFiles
     from engine.offline.needs import Needs
     from engine.ops.emulation import Emulation
@@ -229,10 +229,10 @@ class Engine:
             built = built_of(graph, refs)
             inline = caching is not None and any(target.kind == "inline" for target in request.cache_to)
             extra = caching.inline if caching is not None and inline else None
-            written = await self.exporters().export(
-                built, request.outputs, request.epoch, extra, self._attach(request)
-            )
-            warnings += told_repacked(graph, built, written)
+            attester = self.attester() if request.attest else None
+            attach = partial(attester.attest, request.attest) if attester else None
+            written = await self.exporters().export(built, request.outputs, request.epoch, extra, attach)
+            warnings += [*told_repacked(graph, built, written), *(attester.warnings if attester else ())]
         if caching is not None:
             warnings += await caching.export(request.cache_to)
         entries, made = [], next((one.made for one in written if one.made is not None), None)
@@ -243,9 +243,6 @@ class Engine:
         first = refs[graph.results[0].vertex].id
         digest, config = (made.digest, made.config) if made else (None, None)
         return BuildResult(first, digest, config, tuple(warnings), written=written)
-
-    def _attach(self, request: BuildRequest) -> Attach | None:
-        return partial(self.attester().attest, request.attest) if request.attest else None
 
     async def _failed(self, error: RefledgerError, request: BuildRequest, vertex: Vertex | None) -> None:
         """Record that the build ended with `error`, which takes along what the terminal shows of it."""

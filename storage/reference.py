@@ -1,12 +1,13 @@
 """Image names as docker reads them, made complete. Pure.
 
-Sources: distribution/reference (grammar and "familiar name" rules), OCI distribution-spec ("Pulling manifests").
+Sources: distribution/reference (grammar and "familiar name" rules), OCI distribution-spec ("Pulling manifests");
+inet_aton(3), as getaddrinfo and curl read hosts (one to four numbers, decimal, octal or hexadecimal), RFC 4291 2.5.5.2.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import re
+from ipaddress import IPv4Address, IPv6Address
 
 from storage.digest import Digest
 from storage.errors import InputError
@@ -25,6 +26,14 @@ _COMPONENT = r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*"
 _PATH = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _BARE_ID = re.compile(r"[0-9a-f]{64}")
+_NUMBERS = (
+    (16, re.compile("0x0*([0-9a-f]{1,8})")), (8, re.compile("(0[0-7]*)")), (10, re.compile("([1-9][0-9]{0,9})")),
+)  # fmt: skip
+"""How the numbers of an address are written in each base."""
+_LOOPBACK: dict[IPv4Address | IPv6Address, IPv4Address | IPv6Address] = {
+    IPv4Address(0): IPv4Address("127.0.0.1"), IPv6Address(0): IPv6Address("::1"),
+}  # fmt: skip
+"""Where a connection to the unspecified address goes on Linux."""
 
 
 def parse_reference(text: str) -> Reference:
@@ -81,21 +90,38 @@ def is_tag(text: str) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Is `host` (`name`, `name:port`, `[v6]:port`) this machine? Names other than localhost are not looked up."""
-    name = host_name(host)
-    if name.lower() == "localhost":
-        return True
+    """Is `host` (`name`, `name:port`, `[v6]:port`, `v6`) this machine? Names other than localhost are not looked up."""
+    name = host[1:].partition("]")[0] if host.startswith("[") else host
+    if name.count(":") == 1:
+        name = name.partition(":")[0]
+    address = address_of(name)
+    return name.lower() == "localhost" or (address is not None and address.is_loopback)
+
+
+def address_of(host: str) -> IPv4Address | IPv6Address | None:
+    """The address that is connected to for `host`, without port and brackets, however it is written: `127.1`,
+    `0x7f000001`, `::ffff:127.0.0.1` and `0` are 127.0.0.1. None for a name."""
+    address: IPv4Address | IPv6Address | None = _six(host) if ":" in host else _four(host.lower())
+    return None if address is None else _LOOPBACK.get(address, address)
+
+
+def _six(host: str) -> IPv4Address | IPv6Address | None:
     try:
-        return ipaddress.ip_address(name).is_loopback
+        found = IPv6Address(host.partition("%")[0])
     except ValueError:
-        return False
+        return None
+    return found.ipv4_mapped or found
 
 
-def host_name(host: str) -> str:
-    """`host` without its port and brackets."""
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.partition(":")[0]
+def _four(host: str) -> IPv4Address | None:
+    parts = host.split(".")
+    numbers = [int(found[1], base) for part in parts for base, form in _NUMBERS if (found := form.fullmatch(part))]
+    if len(parts) > 4 or len(numbers) < len(parts):
+        return None
+    last = numbers.pop()  # stands for all bytes that are left
+    if any(number > 255 for number in numbers) or last >= 256 ** (4 - len(numbers)):
+        return None
+    return IPv4Address(last + sum(number << 24 - 8 * at for at, number in enumerate(numbers)))
 
 
 def _digest(text: str, digest: str) -> Digest:

@@ -15,7 +15,7 @@ STAMP=$VENV/refledger-stamp
 TEST_PACKAGES=(
     docker-registry=docker-registry runc=runc skopeo=skopeo umoci=umoci buildah=buildah podman=podman
     ssh-keygen=openssh-client mmdebstrap=mmdebstrap tmux=tmux zstd=zstd htpasswd=apache2-utils setfattr=attr git=git
-    fsck.erofs=erofs-utils dockerd=docker.io chromium=chromium
+    fsck.erofs=erofs-utils dockerd=docker.io chromium=chromium rpm=rpm
 )
 
 say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }

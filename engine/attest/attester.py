@@ -11,7 +11,7 @@ import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from engine.attest.scan import Scan, combine, scan_layer
 from engine.attest.spec import Attest
@@ -51,7 +51,8 @@ class Known(Protocol):
 
 @dataclass(slots=True)
 class Attester:
-    """`tree` looks into a layer that is mountable here; `signer`: None signs nothing; `version`: the engine's."""
+    """`tree` looks into a layer that is mountable here; `signer`: None signs nothing; `version`: the engine's.
+    `warnings`: one line for each image of which not all may have been said."""
 
     ledger: Ledger
     blobs: BlobStore
@@ -60,6 +61,7 @@ class Attester:
     known: Known
     signer: Signer | None
     version: str
+    warnings: dict[str, None] = field(default_factory=dict)
     _scans: dict[Digest, Scan] = field(default_factory=dict)
 
     async def attest(self, wanted: Sequence[Attest], built: Built, image: Image) -> Attested:
@@ -104,7 +106,12 @@ class Attester:
 
         scans = await self._scan_all(built, image)
         created = str(parse_json(image.config).get("created") or "")
-        return await in_thread(lambda: cyclonedx(image.digest, created, combine(scans), self.version))
+        contents = await in_thread(lambda: combine(scans))
+        if contents.problems:
+            count = len(contents.problems)
+            more = f" ({count} reasons, all in the SBOM)" if count > 1 else ""
+            self.warnings[f"the SBOM for {image.platform} may lack packages: {contents.problems[0]}{more}"] = None
+        return await in_thread(lambda: cyclonedx(image.digest, created, contents, self.version))
 
     async def _scan_all(self, built: Built, image: Image) -> list[Scan]:
         """The scans of all layers, bottom first: `image` tells their diff IDs, `built` how they are had."""
@@ -136,7 +143,7 @@ class Attester:
 
     async def _scan(self, diff_id: Digest, lower: Path) -> Scan:
         try:
-            found = await in_thread(lambda: scan_layer(self.tree(lower), lambda path, most: _read(lower, path, most)))
+            found = await in_thread(lambda: scan_layer(self.tree(lower), lambda path: _open(lower, path)))
         except OSError as error:
             raise DiskError.of(error, f"looking for packages in layer {diff_id.short}") from error
         stored = self.blobs.put(found.encode())
@@ -149,9 +156,11 @@ class Attester:
         return found
 
 
-def _read(lower: Path, path: bytes, most: int) -> bytes | None:
-    """Up to `most` bytes of a regular file, whose parents are directories of this layer (the tree says so)."""
+def _open(lower: Path, path: bytes) -> BinaryIO | None:
+    """A regular file, whose parents are directories of this layer (the tree says so); None for anything else."""
     place = os.path.join(os.fsencode(lower), path)  # noqa: PTH118 - bytes
     fd = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(fd, "rb") as file:
-        return file.read(most) if stat.S_ISREG(os.fstat(fd).st_mode) else None
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        return os.fdopen(fd, "rb")
+    os.close(fd)
+    return None

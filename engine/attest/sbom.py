@@ -1,7 +1,7 @@
 """An SBOM of what `combine` found, in CycloneDX 1.6 JSON. Pure.
 
 The same contents give the same bytes: the serial number follows from the image, the time is the image's.
-Sources: CycloneDX 1.6 (bom-1.6.schema.json), purl-spec (types deb, apk, pypi and npm).
+Sources: CycloneDX 1.6 (bom-1.6.schema.json), purl-spec (types deb, apk, rpm, pypi and npm).
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from engine.attest.scan import Contents
 from storage.digest import Digest
 
 Json = dict[str, Any]
+_VENDORS = {"rhel": "redhat", "opensuse-leap": "opensuse", "opensuse-tumbleweed": "opensuse"}
+"""The namespaces of purl-spec's examples of rpm, where they are not the distribution's ID."""
 
 
 def cyclonedx(image: Digest, created: str, contents: Contents, version: str) -> Json:
@@ -31,13 +33,16 @@ def cyclonedx(image: Digest, created: str, contents: Contents, version: str) -> 
     }
     if contents.problems:
         metadata["properties"] = [_noted("incomplete", problem) for problem in contents.problems]
-    return {
+    made: Json = {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json", "bomFormat": "CycloneDX", "specVersion": "1.6",
         "serialNumber": uuid5(NAMESPACE_URL, f"refledger:sbom:{image}").urn, "version": 1,
         "metadata": metadata,
         "components": list(components.values()),
         "dependencies": [{"ref": image, "dependsOn": leaves}, *({"ref": leaf} for leaf in leaves)],
     }  # fmt: skip
+    if contents.problems:
+        made["compositions"] = [{"aggregate": "incomplete", "assemblies": [image], "dependencies": [image]}]
+    return made
 
 
 def _components(contents: Contents) -> dict[str, Json]:
@@ -64,16 +69,20 @@ def _noted(name: str, value: str) -> Json:
 
 def _purl(package: Package, distro: Mapping[str, str]) -> str:
     """Its package URL; "" for a name that can be in none, as `@scope/`."""
-    namespace, name, qualifiers = None, package.name, {}
-    if package.kind in ("deb", "apk"):
-        namespace = distro.get("ID") or {"deb": "debian", "apk": "alpine"}[package.kind]
+    namespace, name, version, qualifiers = None, package.name, package.version, {}
+    if package.kind in ("deb", "apk", "rpm"):
+        namespace = distro.get("ID") or {"deb": "debian", "apk": "alpine"}.get(package.kind)
         release = distro.get("VERSION_ID")
-        qualifiers = {"distro": f"{namespace}-{release}"} if release else {}
+        qualifiers = {"distro": f"{namespace}-{release}"} if namespace and release else {}
         qualifiers |= {"arch": package.arch} if package.arch else {}
+        if package.kind == "rpm":
+            namespace = _VENDORS.get(namespace or "", namespace)
+            epoch, colon, rest = version.partition(":")
+            version, qualifiers = (rest, qualifiers | {"epoch": epoch}) if colon else (version, qualifiers)
     elif package.kind == "npm" and name.startswith("@") and "/" in name:
         namespace, _, name = name.partition("/")
     try:
-        return PackageURL(package.kind, namespace, name, package.version, qualifiers or None).to_string()
+        return PackageURL(package.kind, namespace, name, version, qualifiers or None).to_string()
     except (ValueError, TypeError):  # TypeError: of a name that is only slashes
         return ""
 

@@ -26,6 +26,8 @@ MOST = 64
 """Attestations of one image that are looked at, and images of one index: both come from whoever pushed them."""
 LIMIT = 64 << 20
 """Bytes of one attestation at most."""
+TOTAL = 2 * LIMIT
+"""Bytes of all statements of one image at most, and of all envelopes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,21 +64,22 @@ class Verified:
 
 def summary(predicate_type: str, predicate: Mapping[str, Any]) -> Json:
     """What a predicate says, for people: of a provenance the builder, sources and completeness, of an SBOM how many
-    components. Texts are as they came; what is not as it should be is left out."""
+    components, and whether it says that there are more. Texts are as they came; what is not as it should be is left
+    out."""
     if predicate_type == SBOM:
-        found = predicate.get("components")
-        return {"components": len(found) if isinstance(found, list) else 0}
+        found, parts = (_list(predicate, key) for key in ("components", "compositions"))
+        told = [str(one.get("aggregate")) for one in parts if isinstance(one, dict)]
+        return {"components": len(found), "incomplete": any(one.startswith("incomplete") for one in told)}
     if predicate_type != PROVENANCE:
         return {}
     definition, details = _object(predicate, "buildDefinition"), _object(predicate, "runDetails")
     metadata = _object(details, "metadata")
-    sources = definition.get("resolvedDependencies")
     return {
         "builder": str(_object(details, "builder").get("id") or ""),
         "build_type": str(definition.get("buildType") or ""),
         "invocation": str(metadata.get("invocationId") or ""),
         "started": str(metadata.get("startedOn") or ""),
-        "sources": [_source(one) for one in sources if isinstance(one, dict)] if isinstance(sources, list) else [],
+        "sources": [_source(one) for one in _list(definition, "resolvedDependencies") if isinstance(one, dict)],
         "completeness": _object(metadata, "refledger_completeness") or None,
     }
 
@@ -92,6 +95,11 @@ def _source(one: Mapping[str, Any]) -> Json:
 def _object(fields: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     value = fields.get(key)
     return value if isinstance(value, dict) else {}
+
+
+def _list(fields: Mapping[str, Any], key: str) -> Sequence[Any]:
+    value = fields.get(key)
+    return value if isinstance(value, list) else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +152,7 @@ class ImageVerifier:
         plain: dict[Digest, bytes] = {}
         for entry in beside:
             manifest = await self.images.manifest(provider, entry.blob.digest, where)
-            plain |= await self._statements(provider, manifest, where, IN_TOTO)
+            await self._add(plain, provider, manifest, where, IN_TOTO)
         envelopes: dict[Digest, bytes] = {}
         for one in referrers:
             manifest = await self.images.manifest(provider, one.manifest.digest, where)
@@ -152,8 +160,8 @@ class ImageVerifier:
             if not isinstance(subject, dict) or subject.get("digest") != image:
                 what = f"{one.manifest.digest} is listed as a referrer and refers elsewhere"
                 raise VerificationError(what, where=where)
-            envelopes |= await self._statements(provider, manifest, where, ENVELOPE)
-            plain |= await self._statements(provider, manifest, where, IN_TOTO)
+            await self._add(envelopes, provider, manifest, where, ENVELOPE)
+            await self._add(plain, provider, manifest, where, IN_TOTO)
         signed = self._signed(list(envelopes.values()), where)
         if not signed:
             what = "what is attested of it is not signed" if plain else "nothing is attested of it"
@@ -184,21 +192,22 @@ class ImageVerifier:
             raise VerificationError(f"what is signed ({said.predicate_type}) is about {about}", where=where)
         return Claim(said.predicate_type, sha256(data), said.predicate, in_index)
 
-    async def _statements(
-        self, provider: Provider, manifest: Manifest, where: str, media_type: str
-    ) -> dict[Digest, bytes]:
-        """Blobs of `media_type` that a manifest lists, by digest."""
-        found: dict[Digest, bytes] = {}
+    async def _add(
+        self, found: dict[Digest, bytes], provider: Provider, manifest: Manifest, where: str, media_type: str
+    ) -> None:
+        """To `found`, by digest, the blobs of `media_type` that a manifest lists."""
         listed = descriptors(manifest.fields, "layers", where)
         if len(listed) > MOST:
             raise VerificationError(f"{manifest.digest} lists more than {MOST} attestations", where=where)
         for blob, fields in listed:
             if blob.media_type == media_type:
-                data = await self._blob(provider, blob, where)
+                data = found.get(blob.digest)
+                if data is None:
+                    if sum(map(len, found.values())) + blob.size > TOTAL:
+                        raise VerificationError(f"its attestations have more than {TOTAL} bytes", where=where)
+                    data = found[blob.digest] = await self._blob(provider, blob, where)
                 if media_type == IN_TOTO and _annotated(fields) not in ("", Statement.parse(data).predicate_type):
                     raise VerificationError(f"{blob.digest} is announced as another type than it is", where=where)
-                found[blob.digest] = data
-        return found
 
     async def _blob(self, provider: Provider, blob: Descriptor, where: str) -> bytes:
         if blob.size > LIMIT:

@@ -13,6 +13,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from engine.policy.hosts import authority_form
 from engine.policy.rules import SPEAKS, Policy, Rule
 from storage.digest import Digest, sha256
 from storage.errors import InputError
@@ -22,6 +23,10 @@ LIMIT = 1 << 20
 """Bytes of a policy at most."""
 RULES = 1000
 _HEAD = re.compile(r"\s*\[\[\s*rule\s*\]\]\s*(?:#.*)?")
+_PLACES = frozenset({"images", "urls", "git", "caches", "exports"})
+"""Kinds of rules whose lists are patterns of places; `images` of all kinds are those, too."""
+_PLACE_HOST = re.compile(r"(?:\[[^\[\]@]+\]|[^\[\]@:]+)(?::[0-9]+)?|[0-9A-Fa-f:.]+|[^@]*[*?][^@]*")
+_FILES = frozenset({"local", "tar", "oci", "docker"})
 _AGE = re.compile(r"(\d{1,6})(m|h|d|w)")
 _UNITS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _WORDS = {
@@ -109,9 +114,8 @@ class _Reader:
             raise self._bad("kind", f"it forbids nothing: a rule of kind {kind} needs {' or '.join(sorted(takes))}")
         return Rule(
             name, kind, self.head,
-            allow=self._strings("allow", _WORDS.get(kind) if kind in ("network", "privileges") else None)
-            if "allow" in self.data else None,
-            deny=self._strings("deny"), images=self._strings("images", filled=True), digests=self._digests(),
+            allow=self._listed("allow") if "allow" in self.data else None, deny=self._listed("deny"),
+            images=self._places("images", self._strings("images", filled=True)), digests=self._digests(),
             keys=self._verifiers(), schemes=self._strings("schemes", _WORDS.get(kind), filled=True),
             max_age=self._age(), fetch=self._flag("fetch"),
         )  # fmt: skip
@@ -121,6 +125,18 @@ class _Reader:
         if not isinstance(value, str):
             raise self._bad(key, f"a rule needs {key}, a string" if value is None else f"{key} is not a string")
         return value
+
+    def _listed(self, key: str) -> tuple[str, ...]:
+        found = self._strings(key, _WORDS.get(self.kind) if self.kind in ("network", "privileges") else None)
+        return self._places(key, found) if self.kind in _PLACES else found
+
+    def _places(self, key: str, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        """`patterns`, each of which may fit something: one that cannot would forbid nothing without a word."""
+        for pattern in patterns:
+            what, hint = _unfit(pattern, of_images=key == "images" or self.kind not in ("urls", "git"))
+            if what:
+                raise self._bad(key, f"{pattern[:60]!r} fits nothing: {what}", hint)
+        return patterns
 
     def _strings(self, key: str, words: Sequence[str] | None = None, *, filled: bool = False) -> tuple[str, ...]:
         """A list; of `words` only, if given; `filled`: it is not empty, as an empty one would lift the rule."""
@@ -171,6 +187,24 @@ class _Reader:
     def _bad(self, key: str, what: str, hint: str = "") -> InputError:
         line = _line_of(self.lines, key, self.head, self.end)
         return InputError(what, where=f"{self.file}:{line}", hint=hint or "see docs/policy.md")
+
+
+def _unfit(pattern: str, *, of_images: bool) -> tuple[str, str]:
+    """Why `pattern` fits no place, and what to do; "" for one that may."""
+    host, slash, path = pattern.partition("/")
+    if "://" in pattern:
+        return "a pattern has no scheme", "write host/path, and the scheme in schemes"
+    if not _PLACE_HOST.fullmatch(host):
+        return "it does not begin with a host", "write host[:port]/path, without a user"
+    if any(part in (".", "..") for part in path.split("/")) or "//" in slash + path:
+        return "places are known without '.', '..' and empty parts", "write the path that it leads to"
+    if not of_images or host == "oci-layout" or (host in _FILES and not slash):
+        return "", ""
+    if ":" in path or "@" in path:
+        return "an image is known by its repository", "leave tag and digest out; a rule of kind digests has digests"
+    if not re.search(r"[.:*?\[A-Z]|^localhost$", authority_form(host)):
+        return f"{host[:60]!r} is no registry", "Docker Hub's are docker.io/library/debian"
+    return "", ""
 
 
 def _line_of(lines: Sequence[str], key: str, first: int, last: int) -> int:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from engine.policy.subjects import Kind, Subject
+from engine.policy.subjects import Kind, Subject, pattern_form
 from engine.record import Record
 
 DAY = 86_400_000_000_000
@@ -161,14 +161,12 @@ def _listed(patterns: tuple[str, ...]) -> str:
 
 def place_fits(pattern: str, name: str) -> bool:
     """Does `host/path` fit? `*` and `?` stay between two slashes, `**` does not; a pattern without a slash is a host
-    with all that it has, or a word as `local`. In what case the host is written is no matter."""
-    host, slash, path = pattern.partition("/")
-    if not slash:
-        name = name.partition("/")[0]
-    return _fits(host.lower() + slash + path, name)
+    with all that it has, or a word as `local`."""
+    return _fits(pattern, name if "/" in pattern else name.partition("/")[0])
 
 
 def _fits_place(pattern: str, subject: Subject) -> bool:
+    pattern = pattern_form(pattern, subject.kind)
     return any(place_fits(pattern, name) for name in subject.places)
 
 

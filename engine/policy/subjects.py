@@ -1,6 +1,6 @@
 """What a policy decides about, as plain data: images, URLs, repositories, what steps ask for, layers, targets. Pure.
 
-Everything is written so that nothing but the thing meant has its name: hosts in lower case and without the default
+Everything is written so that nothing but the thing meant has its name: hosts in their one form and without the default
 port, paths decoded and without `..`, no credentials.
 """
 
@@ -14,11 +14,12 @@ from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
 from engine.graph import ArchiveSource, FetchedSource, GitSource, Graph, HttpSource, Run, Vertex
+from engine.policy.hosts import authority_form, host_form, without_zone
 from engine.record import Record
 from engine.refs.ref import Layer
 from storage.errors import InputError
 from storage.interfaces.images import Reference
-from storage.reference import LAYOUT_REGISTRY
+from storage.reference import LAYOUT_REGISTRY, is_loopback
 
 Json = dict[str, Any]
 Kind = Literal[
@@ -26,9 +27,9 @@ Kind = Literal[
     "export",
 ]  # fmt: skip
 _PORTS = {"http": 80, "https": 443, "ssh": 22, "git": 9418}
-_HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+(?:%[a-z0-9._-]+)?")
+_HOST = re.compile(r"[a-z0-9._-]+|\[[0-9a-f:.]+(?:%[a-z0-9._-]+)?\]")
 """Hosts that all readers of a URL agree on: git undoes escapes before it looks for the host."""
-_HUB = {"index.docker.io": "docker.io", "registry-1.docker.io": "docker.io"}
+_HUB = frozenset({"index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"})
 _PORTED = re.compile(r":[0-9]+$")
 _SCP = re.compile(r"(?:[^@/:]+@)?(?P<host>[A-Za-z0-9.-]+):(?P<path>[^/].*|/.*)")
 
@@ -50,11 +51,15 @@ class Subject(Record):
 
     @property
     def places(self) -> tuple[str, ...]:
-        """Its `name` as patterns may write it: with the port that goes without saying, too."""
+        """Its `name` as patterns may write it: with the port that goes without saying, too, and without a zone."""
         host, slash, path = self.name.partition("/")
-        if not slash or _PORTED.search(host):
-            return (self.name,)
-        return self.name, f"{host}:{_PORTS.get(self.scheme, _PORTS['https'])}/{path}"
+        hosts = [host]
+        if slash and not _PORTED.search(host):
+            hosts.append(f"{host}:{_PORTS.get(self.scheme, _PORTS['https'])}")
+            if not self.scheme and is_loopback(host):
+                hosts.append(f"{host}:{_PORTS['http']}")
+        hosts += [without_zone(one) for one in hosts if "%" in one]
+        return tuple(f"{one}{slash}{path}" for one in hosts)
 
     @property
     def evidence(self) -> Json:
@@ -75,8 +80,23 @@ def place_name(registry: str, repository: str) -> str:
     """`host/repository`; of an OCI layout `oci-layout/absolute/path`."""
     if registry == LAYOUT_REGISTRY:
         return f"oci-layout{posixpath.normpath('/' + repository.lstrip('/'))}"
-    host = registry.lower().removesuffix(f":{_PORTS['https']}")
-    return f"{_HUB.get(host, host)}/{repository}"
+    return f"{_registry_form(registry)}/{repository}"
+
+
+def _registry_form(host: str) -> str:
+    """Without the port that goes without saying: that of HTTP, too, where a registry is spoken to in that."""
+    host = authority_form(host).removesuffix(f":{_PORTS['https']}")
+    if is_loopback(host):
+        host = host.removesuffix(f":{_PORTS['http']}")
+    return "docker.io" if host in _HUB else host
+
+
+def pattern_form(pattern: str, kind: Kind) -> str:
+    """`pattern` of places with its host in its one form, and as subjects of `kind` are named."""
+    host, slash, path = pattern.partition("/")
+    if kind == "git":
+        path = path.removesuffix(".git")
+    return (authority_form(host) if kind in ("git", "url") else _registry_form(host)) + slash + path
 
 
 def named_image(reference: Reference) -> Subject:
@@ -137,19 +157,16 @@ def located(url: str) -> Subject:
 def _located(url: str) -> tuple[str, str]:
     """Scheme, and `host[:port]/path`: no credentials, no query, and no way round a pattern by how it is written."""
     if "://" not in url and (scp := _SCP.fullmatch(url)):
-        return "ssh", scp["host"].lower() + _path(scp["path"])
+        return "ssh", host_form(scp["host"]) + _path(scp["path"])
     try:
         parts = urlsplit(url)
-        host, port = (parts.hostname or "").lower().rstrip("."), parts.port
-        if not host.isascii():
-            host = host.encode("idna").decode()
+        host, port = host_form(parts.hostname or ""), parts.port
     except ValueError as error:
-        raise InputError("the URL cannot be read, so no policy can allow it") from error
+        raise InputError("the URL cannot be read, so no policy can allow it", hint="write it plainly") from error
     if not _HOST.fullmatch(host):
         raise InputError("the host of the URL cannot be read, so no policy can allow it", hint="write it plainly")
     scheme = parts.scheme.lower()
-    shown = f"[{host}]" if ":" in host else host
-    return scheme, shown + ("" if port in (None, _PORTS.get(scheme)) else f":{port}") + _path(parts.path)
+    return scheme, host + ("" if port in (None, _PORTS.get(scheme)) else f":{port}") + _path(parts.path)
 
 
 def _path(path: str) -> str:

@@ -51,7 +51,10 @@ def test_a_redirect_to_no_place_is_one_line(location: str, said: str) -> None:
     assert str(caught.value).isprintable()
 
 
-@pytest.mark.parametrize("realm", ["http://127.0.0.1:1/t", "https://localhost/t", "https://[::1]:9/t"])
+@pytest.mark.parametrize("realm", [
+    "http://127.0.0.1:1/t", "https://localhost/t", "https://[::1]:9/t", "https://127.1/t", "https://0x7f000001:8443/t",
+    "https://2130706433/t", "https://[::ffff:127.0.0.1]:8443/t", "https://0/t", "https://[::]:9/t",
+])  # fmt: skip
 def test_a_registry_elsewhere_names_no_token_server_on_this_machine(realm: str) -> None:
     auth = Authenticator(Anonymous(), Transport("tests", Limits()), "tests")
     challenge = Challenge("bearer", {"realm": realm})

@@ -82,6 +82,9 @@ def test_any_text_is_a_reference_or_an_input_error(text: str) -> None:
     [
         ("localhost", True), ("localhost:5000", True), ("127.0.0.1:1", True), ("127.9.9.9", True),
         ("[::1]:5000", True), ("localhost.example.org", False), ("127.0.0.1.example.org", False), ("10.0.0.1", False),
+        ("::1", True), ("127.1:5000", True), ("0x7f000001", True), ("2130706433:1", True),
+        ("[::ffff:127.0.0.1]:1", True), ("0.0.0.0:5000", True), ("[::]:5000", True), ("[::2]:5000", False),
+        ("127.0.0.1.5", False), ("", False), ("10.1:5000", False), ("[::ffff:10.0.0.1]", False), ("fd00::1", False),
     ],
 )  # fmt: skip
 def test_loopback_is_known_by_name_alone(host: str, loopback: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 from hypothesis import given
@@ -13,9 +13,10 @@ from engine.attest import scan as scanning
 from engine.attest.databases import Package, packages
 from engine.attest.sbom import cyclonedx
 from engine.attest.scan import Contents, combine
+from engine.attest.verify import LIMIT
 from storage.digest import canonical_json, sha256
 from storage.parts.lookup import Own
-from tests.engine.attest.test_scan import DPKG, Layer, deb
+from tests.engine.attest.test_scan import DPKG, GONE, Layer, deb
 
 IMAGE = sha256(b"image")
 
@@ -76,19 +77,19 @@ def test_many_names_of_one_large_file_are_not_read_for_ever(monkeypatch: pytest.
     layer = Layer(dict.fromkeys((f"var/lib/dpkg/status.d/{number}" for number in range(100)), data))
     read = []
 
-    def reading(path: bytes, most: int) -> bytes | None:
+    def opened(path: bytes) -> BinaryIO | None:
         read.append(path)
-        return layer.read(path, most)
+        return layer.open(path)
 
-    scan = scanning.scan_layer(layer, reading)
+    scan = scanning.scan_layer(layer, opened)
     assert len(read) == 2
-    assert scan.problems == ("a layer has more than 1000 bytes of package databases",)
+    assert scan.problems == (("", "a layer has more than 1000 bytes of package databases"),)
 
 
 def test_a_layer_of_more_files_than_are_looked_at_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scanning, "_ENTRIES", 3)
     scan = Layer(dict.fromkeys("abcd", b"")).scan()
-    assert scan.problems == ("a layer has more than 3 files",)
+    assert scan.problems == (("", "a layer has more than 3 files"),)
 
 
 def test_more_packages_than_are_named_are_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,13 +99,13 @@ def test_more_packages_than_are_named_are_told_of(monkeypatch: pytest.MonkeyPatc
     assert [package.name for package, _ in contents.packages] == ["c", "a"]
     assert contents.problems == ("the image tells of 3 packages, and the first 2 are named",)
     many = Layer({DPKG: deb("a", "b", "c")}).scan()
-    assert (many.databases, many.problems) == ((), ("a layer tells of more than 2 packages",))
+    assert (many.databases, many.problems) == ((), (("", "a layer tells of more than 2 packages"),))
 
 
 def test_problems_are_told_of_up_to_a_hundred() -> None:
     scan = Layer({f"var/lib/dpkg/status.d/{number:03}": b"Package: x\n" for number in range(300)}).scan()
     assert len(scan.problems) == 101
-    assert scan.problems[-1] == "and more of this kind"
+    assert scan.problems[-1] == ("", "and more of this kind")
 
 
 def test_a_database_behind_a_link_is_missed_and_said_to_be() -> None:
@@ -113,7 +114,7 @@ def test_a_database_behind_a_link_is_missed_and_said_to_be() -> None:
             own = super()._own(path)
             return own if own.kind != "other" else Own("symlink", target=b"elsewhere")
 
-    assert Linked({DPKG: b""}).scan().problems == (f"{DPKG} is a link, which is not followed",)
+    assert Linked({DPKG: b""}).scan().problems == ((DPKG, f"{DPKG} is a link, which is not followed"),)
     assert Linked({"etc/os-release": b""}).scan().problems == ()
 
 
@@ -143,3 +144,45 @@ def test_json_that_names_no_package_is_none() -> None:
     assert packages("npm", b'{"private": true}') == ([], 0)
     assert packages("npm", b"[]") == ([], 0)
     assert packages("npm", b'{"name": ["a"], "version": "1"}') == ([], 1)
+
+
+@pytest.mark.parametrize("text", ["a", "\u00e9", "\U0001f600", '"', "%"])
+def test_an_sbom_has_no_more_bytes_than_are_verified(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """100,000 packages with paths of 4,000 bytes made gigabytes, and 70,000 an SBOM that verify-image refused."""
+    assert scanning._WEIGHT * 4 / 3 < LIMIT
+    monkeypatch.setattr(scanning, "_WEIGHT", 300_000)
+    name = text * 200
+    databases = tuple(
+        scanning.Database(f"{text * 900}/{number}", "rpm", (Package("rpm", name, f"1-{number}", "x", name),))
+        for number in range(300)
+    )
+    os = scanning.Database("etc/os-release", "os", (), {"ID": name, "VERSION_ID": name})
+    contents = combine([scanning.Scan((os, *databases))])
+    made = canonical_json(cyclonedx(IMAGE, "", contents, "1"))
+    (problem,) = contents.problems
+    assert problem == f"the image tells of 300 packages, and the first {len(contents.packages)} are named"
+    assert len(contents.packages) >= 3
+    assert len(made) < 310_000
+
+
+def test_names_without_end_are_not_all_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five million files called METADATA were a scan of a gigabyte."""
+    monkeypatch.setattr(scanning, "_NAMED", 1000)
+    for layer in (Layer(dict.fromkeys((f"{n}/METADATA" for n in range(999)), b"")),
+                  Layer(dict.fromkeys(map(str, range(999)), GONE)),
+                  Layer({}, frozenset(map(str, range(999))))):  # fmt: skip
+        scan = layer.scan()
+        assert len(scan.encode()) < 3000
+        assert scan.problems == (("", "a layer has more than 1000 bytes of names that matter for package databases"),)
+
+
+def test_many_problems_of_many_layers_are_told_of_up_to_a_hundred() -> None:
+    layers = [
+        Layer({f"var/lib/dpkg/status.d/{number}-{'x' * 200}-{count}": b"Package: x\n" for count in range(60)})
+        for number in range(3)
+    ]
+    problems = combine([layer.scan() for layer in layers]).problems
+    assert (len(problems), problems[-1]) == (101, "and more of this kind")
+    path = "a/" * 1000 + "node_modules/b/package.json"
+    (told,) = Layer({path: b"["}).scan().problems
+    assert (told[0], len(told[1])) == (path, 300)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from hypothesis import example, given
@@ -43,12 +45,12 @@ class Layer(Tree):
             return Own("missing")
         return Own("whiteout") if self.files[path] == GONE else Own("other")
 
-    def read(self, path: bytes, most: int) -> bytes | None:
+    def open(self, path: bytes) -> BinaryIO | None:
         data = self.files[path]
-        return data[:most] if isinstance(data, bytes) else None
+        return io.BytesIO(data) if isinstance(data, bytes) else None
 
     def scan(self) -> Scan:
-        return scan_layer(self, self.read)
+        return scan_layer(self, self.open)
 
 
 def deb(*names: str) -> bytes:
@@ -111,7 +113,7 @@ def test_the_combination_equals_a_fold_of_all_files(layers: list[dict[str, str]]
 def test_a_scan_is_stored_and_read_again() -> None:
     scan = Layer({DPKG: deb("a"), "etc/os-release": b"ID=debian\n", "x": GONE, **pip("b")}, frozenset({"o"})).scan()
     assert Scan.decode(scan.encode()) == scan
-    assert Scan.decode(scan.encode().replace(b'"version":2', b'"version":1')) is None
+    assert Scan.decode(scan.encode().replace(b'"version":3', b'"version":2')) is None
     assert Scan.decode(b"[]") is None
 
 
@@ -158,7 +160,9 @@ def test_a_database_that_is_too_large_is_told_of() -> None:
     path = next(iter(pip("a")))
     scan = Layer({path: b"x" * (limit_of("pypi") + 1)}).scan()
     assert scan.databases == ()
-    assert scan.problems == (f"{path} is no file, or too large",)
+    assert scan.problems == ((path, f"{path} is larger than {limit_of('pypi')} bytes"),)
+    other = Layer({DPKG: "no regular file"}).scan()
+    assert other.problems == ((DPKG, f"{DPKG} is no file"),)
 
 
 def test_a_bom_is_the_same_each_time_and_says_where_it_is_incomplete(tmp_path: Path) -> None:
@@ -170,3 +174,42 @@ def test_a_bom_is_the_same_each_time_and_says_where_it_is_incomplete(tmp_path: P
     assert made["metadata"]["properties"][0]["name"] == "refledger:incomplete"
     assert distribution(b'ID="x y"\nVERSION_ID=3\n') == {"VERSION_ID": "3"}
     assert Package("deb", "a", "1") == contents.packages[0][0]
+
+
+@pytest.mark.parametrize(
+    "stanza", ["package: a\nVERSION: 1\n", "Package : a\nVersion\t: 1\n", "Package: a\r\nVersion: 1\r\n"]
+)
+def test_a_key_is_read_in_all_ways_in_which_its_owner_reads_it(stanza: str) -> None:
+    """dpkg's own parser takes these for the keys that they are: a package could hide behind one."""
+    assert packages("deb", stanza.encode()) == ([Package("deb", "a", "1")], 0)
+    assert packages("pypi", stanza.lower().replace("package", "name").encode()) == ([Package("pypi", "a", "1")], 0)
+    assert packages("apk", b"P:a\nV:1\np:so:b=2\nv:3\n\nP:c\nV:4\n")[0][0] == Package("apk", "a", "1")
+
+
+@pytest.mark.parametrize("path", [
+    "usr/lib/python3/dist-packages/a-1.egg-info", "usr/lib/python3/dist-packages/a.egg-info/PKG-INFO",
+])  # fmt: skip
+def test_python_packages_of_older_forms_are_listed(path: str) -> None:
+    layer = Layer({path: b"Metadata-Version: 1.1\nName: a\nVersion: 1\n"})
+    assert names(layer) == ["a"]
+    assert names(layer, Layer({path: GONE})) == []
+    assert names(layer, Layer({path: b""})) == []
+
+
+@pytest.mark.parametrize(("path", "target", "aside"), [
+    ("var/lib/dpkg", "/opt/dpkg", True), ("var/lib", "../srv", True), ("var", "usr/var", True),
+    ("var/lib/dpkg/status", "status.mine", True), ("lib", "usr/lib", False), ("lib/apk", "../opt/apk", True),
+    ("var/lib/rpm", "../../usr/lib/sysimage/rpm", False), ("var/lib/rpm", "/usr/lib/sysimage/rpm/", False),
+    ("var/lib/rpm/rpmdb.sqlite", "other", True), ("var/lib/dpkg", "../lib/./dpkg", False), ("etc", "usr/etc", False),
+    ("etc/os-release", "../usr/lib/os-release", False), ("var/log", "/tmp", False), ("bin", "usr/bin", False),
+])  # fmt: skip
+def test_a_link_that_puts_a_database_elsewhere_is_said(path: str, target: str, *, aside: bool) -> None:
+    """`mv /var/lib/dpkg /opt && ln -s /opt/dpkg /var/lib` leaves dpkg as it was, and made the SBOM an empty one."""
+
+    class Linked(Layer):
+        def _own(self, at: bytes) -> Own:
+            return Own("symlink", target=target.encode()) if at == path.encode() else super()._own(at)
+
+    above = Linked({path: b"", "opt/dpkg/status": deb("b")})
+    said = (f"{path} is a link, which is not followed",) if aside else ()
+    assert combine([Layer({DPKG: deb("a")}).scan(), above.scan()]).problems == said

@@ -129,6 +129,25 @@ def test_what_is_signed_is_told(kit: MemoryKit, tmp_path: Path) -> None:
     assert (found.image, [claim.predicate for claim in found.claims]) == (image.digest, [SAID])
 
 
+@pytest.mark.parametrize("media_type", [IN_TOTO, ENVELOPE])
+def test_more_attestations_than_memory_has_are_not_fetched(
+    kit: MemoryKit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, media_type: str
+) -> None:
+    """64 manifests with 64 blobs of 64 MiB each were all asked for, and kept."""
+    monkeypatch.setattr(verify, "TOTAL", 10_000)
+
+    async def clutter(client: Client, image: Descriptor) -> None:
+        for number in range(4):
+            said = sign(IN_TOTO, b"x" * 2000, OTHER) + b" " * number
+            if media_type == IN_TOTO:
+                said = about(image.digest) + b" " * (3000 + number)
+            await refer(client, image, *[await put(client, media_type, said)] * 3, artifact=media_type)
+
+    attested(kit, clutter)
+    with pytest.raises(VerificationError, match="its attestations have more than 10000 bytes"):
+        check(kit, tmp_path)
+
+
 @pytest.mark.parametrize("name", ATTACKS)
 def test_what_lies_beside_what_is_signed_is_not_passed_over(kit: MemoryKit, tmp_path: Path, name: str) -> None:
     attack, why = ATTACKS[name]
@@ -260,3 +279,14 @@ def test_a_manifest_that_is_none_vouches_for_nothing(kit: MemoryKit, tmp_path: P
 def test_of_a_claim_of_another_type_only_the_type_is_told() -> None:
     claim = Claim("https://other.example/type", sha256(b"statement"), {"anything": 1}, in_index=False)
     assert set(claim.to_json()) == {"predicate_type", "statement", "in_index"}
+
+
+@pytest.mark.parametrize(("compositions", "incomplete"), [
+    (None, False), ([], False), ("incomplete", False), ([1, None, {}], False), ([{"aggregate": "complete"}], False),
+    ([{"aggregate": 3}, {"aggregate": "incomplete_first_party_only"}], True),
+])  # fmt: skip
+def test_an_sbom_that_says_that_there_is_more_is_not_told_of_as_if_it_were_all(
+    compositions: object, *, incomplete: bool
+) -> None:
+    said = verify.summary(SBOM, {"components": [{}], "compositions": compositions})
+    assert said == {"components": 1, "incomplete": incomplete}

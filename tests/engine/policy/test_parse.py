@@ -123,3 +123,34 @@ def test_a_file_that_is_no_text_or_too_large_is_refused() -> None:
     for data in (b"\xff\xfe", b"#" * (2 << 20), HEAD.encode() + b'kind = "digests"\n#' + b"\xff"):
         with pytest.raises(InputError):
             parse_policy(data, "p.toml")
+
+
+@pytest.mark.parametrize(("kind", "pattern", "says"), [
+    ("urls", "https://evil.example/**", "no scheme"), ("git", "ssh://git@evil.example", "no scheme"),
+    ("git", "git@evil.example:ours/*", "does not begin with a host"), ("urls", "/x", "does not begin with a host"),
+    ("git", "evil.example:ours/*", "does not begin with a host"), ("urls", "evil.example/a/../b", "empty parts"),
+    ("urls", "evil.example//a", "empty parts"), ("images", "oci-layout/srv/./x", "empty parts"),
+    ("images", "docker.io/library/debian:12", "by its repository"), ("caches", "a.example/c@x", "by its repository"),
+    ("images", "debian", "is no registry"), ("images", "library/debian", "is no registry"),
+    ("exports", "local/x", "is no registry"), ("exports", "registry", "is no registry"),
+])  # fmt: skip
+def test_a_pattern_that_fits_nothing_is_refused(kind: str, pattern: str, says: str) -> None:
+    """It was taken, and a rule that denied it forbade nothing."""
+    for key in ("allow", "deny"):
+        with pytest.raises(InputError, match=rf"p.toml:4: .*{says}"):
+            parse_policy(f'{HEAD}kind = "{kind}"\n{key} = ["ok.example", "{pattern}"]\n'.encode(), "p.toml")
+    if kind == "images":
+        with pytest.raises(InputError, match=says):
+            parse_policy(f'{HEAD}kind = "age"\nmax = "3d"\nimages = ["{pattern}"]\n'.encode(), "p.toml")
+
+
+@pytest.mark.parametrize(("kind", "pattern"), [
+    ("images", "docker.io/library/*"), ("images", "*"), ("images", "**"), ("images", "localhost"), ("images", "a:1/x"),
+    ("images", "localhost:5000/**"), ("images", "[::1]:5000/x"), ("images", "::1"), ("images", "oci-layout/srv/a:b"),
+    ("images", "oci-layout/**"), ("exports", "oci"), ("exports", "*.example:*"), ("urls", "intranet/x"),
+    ("urls", "h.example:8080/a?b"), ("urls", "h.example/"), ("urls", "h.example/a:b@c"), ("git", "h.example/x.git"),
+    ("secrets", "a://b"), ("images", "127.1"),
+])  # fmt: skip
+def test_a_pattern_that_may_fit_is_taken(kind: str, pattern: str) -> None:
+    (rule,) = parse_policy(f'{HEAD}kind = "{kind}"\ndeny = ["{pattern}"]\n'.encode(), "p.toml").rules
+    assert rule.deny == (pattern,)

@@ -13,6 +13,7 @@ import pytest
 
 from storage.digest import sha256
 from tests.builder import Builder, busybox_layer
+from tests.engine.attest.test_rpm import database, header
 from tests.registry_fixture import (
     OCI_MANIFEST,
     WEB,
@@ -216,27 +217,37 @@ def test_I2_an_sbom_fetches_no_layer_whose_scan_is_here_and_whole(
 
 
 def test_the_sbom_tells_of_the_final_file_system_and_not_of_what_was_removed(
-    builder: Builder, registry: RegistryProcess, repository: str
+    builder: Builder, registry: RegistryProcess, repository: str, tmp_path: Path
 ) -> None:
+    rpm = database(tmp_path / "rpmdb.sqlite", [header((1000, b"bash"), (1001, b"5.2"), (1002, b"1.el9"), (1003, 0))])
+    key = keygen(builder)
     metadata = b"Metadata-Version: 2.1\nName: Flask\nVersion: 3.0.0\n\nName: not this\n"
     debian(registry, f"{repository}/base", more={
         "usr/lib/python3/site-packages/flask-3.0.0.dist-info/METADATA": metadata,
         "srv/node_modules/@a/b/package.json": b'{"name": "@a/b", "version": "1.2.3", "license": "MIT"}',
         "srv/node_modules/c/package.json": b'{"name": "c", "version": "9.9.9"}',
         "lib/apk/db/installed": b"P:musl\nV:1.2.5-r0\nA:x86_64\nL:MIT\n\n",
+        "usr/lib/sysimage/rpm/rpmdb.sqlite": rpm.read_bytes(),
+        "var/lib/rpm/Packages": b"of another form", "var/lib/rpm/Packages.db": b"",
+        "var/db/pkg/app-misc/a-1/PF": b"a-1",
     })  # fmt: skip
     builder.write({"status": STATUS.replace(b"2.36-9", b"2.36-10")})
-    builder.must_build(
+    done = builder.must_build(
         f"FROM {registry.host}/{repository}/base:1\n"
         "RUN rm -r /usr/lib/python3/site-packages/flask-3.0.0.dist-info /srv/node_modules/c\n"
         "COPY status /var/lib/dpkg/status\n",
         "-t", f"{registry.host}/{repository}:1", "--push", "--sbom", "true",
     )  # fmt: skip
-    found = purls(statements(registry, repository)[BOM])
-    assert found == {
+    made = statements(registry, repository)[BOM]
+    assert purls(made) == {
         "pkg:deb/debian/libc6@2.36-10?arch=amd64&distro=debian-12", "pkg:npm/%40a/b@1.2.3",
         "pkg:apk/debian/musl@1.2.5-r0?arch=x86_64&distro=debian-12",
+        "pkg:rpm/debian/bash@5.2-1.el9?distro=debian-12&epoch=0",
     }  # fmt: skip
+    assert made["predicate"]["compositions"][0]["aggregate"] == "incomplete"
+    (warning,) = [line for line in done.err.splitlines() if line.startswith("WARNING")]
+    assert "may lack packages: var/lib/rpm/Packages: RPM's database as Berkeley DB is not read (2 reasons" in warning
+    assert "5 components, and more that it does not name" in verify(builder, f"{registry.host}/{repository}:1", key)[1]
 
 
 # ---------------------------------------------------------------- provenance

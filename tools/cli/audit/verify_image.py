@@ -65,7 +65,8 @@ def _lines(one: Verified) -> Iterator[str]:
         beside = ", also in the index" if claim.in_index else ""
         yield f"  signed: {claim.predicate_type}{beside}"
         if "components" in told:
-            yield f"    {told['components']} components"
+            more = ", and more that it does not name" if told["incomplete"] else ""
+            yield f"    {told['components']} components{more}"
         if "builder" in told:
             yield f"    built by {told['builder']}, build {told['invocation']}, {told['started']}"
             for source in told["sources"]:
