@@ -228,8 +228,6 @@ class World:
             return
         error = None if future.cancelled() else future.exception()
         doing.process.calls.die()  # what it still holds goes with it
-        for fetching in doing.machine.fetching.values():
-            fetching[:] = [build for build in fetching if build != doing.build]
         if isinstance(error, Crashed):
             self.verdict.dead.add(doing.build)
             if self._points.power_lost:
