@@ -85,7 +85,9 @@ class Verdict:
         return self._wanted.name(built) in self._pushed
 
     def quiet(self, machine: Machine) -> None:
-        """Nobody does anything on `machine`: what its log names is there."""
+        """Nobody does anything on `machine`: what its log names is there. What the disk failed to write, somebody is
+        told of now at the latest."""
+        machine.disk.files.errors.told = True
         here = reader_of(machine.disk).stored()
         kinds: dict[str, Sequence[str]] = {"blobs": here.blobs, "layers": here.layers, "snapshots": here.snapshots}
         self.problems += oracle.content_problems(machine.events, kinds, machine.rotten)
