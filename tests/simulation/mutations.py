@@ -321,6 +321,32 @@ MUTATIONS = (
         (Change("storage.durable:Unfinished.commit", "os.fsync(self.file.fileno())", "pass"),),
         seeds=(8, 16, 24),
     ),
+    Mutation(
+        "an image that could not be flushed is flushed once more, and believed",
+        (
+            Change(
+                "storage.layers.erofs.image:ImageWriter.finish", "os.fsync(self._fd)",
+                "try:\n        os.fsync(self._fd)\n    except OSError:\n        os.fsync(self._fd)",
+            ),
+        ),
+        seeds=(0, 1, 2),
+        point="fsync tmp",
+        kind="EIO",
+    ),
+    Mutation(
+        "a lock that cannot be opened is an exception of the system's",
+        (Change("storage.locks:FileLocks.held", 'raise DiskError.of(error, "testing a lock") from error', "raise"),),
+        seeds=(4, 8),
+        point="open locks",
+        kind="EIO",
+    ),
+    Mutation(
+        "what no event names is never let go of",
+        (Change("projections.inventory:_kind", 'roles.get(name, ""), "unnamed")', 'roles.get(name, ""), "record")'),),
+        seeds=(4, 0, 1),
+        point="commit log.db",
+        kind="crash",
+    ),
 )
 
 

@@ -103,6 +103,18 @@ class Verdict:
             if place is machine:
                 self._file(machine, act)
 
+    def emptied(self, machine: Machine) -> None:
+        """All was let go of on `machine`: what is left are documents that its log tells of, or another one of them."""
+        self.quiet(machine)
+        reader = reader_of(machine.disk)
+        here, blobs = reader.stored(), reader.path / "blobs"
+        told = "".join(str(event.data) for event in machine.events)
+        told += "".join((blobs / blob.replace(":", "/")).read_bytes().decode(errors="replace") for blob in here.blobs)
+        layers = {event.data["digest"] for event in machine.events if event.type in {"BlobCreated", "LayerPulled"}}
+        left = [*here.layers, *here.snapshots, *(one for one in reader.leftovers() if one.startswith("partial/"))]
+        left += [blob for blob in here.blobs if blob in layers or blob not in told]
+        self.problems += [f"I12 {name} stays though all was let go of" for name in left]
+
     def end(self) -> None:
         """All rounds are over, and so is what must have been possible after them. The power is lost once more."""
         for host in self._registries.hosts.values():
