@@ -329,7 +329,7 @@ MUTATIONS = (
                 "try:\n        os.fsync(self._fd)\n    except OSError:\n        os.fsync(self._fd)",
             ),
         ),
-        seeds=(0, 1, 2),
+        seeds=(2,),
         point="fsync tmp",
         kind="EIO",
     ),
