@@ -347,6 +347,17 @@ MUTATIONS = (
         point="commit log.db",
         kind="crash",
     ),
+    Mutation(
+        "the bytes of a blob depend on who makes it",
+        (
+            Change(
+                "storage.packing:_pack", "layer = _sink(compression)",
+                "from dataclasses import replace\n"
+                "    layer = _sink(replace(compression, level=1 + int(blobs._scratch._owner, 16) % 2))",
+            ),
+        ),
+        seeds=(5, 0, 1),
+    ),
 )
 
 

@@ -124,6 +124,11 @@ class Process:
         self.open.clear()
         processes.pop(self.prefix, None)
 
+    def held(self) -> list[str]:
+        """What it has open, or mounted."""
+        places = [found.where for found in self.open.values()] + [mount.where for mount in self.mounts.values()]
+        return [b"/".join(where).decode(errors="replace") for where in places]
+
     def check(self) -> None:
         """Raises Crashed when it is dead."""
         if not self.alive:

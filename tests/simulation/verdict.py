@@ -56,6 +56,7 @@ class Verdict:
         if ended.exit not in allowed:
             told = f"{doing.act.kind} {doing.build} ended with {ended.exit} ({ended.error})"
             self.problems.append(f"I12 {told}, not one of {sorted(allowed)}")
+        self.problems += [f"I12 {doing.build} ended, and still holds {name}" for name in doing.process.calls.held()]
         self.problems += oracle.secret_problems([SECRET], {f"the error of {doing.build}": ended.error.encode()})
         if doing.act.kind == "build" and doing.act.target == 0:
             (self.inline.add if ended.exit == 0 and doing.act.cache_to == "inline" else self.inline.discard)(
@@ -120,6 +121,7 @@ class Verdict:
         for host in self._registries.hosts.values():
             self.problems += [f"I11 {hole}" for hole in host.holes()]
             self.problems += oracle.secret_problems([SECRET], {f"{host.name} {n}": d for n, d in host.content.items()})
+        self.problems += oracle.blob_problems(event for machine in self._machines for event in machine.events)
         for machine in self._machines:
             left = reader_of(machine.disk).leftovers()
             self.problems += [f"I12 {name} is left over" for name in left if not name.startswith(_LASTING)]
