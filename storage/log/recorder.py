@@ -123,8 +123,8 @@ class LogRecorder(SQLiteApplicationRecorder):
 
 
 def _write_over(cursor: SQLiteCursor) -> None:
-    """Have nothing of a commit that failed come back. When it is its flush that failed, the `-wal` has all of it where
-    nobody reads on, but for the recovery after a kill, which would believe it: a commit of the same page is put there."""
+    """Have nothing of a commit that failed come back. When its flush failed, the `-wal` has all of it, where nobody
+    reads on but the recovery after a kill, which would believe it: a commit that changes nothing is put there."""
     with suppress(sqlite3.Error):
         cursor.execute("PRAGMA user_version")
         cursor.execute(f"PRAGMA user_version = {cursor.fetchone()[0]}")
