@@ -27,7 +27,7 @@ from projections.inventory import UNSPOKEN, Inventory, Item, take_inventory
 from projections.runner import Views
 from projections.usage import Usage
 from storage.digest import Digest
-from storage.errors import FailureKind
+from storage.errors import DiskError, FailureKind
 from storage.interfaces.images import Provider
 from storage.interfaces.locks import Locks
 from storage.interfaces.log import NewEvent
@@ -50,6 +50,8 @@ def running_builds(locks: Path) -> list[str]:
         names = sorted(path.name for path in locks.iterdir() if path.name.startswith("build-"))
     except FileNotFoundError:
         return []
+    except OSError as error:
+        raise DiskError.of(error, "looking for builds that run") from error
     ids = [name.removeprefix("build-") for name in names if held.held(name)]
     return [one for one in ids if not one.startswith(_OWNER)]
 

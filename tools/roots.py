@@ -6,7 +6,7 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -231,13 +231,21 @@ def recover(root: Root, found_by: str) -> list[str]:
     silent = [record.id for record in History(root.views).list(status="running")]
     removed = sweep(root.tmp, is_alive, found_by)
     DirectoryPartials(root.path / "partial").sweep(time.time() - KEPT_SECONDS, root.locks)
-    if any(root.run.glob("*/*")):
-        from engine.ops.leftovers import sweep_containers
-
-        removed += sweep_containers(root.run, is_alive)
+    removed += _sweep_containers(root.run, is_alive)
     buried = [build for build in silent if _bury(root, build, found_by, removed)]
     root.locks.sweep()
     return buried
+
+
+def _sweep_containers(run: Path, is_alive: Callable[[str], bool]) -> list[str]:
+    try:
+        if not any(run.glob("*/*")):
+            return []
+        from engine.ops.leftovers import sweep_containers  # reason: slow to import, and seldom needed
+
+        return sweep_containers(run, is_alive)
+    except OSError as error:
+        raise DiskError.of(error, "removing containers of builds that died") from error
 
 
 def _bury(root: Root, build: str, found_by: str, removed: Sequence[str]) -> bool:

@@ -24,6 +24,8 @@ from tests.simulation.processes import (
 )
 
 _numbers = itertools.count(FIRST_FD)
+WRITTEN_OFF = "EIO later"
+"""The kind of fault of bytes that can be read, but not be written back: who writes them is not told then."""
 Place = tuple[Process, tuple[bytes, ...], Inode | None]
 
 
@@ -87,9 +89,10 @@ class Descriptors:
                 raise failure(errno.ENOTDIR, where)
             if inode.is_directory and flags & (real_os.O_WRONLY | real_os.O_RDWR):
                 raise failure(errno.EISDIR, where)
+            process.refuse("open", where, "EMFILE", "EIO")
             if flags & real_os.O_TRUNC:
                 process.fault("truncate", where, "EIO")
-                inode.data = bytearray()
+                inode.data, inode.lost = bytearray(), False
         fd = next(_numbers)
         descriptors[fd] = process.open[fd] = Open(process, inode, flags, where)
         return fd
@@ -142,13 +145,15 @@ class Descriptors:
     def _write(self, found: Open, data: bytes, offset: int) -> int:
         process, inode = found.process, found.inode
         process.pause()
-        kind = process.fault("write", found.where, "ENOSPC", "short", "torn", "EIO")
-        if kind:
+        kind = process.fault("write", found.where, "ENOSPC", "short", "torn", "EIO", WRITTEN_OFF)
+        if kind in {"short", "torn"}:
             data = data[: max(1, len(data) // 2)]
         if offset > len(inode.data):
             inode.data += bytes(offset - len(inode.data))
         inode.data[offset : offset + len(data)] = data
         inode.mtime = process.machine.now()
+        if kind == WRITTEN_OFF:
+            process.machine.files.lose(inode)
         if kind == "torn":
             process.die()
             raise crashed(f"{process.name} was killed while it wrote {b'/'.join(found.where)!r}")
@@ -183,13 +188,19 @@ class Descriptors:
             real_os.fsync(fd)
             return
         found = opened(fd)
-        found.process.pause()
-        found.process.fault("fsync", found.where, "EIO")
-        files = found.process.machine.files
-        if found.inode.is_directory:
-            files.sync_directory(found.inode)
+        process, inode, files = found.process, found.inode, found.process.machine.files
+        process.pause()
+        try:
+            process.fault("fsync", found.where, "EIO")
+        except OSError:
+            if inode.synced == inode.data:
+                raise
+            files.lose(inode)
+        if inode.is_directory:
+            files.sync_directory(inode)
         else:
-            files.sync_file(found.inode)
+            files.sync_file(inode)
+            found.report()
 
     def fstat(self, fd: int) -> real_os.stat_result:
         return real_os.fstat(fd) if fd < FIRST_FD else status(opened(fd).inode)

@@ -4,6 +4,10 @@ What it promises is what POSIX does, and no more: bytes of a file are durable af
 of the directory that they are in, all after syncfs. What was not made durable may be there or not, name by name, and a
 file's bytes in part; only that an entry goes from one directory to another in one piece, and that changes of one
 directory are lost from the last one on, is certain (as with any journal).
+
+Bytes that could not be written back are lost for good, though everybody reads them until the power goes: the kernel
+counts them as written, and no later flush tries again. It tells each descriptor once, and none that was opened after
+somebody was told (errseq_t, Linux's Documentation/core-api/errseq.rst).
 """
 
 from __future__ import annotations
@@ -18,10 +22,28 @@ from tests.simulation.chance import Chance
 _numbers = itertools.count(1)
 
 
+@dataclass(slots=True)
+class Errors:
+    """How often bytes of a file, or of a file system, could not be written back; `told`: does anybody know of the last
+    time?"""
+
+    count: int = 0
+    told: bool = True
+
+    def happened(self) -> None:
+        """Once more."""
+        self.count, self.told = self.count + 1, False
+
+    def seen(self) -> int:
+        """What who opens it now need not be told of any more."""
+        return self.count if self.told else self.count - 1
+
+
 @dataclass(eq=False, slots=True)
 class Inode:
     """A file, directory, link or device, by the type in `mode`. `data` of a file, or the target of a link; `synced`
-    what of it is durable; `entries` and `durable_entries` of a directory, the same of names."""
+    what of it is durable, `lost`: all that ever will be; `entries` and `durable_entries` of a directory, the same of
+    names."""
 
     mode: int
     mtime: int = 0
@@ -30,6 +52,8 @@ class Inode:
     rdev: int = 0
     data: bytearray = field(default_factory=bytearray)
     synced: bytes = b""
+    lost: bool = False
+    errors: Errors = field(default_factory=Errors)
     entries: dict[bytes, Inode] = field(default_factory=dict)
     durable_entries: dict[bytes, Inode] = field(default_factory=dict)
     xattrs: dict[bytes, bytes] = field(default_factory=dict)
@@ -80,6 +104,7 @@ class FileSystem:
 
     def __init__(self) -> None:
         self.top = directory()
+        self.errors = Errors()
         self._pending: list[_Change] = []
 
     def change(self, *parts: tuple[Inode, bytes, Inode | None]) -> None:
@@ -106,7 +131,14 @@ class FileSystem:
 
     def sync_file(self, inode: Inode) -> None:
         """fsync(2) of a file."""
-        inode.synced = bytes(inode.data)
+        if not inode.lost:
+            inode.synced = bytes(inode.data)
+
+    def lose(self, inode: Inode) -> None:
+        """What was written to a file, and is not durable, cannot be written back."""
+        inode.lost = True
+        inode.errors.happened()
+        self.errors.happened()
 
     def sync_directory(self, inode: Inode) -> None:
         """fsync(2) of a directory: what was changed in it, and what that depends on."""
@@ -125,12 +157,16 @@ class FileSystem:
             change.make_durable()
         self._pending.clear()
         for inode in self._all(self.top):
-            inode.synced = bytes(inode.data)
+            self.sync_file(inode)
+
+    def unwritten(self) -> list[Inode]:
+        """Files of which something is not durable."""
+        return [inode for inode in self._all(self.top) if inode.synced != inode.data]
 
     @property
     def undurable(self) -> int:
         """Changes of names, and files, that a power loss could take back."""
-        return len(self._pending) + sum(1 for inode in self._all(self.top) if inode.synced != inode.data)
+        return len(self._pending) + len(self.unwritten())
 
     def power_loss(self, chance: Chance | None = None) -> None:
         """Forget what is not durable: all of it, or, by `chance`, some."""
@@ -150,6 +186,7 @@ class FileSystem:
         if inode.is_file and inode.synced != inode.data:
             inode.data = bytearray(_left(inode.synced, bytes(inode.data), chance))
             inode.synced = bytes(inode.data)
+        inode.lost = False
         inode.entries = dict(inode.durable_entries)
         for entry in inode.entries.values():
             self._restore(entry, chance, seen)

@@ -30,13 +30,13 @@ class KeptViews(Views):
 
 
 class Machine:
-    """One root, and what is folded of its log: a file that all its processes share. `fetching`: builds that fetch a
-    blob just now; `rotten`: what somebody changed or removed, which who does not use it need not notice."""
+    """One root, and what is folded of its log: a file that all its processes share. `fetching`: who fetches a blob just
+    now, or did when he died; `rotten`: what somebody changed or removed, which who does not use it need not notice."""
 
     def __init__(self, disk: Disk) -> None:
         self.disk = disk
         self.views = KeptViews(None, STANDARD)
-        self.fetching: defaultdict[str, list[str]] = defaultdict(list)
+        self.fetching: defaultdict[str, list[Doing]] = defaultdict(list)
         self.rotten: set[str] = set()
         self._events: list[Event] = []
         self._asked: defaultdict[str, set[str]] = defaultdict(set)

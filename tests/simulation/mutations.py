@@ -321,6 +321,43 @@ MUTATIONS = (
         (Change("storage.durable:Unfinished.commit", "os.fsync(self.file.fileno())", "pass"),),
         seeds=(8, 16, 24),
     ),
+    Mutation(
+        "an image that could not be flushed is flushed once more, and believed",
+        (
+            Change(
+                "storage.layers.erofs.image:ImageWriter.finish", "os.fsync(self._fd)",
+                "try:\n        os.fsync(self._fd)\n    except OSError:\n        os.fsync(self._fd)",
+            ),
+        ),
+        seeds=(2,),
+        point="fsync tmp",
+        kind="EIO",
+    ),
+    Mutation(
+        "a lock that cannot be opened is an exception of the system's",
+        (Change("storage.locks:FileLocks.held", 'raise DiskError.of(error, "testing a lock") from error', "raise"),),
+        seeds=(4, 8),
+        point="open locks",
+        kind="EIO",
+    ),
+    Mutation(
+        "what no event names is never let go of",
+        (Change("projections.inventory:_kind", 'roles.get(name, ""), "unnamed")', 'roles.get(name, ""), "record")'),),
+        seeds=(4, 0, 1),
+        point="commit log.db",
+        kind="crash",
+    ),
+    Mutation(
+        "the bytes of a blob depend on who makes it",
+        (
+            Change(
+                "storage.packing:_pack", "layer = _sink(compression)",
+                "from dataclasses import replace\n"
+                "    layer = _sink(replace(compression, level=1 + int(blobs._scratch._owner, 16) % 2))",
+            ),
+        ),
+        seeds=(5, 0, 1),
+    ),
 )
 
 

@@ -233,6 +233,17 @@ def completed_in(events: Iterable[Event]) -> dict[str, str]:
     return found
 
 
+def blob_problems(events: Iterable[Event]) -> Iterator[str]:
+    """I12: what was packed anew has the same bytes, whoever did it, and where."""
+    made: dict[tuple[str, ...], Event] = {}
+    for event in events:
+        if event.type == "BlobCreated":
+            how = tuple(event.data[field] for field in ("diff_id", "media_type", "compressor", "compression"))
+            first = made.setdefault(how, event)
+            if first.data["digest"] != event.data["digest"]:
+                yield f"I12 builds {first.build} and {event.build} made different blobs of layer {how[0]}"
+
+
 def secret_problems(secrets: Sequence[str], where: Mapping[str, bytes]) -> Iterator[str]:
     """I9: what holds one of `secrets`."""
     for name, data in where.items():

@@ -51,7 +51,7 @@ class Machine(Protocol):
 
 @dataclass(eq=False, slots=True)
 class Open:
-    """An open file of a process."""
+    """An open file of a process. `told`, `told_of_all`: errors of the file, of the file system, that it knows of."""
 
     process: Process
     inode: Inode
@@ -59,14 +59,31 @@ class Open:
     where: tuple[bytes, ...]
     position: int = 0
     was_read: bool = False
+    told: int = field(init=False)
+    told_of_all: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.told = self.inode.errors.seen()
+        self.told_of_all = self.process.machine.files.errors.seen()
 
     def read(self, start: int, size: int) -> bytes:
-        """Bytes of it. The first time the disk may refuse, but not to whoever judges. Raises OSError."""
-        if not self.was_read and self.process.name != READER:
+        """Bytes of it. The first time the disk may refuse. Raises OSError."""
+        if not self.was_read:
             self.was_read = True
-            if self.process.machine.faults.at(_named("read", self.where), "EIO"):
-                raise failure(errno.EIO, self.where)
+            self.process.refuse("read", self.where, "EIO")
         return bytes(self.inode.data[start : start + size])
+
+    def report(self) -> None:
+        """What could not be written back of the file is told once. Raises OSError."""
+        if self.told < (errors := self.inode.errors).count:
+            self.told, errors.told = errors.count, True
+            raise failure(errno.EIO, self.where)
+
+    def report_all(self) -> None:
+        """As `report`, of the file system."""
+        if self.told_of_all < (errors := self.process.machine.files.errors).count:
+            self.told_of_all, errors.told = errors.count, True
+            raise failure(errno.EIO, self.where)
 
 
 @dataclass(eq=False)
@@ -107,6 +124,11 @@ class Process:
         self.open.clear()
         processes.pop(self.prefix, None)
 
+    def held(self) -> list[str]:
+        """What it has open, or mounted."""
+        places = [found.where for found in self.open.values()] + [mount.where for mount in self.mounts.values()]
+        return [b"/".join(where).decode(errors="replace") for where in places]
+
     def check(self) -> None:
         """Raises Crashed when it is dead."""
         if not self.alive:
@@ -140,10 +162,15 @@ class Process:
         if kind == "crash":
             self.die()
             raise crashed(f"{self.name} was killed at {call} {b'/'.join(where)!r}")
-        if kind in {"ENOSPC", "EIO", "EMFILE"}:
-            number = getattr(errno, kind)
-            raise failure(number, where)
+        if kind in {"ENOSPC", "EIO"}:
+            raise failure(getattr(errno, kind), where)
         return kind
+
+    def refuse(self, call: str, where: tuple[bytes, ...], *kinds: str) -> None:
+        """A call that changes nothing, which the disk or the kernel may refuse, but not to whoever judges. Raises
+        OSError."""
+        if self.name != READER and (kind := self.machine.faults.at(_named(call, where), *kinds)):
+            raise failure(getattr(errno, kind), where)
 
     def linger(self, call: str, where: tuple[bytes, ...]) -> None:
         """A point where somebody else may go on, also for long, though nothing is changed."""

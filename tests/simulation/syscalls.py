@@ -111,6 +111,7 @@ class Os(Descriptors):
             if path < FIRST_FD:
                 return None
             found = opened(path)
+            found.process.refuse("list", found.where, "EIO")
             return found.process, found.inode
         place = locate(path)
         if place is None:
@@ -118,6 +119,7 @@ class Os(Descriptors):
         inode = place[0].find(place[1])
         if not inode.is_directory:
             raise failure(errno.ENOTDIR, place[1])
+        place[0].refuse("list", place[1], "EIO")
         return place[0], inode
 
     def mkdir(self, path: Any, mode: int = 0o777, *, dir_fd: int | None = None) -> None:

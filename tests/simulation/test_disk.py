@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import pytest
 
 from storage.digest import sha256
+from storage.durable import flush_file_system, fsync_directory
 from storage.errors import DiskError
 from storage.interfaces.images import Descriptor
 from storage.interfaces.layers import Look
 from storage.interfaces.log import NewEvent
 from tests.simulation.chance import Chance, Crashed, Faults
+from tests.simulation.descriptors import WRITTEN_OFF
 from tests.simulation.disk import Disk, DiskProcess, Stored
 from tests.simulation.mounting import content, merged_content
 from tests.simulation.paths import simulated_files
 from tests.simulation.recovery import open_root
+from tests.simulation.syscalls import Os
 from tests.storage.layers.trees import GZIP, diff_id, file, make_tar
 from tools import roots
 
 TAR = make_tar(file("etc/name", b"base"), file("data", b"d" * 2000))
 LOOK = Look(0o644, 0, 0, 5)
+CALLS = Os()
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -278,6 +283,7 @@ def test_I12_wherever_it_strikes_the_next_process_can_do_it_all(action: str, kin
             disk.power_loss()
         elif process.alive:
             disk.crash("a")
+        disk.files.errors.told = True  # else whoever flushes next is told, who has lost nothing
         after = disk.process("b")
         for digest in after.stored().blobs:
             assert after.blobs("b2").sound(digest)
@@ -294,3 +300,69 @@ def everything_again(process: DiskProcess) -> None:
         roots.recover(root, "b2")
     assert [name for name in process.leftovers() if not name.startswith("locks")] == []
     everything(process, "again")
+
+
+# ---------------------------------------------------------------- what cannot be written back
+
+
+def new_file(process: DiskProcess, name: str = "f") -> int:
+    return CALLS.open(process.path / name, os.O_CREAT | os.O_RDWR)
+
+
+def flush(process: DiskProcess, path: str = ".") -> Callable[[], None]:
+    """What flushes the file system from a descriptor that is opened now."""
+    fd = CALLS.open(process.path / path, os.O_RDONLY)
+    return lambda: flush_file_system(fd)
+
+
+def written_off(process: DiskProcess, fd: int) -> None:
+    """Write what the disk takes later, or so it seems."""
+    faults = process.disk.faults
+    faults.planned = {faults.points + 1: 4}
+    CALLS.write(fd, b"bytes")
+    assert faults.struck[-1][2] == WRITTEN_OFF
+
+
+def test_what_could_not_be_flushed_is_flushed_by_nobody(disk: Disk) -> None:
+    process = disk.process("a")
+    with open_root(process):
+        pass
+    fd = new_file(process)
+    CALLS.write(fd, b"bytes")
+    disk.faults.planned = {disk.faults.points + 1: 0}
+    with pytest.raises(OSError, match="Input/output error"):
+        CALLS.fsync(fd)
+    CALLS.fsync(fd)  # the kernel counts it as written
+    fsync_directory(process.path)
+    assert (process.path / "f").read_bytes() == b"bytes"
+    disk.power_loss(strict=True)
+    assert (disk.process("b").path / "f").read_bytes() == b""
+
+
+def test_an_error_of_writing_back_is_told_each_who_had_the_file_open(disk: Disk) -> None:
+    process, other = disk.process("a"), disk.process("b")
+    with open_root(process):
+        pass
+    fd = new_file(process)
+    early = CALLS.open(other.path / "f", os.O_RDONLY)
+    written_off(process, fd)
+    late = CALLS.open(other.path / "f", os.O_RDONLY)  # nobody was told until now: who opens it then is, too
+    for one in (fd, early, late):
+        with pytest.raises(OSError, match="Input/output error"):
+            CALLS.fsync(one)
+        CALLS.fsync(one)
+    CALLS.fsync(CALLS.open(other.path / "f", os.O_RDONLY))
+
+
+def test_an_error_of_writing_back_is_told_each_who_flushes_the_file_system_once(disk: Disk) -> None:
+    process, other = disk.process("a"), disk.process("b")
+    with open_root(process):
+        pass
+    early = flush(other)
+    written_off(process, new_file(process))
+    with pytest.raises(OSError, match="Input/output error"):
+        flush(process)()
+    flush(process)()
+    with pytest.raises(OSError, match="Input/output error"):
+        early()
+    early()

@@ -30,6 +30,8 @@ FOUND = (
     (40118, "fsync blobs", "EIO"),
     (4, "read blobs", "EIO"),
     (8, "read index.json", "EIO"),
+    (4, "list run", "EIO"),
+    (4, "list locks", "EIO"),
 )
 """What found a bug of the engine once (docs/simulation.md): a seed, and a fault at points of a name."""
 SEARCHED = 20

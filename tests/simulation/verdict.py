@@ -56,6 +56,7 @@ class Verdict:
         if ended.exit not in allowed:
             told = f"{doing.act.kind} {doing.build} ended with {ended.exit} ({ended.error})"
             self.problems.append(f"I12 {told}, not one of {sorted(allowed)}")
+        self.problems += [f"I12 {doing.build} ended, and still holds {name}" for name in doing.process.calls.held()]
         self.problems += oracle.secret_problems([SECRET], {f"the error of {doing.build}": ended.error.encode()})
         if doing.act.kind == "build" and doing.act.target == 0:
             (self.inline.add if ended.exit == 0 and doing.act.cache_to == "inline" else self.inline.discard)(
@@ -85,7 +86,9 @@ class Verdict:
         return self._wanted.name(built) in self._pushed
 
     def quiet(self, machine: Machine) -> None:
-        """Nobody does anything on `machine`: what its log names is there."""
+        """Nobody does anything on `machine`: what its log names is there. What the disk failed to write, somebody is
+        told of now at the latest."""
+        machine.disk.files.errors.told = True
         here = reader_of(machine.disk).stored()
         kinds: dict[str, Sequence[str]] = {"blobs": here.blobs, "layers": here.layers, "snapshots": here.snapshots}
         self.problems += oracle.content_problems(machine.events, kinds, machine.rotten)
@@ -101,11 +104,24 @@ class Verdict:
             if place is machine:
                 self._file(machine, act)
 
+    def emptied(self, machine: Machine) -> None:
+        """All was let go of on `machine`: what is left are documents that its log tells of, or another one of them."""
+        self.quiet(machine)
+        reader = reader_of(machine.disk)
+        here, blobs = reader.stored(), reader.path / "blobs"
+        told = "".join(str(event.data) for event in machine.events)
+        told += "".join((blobs / blob.replace(":", "/")).read_bytes().decode(errors="replace") for blob in here.blobs)
+        layers = {event.data["digest"] for event in machine.events if event.type in {"BlobCreated", "LayerPulled"}}
+        left = [*here.layers, *here.snapshots, *(one for one in reader.leftovers() if one.startswith("partial/"))]
+        left += [blob for blob in here.blobs if blob in layers or blob not in told]
+        self.problems += [f"I12 {name} stays though all was let go of" for name in left]
+
     def end(self) -> None:
         """All rounds are over, and so is what must have been possible after them. The power is lost once more."""
         for host in self._registries.hosts.values():
             self.problems += [f"I11 {hole}" for hole in host.holes()]
             self.problems += oracle.secret_problems([SECRET], {f"{host.name} {n}": d for n, d in host.content.items()})
+        self.problems += oracle.blob_problems(event for machine in self._machines for event in machine.events)
         for machine in self._machines:
             left = reader_of(machine.disk).leftovers()
             self.problems += [f"I12 {name} is left over" for name in left if not name.startswith(_LASTING)]

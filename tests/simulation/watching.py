@@ -50,15 +50,16 @@ class Watching:
         fetching = is_layer(blob) and blob.digest not in machine.exported.get(build, ()) and not blob.annotations
         others = machine.fetching[blob.digest]
         if fetching:
-            if any(other != build for other in others):
-                self._problems.append(f"I4 {blob.digest[:19]} is fetched by {build} and {others} at once")
-            others.append(build)
+            at_once = [other.build for other in others if other is not self._doing and other.process.alive]
+            if at_once:
+                self._problems.append(f"I4 {blob.digest[:19]} is fetched by {build} and {at_once} at once")
+            others.append(self._doing)
         try:
             async with self._inner.blob(provider, blob, start=start, end=end) as stream:
                 yield stream
         finally:
-            if fetching and build in others:
-                others.remove(build)
+            if fetching:
+                others.remove(self._doing)
 
     async def upload(self, target: Provider, blob: Descriptor, *given: Any, **options: Any) -> None:
         """See RegistryTarget.upload."""

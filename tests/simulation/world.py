@@ -169,6 +169,7 @@ class World:
         self._points.over = True
         await self._again()
         self.verdict.end()
+        await self._let_go()
         failed = (*self.loop.complaints, *self.loop.threads.failures)
         self.verdict.problems += [f"a bug: {failure}" for failure in failed]
 
@@ -188,6 +189,13 @@ class World:
             await self._at_once([Act("build", subject, target, machine=machine)])
         for machine in dict.fromkeys(act.machine for act in acts):
             await self._at_once([Act("begin", machine=machine)])
+
+    async def _let_go(self) -> None:
+        """Whatever happened, nothing lies on a disk that nobody can let go of."""
+        for number, machine in enumerate(self._machines):
+            if machine.disk.log.rows:
+                await self._at_once([Act("prune", machine=number)])
+                self.verdict.emptied(machine)
 
     def _has_lost(self) -> bool:
         """Did anybody lose something of the images that were made, or of what they were made of?"""
@@ -228,8 +236,6 @@ class World:
             return
         error = None if future.cancelled() else future.exception()
         doing.process.calls.die()  # what it still holds goes with it
-        for fetching in doing.machine.fetching.values():
-            fetching[:] = [build for build in fetching if build != doing.build]
         if isinstance(error, Crashed):
             self.verdict.dead.add(doing.build)
             if self._points.power_lost:

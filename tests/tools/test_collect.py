@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from projections.collect import Policy
+from storage.errors import DiskError
 from storage.usage import measure
 from tests.builder import Builder, Done, base_image, layer_digests
 from tests.registry_fixture import RegistryProcess
@@ -20,7 +21,7 @@ from tests.storage.test_usage import du
 from tests.tools.test_reading import in_window
 from tests.waiting import PATIENCE, wait_until
 from tests.web_fixture import Page, WebServer
-from tools.collecting import carry_out, plan_collection
+from tools.collecting import carry_out, plan_collection, running_builds
 from tools.roots import open_root, read_root
 from tools.text import cells
 
@@ -364,3 +365,11 @@ def test_what_was_demoted_can_be_exported_with_other_times(shop: Shop) -> None:
     epoch = {"SOURCE_DATE_EPOCH": "1700000000"}
     done = shop.builder.build(shop.dockerfile, "--push", "-t", shop.name, env=epoch)
     assert done.code == 0, done.err
+
+
+def test_locks_that_cannot_be_listed_are_an_error_of_the_disk(tmp_path: Path) -> None:
+    locks = tmp_path / "locks"
+    assert running_builds(locks) == []
+    locks.touch()
+    with pytest.raises(DiskError, match="looking for builds that run"):
+        running_builds(locks)
