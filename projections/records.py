@@ -199,4 +199,3 @@ def _let_go(found: Records, event: Event) -> None:
     )  # fmt: skip
     for name in filter(None, dict.fromkeys((stone.name, text(data, "digest", "")))):
         found.tombstones.setdefault(name, []).append(stone)
-
