@@ -7,6 +7,7 @@ import io
 import json
 import os
 import random
+import re
 import stat
 import subprocess
 import tarfile
@@ -147,9 +148,9 @@ class Place:
         said = json.loads((self.out / "metadata").read_bytes())
         build = said["refledger.build.id"]
         images = {path.name: _sum(path) for path in self.root.glob("layers/*.erofs")}
-        return Made(dict(self._outputs(build)), self._facts(build), images, said["containerimage.digest"], build)
+        return Made(dict(self._outputs()), self._facts(build), images, said["containerimage.digest"], build)
 
-    def _outputs(self, build: str) -> Iterator[tuple[str, str]]:
+    def _outputs(self) -> Iterator[tuple[str, str]]:
         for path in sorted(self.out.iterdir()):
             if path.name == "local":
                 yield from ((f"local/{name}", said) for name, said in _look(path))
@@ -158,7 +159,9 @@ class Place:
             elif path.is_dir():
                 yield from ((f"{path.name}/{name.relative_to(path)}", _sum(name)) for name in _files(path))
             elif path.name == "metadata":
-                yield path.name, path.read_text().replace(str(self.out), "OUT").replace(build, "BUILD")
+                # the result of a step is named by the build that executed it
+                told = re.sub(r'"refledger.(build.id|ref)": "[^"]*"', "", path.read_text())
+                yield path.name, told.replace(str(self.out), "OUT")
             else:
                 yield path.name, _sum(path)
 
@@ -201,7 +204,8 @@ def _look(tree: Path) -> Iterator[tuple[str, str]]:
 
 
 def _cache(layout: Path) -> Iterator[tuple[str, str]]:
-    """What a cache holds. Which builds made it stands in it as well, and is another each time."""
+    """What a cache holds, without the builds that made it, and the plain text that a key is the digest of: a root that
+    got a result from another cache has that of one of its two keys."""
     (manifest,) = (_document(layout, one) for one in json.loads((layout / "index.json").read_bytes())["manifests"])
     named = [one["digest"] for one in manifest["layers"] if not one["mediaType"].startswith(FACTS_TYPE)]
     yield "cache", " ".join([manifest["config"]["digest"], *named])
@@ -209,7 +213,7 @@ def _cache(layout: Path) -> Iterator[tuple[str, str]]:
         if one["mediaType"].startswith(FACTS_TYPE):
             keys = _document(layout, one)["keys"]
             for key, said in keys.items():
-                yield f"cache {key}", json.dumps({**said, "build": "", "ref": ""}, sort_keys=True)
+                yield f"cache {key}", json.dumps({**said, "build": "", "ref": "", "components": ""}, sort_keys=True)
 
 
 def _document(layout: Path, descriptor: Mapping[str, str]) -> Any:
