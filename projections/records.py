@@ -169,9 +169,10 @@ def _fold(found: Records, event: Event) -> None:
             found.first.setdefault((record.ref, build), record)
             for key in filter(None, dict.fromkeys((record.key, record.resolved))):
                 found.by_key.setdefault(key, []).append(record)
-        case "BlobCreated" if not text(data, "source", ""):
-            snapshot = text(data, "snapshot", "") or text(data, "ref", "")
-            found.packed.setdefault(snapshot, []).append(text(data, "digest"))
+        case "BlobCreated":
+            if not text(data, "source", ""):  # else an export made it of another blob, which no record is of
+                snapshot = text(data, "snapshot", "") or text(data, "ref", "")
+                found.packed.setdefault(snapshot, []).append(text(data, "digest"))
         case "LayerPulled":
             who = mapping(data, "provider")
             found.pulled[text(data, "digest")] = provider_name(who), tuple(texts(data, "verified"))
@@ -185,12 +186,16 @@ def _fold(found: Records, event: Event) -> None:
             found.providers |= {text(layer, "digest"): names for layer in objects(data, "layers") if names}
         case _ if event.type in GIVEN:
             found.lent.setdefault((event.build or "", event.vertex or ""), []).append(event)
-        case _:
-            had = provider_names(objects(data, "providers"))
-            stone = Tombstone(
-                text(data, "kind"), text(data, "name"), had, text(data, "policy", ""), text(data, "by", ""),
-                size(data, "bytes"), event.time, event.seq,
-            )  # fmt: skip
-            for name in filter(None, dict.fromkeys((stone.name, text(data, "digest", "")))):
-                found.tombstones.setdefault(name, []).append(stone)
+        case "Pruned" | "Demoted":
+            _let_go(found, event)
 
+
+def _let_go(found: Records, event: Event) -> None:
+    data = event.data
+    had = provider_names(objects(data, "providers"))
+    stone = Tombstone(
+        text(data, "kind"), text(data, "name"), had, text(data, "policy", ""), text(data, "by", ""),
+        size(data, "bytes"), event.time, event.seq,
+    )  # fmt: skip
+    for name in filter(None, dict.fromkeys((stone.name, text(data, "digest", "")))):
+        found.tombstones.setdefault(name, []).append(stone)

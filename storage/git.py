@@ -40,6 +40,7 @@ _SETTINGS = {
     "core.fsmonitor": "false",
     "core.symlinks": "true",
     "core.autocrlf": "false",
+    "core.attributesFile": "/dev/null",
     "credential.helper": "",
     "init.defaultBranch": "master",
     "init.templateDir": "",
@@ -202,8 +203,8 @@ class GitClient:
             settings[f"http.{parts.scheme}://{parts.netloc}/.extraHeader"] = f"Authorization: Basic {token}"
         env = {
             **self._environment, "LC_ALL": "C", "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": "/dev/null",
-            "GIT_TERMINAL_PROMPT": "0", "GIT_ASKPASS": "true", "SSH_ASKPASS": "true", "GIT_SSH_COMMAND": _SSH,
-            "GIT_ALLOW_PROTOCOL": "http:https:git:ssh", "GIT_CONFIG_COUNT": str(len(settings)),
+            "GIT_ATTR_NOSYSTEM": "1", "GIT_TERMINAL_PROMPT": "0", "GIT_ASKPASS": "true", "SSH_ASKPASS": "true",
+            "GIT_SSH_COMMAND": _SSH, "GIT_ALLOW_PROTOCOL": "http:https:git:ssh", "GIT_CONFIG_COUNT": str(len(settings)),
         }  # fmt: skip
         for number, (key, value) in enumerate(settings.items()):
             env |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}

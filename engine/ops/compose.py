@@ -15,8 +15,8 @@ from storage.interfaces.layers import LayerWriter, Look
 def write(
     tree: Tree, archives: Sequence[Archive], origin: Origin | None, begin: Callable[[], LayerWriter]
 ) -> int:
-    """Write `tree`; returns the bytes of its files. Entries come in the order in which layers are packed, but files of
-    archives, which are read once more from start to end, come behind all others.
+    """Write `tree`; returns the bytes of its files. Files of archives, which are read once more from start to end, are
+    written behind all others.
 
     `origin`: where selected entries are read. Raises InputError for what changed since it was planned, OSError when it
     cannot be read, DiskError when the layer cannot be written; nothing of it stays then.

@@ -129,8 +129,9 @@ class Look:
 
 
 class LayerWriter(Protocol):
-    """A step's layer, written entry by entry: parents before what is in them, each path once. Paths are relative to
-    the root, without `.`, `..` or slashes at their ends; the empty path is the root. Methods raise DiskError."""
+    """A step's layer, written entry by entry: parents before what is in them, each path once; it is packed the same
+    whatever else their order is, and most cheaply written in that of `SnapshotStore.pack`. Paths are relative to the
+    root, without `.`, `..` or slashes at their ends; the empty path is the root. Methods raise DiskError."""
 
     def directory(self, path: bytes, look: Look) -> None:
         """A directory. With the attribute `trusted.overlay.opaque` it hides all that lower layers have in it."""

@@ -556,3 +556,13 @@ def test_what_no_version_wrote_of_a_result_is_an_error_that_names_its_event(stor
     event = story.log.add_raw(kind, {"key": "k", "ref": "r", "layers": [{"providers": 7}], "digest": 7, "provider": {}})
     with pytest.raises(LogError, match=rf"event {event.seq} \({kind}\) is malformed"):
         read_records(story.log, None)
+
+
+def test_a_layer_that_an_export_converted_is_no_blob_of_what_a_step_made(story: Story) -> None:
+    story.begin("b1", vertex("a"))
+    story.made("b1", "a", story.key(("argv", "a")))
+    plain = "sha256:plain"  # named as the diff ID, so that whoever asks for the layer by that finds the event
+    story.log.add(e.BlobCreated(ref="ref-a", snapshot="b1-a", diff_id=plain, digest=plain, media_type="m", bytes=1,
+                                compressor="none", source="sha256:base"), "b1")  # fmt: skip
+    story.end("b1")
+    assert read_records(story.log, None).packed == {}

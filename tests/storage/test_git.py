@@ -258,3 +258,14 @@ def test_a_repository_that_is_not_there_is_said_in_the_end(served: tuple[str, Pa
 def test_lines_of_no_ref_are_passed_over(tmp_path: Path) -> None:
     git = a_git(tmp_path, f"echo warning: odd; printf '{'a' * 40}\\tHEAD\\n'")
     assert asyncio.run(git.resolve("git://h/x", "HEAD")).id == "a" * 40
+
+
+def test_the_users_attributes_change_no_file(served: tuple[str, Path], tmp_path: Path) -> None:
+    repository = Repository(served[1] / "attributes.git")
+    commit = repository.commit({"x": "one\ntwo\n"})
+    attributes = tmp_path / "home/.config/git/attributes"
+    attributes.parent.mkdir(parents=True)
+    attributes.write_text("* text eol=crlf\n")
+    git = client(tmp_path, HOME=str(tmp_path / "home"))
+    asyncio.run(git.checkout(f"{served[0]}/attributes.git", commit, tmp_path / "tree"))
+    assert (tmp_path / "tree/x").read_bytes() == b"one\ntwo\n"

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -248,29 +247,6 @@ def test_the_result_is_read_unpacked_and_run_by_other_tools(
     runc = ["runc", "run", "-b", str(bundle), f"t{os.getpid()}"]
     ran = subprocess.run(runc, capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stdout) == (0, "works\n"), ran.stderr
-
-
-def test_same_input_and_epoch_give_the_same_digest(
-    builder: Builder, registry: RegistryProcess, repository: str, tmp_path: Path
-) -> None:
-    image = base_image(registry, f"{repository}/base", layers=1)
-    dockerfile = f"FROM {image['reference']}\nWORKDIR /w\nCOPY file .\nRUN echo x > /x; mkdir /d\nENV A=1\n"
-    digests = []
-    for i in range(2):
-        other = Builder(tmp_path / str(i))
-        other.write({"Dockerfile": dockerfile, "file": "content"})
-        os.utime(other.context / "file", (1_700_000_000 + i, 1_700_000_000 + i))
-        # reason for processes of their own: what order sets have is no part of the image either
-        process = other.start(
-            "build", str(other.context), "-t", f"{registry.host}/{repository}/out{i}", "--push",
-            env={"SOURCE_DATE_EPOCH": "1600000000", "PYTHONHASHSEED": str(i)},
-        )  # fmt: skip
-        _, err = process.communicate(timeout=PATIENCE)
-        assert process.returncode == 0, err
-        digests.append(other.events("Exported")[0]["data"]["digest"])
-        if not i:
-            time.sleep(1.1)  # so that times would differ if they were taken from a clock
-    assert digests[0] == digests[1]
 
 
 def test_all_cached_gives_the_same_digest_without_an_epoch(

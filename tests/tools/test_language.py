@@ -9,6 +9,7 @@ import pytest
 
 from tests.builder import Builder, base_image
 from tests.registry_fixture import RegistryProcess
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="builds need root")
 
@@ -66,3 +67,16 @@ def test_triggers_of_a_pushed_image_run_in_the_next_build(
         "-t", name, "--push",
     )  # fmt: skip
     assert _printed(builder, f"FROM {name}\nRUN echo mine\n", "--build-arg", "WHO=you") == ["hello you", "mine"]
+
+
+def test_names_are_the_same_files_in_every_locale(builder: Builder, tmp_path: Path) -> None:
+    builder.write({"Dockerfile": "FROM scratch\nCOPY grün /\nCOPY <<x /größe\n1\nx\n", "grün": "x"})
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    told = []
+    for number, locale in enumerate((ascii_only, {"LC_ALL": "C.UTF-8"})):
+        out = tmp_path / str(number)
+        process = builder.start("build", str(builder.context), "--no-cache", "-o", str(out), env=locale)
+        assert process.wait(PATIENCE) == 0
+        told.append(sorted(path.name for path in out.iterdir()))
+    assert told[0] == told[1] == ["größe", "grün"]
+    assert len({scanned["data"]["listing"] for scanned in builder.events("ContextScanned")}) == 1

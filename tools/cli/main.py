@@ -68,6 +68,9 @@ def cli(root: str | None) -> None:
 
 def main() -> None:
     """Run the command; every error ends in one clear line and the exit code of its kind."""
+    if sys.getfilesystemencoding() != "utf-8":
+        # reason: names in a Dockerfile are UTF-8 whatever the locale, and would be other files in another encoding
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])  # noqa: S606
     os.umask(os.umask(0o077) | 0o002)  # reason: with that of some CI systems, 0, all users could write to what is made
     gc.set_threshold(50_000)  # the collector would run dozens of times over modules that are being imported
     for number in (signal.SIGTERM, signal.SIGHUP):

@@ -1,9 +1,14 @@
-"""A step's layer, written entry by entry as tar and EROFS image at once: no file is created for any of its files."""
+"""A step's layer, written entry by entry as tar and EROFS image at once: no file is created for any of its files.
+
+Its tar has the order in which layers are packed (storage/tar/pack.py), as that of a layer that is kept as a tree: which
+of the two it is depends on the machine. Who writes in another order, as ADD of an archive must, has it written twice.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -11,10 +16,22 @@ from storage.digest import Hasher
 from storage.durable import fsync_directory
 from storage.errors import DiskError, InputError, VerificationError
 from storage.interfaces.layers import Look
+from storage.layers.erofs.encode import TAR_START
 from storage.layers.erofs.image import ImageWriter
 from storage.scratch import remove_tree
 from storage.tar.pack import encode, marker
-from storage.tar.reader import BLOCK, BLOCK_DEVICE, CHARACTER, DIRECTORY, FIFO, HARD_LINK, REGULAR, SYMLINK, Entry
+from storage.tar.reader import (
+    BLOCK,
+    BLOCK_DEVICE,
+    CHARACTER,
+    DIRECTORY,
+    FIFO,
+    HARD_LINK,
+    REGULAR,
+    SYMLINK,
+    Entry,
+    TarReader,
+)
 from storage.tar.rules import OPAQUE_NAME, OPAQUE_XATTR
 
 _NODES = {"symlink": SYMLINK, "fifo": FIFO, "char": CHARACTER, "block": BLOCK_DEVICE}
@@ -34,6 +51,8 @@ class ErofsLayerWriter:
         self._final = final
         self._pending = bytearray()
         self._written = 0
+        self._last: list[bytes] = []
+        self._sorted = True
         self._hasher = Hasher()
         with _told():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -86,6 +105,8 @@ class ErofsLayerWriter:
 
     def commit(self) -> int:
         """See LayerWriter.commit."""
+        if not self._sorted:
+            return self._in_order()
         with _told():
             self._put(bytes(2 * BLOCK))
             self._flush()
@@ -102,7 +123,37 @@ class ErofsLayerWriter:
             self._image.close()
             remove_tree(self._path)
 
+    def _in_order(self) -> int:
+        """Commit the same members in the order of their names; of the names of one file the first has its content."""
+        self._flush()
+        again = ErofsLayerWriter(self._path.with_name(f"{self._path.name}-sorted"), self._final, self._snapshot)
+        try:
+            with _told(), self._path.open("rb") as file:
+                file.seek(TAR_START)
+                members = sorted(TarReader(file), key=_place)
+                files = {entry.name: entry for entry in members if entry.type != HARD_LINK}
+                firsts: dict[bytes, bytes] = {}
+                for entry in members:
+                    whole = files[entry.link] if entry.type == HARD_LINK else entry
+                    first = firsts.setdefault(whole.name, entry.name)
+                    if first != entry.name:
+                        link = replace(whole, type=HARD_LINK, link=first, size=0, stored=0, xattrs={})
+                        again._member(replace(link, name=entry.name))
+                        continue
+                    again._member(replace(whole, name=entry.name))
+                    file.seek(TAR_START + whole.offset)
+                    for start in range(0, whole.stored, _GATHERED):
+                        again._put(file.read(min(whole.stored - start, _GATHERED)))
+                    again._put(bytes(-whole.stored % BLOCK))
+            return again.commit()
+        finally:
+            again.discard()
+            self.discard()
+
     def _member(self, entry: Entry) -> None:
+        place = _place(entry)
+        self._sorted = self._sorted and self._last <= place
+        self._last = place
         header = encode(entry)
         entry.offset = self._written + len(header)
         with _told():
@@ -124,8 +175,15 @@ class ErofsLayerWriter:
 
 def _entry(path: bytes, kind: bytes, look: Look) -> Entry:
     return Entry(
-        path, kind, mode=look.mode, uid=look.uid, gid=look.gid, size=0, mtime=look.mtime, xattrs=dict(look.xattrs)
+        path, kind, mode=look.mode, uid=look.uid, gid=look.gid, size=0, mtime=look.mtime,
+        xattrs=dict(sorted(look.xattrs.items())),
     )
+
+
+def _place(entry: Entry) -> list[bytes]:
+    """What members are sorted by: a directory, its opaque mark, what is in it by the bytes of the names."""
+    parts = entry.name.removeprefix(b"./").rstrip(b"/").split(b"/")  # the root is ./
+    return [*parts[:-1], b""] if parts[-1] == OPAQUE_NAME else parts
 
 
 @contextmanager

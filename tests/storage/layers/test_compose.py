@@ -7,7 +7,7 @@ import os
 import stat
 import tarfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +142,7 @@ def test_everything_a_layer_holds_is_mounted_and_packed_as_written(kit: Kit, uma
 
 
 def test_the_layer_is_the_one_that_packing_the_same_tree_gives(kit: Kit) -> None:
-    """In the order in which trees are packed, the bytes are the same: the first name carries the data of a link."""
+    """The first name carries the data of a link."""
     other = OverlaySnapshots(kit.path / "other", kit.path / "other-tmp", "b1")
     snapshot = other.begin("s", [])
     writer = kit.store.compose("s")
@@ -414,3 +414,34 @@ def test_a_link_that_took_the_place_of_a_new_fifo_is_not_followed(
         writer.node(b"pipe", Look(0o4777, 0, 0, NOW), "fifo", b"", 0)
     writer.discard()
     assert stat.S_IMODE(victim.stat().st_mode) == 0o600
+
+
+def test_the_order_of_writing_is_none_of_the_layers(kit: Kit) -> None:
+    hidden = Look(0o700, 1, 2, NOW, {b"trusted.overlay.opaque": b"y", b"user.a": b"1"})
+    content = os.urandom((2 << 20) + 5)
+    writer = kit.store.compose("s")
+    writer.directory(b"", DIR)
+    writer.directory(b"d", hidden)
+    writer.directory(b"d/in", DIR)
+    writer.node(b"z", Look(0o777, 0, 0, NOW), "symlink", b"d", 0)
+    writer.file(b"d/in/z", replace(FILE, xattrs={b"user.b": b"2", b"user.a": b"1"}), len(content), [content])
+    _put(writer, b"d/-", b"before its mark")
+    _put(writer, b"d-", b"behind what is in d")
+    writer.link(b"d/in/a", b"d/in/z")
+    writer.link(b"a", b"z")
+    _put(writer, b".hidden")
+    writer.link(b"zz", b"d/in/z")
+    size = writer.commit()
+    assert size == len(content) + 34
+    with tarfile.open(fileobj=io.BytesIO(kit.tar())) as tar:
+        members = {member.name: member for member in tar}
+        assert list(members) == [
+            ".", ".hidden", "a", "d", "d/.wh..wh..opq", "d/-", "d/in", "d/in/a", "d/in/z", "d-", "z", "zz",
+        ]  # fmt: skip
+        assert [members[name].linkname for name in ("a", "d/in/z", "z", "zz")] == ["d", "d/in/a", "a", "d/in/a"]
+        assert (members["a"].type, members["z"].type) == (tarfile.SYMTYPE, tarfile.LNKTYPE)
+        assert list(members["d/in/a"].pax_headers)[-2:] == ["SCHILY.xattr.user.a", "SCHILY.xattr.user.b"]
+        found = tar.extractfile("d/in/a")
+        assert found is not None
+        assert found.read() == content
+    assert not kit.leftovers()
