@@ -16,11 +16,13 @@ from storage.bundle.form import Index
 from storage.bundle.reading import Bundle
 from storage.digest import Digest
 from storage.interfaces.log import Event
+from storage.signing.notes import Verifier
 from tests.builder import PROJECT
 from tests.registry_fixture import RegistryProcess
 from tests.tools.auditing.attack_bundles import rebundle, without_proof
 from tests.tools.auditing.attacks import Scene, clear, copy_root, make_scene, open_copy, verify
 from tools.auditing.bundles import verify_bundle
+from tools.auditing.verify import verify_root
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="builds need root")
 
@@ -141,3 +143,11 @@ def test_a_bundle_proves_what_steps_printed(scene: Scene, tmp_path: Path) -> Non
     rebundle(path, change)
     found = verify(path, "--key", scene.key)
     assert (found.code, found.found["first"]["kind"], found.found["first"]["seq"]) == (4, "proof", seq)
+
+
+@pytest.mark.parametrize("name", ["CheckpointSigned", "CheckpointPublished"])
+def test_a_checkpoint_whose_size_is_anything_is_a_fault_like_others(scene: Scene, tmp_path: Path, name: str) -> None:
+    copy = open_copy(scene, tmp_path / "root")
+    seq = copy.edit(copy.find(name), lambda state: state["d"].update(size=[{}]))
+    faults = verify_root(copy.path, keys=[Verifier.parse(scene.key)], quick=True).faults
+    assert (seq, "checkpoint") in {(fault.seq, fault.kind) for fault in faults}
