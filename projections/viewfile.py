@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import sqlite3
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from storage.errors import DiskError, HostError, RefledgerError
 
@@ -27,6 +29,7 @@ _DISK = {
     sqlite3.SQLITE_PERM: errno.EACCES,
     sqlite3.SQLITE_IOERR: errno.EIO,
 }
+_ANEW = "run `refledger rebuild`"
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 _POSITIONS = """CREATE TABLE IF NOT EXISTS positions (
@@ -139,7 +142,15 @@ def explained(error: sqlite3.Error, path: Path | None) -> RefledgerError:
         return HostError(
             "another process holds the views", where=where, hint="wait for `refledger rebuild` to end, then try again"
         )
-    return HostError(f"the views cannot be used: {error}", where=where, hint="run `refledger rebuild`")
+    return HostError(f"the views cannot be used: {error}", where=where, hint=_ANEW)
+
+
+def kept_json(text: str) -> Any:
+    """The value that a view keeps as JSON. Raises HostError where it is none: SQLite has no checksums of its pages."""
+    try:
+        return json.loads(text)
+    except (ValueError, TypeError) as error:
+        raise HostError(f"the views are damaged: {error}", hint=_ANEW) from error
 
 
 def _connect(target: str) -> sqlite3.Connection:
