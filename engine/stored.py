@@ -16,18 +16,18 @@ def graph_from_json(data: Mapping[str, Any]) -> Graph:
     vertices = tuple(
         Vertex(
             Digest(v["digest"]), op_from_json(v["op"]), tuple(Digest(i) for i in v["inputs"]),
-            _text(v["name"]), _text(v["stage"]), (int(v["lines"][0]), int(v["lines"][1])),
+            _text(v["name"]), _text(v["stage"]), _lines(*v["lines"]),
         )
         for v in data["vertices"]
     )  # fmt: skip
     results = tuple(
         Result(
-            Digest(r["vertex"]), r["platform"], r["image"], tuple(r["base_history"]),
+            Digest(r["vertex"]), _text(r["platform"]), _object(r["image"]), tuple(map(_object, r["base_history"])),
             tuple(
-                HistoryStep(h["created_by"], Digest(h["vertex"]) if h["vertex"] else None, h["comment"])
+                HistoryStep(_text(h["created_by"]), Digest(h["vertex"]) if h["vertex"] else None, _text(h["comment"]))
                 for h in r["history"]
             ),
-            r.get("annotations", {}),
+            _object(r.get("annotations", {})),
         )
         for r in data["results"]
     )  # fmt: skip
@@ -80,4 +80,16 @@ _PLAIN: Mapping[str, type] = {
 def _text(value: Any) -> str:
     if type(value) is not str:
         raise TypeError(f"{value!r:.80} is no text")
+    return value
+
+
+def _lines(first: Any, last: Any) -> tuple[int, int]:
+    if type(first) is not int or type(last) is not int:
+        raise TypeError(f"{first!r:.80} and {last!r:.80} are no lines")
+    return first, last
+
+
+def _object(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(f"{value!r:.80} is no object")
     return value

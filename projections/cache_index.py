@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import Any
 from projections.fields import PUSHED, integer, mapping, maybe_text, objects, size, strings, text, texts
 from projections.runner import Projection, Row, Views
 from projections.usage import Usage
+from projections.viewfile import kept_json
 from storage.digest import canonical_json
 from storage.interfaces.images import Provider
 from storage.interfaces.log import Event
@@ -76,7 +76,7 @@ class CacheIndex:
         columns = "ref, layers, components, build, seq, resolved, importer"
         rows = self._views.query(f"SELECT {columns} FROM cache WHERE key = ?", (key,))  # noqa: S608  # a constant
         for ref, layers, *rest in rows:
-            return CacheEntry(key, ref, tuple(json.loads(layers)), *rest)
+            return CacheEntry(key, ref, tuple(kept_json(layers)), *rest)
         return None
 
     def blob_of(self, snapshot: str) -> PackedLayer | None:
@@ -113,7 +113,7 @@ class CacheIndex:
             " ORDER BY lost, seq DESC, registry, repository",
             (digest,),
         )
-        return [Provider(registry, repo, scope, tuple(json.loads(mirrors))) for registry, repo, scope, mirrors in rows]
+        return [Provider(registry, repo, scope, tuple(kept_json(mirrors))) for registry, repo, scope, mirrors in rows]
 
     def page_of(self, url: str) -> Page | None:
         """The latest answer for `url`."""
@@ -123,7 +123,7 @@ class CacheIndex:
     def kept_of(self, listing: str) -> Kept | None:
         """Where the contents of `listing` stay."""
         rows = self._views.query("SELECT ref, layer, packs FROM kept WHERE listing = ?", (listing,))
-        return Kept(rows[0][0], rows[0][1], tuple(json.loads(rows[0][2]))) if rows else None
+        return Kept(rows[0][0], rows[0][1], tuple(kept_json(rows[0][2]))) if rows else None
 
     def packs(self, limit: int = 8) -> list[str]:
         """Packs of contents of contexts, the newest first, at most `limit`."""
@@ -136,7 +136,7 @@ _PACKED = "diff_id, digest, media_type, bytes, annotations"
 
 def _packed(row: Row) -> PackedLayer:
     diff_id, digest, media_type, count, annotations = row
-    return PackedLayer(diff_id, digest, media_type, count, json.loads(annotations))
+    return PackedLayer(diff_id, digest, media_type, count, kept_json(annotations))
 
 
 def _context_kept(cursor: sqlite3.Cursor, event: Event) -> None:

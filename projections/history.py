@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -11,6 +10,7 @@ from typing import Any
 from projections.fields import build_of, integer, mapping, objects, size, text, texts
 from projections.mentions import short
 from projections.runner import Projection, Row, Views
+from projections.viewfile import kept_json
 from storage.digest import canonical_json
 from storage.errors import InputError
 from storage.interfaces.log import Event
@@ -126,8 +126,8 @@ class History:
 
 def _record(row: Row) -> BuildRecord:
     values = list(row)
-    values[3] = tuple(json.loads(row[3]))
-    values[14] = tuple(json.loads(row[14]))
+    values[3] = tuple(kept_json(row[3]))
+    values[14] = tuple(kept_json(row[14]))
     values[17] = bool(row[17])
     return BuildRecord(*values)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any
 from projections.cache_index import CacheIndex
 from projections.runner import Views
 from projections.usage import Usage
+from projections.viewfile import kept_json
 from storage.interfaces.images import Provider
 
 Json = dict[str, Any]
@@ -145,7 +145,7 @@ def take_inventory(
     items that somebody holds the lock of. Raises what Views.query raises."""
     position = views.position
     copies = _copies(views)
-    refs = {ref: tuple(json.loads(layers)) for ref, layers in views.query("SELECT ref, layers FROM used_refs")}
+    refs = {ref: tuple(kept_json(layers)) for ref, layers in views.query("SELECT ref, layers FROM used_refs")}
     names = {layer for layers in refs.values() for layer in layers}
     same: dict[str, set[str]] = defaultdict(set)
     blobs: dict[str, set[str]] = defaultdict(set)

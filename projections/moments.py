@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from projections.runner import Projection, Views
-from storage.errors import DiskError
+from storage.errors import DiskError, LogError
 from storage.interfaces.log import Event, EventLog
 
 KEPT = 6
@@ -112,5 +112,8 @@ def seq_at(log: EventLog, time: int) -> int:
 
 
 def event_at(log: EventLog, seq: int) -> Event:
-    """Event `seq`, which is in the log. Raises LogError."""
-    return next(iter(log.read(after=seq - 1, until=seq)))
+    """Event `seq`, which is in the log. Raises LogError, also where that ends before it: it is damaged."""
+    event = next(iter(log.read(after=seq - 1, until=seq)), None)
+    if event is None:
+        raise LogError(f"event {seq} cannot be read", hint="refledger audit verify says where the log is damaged")
+    return event

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -11,6 +10,7 @@ from typing import Any
 from projections.fields import BAD_EVENT, malformed, mapping, maybe_text, objects, size, text, texts
 from projections.mentions import Mentions, events_at
 from projections.runner import Projection, Row, Views
+from projections.viewfile import kept_json
 from storage.digest import canonical_json
 from storage.errors import InputError
 from storage.interfaces.log import Event, EventLog
@@ -89,13 +89,13 @@ class Refs:
             " OR substr(json_extract(layer.value, '$.digest'), 1, length(?1) + 7) = 'sha256:' || ?1 ORDER BY refs.seq",
             (digest,),
         )
-        layers = [json.loads(row[0]) for row in rows]
+        layers = [kept_json(row[0]) for row in rows]
         if len({layer["digest"] for layer in layers}) > 1:
             raise InputError(f"several blobs begin with {digest!r}", hint="write more of the digest")
         if not layers:
             return None
         providers = [provider for layer, row in zip(layers, rows, strict=True)
-                     for provider in layer.get("providers") or json.loads(row[1])]  # fmt: skip
+                     for provider in layer.get("providers") or kept_json(row[1])]  # fmt: skip
         unique = {canonical_json(provider): provider for provider in providers}
         name, count = str(layers[0]["digest"]), layers[0].get("size")
         return RefRecord(
@@ -105,7 +105,7 @@ class Refs:
 
     def _record(self, row: Row) -> RefRecord:
         values = list(row)
-        values[2], values[3] = tuple(json.loads(row[2])), tuple(json.loads(row[3]))
+        values[2], values[3] = tuple(kept_json(row[2])), tuple(kept_json(row[3]))
         names = [layer.get("snapshot") or layer.get("diff_id") for layer in values[2]]
         let_go = self._views.query(
             "SELECT 1 FROM tombstones WHERE kind <> 'blob' AND name IN (SELECT value FROM json_each(?)) LIMIT 1",
@@ -124,7 +124,7 @@ def _remote_created(cursor: sqlite3.Cursor, event: Event) -> None:
     ref, layers, providers = text(data, "ref"), objects(data, "layers"), objects(data, "providers")
     known = cursor.execute("SELECT providers FROM refs WHERE ref = ?", (ref,)).fetchone()
     if known is not None:
-        merged = json.loads(known[0])
+        merged = kept_json(known[0])
         merged += [provider for provider in providers if provider not in merged]
         cursor.execute("UPDATE refs SET providers = ? WHERE ref = ?", (canonical_json(merged).decode(), ref))
         return

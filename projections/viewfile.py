@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import sqlite3
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from storage.errors import DiskError, HostError, RefledgerError
 
@@ -27,6 +29,7 @@ _DISK = {
     sqlite3.SQLITE_PERM: errno.EACCES,
     sqlite3.SQLITE_IOERR: errno.EIO,
 }
+_ANEW = "run `refledger rebuild`"
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 _POSITIONS = """CREATE TABLE IF NOT EXISTS positions (
@@ -78,9 +81,10 @@ class Source:
         self.db = sqlite3.connect(
             f"{path.resolve().as_uri()}?{how}", uri=True, isolation_level=None, check_same_thread=False
         )
-        self.db.execute("PRAGMA trusted_schema=OFF")  # reason: the file may come with a root from elsewhere
-        self.db.execute("PRAGMA query_only=1")
-        _check_plain(self.db)
+        with _legible():
+            self.db.execute("PRAGMA trusted_schema=OFF")  # reason: the file may come with a root from elsewhere
+            self.db.execute("PRAGMA query_only=1")
+            _check_plain(self.db)
 
     @property
     def unchanged(self) -> bool:
@@ -139,18 +143,27 @@ def explained(error: sqlite3.Error, path: Path | None) -> RefledgerError:
         return HostError(
             "another process holds the views", where=where, hint="wait for `refledger rebuild` to end, then try again"
         )
-    return HostError(f"the views cannot be used: {error}", where=where, hint="run `refledger rebuild`")
+    return HostError(f"the views cannot be used: {error}", where=where, hint=_ANEW)
+
+
+def kept_json(text: str) -> Any:
+    """The value that a view keeps as JSON. Raises HostError where it is none: SQLite has no checksums of its pages."""
+    try:
+        return json.loads(text)
+    except (ValueError, TypeError) as error:
+        raise HostError(f"the views are damaged: {error}", hint=_ANEW) from error
 
 
 def _connect(target: str) -> sqlite3.Connection:
     db = sqlite3.connect(target, isolation_level=None, check_same_thread=False, timeout=WAIT)
     try:
-        # reason: with OFF, a power loss could leave old pages among new ones, and nothing would notice; what it takes
-        # back with NORMAL are whole transactions, which are folded again
-        db.execute("PRAGMA synchronous=NORMAL")
-        if target not in {"", ":memory:"}:
-            db.execute("PRAGMA journal_mode=WAL")
-        _prepare(db)
+        with _legible():
+            # reason: with OFF, a power loss could leave old pages among new ones, and nothing would notice; what it
+            # takes back with NORMAL are whole transactions, which are folded again
+            db.execute("PRAGMA synchronous=NORMAL")
+            if target not in {"", ":memory:"}:
+                db.execute("PRAGMA journal_mode=WAL")
+            _prepare(db)
     except BaseException:
         db.close()
         raise
@@ -172,9 +185,22 @@ def _check_plain(db: sqlite3.Connection) -> None:
         " OR sql LIKE '%virtual%' OR sql LIKE '% as%(%'"
     ).fetchone()
     if found[0]:
-        error = sqlite3.DatabaseError("its schema is none of ours")
-        error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-        raise error
+        raise _none_of_ours()
+
+
+def _none_of_ours() -> sqlite3.DatabaseError:
+    error = sqlite3.DatabaseError("its schema is none of ours")
+    error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    return error
+
+
+@contextmanager
+def _legible() -> Iterator[None]:
+    """Raises sqlite3.DatabaseError where SQLite's message cannot be read: of a broken schema it has the bytes."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise _none_of_ours() from error
 
 
 @contextmanager

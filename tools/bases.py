@@ -6,17 +6,16 @@ from dataclasses import dataclass
 
 from engine.graph import Graph, ImageSource
 from engine.stored import graph_from_json
+from projections.fields import BAD_EVENT
 from projections.history import History
 from projections.mentions import Mentions, events_at
 from projections.runner import Views
 from storage.digest import Digest, parse_json
-from storage.errors import InputError, VerificationError
+from storage.errors import VerificationError
 from storage.interfaces.blobs import BlobStore
 from storage.interfaces.log import EventLog
 
-_UNREADABLE = (
-    KeyError, TypeError, ValueError, IndexError, AttributeError, FileNotFoundError, InputError, VerificationError
-)  # fmt: skip
+_UNREADABLE = (*BAD_EVENT, FileNotFoundError, VerificationError)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ from projections.audit.index import AuditIndex, Resolution
 from projections.audit.statements import Attestation, Decision, Identity, Input, Result, Taint
 from projections.audit.told import Told
 from projections.fields import git_name, mapping, maybe_text, objects, size, text
-from projections.mentions import GAVE, GIVEN, events_at
+from projections.mentions import GAVE, GIVEN
+from projections.moments import event_at
 from projections.steps import provider_name
 from storage.errors import InputError
 from storage.interfaces.log import Event
@@ -110,7 +111,7 @@ def _made_here(told: Told, event: Event, digests: set[str]) -> tuple[str, tuple[
     for seq, _, build, _ in told.mentions.naming(digests, {GAVE}):
         if seq >= event.seq or build == told.record.id:
             break
-        gave = next(events_at(told.log, (seq,)))
+        gave = event_at(told.log, seq)
         if gave.data.get("digest") not in digests or gave.data.get("kind") == "copy":
             continue
         try:

@@ -10,6 +10,7 @@ from projections.audit.told import exactly, holds, whole_name
 from projections.fields import BAD_EVENT, malformed, mapping, objects, text
 from projections.history import BuildRecord, History
 from projections.mentions import GAVE, HOLDS, Mentions, events_at, short
+from projections.moments import event_at
 from projections.runner import Views
 from storage.errors import InputError
 from storage.interfaces.log import Event, EventLog
@@ -88,7 +89,7 @@ def _maker(log: EventLog, views: Views, build: str, how: str, target: str, time:
         record = History(views).get(build)
     except InputError:  # the log was begun in the midst of it
         return Maker(build, "", "", how, target, "", {}, time, (seq,))
-    begun = next(events_at(log, (record.first_seq,)))
+    begun = event_at(log, record.first_seq)
     version, host = text(begun.data, "engine_version", ""), mapping(begun.data, "host")
     seqs = (record.first_seq, seq)
     return Maker(build, record.name, record.status, how, target, version, host, time, seqs)
@@ -141,7 +142,7 @@ def _next(search: _Search, frontier: set[str], depth: int) -> set[str]:
 def _use(search: _Search, depth: int, seq: int, type_: str, build: str, name: str) -> set[str]:
     """Note the first use by `build`; returns what the build gave."""
     whole = search.names[name]
-    event = next(events_at(search.log, (seq,)))
+    event = event_at(search.log, seq)
     if not holds(event.data, whole):
         return set()
     search.seen.add(build)

@@ -16,6 +16,7 @@ from storage.decompression import ZstdFrames
 from storage.digest import Digest, Hasher, parse_json
 from storage.errors import DiskError, InputError, VerificationError
 from storage.interfaces.blobs import BlobWriter, ByteSource
+from storage.interfaces.images import Provider
 from storage.interfaces.log import Event
 from storage.tar.reader import REGULAR, TarReader
 
@@ -175,10 +176,7 @@ def _check_layer(layer: Json) -> None:
     _text(layer.get("snapshot", ""))
     _count(layer.get("created", 0))
     for provider in layer.get("providers", ()):
-        for name in ("registry", "repository", "scope"):
-            _text(provider[name])
-        for mirror in provider.get("mirrors", ()):
-            _text(mirror)
+        Provider.from_json(provider)
 
 
 def _text(value: Any) -> str:
@@ -296,10 +294,10 @@ def _event(said: Json) -> Event:
     time = int(whole.timestamp()) * 1_000_000_000 + int(stamp[20:29])
     if not 0 <= time < 1 << 64:
         raise ValueError(f"{stamp!r:.50} is no time of a build")
-    if not isinstance(said["data"], dict) or not isinstance(said["type"], str):
-        raise TypeError("it has no type or no data")
+    if not (isinstance(said["data"], dict) and isinstance(said["type"], str) and isinstance(said["stream"], str)):
+        raise TypeError("it has no type, no stream or no data")
     build, where = said["build"], said["vertex"]
-    if any(not isinstance(item, str | None) for item in (build, where, said["stream"])):
+    if not (isinstance(build, str | None) and isinstance(where, str | None)):
         raise TypeError("a name is no text")
     cause = None if said["cause"] is None else _count(said["cause"])
     return Event(

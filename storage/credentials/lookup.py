@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import json
 import os
 from collections.abc import Mapping
@@ -117,7 +116,7 @@ def _from_auths(auths: Any, registry: str, where: str) -> Credential | None:
     if fields.get("auth"):
         try:
             decoded = base64.b64decode(fields["auth"], validate=True).decode()
-        except (binascii.Error, UnicodeDecodeError):
+        except ValueError:  # no base64, or no text
             raise unusable(where, f"has a damaged `auth` for {registry}", "log in again") from None
         username, _, password = decoded.rstrip("\0").partition(":")
     credential = Credential(username, password, fields.get("identitytoken", ""), fields.get("registrytoken", ""))

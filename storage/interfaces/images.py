@@ -102,8 +102,14 @@ class Provider:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Provider:
-        """The inverse of `to_json`."""
-        mirrors, mirror_of = tuple(data.get("mirrors", ())), str(data.get("mirror_of", ""))
+        """The inverse of `to_json`. Raises KeyError or TypeError on anything else: logs and bundles come from
+        anybody."""
+        if not isinstance(data, Mapping):
+            raise TypeError("a provider is not an object")
+        mirrors, mirror_of = tuple(data.get("mirrors", ())), data.get("mirror_of", "")
+        names = (data["registry"], data["repository"], data["scope"], mirror_of, *mirrors)
+        if not all(isinstance(name, str) for name in names):
+            raise TypeError("the names of a provider are no texts")
         return cls(data["registry"], data["repository"], data["scope"], mirrors, mirror_of)
 
     def __str__(self) -> str:

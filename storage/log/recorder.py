@@ -176,11 +176,7 @@ class LogWriter:
     def commit(self, group: Sequence[tuple[int, Sequence[codec.Encoded]]]) -> list[list[Event]]:
         """Append every submission `(time, events)` of `group`, in order; returns their events once they are durable.
         Raises LogError, DiskError, with nothing written."""
-        try:
-            return patiently(self._path, _WRITING, lambda: self._commit(group))
-        except BaseException:
-            self.close()  # a connection that met a full or failing disk is not to be trusted
-            raise
+        return patiently(self._path, _WRITING, lambda: self._attempt(group))
 
     def redact(self, now: int, said: Sequence[tuple[codec.Encoded, Sequence[Payload]]]) -> list[Event]:
         """Append these events at `now` (UTC ns), and erase what each tells of, in one transaction; then see that the
@@ -188,7 +184,7 @@ class LogWriter:
         group = [(now, [event for event, _ in said])]
         gone = [payloads for _, payloads in said]
         try:
-            events = patiently(self._path, _WRITING, lambda: self._commit(group, gone)[0])
+            events = patiently(self._path, _WRITING, lambda: self._attempt(group, gone)[0])
             self._truncate()
         finally:
             self.close()
@@ -221,8 +217,19 @@ class LogWriter:
             self._recorder.datastore.close()
             self._recorder = None
 
-    def _commit(
+    def _attempt(
         self, group: Sequence[tuple[int, Sequence[codec.Encoded]]], gone: Sequence[Sequence[Payload]] = ()
+    ) -> list[list[Event]]:
+        try:
+            return self._commit(group, gone)
+        except BaseException:
+            # a connection that met a full or failing disk is not to be trusted; and for one that could not be made
+            # the library's pool waits to have it returned
+            self.close()
+            raise
+
+    def _commit(
+        self, group: Sequence[tuple[int, Sequence[codec.Encoded]]], gone: Sequence[Sequence[Payload]]
     ) -> list[list[Event]]:
         """`gone`: what the first of the events tell of."""
         if self._recorder is None:

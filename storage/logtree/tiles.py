@@ -47,7 +47,7 @@ class Tree:
         if path is not None:
             try:
                 self._open(path)
-            except sqlite3.Error:
+            except (sqlite3.Error, UnicodeDecodeError):  # SQLite's message has the bytes of a broken schema
                 self.discard()
 
     def __enter__(self) -> Self:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -123,7 +122,7 @@ def _entry(kind: bytes, path: bytes, told: Mapping[str, Any], link: bytes = b"")
     except (ValueError, TypeError, binascii.Error) as error:
         raise TocUnusable(f"it has an xattr that is not in base64: {error}") from error
     return Entry(
-        name=path, type=kind, mode=stat.S_IMODE(number(told, "mode")), uid=number(told, "uid"),
+        name=path, type=kind, mode=number(told, "mode") & 0o7777, uid=number(told, "uid"),
         gid=number(told, "gid"), size=0, mtime=_time(told.get("modtime")), link=link, xattrs=values,
     )  # fmt: skip
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 # reason: alerts of RFC 8446 section 6.2, as OpenSSL writes them; before TLS 1.3 there was none for "required"
 _CERTIFICATE_ALERTS = ("CERTIFICATE_REQUIRED", "ALERT_BAD_CERTIFICATE", "ALERT_UNKNOWN_CA", "ALERT_CERTIFICATE_UNKNOWN")
+_QUOTED = re.compile(r"(?:bytearray\()?b['\"].*", re.DOTALL)
+"""What the HTTP library quotes of an answer that is none (I9): servers may have put the request's headers into it."""
 
 
 class Unavailable(RegistryError):
@@ -63,7 +66,7 @@ def broken(error: Exception, host: str, where: str) -> RegistryError:
         return Unavailable(f"{host} did not accept a connection in time", where=where, hint="check the network")
     if name.endswith("Timeout") or isinstance(error, TimeoutError):
         return Unavailable(f"{host} stopped answering", where=where, hint="check the network, or try again later")
-    detail = printable(str(error)) or name
+    detail = printable(_QUOTED.sub("…", str(error))) or name
     return Unavailable(f"the connection to {host} broke: {detail}", where=where, hint="check the network")
 
 

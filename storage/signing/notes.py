@@ -182,7 +182,7 @@ class Checkpoint:
 def _read_key(text: str, hint: str) -> tuple[str, bytes]:
     matched = _KEY.fullmatch(text)
     raw = _decode(matched[3]) if matched else b""
-    if matched is None or len(raw) != 33 or raw[:1] != _ED25519:
+    if matched is None or len(raw) != 33 or raw[:1] != _ED25519 or not matched[1].isprintable():
         raise InputError("this is no Ed25519 key of a note", hint=hint)
     return matched[1], raw[1:]
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 import pytest
 
 from engine.events import VertexStarted, to_data
-from engine.graph import Graph, Scratch, vertex
+from engine.graph import Graph, Result, Scratch, vertex
 from engine.record import Record
 from engine.stored import graph_from_json
 
@@ -45,4 +45,26 @@ def test_a_stored_graph_whose_names_are_no_text_is_refused(field: str) -> None:
     data = Graph((vertex(Scratch(), (), "s"),), ()).to_json()
     data["vertices"][0][field] = 7
     with pytest.raises(TypeError, match="7 is no text"):
+        graph_from_json(data)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("platform", 7), ("image", ["a"]), ("base_history", ["a"]), ("annotations", "a"), ("history", [{}]),
+     ("history", [{"created_by": 1, "vertex": None, "comment": ""}])],
+)  # fmt: skip
+def test_a_stored_graph_whose_results_cannot_be_is_refused(field: str, value: object) -> None:
+    scratch = vertex(Scratch(), (), "s")
+    data = Graph((scratch,), (Result(scratch.digest, "linux/amd64", {}),)).to_json()
+    assert graph_from_json(data).to_json() == data
+    data["results"][0][field] = value
+    with pytest.raises((TypeError, KeyError)):
+        graph_from_json(data)
+
+
+@pytest.mark.parametrize("lines", [[1], [1, 2, 3], [1, "2"], [1, 1e300], None])
+def test_a_stored_graph_whose_lines_are_none_is_refused(lines: object) -> None:
+    data = Graph((vertex(Scratch(), (), "s"),), ()).to_json()
+    data["vertices"][0]["lines"] = lines
+    with pytest.raises(TypeError):
         graph_from_json(data)

@@ -14,12 +14,12 @@ from engine import events as e
 from projections import moments
 from projections.history import History, Wanted
 from projections.mentions import Mentions
-from projections.moments import Moments, seq_at, wanted_positions
+from projections.moments import Moments, event_at, seq_at, wanted_positions
 from projections.output import output_lines
 from projections.refs import Refs, life
 from projections.runner import Views
 from projections.standard import STANDARD, TRAVELLED
-from storage.errors import DiskError
+from storage.errors import DiskError, LogError
 from storage.interfaces.log import Event
 from tests.projections import story
 from tests.projections.support import BEGIN, SECOND, ListLog, digest
@@ -157,6 +157,12 @@ def test_the_event_of_a_time(log: ListLog) -> None:
     assert seq_at(log, BEGIN + SECOND + 1) == 10
     assert seq_at(log, BEGIN + 10**6 * SECOND) == len(log.events)
     assert seq_at(ListLog(), BEGIN) == 0
+
+
+def test_an_event_that_a_damaged_log_lost_is_an_error(log: ListLog) -> None:
+    assert event_at(log, 3) == log.events[2]
+    with pytest.raises(LogError, match="event 999 cannot be read"):
+        event_at(log, 999)
 
 
 def test_the_life_of_a_ref_is_the_same_with_and_without_the_index(log: ListLog) -> None:

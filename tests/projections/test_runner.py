@@ -89,7 +89,7 @@ def test_catching_up_again_folds_nothing(tmp_path: Path) -> None:
         assert views.catch_up(log) == 0
 
 
-@pytest.mark.parametrize("damage", ["garbage", "truncated", "empty", "table gone", "other columns", "middle"])
+@pytest.mark.parametrize("damage", ["garbage", "truncated", "empty", "table gone", "other columns", "middle", "schema"])
 def test_a_damaged_file_is_folded_again_without_a_word(tmp_path: Path, damage: str) -> None:
     log, path = story.full_log(), tmp_path / "views.db"
     with Views(path, STANDARD) as views:
@@ -111,7 +111,12 @@ def test_a_damaged_file_is_folded_again_without_a_word(tmp_path: Path, damage: s
                 db.execute("CREATE TABLE builds (id TEXT)")
         case "middle":
             path.write_bytes(data[:100] + b"\xff" * (len(data) - 100))
+        case "schema":  # what SQLite says of it is no text
+            data = data.replace(b"CREATE TABLE builds", b"CREATE TABEL builds")
+            path.write_bytes(data.replace(b"buildsb", b"\xa6uildsb"))
     story.begin(log, "b4")
+    with Views.read_only(path, log, STANDARD) as views:
+        assert views.dump() == dump_of(log)
     with Views(path, STANDARD) as views:
         views.catch_up(log)
         assert History(views).get("b4").status == "running"

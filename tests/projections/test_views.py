@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +15,7 @@ from projections.history import History
 from projections.refs import Refs, life
 from projections.runner import Views
 from projections.standard import STANDARD
-from storage.errors import InputError, LogError
+from storage.errors import HostError, InputError, LogError
 from storage.interfaces.log import NewEvent
 from tests.projections import story
 from tests.projections.support import ListLog, digest
@@ -284,3 +287,15 @@ def test_what_no_version_wrote_of_a_ref_is_an_error_that_names_its_event() -> No
         views.catch_up(ListLog(log.events[:1]))
         with pytest.raises(LogError, match=rf"event {event.seq} \(VertexCached\) is malformed"):
             life(log, Refs(views).get("r"))
+
+
+def test_a_view_whose_json_rotted_is_to_be_made_anew(log: ListLog, tmp_path: Path) -> None:
+    with Views(tmp_path / "views.db", STANDARD) as views:
+        views.catch_up(log)
+        with closing(sqlite3.connect(tmp_path / "views.db", isolation_level=None)) as db:
+            db.execute("UPDATE refs SET layers = '[\x01', providers = '['")
+            db.execute("UPDATE cache SET layers = '['")
+        for read in (lambda: Refs(views).list(), lambda: CacheIndex(views).lookup(digest("k2"))):
+            with pytest.raises(HostError, match="the views are damaged") as caught:
+                read()
+            assert "refledger rebuild" in caught.value.hint

@@ -237,6 +237,7 @@ def test_more_than_the_index_says_is_damage(tmp_path: Path) -> None:
         canonical_json({**EVENTS[0].to_json(), "time": "2024-01-01T00:00:00,000000000Z"}),
         canonical_json({**EVENTS[0].to_json(), "data": {"x": "y" * (4 << 20)}}),
         canonical_json({**EVENTS[0].to_json(), "data": []}), canonical_json({**EVENTS[0].to_json(), "build": 7}),
+        canonical_json({**EVENTS[0].to_json(), "stream": None}),
         canonical_json(EVENTS[0].to_json()) + b"\n" + canonical_json(EVENTS[0].to_json()),
     ],
 )  # fmt: skip

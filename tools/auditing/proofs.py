@@ -47,7 +47,10 @@ def prove_inclusion(root: Path, log: AuditedLog, seq: int) -> Json:
     if seq > seen.checkpoint.size:
         what = f"event {seq} is not signed yet: the last checkpoint covers {seen.checkpoint.size} events"
         raise InputError(what, hint="refledger audit checkpoint signs what is there")
-    text = leaf(next(iter(log.rows(seq - 1, seq))))
+    row = next(iter(log.rows(seq - 1, seq)), None)
+    if row is None:
+        raise _changed(seq)
+    text = leaf(row)
     path = _path(root, log, seen, lambda tree: _inclusion(tree, text, seq, seen.checkpoint))
     try:
         shown = text.decode()

@@ -72,7 +72,7 @@ class _Reading:
     def run(self) -> None:
         rows = self._rows()
         look, note = self.form.look, self.named.look
-        said: set[tuple[object, str]] = set()
+        said: set[str] = set()
         while page := list(islice(rows, PAGE)):
             for row in page:
                 data = look(row)
@@ -84,10 +84,11 @@ class _Reading:
                     note(row[0], row[3], data)
                 except (TypeError, KeyError, AttributeError, IndexError):
                     self.form.faults.append(at(row[0], "state", f"the {row[3]} has fields of another shape"))
+                tree = repr((data.get("size"), data.get("root")))  # they may be anything
                 if row[3] == "CheckpointSigned":
                     self.checkpoints.append((row[0], data))
-                    said.add((data.get("size"), str(data.get("root"))))
-                elif row[3] == "CheckpointPublished" and (data.get("size"), str(data.get("root"))) not in said:
+                    said.add(tree)
+                elif row[3] == "CheckpointPublished" and tree not in said:
                     self.form.faults.append(at(row[0], "checkpoint", "what it says was published was never signed"))
             self.leaves.add(leaf_hashes(page))
 

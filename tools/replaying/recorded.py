@@ -11,6 +11,7 @@ from pathlib import Path
 from engine.graph import Graph, Vertex
 from engine.ops.keep import restore
 from engine.refs.ref import Layer
+from projections.fields import BAD_EVENT
 from projections.history import History
 from projections.runner import Views
 from projections.standard import STANDARD
@@ -136,7 +137,7 @@ def _of(bundle: Bundle, story: Story, store: BlobStore) -> Recorded:
                 blob = Descriptor.from_json(said["bundled"])
                 bundled[name] = Layer(diff_id=blob.digest, blob=blob)
         files = {ref: load(bundle.small[Digest(listing)]) for ref, listing in bundle.index.files.items()}
-    except (KeyError, TypeError, ValueError, AttributeError, InputError) as error:
+    except BAD_EVENT as error:
         raise VerificationError(f"the index is damaged: {error!r}", where=str(bundle.path)) from error
     return Recorded(
         story, _graph(story, store.get), bundle.log, _text(story, store.get), store, bundled, pointed,

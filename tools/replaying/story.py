@@ -9,6 +9,7 @@ from typing import Any
 from engine.graph import ContextSource, Graph, Vertex, vertex
 from engine.refs.ref import SCRATCH, Layer, layers_from_json
 from engine.stored import graph_from_json
+from projections.fields import BAD_EVENT
 from projections.history import BuildRecord
 from storage.digest import Digest, parse_json
 from storage.errors import InputError, VerificationError
@@ -94,7 +95,7 @@ def read_story(log: EventLog, record: BuildRecord) -> Story:
                 story.behind.append(event)
             if _concerns(event, wanted) or event.build == record.id:
                 _learn(story, event)
-    except (KeyError, TypeError, ValueError, AttributeError, InputError) as error:
+    except BAD_EVENT as error:
         raise VerificationError(f"build {record.id}: an event is not what it should be: {error!r}") from error
     return story
 
@@ -234,7 +235,7 @@ def read_graph(story: Story, blob: Callable[[Digest], bytes]) -> Graph | None:
             f"the graph of build {story.record.id} is not here: {story.graph}",
             hint="if it was redacted or pruned, `refledger events --type Pruned` says by whom",
         ) from error
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, InputError) as error:
+    except BAD_EVENT as error:
         raise VerificationError(f"the graph of build {story.record.id} is damaged: {error!r}") from error
     seen: set[Digest] = set()
     for item in graph.vertices:

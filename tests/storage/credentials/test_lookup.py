@@ -126,7 +126,8 @@ def test_helper_names_cannot_leave_the_path(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "config",
-    ['{"auths": {"quay.io": {"auth": "' + SECRET, "[1]", {"auths": {"quay.io": {"auth": SECRET}}}, "[" * 100_000],
+    ['{"auths": {"quay.io": {"auth": "' + SECRET, "[1]", {"auths": {"quay.io": {"auth": SECRET}}}, "[" * 100_000,
+     {"auths": {"quay.io": {"auth": SECRET + "\u00e9"}}}],
 )  # fmt: skip
 def test_I9_damaged_configuration_is_one_line_without_its_contents(tmp_path: Path, config: Any) -> None:
     with pytest.raises(RegistryError) as caught:

@@ -60,3 +60,13 @@ def test_names_of_platforms_and_compressions() -> None:
 def test_a_referrer_is_told_as_it_was(kind: str) -> None:
     said = {**SAID, **({"artifactType": kind} if kind else {})}
     assert Referrer.from_json(said).to_json() == said
+
+
+@pytest.mark.parametrize(
+    "more", [{"registry": 7}, {"repository": None}, {"scope": []}, {"mirrors": [7]}, {"mirrors": 7}, {"mirror_of": {}}]
+)
+def test_a_provider_whose_names_are_no_texts_is_none(more: Any) -> None:
+    with pytest.raises(TypeError):
+        Provider.from_json({**Provider.of("r.example", "a").to_json(), **more})
+    with pytest.raises(TypeError):
+        Provider.from_json("r.example/a")  # type: ignore[arg-type]

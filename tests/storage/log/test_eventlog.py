@@ -150,6 +150,25 @@ def test_a_lock_held_longer_than_sqlite_waits_is_waited_for(tmp_path: Path, monk
     log.close()
 
 
+def test_a_lock_that_is_met_when_the_file_is_opened_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder, "LOCK_TIMEOUT", 0.01)
+    path = tmp_path / "log.db"
+    SqliteEventLog(path).close()
+    holder = sqlite3.connect(path, isolation_level=None)
+    holder.execute("PRAGMA journal_mode = DELETE")  # going back from that needs all of the file
+    log = SqliteEventLog(path)
+    holder.execute("BEGIN")
+    holder.execute("SELECT count(*) FROM events").fetchone()
+    future = log.submit([new()])
+    time.sleep(0.2)
+    assert not future.done()
+    holder.close()
+    assert future.result()[0].seq == 1
+    log.close()
+
+
 def test_a_lock_held_for_ever_is_an_error_in_plain_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorder, "LOCK_TIMEOUT", 0.05)
     monkeypatch.setattr(logfile, "PATIENCE", 0.2)

@@ -97,13 +97,18 @@ def test_I1_a_kept_tree_goes_on_and_a_new_one_dumps_the_same(tmp_path: Path) -> 
     assert not path.exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"no database at all" * 100, None])
+@pytest.mark.parametrize("content", [b"", b"no database at all" * 100, b"schema", None])
 def test_a_file_that_is_no_tree_counts_as_nothing_and_is_replaced(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "tree.db"
     if content is None:
         with sqlite3.connect(path) as db:
             db.execute("CREATE TABLE tiles (nonsense TEXT)")
         db.close()
+    elif content == b"schema":  # what SQLite says of it is no text
+        with Tree(path) as tree:
+            tree.keep()
+        data = path.read_bytes().replace(b"CREATE TABLE", b"CREATE TABEL")
+        path.write_bytes(data.replace(b"tilestiles", b"\xa6ilestiles"))
     else:
         path.write_bytes(content)
     with Tree(path, read_only=True) as tree:

@@ -359,3 +359,10 @@ def test_I3_no_tar_where_the_footer_points_is_the_providers_fault() -> None:
     with pytest.raises(VerificationError, match="no table of contents where the layer's footer points to") as caught:
         read(told, blob)
     assert not isinstance(caught.value, TocUnusable)
+
+
+@pytest.mark.parametrize("mode", [1 << 33, (1 << 63) - 1])
+def test_a_mode_that_no_kernel_has_gives_its_permission_bits(tmp_path: Path, mode: int) -> None:
+    toc = UsableToc(ChunkedToc(table(reg("a", mode=mode | 0o640)), 100), Scratch(tmp_path, "b1"))
+    part = toc.part(Part({b"a"}, set(), set(), lambda _: "nothing"))
+    assert (part.lay_out() / "a").stat().st_mode & 0o7777 == (mode | 0o640) & 0o7777

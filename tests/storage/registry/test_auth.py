@@ -332,3 +332,15 @@ def test_certificates_are_verified_and_authorities_can_be_added(
         assert not tokens.seen
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
         assert use(lambda client: fetched(client, provider, described(DATA)), credentials=credentials)[0] == DATA
+
+
+def test_I9_what_a_malformed_answer_repeats_of_the_request_is_not_told() -> None:
+    def answer(seen: Seen) -> tuple[int, dict[str, str], bytes]:
+        if "authorization" in seen.headers:
+            return 200, {"no header": seen.headers["authorization"]}, b""
+        return 401, {"WWW-Authenticate": "Basic realm=here"}, b""
+
+    with Answering(answer) as server, pytest.raises(RegistryError, match="illegal header line: …") as caught:
+        credentials = known(server.host, Credential("somebody", "secret"))
+        use(lambda client: client.tags(Provider.of(server.host, "a")), credentials=credentials, tries=1)
+    assert base64.b64encode(b"somebody:secret").decode() not in str(caught.value)

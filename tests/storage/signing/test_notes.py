@@ -86,7 +86,7 @@ def test_damaged_keys_are_refused_and_not_quoted() -> None:
         with pytest.raises(InputError) as failure:
             Signer.parse(text)
         assert not text[20:] or text[20:] not in str(failure.value)
-    for text in (KEY[:-4], KEY.replace("530d903a", "530d903b"), "x+y", ""):
+    for text in (KEY[:-4], KEY.replace("530d903a", "530d903b"), KEY.replace("foo", "f\udcff"), "x+y", ""):
         with pytest.raises(InputError):
             Verifier.parse(text)
     for name in ("", "a b", "a+b", "a\nb", "a\udcff", "a\x9b"):

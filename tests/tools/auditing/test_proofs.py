@@ -131,6 +131,12 @@ def test_a_changed_event_cannot_be_proved_and_others_still_can(copied: Path) -> 
     assert proofs.check_proof(proofs.encode(inclusion(copied, 299)), VERIFIERS)
 
 
+def test_an_event_that_was_taken_out_cannot_be_proved(copied: Path) -> None:
+    tampered(copied, "DELETE FROM events WHERE rowid = 300")
+    with pytest.raises(VerificationError, match="event 300 cannot be proved"):
+        inclusion(copied, 300)
+
+
 def test_a_checkpoint_of_a_fork_and_one_of_another_log_are_told_apart(copied: Path, tmp_path: Path) -> None:
     with roots.open_root(tmp_path / "other", folded=False) as root:
         grow(root, 5, "other")

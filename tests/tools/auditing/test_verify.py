@@ -16,11 +16,13 @@ from storage.bundle.form import Index
 from storage.bundle.reading import Bundle
 from storage.digest import Digest
 from storage.interfaces.log import Event
+from storage.signing.notes import Verifier
 from tests.builder import PROJECT, Builder
 from tests.registry_fixture import RegistryProcess
 from tests.tools.auditing.attack_bundles import rebundle, without_proof
 from tests.tools.auditing.attacks import Scene, clear, copy_root, make_scene, open_copy, verify
 from tools.auditing.bundles import verify_bundle
+from tools.auditing.verify import verify_root
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="builds need root")
 
@@ -156,3 +158,11 @@ def test_a_bundle_has_all_that_its_events_name_also_those_of_the_build_that_was_
     assert builder.run("bundle", hit["id"], "-o", str(path)).code == 0
     found = verify(path, "--key", key)
     assert (found.code, found.error) == (0, "")
+
+
+@pytest.mark.parametrize("name", ["CheckpointSigned", "CheckpointPublished"])
+def test_a_checkpoint_whose_size_is_anything_is_a_fault_like_others(scene: Scene, tmp_path: Path, name: str) -> None:
+    copy = open_copy(scene, tmp_path / "root")
+    seq = copy.edit(copy.find(name), lambda state: state["d"].update(size=[{}]))
+    faults = verify_root(copy.path, keys=[Verifier.parse(scene.key)], quick=True).faults
+    assert (seq, "checkpoint") in {(fault.seq, fault.kind) for fault in faults}

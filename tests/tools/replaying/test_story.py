@@ -28,6 +28,7 @@ DIGEST = f"sha256:{'0' * 64}"
         ("BuildStarted", {"definition": 1.5}),
         ("BuildStarted", {"options": {"args": ["x"]}}),
         ("VertexCompleted", {"outputs": [["x"]]}),
+        ("VertexCached", {"outputs": []}),
         ("BuildFailed", {"vertex": []}),
         ("BuildFailed", {"vertex": 1.5}),
         ("BuildFailed", {"exit_code": "1"}),

@@ -1,0 +1,1 @@
+"""What reads bytes of others, given true ones that were changed at random."""
