@@ -219,3 +219,13 @@ def test_exports_that_want_a_layer_at_the_same_time_have_it_packed_once(tmp_path
         (first,), (second,) = asyncio.run(both())
         assert (packing.times, first.blob) == (1, second.blob)
         assert len(list(parts.root.log.read(types=frozenset({"BlobCreated"})))) == 1
+
+
+def test_a_base_layer_that_nothing_is_left_of_stays_what_it_is(tmp_path: Path) -> None:
+    with kit(tmp_path) as parts:
+        blob = Descriptor("application/vnd.oci.image.layer.v1.tar+gzip", sha256(b"gone"), 4)
+        layer = Layer(sha256(b"tar"), blob)
+        assert asyncio.run(transfer_in(parts, NothingKnown(), repack=True).pack(Remote("a", (layer,)), None, None)) == (
+            layer,
+        )
+        assert list(parts.root.log.read()) == []
