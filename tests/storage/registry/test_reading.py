@@ -159,6 +159,17 @@ def test_stalled_connection_is_given_up_and_resumed(
     assert resumed == 500_000
 
 
+def test_whoever_sends_a_byte_of_the_head_now_and_then_is_given_up(
+    registry: RegistryProcess, repository: str, blob: Descriptor
+) -> None:
+    """Each byte comes in time; all of them take longer than an answer may."""
+    short = {"tries": 1, "connect_seconds": 0.2, "commit_seconds": 0.2}
+    with FaultyProxy(registry.host, Fault("GET", "/blobs/", headless=True, drip=0.05)) as proxy:
+        with pytest.raises(RegistryError) as caught:
+            use(lambda client: fetched(client, Provider.of(proxy.host, repository), blob), **short)
+        assert caught.value.kind == "transport"
+
+
 @pytest.mark.parametrize(
     ("fault", "why"),
     [
