@@ -45,14 +45,18 @@ def test_what_no_layer_holds_is_the_inputs_fault_and_leaves_nothing(tmp_path: Pa
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("size", [5, 1 << 20])
+def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """At the end, or while the content of a file is written."""
+
     def full(_fd: int, _data: bytes) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     writer = begun(tmp_path)
-    writer.file(b"f", FILE, 5, [b"hello"])
     with monkeypatch.context() as patch, pytest.raises(DiskError, match="writing a layer: No space left on device"):
         patch.setattr(os, "write", full)
+        writer.file(b"f", FILE, size, [bytes(size)])
+        assert size < 1 << 20, "it was written"
         writer.commit()
     writer.discard()
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
