@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from storage.blobs import DirectoryBlobs
-from storage.digest import sha256
+from storage.digest import Digest, sha256
 from storage.errors import DiskError, InputError, VerificationError
 
 
@@ -149,3 +149,24 @@ def test_nothing_is_swept_where_a_link_leads(tmp_path: Path) -> None:
     (tmp_path / "layout/tmp").symlink_to(tmp_path / "elsewhere")
     DirectoryBlobs(tmp_path / "layout", owner="alive").sweep()
     assert len(list((tmp_path / "elsewhere").iterdir())) == 1
+
+
+@pytest.mark.parametrize("repaired", [False, True])
+def test_a_damaged_blob_that_somebody_else_dropped_just_then_is_judged_by_what_is_there_now(
+    tmp_path: Path, repaired: bool
+) -> None:
+    class Raced(DirectoryBlobs):
+        def _problem(self, digest: Digest) -> str:
+            found = super()._problem(digest)
+            if found:
+                self.path(digest).unlink()
+                if repaired:
+                    self.path(digest).write_bytes(b"blob")
+            return found
+
+    lost: list[str] = []
+    store = Raced(tmp_path, owner="a1", lost=lambda digest, why: lost.append(digest))
+    digest = DirectoryBlobs(tmp_path, owner="b1").put(b"blob")
+    store.path(digest).chmod(0o644)
+    store.path(digest).write_bytes(b"blot")
+    assert (store.sound(digest), lost) == (repaired, [])
