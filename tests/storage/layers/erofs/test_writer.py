@@ -29,6 +29,8 @@ WRONG: dict[str, tuple[Callable[[ErofsLayerWriter], object], type[Exception], st
     "a name": (lambda to: to.file(b"n" * 300, FILE, 0, []), InputError, "File name too long"),
     "an owner": (lambda to: to.file(b"f", Look(0o644, 1 << 32, 0, 0), 0, []), InputError, "out of range"),
     "attributes": (lambda to: to.file(b"f", Look(0, 0, 0, 0, {b"user.x": bytes(70_000)}), 0, []), InputError, "range"),
+    "a major": (lambda to: to.node(b"c", FILE, "char", b"", os.makedev(1 << 12, 0)), InputError, "out of range"),
+    "a minor": (lambda to: to.node(b"c", FILE, "block", b"", os.makedev(0, 1 << 20)), InputError, "out of range"),
     "a link": (lambda to: to.link(b"l", b"nowhere"), ValueError, "which was not written"),
     "a link to a directory": (link_to_directory, InputError, "directory"),
 }
