@@ -336,7 +336,7 @@ def _file(tree: Path, op: HttpSource) -> Path:
 
 def check_commit(op: GitSource, found: Commit) -> None:
     """Raises VerificationError unless the commit, or the annotated tag that led to it, begins with the checksum."""
-    if op.checksum and not (found.id.startswith(op.checksum) or found.tag.startswith(op.checksum)):
+    if not (found.id.startswith(op.checksum) or found.tag.startswith(op.checksum)):
         raise VerificationError(
             f"{op.ref or 'the default branch'} is at commit {found.id}, not at {op.checksum}", where=op.remote,
             hint="it was moved, or the --checksum is wrong",

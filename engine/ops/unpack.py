@@ -327,7 +327,7 @@ def _inside(name: str) -> str:
     parts = os.fsencode(name).split(b"/")
     if "\0" in name or len(name) >= _PATH_MAX or any(len(part) > _NAME_MAX for part in parts):
         raise _malformed(f"{printable(name[:_NAME_MAX])!r} cannot be the name of a file")
-    path = posixpath.normpath(name.lstrip("/") or ".")
+    path = posixpath.normpath(name.lstrip("/"))
     if path == ".." or path.startswith("../"):
         raise InputError(
             f"the archive names {printable(name)!r}, which is outside of the destination",

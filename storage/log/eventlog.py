@@ -248,7 +248,7 @@ class SqliteEventLog:
             whole = _in_order(rows, after)
             yield from self._decode([row for row in whole if types is None or row[3] in types])
             after += len(whole)
-            if not whole or len(whole) < len(rows):
+            if not whole:
                 self._damage = self._lost_after(after)
                 break
         if not self._quiet and (until is None or until > self._damage.sound):

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from engine.errors import MaterializationError
+from engine.errors import MaterializationError, RefledgerError, RegistryError
 from engine.events import HitRevoked, VertexFailed, VertexStarted
 from engine.grants import NOTHING
 from engine.graph import Graph, ImageSource, Vertex, VertexError, vertex
 from engine.ops.executor import Outcome, Task
 from engine.refs.ref import Layer, Remote
-from engine.replay import TRIES, Replayer
+from engine.replay import TRIES, Replayer, survey
 from storage.blobs import DirectoryBlobs
 from storage.digest import sha256
 from storage.interfaces.images import Provider
@@ -126,3 +126,51 @@ def test_I8_what_was_made_and_holds_what_is_lost_is_made_again_too(tmp_path: Pat
     assert {name: ran.count(name) for name in ran} == {"first": 2, "second": 2, "other": 1, "last": 2}
     assert refs.keys() >= set(wanted)
     assert refs[first.digest].id.endswith("-2")  # an execution of its own
+
+
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MaterializationError("the disk is full", kind="disk", layer="b0-made-1"), RegistryError("no", kind="transport")],
+)
+def test_a_failure_that_is_no_loss_is_not_tried_again(tmp_path: Path, error: RefledgerError) -> None:
+    class Failing(Losing):
+        async def execute(self, task: Task) -> Outcome:
+            raise error
+
+    made = vertex_of("made", vertex_of("scratch"))
+    last, facts = vertex_of("last", made), Recorded()
+    replayer = Replayer(
+        "b1", facts, Failing("", 0), DirectoryBlobs(tmp_path, owner="b1"), Nothing(), {}, nothing, 2, None, NOTHING,
+        lambda: pytest.fail("nothing is emulated"),
+    )  # fmt: skip
+    known = {made.digest: Remote("b0-made-1", (Layer(snapshot="b0-made-1"),))}
+    with pytest.raises(VertexError) as caught:
+        asyncio.run(replayer.run(Graph((made, last), ()), [last.digest], known))
+    assert (caught.value.cause, facts.started()) == (error, ["last"])
+
+
+def test_where_the_layers_of_a_result_come_from_and_who_is_asked() -> None:
+    """A layer's own place first; of what is nowhere near, its providers are asked, together."""
+    names = ("mountable", "stored", "bundled", "unpacked", "elsewhere", "gone")
+    layers = {name: Layer(snapshot=name) for name in names}
+    bundled = {name: Layer(snapshot=name, created=7) for name in ("bundled", "unpacked", "mountable")}
+    asked: list[Layer] = []
+
+    async def absent(wanted: Sequence[Layer]) -> dict[str, str]:
+        asked.extend(wanted)
+        return {"gone": "404"}
+
+    found = asyncio.run(
+        survey(
+            "ref", tuple(layers.values()), bundled, lambda layer: layer in (layers["mountable"], bundled["unpacked"]),
+            lambda layer: layer == layers["stored"], absent,
+        )
+    )  # fmt: skip
+    assert [(place.layer, place.kind) for place in found.places] == [
+        (layers["mountable"], "here"), (layers["stored"], "here"), (bundled["bundled"], "bundle"),
+        (bundled["unpacked"], "here"), (layers["elsewhere"], "provider"), (layers["gone"], "nowhere"),
+    ]  # fmt: skip
+    assert asked == [layers["elsewhere"], layers["gone"]]
+    assert (found.obtainable, found.remote.id, len(found.remote.layers)) == (False, "ref", 6)

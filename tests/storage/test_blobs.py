@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from storage.blobs import DirectoryBlobs
-from storage.digest import digest_of, sha256
+from storage.digest import Digest, digest_of, sha256
 from storage.errors import DiskError, InputError, VerificationError
 
 
@@ -183,3 +183,24 @@ def test_another_algorithms_directory_is_no_link_out_of_the_layout_either(tmp_pa
     with pytest.raises(InputError):
         writer.commit(digest_of(b"y", "sha512"))
     assert [path.name for path in tmp_path.iterdir()] == ["layout"]
+
+
+@pytest.mark.parametrize("repaired", [False, True])
+def test_a_damaged_blob_that_somebody_else_dropped_just_then_is_judged_by_what_is_there_now(
+    tmp_path: Path, repaired: bool
+) -> None:
+    class Raced(DirectoryBlobs):
+        def _problem(self, digest: Digest) -> str:
+            found = super()._problem(digest)
+            if found:
+                self.path(digest).unlink()
+                if repaired:
+                    self.path(digest).write_bytes(b"blob")
+            return found
+
+    lost: list[str] = []
+    store = Raced(tmp_path, owner="a1", lost=lambda digest, why: lost.append(digest))
+    digest = DirectoryBlobs(tmp_path, owner="b1").put(b"blob")
+    store.path(digest).chmod(0o644)
+    store.path(digest).write_bytes(b"blot")
+    assert (store.sound(digest), lost) == (repaired, [])

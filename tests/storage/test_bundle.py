@@ -50,6 +50,7 @@ def test_what_was_written_is_read_and_small_blobs_are_held(tmp_path: Path) -> No
     assert bundle.events == EVENTS
     assert list(bundle.log.read(after=3)) == EVENTS[1:]
     assert list(bundle.log.read(until=3)) == EVENTS[:1]
+    assert list(bundle.log.read(types=frozenset({"BuildFailed"}))) == EVENTS[1:]
     assert (bundle.log.last_seq(), bundle.log.wait(8, 0), bundle.log.wait(9, 0)) == (9, True, False)
     assert bundle.small == {sha256(b"FROM scratch\n"): b"FROM scratch\n"}
     assert bundle.digest == sha256((tmp_path / "b").read_bytes())

@@ -44,7 +44,9 @@ def test_every_byte_has_one_owner_and_the_sum_is_that_of_du(root: Path) -> None:
     (root / f"layers/{HEX}/fs/bin/other").hardlink_to(root / f"layers/{HEX}/fs/bin/sh")
     (root / "snapshots/empty/fs").mkdir(parents=True)
     os.mkfifo(root / "snapshots/b1-v-1/fs/fifo")
+    before = set(Path("/proc/self/fd").iterdir())
     found = measure(root)
+    assert set(Path("/proc/self/fd").iterdir()) <= before, "or a large root would be too many open files"
     assert found.items == {
         f"blob/sha256:{HEX}": 321, f"blob/sha512:{'ef' * 64}": 9, f"cachemount/{HEX}/0": 6, f"cachemount/{HEX}/1": 7,
         f"layer/sha256:{HEX}": 907, f"layer/sha256:{'cd' * 32}": 8192, "locks/": 0, "log/": 5070, "other/blobs": 3,

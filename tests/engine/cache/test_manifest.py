@@ -16,7 +16,7 @@ from engine.errors import VerificationError
 from engine.refs.ref import Layer
 from storage.digest import Digest, sha256
 from storage.interfaces.images import Descriptor
-from storage.media_types import MANIFEST
+from storage.media_types import DOCKER_LIST, INDEX, MANIFEST
 
 GOLDEN = Path(__file__).parent / "golden"
 GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
@@ -25,10 +25,12 @@ EXTRA = Descriptor(facts.MEDIA_TYPE, sha256(b"facts"), 5)
 LAYER = Layer(sha256(b"tar"), Descriptor(GZIP, sha256(b"tgz"), 3, {"x": "y"}), created=1_700_000_000_123_456_789)
 
 
-@pytest.mark.parametrize(("image_manifest", "oci"), [(True, True), (False, True), (False, False)])
-def test_both_forms_are_read_again(image_manifest: bool, oci: bool) -> None:
+@pytest.mark.parametrize(
+    ("image_manifest", "oci", "form"), [(True, True, MANIFEST), (False, True, INDEX), (False, False, DOCKER_LIST)]
+)
+def test_all_forms_are_read_again(image_manifest: bool, oci: bool, form: str) -> None:
     media_type, data = write(CONFIG, [described(LAYER, oci)], EXTRA, image_manifest=image_manifest, oci=oci)
-    assert json.loads(data)["mediaType"] == media_type
+    assert json.loads(data)["mediaType"] == media_type == form
     found = read(data, "here")
     assert isinstance(found, CacheManifest)
     assert (found.config, found.facts) == (CONFIG, EXTRA)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,8 +20,9 @@ from engine.exporters.reading import BlobReader
 from engine.ledger import Ledger
 from engine.refs.ref import Layer
 from storage.credentials.lookup import Anonymous
-from storage.digest import Digest
+from storage.digest import Digest, sha256
 from storage.interfaces.images import Descriptor, Provider
+from storage.interfaces.registry import ByteStream
 from storage.layout.source import WithLayouts
 from storage.registry import Limits, RegistryClient
 from tests.engine.refs.kit import Kit, kit
@@ -210,3 +211,33 @@ def test_a_blob_that_is_neither_here_nor_anywhere_cannot_be_made_by_who_only_rea
 
     with pytest.raises(MaterializationError, match="no provider is known"):
         asyncio.run(main())
+
+
+class _Halfway(RegistryClient):
+    """A registry that kept the first bytes of an upload that broke off."""
+
+    async def upload(
+        self, target: Provider, blob: Descriptor, chunks: Callable[[], ByteStream], *,
+        resume: Callable[[int], ByteStream] | None = None,
+    ) -> None:  # fmt: skip
+        assert resume is not None
+        stream = resume(10_000)
+        self.rest = b"".join([chunk async for chunk in stream])
+
+
+def test_an_upload_that_goes_on_counts_only_what_it_sent(
+    tmp_path: Path, registry: RegistryProcess, repository: str
+) -> None:
+    async def main() -> tuple[dict[str, object], bytes]:
+        with kit(tmp_path, erofs=False) as parts:
+            client = _Halfway(Anonymous(), user_agent="t", limits=Limits(tries=1))
+            try:
+                digest = parts.materializer.blobs.put(data := noise(40_000))
+                layer = Layer(sha256(b"tar"), Descriptor("m", digest, len(data)))
+                moved = await mover(parts, client).move(layer, to(registry, f"{repository}/to"), "n")
+                return moved, client.rest
+            finally:
+                await client.aclose()
+
+    moved, rest = asyncio.run(main())
+    assert (moved["transport"], moved["bytes"], rest) == ("uploaded", 30_000, noise(40_000)[10_000:])

@@ -12,10 +12,11 @@ from engine.clock import Clock
 from engine.errors import DiskError, MaterializationError
 from engine.exporters.reading import BlobReader, drain
 from engine.ledger import Silent
+from engine.offline.nobody import NoRegistry
 from engine.refs.ref import Layer
 from storage.blobs import DirectoryBlobs
-from storage.digest import Digest
-from storage.interfaces.images import Descriptor
+from storage.digest import Digest, sha256
+from storage.interfaces.images import Descriptor, Provider
 
 
 class Nobody:
@@ -47,3 +48,25 @@ def test_a_blob_that_is_let_go_of_before_it_is_read_is_said_to_be_missing(tmp_pa
     reader = BlobReader(blobs, Nobody(), Silent(), Clock(time.time_ns, time.monotonic))  # type: ignore[arg-type]
     with pytest.raises(MaterializationError, match="cannot be had: no provider is known"):
         asyncio.run(drain(reader.read(Layer(digest, Descriptor("m", digest, 5)), lambda _: None), lambda _: None))
+
+
+@pytest.mark.parametrize(("providers", "remade"), [((), True), ((Provider.of("h.example", "a"),), False)])
+def test_only_what_nobody_else_has_is_made_again_before_it_is_read(
+    tmp_path: Path, providers: tuple[Provider, ...], remade: bool
+) -> None:
+    blobs = DirectoryBlobs(tmp_path, owner="b1")
+    asked: list[Descriptor] = []
+
+    async def again(_layer: Layer, blob: Descriptor) -> bool:
+        asked.append(blob)
+        return blobs.put(b"layer") == blob.digest
+
+    clock, blob = Clock(time.time_ns, time.monotonic), Descriptor("m", sha256(b"layer"), 5)
+    reader = BlobReader(blobs, NoRegistry(), Silent(), clock, again=again)
+    reading = drain(reader.read(Layer(sha256(b"tar"), blob, providers=providers), lambda _: None), lambda _: None)
+    if remade:
+        assert asyncio.run(reading) == 5
+    else:
+        with pytest.raises(MaterializationError, match="offline"):
+            asyncio.run(reading)
+    assert asked == ([blob] if remade else [])

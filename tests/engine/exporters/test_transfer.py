@@ -16,6 +16,7 @@ from engine.refs.ref import Layer, Remote
 from storage.digest import Digest, sha256
 from storage.interfaces.images import Compression, Descriptor
 from storage.interfaces.layers import Look
+from storage.interfaces.log import EventLog
 from storage.interfaces.packing import LayerConverter, LayerPacker, PackedBlob
 from tests.engine.exporters.kit import NothingKnown, transfer_in
 from tests.engine.refs.kit import Kit, kit
@@ -188,3 +189,43 @@ def test_a_full_disk_is_told_apart_from_a_snapshot_that_went(tmp_path: Path, los
         transfer.packer = _Packing(transfer.packer, FULL, gone)
         with pytest.raises(MaterializationError if lost else DiskError):
             asyncio.run(transfer.pack(Remote("r", (STEP,)), None, None))
+
+
+class _Logged(NothingKnown):
+    """A catalog that knows what the log says by now."""
+
+    def __init__(self, log: EventLog) -> None:
+        self._log = log
+
+    def packed(self, name: str, epoch: int | None, compression: str) -> PackedBlob | None:
+        for event in self._log.read(types=frozenset({"BlobCreated"})):
+            if (event.data["snapshot"], event.data["compression"]) == (name, compression):
+                digest, said = Digest(event.data["digest"]), event.data
+                blob = Descriptor(said["media_type"], digest, said["bytes"])
+                return PackedBlob(Digest(said["diff_id"]), blob, said["compressor"])
+        return None
+
+
+def test_exports_that_want_a_layer_at_the_same_time_have_it_packed_once(tmp_path: Path) -> None:
+    with kit(tmp_path) as parts:
+        composed(parts)
+        transfer = transfer_in(parts, _Logged(parts.root.log))
+        packing = transfer.packer = _Packing(transfer.packer)
+        made = Remote("b1-step-1", (STEP,))
+
+        async def both() -> list[tuple[Layer, ...]]:
+            return await asyncio.gather(*(transfer.pack(made, None, None) for _ in range(2)))
+
+        (first,), (second,) = asyncio.run(both())
+        assert (packing.times, first.blob) == (1, second.blob)
+        assert len(list(parts.root.log.read(types=frozenset({"BlobCreated"})))) == 1
+
+
+def test_a_base_layer_that_nothing_is_left_of_stays_what_it_is(tmp_path: Path) -> None:
+    with kit(tmp_path) as parts:
+        blob = Descriptor("application/vnd.oci.image.layer.v1.tar+gzip", sha256(b"gone"), 4)
+        layer = Layer(sha256(b"tar"), blob)
+        assert asyncio.run(transfer_in(parts, NothingKnown(), repack=True).pack(Remote("a", (layer,)), None, None)) == (
+            layer,
+        )
+        assert list(parts.root.log.read()) == []

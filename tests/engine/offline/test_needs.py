@@ -164,6 +164,16 @@ def test_what_is_copied_is_looked_for_from_the_top() -> None:
     assert lacking(IMAGE, step(copy, IMAGE, IMAGE), here=Here({BLOB.digest})) == []
 
 
+@pytest.mark.parametrize(
+    ("link", "chown", "lacks"),
+    [(False, "", True), (True, "", False), (True, "0:0", False), (True, "app", True), (True, "0:app", True)],
+)
+def test_a_linked_copy_needs_what_it_stands_on_for_names_of_owners_only(link: bool, chown: str, lacks: bool) -> None:
+    nothing = step(Scratch(), name="FROM scratch")
+    copied = step(Copy(("/x",), "/", link=link, chown=chown), IMAGE, nothing)
+    assert [one.name for one in lacking(IMAGE, nothing, copied)] == ([str(BLOB.digest)] if lacks else [])
+
+
 def test_a_result_that_nobody_else_has_is_missing_to_an_archive_and_none_to_a_push() -> None:
     made = step(Mkdir("/a"), IMAGE)
     known = {made.digest: Remote("b0-a-1", (Layer(snapshot="b0-a-1"),)), IMAGE.digest: Remote("base", ())}

@@ -236,3 +236,24 @@ def test_a_listing_in_which_a_file_holds_another_is_damaged(tmp_path: Path, ctx:
     listing = _mounted(ctx, "two").listing() + _mounted(ctx, "two").listing().replace(b"two", b"two/x")
     with pytest.raises(VerificationError, match="'two' is no directory"):
         restore(listing, [ctx], [], tmp_path / "out")
+
+
+def test_a_lost_file_comes_back_from_its_pack_with_its_time(ctx: Path, blobs: DirectoryBlobs, tmp_path: Path) -> None:
+    os.utime(ctx / "two", (1_700_000_000, 1_700_000_000))
+    selection = _mounted(ctx, "two")
+    (pack,) = pack_lost(None, selection, ctx, blobs)
+    with blobs.open(pack) as file:
+        restore(selection.listing(), [], [regular_files(file)], tmp_path / "out")
+    back = tmp_path / "out/two"
+    assert (back.read_text(), back.stat().st_mtime_ns) == ("two", 1_700_000_000 * 10**9)
+
+
+def test_of_single_files_that_all_lie_in_the_layer_nothing_is_packed(ctx: Path, blobs: DirectoryBlobs) -> None:
+    op = Copy(("two", "d/one"), "/d/")
+    assert pack_lost(op, select(op, ctx, (), hash_files=True), ctx, blobs) == []
+    same = Copy(("two", "other/two"), "/d/")
+    (ctx / "other").mkdir()
+    (ctx / "other/two").write_text("another two")
+    (pack,) = pack_lost(same, select(same, ctx, (), hash_files=True), ctx, blobs)
+    with blobs.open(pack) as file, tarfile.open(fileobj=file) as tar:
+        assert tar.getnames() == [sha256(b"two").hex], "the other one lies over it"

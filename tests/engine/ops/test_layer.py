@@ -250,6 +250,17 @@ def test_a_directory_that_an_archive_makes_anew_hides_what_the_base_had_there(wo
         assert [path.name for path in (view / "d").iterdir()] == ["new"]
 
 
+def test_what_was_written_is_closed_be_it_of_the_context_or_of_the_base(world: World) -> None:
+    """Otherwise a large COPY would end with too many open files."""
+    (world.base / "there").write_text("base")
+    (world.ctx / "f").write_text("f")
+    _archive(world.ctx / "a.tar", ("also", HARD, "there"))
+    before = set(Path("/proc/self/fd").iterdir())
+    world.copy("f", "/")
+    world.copy("a.tar", "/", unpack=True)
+    assert set(Path("/proc/self/fd").iterdir()) <= before
+
+
 def test_an_archive_links_to_a_file_of_the_base(world: World) -> None:
     (world.base / "d").mkdir()
     (world.base / "d/there").write_text("base")

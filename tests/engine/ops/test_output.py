@@ -115,9 +115,12 @@ def test_little_output_waits_for_more_and_not_for_ever() -> None:
         assert facts.output == []
         while not facts.output:
             await asyncio.sleep(DELAY)
+        recorder.write(1, b"and another")
+        while len(facts.output) < 2:
+            await asyncio.sleep(DELAY)
 
     asyncio.run(main())
-    assert [one.text for one in facts.output] == ["one event"]
+    assert [one.text for one in facts.output] == ["one event", "and another"]
 
 
 def test_of_a_flood_the_oldest_pieces_go_first_and_whole() -> None:

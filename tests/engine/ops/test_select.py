@@ -297,6 +297,7 @@ def _taken(tree: Path, op: Copy, excludes: tuple[str, ...] = ()) -> list[str]:
         (("dir/c.txt", "other/dir/e.txt"), ["(.)", "dir", "dir/c.txt", "(.)", "other", "other/dir", "other/dir/e.txt"]),
         (("dir/sub",), ["(.)", "dir", "dir/sub", "dir/sub/d.txt"]),
         (("other/./dir/*.txt",), ["(other)", "dir", "dir/e.txt"]),
+        (("other/./dir/e.txt",), ["(other)", "dir", "dir/e.txt"]),
         (("./**/d*.txt",), ["(.)", "dir", "dir/sub", "dir/sub/d.txt"]),
         (("**/dir/*.txt",), ["(.)", "dir", "other", "dir/c.txt", "other/dir", "other/dir/e.txt"]),
         (("dir/./.",), ["(dir)", "c.txt", "sub", "sub/d.txt"]),

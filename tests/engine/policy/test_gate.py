@@ -12,6 +12,7 @@ from engine.graph import ArchiveSource, Graph, HttpSource, Mount, Run, Scratch, 
 from engine.policy.gate import Gate
 from engine.policy.parse import parse_policy
 from engine.policy.subjects import of_graph
+from engine.refs.ref import Layer
 from storage.digest import sha256
 from storage.interfaces.images import Provider
 from storage.reference import parse_reference
@@ -57,3 +58,17 @@ def test_of_a_graph_rules_are_asked_what_steps_fetch_and_what_they_are_lent() ->
     page = vertex(HttpSource("https://h.example/f", "f"), (), "ADD")
     asked = [(subject.kind, subject.name) for _, subject in of_graph(Graph((below, run, given, page), ()))]
     assert asked == [("network", "host"), ("secret", "key"), ("url", "h.example/f")]
+
+
+@pytest.mark.parametrize("first", ["images", "layers"])
+def test_what_one_of_several_policies_forbids_is_forbidden_also_of_layers(first: str) -> None:
+    """A policy that has nothing to say of layers takes nothing from one that has, wherever it stands."""
+    rules = {"images": 'kind = "images"\ndeny = ["evil.example"]', "layers": 'kind = "layers"\nfetch = true'}
+    order = (first, *(kind for kind in rules if kind != first))
+    policies = [parse_policy(f'[[rule]]\nname = "{kind}"\n{rules[kind]}\n'.encode(), kind) for kind in order]
+    asked = Gate(tuple(policies), Recorded(), lambda: 0, None, lambda layers: [False for _ in layers])
+    assert asked.fetches
+    with pytest.raises(PolicyViolation, match="never byte-verified here"):
+        asked.layers([Layer(sha256(b"layer"))])
+    with pytest.raises(PolicyViolation):
+        asked.named(parse_reference("evil.example/x"))

@@ -95,6 +95,7 @@ def test_ages_have_four_units(written: str, seconds: int) -> None:
         (f'{HEAD}kind = "age"\nmax = "soon"\n', 4, "not an age"),
         (f'{HEAD}kind = "age"\nmax = 30\n', 4, "max is not a string"),
         (f'{HEAD}kind = "signatures"\n', 3, "needs keys"),
+        (f'{HEAD}kind = "signatures"\nkeys = []\n', 4, "keys is empty"),
         (f'{HEAD}kind = "signatures"\nkeys = ["ours"]\n', 4, "no Ed25519 key"),
         (f'{HEAD}kind = "signatures"\nkeys = ["{KEY.replace("ours", "hers")}"]\n', 4, "key is damaged"),
         (f'{HEAD}kind = "network"\nallow = ["bridge"]\n', 4, "cannot stand in allow"),

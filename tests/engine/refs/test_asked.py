@@ -374,6 +374,9 @@ def test_the_table_of_a_layer_that_has_nothing_of_it_is_all_that_moves(
         for n in (1, 2):
             assert 0 < came[digests[n]] < made[n].descriptor["size"] * 0.02
         assert parts.events("FilesFetched") == []
+        assert [event["layers"] for event in parts.events("MaterializationRequested")] == [
+            [digests[n]] for n in (2, 1, 0)
+        ], "nobody asks for what does not move"
         assert parts.events("Materialized")[-1]["avoided"] == sum(
             made[n].descriptor["size"] - came[digests[n]] for n in (1, 2)
         )

@@ -34,3 +34,13 @@ def test_what_a_source_leads_to(source: str, files: set[bytes]) -> None:
     search = Search([TREE], lambda _: 0, looks=False)
     assert list(search.run([source])) == [], "it is all here"
     assert search.part(0).files == files
+
+
+def test_what_the_layers_above_have_at_a_path_is_told_of_each() -> None:
+    upper, lower = Linked({"d/x": b"", "d/s/deep": b""}), Linked({"d/x/y": b"", "d/s": b"", "d/z": b""})
+    search = Search([upper, lower], lambda _: 0, looks=False)
+    assert list(search.run(["/d"])) == []
+    above = search.part(1).above
+    assert [above(path) for path in (b"d", b"d/s", b"d/z", b"d/x", b"d/x/y")] == [
+        "directory", "directory", "nothing", "covers", "covers",
+    ]  # fmt: skip

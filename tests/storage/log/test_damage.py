@@ -90,6 +90,8 @@ def test_reading_ends_quietly_before_an_event_that_is_none(tmp_path: Path) -> No
         assert [event.seq for event in log.read()] == [1, 2, 3]
         assert log.damage is not None
         assert log.damage.sound == 3
+        kind = next(log.read()).type
+        assert [len(list(log.read(types=frozenset({name})))) for name in (kind, "Other")] == [3, 0]
 
 
 @pytest.mark.parametrize(

@@ -169,11 +169,12 @@ def test_a_log_of_a_newer_version_is_refused_and_left_alone(tmp_path: Path, read
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("theirs", ["CREATE TABLE theirs (x)", "PRAGMA user_version = 7", "PRAGMA application_id = 7"])
 @pytest.mark.parametrize("read_only", [False, True])
-def test_another_programs_database_is_refused_and_left_alone(tmp_path: Path, read_only: bool) -> None:
+def test_another_programs_database_is_refused_and_left_alone(tmp_path: Path, read_only: bool, theirs: str) -> None:
     path = tmp_path / "log.db"
     with closing(sqlite3.connect(path)) as connection:
-        connection.execute("CREATE TABLE theirs (x)")
+        connection.execute(theirs)
     before = path.read_bytes()
     with pytest.raises(LogError, match="is not an event log"):
         SqliteEventLog(path, read_only=read_only)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -221,3 +222,17 @@ def test_what_stands_in_the_place_of_a_tree_is_not_waited_for(tmp_path: Path) ->
         tree.keep()
     with Tree(tmp_path / "tree.db", read_only=True) as tree:
         assert tree.size == 3
+
+
+def test_a_file_that_could_not_be_written_to_once_is_let_go_of_and_written_later(tmp_path: Path) -> None:
+    path = tmp_path / "tree.db"
+    with Tree(path) as tree, closing(sqlite3.connect(path)) as other:
+        tree.add(LEAVES[:300])
+        other.execute("CREATE TRIGGER full BEFORE INSERT ON tiles BEGIN SELECT RAISE(ABORT, 'no room'); END")
+        other.commit()
+        tree.keep()
+        other.execute("DROP TRIGGER full")  # locked, if the failed write were still going on
+        other.commit()
+        tree.keep()
+    with Tree(path, read_only=True) as kept:
+        assert (kept.size, kept.root()) == (300, root_of(LEAVES[:300]))

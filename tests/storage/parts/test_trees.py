@@ -170,3 +170,9 @@ def test_a_layer_that_lies_here_is_looked_into_where_it_lies(tmp_path: Path) -> 
     assert tree.look(b"d").implied
     assert tree.look(b"d/f/x").ends
     assert tree.look(b"d/none").kind == "missing"
+
+
+def test_what_is_only_seen_of_a_file_takes_none_of_its_bytes(tmp_path: Path) -> None:
+    part = toc(tmp_path, chunk()).part(Part({b"f"}, set(), set(), lambda _: "nothing"))
+    assert (list(part.ranges), part.files) == ([], 0)
+    part.discard()

@@ -20,11 +20,13 @@ from storage.media_types import INDEX as OCI_INDEX
 from storage.media_types import MANIFEST as OCI_MANIFEST
 from storage.platform import choose_platform
 from storage.reference import parse_reference
+from storage.registries import HostSettings
 from storage.registry import Limits, RegistryClient
 from storage.registry.manifests import media_type_of
 from tests.faulty import Answer, Answering, Fault, FaultyProxy
 from tests.registry_fixture import RegistryProcess, push_blob, push_image, push_manifest
-from tests.storage.registry.kit import described, fetched, known, missing_digest, noise, use
+from tests.storage.registry.kit import described, fetched, known, missing_digest, noise, settings, use
+from tests.waiting import PATIENCE
 
 BIG = noise(3 << 20)
 
@@ -157,6 +159,17 @@ def test_stalled_connection_is_given_up_and_resumed(
     assert resumed == 500_000
 
 
+def test_whoever_sends_a_byte_of_the_head_now_and_then_is_given_up(
+    registry: RegistryProcess, repository: str, blob: Descriptor
+) -> None:
+    """Each byte comes in time; all of them take longer than an answer may."""
+    short = {"tries": 1, "connect_seconds": 0.2, "commit_seconds": 0.2}
+    with FaultyProxy(registry.host, Fault("GET", "/blobs/", headless=True, drip=0.05)) as proxy:
+        with pytest.raises(RegistryError) as caught:
+            use(lambda client: fetched(client, Provider.of(proxy.host, repository), blob), **short)
+        assert caught.value.kind == "transport"
+
+
 @pytest.mark.parametrize(
     ("fault", "why"),
     [
@@ -193,6 +206,21 @@ def test_leaving_a_stream_early_leaves_no_connection_in_use(
         return first
 
     assert BIG.startswith(use(peek))
+
+
+def test_an_answer_that_is_refused_leaves_its_place_to_the_next(
+    registry: RegistryProcess, repository: str, blob: Descriptor
+) -> None:
+    async def twice(client: RegistryClient) -> bytes:
+        provider = Provider.of(proxy.host, repository)
+        with pytest.raises(VerificationError, match="promised"):
+            await fetched(client, provider, blob)
+        async with asyncio.timeout(PATIENCE):
+            return (await fetched(client, provider, blob))[0]
+
+    with FaultyProxy(registry.host, Fault("GET", "/blobs/", 1, content_length=len(BIG) + 1)) as proxy:
+        one = settings(**{proxy.host: HostSettings(connections=1)})
+        assert use(twice, registries=one) == BIG
 
 
 def test_I3_head_that_has_another_digest_than_the_one_asked_for_is_not_believed(

@@ -74,7 +74,14 @@ def test_what_is_no_note_is_said_so(text: str) -> None:
         Note.parse(text)
 
 
-@pytest.mark.parametrize("text", ["", "a\n", "a\n01\nAAAA\n", "a\n-1\nAAAA\n", "a\n5\n!!\n", "a\n5\nAAAA\n"])
+TREE = f"{'A' * 43}="
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "a\n", f"\n5\n{TREE}\n", f"a\n01\n{TREE}\n", f"a\n-1\n{TREE}\n", f"a\n+1\n{TREE}\n", f"a\n٣\n{TREE}\n",
+     f"a\n1{'0' * 19}\n{TREE}\n", "a\n5\n!!\n", "a\n5\nAAAA\n"],
+)  # fmt: skip
 def test_what_is_no_checkpoint_is_said_so(text: str) -> None:
     with pytest.raises(VerificationError, match="no checkpoint"):
         Checkpoint.parse(text)
