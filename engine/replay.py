@@ -25,9 +25,9 @@ from engine.solver.plan import Plan
 from engine.solver.refused import check_grants, check_platforms
 from engine.solver.scheduler import Loss, Scheduler
 from engine.solver.solve import tell_revoked
-from engine.together import in_thread
 from storage.digest import Digest
 from storage.interfaces.blobs import BlobStore
+from storage.threads import in_thread
 
 if TYPE_CHECKING:
     from engine.ops.emulation import Emulation
