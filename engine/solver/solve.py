@@ -16,13 +16,7 @@ from typing import TYPE_CHECKING
 from engine.errors import MaterializationError, RefledgerError
 from engine.events import CacheRecorded, HitRevoked, VertexCached
 from engine.grants import NOTHING, Offered
-from engine.graph import (
-    Graph,
-    ImageSource,
-    LayerSource,
-    Scratch,
-    Vertex,
-)
+from engine.graph import Graph, ImageSource, LayerSource, Scratch, Vertex
 from engine.ledger import Facts
 from engine.offline.missing import Missing, NotHere, blob_name
 from engine.ops.executor import Executor, Outcome
