@@ -19,6 +19,7 @@ import os
 import posixpath
 import stat
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from engine.errors import DiskError, InputError
@@ -84,7 +85,7 @@ class _Selector:
                 if match is None:
                     raise self._missing(found)
                 matches.append(match)
-        entries = tuple(self._entries)
+        entries = _linked(self._entries)
         files = sum(entry.type != "dir" for entry in entries)
         return Selection(entries, tuple(matches), files, sum(entry.size for entry in entries))
 
@@ -250,6 +251,18 @@ class _Selector:
 
 def _name(item: os.DirEntry[str]) -> str:
     return item.name
+
+
+def _linked(entries: Sequence[Entry]) -> tuple[Entry, ...]:
+    """`entries`, with links among them only: other names of a file may not matter, as they need not be here."""
+    names: dict[tuple[int, int], set[str]] = {}
+    for entry in entries:
+        if entry.link is not None:
+            names.setdefault(entry.link, set()).add(entry.source)
+    return tuple(
+        replace(entry, link=None) if entry.link is not None and len(names[entry.link]) == 1 else entry
+        for entry in entries
+    )
 
 
 def _hash(name: str, directory: int) -> tuple[os.stat_result, Digest]:

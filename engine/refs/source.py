@@ -1,9 +1,9 @@
-"""The refs of fetched sources."""
+"""The refs of sources."""
 
 from __future__ import annotations
 
-from engine.graph import FetchedSource, GitSource, HttpSource
-from engine.refs.ref import Layer, Remote
+from engine.graph import FetchedSource, GitSource, HttpSource, ImageSource, LayerSource, Op
+from engine.refs.ref import Layer, Remote, of_image, of_layer
 from storage.digest import digest_json
 
 
@@ -20,3 +20,15 @@ def source_ref(op: FetchedSource) -> Remote:
             identity = {"archive": op.digest}
     name = f"source-{digest_json(identity).hex}"
     return Remote(name, (Layer(snapshot=name),))
+
+
+def of_source(op: Op) -> Remote | None:
+    """What a source stands for, whether anybody wants it or not; None for steps, and for what has no layers."""
+    match op:
+        case ImageSource():
+            return of_image(op.layers, op.provider)
+        case LayerSource():
+            return of_layer(op.layer, op.created)
+        case HttpSource() | GitSource():
+            return source_ref(op)
+    return None

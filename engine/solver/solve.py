@@ -16,23 +16,14 @@ from typing import TYPE_CHECKING
 from engine.errors import MaterializationError, RefledgerError
 from engine.events import CacheRecorded, HitRevoked, VertexCached
 from engine.grants import NOTHING, Offered
-from engine.graph import (
-    GitSource,
-    Graph,
-    HttpSource,
-    ImageSource,
-    LayerSource,
-    Op,
-    Scratch,
-    Vertex,
-)
+from engine.graph import Graph, ImageSource, LayerSource, Scratch, Vertex
 from engine.ledger import Facts
 from engine.offline.missing import Missing, NotHere, blob_name
 from engine.ops.executor import Executor, Outcome
 from engine.refs.materializer import Materializer
 from engine.refs.presence import LOST, UNREACHABLE
-from engine.refs.ref import Remote, layers_to_json, of_image, of_layer, scratch
-from engine.refs.source import source_ref
+from engine.refs.ref import Remote, layers_to_json, scratch
+from engine.refs.source import of_source
 from engine.solver.answers import Asking, CacheLookup, Found, Imports, Presence, Solution
 from engine.solver.cache import CacheKey
 from engine.solver.contexts import Taken
@@ -204,7 +195,7 @@ class Solver:
             found = hits.get(vertex.digest)
             if found is not None:
                 cached = VertexCached(name=vertex.name, outputs=(found.ref.id,), origin_build=found.origin_build)
-            elif vertex.digest in skipped and (ref := _of_source(vertex.op)) is not None:
+            elif vertex.digest in skipped and (ref := of_source(vertex.op)) is not None:
                 cached = VertexCached(name=vertex.name, outputs=(ref.id,))
             else:
                 continue
@@ -296,7 +287,7 @@ class Solver:
         """The result of `vertex` as it is used now. An image is what its manifest lists, wanted or not."""
         answer = self._answers.get(vertex.digest)
         if isinstance(vertex.op, ImageSource | LayerSource):
-            return _of_source(vertex.op)
+            return of_source(vertex.op)
         return self._refs.get(vertex.digest) or (answer.found.ref if isinstance(answer, Hit) else None)
 
     def _holders(self, layer: str) -> list[tuple[Vertex, Remote]]:
@@ -351,15 +342,3 @@ async def tell_revoked(
             error=str(error),
         )
         await facts.record(fact, vertex=vertex or (part[0] if part else None))
-
-
-def _of_source(op: Op) -> Remote | None:
-    """What a source stands for, whether anybody wants it or not."""
-    match op:
-        case ImageSource():
-            return of_image(op.layers, op.provider)
-        case LayerSource():
-            return of_layer(op.layer, op.created)
-        case HttpSource() | GitSource():
-            return source_ref(op)
-    return None

@@ -8,6 +8,7 @@ from typing import Any
 
 from engine.graph import ContextSource, Graph, Vertex, vertex
 from engine.refs.ref import SCRATCH, Layer, layers_from_json
+from engine.refs.source import of_source
 from engine.stored import graph_from_json
 from projections.fields import BAD_EVENT
 from projections.history import BuildRecord
@@ -224,8 +225,8 @@ def layers_of(story: Story, ref: str) -> tuple[Layer, ...]:
 
 
 def read_graph(story: Story, blob: Callable[[Digest], bytes]) -> Graph | None:
-    """The stored graph, each vertex checked against its digest; None when the build ended before it had one.
-    Raises VerificationError."""
+    """The stored graph, each vertex checked against its digest; None when the build ended before it had one. The story
+    learns what its sources are made of. Raises VerificationError."""
     if not story.graph:
         return None
     try:
@@ -242,6 +243,8 @@ def read_graph(story: Story, blob: Callable[[Digest], bytes]) -> Graph | None:
         if vertex(item.op, item.inputs, item.name).digest != item.digest or not seen.issuperset(item.inputs):
             raise VerificationError(f"the graph of build {story.record.id} has a vertex that is not its digest's")
         seen.add(item.digest)
+        if (ref := of_source(item.op)) is not None:  # reason: the log says it of those only that a step asked for
+            story.refs.setdefault(ref.id, ref.layers)
     if any(result.vertex not in seen for result in graph.results):
         raise VerificationError(f"the graph of build {story.record.id} has a result without a vertex")
     return graph

@@ -574,3 +574,15 @@ def test_only_so_many_tables_of_contents_are_remembered(tmp_path: Path, monkeypa
         for blob in blobs:
             parts.asked.keep(blob, table)
         assert [parts.asked.toc(blob) for blob in blobs] == [None, table]
+
+
+@pytest.mark.parametrize("parents", [True, False])
+def test_a_file_that_two_sources_lead_to_is_the_same_wherever_its_other_names_are(
+    registry: RegistryProcess, repository: str, tmp_path: Path, parents: bool
+) -> None:
+    link = info("other", tarfile.LNKTYPE, linkname="a/c/x")
+    made = [estargz(make_tar(file("a/c/x", b"abc"), link))]
+    ours, theirs = compared(
+        tmp_path, registry, repository, made, Copy(("a", "a/c"), "/", from_context=False, parents=parents), erofs=False
+    )
+    assert ours == theirs
