@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -119,7 +118,7 @@ def _entry(kind: bytes, path: bytes, told: Mapping[str, Any], link: bytes = b"")
         raise TocUnusable("it has xattrs that are none")
     try:
         values = {name.encode(): base64.b64decode(value, validate=True) for name, value in xattrs.items()}
-    except (ValueError, TypeError, binascii.Error) as error:
+    except (ValueError, TypeError) as error:
         raise TocUnusable(f"it has an xattr that is not in base64: {error}") from error
     return Entry(
         name=path, type=kind, mode=number(told, "mode") & 0o7777, uid=number(told, "uid"),
