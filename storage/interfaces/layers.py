@@ -90,8 +90,8 @@ class CheckedLayers(LayerStore, Checked, Protocol):
 
     def verify(self, diff_id: Digest) -> str:
         """Look at all that is kept of the layer, however often it was looked at: by what it was found to be right,
-        `diff_id` (all of its bytes), or `seal` where these are not kept as they came; "" when it is not here. Blocking.
-        Raises VerificationError, DiskError."""
+        `diff_id` (all of its bytes), or `seal` where these are not kept as they came; "" when it is not here. It is as
+        durable then as one that was just laid out. Blocking. Raises VerificationError, DiskError."""
         ...
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from pathlib import Path
 
+from storage.durable import fsync_directory
 from storage.errors import DiskError, VerificationError
 
 MOST_NOTED = 256 << 20
@@ -44,10 +46,12 @@ class CheckedOnce(ABC):
         except OSError as error:
             raise DiskError.of(error, f"removing a damaged {self.kind}") from error
 
-    def _examined(self, name: str, examine: Callable[[], str]) -> None:
-        """Raises VerificationError for what `examine` finds wrong with `name`, DiskError for its OSError."""
+    def _examined(self, name: str, examine: Callable[[], str], directory: Path) -> None:
+        """Raises VerificationError for what `examine` finds wrong with `name`, DiskError for its OSError. The names in
+        `directory` are durable then: whoever put it there may have died before."""
         try:
             problem = examine()
+            fsync_directory(directory)
         except OSError as error:
             raise DiskError.of(error, f"checking a {self.kind}") from error
         if problem:

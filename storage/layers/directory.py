@@ -74,7 +74,7 @@ class DirectoryLayers(CheckedOnce):
 
     def verify(self, diff_id: Digest) -> str:
         """See CheckedLayers.verify."""
-        self._examined(str(diff_id), lambda: broken(self._layers / diff_id.hex))
+        self._examined(str(diff_id), lambda: broken(self._layers / diff_id.hex), self._layers)
         return "seal" if self.has(diff_id) else ""
 
     def _problem(self, name: str) -> str:

@@ -272,7 +272,7 @@ MUTATIONS = (
         "a layout's index is written in place",
         (
             Change(
-                "storage.layout.target:enter", "replace_file(layout / \"index.json\", canonical_json(index))",
+                "storage.layout.target:try_enter", "replace_file(layout / \"index.json\", canonical_json(index))",
                 "(layout / \"index.json\").write_bytes(canonical_json(index))",
             ),
         ),

@@ -281,5 +281,5 @@ def _named(event: Event) -> Iterator[tuple[str, str]]:
             yield "blobs", data[field]
     if event.type == "LocalCreated" and data["layers"] and data["layers"][-1].get("snapshot"):
         yield "snapshots", data["layers"][-1]["snapshot"]
-    if event.type == "LayerPulled" and data["diff_id"]:
+    if event.type in {"LayerPulled", "LayerLaidOut"} and data["diff_id"]:
         yield "layers", data["diff_id"]

@@ -85,7 +85,7 @@ PLANTED: dict[str, tuple[Plant, Callable[[], None]]] = {
         unlocked_sweep, races.test_I4_what_came_of_a_pull_is_one_process_s_at_a_time
     ),
     "a layout is written to by two at once": (
-        lambda patch: patch.setattr(layout_target, "_locked", lambda path: nullcontext()),
+        lambda patch: patch.setattr(layout_target, "_locked", lambda path: nullcontext(True)),
         races.test_tags_that_several_write_into_a_layout_are_all_there,
     ),
 }  # fmt: skip

@@ -63,7 +63,7 @@ class ErofsLayers(CheckedOnce):
         from storage.layers.erofs.check import examine_image
 
         try:
-            self._examined(str(diff_id), lambda: examine_image(self._image(diff_id), str(diff_id)))
+            self._examined(str(diff_id), lambda: examine_image(self._image(diff_id), str(diff_id)), self._layers)
         except DiskError as error:
             if isinstance(error.__cause__, FileNotFoundError):
                 return ""  # somebody let it go meanwhile

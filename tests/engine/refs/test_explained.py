@@ -15,6 +15,8 @@ from engine.refs.ref import Remote
 from projections.cache_index import CacheIndex
 from projections.usage import Usage
 from storage.digest import Digest
+from storage.durable import fsync_directory
+from storage.layers import checked
 from storage.layers.erofs.header import SEAL
 from tests.chunked import gzipped
 from tests.engine.refs.kit import Kit, kit, push_layers, remote
@@ -43,8 +45,8 @@ def use(parts: Kit, ref: Remote) -> bytes:
 
 
 def pulled() -> LayerPulled:
-    checked, digest = ("digest", "diff_id"), MADE.descriptor["digest"]
-    return LayerPulled(digest=digest, bytes=9, provider={}, seconds=1, verified=checked, diff_id=str(DIFF_ID))
+    looked, digest = ("digest", "diff_id"), MADE.descriptor["digest"]
+    return LayerPulled(digest=digest, bytes=9, provider={}, seconds=1, verified=looked, diff_id=str(DIFF_ID))
 
 
 @pytest.fixture
@@ -135,3 +137,22 @@ def test_a_layer_unpacked_from_the_blob_that_lies_here_is_here_again(tmp_path: P
 async def _record(facts: Ledger, *told: LayerPulled | Demoted) -> None:
     for fact in told:
         await facts.record(fact)
+
+
+@pytest.mark.parametrize("erofs", [True, False])
+def test_I6_a_layer_that_is_found_has_a_durable_name_before_it_is_told_of(
+    tmp_path: Path, ref: Remote, monkeypatch: pytest.MonkeyPatch, *, erofs: bool
+) -> None:
+    told_before: list[int] = []
+    with kit(tmp_path / "root", erofs=erofs) as parts:
+        lay_out(parts)
+
+        def noted(directory: Path) -> None:
+            if directory == tmp_path / "root/layers":
+                told_before.append(len(parts.events("LayerLaidOut")))
+            fsync_directory(directory)
+
+        monkeypatch.setattr(checked, "fsync_directory", noted)
+        use(knowing(parts), ref)
+        assert len(parts.events("LayerLaidOut")) == 1
+    assert told_before == [0]
