@@ -73,11 +73,11 @@ class _Drill:
 
     def _place(self, name: str) -> Place:
         surroundings = next((one for one in ALL if one.name == name), USUAL)
-        directory = self._directory
-        if surroundings.below is not None:
-            directory = Path(tempfile.mkdtemp(prefix="refledger-variation-", dir=surroundings.below))
         self._number += 1
-        place = Place(directory / f"a place {self._number}", surroundings)
+        directory = self._directory / f"a place {self._number}"
+        if surroundings.below is not None:
+            directory = Path(tempfile.mkdtemp(prefix="refledger variation-", dir=surroundings.below))
+        place = Place(directory, surroundings)
         write_context(place.context, self._base, random.Random(self._number))
         return place
 

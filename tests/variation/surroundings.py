@@ -44,12 +44,13 @@ class Surroundings:
         )  # fmt: skip
 
 
+_ONE = ("taskset", "-c", str(min(os.sched_getaffinity(0))))
 USUAL = Surroundings("usual")
 OTHER = Surroundings(
     "all at once",
     {"PYTHONHASHSEED": "7", "SHUFFLED": "1", "MALLOC_PERTURB_": "165", "TZ": "Pacific/Kiritimati", "LC_ALL": "C",
      "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "USER": "somebody", "SUDO_UID": "1000"},
-    ("unshare", "-u", "taskset", "-c", "0", "sh", "-c", 'hostname elsewhere; ulimit -n 256 -s 1024; exec "$@"', "-"),
+    ("unshare", "-u", *_ONE, "sh", "-c", 'hostname elsewhere; ulimit -n 256; ulimit -s 1024; exec "$@"', "-"),
     0o077, Path("/"), shuffled=True, options=("--snapshotter", "directory", "--jobs", "1"),
 )  # fmt: skip
 _HOST = ("unshare", "-u", "sh", "-c", 'hostname elsewhere; exec "$@"', "-")
@@ -63,7 +64,7 @@ ALL = (
     Surroundings("no random addresses", prefix=("setarch", "-R")),
     Surroundings("small stacks", prefix=("prlimit", "--stack=1048576:1048576")),
     Surroundings("few descriptors", prefix=("prlimit", "--nofile=256:256")),
-    Surroundings("one processor", prefix=("taskset", "-c", "0")),
+    Surroundings("one processor", prefix=_ONE),
     Surroundings("no hurry", prefix=("nice", "-n", "19")),
     Surroundings("one job", options=("--jobs", "1")),
     Surroundings("many jobs", options=("--jobs", "16")),
