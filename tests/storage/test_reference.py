@@ -53,6 +53,7 @@ def test_names_are_completed_as_docker_does(written: str, complete: str) -> None
         (HEX, "image id"),
         ("https://quay.io/a", "URL"),
         ("127.0.0.1:70000/x", "host name"),
+        ("127.0.0.1:0/x", "host name"),
         ("a b", "not a repository name"),
         ("a/../b", "not a repository name"),
         ("x.y/" + "a" * 260, "255"),

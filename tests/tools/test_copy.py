@@ -359,6 +359,25 @@ def test_any_artifact_is_copied_as_it_is(
     assert has(second_registry.host, repository, "blobs", digest_of(chart))
 
 
+def test_an_index_that_lists_blobs_is_copied_with_them(
+    registry: RegistryProcess, second_registry: RegistryProcess, repository: str, builder: Builder
+) -> None:
+    """As the caches of BuildKit that are no image manifests."""
+    layer, config = "application/vnd.oci.image.layer.v1.tar+gzip", "application/vnd.buildkit.cacheconfig.v0"
+    parts = {layer: b"a layer", config: b"{}"}
+    made = json.dumps({
+        "schemaVersion": 2, "mediaType": INDEX,
+        "manifests": [
+            {"mediaType": kind, "size": len(data), "digest": push_blob(registry.host, repository, data)}
+            for kind, data in parts.items()
+        ],
+    }).encode()  # fmt: skip
+    push_manifest(registry.host, repository, "cache", made, INDEX)
+    copied(builder, f"{registry.host}/{repository}:cache", f"{second_registry.host}/{repository}:cache", "--all")
+    assert raw(second_registry.host, repository, "cache") == made
+    assert all(has(second_registry.host, repository, "blobs", digest_of(data)) for data in parts.values())
+
+
 def test_docker_schema_2_stays_what_it_is(
     registry: RegistryProcess, second_registry: RegistryProcess, repository: str, builder: Builder
 ) -> None:

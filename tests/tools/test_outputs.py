@@ -385,6 +385,7 @@ def test_platforms_have_directories_or_share_one_tree(builder: Builder, tmp_path
     assert (out / "linux_arm64/only-arm64").read_text() == "arm64\n"
     assert run("tar", "-tf", str(one)).split() == ["only-amd64", "only-arm64"]
     assert sorted(path.name for path in merged.iterdir()) == ["only-amd64", "only-arm64"]
+    assert builder.events("BlobCreated") == [], "files need no layers that are packed"
 
 
 @pytest.mark.parametrize("kind", ["tar", "local"])

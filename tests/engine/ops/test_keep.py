@@ -257,3 +257,14 @@ def test_of_single_files_that_all_lie_in_the_layer_nothing_is_packed(ctx: Path, 
     (pack,) = pack_lost(same, select(same, ctx, (), hash_files=True), ctx, blobs)
     with blobs.open(pack) as file, tarfile.open(fileobj=file) as tar:
         assert tar.getnames() == [sha256(b"two").hex], "the other one lies over it"
+
+
+def test_whatever_is_no_file_comes_back_as_its_owners(ctx: Path, tmp_path: Path) -> None:
+    (ctx / "link").symlink_to("two")
+    os.mkfifo(ctx / "fifo")
+    for number, name in enumerate(("link", "fifo", "two", "d"), 5):
+        os.chown(ctx / name, number, number + 1, follow_symlinks=False)
+    listing = select(Copy((".",), "/", from_context=False), ctx, (), hash_files=True).listing()
+    restore(listing, [ctx], [], tmp_path / "out")
+    owners = {name: (tmp_path / "out" / name).lstat() for name in ("link", "fifo", "two", "d")}
+    assert [(info.st_uid, info.st_gid) for info in owners.values()] == [(5, 6), (6, 7), (7, 8), (8, 9)]

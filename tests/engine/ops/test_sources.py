@@ -191,6 +191,8 @@ def test_add_url_counts_by_its_content(builder: Builder, web: WebServer) -> None
     assert files(builder, dockerfile) == {"f": "one"}
     web.put("/file", b"two", ETag='"2"')
     assert files(builder, dockerfile) == {"f": "two"}
+    told = builder.events("HttpResolved")[-1]["data"]
+    assert (told["digest"], told["etag"]) == (sha256(b"two"), '"2"'), "the next build goes by it"
     other = web.put("/mirror/file", b"two")
     builder.must_build(f"FROM scratch\nADD {other} /f\n")
     newest = builder.builds()[0]["id"]

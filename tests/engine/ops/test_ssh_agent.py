@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import signal
+import socket
 import stat
+import struct
 import subprocess
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -187,3 +190,22 @@ def test_a_client_that_stays_does_not_hold_up_the_end(tmp_path: Path) -> None:
         return ended
 
     assert asyncio.run(asyncio.wait_for(stay(), PATIENCE)) == b""
+
+
+def test_an_agent_that_died_before_the_end_of_the_step_is_no_failure(
+    key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    async def use() -> None:
+        async with agents_of_keys({"k": [("id", key.read_bytes())]}, tmp_path) as sockets:
+            with socket.socket(socket.AF_UNIX) as peer:
+                peer.connect(Path(sockets["k"]).name)
+                pid, _, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+            os.kill(pid, signal.SIGKILL)
+            async with asyncio.timeout(PATIENCE):
+                while Path(f"/proc/{pid}").exists():
+                    await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)  # until the loop knows, too
+
+    asyncio.run(use())

@@ -382,6 +382,18 @@ def test_the_table_of_a_layer_that_has_nothing_of_it_is_all_that_moves(
         )
 
 
+def test_a_small_layer_comes_whole_though_it_has_a_table(
+    registry: RegistryProcess, repository: str, tmp_path: Path
+) -> None:
+    made = [estargz(make_tar(*BIG[:8]))]
+    push_layers(registry.host, repository, made)
+    with kit(tmp_path / "root", small=made[0].descriptor["size"]) as parts:
+        found = ask(parts, remote([registry.host], repository, made), "/usr/share/small")
+        assert found == {"usr/share/small": b"small file\n"}
+        assert parts.events("LayerTocRead") == []
+        assert [event["bytes"] for event in parts.events("LayerPulled")] == [made[0].descriptor["size"]]
+
+
 def test_when_most_of_a_layer_is_asked_for_all_of_it_comes_and_stays(
     registry: RegistryProcess, repository: str, tmp_path: Path
 ) -> None:

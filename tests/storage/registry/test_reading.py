@@ -163,10 +163,10 @@ def test_whoever_sends_a_byte_of_the_head_now_and_then_is_given_up(
     registry: RegistryProcess, repository: str, blob: Descriptor
 ) -> None:
     """Each byte comes in time; all of them take longer than an answer may."""
-    short: dict[str, Any] = {"tries": 1, "connect_seconds": 0.2, "commit_seconds": 0.2}
     with FaultyProxy(registry.host, Fault("GET", "/blobs/", headless=True, drip=0.05)) as proxy:
         with pytest.raises(RegistryError) as caught:
-            use(lambda client: fetched(client, Provider.of(proxy.host, repository), blob), **short)
+            asked = partial(fetched, provider=Provider.of(proxy.host, repository), blob=blob)
+            use(asked, tries=1, connect_seconds=0.2, commit_seconds=0.2)
         assert caught.value.kind == "transport"
 
 

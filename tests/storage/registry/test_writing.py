@@ -92,7 +92,7 @@ def test_upload_goes_to_relative_locations_with_their_state() -> None:
         use(lambda client: client.upload(Provider.of(server.host, "a/b"), described(data), stream_of(data)))
         put = server.seen[-1]
     assert put.path == "/elsewhere/1?state=a%2Fb&digest=sha256%3A" + sha256(data).hex
-    assert put.body == data
+    assert (put.body, put.headers["content-type"]) == (data, "application/octet-stream")
 
 
 @pytest.mark.parametrize("location", ["http://h:x/y", "\x7f", "x" * 70_000])

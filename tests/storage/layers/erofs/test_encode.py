@@ -17,7 +17,7 @@ from storage.layers.erofs.tree import LayerTree
 from storage.tar.reader import DIRECTORY, REGULAR, Entry, TarReader
 from storage.tar.rules import Budget
 from tests.storage.layers.test_directory import opened
-from tests.storage.layers.trees import TAR
+from tests.storage.layers.trees import TAR, file, info, make_tar
 from tests.storage.tar.tars import Member, write
 
 GIB = 1 << 30
@@ -91,3 +91,19 @@ def test_more_attributes_than_an_inode_holds_are_refused(fd: int) -> None:
     tree.add(entry(b"g", xattrs={b"user.%d" % number: bytes(65_000) for number in range(5)}))
     with pytest.raises(VerificationError, match="more than 256 KiB of attributes"):
         encode(fd, tree, 4096, bytes(16))
+
+
+def test_an_index_of_small_chunks_is_made_only_where_it_takes_less_room_than_a_copy(tmp_path: Path) -> None:
+    """What is aligned to a block needs an entry for each block of the file: 512 MiB of them for 64 GiB."""
+    small = Member(b"s", segments=((512, 512),), data=bytes(512), size=64 * GIB)
+    assert image(tmp_path / "copied", write([small]), 10_000_000) < 2_000_000
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
+def test_a_directory_has_a_link_of_each_directory_in_it(tmp_path: Path) -> None:
+    """find(1) and others go by it."""
+    tar = make_tar(info("d"), info("d/a"), info("d/b"), file("d/c", b"c"))
+    with opened("erofs", tmp_path) as store:
+        store.unpack(sha256(tar), TAR, io.BytesIO(tar))
+        top = store.lower(sha256(tar))
+        assert [(top / name).stat().st_nlink for name in ("d", "d/a", "d/c")] == [4, 2, 1]
