@@ -242,14 +242,20 @@ class _Zstd:
         )  # fmt: skip
         self._stream: zstandard.ZstdCompressionObj | None
         self._stream = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+        self._size = 0
 
     def compress(self, block: bytes, /) -> bytes:
         assert self._stream is not None
+        self._size += len(block)
         return self._stream.compress(block)
 
     def flush(self) -> bytes:
         assert self._stream is not None
-        rest = self._stream.flush()
+        rest = b""
+        if self._size % _ZSTD_JOB == 0:
+            # reason: a full job that no thread was free for is ended as the last one; else an empty one follows it
+            rest = self._stream.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)
+        rest += self._stream.flush()
         self._stream = None
         return rest
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import random
 import struct
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.compression import KINDS, compressor, gzip_member, version
+from storage.compression import BLOCK, KINDS, compressor, gzip_member, version
 from storage.decompression import decompress
 from storage.errors import InputError, VerificationError
 from storage.interfaces.blobs import ByteSource
@@ -257,3 +258,14 @@ def test_the_version_tells_what_the_library_makes_on_this_processor() -> None:
     samples = {version("gzip", level).split()[3] for level in range(4)}
     assert len(samples) == 4
     assert version("estargz", 2).split()[3] == version("gzip", 2).split()[3]
+
+
+def test_a_last_job_that_is_full_ends_the_same_whether_a_thread_was_free_for_it_or_not() -> None:
+    data = random.Random(0).randbytes(BLOCK) * 32  # eight jobs
+    made = set()
+    for _ in range(8):
+        stream = compressor("zstd", 1)
+        out = b"".join(stream.compress(data[at : at + BLOCK]) for at in range(0, len(data), BLOCK)) + stream.flush()
+        made.add(out)
+        assert out[-7:-4] == b"\1\0\0"  # an empty block, and the checksum
+    assert len(made) == 1
