@@ -10,7 +10,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from eventsourcing.sqlite import (
@@ -79,7 +79,12 @@ class LogRecorder(SQLiteApplicationRecorder):
             cursor.execute("BEGIN IMMEDIATE")
             try:
                 yield cursor
-                connection.commit()
+                try:
+                    connection.commit()
+                except sqlite3.Error:
+                    connection.rollback()
+                    _write_over(connection)
+                    raise
             except BaseException:
                 connection.rollback()
                 raise
@@ -115,6 +120,15 @@ class LogRecorder(SQLiteApplicationRecorder):
             cursor.execute(
                 "UPDATE payloads SET salt = ?, data = ? WHERE id = ?", (*erased(row[0], event), payload.id)
             )
+
+
+def _write_over(connection: SQLiteConnection) -> None:
+    """Have nothing of a commit that failed come back. When its flush failed, the `-wal` has all of it, where nobody
+    reads on but the recovery after a kill, which would believe it: a commit that changes nothing is put there."""
+    # reason for a cursor that is closed: a statement that failed keeps the file open
+    with suppress(sqlite3.Error), connection.cursor() as cursor:
+        [version] = cursor.execute("PRAGMA user_version").fetchone()
+        cursor.execute(f"PRAGMA user_version = {version}")
 
 
 class _Pool(SQLiteConnectionPool):
