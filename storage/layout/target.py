@@ -13,7 +13,7 @@ from typing import Any
 
 from storage.blobs import DirectoryBlobs
 from storage.digest import Digest, canonical_json, parse_json
-from storage.durable import replace_file
+from storage.durable import fsync_directory, replace_file
 from storage.errors import DiskError, InputError, VerificationError
 from storage.interfaces.blobs import BlobWriter
 from storage.interfaces.images import Descriptor, Provider
@@ -124,10 +124,19 @@ def try_enter(layout: Path, entries: Sequence[dict[str, Any]]) -> bool:
                 index = _read(layout / "index.json")
                 others = [one for one in index["manifests"] if _tag_of(one) not in tags]
                 index["manifests"] = [*others, *entries]
+                _flush(layout / "blobs")
                 replace_file(layout / "index.json", canonical_json(index))
             return held
     except OSError as error:
         raise DiskError.of(error, "naming the image in the layout") from error
+
+
+def _flush(blobs: Path) -> None:
+    """Make the names of all blobs durable: whoever put what was found there may have died before this. Raises
+    OSError."""
+    for path in (blobs, *blobs.iterdir()):
+        if path.is_dir():
+            fsync_directory(path)
 
 
 def _tag_of(entry: Mapping[str, Any]) -> str | None:

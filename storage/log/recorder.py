@@ -83,7 +83,7 @@ class LogRecorder(SQLiteApplicationRecorder):
                     connection.commit()
                 except sqlite3.Error:
                     connection.rollback()
-                    _write_over(cursor)
+                    _write_over(connection)
                     raise
             except BaseException:
                 connection.rollback()
@@ -122,12 +122,13 @@ class LogRecorder(SQLiteApplicationRecorder):
             )
 
 
-def _write_over(cursor: SQLiteCursor) -> None:
+def _write_over(connection: SQLiteConnection) -> None:
     """Have nothing of a commit that failed come back. When its flush failed, the `-wal` has all of it, where nobody
     reads on but the recovery after a kill, which would believe it: a commit that changes nothing is put there."""
-    with suppress(sqlite3.Error):
-        cursor.execute("PRAGMA user_version")
-        cursor.execute(f"PRAGMA user_version = {cursor.fetchone()[0]}")
+    # reason for a cursor that is closed: a statement that failed keeps the file open
+    with suppress(sqlite3.Error), connection.cursor() as cursor:
+        [version] = cursor.execute("PRAGMA user_version").fetchone()
+        cursor.execute(f"PRAGMA user_version = {version}")
 
 
 class _Pool(SQLiteConnectionPool):
