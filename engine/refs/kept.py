@@ -34,7 +34,6 @@ class Known(Protocol):
         """Were the bytes of `name` (a digest, a diff ID, the id of a snapshot) removed here on purpose?"""
         ...
 
-
     def unexplained(self, diff_ids: Sequence[str]) -> Sequence[str]:
         """Those of `diff_ids`, which are mountable here, of which the log as it is now does not tell how they came.
         Blocking."""
