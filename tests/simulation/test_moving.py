@@ -140,7 +140,7 @@ def plant_first_only(patch: pytest.MonkeyPatch) -> None:
         (plant_unlocked, 0, "I4"),
         (plant_recorded_later, 0, "I2"),
         (plant_untold, 0, "hangs"),
-        (plant_unguarded, 6, "a bug: "),
+        (plant_unguarded, 26, "a bug: "),
         (plant_first_only, 1, "wish 0 ended: MaterializationError"),
         (plant_unblamed, 208, "I5 afterwards: layer 2 cannot be had"),
     ],
