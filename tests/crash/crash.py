@@ -107,6 +107,7 @@ class Stage:
             elif self.disk is not None:
                 self.disk.pull_the_plug(dice)
             wrong += self._broken_promises(done)
+        wrong += judge.holes(place)
         if how == "twice":
             # the first event of the next start is the one that says what happened
             second = place.run(scene.command(place), "after:1" if number[-1:] in "13579" else "before-op:3")
@@ -139,13 +140,15 @@ class Stage:
         """What is wrong with how the first one ended."""
         if "Traceback" in done.err or "internal error" in done.err:
             return [f"the first run: {done.err[-300:]}"]
-        if not signal or self.scene.beside is not None:
-            return []  # killed, or it was over before the moment came, which only concerns files
-        right = {INTERRUPTED, *self.scene.codes}
+        if done.killed:
+            return []
+        right = {INTERRUPTED, *self.scene.codes} if signal else {*self.scene.codes}  # it may be over before its moment
         if done.code not in right:
-            return [f"exit code {done.code} after SIG{signal}: {done.err[-200:]}"]
+            return [f"exit code {done.code} after {f'SIG{signal}' if signal else 'nothing'}: {done.err[-200:]}"]
+        if not signal or self.scene.beside is not None:
+            return []
         left = [f"left by SIG{signal}: {one}" for one in judge.leftovers(self.place)]
-        if signal and done.code == INTERRUPTED:
+        if done.code == INTERRUPTED:
             left += [f"after SIG{signal}: {one}" for one in judge.told(self.place)]
         return left
 

@@ -104,7 +104,7 @@ class Victim:
 
     def _hook(self, event: str, args: tuple[Any, ...]) -> None:
         if event == "open":
-            path, _, flags = args
+            flags = args[2]
             if not isinstance(flags, int) or not flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
                 return
         elif event not in _CHANGES:
