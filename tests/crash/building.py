@@ -178,7 +178,7 @@ SCENES = (
     Scene("failing build", _broken, tagged, codes=(1,), then=_mended),
     Scene("bundle on failure", _broken_and_bundled, bundled, codes=(1,)),
     Scene("replay", lambda place: [*_REPLAY, recorded(place)], nothing, _has_failed, codes=(1,)),
-    Scene("replay of hits", lambda place: [*_REPLAY, recorded(place, 1)], nothing, _has_hits),
+    Scene("replay of hits", lambda place: [*_REPLAY, "--verify", recorded(place, 1)], nothing, _has_hits),
     Scene("replay of a bundle", lambda place: [*_REPLAY, f"{place.context}/failed.bundle"], nothing, _bundle_has_failed,
           codes=(1,)),
     Scene("replay --verify", lambda place: [*_REPLAY, "--verify", recorded(place)], nothing, first_build),
