@@ -97,7 +97,7 @@ MUTATIONS = (
     Mutation(
         "a lost layer is fatal: nothing is revoked",
         (Change("engine.solver.solve:Solver._recoverable", "return bool(holders) and", "return False and"),),
-        seeds=(112,),
+        seeds=(13, 46, 112),
     ),
     Mutation(
         "a build's own lock is let go of early",
@@ -204,7 +204,7 @@ MUTATIONS = (
     Mutation(
         "a result that was revoked is believed again",
         (Change("engine.solver.solve:Solver._revoke", "self._answers[vertex.digest] = Miss(LOST)", "pass"),),
-        seeds=(112, 20, 24),
+        seeds=(13, 46, 112, 20, 24),
     ),
     Mutation(
         "where there is a mirror, the provider itself is not asked",
