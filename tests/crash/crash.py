@@ -23,10 +23,11 @@ from tests.registry_fixture import RegistryProcess
 SIGNALS = ("TERM", "INT", "HUP")
 INTERRUPTED = 130
 DISKS = {"power": "ext4", "power-xfs": "xfs", "power-btrfs": "btrfs"}
-HOWS = ("after", "before", "inside", "before-op", "signal", "twice", "unsynced", *DISKS)
+HOWS = ("after", "before", "inside", "before-op", "signal", "twice", "unsynced", "later", *DISKS)
 """Kinds of crash: at events, between changes of files, by a signal that can be handled, once more in what mends; and
-loss of power, by the letter (unsynced.py) and on a disk (power.py)."""
-_WORLDS = frozenset({"unsynced", *DISKS})
+loss of power, by the letter (unsynced.py), also later, when another one has found what the dead left and ended well,
+and on a disk (power.py)."""
+_WORLDS = frozenset({"unsynced", "later", *DISKS})
 
 
 def kind_of(moment: str) -> str:
@@ -97,16 +98,22 @@ class Stage:
         self._begin(dice)
         scene, place = self.scene, self.place
         beside = Beside(scene, place) if scene.beside is not None else None
-        done = place.run(scene.command(place), f"after:{number}" if how == "twice" else moment)
-        wrong, outlived = self._ended(done, signal), list[str]()
+        here = f"after:{number}" if how == "twice" else moment.replace("later+", "unsynced+")
+        done = place.run(scene.command(place), here)
+        wrong, outlived, met = self._ended(done, signal), list[str](), done.last_met
+        promised = self.events + done.events
         if done.killed and beside is None:
             outlived = _outliving(place)
         if world:
-            if world == "unsynced":
+            if world == "later":
+                done = place.run(scene.command(place), "unsynced+end", lost=done.lost)
+                wrong += self._ended(done, "")
+                promised += done.events
+            if self.disk is None:
                 lose(done.lost)
-            elif self.disk is not None:
+            else:
                 self.disk.pull_the_plug(dice)
-            wrong += self._broken_promises(done)
+            wrong += self._broken_promises(done, promised)
         wrong += judge.holes(place)
         if how == "twice":
             # the first event of the next start is the one that says what happened
@@ -114,11 +121,10 @@ class Stage:
             if not second.killed and second.code not in scene.codes:  # it may have nothing left to do
                 wrong.append(f"the second start ended with {second.code}: {second.err[-200:]}")
         wrong += self._again(beside)
-        return Crash(scene.name, moment, done.last_met, tuple(wrong), tuple(outlived))
+        return Crash(scene.name, moment, met, tuple(wrong), tuple(outlived))
 
-    def _broken_promises(self, done: Done) -> list[str]:
-        """What the log had promised, and outputs that are neither whole nor absent."""
-        promised = self.events + sum(map(len, done.groups))
+    def _broken_promises(self, done: Done, promised: int) -> list[str]:
+        """What the log had promised (`promised` events), and outputs that are neither whole nor absent."""
         there = judge.events(self.place)
         wrong = [f"{there} events of {promised} are there after power loss"] if there < promised else []
         if there:

@@ -24,11 +24,12 @@ where it was, of `["bytes", path, size]` the first `size` are safe."""
 class Unsynced:
     """Watches this process once `watch` was called. Thread-safe."""
 
-    def __init__(self, within: str) -> None:
-        """`within`: what lies elsewhere does not count."""
+    def __init__(self, within: str, before: Loss) -> None:
+        """`within`: what lies elsewhere does not count. `before`: what another process left that is not durable yet."""
         self._within = within + "/"
-        self._names: list[list[str]] = []
-        self._safe: dict[str, int] = {}  # bytes of each file that was opened for writing
+        self._names = [one for one in reversed(before) if one[0] != "bytes"]
+        # bytes of each file that was opened for writing
+        self._safe = {one[1]: int(one[2]) for one in before if one[0] == "bytes"}
         self._lock = threading.Lock()
 
     def watch(self) -> None:

@@ -8,7 +8,8 @@ MOMENT is `HOW:NUMBER` or `HOW:NUMBER:SIGNAL` (default KILL), of these; for N th
     before-op:N the N-th change of a file or directory is about to happen (an audit hook's view: not SQLite's own)
     end        nothing happens
 
-`unsynced+` before it: what the process has changed in `$CRASH_WITHIN` and not made durable is told at that moment.
+`unsynced+` before it: what the process has changed in `$CRASH_WITHIN` and not made durable is told at that moment, and
+what is left of that which is told in the file `$CRASH_LOST`.
 
 What was met is told in the file `$CRASH_TOLD`, a line of JSON each: `{"events": [types]}` once they are durable,
 `{"op": what}` where they count, `{"at": [types]}` or `{"doomed": [types]}` where it was to die, at events that are
@@ -178,7 +179,9 @@ def main() -> None:
     where = os.environ.pop("CRASH_TOLD", "")
     told = os.open(where, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600) if where else -1
     within = os.environ.pop("CRASH_WITHIN", "")
-    unsynced = Unsynced(within) if world == "unsynced" else None
+    lost = os.environ.pop("CRASH_LOST", "")
+    before = json.loads(Path(lost).read_bytes()) if lost else []
+    unsynced = Unsynced(within, before) if world == "unsynced" else None
     victim = Victim(how, number or "0", signal.Signals[f"SIG{name or 'KILL'}"], told, within, unsynced)
 
     from tools.cli.main import main as refledger
