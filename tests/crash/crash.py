@@ -25,8 +25,9 @@ INTERRUPTED = 130
 DISKS = {"power": "ext4", "power-xfs": "xfs", "power-btrfs": "btrfs"}
 HOWS = ("after", "before", "inside", "before-op", "signal", "twice", "unsynced", "later", *DISKS)
 """Kinds of crash: at events, between changes of files, by a signal that can be handled, once more in what mends; and
-loss of power, by the letter (unsynced.py), also later, when another one has found what the dead left and ended well,
-and on a disk (power.py)."""
+loss of power, by the letter (unsynced.py), also later, when another one has found what one left that died before a
+flush, and ended well, and on a disk (power.py)."""
+FLUSHES = ("os.fsync", "syncfs")
 _WORLDS = frozenset({"unsynced", "later", *DISKS})
 
 
@@ -73,7 +74,7 @@ class Stage:
 
     def moments(self, hows: Sequence[str]) -> Iterator[str]:
         """Every moment of the undisturbed run: each transaction, and each change of a file."""
-        worlds = [] if self.scene.beside else sorted(_WORLDS & set(hows))  # what is beside would live on
+        worlds = [] if self.scene.beside else sorted(_WORLDS & set(hows) - {"later"})  # what is beside would live on
         ends = list(itertools.accumulate(map(len, self.undisturbed.groups)))
         for number, last in enumerate(ends):
             for how in ("after", "before", "inside", "twice"):
@@ -85,9 +86,11 @@ class Stage:
                 yield f"{world}+{('after', 'before', 'inside')[number % 3]}:{last}"
         for world in worlds:
             yield f"{world}+end"
-        if "before-op" in hows:
-            for number in range(1, len(self.undisturbed.ops) + 1):
+        for number, op in enumerate(self.undisturbed.ops, 1):
+            if "before-op" in hows:
                 yield f"before-op:{number}"
+            if "later" in hows and op.startswith(FLUSHES) and not self.scene.beside:
+                yield f"later+before-op:{number}"
 
     def crash(self, moment: str) -> Crash:
         """Crash at `moment`, begin again, and look."""

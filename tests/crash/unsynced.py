@@ -40,7 +40,7 @@ class Unsynced:
         fsync, syncfs = os.fsync, durable.flush_file_system
 
         def watched_fsync(fd: Any) -> None:
-            path = _path_of(fd if isinstance(fd, int) else fd.fileno())
+            path = path_of(fd if isinstance(fd, int) else fd.fileno())
             size = _size(path)
             fsync(fd)
             self._synced(path, size)
@@ -73,7 +73,7 @@ class Unsynced:
             there, size = os.path.lexists(before), _size(before)
             fd = real(path, flags, mode, dir_fd=dir_fd)
             if flags & (os.O_WRONLY | os.O_RDWR) and flags & os.O_TMPFILE != os.O_TMPFILE:
-                self._opened(_path_of(fd), flags, size if there else -1)
+                self._opened(path_of(fd), flags, size if there else -1)
             return fd
 
         os.open = watched_open
@@ -164,7 +164,8 @@ def _size(path: str | Path) -> int:
         return 0
 
 
-def _path_of(fd: int) -> str:
+def path_of(fd: int) -> str:
+    """What is open as `fd`; "" when that cannot be told."""
     try:
         return str(Path(f"/proc/self/fd/{fd}").readlink())
     except OSError:
@@ -172,6 +173,6 @@ def _path_of(fd: int) -> str:
 
 
 def _at(path: Any, directory: Any = -1) -> str:
-    name = os.fsdecode(path) if isinstance(path, (str, bytes, os.PathLike)) else _path_of(path)
-    above = _path_of(directory) if isinstance(directory, int) and directory >= 0 else Path.cwd()
+    name = os.fsdecode(path) if isinstance(path, (str, bytes, os.PathLike)) else path_of(path)
+    above = path_of(directory) if isinstance(directory, int) and directory >= 0 else Path.cwd()
     return str(above / Path(name))
