@@ -133,6 +133,18 @@ def _has_failed(place: Place) -> None:
     place.run(_broken(place))
 
 
+def _puller_has_died(place: Place) -> None:
+    """A layer is mountable here, and no event tells how it came."""
+    died = place.run(_pulling("directory")(place), "before:LayerPulled")
+    assert died.killed, died.err
+
+
+def _has_hits(place: Place) -> None:
+    """The second build took everything from the first."""
+    first_build(place)
+    first_build(place)
+
+
 def _bundle_has_failed(place: Place) -> None:
     place.run(_broken_and_bundled(place))
     shutil.rmtree(place.root)  # as on another machine
@@ -150,6 +162,7 @@ def _same(place: Place) -> Sequence[str]:
 SCENES = (
     Scene("build, erofs", _pulling("erofs"), outputs),
     Scene("build, directory", _pulling("directory"), outputs),
+    Scene("build, found layers", _pulling("directory"), outputs, _puller_has_died),
     Scene("push, erofs", _pushing("erofs"), _pushed_and_told),
     Scene("push, directory", _pushing("directory"), _pushed_and_told),
     Scene("archives", _archives, outputs),
@@ -165,6 +178,7 @@ SCENES = (
     Scene("failing build", _broken, tagged, codes=(1,), then=_mended),
     Scene("bundle on failure", _broken_and_bundled, bundled, codes=(1,)),
     Scene("replay", lambda place: [*_REPLAY, recorded(place)], nothing, _has_failed, codes=(1,)),
+    Scene("replay of hits", lambda place: [*_REPLAY, "--verify", recorded(place, 1)], nothing, _has_hits),
     Scene("replay of a bundle", lambda place: [*_REPLAY, f"{place.context}/failed.bundle"], nothing, _bundle_has_failed,
           codes=(1,)),
     Scene("replay --verify", lambda place: [*_REPLAY, "--verify", recorded(place)], nothing, first_build),

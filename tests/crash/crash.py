@@ -23,10 +23,12 @@ from tests.registry_fixture import RegistryProcess
 SIGNALS = ("TERM", "INT", "HUP")
 INTERRUPTED = 130
 DISKS = {"power": "ext4", "power-xfs": "xfs", "power-btrfs": "btrfs"}
-HOWS = ("after", "before", "inside", "before-op", "signal", "twice", "unsynced", *DISKS)
+HOWS = ("after", "before", "inside", "before-op", "signal", "twice", "unsynced", "later", *DISKS)
 """Kinds of crash: at events, between changes of files, by a signal that can be handled, once more in what mends; and
-loss of power, by the letter (unsynced.py) and on a disk (power.py)."""
-_WORLDS = frozenset({"unsynced", *DISKS})
+loss of power, by the letter (unsynced.py), also later, when another one has found what one left that died before a
+flush, and ended well, and on a disk (power.py)."""
+FLUSHES = ("os.fsync", "syncfs")
+_WORLDS = frozenset({"unsynced", "later", *DISKS})
 
 
 def kind_of(moment: str) -> str:
@@ -72,7 +74,7 @@ class Stage:
 
     def moments(self, hows: Sequence[str]) -> Iterator[str]:
         """Every moment of the undisturbed run: each transaction, and each change of a file."""
-        worlds = [] if self.scene.beside else sorted(_WORLDS & set(hows))  # what is beside would live on
+        worlds = [] if self.scene.beside else sorted(_WORLDS & set(hows) - {"later"})  # what is beside would live on
         ends = list(itertools.accumulate(map(len, self.undisturbed.groups)))
         for number, last in enumerate(ends):
             for how in ("after", "before", "inside", "twice"):
@@ -84,9 +86,11 @@ class Stage:
                 yield f"{world}+{('after', 'before', 'inside')[number % 3]}:{last}"
         for world in worlds:
             yield f"{world}+end"
-        if "before-op" in hows:
-            for number in range(1, len(self.undisturbed.ops) + 1):
+        for number, op in enumerate(self.undisturbed.ops, 1):
+            if "before-op" in hows:
                 yield f"before-op:{number}"
+            if "later" in hows and op.startswith(FLUSHES) and not self.scene.beside:
+                yield f"later+before-op:{number}"
 
     def crash(self, moment: str) -> Crash:
         """Crash at `moment`, begin again, and look."""
@@ -97,27 +101,33 @@ class Stage:
         self._begin(dice)
         scene, place = self.scene, self.place
         beside = Beside(scene, place) if scene.beside is not None else None
-        done = place.run(scene.command(place), f"after:{number}" if how == "twice" else moment)
-        wrong, outlived = self._ended(done, signal), list[str]()
+        here = f"after:{number}" if how == "twice" else moment.replace("later+", "unsynced+")
+        done = place.run(scene.command(place), here)
+        wrong, outlived, met = self._ended(done, signal), list[str](), done.last_met
+        promised = self.events + done.events
         if done.killed and beside is None:
             outlived = _outliving(place)
         if world:
-            if world == "unsynced":
+            if world == "later":
+                done = place.run(scene.command(place), "unsynced+end", lost=done.lost)
+                wrong += self._ended(done, "")
+                promised += done.events
+            if self.disk is None:
                 lose(done.lost)
-            elif self.disk is not None:
+            else:
                 self.disk.pull_the_plug(dice)
-            wrong += self._broken_promises(done)
+            wrong += self._broken_promises(done, promised)
+        wrong += judge.holes(place)
         if how == "twice":
             # the first event of the next start is the one that says what happened
             second = place.run(scene.command(place), "after:1" if number[-1:] in "13579" else "before-op:3")
             if not second.killed and second.code not in scene.codes:  # it may have nothing left to do
                 wrong.append(f"the second start ended with {second.code}: {second.err[-200:]}")
         wrong += self._again(beside)
-        return Crash(scene.name, moment, done.last_met, tuple(wrong), tuple(outlived))
+        return Crash(scene.name, moment, met, tuple(wrong), tuple(outlived))
 
-    def _broken_promises(self, done: Done) -> list[str]:
-        """What the log had promised, and outputs that are neither whole nor absent."""
-        promised = self.events + sum(map(len, done.groups))
+    def _broken_promises(self, done: Done, promised: int) -> list[str]:
+        """What the log had promised (`promised` events), and outputs that are neither whole nor absent."""
         there = judge.events(self.place)
         wrong = [f"{there} events of {promised} are there after power loss"] if there < promised else []
         if there:
@@ -139,13 +149,15 @@ class Stage:
         """What is wrong with how the first one ended."""
         if "Traceback" in done.err or "internal error" in done.err:
             return [f"the first run: {done.err[-300:]}"]
-        if not signal or self.scene.beside is not None:
-            return []  # killed, or it was over before the moment came, which only concerns files
-        right = {INTERRUPTED, *self.scene.codes}
+        if done.killed:
+            return []
+        right = {INTERRUPTED, *self.scene.codes} if signal else {*self.scene.codes}  # it may be over before its moment
         if done.code not in right:
-            return [f"exit code {done.code} after SIG{signal}: {done.err[-200:]}"]
+            return [f"exit code {done.code} after {f'SIG{signal}' if signal else 'nothing'}: {done.err[-200:]}"]
+        if not signal or self.scene.beside is not None:
+            return []
         left = [f"left by SIG{signal}: {one}" for one in judge.leftovers(self.place)]
-        if signal and done.code == INTERRUPTED:
+        if done.code == INTERRUPTED:
             left += [f"after SIG{signal}: {one}" for one in judge.told(self.place)]
         return left
 

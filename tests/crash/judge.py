@@ -15,6 +15,7 @@ from storage.bundle.reading import read_bundle
 from storage.errors import LogError, RefledgerError
 from storage.locks import FileLocks
 from storage.log.eventlog import SqliteEventLog
+from tests.crash.outcomes import lacking, pushed
 from tests.crash.place import Place
 from tools.auditing.keys import FILE, read_signer
 from tools.auditing.verify import verify_root
@@ -92,6 +93,20 @@ def torn(place: Place) -> list[str]:
                 whole = read_bundle(path).damage is None
         if not whole:
             found.append(f"{path.name} is torn: {len(data)} bytes")
+    return found
+
+
+def holes(place: Place) -> list[str]:
+    """Names that lead to what is not there, where others may read at any moment (I11): in registries, and in layouts
+    in `out`."""
+    found = []
+    for host in (place.host, place.second):
+        for repository in (place.repository, f"{place.repository}/cache"):
+            told = pushed(host, repository)
+            if told.startswith("a hole"):
+                found.append(f"{host}/{repository}: {told}")
+    for index in place.out.glob("*/index.json"):
+        found += [f"{index.parent.name}: a hole: {one}" for one in lacking(index.parent)]
     return found
 
 

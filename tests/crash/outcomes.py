@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -113,13 +113,32 @@ def names(place: Place) -> object:
 
 def layout(place: Place) -> object:
     """Names in a layout that holds what names a build, with what lies under no name."""
-    listed = json.loads((place.out / "layout/index.json").read_bytes())["manifests"]
-    found = {path.name: path for path in (place.out / "layout/blobs/sha256").iterdir()}
-    for name, path in found.items():
-        if hashlib.sha256(path.read_bytes()).hexdigest() != name:
-            return f"{name} holds something else"
-    missing = [item["digest"] for item in listed if item["digest"].partition(":")[2] not in found]
-    return missing or [item.get("annotations", {}).get("org.opencontainers.image.ref.name") for item in listed]
+    where = place.out / "layout"
+    for path in (where / "blobs/sha256").iterdir():
+        if hashlib.sha256(path.read_bytes()).hexdigest() != path.name:
+            return f"{path.name} holds something else"
+    listed = json.loads((where / "index.json").read_bytes())["manifests"]
+    names = [item.get("annotations", {}).get("org.opencontainers.image.ref.name") for item in listed]
+    return list(lacking(where)) or names
+
+
+def lacking(layout: Path) -> Iterator[str]:
+    """What the names of an OCI layout lead to, and is not there, or not whole."""
+    try:
+        named = list(json.loads((layout / "index.json").read_bytes())["manifests"])
+    except ValueError:
+        named = []
+        yield "index.json is torn"
+    for item in named:
+        algorithm, _, name = item["digest"].partition(":")
+        path = layout / "blobs" / algorithm / name
+        data = path.read_bytes() if path.is_file() else b""
+        if hashlib.sha256(data).hexdigest() != name:
+            yield item["digest"]
+        elif item["mediaType"] in _ACCEPT.split(","):
+            told = json.loads(data)
+            named += [*told.get("manifests", ()), *told.get("layers", ())]
+            named += [told["config"]] if "config" in told else []
 
 
 def bundled(place: Place) -> object:

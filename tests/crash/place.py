@@ -39,6 +39,11 @@ class Done:
         return [list(one["events"]) for one in self.met if "events" in one]
 
     @property
+    def events(self) -> int:
+        """How many that is."""
+        return sum(map(len, self.groups))
+
+    @property
     def ops(self) -> list[str]:
         """Its changes of files, in order."""
         return [str(one["op"]) for one in self.met if "op" in one]
@@ -118,15 +123,20 @@ class Place:
             "SOURCE_DATE_EPOCH": EPOCH, "LC_ALL": "C.UTF-8", **self.env,
         }  # fmt: skip
 
-    def run(self, args: Sequence[str], moment: str = "", said: str = "said") -> Done:
+    def run(
+        self, args: Sequence[str], moment: str = "", said: str = "said", lost: Sequence[Sequence[str]] = ()
+    ) -> Done:
         """`refledger ARGS` to its end, which may come at `moment`. `said`: what its output is called, one for each
-        process at a time."""
+        process at a time. `lost`: what a power loss may take that was changed before."""
         said_in = self.directory.with_name(f"{self.directory.name}.{said}")  # not on a disk that is to fail
         said_in.mkdir(exist_ok=True)
         told = said_in / "told"
         told.unlink(missing_ok=True)
         module = ["tests.crash.victim", moment] if moment else ["tools.cli.main"]
         ears = {"CRASH_TOLD": str(told), "CRASH_WITHIN": str(self.directory)} if moment else {}
+        if lost:
+            ears["CRASH_LOST"] = str(said_in / "lost")
+            (said_in / "lost").write_text(json.dumps(lost))
         # files, not pipes: processes that outlive the victim would keep a pipe open
         out, err = said_in / "stdout", said_in / "stderr"
         env = {**self.environment(), **ears}

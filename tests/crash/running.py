@@ -51,8 +51,8 @@ def _work(task: Task, directory: Path, host: str, second: str, results: Path) ->
     try:
         with staged(SCENES[task.scene], directory, host, second, on=disk_of(task.hows[0])) as stage:
             if not task.part:
-                count = sum(map(len, stage.undisturbed.groups))
-                print(f"{task.scene}: {count} events, {len(stage.undisturbed.ops)} changes of files", flush=True)
+                ops = len(stage.undisturbed.ops)
+                print(f"{task.scene}: {stage.undisturbed.events} events, {ops} changes of files", flush=True)
             chosen = [moment for moment in task.moments if kind_of(moment) in task.hows]
             for how in () if task.moments else task.hows:
                 moments = list(stage.moments([how]))

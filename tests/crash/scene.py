@@ -109,10 +109,10 @@ def first_build(place: Place) -> None:
     place.must(*build(place, STEPS, "-t", f"{place.host}/{place.repository}/first:1", "--push"))
 
 
-def recorded(place: Place) -> str:
-    """The id of the first one that was begun."""
+def recorded(place: Place, number: int = 0) -> str:
+    """The id of the first one that was begun, or of a later one."""
     log = SqliteEventLog(place.root / "log.db", read_only=True)
     try:
-        return next(str(event.build) for event in log.read(types=frozenset({"BuildStarted"})))
+        return [str(event.build) for event in log.read(types=frozenset({"BuildStarted"}))][number]
     finally:
         log.close()

@@ -5,10 +5,11 @@ MOMENT is `HOW:NUMBER` or `HOW:NUMBER:SIGNAL` (default KILL), of these; for N th
     after:N    event N of this process has just become durable
     before:N   event N is about to be committed; what does not wait for it has gone on until it waits, too
     inside:N   event N is in the transaction, which is not committed
-    before-op:N the N-th change of a file or directory is about to happen (an audit hook's view: not SQLite's own)
+    before-op:N the N-th change of a file or directory, or flush of one, is about to happen (not SQLite's own)
     end        nothing happens
 
-`unsynced+` before it: what the process has changed in `$CRASH_WITHIN` and not made durable is told at that moment.
+`unsynced+` before it: what the process has changed in `$CRASH_WITHIN` and not made durable is told at that moment, and
+what is left of that which is told in the file `$CRASH_LOST`.
 
 What was met is told in the file `$CRASH_TOLD`, a line of JSON each: `{"events": [types]}` once they are durable,
 `{"op": what}` where they count, `{"at": [types]}` or `{"doomed": [types]}` where it was to die, at events that are
@@ -32,7 +33,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tests.crash.unsynced import Unsynced
+from tests.crash.unsynced import Unsynced, path_of
 
 LINGER = 0.4
 """Seconds that everything else may go on for, at most, while an event that is not to come is waited for."""
@@ -99,12 +100,26 @@ class Victim:
         return self._type in names or self._events < self._number <= self._events + len(names)
 
     def watch_files(self) -> None:
-        """Be there at every change that Python makes to files, and every process that it starts."""
+        """Be there at every change that Python makes to files, every flush, and every process that it starts."""
+        from storage import durable
+
+        fsync, syncfs = os.fsync, durable.flush_file_system
+
+        def watched_fsync(fd: Any) -> None:
+            self._op("os.fsync", path_of(fd if isinstance(fd, int) else fd.fileno()))
+            fsync(fd)
+
+        def watched_syncfs(fd: int) -> None:
+            self._op("syncfs", path_of(fd))
+            syncfs(fd)
+
+        os.fsync = os.fdatasync = watched_fsync
+        durable.flush_file_system = watched_syncfs
         sys.addaudithook(self._hook)
 
     def _hook(self, event: str, args: tuple[Any, ...]) -> None:
         if event == "open":
-            path, _, flags = args
+            flags = args[2]
             if not isinstance(flags, int) or not flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
                 return
         elif event not in _CHANGES:
@@ -114,14 +129,16 @@ class Victim:
             "__pycache__" in path or (path.startswith(_ELSEWHERE) and not path.startswith(self._within))
         ):
             return
+        self._op(event, os.fsdecode(path) if isinstance(path, (str, bytes)) else path)
+
+    def _op(self, what: str, path: object) -> None:
         if os.getpid() != self._pid:
             return
         with self._lock:
             self._ops += 1
-            what = f"{event} {os.fsdecode(path) if isinstance(path, (str, bytes)) else path}"
-            self._tell({"op": what})
+            self._tell({"op": f"{what} {path}"})
             if self._ops == self._number:
-                self._die("at", [event])
+                self._die("at", [what])
 
     def _die(self, how: str, names: Sequence[str]) -> None:
         if not self._armed:
@@ -178,7 +195,9 @@ def main() -> None:
     where = os.environ.pop("CRASH_TOLD", "")
     told = os.open(where, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600) if where else -1
     within = os.environ.pop("CRASH_WITHIN", "")
-    unsynced = Unsynced(within) if world == "unsynced" else None
+    lost = os.environ.pop("CRASH_LOST", "")
+    before = json.loads(Path(lost).read_bytes()) if lost else []
+    unsynced = Unsynced(within, before) if world == "unsynced" else None
     victim = Victim(how, number or "0", signal.Signals[f"SIG{name or 'KILL'}"], told, within, unsynced)
 
     from tools.cli.main import main as refledger
