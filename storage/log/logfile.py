@@ -49,6 +49,10 @@ def uri(path: Path, query: str) -> str:
     return f"file:{quote_from_bytes(os.fsencode(path.absolute()))}?{query}"
 
 
+_LOCKED = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL})
+"""Codes of errors that pass. SQLITE_PROTOCOL: others were always quicker, as when one of them was killed just now."""
+
+
 def patiently(path: Path, doing: str, action: Callable[[], T]) -> T:
     """`action()`, again while another process holds the lock. Its sqlite3 errors become LogError or DiskError.
     `action` must leave no transaction behind when it raises."""
@@ -57,7 +61,7 @@ def patiently(path: Path, doing: str, action: Callable[[], T]) -> T:
         try:
             return action()
         except sqlite3.Error as error:
-            if _code(error) not in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED} or time.monotonic() > deadline:
+            if _code(error) not in _LOCKED or time.monotonic() > deadline:
                 raise explain(error, path, doing) from error
             time.sleep(0.02)
 
@@ -72,6 +76,7 @@ def explain(error: sqlite3.Error, path: Path, doing: str) -> RefledgerError:
     words = {
         sqlite3.SQLITE_BUSY: ("another process has kept it locked for minutes", f"see which one: fuser -v {where}"),
         sqlite3.SQLITE_LOCKED: ("another process has kept it locked for minutes", f"see which one: fuser -v {where}"),
+        sqlite3.SQLITE_PROTOCOL: ("another process has kept it locked for minutes", f"see which one: fuser -v {where}"),
         sqlite3.SQLITE_CORRUPT: ("the file is damaged", KEEP),
         sqlite3.SQLITE_TOOBIG: ("the file is damaged: there is more in it than an event may have", KEEP),
         sqlite3.SQLITE_NOTADB: ("the file is not an event log", "restore a backup, or use another root"),

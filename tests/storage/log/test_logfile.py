@@ -15,6 +15,7 @@ import pytest
 from storage.errors import DiskError, HostError, LogError, LogTooNew
 from storage.interfaces.log import NewEvent
 from storage.log.eventlog import SqliteEventLog
+from storage.log.logfile import patiently
 from tests.state import state_of
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts")
@@ -338,3 +339,17 @@ def test_a_log_that_somebody_takes_away_is_said(tmp_path: Path) -> None:
         (tmp_path / "log.db").unlink()
         with pytest.raises(DiskError, match="opening the event log"):
             list(log.read())
+
+
+def test_a_lock_that_others_were_quicker_at_is_tried_again(tmp_path: Path) -> None:
+    """As was seen once when a log was opened whose writer had just been killed."""
+    lost = sqlite3.OperationalError("locking protocol")
+    lost.sqlite_errorcode = sqlite3.SQLITE_PROTOCOL
+    tries = iter([lost, lost, None])
+
+    def action() -> str:
+        if error := next(tries):
+            raise error
+        return "done"
+
+    assert patiently(tmp_path / "log.db", "reading the event log", action) == "done"
