@@ -64,7 +64,8 @@ async def _start(place: Path, name: str) -> Child:
     except OSError as error:
         raise HostError(f"ssh-agent cannot be started: {error.strerror}", hint=_HINT) from None
     for _ in range(_POLLS):
-        if (place / name).is_socket():
+        with suppress(OSError), _near(place / name) as near, socket.socket(socket.AF_UNIX) as probe:
+            probe.connect(near)  # reason: the socket is there before anybody listens
             return child
         if child.returncode is not None:
             break
