@@ -73,10 +73,9 @@ def explain(error: sqlite3.Error, path: Path, doing: str) -> RefledgerError:
         code = sqlite3.SQLITE_CORRUPT
     if number := _errno(code, path):
         return DiskError.of(OSError(number, os.strerror(number), where), doing)
+    locked = ("another process has kept it locked for minutes", f"see which one: fuser -v {where}")
     words = {
-        sqlite3.SQLITE_BUSY: ("another process has kept it locked for minutes", f"see which one: fuser -v {where}"),
-        sqlite3.SQLITE_LOCKED: ("another process has kept it locked for minutes", f"see which one: fuser -v {where}"),
-        sqlite3.SQLITE_PROTOCOL: ("another process has kept it locked for minutes", f"see which one: fuser -v {where}"),
+        **dict.fromkeys(_LOCKED, locked),
         sqlite3.SQLITE_CORRUPT: ("the file is damaged", KEEP),
         sqlite3.SQLITE_TOOBIG: ("the file is damaged: there is more in it than an event may have", KEEP),
         sqlite3.SQLITE_NOTADB: ("the file is not an event log", "restore a backup, or use another root"),
