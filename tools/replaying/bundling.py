@@ -47,10 +47,11 @@ def bundle_build(root: Path, log: AuditedLog, views: Views, build: str, dest: st
             story, read_graph(story, blobs.get), blobs, roots.stored_tars(root, staging / "scratch"), staging, wish,
             lambda digest: known.known_providers(views, digest), connecting.fetch_blob,
         )  # fmt: skip
-        index = gathering.gather(__version__, prove_events(root, log, story.told))
-        size = write_bundle(dest, index, story.told, gathering.open)
+        events = story.told
+        index = gathering.gather(__version__, prove_events(root, log, events))
+        size = write_bundle(dest, index, events, gathering.open)
     except OSError as error:
         raise DiskError.of(error, "writing the bundle", dest=dest) from error
     finally:
         place.remove()
-    return Bundled(index, size, len(story.told))
+    return Bundled(index, size, len(events))
